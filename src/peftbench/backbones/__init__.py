@@ -1,0 +1,6 @@
+"""Backbones: any timm model, cut into taps and a tail, with weights from wherever they lie."""
+
+from peftbench.backbones.backbone import Backbone, Facts, Tap
+from peftbench.backbones.build import build, meta
+
+__all__ = ["Backbone", "Facts", "Tap", "build", "meta"]

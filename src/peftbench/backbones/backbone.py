@@ -1,0 +1,244 @@
+"""The wrapper around a timm model: taps, tail, pooling, feature maps, and what it was when it started."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+WHOLE = "forward_features"
+
+
+@dataclass(frozen=True)
+class Tap:
+    """One tapped module: `shape` is that of its output for one image, in the model's own `layout`."""
+
+    module: str
+    channels: int
+    reduction: int
+    shape: tuple[int, ...]
+    layout: str  # NLC | NCHW | NHWC
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a backbone without its weights.
+
+    `taps` in order of depth, `tail` the modules between the last tap and `forward_head`, `width` the number of
+    pooled features, `prefix` the number of class and register tokens, `parameters` the count without classifier.
+    """
+
+    name: str
+    family: str | None
+    input_size: int
+    taps: tuple[Tap, ...]
+    tail: tuple[str, ...]
+    width: int
+    prefix: int
+    parameters: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+
+
+class _Reached(Exception):
+    """Raised by the hook on the deepest wanted tap: what lies behind it is not computed."""
+
+
+class Backbone(nn.Module):
+    """A pretrained timm model without its classifier.
+
+    Attributes:
+        net: the timm model.
+        facts: see `Facts`.
+        start: name -> sha256 of every tensor of the state dict as it was built; empty on the meta device.
+    """
+
+    def __init__(self, net: nn.Module, name: str, family: str | None, input_size: int) -> None:
+        super().__init__()
+        self.net = net.eval()
+        self.on_meta = any(p.is_meta for p in net.parameters())
+        self.facts = self._learn(name, family, input_size)
+        self.start: dict[str, str] = {} if self.on_meta else digests(self.state_dict())
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over names, shapes, types and bytes of every starting tensor."""
+        state = self.state_dict()
+        lines = [f"{k} {tuple(state[k].shape)} {state[k].dtype} {v}" for k, v in sorted(self.start.items())]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    def taps(self, x: Tensor, wanted: Sequence[int] | None = None) -> list[Tensor]:
+        """The outputs of the tapped modules for normalised images (B, 3, H, W), each in its raw layout.
+
+        `wanted` are indices into `facts.taps` (default: all); nothing behind the deepest of them is computed.
+        """
+        names = [self.facts.taps[i].module for i in (range(len(self.facts.taps)) if wanted is None else wanted)]
+        if names == [WHOLE]:
+            return [self.net.forward_features(x)]
+        deepest = max(names, key=[t.module for t in self.facts.taps].index)
+        with self._tapped(names, deepest) as found:
+            try:
+                self.net.forward_features(x)
+            except _Reached:
+                pass
+        return [found[n] for n in names]
+
+    def pool(self, tap: Tensor) -> Tensor:
+        """The last tap (B, …) through the tail and timm's pooling: features (B, width)."""
+        for name in self.facts.tail:
+            tap = self.net.get_submodule(name)(tap)
+        return self.net.forward_head(tap, pre_logits=True)
+
+    def maps(self, taps: Sequence[Tensor], indices: Sequence[int] | None = None) -> list[Tensor]:
+        """Taps as feature maps (B, C, H, W): prefix tokens dropped, tokens laid out on their grid."""
+        indices = range(len(taps)) if indices is None else indices
+        return [self._map(t, self.facts.taps[i]) for t, i in zip(taps, indices, strict=True)]
+
+    def tail_parameters(self) -> list[nn.Parameter]:
+        """The parameters that only `pool` uses: a task that reads maps alone freezes them."""
+        return [p for name in self.facts.tail for p in self.net.get_submodule(name).parameters()]
+
+    def _map(self, x: Tensor, tap: Tap) -> Tensor:
+        if tap.layout == "NCHW":
+            return x
+        if tap.layout == "NHWC":
+            return x.permute(0, 3, 1, 2).contiguous()
+        x = x[:, self.facts.prefix :]
+        side = int(round(x.shape[1] ** 0.5))
+        if side * side != x.shape[1]:
+            raise ValueError(f"{tap.module}: {x.shape[1]} tokens are not a square grid")
+        return x.transpose(1, 2).reshape(x.shape[0], -1, side, side)
+
+    @contextmanager
+    def _tapped(self, names: Sequence[str], last: str | None):
+        found: dict[str, Tensor] = {}
+
+        def keep(name: str):
+            def hook(module: nn.Module, args: Any, output: Tensor) -> None:
+                found[name] = output
+                if name == last:
+                    raise _Reached
+
+            return hook
+
+        handles = [self.net.get_submodule(n).register_forward_hook(keep(n)) for n in names]
+        try:
+            yield found
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _learn(self, name: str, family: str | None, size: int) -> Facts:
+        cfg = self.net.pretrained_cfg
+        image = torch.linspace(-50, 50, 3 * size * size).sin().reshape(1, 3, size, size)
+        image = image.to(next(self.net.parameters()).device)
+        prefix = int(getattr(self.net, "num_prefix_tokens", 0) or 0)
+        info = getattr(self.net, "feature_info", None) or []
+        info = [dict(i) for i in getattr(info, "info", info)]
+        with torch.no_grad():
+            taps, tail, features = self._cut(image, info)
+            pooled = self.net.forward_head(features, pre_logits=True)
+        if not taps:  # no cut reproduces this model: its whole output is the only tap
+            shape = tuple(features.shape[1:])
+            layout = "NLC" if len(shape) == 2 else "NCHW" if len(shape) == 3 else "NC"
+            taps = [Tap(WHOLE, shape[-1] if layout == "NLC" else shape[0], 0, shape, layout)]
+        return Facts(
+            name=name,
+            family=family,
+            input_size=size,
+            taps=tuple(taps),
+            tail=tuple(tail),
+            width=pooled.shape[-1],
+            prefix=prefix,
+            parameters=sum(p.numel() for p in self.net.parameters()),
+            mean=tuple(cfg["mean"]),
+            std=tuple(cfg["std"]),
+            interpolation=cfg.get("interpolation") or "bicubic",
+        )
+
+    def _cut(self, image: Tensor, info: list[dict[str, Any]]) -> tuple[list[Tap], list[str], Tensor]:
+        """Taps and tail found by watching one forward pass; none where replaying the tail gives other bits."""
+        modules = dict(self.net.named_modules())
+        names = [i.get("module", "") for i in info]
+        usable = bool(names) and all(n in modules for n in names)
+        tail: list[str] = []
+        inside: list[str] = []
+        found: dict[str, Tensor] = {}
+
+        def enter(name: str):
+            def hook(module: nn.Module, args: Any) -> None:
+                if names[-1] in found and not inside:
+                    tail.append(name)
+                    inside.append(name)
+
+            return hook
+
+        def leave(name: str):
+            def hook(module: nn.Module, args: Any, output: Any) -> None:
+                if inside and inside[-1] == name:
+                    inside.pop()
+                if name in names and name not in found and isinstance(output, Tensor):
+                    found[name] = output
+
+            return hook
+
+        handles: list[Any] = []
+        if usable:
+            for name, module in modules.items():
+                if name:
+                    handles.append(module.register_forward_pre_hook(enter(name)))
+                    handles.append(module.register_forward_hook(leave(name)))
+        try:
+            features = self.net.forward_features(image)
+        finally:
+            for handle in handles:
+                handle.remove()
+        if set(names) - set(found) or not usable:
+            return [], [], features
+        tail = [n for n in tail if _changes(modules[n])]
+        if not self._replays(found[names[-1]], tail, features):
+            return [], [], features
+        taps = [
+            Tap(n, i["num_chs"], i["reduction"], tuple(found[n].shape[1:]), _layout(found[n], i["num_chs"]))
+            for n, i in zip(names, info, strict=True)
+        ]
+        return taps, tail, features
+
+    def _replays(self, tap: Tensor, tail: list[str], expected: Tensor) -> bool:
+        try:
+            for name in tail:
+                tap = self.net.get_submodule(name)(tap)
+        except Exception:  # a tail that takes more than one input, say: any failure means that it cannot be replayed
+            return False
+        if self.on_meta:
+            return tap.shape == expected.shape
+        return torch.equal(tap, expected)
+
+
+def _changes(module: nn.Module) -> bool:
+    return not isinstance(module, nn.Identity)
+
+
+def _layout(tap: Tensor, channels: int) -> str:
+    if tap.ndim == 3:
+        return "NLC"
+    return "NCHW" if tap.shape[1] == channels else "NHWC"
+
+
+def digests(state: dict[str, Tensor]) -> dict[str, str]:
+    """name -> sha256 of each tensor's bytes (on several threads: hashing releases the lock)."""
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(state, pool.map(digest, state.values()), strict=True))
+
+
+def digest(tensor: Tensor) -> str:
+    """sha256 of a tensor's bytes."""
+    data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8) if tensor.numel() else tensor.new_empty(0)
+    return hashlib.sha256(memoryview(data.numpy())).hexdigest()

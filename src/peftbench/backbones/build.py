@@ -1,0 +1,142 @@
+"""Building a backbone from its config: on the meta device for checks and counts, or with its weights."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import timm
+import torch
+from timm.models import PretrainedCfg
+from torch import nn
+
+from peftbench import config
+from peftbench.backbones.backbone import Backbone
+from peftbench.backbones.weights import State, fetch
+from peftbench.errors import Refusal, UserError, nearest
+
+
+def meta(spec: config.Backbone, size: int | None = None) -> Backbone:
+    """The backbone without weights or memory: shapes, counts and refusals.
+
+    Raises:
+        UserError: an unknown timm name, or arguments that the model does not take.
+    """
+    _known(spec)
+    with torch.device("meta"):
+        net = _create(spec, size)
+        return Backbone(net, spec.name, spec.family, _input_size(net, size))
+
+
+def build(spec: config.Backbone, size: int | None = None) -> Backbone:
+    """The backbone with its weights (or random ones, where `pretrained: false` asks for them), on the CPU.
+
+    Raises:
+        UserError: weights that cannot be had, read, or that do not fit this model.
+    """
+    _known(spec)
+    state = fetch(spec.name, spec.weights) if spec.pretrained else None
+    net = _create(spec, size, state)
+    return Backbone(net, spec.name, spec.family, _input_size(net, size))
+
+
+def _known(spec: config.Backbone) -> None:
+    name, _, tag = spec.name.partition(".")
+    if not timm.is_model(name):
+        known = timm.list_models()
+        raise UserError(
+            f"backbone.name={spec.name}: timm has no such model{nearest(name, known)}; "
+            f"timm.list_models() names all {len(known)}."
+        )
+    tags = [m.partition(".")[2] for m in timm.list_pretrained(f"{name}.*")]
+    if tag and tag not in tags:
+        raise UserError(
+            f"backbone.name={spec.name}: timm knows no weights '{tag}' of {name}{nearest(tag, tags)}; "
+            f"it knows {', '.join(tags) or 'none'}."
+        )
+
+
+def _create(spec: config.Backbone, size: int | None, state: State | None = None) -> nn.Module:
+    overlay = dict(spec.cfg)
+    base = timm.get_pretrained_cfg(spec.name, allow_unregistered=True) or PretrainedCfg()
+    arguments: dict[str, Any] = dict(spec.args)
+    if spec.drop_path:
+        arguments["drop_path_rate"] = spec.drop_path
+    own = overlay.get("input_size", base.input_size)[-1]
+    if base.fixed_input_size and "img_size" not in arguments and size not in (None, own):
+        arguments["img_size"] = size
+    classes = 0
+    if state is not None:
+        # The whole checkpoint is loaded strictly, classifier included, and the classifier is taken off afterwards:
+        # with num_classes=0 timm would load loosely and drop what does not fit.
+        classes = _classes(state, overlay.get("classifier", base.classifier))
+        overlay |= {"state_dict": state, "num_classes": classes, "custom_load": False}
+    try:
+        net = timm.create_model(
+            spec.name,
+            pretrained=state is not None,
+            pretrained_cfg_overlay=overlay,
+            num_classes=classes,
+            **arguments,
+        )
+    except (RuntimeError, KeyError) as problem:
+        if state is None:
+            raise
+        raise UserError(f"backbone.weights={spec.weights}: does not fit {spec.name}: {_mismatch(problem)}") from None
+    except TypeError as problem:
+        raise _argument_error(spec, arguments, size, problem) from None
+    except AssertionError as problem:
+        raise UserError(f"backbone.name={spec.name}: cannot be built with {arguments}: {problem}") from None
+    if classes:
+        net.reset_classifier(0)
+    if state is not None:
+        net.pretrained_cfg["state_dict"] = None  # else the checkpoint stays in memory
+    return net
+
+
+def _classes(state: State, classifier: Any) -> int:
+    """The classes of the classifier that a checkpoint holds, 0 where it holds none."""
+    names = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
+    for name in names:
+        for key in (f"{name}.weight", f"{name}.bias"):
+            if key in state:
+                return state[key].shape[0]
+    return 0
+
+
+def _mismatch(problem: Exception) -> str:
+    """torch's list of keys, shortened to what a person needs to see."""
+    text = str(problem)
+    parts = []
+    for kind in ("Missing", "Unexpected"):
+        if found := re.search(rf"{kind} key\(s\) in state_dict: (.*?)\.\s", text + " ", re.S):
+            keys = re.findall(r'"([^"]+)"', found[1])
+            parts.append(f"{len(keys)} {kind.lower()} key(s), such as {', '.join(keys[:3])}")
+    shapes = re.findall(r"size mismatch for (\S+): .*?(torch\.Size\(\[[^\]]*\]\)).*?(torch\.Size\(\[[^\]]*\]\))", text, re.S)
+    if shapes:
+        name, theirs, ours = shapes[0]
+        short = [s.removeprefix("torch.Size(").removesuffix(")") for s in (theirs, ours)]
+        parts.append(f"{len(shapes)} of another shape, such as {name} ({short[0]} in the file, {short[1]} expected)")
+    return ("; ".join(parts) or text.splitlines()[0][:200]) + "."
+
+
+def _argument_error(spec: config.Backbone, arguments: dict[str, Any], size: int | None, problem: TypeError) -> UserError:
+    found = re.search(r"unexpected keyword argument '(\w+)'", str(problem))
+    name = found[1] if found else ""
+    if name == "img_size" and "img_size" not in spec.args:
+        return Refusal(
+            f"data.size={size}: {spec.name} is built for one input size and cannot be given another; leave data.size out."
+        )
+    if name == "drop_path_rate":
+        return Refusal(f"backbone.drop_path={spec.drop_path}: {spec.name} has no drop-path; set backbone.drop_path=0.")
+    if name in arguments:
+        return UserError(f"backbone.args.{name}: {spec.name} takes no such argument.")
+    return UserError(f"backbone.args={spec.args}: {spec.name} cannot be built with them ({problem}).")
+
+
+def _input_size(net: nn.Module, size: int | None) -> int:
+    embed = getattr(net, "patch_embed", None)
+    fixed = getattr(embed, "img_size", None)
+    if isinstance(fixed, tuple):
+        return int(fixed[-1])
+    return int(size or net.pretrained_cfg["input_size"][-1])

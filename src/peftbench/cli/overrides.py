@@ -1,0 +1,79 @@
+"""What is done to the command line before Hydra sees it: globs over nested groups, aliases, and clear mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from peftbench.cli.groups import groups, names, roots
+from peftbench.data.vtab_names import ALIASES
+from peftbench.errors import UserError, nearest
+
+
+def prepare(arguments: Sequence[str]) -> list[str]:
+    """The arguments with `group=glob(…)` expanded (Hydra 1.3 does not reach nested groups) and aliases resolved.
+
+    Raises:
+        UserError: an unknown group, a choice that does not exist, or a glob that matches nothing.
+    """
+    folders = roots(arguments)
+    known = groups(folders)
+    return [_one(a, folders, known) for a in arguments]
+
+
+def _one(argument: str, folders: list[Path], known: list[str]) -> str:
+    key, sign, value = argument.partition("=")
+    group = key.lstrip("+")
+    if not sign or argument.startswith("-") or group not in known:
+        return argument
+    choices = names(group, folders)
+    if "glob(" in value:
+        return f"{key}={','.join(_expand(group, value, choices))}"
+    if value.startswith("[") or value in ("null", "~"):
+        return argument
+    chosen = [_resolve(group, v.strip(), choices) for v in _split(value)]
+    return f"{key}={','.join(chosen)}"
+
+
+def _split(value: str) -> list[str]:
+    if value.startswith("choice(") and value.endswith(")"):
+        value = value[len("choice(") : -1]
+    return [v for v in value.split(",") if v.strip()] or [value]
+
+
+def _resolve(group: str, name: str, choices: dict[str, Path]) -> str:
+    plain = name.strip("'\"")
+    if group == "data":
+        family, slash, task = plain.partition("/")
+        if slash and family == "vtab":
+            plain = f"vtab/{ALIASES.get(task, task)}"
+    if plain in choices or "(" in plain or plain == "null":
+        return plain
+    hint = nearest(plain, choices)
+    if group == "backbone" and not hint:
+        hint = f"; for any timm model: backbone=timm backbone.name={plain}"
+    some = ", ".join([c for c in choices if "/" not in c] or list(choices))
+    raise UserError(f"{group}={plain}: there is no such {group}{hint}; there are {some}.")
+
+
+def _expand(group: str, value: str, choices: dict[str, Path]) -> list[str]:
+    """The choices that `glob(pattern)`, `glob([a, b])` or `glob(pattern, exclude=…)` name."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import Glob
+    from hydra.errors import OverrideParseException
+
+    try:
+        parsed = OverridesParser.create().parse_override(f"{group}={value}").value()
+    except OverrideParseException as problem:
+        raise UserError(f"{group}={value}: cannot be read ({str(problem).splitlines()[0]}).") from None
+    if not isinstance(parsed, Glob):
+        raise UserError(f"{group}={value}: expected glob(pattern) alone, such as {group}=glob(*).")
+    found = [
+        name
+        for name in choices
+        if any(fnmatchcase(name, p) for p in parsed.include) and not any(fnmatchcase(name, p) for p in parsed.exclude)
+    ]
+    if not found:
+        raise UserError(f"{group}={value}: matches none of the {len(choices)} there are; see peftbench list.")
+    return found

@@ -1,0 +1,125 @@
+"""The default verb: composes with Hydra, runs one job or a sweep, and shows the table."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from peftbench.cli.compose import checked, explained
+from peftbench.cli.overrides import prepare
+from peftbench.config import CONFIGS, Config
+from peftbench.errors import Refusal, UserError
+from peftbench.results import Record, render
+
+_JOBS: list[Record] = []
+_SWEEP: list[Path] = []
+
+
+def run(arguments: list[str]) -> int:
+    """Runs what the arguments ask for; returns the exit status."""
+    words = prepare(arguments)
+    _JOBS.clear()
+    _SWEEP.clear()
+    GlobalHydra.instance().clear()
+    before, sys.argv = sys.argv, ["peftbench", *words]
+    # Hydra then raises instead of printing its own message and leaving.
+    full, os.environ["HYDRA_FULL_ERROR"] = os.environ.get("HYDRA_FULL_ERROR"), "1"
+    try:
+        app = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")(_job)
+        app()
+    except (HydraException, OmegaConfBaseException) as problem:
+        raise explained(problem, words) from None
+    except OSError as problem:
+        raise UserError(f"{problem.filename or 'output_dir'}: cannot be written ({problem.strerror}).") from None
+    finally:
+        sys.argv = before
+        GlobalHydra.instance().clear()
+        if full is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = full
+    records = _collect()
+    if records:
+        render(records)
+        _where(records)
+    return _status(records)
+
+
+def _job(composed: DictConfig) -> float:
+    """One job. A sweep goes on after a job that failed; the value is for sweepers: validation accuracy, or NaN."""
+    state = HydraConfig.get()
+    sweep = Path(state.sweep.dir) if state.mode == RunMode.MULTIRUN else None
+    try:
+        record = _carry_out(checked(composed.copy(), state.runtime.choices), sweep.name if sweep else None)
+    except UserError as mistake:
+        if sweep is None:
+            raise
+        status = "refused" if isinstance(mistake, Refusal) else "failed"
+        record = _stand_in(state, status, str(mistake))
+    except Exception as problem:
+        print(traceback.format_exc(), file=sys.stderr)
+        record = _stand_in(state, "failed", f"{type(problem).__name__}: {problem}")
+    if sweep:
+        _SWEEP[:] = [sweep]
+        jobs = sweep / "jobs"
+        jobs.mkdir(parents=True, exist_ok=True)
+        record.write(jobs / f"{int(state.job.num):05d}")
+        if record.status == "interrupted":
+            raise KeyboardInterrupt
+    else:
+        _JOBS.append(record)
+    return record.metrics.get("val/accuracy", float("nan"))
+
+
+def _carry_out(config: Config, group: str | None) -> Record:
+    if config.trainer.devices * config.trainer.nodes > 1 and "RANK" not in os.environ and "SLURM_PROCID" not in os.environ:
+        from peftbench.cli.processes import launch
+
+        return launch(config, group)
+    from peftbench.pipeline import run as carry_out
+
+    return carry_out(config, group)
+
+
+def _stand_in(state: Any, status: str, reason: str) -> Record:
+    """The record of a job that ended before it had one."""
+    choices = {k: str(v) for k, v in state.runtime.choices.items() if k in ("method", "backbone", "data")}
+    seed = next((o.partition("=")[2] for o in state.overrides.task if o.startswith("seed=")), "0")
+    return Record("", status, {"choices": choices, "seed": seed}, reason=reason)
+
+
+def _collect() -> list[Record]:
+    """The records of this command: its own job's, or those that the jobs of its sweep left, wherever they ran."""
+    if not _SWEEP:
+        return list(_JOBS)
+    found = sorted((_SWEEP[0] / "jobs").glob("*/result.json"))
+    records = [json.loads(p.read_text()) for p in found]
+    return [Record(**r) for r in records]
+
+
+def _where(records: list[Record]) -> None:
+    done = [r for r in records if r.status == "complete" and r.folder]
+    if len(records) == 1 and done:
+        print(f"record, delta and config: {done[0].folder}")
+
+
+def _status(records: list[Record]) -> int:
+    """0 where all went well; refusals in a sweep are answers, unless there is nothing else."""
+    statuses = {r.status for r in records}
+    if "failed" in statuses:
+        return 1
+    if "interrupted" in statuses:
+        return 130
+    return 2 if statuses == {"refused"} else 0

@@ -1,0 +1,324 @@
+"""The schema of a run: what may be configured, of which type, checked without importing torch.
+
+The YAML files choose, these dataclasses say what exists. A method or a data set adds options of its own: the fields
+of the class that its YAML names by import path. They are read from the class's source (`declared.py`), because
+importing a class that lives beside torch code takes seconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError, create_model
+from pydantic.dataclasses import dataclass as checked
+
+from peftbench.declared import Declared, declared
+from peftbench.errors import UserError, nearest
+
+CONFIGS = Path(__file__).parent / "configs"
+FAMILIES = ("vit", "cnn", "hybrid", "hierarchical_vit")
+_STRICT = {"extra": "forbid", "strict": True}
+
+
+@checked(config=_STRICT, frozen=True)
+class Method:
+    """An adaptation method: `options` are the fields of the class at `path`."""
+
+    name: str
+    path: str
+    options: dict[str, Any]
+
+
+@checked(config=_STRICT, frozen=True)
+class Backbone:
+    name: str
+    family: Literal["vit", "cnn", "hybrid", "hierarchical_vit"] | None = None
+    weights: str = "hub"
+    pretrained: bool = True
+    args: dict[str, Any] = field(default_factory=dict)
+    cfg: dict[str, Any] = field(default_factory=dict)
+    drop_path: float = 0.0
+
+
+@checked(config=_STRICT, frozen=True)
+class Data:
+    """A data set: `options` are the fields of the class at `path`; the rest is common to all."""
+
+    name: str
+    path: str
+    task: Literal["classification"]
+    options: dict[str, Any]
+    stage: Literal["fit", "tune", "final"] = "fit"
+    batch_size: int = 64
+    eval_batch_size: int = 64
+    size: int | None = None
+    interpolation: Literal["model", "bicubic", "bilinear", "nearest", "lanczos"] = "model"
+    normalize: Literal["model", "imagenet", "none"] = "model"
+    augment: Literal["none", "flip", "crop", "rrc", "trivial"] = "none"
+    on_error: Literal["refuse", "skip"] = "refuse"
+    memory_gb: float = 4.0
+    workers: int = 0
+
+
+@checked(config=_STRICT, frozen=True)
+class Task:
+    name: Literal["classification"]
+    label_smoothing: float = 0.0
+
+
+@checked(config=_STRICT, frozen=True)
+class Optimizer:
+    name: Literal["adamw", "sgd"]
+    lr: float
+    weight_decay: float = 0.0
+    betas: tuple[float, float] | None = None
+    momentum: float | None = None
+    nesterov: bool | None = None
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup: float = 0.1
+    min_lr: float = 0.0
+
+
+@checked(config=_STRICT, frozen=True)
+class Trainer:
+    accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
+    devices: int = 1
+    nodes: int = 1
+    strategy: Literal["single", "ddp", "fsdp"] = "single"
+    precision: Literal["32", "16", "bf16"] = "32"
+    epochs: int = 20
+    accumulate: int = 1
+    clip: float | None = None
+    max_batches: int | None = None
+    threads: int | None = None
+    channels_last: bool = False
+    progress: bool = True
+    checkpoint_seconds: float = 30.0
+
+
+@checked(config=_STRICT, frozen=True)
+class Logger:
+    name: Literal["none", "csv", "wandb"]
+    project: str = "peftbench"
+    group: str | None = None
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run, resolved and checked."""
+
+    method: Method
+    backbone: Backbone
+    data: Data
+    task: Task
+    optimizer: Optimizer
+    trainer: Trainer
+    logger: Logger
+    seed: int = 0
+    force: bool = False
+    output_dir: str = "outputs"
+    data_dir: str = "data"
+    choices: Mapping[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionaries, fit for JSON and for `from_dict`."""
+        return json.loads(json.dumps(asdict(self)))
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> Config:
+        """The inverse of `to_dict`; every section is checked again. Raises UserError."""
+        parts = {f.name: values[f.name] for f in fields(Config) if f.name in values}
+        for name, schema in SECTIONS.items():
+            parts[name] = _validate(schema, parts[name], name)
+        return Config(**parts)
+
+
+SECTIONS: dict[str, type] = {
+    "method": Method,
+    "backbone": Backbone,
+    "data": Data,
+    "task": Task,
+    "optimizer": Optimizer,
+    "trainer": Trainer,
+    "logger": Logger,
+}
+_TOP = {"seed": int, "force": bool, "output_dir": str, "data_dir": str}
+# What cannot change a run's numbers stays out of its id.
+_NOT_IDENTITY: dict[str, set[str]] = {
+    "trainer": {"progress", "checkpoint_seconds", "threads"},
+    "data": {"workers", "memory_gb", "eval_batch_size"},
+}
+
+
+def check(values: Mapping[str, Any], choices: Mapping[str, str] | None = None) -> Config:
+    """The resolved mapping that Hydra composed, checked section by section.
+
+    Raises:
+        UserError: an unknown key, a wrong type, a value outside its choices or a combination that cannot work;
+            one sentence that names the key, what was found and what was expected.
+    """
+    values = dict(values)
+    _known(values, [*SECTIONS, *_TOP], "")
+    for key, kind in _TOP.items():
+        if type(values.get(key)) is not kind:
+            raise UserError(f"{key}={values.get(key)!r}: expected {_KINDS[kind]}.")
+    sections = {
+        "method": _method(values.get("method")),
+        "data": _data(values.get("data")),
+        **{n: _section(n, values.get(n)) for n in ("backbone", "task", "optimizer", "trainer", "logger")},
+    }
+    config = Config(**sections, **{k: values[k] for k in _TOP}, choices=dict(choices or {}))
+    _combinations(config)
+    return config
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """The part of a config that can change its numbers: what a run's id is a hash of."""
+    whole = config.to_dict()
+    for key in ("logger", "force", "output_dir", "data_dir", "choices"):
+        del whole[key]
+    for section, keys in _NOT_IDENTITY.items():
+        for key in keys:
+            del whole[section][key]
+    # Where files lie does not matter; what is in them is stamped by fingerprint and split hash.
+    for key in ("root", "labels"):
+        whole["data"]["options"].pop(key, None)
+    if Path(whole["backbone"]["weights"]).suffix:
+        del whole["backbone"]["weights"]
+    return whole
+
+
+def run_id(config: Config, fingerprint: str, split_hash: str) -> str:
+    """A readable prefix and ten hex digits over everything that can change the result."""
+    stamp = json.dumps([identity(config), fingerprint, split_hash], sort_keys=True)
+    digest = hashlib.sha256(stamp.encode()).hexdigest()[:10]
+    names = (config.method.name, _short(config, "backbone"), _short(config, "data"), f"s{config.seed}")
+    return "-".join([*(n.replace("/", "_").replace("-", "_") for n in names), digest])
+
+
+def _short(config: Config, group: str) -> str:
+    chosen = config.choices.get(group)
+    if chosen and chosen != "timm":
+        return chosen
+    return Path(getattr(config, group).name).name.split(".")[0]
+
+
+def method_fields(path: str) -> Declared:
+    """The options that the method class at `path` declares, read without importing it."""
+    return declared(path, "method.path")
+
+
+def _method(values: Any) -> Method:
+    values = _mapping(values, "method")
+    name, path, declared_ = _own(values, "method")
+    options = {k: v for k, v in values.items() if k not in ("name", "path", "lr")}
+    if "lr" in values and not isinstance(values["lr"], int | float):
+        raise UserError(f"method.lr={values['lr']!r}: expected a number.")
+    _known(options, [*declared_.fields, "lr", "name", "path"], "method.")
+    return Method(name=name, path=path, options=_options(declared_, options, "method"))
+
+
+def _data(values: Any) -> Data:
+    values = _mapping(values, "data")
+    _, path, declared_ = _own(values, "data")
+    common = [f.name for f in fields(Data) if f.name != "options"]  # type: ignore[arg-type]
+    _known(values, [*common, *declared_.fields], "data.")
+    own = {k: v for k, v in values.items() if k in declared_.fields and k not in common}
+    rest = {k: v for k, v in values.items() if k in common}
+    return _validate(Data, rest | {"options": _options(declared_, own, "data")}, "data")
+
+
+def _own(values: Mapping[str, Any], section: str) -> tuple[str, str, Declared]:
+    for key in ("name", "path"):
+        if not isinstance(values.get(key), str):
+            raise UserError(f"{section}.{key}={values.get(key)!r}: expected a string.")
+    return values["name"], values["path"], declared(values["path"], f"{section}.path")
+
+
+def _options(declared_: Declared, values: Mapping[str, Any], section: str) -> dict[str, Any]:
+    model = create_model("options", __config__={"extra": "forbid", "strict": True}, **declared_.fields)
+    return _validate(model, values, section).model_dump(mode="json")
+
+
+def _section(name: str, values: Any) -> Any:
+    schema = SECTIONS[name]
+    values = _mapping(values, name)
+    _known(values, [f.name for f in fields(schema)], f"{name}.")
+    return _validate(schema, values, name)
+
+
+def _mapping(values: Any, name: str) -> Mapping[str, Any]:
+    if not isinstance(values, Mapping):
+        raise UserError(f"{name}={values!r}: expected a mapping of keys, or the name of a file in configs/{name}/.")
+    return values
+
+
+def _known(values: Mapping[str, Any], known: list[str], prefix: str) -> None:
+    for key in values:
+        if key not in known:
+            raise UserError(
+                f"{prefix}{key}: there is no such key{nearest(str(key), known)}; "
+                f"known here: {', '.join(sorted(known))}."
+            )
+
+
+_KINDS: dict[type, str] = {int: "a whole number", bool: "true or false", str: "a string", float: "a number"}
+
+
+def _validate(schema: Any, values: Mapping[str, Any], section: str) -> Any:
+    """Strict validation over JSON, where a list may be a tuple and 1 a float, but 'abc' or true is no number."""
+    try:
+        return TypeAdapter(schema).validate_json(json.dumps(dict(values)))
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        key = ".".join([section, *(str(part) for part in first["loc"] if str(part) in values)][:2])
+        found = values.get(key.split(".")[-1], "nothing")
+        expected = first["msg"].replace("Input should be ", "").replace("Field required", "a value for it")
+        every = [e for e in problem.errors() if e["loc"][:1] == first["loc"][:1]]
+        if len(every) > 1:
+            expected = " or ".join(dict.fromkeys(e["msg"].replace("Input should be ", "") for e in every))
+        raise UserError(f"{key}={found!r}: expected {expected}.") from None
+
+
+def _combinations(config: Config) -> None:
+    """What no single section can know."""
+    trainer, data, optimizer = config.trainer, config.data, config.optimizer
+    positive = {
+        "trainer.epochs": trainer.epochs,
+        "trainer.devices": trainer.devices,
+        "trainer.nodes": trainer.nodes,
+        "trainer.accumulate": trainer.accumulate,
+        "data.batch_size": data.batch_size,
+        "data.eval_batch_size": data.eval_batch_size,
+        **{k: v for k, v in (("data.size", data.size), ("trainer.max_batches", trainer.max_batches)) if v is not None},
+    }
+    for key, value in positive.items():
+        if value < 1:
+            raise UserError(f"{key}={value}: expected at least 1.")
+    shares = {
+        "backbone.drop_path": config.backbone.drop_path,
+        "task.label_smoothing": config.task.label_smoothing,
+        "optimizer.warmup": optimizer.warmup,
+    }
+    for key, share in shares.items():
+        if not 0 <= share < 1:
+            raise UserError(f"{key}={share}: expected a share, at least 0 and below 1.")
+    if optimizer.lr <= 0:
+        raise UserError(f"optimizer.lr={optimizer.lr}: expected a number above 0.")
+    if optimizer.weight_decay < 0:
+        raise UserError(f"optimizer.weight_decay={optimizer.weight_decay}: expected 0 or more.")
+    if config.task.name != data.task:
+        raise UserError(
+            f"task={config.task.name}: data={config.data.name} is made for task={data.task}; leave task= out, "
+            f"the data set chooses it."
+        )
+    if trainer.devices * trainer.nodes > 1 and trainer.strategy == "single":
+        raise UserError(f"trainer.devices={trainer.devices}: more than one needs trainer=ddp or trainer=fsdp.")
+    if trainer.precision == "16" and trainer.accelerator == "cpu":
+        raise UserError("trainer.precision='16': half precision needs a GPU; on a CPU use 'bf16' or '32'.")

@@ -1,0 +1,8 @@
+"""Meters: what a run cost. They measure and decide nothing."""
+
+from peftbench.costs.clock import StepClock
+from peftbench.costs.compute import flops, latency
+from peftbench.costs.memory import PeakMemory, SavedBytes
+from peftbench.costs.parameters import parameters
+
+__all__ = ["PeakMemory", "SavedBytes", "StepClock", "flops", "latency", "parameters"]

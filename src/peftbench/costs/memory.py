@@ -1,0 +1,104 @@
+"""Memory: the peak of a phase, and the exact bytes that one step keeps for backward."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_STATUS = Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
+
+
+class PeakMemory:
+    """The peak between `start()` and `read()`.
+
+    On CUDA: the allocator's peak allocated and reserved bytes. Elsewhere: the peak resident set above that at
+    `start()`; where the kernel cannot reset its peak, `exact` is false and a peak before `start()` hides a lower one.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def start(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+            torch.cuda.reset_peak_memory_stats(self.device)
+            return
+        self._resettable = _reset_peak()
+        self._before = _resident() if self._resettable else _peak()
+
+    def read(self) -> dict[str, Any]:
+        """Bytes: `allocated` and `reserved` on CUDA, else `resident` and `exact`."""
+        if self.device.type == "cuda":
+            return {
+                "allocated": torch.cuda.max_memory_allocated(self.device),
+                "reserved": torch.cuda.max_memory_reserved(self.device),
+            }
+        return {"resident": max(_peak() - self._before, 0), "exact": self._resettable}
+
+
+def _reset_peak() -> bool:
+    try:
+        _CLEAR.write_text("5")  # proc(5): 5 resets the peak resident set of this process
+    except OSError:
+        return False
+    return True
+
+
+def _kilobytes(key: str) -> int | None:
+    try:
+        lines = _STATUS.read_text().splitlines()
+    except OSError:
+        return None
+    found = [line.split()[1] for line in lines if line.startswith(key)]
+    return int(found[0]) * 1024 if found else None
+
+
+def _resident() -> int:
+    return _kilobytes("VmRSS:") or _peak()
+
+
+def _peak() -> int:
+    kernel = _kilobytes("VmHWM:")
+    if kernel is not None:
+        return kernel
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+class SavedBytes:
+    """Counts the bytes that autograd keeps for backward: whole storages, each once.
+
+    Parameters and buffers of the model are not counted, as they are there anyway; everything else is, the input too.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+        self._found: dict[int, int] = {}
+
+    @property
+    def total(self) -> int:
+        return sum(self._found.values())
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Counts what is saved inside; values and gradients are not changed by it."""
+        alive: list[Tensor] = []  # no storage is freed while counting, so no address is used twice
+
+        def keep(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in self._own:
+                self._found[storage.data_ptr()] = storage.nbytes()
+                alive.append(tensor.detach())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            yield
+        alive.clear()

@@ -1,0 +1,21 @@
+"""Trainable parameters, the method's and the head's apart."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from peftbench.model import Model
+
+
+def parameters(model: Model) -> dict[str, Any]:
+    """`method` (trainable, without the head), `head`, `backbone` (all of it), and both as shares of the backbone."""
+    head = sum(p.numel() for p in model.task.parameters() if p.requires_grad)
+    method = sum(p.numel() for _, p in model.trainable()) - head
+    backbone = model.backbone.facts.parameters
+    return {
+        "method": method,
+        "head": head,
+        "backbone": backbone,
+        "method_share": method / backbone,
+        "head_share": head / backbone,
+    }

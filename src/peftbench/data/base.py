@@ -1,0 +1,136 @@
+"""What a data set is: splits of images and labels, with a name and a hash."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from peftbench.errors import UserError
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images with labels, not yet decoded.
+
+    `images` is a uint8 array (N, H, W) or (N, H, W, 3), or N paths; `names` say what each is, relative to the set.
+    """
+
+    images: np.ndarray | Sequence[Path]
+    labels: np.ndarray
+    names: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: Sequence[int] | np.ndarray) -> Split:
+        """The split of the images at `indices`, in that order."""
+        images = self.images[indices] if isinstance(self.images, np.ndarray) else [self.images[i] for i in indices]
+        return Split(images, self.labels[indices], [self.names[i] for i in indices])
+
+    def __add__(self, other: Split) -> Split:
+        both = (self.images, other.images)
+        images: np.ndarray | list[Path]
+        if isinstance(self.images, np.ndarray) and isinstance(other.images, np.ndarray):
+            images = np.concatenate([self.images, other.images])
+        else:
+            images = [i for part in both for i in part]  # type: ignore[misc]
+        return Split(images, np.concatenate([self.labels, other.labels]), [*self.names, *other.names])
+
+    def lines(self) -> list[str]:
+        """One line an image: its name, its label, and its bytes (of an array) or its size (of a file)."""
+        if isinstance(self.images, np.ndarray):
+            stamps = [hashlib.sha256(np.ascontiguousarray(i)).hexdigest()[:16] for i in self.images]
+        else:
+            stamps = [str(path.stat().st_size) for path in self.images]
+        return [f"{n} {int(y)} {s}" for n, y, s in zip(self.names, self.labels, stamps, strict=True)]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The splits of one data set. `trainval`, where given, is the official union of train and val."""
+
+    name: str
+    classes: tuple[str, ...]
+    train: Split
+    val: Split | None = None
+    test: Split | None = None
+    trainval: Split | None = None
+
+    def __post_init__(self) -> None:
+        for role in ("train", "val", "test", "trainval"):
+            split = getattr(self, role)
+            if split is None:
+                continue
+            if not len(split):
+                raise UserError(f"{self.name}: the {role} split is empty; expected at least one image.")
+            outside = np.flatnonzero((split.labels < 0) | (split.labels >= len(self.classes)))
+            if len(outside):
+                at = int(outside[0])
+                raise UserError(
+                    f"{self.name}: {split.names[at]} of the {role} split has label {int(split.labels[at])}; "
+                    f"expected 0 to {len(self.classes) - 1} ({len(self.classes)} classes)."
+                )
+
+    def roles(self, stage: str) -> tuple[Split, Split | None, Split | None]:
+        """(train, val, test) for a stage.
+
+        `fit` trains on train, watches val and tests once; `tune` leaves test alone; `final` trains on train and val
+        together and tests once.
+        """
+        if stage == "tune":
+            if self.val is None:
+                raise UserError(
+                    f"data.stage=tune: {self.name} has no validation images to tune on; give data.val_fraction "
+                    f"where the data set has that key, or use data.stage=fit."
+                )
+            return self.train, self.val, None
+        if self.test is None:
+            raise UserError(f"data.stage={stage}: {self.name} has no test images; use data.stage=tune.")
+        if stage == "final":
+            return self.trainval or (self.train + self.val if self.val else self.train), None, self.test
+        return self.train, self.val, self.test
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A family of data sets. Its fields are its options: plain types, literal defaults."""
+
+    def load(self) -> Splits:
+        """Reads lists and labels, no pixels of files.
+
+        Raises:
+            UserError: missing data (where it was looked for and how to get it), or lists that contradict themselves.
+        """
+        raise UserError(f"{type(self).__name__} defines no load().")
+
+
+def split_hash(*splits: Split | None) -> str:
+    """sha256 over the lines of the splits, in order."""
+    digest = hashlib.sha256()
+    for split in splits:
+        digest.update(b"-" if split is None else "\n".join(split.lines()).encode())
+        digest.update(b"\0")
+    return digest.hexdigest()
+
+
+def stratified(labels: np.ndarray, fractions: Sequence[float], seed: int) -> list[np.ndarray]:
+    """Indices cut class by class into len(fractions) + 1 parts, the rest first; sorted within each part.
+
+    A class gives round(fraction * size) images to a part, and keeps at least one for the first.
+    """
+    rng = np.random.default_rng(seed)
+    parts: list[list[int]] = [[] for _ in range(len(fractions) + 1)]
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        left = len(members) - 1
+        at = 0
+        for i, fraction in enumerate(fractions, start=1):
+            count = min(round(fraction * len(members)), left)
+            parts[i].extend(members[at : at + count])
+            at, left = at + count, left - count
+        parts[0].extend(members[at:])
+    return [np.sort(np.array(p, dtype=np.int64)) for p in parts]

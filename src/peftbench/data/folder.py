@@ -1,0 +1,137 @@
+"""A user's own images: class folders, or a CSV of path and label."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from peftbench.data.base import DataSet, Split, Splits, stratified
+from peftbench.errors import UserError
+
+IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+_ROLES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
+SHIPPED = "package:"
+
+
+@dataclass(frozen=True)
+class Folder(DataSet):
+    """Images under `root`, in one of three forms.
+
+    - `root/train/<class>/…`, and `val/`, `test/` beside it: the splits are taken as they are;
+    - `root/<class>/…`: split by class with `split_seed`, `val_fraction` and `test_fraction`;
+    - `labels`, a CSV with the columns path (relative to `root`), label and, if you like, split.
+
+    `root=package:<name>` is a folder that peftbench ships.
+    """
+
+    root: str
+    labels: str | None = None
+    val_fraction: float = 0.1
+    test_fraction: float = 0.2
+    split_seed: int = 0
+
+    def load(self) -> Splits:
+        for key, value in (("val_fraction", self.val_fraction), ("test_fraction", self.test_fraction)):
+            if not 0 <= value < 1:
+                raise UserError(f"data.{key}={value}: expected at least 0 and below 1.")
+        root = _resolve(self.root)
+        if not root.is_dir():
+            raise UserError(f"data.root={self.root}: there is no folder {root.absolute()}; give the folder of your images.")
+        found = self._from_csv(root) if self.labels else _from_folders(root)
+        classes = tuple(sorted({label for rows in found.values() for _, label in rows}, key=_natural))
+        number = {name: i for i, name in enumerate(classes)}
+        splits = {role: _split(root, rows, number) for role, rows in found.items()}
+        return self._complete(root, classes, splits)
+
+    def _complete(self, root: Path, classes: tuple[str, ...], splits: dict[str, Split]) -> Splits:
+        """Makes the splits that are not given; classes that train does not know are an error."""
+        name = root.name
+        if set(splits) == {"all"}:
+            train, val, test = stratified(splits["all"].labels, (self.val_fraction, self.test_fraction), self.split_seed)
+            parts = {"train": train, "val": val, "test": test}
+            splits = {role: splits["all"].take(i) for role, i in parts.items() if len(i)}
+            name = f"{root.name}-made-{self.val_fraction:g}-{self.test_fraction:g}-s{self.split_seed}"
+        elif "val" not in splits and self.val_fraction:
+            train, val = stratified(splits["train"].labels, (self.val_fraction,), self.split_seed)
+            if len(val):
+                splits |= {"train": splits["train"].take(train), "val": splits["train"].take(val)}
+        if "train" not in splits:
+            raise UserError(f"data.root={self.root}: there are {', '.join(splits)} images but none to train on.")
+        trained = set(np.unique(splits["train"].labels))
+        for role in ("val", "test"):
+            if role in splits and (new := sorted(set(np.unique(splits[role].labels)) - trained)):
+                at = int(np.flatnonzero(splits[role].labels == new[0])[0])
+                raise UserError(
+                    f"data.root={self.root}: {splits[role].names[at]} is labelled '{classes[new[0]]}', "
+                    f"a class without training images; expected one of {len(trained)} classes."
+                )
+        return Splits(name, classes, splits["train"], splits.get("val"), splits.get("test"))
+
+    def _from_csv(self, root: Path) -> dict[str, list[tuple[str, str]]]:
+        assert self.labels is not None
+        file = next((p for p in (Path(self.labels).expanduser(), root / self.labels) if p.is_file()), None)
+        if file is None:
+            raise UserError(f"data.labels={self.labels}: there is no such file, nor one in {root}.")
+        found: dict[str, list[tuple[str, str]]] = {}
+        with file.open(newline="", encoding="utf-8-sig") as lines:
+            rows = csv.DictReader(lines)
+            if not {"path", "label"} <= set(rows.fieldnames or ()):
+                raise UserError(f"{file}: expected the columns path and label, found {', '.join(rows.fieldnames or ['nothing'])}.")
+            for row in rows:
+                given = (row.get("split") or "all").strip().lower()
+                role = next((r for r, names in _ROLES.items() if given in names), given)
+                if role not in (*_ROLES, "all"):
+                    raise UserError(f"{file}:{rows.line_num}: split '{given}'; expected train, val or test.")
+                path, label = (row["path"] or "").strip(), (row["label"] or "").strip()
+                if not path or not label:
+                    raise UserError(f"{file}:{rows.line_num}: expected a path and a label.")
+                if not (root / path).is_file():
+                    raise UserError(f"{file}:{rows.line_num}: there is no image {root / path}.")
+                found.setdefault(role, []).append((path, label))
+        if not found:
+            raise UserError(f"{file}: has no rows.")
+        if "all" in found and len(found) > 1:
+            raise UserError(f"{file}: some rows name a split and some do not; expected all or none.")
+        return found
+
+
+def _from_folders(root: Path) -> dict[str, list[tuple[str, str]]]:
+    found: dict[str, list[tuple[str, str]]] = {}
+    for role, names in _ROLES.items():
+        for name in names:
+            if (root / name).is_dir():
+                found[role] = list(_class_folders(root / name, root))
+    if "train" not in found:  # a class may be called 'test': then it is one of several class folders
+        found = {"all": list(_class_folders(root, root))}
+    for role, rows in found.items():
+        if not rows:
+            where = root if role == "all" else root / role
+            raise UserError(f"{where}: holds no class folders with images ({', '.join(sorted(IMAGES))}); expected <class>/<image>.")
+    return found
+
+
+def _class_folders(folder: Path, root: Path) -> Iterable[tuple[str, str]]:
+    for label in sorted(p for p in folder.iterdir() if p.is_dir()):
+        for image in sorted(label.rglob("*")):
+            if image.suffix.lower() in IMAGES and image.is_file():
+                yield image.relative_to(root).as_posix(), label.name
+
+
+def _split(root: Path, rows: list[tuple[str, str]], number: dict[str, int]) -> Split:
+    labels = np.array([number[label] for _, label in rows], dtype=np.int64)
+    return Split([root / path for path, _ in rows], labels, [path for path, _ in rows])
+
+
+def _resolve(root: str) -> Path:
+    if root.startswith(SHIPPED):
+        return Path(__file__).parent / root.removeprefix(SHIPPED)
+    return Path(root).expanduser()
+
+
+def _natural(label: str) -> tuple[int, int, str]:
+    """Numbers as numbers, then words: '2' before '10'."""
+    return (0, int(label), "") if label.isdecimal() else (1, 0, label)

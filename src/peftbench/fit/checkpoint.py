@@ -1,0 +1,120 @@
+"""When a run is saved, and how it stops."""
+
+from __future__ import annotations
+
+import pickle
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+
+from peftbench.deltas import replacing
+from peftbench.errors import UserError
+from peftbench.fit.module import Fit
+
+FILE = "checkpoint.ckpt"
+
+
+class Stopped(Exception):
+    """The user (or the scheduler) asked for an end; a checkpoint was written."""
+
+
+class Checkpoints(Callback):
+    """Saves when an epoch or a step ends, but not more often than every `seconds`; saves and stops on a signal.
+
+    A file appears whole or not at all. Saving happens between optimizer steps only, so that a run resumed from any
+    checkpoint ends with the same weights.
+    """
+
+    def __init__(self, folder: Path, seconds: float) -> None:
+        self.path = folder / FILE
+        self.seconds = seconds
+        self.stop = False
+        self.last = time.monotonic()
+
+    def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches or trainer.is_last_batch:
+            return  # the end of an epoch is dealt with after its validation
+        stop = trainer.strategy.reduce_boolean_decision(self.stop, all=False) if trainer.world_size > 1 else self.stop
+        if stop or self._due(trainer):
+            module.place = (trainer.current_epoch, batch_idx + 1)
+            self._save(trainer)
+        if stop:
+            raise Stopped
+
+    def on_train_epoch_end(self, trainer: Trainer, module: Any) -> None:
+        stop = trainer.strategy.reduce_boolean_decision(self.stop, all=False) if trainer.world_size > 1 else self.stop
+        last = trainer.current_epoch + 1 == trainer.max_epochs
+        if stop or last or self._due(trainer):
+            module.place = (trainer.current_epoch + 1, 0)
+            self._save(trainer)
+        if stop and not last:
+            raise Stopped
+
+    def _due(self, trainer: Trainer) -> bool:
+        due = time.monotonic() - self.last >= self.seconds
+        return trainer.strategy.broadcast(due) if trainer.world_size > 1 else due
+
+    def _save(self, trainer: Trainer) -> None:
+        if trainer.is_global_zero:
+            with replacing(self.path) as part:
+                trainer.save_checkpoint(part)
+        else:  # gathering is everybody's work, writing rank zero's
+            trainer.save_checkpoint(self.path)
+        self.last = time.monotonic()
+
+
+class Signals:
+    """Within this block Ctrl-C and SIGTERM ask `checkpoints` to save and stop; a second one stops at once."""
+
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        self.checkpoints = checkpoints
+        self.before: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.before[number] = signal.signal(number, self._ask)
+
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: Any) -> None:
+        if self.checkpoints.stop:
+            raise KeyboardInterrupt
+        self.checkpoints.stop = True
+        print("\nstopping after this step (once more: at once) …", flush=True)
+
+
+def resumable(folder: Path, module: Fit) -> Path | None:
+    """The checkpoint to resume from, None where there is none.
+
+    Raises:
+        UserError: it is damaged, holds Python objects, or belongs to another run or model.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    advice = "remove it, or give force=true, to start again"
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UserError(f"{path}: holds Python objects besides tensors and is not loaded; {advice}.") from None
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as problem:
+        raise UserError(f"{path}: is damaged ({str(problem).splitlines()[0]}); {advice}.") from None
+    kept = checkpoint.get("peftbench") if isinstance(checkpoint, Mapping) else None
+    if not isinstance(kept, Mapping):
+        raise UserError(f"{path}: is not a checkpoint of peftbench; {advice}.")
+    if kept["id"] != module.run_id:
+        raise UserError(f"{path}: belongs to run {kept['id']}, not to {module.run_id}; {advice}.")
+    ours = module.state_dict()
+    for name, tensor in checkpoint["state_dict"].items():
+        if name not in ours or ours[name].shape != tensor.shape:
+            raise UserError(f"{path}: {name} {list(tensor.shape)} does not fit this model; {advice}.")
+    return path

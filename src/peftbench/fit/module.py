@@ -1,0 +1,159 @@
+"""The Lightning module: steps, seeds, optimizer, and what a resumed run must know."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from peftbench import optim
+from peftbench.config import Config
+from peftbench.costs import SavedBytes
+from peftbench.data.loading import mix
+from peftbench.deltas import changed
+from peftbench.errors import UserError
+from peftbench.methods.base import Method
+from peftbench.model import Model
+
+
+class Diverged(UserError):
+    """The loss is no longer a number."""
+
+
+class Fit(LightningModule):
+    """Trains a `Model`. Every batch is seeded by its place, so that where a run was interrupted leaves no trace.
+
+    `history` has one row an epoch; `elapsed` the seconds of training and validation so far, all sessions together.
+    """
+
+    def __init__(self, model: Model, method: Method, config: Config, anchors: Mapping[str, Tensor], run_id: str) -> None:
+        super().__init__()
+        self.strict_loading = False  # the frozen backbone is not in a checkpoint
+        self.model = model
+        self.method, self.config, self.anchors, self.run_id = method, config, anchors, run_id
+        self.start = {f"model.{n}": d for n, d in model.start().items()}
+        self.val_metrics, self.test_metrics = (nn.ModuleList([model.task.metrics()]) for _ in range(2))
+        self.saved = SavedBytes(model)
+        self.history: list[dict[str, float]] = []
+        self.elapsed = {"train": 0.0, "validate": 0.0}
+        self.sessions = 1
+        self.place = (0, 0)  # (epoch, batches done in it) where a resumed run takes up
+        self.train_loss = torch.zeros(2)  # sum and count of this epoch
+        self._unchecked: Tensor | None = None
+        self._eval_loss = torch.zeros(2)
+
+    def next_place(self) -> tuple[int, int]:
+        """Where the order of batches begins; Lightning counts an epoch only after a resumed run has begun the next."""
+        epoch = max(self.trainer.current_epoch, self.place[0])
+        return epoch, self.place[1] if epoch == self.place[0] else 0
+
+    # -- training
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        named = self.model.trainable()
+        inner = optim.optimizer(self.config.optimizer, named)
+        optimizer = self.method.optimizer(named, self.anchors, inner)
+        scheduler = optim.schedule(self.config.optimizer, inner, int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        torch.manual_seed(mix(self.config.seed, self.current_epoch, batch_idx, self.global_rank, 1))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        if self.saved.total:
+            loss = self.model.loss(batch)
+        else:
+            with self.saved.counting():
+                loss = self.model.loss(batch)
+        self._check(loss, batch_idx)
+        size = self.model.task.size(batch)
+        self.train_loss = self.train_loss.to(loss.device)
+        self.train_loss += torch.stack([loss.detach().float() * size, loss.new_tensor(size, dtype=torch.float)])
+        return loss
+
+    def _check(self, loss: Tensor, batch_idx: int) -> None:
+        """Raises Diverged. On an accelerator the previous loss is looked at, which costs no waiting."""
+        if loss.is_cuda:
+            loss, self._unchecked = self._unchecked, loss.detach()  # type: ignore[assignment]
+            if loss is None:
+                return
+        if not torch.isfinite(loss):
+            raise Diverged(
+                f"the loss became {loss.item()} in epoch {self.current_epoch + 1}, step {self.global_step + 1}; "
+                f"a lower optimizer.lr, trainer.clip=1 or trainer.precision=bf16 usually helps"
+            )
+
+    def close_epoch(self) -> None:
+        """Adds the epoch's row to the history; called before any other hook of the epoch's end looks at it."""
+        total = self.trainer.strategy.reduce(self.train_loss.to(self.device), reduce_op="sum")
+        row = {
+            "epoch": self.current_epoch + 1,
+            "step": self.global_step,
+            "train_loss": (total[0] / total[1]).item(),
+            "lr": self.trainer.optimizers[0].param_groups[0]["lr"],
+            "train_seconds": self.elapsed["train"],
+        }
+        self.train_loss = torch.zeros(2)
+        if self.trainer.num_val_batches:
+            row |= {f"val_{n}": v for n, v in self._results.items()}
+        self.history.append(row)
+
+    # -- evaluation
+
+    def on_validation_epoch_start(self) -> None:
+        self._begin = time.perf_counter()
+        self._start_evaluation(self.val_metrics)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self._evaluate(batch, self.val_metrics)
+
+    def on_validation_epoch_end(self) -> None:
+        self._results = self._finish_evaluation(self.val_metrics)
+        self.elapsed["validate"] += time.perf_counter() - self._begin
+
+    def on_test_epoch_start(self) -> None:
+        self._start_evaluation(self.test_metrics)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self._evaluate(batch, self.test_metrics)
+
+    def on_test_epoch_end(self) -> None:
+        self.test_results = self._finish_evaluation(self.test_metrics)
+
+    def _start_evaluation(self, metrics: nn.ModuleList) -> None:
+        metrics[0].reset()
+        self._eval_loss = torch.zeros(2, device=self.device)
+
+    def _evaluate(self, batch: Any, metrics: nn.ModuleList) -> None:
+        predictions = self.model(batch[0])
+        metrics[0].update(predictions, self.model.task.targets(batch))
+        self._eval_loss[0] += self.model.task.evaluation_loss(predictions, batch)
+        self._eval_loss[1] += self.model.task.size(batch)
+
+    def _finish_evaluation(self, metrics: nn.ModuleList) -> dict[str, float]:
+        total = self.trainer.strategy.reduce(self._eval_loss, reduce_op="sum")
+        return {n: v.item() for n, v in metrics[0].compute().items()} | {"loss": (total[0] / total[1]).item()}
+
+    # -- what a checkpoint holds: the delta, not the frozen backbone
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["state_dict"] = changed(checkpoint["state_dict"], self.start)
+        checkpoint["peftbench"] = {
+            "id": self.run_id,
+            "place": list(self.place),
+            "history": self.history,
+            "elapsed": dict(self.elapsed),
+            "sessions": self.sessions,
+            "train_loss": self.train_loss.cpu(),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        kept = checkpoint["peftbench"]
+        self.place = tuple(kept["place"])
+        self.history, self.elapsed = kept["history"], kept["elapsed"]
+        self.sessions = kept["sessions"] + 1
+        self.train_loss = kept["train_loss"]

@@ -1,0 +1,21 @@
+"""Fully sharded data parallelism (FSDP2): every process holds a share of each weight."""
+
+from __future__ import annotations
+
+from peftbench.backbones.backbone import WHOLE
+from peftbench.fit.module import Fit
+
+
+class Sharded(Fit):
+    """`Fit` whose blocks are sharded one by one before the optimizer is built."""
+
+    def configure_model(self) -> None:
+        from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+        mesh = self.device_mesh["data_parallel"]  # type: ignore[index]
+        net = self.model.backbone.net
+        for tap in self.model.backbone.facts.taps:
+            if tap.module != WHOLE:
+                fully_shard(net.get_submodule(tap.module), mesh=mesh)
+        fully_shard(self.model, mesh=mesh)
+        register_fsdp_forward_method(self.model, "loss")

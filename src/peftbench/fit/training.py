@@ -1,0 +1,176 @@
+"""One training with Lightning's Trainer: from a model and loaders to metrics, times and memory."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+
+from peftbench.config import Config
+from peftbench.costs import PeakMemory, StepClock
+from peftbench.data import Loaders
+from peftbench.errors import UserError
+from peftbench.fit.checkpoint import Checkpoints, Signals, resumable
+from peftbench.fit.module import Fit
+from peftbench.fit.progress import Bar
+from peftbench.fit.sharding import Sharded
+from peftbench.methods.base import Method
+from peftbench.model import Model
+
+PRECISION = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
+Watch = Callable[[list[dict[str, float]]], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What training left: metrics by role, history, costs, the device, and the full state of the model."""
+
+    metrics: dict[str, float]
+    history: list[dict[str, float]]
+    costs: dict[str, Any]
+    device: torch.device
+    state: Mapping[str, Tensor]
+    sessions: int
+
+
+def fit(
+    model: Model, method: Method, config: Config, loaders: Loaders, folder: Path, run_id: str, watch: Watch
+) -> Outcome:
+    """Trains, resuming where a checkpoint lies in `folder`, then tests once.
+
+    `watch` is called with the whole history after every epoch, on rank zero.
+
+    Raises:
+        Stopped: interrupted, a checkpoint was written.
+        Diverged: the loss became NaN or infinite; the last checkpoint is kept.
+        UserError: devices that are not there, or a checkpoint of another run.
+    """
+    # Anchors are the values before any checkpoint is restored: those that methods stay near to.
+    anchors = {n: p.detach().clone() for n, p in model.trainable()} if _anchored(method) else {}
+    shape = Sharded if config.trainer.strategy == "fsdp" else Fit
+    module = shape(model, method, config, anchors, run_id)
+    loaders.order.place = module.next_place
+    checkpoints = Checkpoints(folder, config.trainer.checkpoint_seconds)
+    meters = Meters()
+    bars = [Bar()] if config.trainer.progress else []
+    trainer = _trainer(config, folder, [meters, Epochs(watch), *bars, checkpoints])
+    path = resumable(folder, module)
+    with Signals(checkpoints):
+        trainer.fit(module, loaders.train, loaders.val, ckpt_path=path, weights_only=True)
+        state = {n.removeprefix("model."): t for n, t in trainer.strategy.lightning_module_state_dict().items()}
+        begun = time.perf_counter()
+        if loaders.test is not None:
+            trainer.test(module, loaders.test, verbose=False)
+        tested = time.perf_counter() - begun
+    metrics = {f"test/{n}": v for n, v in getattr(module, "test_results", {}).items()}
+    metrics |= {f"val/{n.removeprefix('val_')}": v for n, v in module.history[-1].items() if n.startswith("val_")}
+    metrics["train/loss"] = module.history[-1]["train_loss"]
+    return Outcome(metrics, module.history, meters.costs(module, config, tested), meters.device, state, module.sessions)
+
+
+class Meters(Callback):
+    """Times and memory of training, read when training ends and before testing begins."""
+
+    def on_fit_start(self, trainer: Trainer, module: Any) -> None:
+        self.device = trainer.strategy.root_device
+        self.clock, self.memory = StepClock(self.device), PeakMemory(self.device)
+        self.memory.start()
+        self.running = False
+
+    def on_train_batch_start(self, trainer: Trainer, module: Any, batch: Any, batch_idx: int) -> None:
+        if not self.running:
+            self.clock.begin()
+            self.begun = time.perf_counter()
+            self.running = True
+
+    def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.clock.step()
+        now = time.perf_counter()
+        module.elapsed["train"] += now - self.begun
+        self.begun = now
+        self.running = not trainer.is_last_batch
+
+    def on_train_end(self, trainer: Trainer, module: Any) -> None:
+        self.peak = self.memory.read()
+
+    def costs(self, module: Fit, config: Config, tested: float) -> dict[str, Any]:
+        steps = self.clock.summary()
+        median = steps["median"]
+        return {
+            "time": {
+                "step": steps,
+                "images_per_second": config.data.batch_size / median if median else None,
+                "train": module.elapsed["train"],
+                "validate": module.elapsed["validate"],
+                "test": tested,
+                "sessions": module.sessions,
+            },
+            "memory": {"peak": self.peak, "saved_for_backward": module.saved.total},
+        }
+
+
+class Epochs(Callback):
+    """Closes every epoch and hands the history on."""
+
+    def __init__(self, watch: Watch) -> None:
+        self.watch = watch
+
+    def on_train_epoch_end(self, trainer: Trainer, module: Any) -> None:
+        module.close_epoch()
+        if trainer.is_global_zero:
+            self.watch(module.history)
+
+
+def _anchored(method: Method) -> bool:
+    return type(method).optimizer is not Method.optimizer
+
+
+def _trainer(config: Config, folder: Path, callbacks: list[Callback]) -> Trainer:
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+    spec = config.trainer
+    try:
+        return Trainer(
+            accelerator=spec.accelerator,
+            devices=spec.devices,
+            num_nodes=spec.nodes,
+            strategy=_strategy(spec.strategy),
+            precision=PRECISION[spec.precision],  # type: ignore[arg-type]
+            max_epochs=spec.epochs,
+            accumulate_grad_batches=spec.accumulate,
+            gradient_clip_val=spec.clip,
+            callbacks=callbacks,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            inference_mode=False,  # its tensors must not be cached by modules that train later (attention biases)
+            default_root_dir=folder,
+        )
+    except (MisconfigurationException, RuntimeError, ValueError) as problem:
+        text = str(problem).splitlines()[0]
+        raise UserError(f"trainer.accelerator={spec.accelerator} trainer.devices={spec.devices}: {text}") from None
+
+
+def _strategy(name: str) -> Any:
+    if name == "ddp":
+        from lightning.pytorch.strategies import DDPStrategy
+
+        return DDPStrategy(gradient_as_bucket_view=True)
+    if name == "fsdp":
+        from lightning.pytorch.strategies import ModelParallelStrategy
+
+        return ModelParallelStrategy(save_distributed_checkpoint=False)
+    return "auto"

@@ -1,0 +1,60 @@
+"""The method contract: what a method adds, what trains, how it is optimised."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from peftbench.backbones import Backbone
+from peftbench.errors import UserError
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a method decided after a look at the data; with the config it rebuilds every shape."""
+
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to adapt a backbone. Its fields are its options: plain types, literal defaults.
+
+    The calls come in this order: `check` on a backbone of the meta device, before weights or data are touched;
+    `prepare` with the untouched model and training batches; `adapt`; `optimizer`.
+    """
+
+    side: ClassVar[bool] = False
+    """A side method reads taps and never sends a gradient into the backbone."""
+
+    def check(self, backbone: Backbone) -> None:
+        """Raises Refusal, in one sentence that names what would work, where this backbone cannot be adapted so."""
+
+    def prepare(self, model: nn.Module, batches: Iterable[Any]) -> Plan:
+        """Looks at the data before anything is changed. `model.loss(batch)` is the training loss."""
+        return Plan()
+
+    def adapt(self, backbone: Backbone, plan: Plan) -> nn.Module | None:
+        """Makes the backbone what this method trains.
+
+        A weight method edits the backbone in place, leaves `requires_grad` true on what trains, and returns None.
+        A side method returns a module that takes the taps and returns taps, the last of which is pooled.
+        """
+        raise UserError(f"{type(self).__name__} defines no adapt().")
+
+    def optimizer(
+        self, named: Sequence[tuple[str, nn.Parameter]], anchors: Mapping[str, Tensor], inner: torch.optim.Optimizer
+    ) -> torch.optim.Optimizer:
+        """The optimizer to train with: by default the configured one, unchanged."""
+        return inner
+
+
+def freeze(module: nn.Module) -> None:
+    """No parameter of `module` trains."""
+    for parameter in module.parameters():
+        parameter.requires_grad = False

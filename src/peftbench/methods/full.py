@@ -1,0 +1,17 @@
+"""Full fine-tuning: every weight trains, batch-norm statistics move."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from peftbench.backbones import Backbone
+from peftbench.methods.base import Method, Plan
+
+
+@dataclass(frozen=True)
+class Full(Method):
+    """Every parameter of the backbone trains."""
+
+    def adapt(self, backbone: Backbone, plan: Plan) -> None:
+        for parameter in backbone.parameters():
+            parameter.requires_grad = True

@@ -1,0 +1,32 @@
+"""The linear probe: frozen features and a trained head, as the identity side net."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from peftbench.backbones import Backbone
+from peftbench.methods.base import Method, Plan, freeze
+
+
+class Last(nn.Module):
+    """The side net that adds nothing: it hands the deepest tap on."""
+
+    wanted = (-1,)
+
+    def forward(self, taps: Sequence[Tensor]) -> list[Tensor]:
+        return [taps[-1]]
+
+
+@dataclass(frozen=True)
+class Linear(Method):
+    """Only the head trains."""
+
+    side: ClassVar[bool] = True
+
+    def adapt(self, backbone: Backbone, plan: Plan) -> nn.Module:
+        freeze(backbone)
+        return Last()

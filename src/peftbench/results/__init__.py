@@ -1,0 +1,6 @@
+"""Records and what is made of them: reads JSON, imports no torch."""
+
+from peftbench.results.record import FILE, SCHEMA, Record, find, read
+from peftbench.results.table import render
+
+__all__ = ["FILE", "SCHEMA", "Record", "find", "read", "render"]

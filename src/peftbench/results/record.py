@@ -1,0 +1,72 @@
+"""A run's record, `result.json`. The schema is documented in docs/record.md."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from peftbench.errors import UserError
+
+SCHEMA = 1
+FILE = "result.json"
+STATUSES = ("running", "complete", "interrupted", "failed", "refused")
+
+
+@dataclass
+class Record:
+    """What a run was, what it reached, and what it cost.
+
+    `status` is one of running, complete, interrupted, failed; `reason` says why it is not complete.
+    """
+
+    id: str
+    status: str
+    config: dict[str, Any]
+    stamps: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    costs: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
+    reason: str | None = None
+    folder: str = ""
+    schema: int = SCHEMA
+
+    def write(self, folder: Path) -> None:
+        """Writes `folder/result.json`, whole or not at all."""
+        folder.mkdir(parents=True, exist_ok=True)
+        content = {k: v for k, v in asdict(self).items() if k != "folder"}
+        part = folder / f".{FILE}.{os.getpid()}.part"
+        try:
+            part.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+            part.replace(folder / FILE)
+        finally:
+            part.unlink(missing_ok=True)
+        self.folder = str(folder)
+
+
+def read(folder: Path) -> Record | None:
+    """The record in a run's folder, None where there is none.
+
+    Raises:
+        UserError: the file is damaged, or of a schema that this version does not know.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text())
+        schema = content["schema"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        raise UserError(f"{path}: is not a record; remove it to run this again.") from None
+    if schema != SCHEMA:
+        raise UserError(f"{path}: has record schema {schema}, this version reads {SCHEMA}.")
+    known = {f.name for f in fields(Record)}
+    return Record(**{k: v for k, v in content.items() if k in known}, folder=str(folder))
+
+
+def find(output_dir: Path) -> list[Record]:
+    """Every record in the run folders of `output_dir`, by name of the folder."""
+    found = (read(p) for p in sorted(output_dir.glob("*")) if p.is_dir() and not p.name.startswith("."))
+    return [record for record in found if record]

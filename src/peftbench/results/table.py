@@ -1,0 +1,101 @@
+"""The table at the end of a run or a sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from peftbench.results.record import Record
+
+
+def render(records: Sequence[Record], console: Console | None = None) -> None:
+    """Prints accuracy beside what it cost, a row a run; runs that did not complete say why below."""
+    console = console or Console()
+    done = [r for r in records if r.status == "complete"]
+    if done:
+        table = Table(title=None, header_style="bold", pad_edge=False)
+        for name, justify, _ in _COLUMNS:
+            table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+        for record in done:
+            table.add_row(*(show(record) for _, _, show in _COLUMNS))
+        console.print(table)
+    for record in records:
+        if record.status != "complete":
+            console.print(f"[bold]{record.status}[/bold] {label(record)}: {record.reason}", soft_wrap=True, highlight=False)
+
+
+def label(record: Record) -> str:
+    """method backbone data seed, as the user named them."""
+    config = record.config
+    chosen = config.get("choices") or {}
+    names = [chosen.get(g) or config.get(g, {}).get("name", "?") for g in ("method", "backbone", "data")]
+    return f"method={names[0]} backbone={names[1]} data={names[2]} seed={config.get('seed', '?')}"
+
+
+def _name(group: str) -> Callable[[Record], str]:
+    def show(record: Record) -> str:
+        chosen = (record.config.get("choices") or {}).get(group)
+        return str(record.config[group]["name"] if chosen in (None, "timm") else chosen)
+
+    return show
+
+
+def _accuracy(record: Record) -> str:
+    if "test/accuracy" in record.metrics:
+        return f"{100 * record.metrics['test/accuracy']:.1f}"
+    if "val/accuracy" in record.metrics:
+        return f"{100 * record.metrics['val/accuracy']:.1f} (val)"
+    return "–"
+
+
+def _cost(path: str, form: Callable[[Any], str]) -> Callable[[Record], str]:
+    def show(record: Record) -> str:
+        value: Any = record.costs
+        for key in path.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        return "–" if value is None else form(value)
+
+    return show
+
+
+def _peak(record: Record) -> str:
+    memory = record.costs.get("memory", {}).get("peak", {})
+    value = memory.get("allocated", memory.get("resident"))
+    return "–" if value is None else _bytes(value)
+
+
+def count(value: float) -> str:
+    """1234 -> 1,234; 1234567 -> 1.23 M."""
+    return f"{value / 1e6:.2f} M" if value >= 1e6 else f"{int(value):,}"
+
+
+def _bytes(value: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}"
+        value /= 1000
+    return f"{value:.1f} GB"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.1f} s" if value < 120 else f"{value / 60:.1f} min"
+
+
+_COLUMNS: list[tuple[str, str, Callable[[Record], str]]] = [
+    ("method", "left", _name("method")),
+    ("backbone", "left", _name("backbone")),
+    ("data", "left", _name("data")),
+    ("seed", "right", lambda r: str(r.config["seed"])),
+    ("top-1 %", "right", _accuracy),
+    ("params", "right", _cost("parameters.method", count)),
+    ("head", "right", _cost("parameters.head", count)),
+    ("train", "right", _cost("time.train", _seconds)),
+    ("step", "right", _cost("time.step.median", lambda v: f"{1000 * v:.1f} ms")),
+    ("images/s", "right", _cost("time.images_per_second", lambda v: f"{v:.0f}")),
+    ("peak mem", "right", _peak),
+    ("saved/step", "right", _cost("memory.saved_for_backward", _bytes)),
+    ("delta", "right", _cost("delta_bytes", _bytes)),
+]

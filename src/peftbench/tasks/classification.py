@@ -1,0 +1,63 @@
+"""Image classification: a linear head on pooled features, cross-entropy, accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+
+from peftbench.backbones import Backbone
+
+Extract = Callable[[Tensor], list[Tensor]]
+
+
+class Classification(nn.Module):
+    """`head`: Linear(width, classes), weights N(0, 0.02) cut at two sigma, bias 0."""
+
+    uses_tail = True
+
+    def __init__(self, backbone: Backbone, classes: Sequence[str], label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.classes = tuple(classes)
+        self.label_smoothing = label_smoothing
+        self.head = nn.Linear(backbone.facts.width, len(classes))
+        nn.init.trunc_normal_(self.head.weight, std=0.02, a=-0.04, b=0.04)
+        nn.init.zeros_(self.head.bias)
+
+    def predict(self, extract: Extract, backbone: Backbone, images: Tensor) -> Tensor:
+        """Logits (B, classes)."""
+        return self.head(backbone.pool(extract(images)[-1]))
+
+    def loss(self, extract: Extract, backbone: Backbone, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """Mean cross-entropy of (images, labels), a scalar."""
+        images, labels = batch
+        logits = self.predict(extract, backbone, images)
+        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+
+    def metrics(self) -> MetricCollection:
+        """What `update(predictions, labels)` measures: top-1, mean per class and, from six classes on, top-5."""
+        n = len(self.classes)
+        wanted = {
+            "accuracy": MulticlassAccuracy(n, average="micro"),
+            "class_accuracy": MulticlassAccuracy(n, average="macro"),
+        }
+        if n > 5:
+            wanted["top5"] = MulticlassAccuracy(n, top_k=5, average="micro")
+        return MetricCollection(wanted)
+
+    @staticmethod
+    def evaluation_loss(predictions: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """Cross-entropy without smoothing, summed over the batch."""
+        return F.cross_entropy(predictions.float(), batch[1], reduction="sum")
+
+    @staticmethod
+    def targets(batch: tuple[Tensor, Tensor]) -> Tensor:
+        return batch[1]
+
+    @staticmethod
+    def size(batch: tuple[Tensor, Tensor]) -> int:
+        return batch[1].shape[0]
+
