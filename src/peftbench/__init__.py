@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from peftbench.cli.compose import compose as compose
     from peftbench.errors import Refusal as Refusal
     from peftbench.errors import UserError as UserError
-    from peftbench.results.record import Record as Record
     from peftbench.pipeline import count_parameters as count_parameters
     from peftbench.pipeline import run as run
+    from peftbench.results.record import Record as Record
 
 __version__ = "0.1.0"
 

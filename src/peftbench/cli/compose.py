@@ -56,27 +56,41 @@ def explained(problem: Exception, words: Sequence[str]) -> UserError:
     """Hydra's complaint about the given overrides as one sentence with the nearest valid key."""
     text = str(problem)
     cause = problem.__cause__
-    if found := re.search(r"Could not override '([^']+)'", text) or re.search(r"[Kk]ey '([^']+)' is not in struct", text):
+    if found := re.search(r"Could not override '([^']+)'", text) or re.search(
+        r"[Kk]ey '([^']+)' is not in struct", text
+    ):
         key = found[1]
         if isinstance(cause, OmegaConfBaseException) and cause.full_key:
             key = str(cause.full_key)
         return UserError(f"{key}: there is no such key{nearest(key, _keys(words))}; see peftbench --cfg job.")
-    if "Could not find" in text or "not found" in text:
+    if "Could not find" in text:
         first = text.replace("In 'train': ", "").splitlines()[0]
         return UserError(f"{first}; see peftbench list.")
-    if found := re.search(r"LexerNoViableAltException|mismatched input|extraneous input|token recognition|no viable", text):
+    if found := re.search(
+        r"LexerNoViableAltException|mismatched input|extraneous input|token recognition|no viable", text
+    ):
         first = text.splitlines()[0]
-        return UserError(f"{first}: quote the value, as in key='some value'.")
-    return UserError(" ".join([text.splitlines()[0], *([str(cause).splitlines()[0]] if cause else [])]).rstrip(".") + ".")
+        return UserError(
+            f"{' '.join(words)}: cannot be read ({first}); quote special characters: \"key='some value'\"."
+        )
+    if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
+        return UserError(f"{found[1]}: several values make a sweep; start it with peftbench -m.")
+    return UserError(
+        " ".join([text.splitlines()[0], *([str(cause).splitlines()[0]] if cause else [])]).rstrip(".") + "."
+    )
 
 
 def _keys(words: Sequence[str]) -> list[str]:
     """Every key of the config that the choices among the overrides give."""
-    choices = [w for w in words if "=" in w and "." not in w.partition("=")[0] and "," not in w and "(" not in w]
+    choices = [
+        w for w in words if "=" in w and "." not in w.partition("=")[0] and "," not in w and "(" not in w
+    ]
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            composed = hydra_compose("train", overrides=[w for w in choices if not w.startswith(("-", "+", "~", "hydra"))])
+            composed = hydra_compose(
+                "train", overrides=[w for w in choices if not w.startswith(("-", "+", "~", "hydra"))]
+            )
     except (HydraException, OmegaConfBaseException):
         return []
     return list(_flat(OmegaConf.to_container(composed), ""))
@@ -85,4 +99,6 @@ def _keys(words: Sequence[str]) -> list[str]:
 def _flat(values: Any, prefix: str) -> list[str]:
     if not isinstance(values, dict):
         return [prefix.rstrip(".")]
-    return [k for name, value in values.items() for k in [f"{prefix}{name}", *_flat(value, f"{prefix}{name}.")]]
+    return [
+        k for name, value in values.items() for k in [f"{prefix}{name}", *_flat(value, f"{prefix}{name}.")]
+    ]

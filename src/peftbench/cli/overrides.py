@@ -7,8 +7,23 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from peftbench.cli.groups import groups, names, roots
+from peftbench.config import TOP
 from peftbench.data.vtab_names import ALIASES
 from peftbench.errors import UserError, nearest
+
+_TAKES_VALUE = {
+    "--cfg",
+    "-c",
+    "--info",
+    "-i",
+    "--package",
+    "-p",
+    "--config-dir",
+    "-cd",
+    "--config-path",
+    "-cp",
+}
+_TAKES_VALUE |= {"--config-name", "-cn", "--experimental-rerun", "--shell-completion", "-sc"}
 
 
 def prepare(arguments: Sequence[str]) -> list[str]:
@@ -19,7 +34,24 @@ def prepare(arguments: Sequence[str]) -> list[str]:
     """
     folders = roots(arguments)
     known = groups(folders)
+    _known_keys(arguments, known)
     return [_one(a, folders, known) for a in arguments]
+
+
+def _known_keys(arguments: Sequence[str], known: list[str]) -> None:
+    """Words that are no key=value, and plain keys that are neither a group nor a key of train.yaml. Raises UserError."""
+    value_follows = False
+    for argument in arguments:
+        if argument.startswith("-") or value_follows:
+            value_follows = argument in _TAKES_VALUE
+            continue
+        key, sign, _ = argument.partition("=")
+        if not sign and not argument.startswith("~"):
+            raise UserError(f"'{argument}': expected key=value, such as method=lora.")
+        if sign and key.isidentifier() and key not in known and key not in TOP and key != "hydra":
+            raise UserError(
+                f"{key}: there is no such key{nearest(key, [*known, *TOP])}; see peftbench --help."
+            )
 
 
 def _one(argument: str, folders: list[Path], known: list[str]) -> str:
@@ -72,7 +104,8 @@ def _expand(group: str, value: str, choices: dict[str, Path]) -> list[str]:
     found = [
         name
         for name in choices
-        if any(fnmatchcase(name, p) for p in parsed.include) and not any(fnmatchcase(name, p) for p in parsed.exclude)
+        if any(fnmatchcase(name, p) for p in parsed.include)
+        and not any(fnmatchcase(name, p) for p in parsed.exclude)
     ]
     if not found:
         raise UserError(f"{group}={value}: matches none of the {len(choices)} there are; see peftbench list.")

@@ -1,12 +1,14 @@
-"""One run in several processes: a fresh process group that reads the resolved config, so that sweeps may use it too."""
+"""One run in several processes: fresh ones that read the resolved config, so that a sweep may use them too."""
 
 from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from peftbench.config import Config
@@ -18,22 +20,60 @@ def launch(config: Config, group: str | None) -> Record:
     """Starts `trainer.devices` processes on this machine and returns the record that rank zero wrote.
 
     Raises:
-        UserError: what rank zero reported, or several nodes (they are started by torchrun or srun).
+        UserError: what a process reported; or several nodes, which srun or torchrun starts.
     """
     if config.trainer.nodes > 1:
         raise UserError(
             f"trainer.nodes={config.trainer.nodes}: start the same command on every node with srun or torchrun."
         )
+    world = config.trainer.devices
     with tempfile.TemporaryDirectory(prefix="peftbench-") as folder:
-        task, answer = Path(folder) / "config.json", Path(folder) / "answer.json"
+        task = Path(folder) / "config.json"
         task.write_text(json.dumps({"config": config.to_dict(), "group": group}))
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command += [f"--nproc-per-node={config.trainer.devices}", "-m", "peftbench.cli.rank", str(task), str(answer)]
-        threads = str(max(1, (os.cpu_count() or 1) // config.trainer.devices))
-        done = subprocess.run(command, env={"OMP_NUM_THREADS": threads} | os.environ, check=False)
-        if not answer.is_file():
-            raise UserError(f"the processes of this run ended with status {done.returncode} before they began.")
-        told = json.loads(answer.read_text())
-    if "error" in told:
-        raise UserError(told["error"])
-    return Record(**told["record"])
+        shared = {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(_free_port()),
+            "WORLD_SIZE": str(world),
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS")
+            or str(max(1, (os.cpu_count() or 1) // world)),
+        }
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-m", "peftbench.cli.rank", str(task), str(Path(folder) / f"{rank}.json")],
+                env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            )
+            for rank in range(world)
+        ]
+        _wait(processes)
+        told = [json.loads(p.read_text()) for p in sorted(Path(folder).glob("[0-9]*.json"))]
+    if error := next((t["error"] for t in told if "error" in t), None):
+        raise UserError(error)
+    if record := next((t["record"] for t in told if t.get("record")), None):
+        return Record(**record)
+    raise UserError(
+        f"the processes of this run ended with status {[p.returncode for p in processes]}; see above."
+    )
+
+
+def _wait(processes: list[subprocess.Popen]) -> None:
+    """Until all have ended; when one fails the others, who would wait for it, are ended."""
+    try:
+        while any(p.poll() is None for p in processes):
+            if any(p.poll() for p in processes):
+                time.sleep(5)  # the others may be about to report the same
+                break
+            time.sleep(0.1)
+    except KeyboardInterrupt:  # they got it too, and save before they end
+        for process in processes:
+            process.wait()
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

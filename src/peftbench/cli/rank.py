@@ -1,10 +1,9 @@
-"""One process of a run in several: started by `processes.py`, told its rank by torchrun."""
+"""One process of a run in several, started by `processes.py`."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -13,16 +12,17 @@ from peftbench.errors import UserError
 
 
 def main(task: str, answer: str) -> int:
-    """Runs the config in the file `task`; rank zero writes its record, or its error, to `answer`."""
+    """Runs the config in the file `task` and writes its record, or its error, to `answer`."""
     from peftbench.pipeline import run
 
     told = json.loads(Path(task).read_text())
-    status = 0
+    reply, status = {}, 1
     try:
         reply = {"record": dataclasses.asdict(run(Config.from_dict(told["config"]), told["group"]))}
+        status = 0
     except UserError as mistake:
         reply, status = {"error": str(mistake)}, 2
-    if os.environ.get("RANK", "0") == "0":
+    finally:
         Path(answer).write_text(json.dumps(reply))
     return status
 

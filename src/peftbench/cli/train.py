@@ -25,6 +25,7 @@ from peftbench.results import Record, render
 
 _JOBS: list[Record] = []
 _SWEEP: list[Path] = []
+_MISTAKES: list[UserError] = []
 
 
 def run(arguments: list[str]) -> int:
@@ -32,6 +33,7 @@ def run(arguments: list[str]) -> int:
     words = prepare(arguments)
     _JOBS.clear()
     _SWEEP.clear()
+    _MISTAKES.clear()
     GlobalHydra.instance().clear()
     before, sys.argv = sys.argv, ["peftbench", *words]
     # Hydra then raises instead of printing its own message and leaving.
@@ -42,7 +44,9 @@ def run(arguments: list[str]) -> int:
     except (HydraException, OmegaConfBaseException) as problem:
         raise explained(problem, words) from None
     except OSError as problem:
-        raise UserError(f"{problem.filename or 'output_dir'}: cannot be written ({problem.strerror}).") from None
+        raise UserError(
+            f"{problem.filename or 'output_dir'}: cannot be written ({problem.strerror})."
+        ) from None
     finally:
         sys.argv = before
         GlobalHydra.instance().clear()
@@ -50,6 +54,8 @@ def run(arguments: list[str]) -> int:
             del os.environ["HYDRA_FULL_ERROR"]
         else:
             os.environ["HYDRA_FULL_ERROR"] = full
+    if _MISTAKES:
+        raise _MISTAKES[0]
     records = _collect()
     if records:
         render(records)
@@ -58,16 +64,20 @@ def run(arguments: list[str]) -> int:
 
 
 def _job(composed: DictConfig) -> float:
-    """One job. A sweep goes on after a job that failed; the value is for sweepers: validation accuracy, or NaN."""
+    """One job. A sweep goes on after a job that failed; the value is for sweepers: validation accuracy, or NaN.
+
+    Nothing is raised: Hydra would print lines of its own about it.
+    """
     state = HydraConfig.get()
     sweep = Path(state.sweep.dir) if state.mode == RunMode.MULTIRUN else None
     try:
         record = _carry_out(checked(composed.copy(), state.runtime.choices), sweep.name if sweep else None)
-    except UserError as mistake:
+    except (UserError, OmegaConfBaseException) as problem:
+        mistake = problem if isinstance(problem, UserError) else explained(problem, state.overrides.task)
         if sweep is None:
-            raise
-        status = "refused" if isinstance(mistake, Refusal) else "failed"
-        record = _stand_in(state, status, str(mistake))
+            _MISTAKES.append(mistake)
+            return float("nan")
+        record = _stand_in(state, "refused" if isinstance(mistake, Refusal) else "failed", str(mistake))
     except Exception as problem:
         print(traceback.format_exc(), file=sys.stderr)
         record = _stand_in(state, "failed", f"{type(problem).__name__}: {problem}")
@@ -84,7 +94,11 @@ def _job(composed: DictConfig) -> float:
 
 
 def _carry_out(config: Config, group: str | None) -> Record:
-    if config.trainer.devices * config.trainer.nodes > 1 and "RANK" not in os.environ and "SLURM_PROCID" not in os.environ:
+    if (
+        config.trainer.devices * config.trainer.nodes > 1
+        and "RANK" not in os.environ
+        and "SLURM_PROCID" not in os.environ
+    ):
         from peftbench.cli.processes import launch
 
         return launch(config, group)

@@ -89,7 +89,8 @@ class SavedBytes:
 
     @contextmanager
     def counting(self) -> Iterator[None]:
-        """Counts what is saved inside; values and gradients are not changed by it."""
+        """Counts what is saved inside, from zero; values and gradients are not changed by it."""
+        self._found.clear()
         alive: list[Tensor] = []  # no storage is freed while counting, so no address is used twice
 
         def keep(tensor: Tensor) -> Tensor:

@@ -28,7 +28,9 @@ class Split:
 
     def take(self, indices: Sequence[int] | np.ndarray) -> Split:
         """The split of the images at `indices`, in that order."""
-        images = self.images[indices] if isinstance(self.images, np.ndarray) else [self.images[i] for i in indices]
+        images = (
+            self.images[indices] if isinstance(self.images, np.ndarray) else [self.images[i] for i in indices]
+        )
         return Split(images, self.labels[indices], [self.names[i] for i in indices])
 
     def __add__(self, other: Split) -> Split:

@@ -40,7 +40,9 @@ class Folder(DataSet):
                 raise UserError(f"data.{key}={value}: expected at least 0 and below 1.")
         root = _resolve(self.root)
         if not root.is_dir():
-            raise UserError(f"data.root={self.root}: there is no folder {root.absolute()}; give the folder of your images.")
+            raise UserError(
+                f"data.root={self.root}: there is no folder {root.absolute()}; give the folder of your images."
+            )
         found = self._from_csv(root) if self.labels else _from_folders(root)
         classes = tuple(sorted({label for rows in found.values() for _, label in rows}, key=_natural))
         number = {name: i for i, name in enumerate(classes)}
@@ -51,7 +53,9 @@ class Folder(DataSet):
         """Makes the splits that are not given; classes that train does not know are an error."""
         name = root.name
         if set(splits) == {"all"}:
-            train, val, test = stratified(splits["all"].labels, (self.val_fraction, self.test_fraction), self.split_seed)
+            train, val, test = stratified(
+                splits["all"].labels, (self.val_fraction, self.test_fraction), self.split_seed
+            )
             parts = {"train": train, "val": val, "test": test}
             splits = {role: splits["all"].take(i) for role, i in parts.items() if len(i)}
             name = f"{root.name}-made-{self.val_fraction:g}-{self.test_fraction:g}-s{self.split_seed}"
@@ -60,7 +64,9 @@ class Folder(DataSet):
             if len(val):
                 splits |= {"train": splits["train"].take(train), "val": splits["train"].take(val)}
         if "train" not in splits:
-            raise UserError(f"data.root={self.root}: there are {', '.join(splits)} images but none to train on.")
+            raise UserError(
+                f"data.root={self.root}: there are {', '.join(splits)} images but none to train on."
+            )
         trained = set(np.unique(splits["train"].labels))
         for role in ("val", "test"):
             if role in splits and (new := sorted(set(np.unique(splits[role].labels)) - trained)):
@@ -80,7 +86,9 @@ class Folder(DataSet):
         with file.open(newline="", encoding="utf-8-sig") as lines:
             rows = csv.DictReader(lines)
             if not {"path", "label"} <= set(rows.fieldnames or ()):
-                raise UserError(f"{file}: expected the columns path and label, found {', '.join(rows.fieldnames or ['nothing'])}.")
+                raise UserError(
+                    f"{file}: expected the columns path and label, found {', '.join(rows.fieldnames or ['nothing'])}."
+                )
             for row in rows:
                 given = (row.get("split") or "all").strip().lower()
                 role = next((r for r, names in _ROLES.items() if given in names), given)
@@ -110,7 +118,9 @@ def _from_folders(root: Path) -> dict[str, list[tuple[str, str]]]:
     for role, rows in found.items():
         if not rows:
             where = root if role == "all" else root / role
-            raise UserError(f"{where}: holds no class folders with images ({', '.join(sorted(IMAGES))}); expected <class>/<image>.")
+            raise UserError(
+                f"{where}: holds no class folders with images ({', '.join(sorted(IMAGES))}); expected <class>/<image>."
+            )
     return found
 
 

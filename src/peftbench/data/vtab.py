@@ -62,7 +62,9 @@ def _read(folder: Path, file: str, classes: int) -> Split:
         labels.append(int(label))
     missing = [n for n in names if not (folder / n).is_file()]
     if missing:
-        raise UserError(f"{path}: {len(missing)} of its {len(names)} images are missing, such as {folder / missing[0]}.")
+        raise UserError(
+            f"{path}: {len(missing)} of its {len(names)} images are missing, such as {folder / missing[0]}."
+        )
     return Split([folder / n for n in names], np.array(labels, dtype=np.int64), names)
 
 

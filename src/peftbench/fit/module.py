@@ -30,7 +30,9 @@ class Fit(LightningModule):
     `history` has one row an epoch; `elapsed` the seconds of training and validation so far, all sessions together.
     """
 
-    def __init__(self, model: Model, method: Method, config: Config, anchors: Mapping[str, Tensor], run_id: str) -> None:
+    def __init__(
+        self, model: Model, method: Method, config: Config, anchors: Mapping[str, Tensor], run_id: str
+    ) -> None:
         super().__init__()
         self.strict_loading = False  # the frozen backbone is not in a checkpoint
         self.model = model
@@ -44,6 +46,7 @@ class Fit(LightningModule):
         self.place = (0, 0)  # (epoch, batches done in it) where a resumed run takes up
         self.train_loss = torch.zeros(2)  # sum and count of this epoch
         self._unchecked: Tensor | None = None
+        self._counted = 0
         self._eval_loss = torch.zeros(2)
 
     def next_place(self) -> tuple[int, int]:
@@ -64,18 +67,21 @@ class Fit(LightningModule):
         torch.manual_seed(mix(self.config.seed, self.current_epoch, batch_idx, self.global_rank, 1))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        if self.saved.total:
-            loss = self.model.loss(batch)
-        else:
+        size = self.model.task.size(batch)
+        if size > self._counted:  # the first whole batch: a resumed run may begin with a smaller one
+            self._counted = size
             with self.saved.counting():
                 loss = self.model.loss(batch)
-        self._check(loss, batch_idx)
-        size = self.model.task.size(batch)
+        else:
+            loss = self.model.loss(batch)
+        self._check(loss)
         self.train_loss = self.train_loss.to(loss.device)
-        self.train_loss += torch.stack([loss.detach().float() * size, loss.new_tensor(size, dtype=torch.float)])
+        self.train_loss += torch.stack(
+            [loss.detach().float() * size, loss.new_tensor(size, dtype=torch.float)]
+        )
         return loss
 
-    def _check(self, loss: Tensor, batch_idx: int) -> None:
+    def _check(self, loss: Tensor) -> None:
         """Raises Diverged. On an accelerator the previous loss is looked at, which costs no waiting."""
         if loss.is_cuda:
             loss, self._unchecked = self._unchecked, loss.detach()  # type: ignore[assignment]

@@ -6,7 +6,14 @@ from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 
 def bar(console: Console) -> Progress:
@@ -30,15 +37,22 @@ class Bar(Callback):
         self.progress: Progress | None = None
         self.text = "training"
 
+    def setup(self, trainer: Trainer, module: Any, stage: str) -> None:
+        self.console.quiet = not trainer.is_global_zero
+
     def on_train_start(self, trainer: Trainer, module: Any) -> None:
-        if self.console.is_terminal:
+        if self.console.is_terminal and not self.console.quiet:
             self.progress = bar(self.console)
             total = trainer.max_epochs * trainer.num_training_batches  # type: ignore[operator]
             epoch, batch = module.place
-            self.task = self.progress.add_task(self.text, total=total, completed=epoch * trainer.num_training_batches + batch)
+            self.task = self.progress.add_task(
+                self.text, total=total, completed=epoch * trainer.num_training_batches + batch
+            )
             self.progress.start()
 
-    def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         if self.progress:
             self.progress.advance(self.task)
 
@@ -59,7 +73,7 @@ class Bar(Callback):
         self._close()
 
     def on_test_start(self, trainer: Trainer, module: Any) -> None:
-        if self.console.is_terminal:
+        if self.console.is_terminal and not self.console.quiet:
             self.progress = bar(self.console)
             self.task = self.progress.add_task("testing", total=trainer.num_test_batches[0])
             self.progress.start()

@@ -48,7 +48,10 @@ class Method:
         raise UserError(f"{type(self).__name__} defines no adapt().")
 
     def optimizer(
-        self, named: Sequence[tuple[str, nn.Parameter]], anchors: Mapping[str, Tensor], inner: torch.optim.Optimizer
+        self,
+        named: Sequence[tuple[str, nn.Parameter]],
+        anchors: Mapping[str, Tensor],
+        inner: torch.optim.Optimizer,
     ) -> torch.optim.Optimizer:
         """The optimizer to train with: by default the configured one, unchanged."""
         return inner

@@ -97,5 +97,6 @@ def _linear_layers(backbone: Backbone) -> dict[str, nn.Linear]:
     return {
         n: m
         for n, m in backbone.net.named_modules()
-        if isinstance(m, nn.Linear) and not isinstance(m, torch.nn.modules.linear.NonDynamicallyQuantizableLinear)
+        if isinstance(m, nn.Linear)
+        and not isinstance(m, torch.nn.modules.linear.NonDynamicallyQuantizableLinear)
     }

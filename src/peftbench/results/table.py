@@ -5,26 +5,56 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from rich import box
 from rich.console import Console
+from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 from peftbench.results.record import Record
 
 
 def render(records: Sequence[Record], console: Console | None = None) -> None:
-    """Prints accuracy beside what it cost, a row a run; runs that did not complete say why below."""
+    """Prints accuracy beside what it cost: one run as a list, several as a table; what did not complete says why."""
     console = console or Console()
+    if not console.is_terminal:
+        console = Console(width=200, file=console.file)
     done = [r for r in records if r.status == "complete"]
-    if done:
-        table = Table(title=None, header_style="bold", pad_edge=False)
-        for name, justify, _ in _COLUMNS:
-            table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
-        for record in done:
-            table.add_row(*(show(record) for _, _, show in _COLUMNS))
-        console.print(table)
+    if len(done) == 1 and len(records) == 1:
+        console.print(_list(done[0]))
+    elif done:
+        console.print(_table(done, console))
     for record in records:
         if record.status != "complete":
-            console.print(f"[bold]{record.status}[/bold] {label(record)}: {record.reason}", soft_wrap=True, highlight=False)
+            text = f"[bold]{record.status}[/bold] {label(record)}: {escape(record.reason or '')}"
+            console.print(text, soft_wrap=True, highlight=False)
+
+
+def _list(record: Record) -> Table:
+    table = Table(show_header=False, box=box.SIMPLE, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column(justify="right")
+    for name, _, show in _COLUMNS:
+        table.add_row(name, show(record))
+    return table
+
+
+def _table(records: Sequence[Record], console: Console) -> Table:
+    """As many columns as fit, the most telling ones first to stay."""
+    columns = list(_COLUMNS)
+    while True:
+        table = Table(header_style="bold", box=box.SIMPLE, pad_edge=False, padding=(0, 1))
+        for name, justify, _ in columns:
+            table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+        for record in records:
+            table.add_row(*(show(record) for _, _, show in columns))
+        fits = (
+            Measurement.get(console, console.options.update(max_width=1000), table).maximum <= console.width
+        )
+        extra = next((c for name in _FIRST_TO_GO for c in columns if c[0] == name), None)
+        if fits or extra is None:
+            return table
+        columns.remove(extra)
 
 
 def label(record: Record) -> str:
@@ -99,3 +129,4 @@ _COLUMNS: list[tuple[str, str, Callable[[Record], str]]] = [
     ("saved/step", "right", _cost("memory.saved_for_backward", _bytes)),
     ("delta", "right", _cost("delta_bytes", _bytes)),
 ]
+_FIRST_TO_GO = ("saved/step", "images/s", "delta", "seed", "head", "train", "peak mem")

@@ -60,4 +60,3 @@ class Classification(nn.Module):
     @staticmethod
     def size(batch: tuple[Tensor, Tensor]) -> int:
         return batch[1].shape[0]
-
