@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import TypeAdapter, ValidationError, create_model
+from pydantic import ConfigDict, TypeAdapter, ValidationError, create_model
 from pydantic.dataclasses import dataclass as checked
 
 from peftbench.declared import Declared, declared
@@ -22,7 +22,7 @@ from peftbench.errors import UserError, nearest
 
 CONFIGS = Path(__file__).parent / "configs"
 FAMILIES = ("vit", "cnn", "hybrid", "hierarchical_vit")
-_STRICT = {"extra": "forbid", "strict": True}
+_STRICT = ConfigDict(extra="forbid", strict=True)
 
 
 @checked(config=_STRICT, frozen=True)
@@ -215,33 +215,33 @@ def method_fields(path: str) -> Declared:
 
 def _method(values: Any) -> Method:
     values = _mapping(values, "method")
-    name, path, declared_ = _own(values, "method")
+    declared_ = _own(values, "method")
     options = {k: v for k, v in values.items() if k not in ("name", "path", "lr")}
     if "lr" in values and not isinstance(values["lr"], int | float):
         raise UserError(f"method.lr={values['lr']!r}: expected a number.")
     _known(options, [*declared_.fields, "lr", "name", "path"], "method.")
-    return Method(name=name, path=path, options=_options(declared_, options, "method"))
+    return Method(name=values["name"], path=values["path"], options=_options(declared_, options, "method"))
 
 
 def _data(values: Any) -> Data:
     values = _mapping(values, "data")
-    _, path, declared_ = _own(values, "data")
-    common = [f.name for f in fields(Data) if f.name != "options"]  # type: ignore[arg-type]
+    declared_ = _own(values, "data")
+    common = [f.name for f in fields(Data) if f.name != "options"]
     _known(values, [*common, *declared_.fields], "data.")
     own = {k: v for k, v in values.items() if k in declared_.fields and k not in common}
     rest = {k: v for k, v in values.items() if k in common}
     return _validate(Data, rest | {"options": _options(declared_, own, "data")}, "data")
 
 
-def _own(values: Mapping[str, Any], section: str) -> tuple[str, str, Declared]:
+def _own(values: Mapping[str, Any], section: str) -> Declared:
     for key in ("name", "path"):
         if not isinstance(values.get(key), str):
             raise UserError(f"{section}.{key}={values.get(key)!r}: expected a string.")
-    return values["name"], values["path"], declared(values["path"], f"{section}.path")
+    return declared(values["path"], f"{section}.path")
 
 
 def _options(declared_: Declared, values: Mapping[str, Any], section: str) -> dict[str, Any]:
-    model = create_model("options", __config__={"extra": "forbid", "strict": True}, **declared_.fields)
+    model = create_model("options", __config__=_STRICT, **declared_.fields)  # type: ignore[call-overload]
     return _validate(model, values, section).model_dump(mode="json")
 
 
@@ -256,9 +256,7 @@ def _section(name: str, values: Any) -> Any:
 
 def _mapping(values: Any, name: str) -> Mapping[str, Any]:
     if not isinstance(values, Mapping):
-        raise UserError(
-            f"{name}={values!r}: expected a mapping of keys, or the name of a file in configs/{name}/."
-        )
+        raise UserError(f"{name}={values!r}: expected a mapping of keys, or the name of a file in configs/{name}/.")
     return values
 
 
@@ -284,9 +282,7 @@ def _validate(schema: Any, values: Mapping[str, Any], section: str) -> Any:
         found = values.get(key.split(".")[-1], "nothing")
         every = [e["msg"] for e in problem.errors() if e["loc"][:1] == first["loc"][:1]]
         expected = (
-            " or ".join(dict.fromkeys(every))
-            .replace("Input should be ", "")
-            .replace("Field required", "a value")
+            " or ".join(dict.fromkeys(every)).replace("Input should be ", "").replace("Field required", "a value")
         )
         for theirs, ours in (
             ("valid integer", "whole number"),
@@ -307,11 +303,7 @@ def _combinations(config: Config) -> None:
         "trainer.accumulate": trainer.accumulate,
         "data.batch_size": data.batch_size,
         "data.eval_batch_size": data.eval_batch_size,
-        **{
-            k: v
-            for k, v in (("data.size", data.size), ("trainer.max_batches", trainer.max_batches))
-            if v is not None
-        },
+        **{k: v for k, v in (("data.size", data.size), ("trainer.max_batches", trainer.max_batches)) if v is not None},
     }
     for key, value in positive.items():
         if value < 1:
@@ -334,8 +326,6 @@ def _combinations(config: Config) -> None:
             f"the data set chooses it."
         )
     if trainer.devices * trainer.nodes > 1 and trainer.strategy == "single":
-        raise UserError(
-            f"trainer.devices={trainer.devices}: more than one needs trainer=ddp or trainer=fsdp."
-        )
+        raise UserError(f"trainer.devices={trainer.devices}: more than one needs trainer=ddp or trainer=fsdp.")
     if trainer.precision == "16" and trainer.accelerator == "cpu":
         raise UserError("trainer.precision='16': half precision needs a GPU; on a CPU use 'bf16' or '32'.")

@@ -57,9 +57,7 @@ def _source(module: str, path: str, key: str) -> ast.Module:
     except (ImportError, ValueError):
         spec = None
     if spec is None or not spec.origin or not spec.origin.endswith(".py"):
-        raise UserError(
-            f"{key}={path}: expected the import path of a class, such as peftbench.methods.lora.LoRA."
-        )
+        raise UserError(f"{key}={path}: expected the import path of a class, such as peftbench.methods.lora.LoRA.")
     return ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
 
 

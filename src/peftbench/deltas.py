@@ -92,9 +92,7 @@ def attach(model: Model, tensors: Mapping[str, Tensor], source: str) -> None:
     state = model.state_dict()
     for name, tensor in tensors.items():
         if name not in state:
-            raise UserError(
-                f"{source}: holds {name}, which this model has not; it was made by another model."
-            )
+            raise UserError(f"{source}: holds {name}, which this model has not; it was made by another model.")
         if state[name].shape != tensor.shape:
             raise UserError(
                 f"{source}: {name} has shape {list(tensor.shape)}, this model's has {list(state[name].shape)}; "

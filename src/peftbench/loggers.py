@@ -64,11 +64,9 @@ class WandbLogger(Logger):
 
     def finish(self, record: Record) -> None:
         try:
-            self.run.summary.update(
-                {"status": record.status, **record.metrics, **_flat(record.costs, "cost")}
-            )
+            self.run.summary.update({"status": record.status, **record.metrics, **_flat(record.costs, "cost")})
         finally:
-            self.run.finish(exit_code=0 if record.status == "complete" else 1, quiet=True)
+            self.run.finish(exit_code=0 if record.status == "complete" else 1)
 
 
 def make(config: Config, run_id: str, folder: Path, group: str | None) -> Logger:

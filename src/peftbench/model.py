@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from peftbench.backbones import Backbone
+from peftbench.tasks import Task
 
 
 class Model(nn.Module):
@@ -30,7 +31,7 @@ class Model(nn.Module):
     def __init__(
         self,
         backbone: Backbone,
-        task: nn.Module,
+        task: Task,
         mean: Sequence[float] = (0.5, 0.5, 0.5),
         std: Sequence[float] = (0.5, 0.5, 0.5),
     ) -> None:
@@ -41,7 +42,7 @@ class Model(nn.Module):
         self.register_buffer("std", torch.tensor(std).mul(255).view(3, 1, 1), persistent=False)
 
     def adapted(self, side: nn.Module | None) -> None:
-        """Called when the method has adapted the backbone: takes its side net, and freezes what the task leaves unused."""
+        """Called when the method has adapted the backbone: takes its side net, freezes what the task leaves unused."""
         self.side = side
         if not self.task.uses_tail:
             for parameter in self.backbone.tail_parameters():

@@ -213,9 +213,7 @@ def _recorded(record: Record, folder: Path, rank: int, logger: Any) -> Iterator[
         record.status = "interrupted"
         saved = (folder / CHECKPOINT).is_file()
         record.reason = (
-            "stopped by the user; the same command resumes it"
-            if saved
-            else "stopped by the user before its first step"
+            "stopped by the user; the same command resumes it" if saved else "stopped by the user before its first step"
         )
         if not isinstance(stop, Stopped) and saved:
             record.reason += " from its last checkpoint"
@@ -236,9 +234,7 @@ def _recorded(record: Record, folder: Path, rank: int, logger: Any) -> Iterator[
 
 
 def _kept(folder: Path) -> str:
-    return (
-        f" (the state before it is kept in {folder / CHECKPOINT})" if (folder / CHECKPOINT).is_file() else ""
-    )
+    return f" (the state before it is kept in {folder / CHECKPOINT})" if (folder / CHECKPOINT).is_file() else ""
 
 
 @contextlib.contextmanager
@@ -253,9 +249,7 @@ def _owned(folder: Path, rank: int) -> Iterator[None]:
         locks.mkdir(exist_ok=True)
         lock = (locks / folder.name).open("w")
     except OSError as problem:
-        raise UserError(
-            f"output_dir={folder.parent}: cannot be written ({problem.strerror}); give another."
-        ) from None
+        raise UserError(f"output_dir={folder.parent}: cannot be written ({problem.strerror}); give another.") from None
     with lock:
         try:
             import fcntl
@@ -264,9 +258,7 @@ def _owned(folder: Path, rank: int) -> Iterator[None]:
         except ImportError:  # not on Windows: two processes at one run are then not noticed
             pass
         except OSError:
-            raise UserError(
-                f"{folder}: another process is carrying out this very run; wait for it."
-            ) from None
+            raise UserError(f"{folder}: another process is carrying out this very run; wait for it.") from None
         yield
 
 
@@ -279,9 +271,7 @@ def _prepare(folder: Path, config: Config) -> None:
             number += 1
             old = folder.with_name(f".{folder.name}.previous-{number}")
         folder.rename(old)
-        Console().print(
-            f"force=true: the run that was there is kept in {old}", highlight=False, soft_wrap=True
-        )
+        Console().print(f"force=true: the run that was there is kept in {old}", highlight=False, soft_wrap=True)
     from omegaconf import OmegaConf
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -321,9 +311,7 @@ def _stamps(config: Config, backbone: backbones.Backbone, splits: Splits, hash_:
             "transform": dataclasses.asdict(_transform(config, backbone)),
         },
         "seed": config.seed,
-        "versions": {
-            n: version(n) for n in ("peftbench", "torch", "torchvision", "timm", "lightning", "numpy")
-        },
+        "versions": {n: version(n) for n in ("peftbench", "torch", "torchvision", "timm", "lightning", "numpy")},
         "commit": _commit(),
         "machine": {
             "system": platform.platform(),
@@ -342,14 +330,10 @@ def _commit() -> str | None:
         return None
 
     def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(here), *arguments], capture_output=True, text=True, check=False
-        ).stdout
+        return subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, check=False).stdout
 
     return (
-        git("rev-parse", "HEAD").strip()
-        + ("+" if git("status", "--porcelain", "--", "src", "configs") else "")
-        or None
+        git("rev-parse", "HEAD").strip() + ("+" if git("status", "--porcelain", "--", "src", "configs") else "") or None
     )
 
 

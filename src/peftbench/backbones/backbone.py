@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +60,8 @@ class Backbone(nn.Module):
         start: name -> sha256 of every tensor of the state dict as it was built; empty on the meta device.
     """
 
+    net: Any  # a timm model: nn.Module would hide its methods
+
     def __init__(self, net: nn.Module, name: str, family: str | None, input_size: int) -> None:
         super().__init__()
         self.net = net.eval()
@@ -79,17 +81,12 @@ class Backbone(nn.Module):
 
         `wanted` are indices into `facts.taps` (default: all); nothing behind the deepest of them is computed.
         """
-        names = [
-            self.facts.taps[i].module for i in (range(len(self.facts.taps)) if wanted is None else wanted)
-        ]
+        names = [self.facts.taps[i].module for i in (range(len(self.facts.taps)) if wanted is None else wanted)]
         if names == [WHOLE]:
             return [self.net.forward_features(x)]
         deepest = max(names, key=[t.module for t in self.facts.taps].index)
-        with self._tapped(names, deepest) as found:
-            try:
-                self.net.forward_features(x)
-            except _Reached:
-                pass
+        with self._tapped(names, deepest) as found, suppress(_Reached):
+            self.net.forward_features(x)
         return [found[n] for n in names]
 
     def pool(self, tap: Tensor) -> Tensor:
@@ -113,7 +110,7 @@ class Backbone(nn.Module):
         if tap.layout == "NHWC":
             return x.permute(0, 3, 1, 2).contiguous()
         x = x[:, self.facts.prefix :]
-        side = int(round(x.shape[1] ** 0.5))
+        side = round(x.shape[1] ** 0.5)
         if side * side != x.shape[1]:
             raise ValueError(f"{tap.module}: {x.shape[1]} tokens are not a square grid")
         return x.transpose(1, 2).reshape(x.shape[0], -1, side, side)
@@ -217,9 +214,7 @@ class Backbone(nn.Module):
         try:
             for name in tail:
                 tap = self.net.get_submodule(name)(tap)
-        except (
-            Exception
-        ):  # a tail that takes more than one input, say: any failure means that it cannot be replayed
+        except Exception:  # a tail that takes more than one input, say: any failure means that it cannot be replayed
             return False
         if self.on_meta:
             return tap.shape == expected.shape
@@ -244,9 +239,5 @@ def digests(state: dict[str, Tensor]) -> dict[str, str]:
 
 def digest(tensor: Tensor) -> str:
     """sha256 of a tensor's bytes."""
-    data = (
-        tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-        if tensor.numel()
-        else tensor.new_empty(0)
-    )
-    return hashlib.sha256(memoryview(data.numpy())).hexdigest()
+    data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8) if tensor.numel() else tensor.new_empty(0)
+    return hashlib.sha256(data.numpy().data).hexdigest()

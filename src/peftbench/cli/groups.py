@@ -38,9 +38,7 @@ def names(group: str, folders: Iterable[Path]) -> dict[str, Path]:
 
 def groups(folders: Iterable[Path]) -> list[str]:
     """The config groups: the folders beside train.yaml, and those that the user's folders add."""
-    return sorted(
-        {p.name for f in folders for p in f.iterdir() if p.is_dir() and not p.name.startswith((".", "_"))}
-    )
+    return sorted({p.name for f in folders for p in f.iterdir() if p.is_dir() and not p.name.startswith((".", "_"))})
 
 
 def describe(path: Path) -> str:

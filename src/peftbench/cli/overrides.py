@@ -39,7 +39,7 @@ def prepare(arguments: Sequence[str]) -> list[str]:
 
 
 def _known_keys(arguments: Sequence[str], known: list[str]) -> None:
-    """Words that are no key=value, and plain keys that are neither a group nor a key of train.yaml. Raises UserError."""
+    """Refuses words that are no key=value, and plain keys that are neither a group nor a key of train.yaml."""
     value_follows = False
     for argument in arguments:
         if argument.startswith("-") or value_follows:
@@ -49,9 +49,7 @@ def _known_keys(arguments: Sequence[str], known: list[str]) -> None:
         if not sign and not argument.startswith("~"):
             raise UserError(f"'{argument}': expected key=value, such as method=lora.")
         if sign and key.isidentifier() and key not in known and key not in TOP and key != "hydra":
-            raise UserError(
-                f"{key}: there is no such key{nearest(key, [*known, *TOP])}; see peftbench --help."
-            )
+            raise UserError(f"{key}: there is no such key{nearest(key, [*known, *TOP])}; see peftbench --help.")
 
 
 def _one(argument: str, folders: list[Path], known: list[str]) -> str:
@@ -104,8 +102,7 @@ def _expand(group: str, value: str, choices: dict[str, Path]) -> list[str]:
     found = [
         name
         for name in choices
-        if any(fnmatchcase(name, p) for p in parsed.include)
-        and not any(fnmatchcase(name, p) for p in parsed.exclude)
+        if any(fnmatchcase(name, p) for p in parsed.include) and not any(fnmatchcase(name, p) for p in parsed.exclude)
     ]
     if not found:
         raise UserError(f"{group}={value}: matches none of the {len(choices)} there are; see peftbench list.")

@@ -34,8 +34,7 @@ def launch(config: Config, group: str | None) -> Record:
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(_free_port()),
             "WORLD_SIZE": str(world),
-            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS")
-            or str(max(1, (os.cpu_count() or 1) // world)),
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // world)),
         }
         processes = [
             subprocess.Popen(
@@ -50,9 +49,7 @@ def launch(config: Config, group: str | None) -> Record:
         raise UserError(error)
     if record := next((t["record"] for t in told if t.get("record")), None):
         return Record(**record)
-    raise UserError(
-        f"the processes of this run ended with status {[p.returncode for p in processes]}; see above."
-    )
+    raise UserError(f"the processes of this run ended with status {[p.returncode for p in processes]}; see above.")
 
 
 def _wait(processes: list[subprocess.Popen]) -> None:

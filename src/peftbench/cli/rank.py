@@ -6,6 +6,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from peftbench.config import Config
 from peftbench.errors import UserError
@@ -16,7 +17,8 @@ def main(task: str, answer: str) -> int:
     from peftbench.pipeline import run
 
     told = json.loads(Path(task).read_text())
-    reply, status = {}, 1
+    reply: dict[str, Any] = {}
+    status = 1
     try:
         reply = {"record": dataclasses.asdict(run(Config.from_dict(told["config"]), told["group"]))}
         status = 0

@@ -44,9 +44,7 @@ def run(arguments: list[str]) -> int:
     except (HydraException, OmegaConfBaseException) as problem:
         raise explained(problem, words) from None
     except OSError as problem:
-        raise UserError(
-            f"{problem.filename or 'output_dir'}: cannot be written ({problem.strerror})."
-        ) from None
+        raise UserError(f"{problem.filename or 'output_dir'}: cannot be written ({problem.strerror}).") from None
     finally:
         sys.argv = before
         GlobalHydra.instance().clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ class StepClock:
         """The time of every step so far."""
         if self._cuda:
             torch.cuda.synchronize()
-        return [self._between(a, b) for s in self._stretches for a, b in zip(s, s[1:], strict=False)]
+        return [self._between(a, b) for s in self._stretches for a, b in pairwise(s)]
 
     def summary(self) -> dict[str, Any]:
         """Median and 95th percentile in seconds, after five warm-up steps where there are more than five."""

@@ -28,9 +28,7 @@ class Split:
 
     def take(self, indices: Sequence[int] | np.ndarray) -> Split:
         """The split of the images at `indices`, in that order."""
-        images = (
-            self.images[indices] if isinstance(self.images, np.ndarray) else [self.images[i] for i in indices]
-        )
+        images = self.images[indices] if isinstance(self.images, np.ndarray) else [self.images[i] for i in indices]
         return Split(images, self.labels[indices], [self.names[i] for i in indices])
 
     def __add__(self, other: Split) -> Split:
@@ -39,13 +37,13 @@ class Split:
         if isinstance(self.images, np.ndarray) and isinstance(other.images, np.ndarray):
             images = np.concatenate([self.images, other.images])
         else:
-            images = [i for part in both for i in part]  # type: ignore[misc]
+            images = [i for part in both for i in part]
         return Split(images, np.concatenate([self.labels, other.labels]), [*self.names, *other.names])
 
     def lines(self) -> list[str]:
         """One line an image: its name, its label, and its bytes (of an array) or its size (of a file)."""
         if isinstance(self.images, np.ndarray):
-            stamps = [hashlib.sha256(np.ascontiguousarray(i)).hexdigest()[:16] for i in self.images]
+            stamps = [hashlib.sha256(np.ascontiguousarray(i).data).hexdigest()[:16] for i in self.images]
         else:
             stamps = [str(path.stat().st_size) for path in self.images]
         return [f"{n} {int(y)} {s}" for n, y, s in zip(self.names, self.labels, stamps, strict=True)]

@@ -39,16 +39,10 @@ class FashionMNIST(DataSet):
             try:
                 images, labels = _idx(files[0], read_image_file), _idx(files[1], read_label_file)
             except Exception as problem:  # gzip, struct and assertion errors all mean a damaged file
-                raise UserError(
-                    f"{raw}: the {stem} files are damaged ({problem}); download them again."
-                ) from None
+                raise UserError(f"{raw}: the {stem} files are damaged ({problem}); download them again.") from None
             if len(images) != len(labels):
-                raise UserError(
-                    f"{raw}: {len(images)} {stem} images but {len(labels)} labels; download them again."
-                )
-            parts.append(
-                Split(images, labels.astype(np.int64), [f"{stem}/{i:05d}" for i in range(len(images))])
-            )
+                raise UserError(f"{raw}: {len(images)} {stem} images but {len(labels)} labels; download them again.")
+            parts.append(Split(images, labels.astype(np.int64), [f"{stem}/{i:05d}" for i in range(len(images))]))
         train, val = stratified(parts[0].labels, (self.val_fraction,), self.split_seed)
         return Splits(
             "fashion_mnist-v1",

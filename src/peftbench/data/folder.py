@@ -64,9 +64,7 @@ class Folder(DataSet):
             if len(val):
                 splits |= {"train": splits["train"].take(train), "val": splits["train"].take(val)}
         if "train" not in splits:
-            raise UserError(
-                f"data.root={self.root}: there are {', '.join(splits)} images but none to train on."
-            )
+            raise UserError(f"data.root={self.root}: there are {', '.join(splits)} images but none to train on.")
         trained = set(np.unique(splits["train"].labels))
         for role in ("val", "test"):
             if role in splits and (new := sorted(set(np.unique(splits[role].labels)) - trained)):

@@ -48,9 +48,7 @@ def decode(source: np.ndarray | Path, size: int, interpolation: str) -> np.ndarr
             image = ImageOps.exif_transpose(opened)
             image.load()
     if image.mode.startswith("I"):  # 16 bit grey: PIL would clip to 255
-        image = Image.fromarray(
-            (np.asarray(image, dtype=np.float64) / 257).round().clip(0, 255).astype(np.uint8)
-        )
+        image = Image.fromarray((np.asarray(image, dtype=np.float64) / 257).round().clip(0, 255).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     image = image.convert("RGB").resize((size, size), _FILTERS[interpolation])

@@ -37,16 +37,10 @@ class Checkpoints(Callback):
         self.stop = False
         self.last = time.monotonic()
 
-    def on_train_batch_end(
-        self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if (batch_idx + 1) % trainer.accumulate_grad_batches or trainer.is_last_batch:
             return  # the end of an epoch is dealt with after its validation
-        stop = (
-            trainer.strategy.reduce_boolean_decision(self.stop, all=False)
-            if trainer.world_size > 1
-            else self.stop
-        )
+        stop = trainer.strategy.reduce_boolean_decision(self.stop, all=False) if trainer.world_size > 1 else self.stop
         if stop or self._due(trainer):
             module.place = (trainer.current_epoch, batch_idx + 1)
             self._save(trainer)
@@ -54,11 +48,7 @@ class Checkpoints(Callback):
             raise Stopped
 
     def on_train_epoch_end(self, trainer: Trainer, module: Any) -> None:
-        stop = (
-            trainer.strategy.reduce_boolean_decision(self.stop, all=False)
-            if trainer.world_size > 1
-            else self.stop
-        )
+        stop = trainer.strategy.reduce_boolean_decision(self.stop, all=False) if trainer.world_size > 1 else self.stop
         last = trainer.current_epoch + 1 == trainer.max_epochs
         if stop or last or self._due(trainer):
             module.place = (trainer.current_epoch + 1, 0)
@@ -115,9 +105,7 @@ def resumable(folder: Path, module: Fit) -> Path | None:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise UserError(
-            f"{path}: holds Python objects besides tensors and is not loaded; {advice}."
-        ) from None
+        raise UserError(f"{path}: holds Python objects besides tensors and is not loaded; {advice}.") from None
     except (RuntimeError, EOFError, OSError, KeyError, ValueError) as problem:
         raise UserError(f"{path}: is damaged ({str(problem).splitlines()[0]}); {advice}.") from None
     kept = checkpoint.get("peftbench") if isinstance(checkpoint, Mapping) else None

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor, nn
+from torch import Tensor
+from torchmetrics import MetricCollection
 
 from peftbench import optim
 from peftbench.config import Config
@@ -38,7 +39,7 @@ class Fit(LightningModule):
         self.model = model
         self.method, self.config, self.anchors, self.run_id = method, config, anchors, run_id
         self.start = {f"model.{n}": d for n, d in model.start().items()}
-        self.val_metrics, self.test_metrics = (nn.ModuleList([model.task.metrics()]) for _ in range(2))
+        self.val_metrics, self.test_metrics = model.task.metrics(), model.task.metrics()
         self.saved = SavedBytes(model)
         self.history: list[dict[str, float]] = []
         self.elapsed = {"train": 0.0, "validate": 0.0}
@@ -56,7 +57,7 @@ class Fit(LightningModule):
 
     # -- training
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         named = self.model.trainable()
         inner = optim.optimizer(self.config.optimizer, named)
         optimizer = self.method.optimizer(named, self.anchors, inner)
@@ -76,9 +77,7 @@ class Fit(LightningModule):
             loss = self.model.loss(batch)
         self._check(loss)
         self.train_loss = self.train_loss.to(loss.device)
-        self.train_loss += torch.stack(
-            [loss.detach().float() * size, loss.new_tensor(size, dtype=torch.float)]
-        )
+        self.train_loss += torch.stack([loss.detach().float() * size, loss.new_tensor(size, dtype=torch.float)])
         return loss
 
     def _check(self, loss: Tensor) -> None:
@@ -130,19 +129,19 @@ class Fit(LightningModule):
     def on_test_epoch_end(self) -> None:
         self.test_results = self._finish_evaluation(self.test_metrics)
 
-    def _start_evaluation(self, metrics: nn.ModuleList) -> None:
-        metrics[0].reset()
+    def _start_evaluation(self, metrics: MetricCollection) -> None:
+        metrics.reset()
         self._eval_loss = torch.zeros(2, device=self.device)
 
-    def _evaluate(self, batch: Any, metrics: nn.ModuleList) -> None:
+    def _evaluate(self, batch: Any, metrics: MetricCollection) -> None:
         predictions = self.model(batch[0])
-        metrics[0].update(predictions, self.model.task.targets(batch))
+        metrics.update(predictions, self.model.task.targets(batch))
         self._eval_loss[0] += self.model.task.evaluation_loss(predictions, batch)
         self._eval_loss[1] += self.model.task.size(batch)
 
-    def _finish_evaluation(self, metrics: nn.ModuleList) -> dict[str, float]:
+    def _finish_evaluation(self, metrics: MetricCollection) -> dict[str, float]:
         total = self.trainer.strategy.reduce(self._eval_loss, reduce_op="sum")
-        return {n: v.item() for n, v in metrics[0].compute().items()} | {"loss": (total[0] / total[1]).item()}
+        return {n: v.item() for n, v in metrics.compute().items()} | {"loss": (total[0] / total[1]).item()}
 
     # -- what a checkpoint holds: the delta, not the frozen backbone
 

@@ -50,9 +50,7 @@ class Bar(Callback):
             )
             self.progress.start()
 
-    def on_train_batch_end(
-        self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self.progress:
             self.progress.advance(self.task)
 

@@ -66,21 +66,15 @@ def fit(
     path = resumable(folder, module)
     with Signals(checkpoints):
         trainer.fit(module, loaders.train, loaders.val, ckpt_path=path, weights_only=True)
-        state = {
-            n.removeprefix("model."): t for n, t in trainer.strategy.lightning_module_state_dict().items()
-        }
+        state = {n.removeprefix("model."): t for n, t in trainer.strategy.lightning_module_state_dict().items()}
         begun = time.perf_counter()
         if loaders.test is not None:
             trainer.test(module, loaders.test, verbose=False)
         tested = time.perf_counter() - begun
     metrics = {f"test/{n}": v for n, v in getattr(module, "test_results", {}).items()}
-    metrics |= {
-        f"val/{n.removeprefix('val_')}": v for n, v in module.history[-1].items() if n.startswith("val_")
-    }
+    metrics |= {f"val/{n.removeprefix('val_')}": v for n, v in module.history[-1].items() if n.startswith("val_")}
     metrics["train/loss"] = module.history[-1]["train_loss"]
-    return Outcome(
-        metrics, module.history, meters.costs(module, config, tested), meters.device, state, module.sessions
-    )
+    return Outcome(metrics, module.history, meters.costs(module, config, tested), meters.device, state, module.sessions)
 
 
 class Meters(Callback):
@@ -98,9 +92,7 @@ class Meters(Callback):
             self.begun = time.perf_counter()
             self.running = True
 
-    def on_train_batch_end(
-        self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.clock.step()
         now = time.perf_counter()
         module.elapsed["train"] += now - self.begun
@@ -169,9 +161,7 @@ def _trainer(config: Config, folder: Path, callbacks: list[Callback]) -> Trainer
         )
     except (MisconfigurationException, RuntimeError, ValueError) as problem:
         text = str(problem).splitlines()[0]
-        raise UserError(
-            f"trainer.accelerator={spec.accelerator} trainer.devices={spec.devices}: {text}"
-        ) from None
+        raise UserError(f"trainer.accelerator={spec.accelerator} trainer.devices={spec.devices}: {text}") from None
 
 
 def _strategy(name: str) -> Any:

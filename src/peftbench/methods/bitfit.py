@@ -15,9 +15,7 @@ class BitFit(Method):
 
     def check(self, backbone: Backbone) -> None:
         if not _biases(backbone):
-            raise Refusal(
-                f"method=bitfit: {backbone.facts.name} has no biases; method=full or method=linear work."
-            )
+            raise Refusal(f"method=bitfit: {backbone.facts.name} has no biases; method=full or method=linear work.")
 
     def adapt(self, backbone: Backbone, plan: Plan) -> None:
         freeze(backbone)

@@ -24,6 +24,8 @@ class LowRankLinear(nn.Linear):
 
     lora_a: nn.Parameter
     lora_b: nn.Parameter
+    scale: float
+    drop: float
 
     @classmethod
     def around(cls, layer: nn.Linear, rank: int, scale: float, dropout: float) -> LowRankLinear:
@@ -31,20 +33,27 @@ class LowRankLinear(nn.Linear):
         new = cls.__new__(cls)
         new.__dict__.update(layer.__dict__)
         weight = layer.weight
-        new.scale, new.dropout = scale, dropout
+        new.scale, new.drop = scale, dropout
         new.lora_a = nn.Parameter(weight.new_empty(rank, layer.in_features))
         new.lora_b = nn.Parameter(weight.new_zeros(layer.out_features, rank))
         nn.init.kaiming_uniform_(new.lora_a, a=math.sqrt(5))
         return new
 
     @property
+    def frozen(self) -> Tensor:
+        """W itself."""
+        weight = self._parameters["weight"]
+        assert weight is not None
+        return weight
+
+    @property
     def weight(self) -> Tensor:  # type: ignore[override]
-        return self._parameters["weight"] + self.scale * (self.lora_b @ self.lora_a)
+        return self.frozen + self.scale * (self.lora_b @ self.lora_a)
 
     def forward(self, x: Tensor) -> Tensor:
-        frozen = F.linear(x, self._parameters["weight"], self.bias)
-        x = F.dropout(x, self.dropout, self.training)
-        return frozen + F.linear(F.linear(x, self.lora_a), self.scale * self.lora_b)
+        plain = F.linear(x, self.frozen, self.bias)
+        x = F.dropout(x, self.drop, self.training)
+        return plain + F.linear(F.linear(x, self.lora_a), self.scale * self.lora_b)
 
 
 @dataclass(frozen=True)
@@ -97,6 +106,5 @@ def _linear_layers(backbone: Backbone) -> dict[str, nn.Linear]:
     return {
         n: m
         for n, m in backbone.net.named_modules()
-        if isinstance(m, nn.Linear)
-        and not isinstance(m, torch.nn.modules.linear.NonDynamicallyQuantizableLinear)
+        if isinstance(m, nn.Linear) and not isinstance(m, torch.nn.modules.linear.NonDynamicallyQuantizableLinear)
     }

@@ -28,9 +28,7 @@ def optimizer(spec: config.Optimizer, named: Sequence[tuple[str, nn.Parameter]])
     return torch.optim.SGD(groups, lr=spec.lr, momentum=momentum, nesterov=nesterov)
 
 
-def schedule(
-    spec: config.Optimizer, inner: torch.optim.Optimizer, steps: int
-) -> torch.optim.lr_scheduler.LambdaLR:
+def schedule(spec: config.Optimizer, inner: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
     """Linear warm-up over `warmup` of the steps, then cosine down to `min_lr`, or constant."""
     warm = round(spec.warmup * steps)
     floor = min(spec.min_lr / spec.lr, 1.0)

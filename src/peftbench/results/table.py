@@ -48,9 +48,7 @@ def _table(records: Sequence[Record], console: Console) -> Table:
             table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
         for record in records:
             table.add_row(*(show(record) for _, _, show in columns))
-        fits = (
-            Measurement.get(console, console.options.update(max_width=1000), table).maximum <= console.width
-        )
+        fits = Measurement.get(console, console.options.update(max_width=1000), table).maximum <= console.width
         extra = next((c for name in _FIRST_TO_GO for c in columns if c[0] == name), None)
         if fits or extra is None:
             return table

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from peftbench.backbones import Backbone
+from peftbench.tasks.base import Extract, Task
 
-Extract = Callable[[Tensor], list[Tensor]]
 
-
-class Classification(nn.Module):
+class Classification(Task):
     """`head`: Linear(width, classes), weights N(0, 0.02) cut at two sigma, bias 0."""
-
-    uses_tail = True
 
     def __init__(self, backbone: Backbone, classes: Sequence[str], label_smoothing: float = 0.0) -> None:
         super().__init__()
@@ -40,7 +37,7 @@ class Classification(nn.Module):
     def metrics(self) -> MetricCollection:
         """What `update(predictions, labels)` measures: top-1, mean per class and, from six classes on, top-5."""
         n = len(self.classes)
-        wanted = {
+        wanted: dict[str, Metric | MetricCollection] = {
             "accuracy": MulticlassAccuracy(n, average="micro"),
             "class_accuracy": MulticlassAccuracy(n, average="macro"),
         }
@@ -48,15 +45,12 @@ class Classification(nn.Module):
             wanted["top5"] = MulticlassAccuracy(n, top_k=5, average="micro")
         return MetricCollection(wanted)
 
-    @staticmethod
-    def evaluation_loss(predictions: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
+    def evaluation_loss(self, predictions: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
         """Cross-entropy without smoothing, summed over the batch."""
         return F.cross_entropy(predictions.float(), batch[1], reduction="sum")
 
-    @staticmethod
-    def targets(batch: tuple[Tensor, Tensor]) -> Tensor:
+    def targets(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         return batch[1]
 
-    @staticmethod
-    def size(batch: tuple[Tensor, Tensor]) -> int:
+    def size(self, batch: tuple[Tensor, Tensor]) -> int:
         return batch[1].shape[0]

@@ -1,0 +1,46 @@
+# Everything runs in .venv, made when it is missing. PYTHON chooses the interpreter (3.11 to 3.13).
+PYTHON ?= python3
+BIN := .venv/bin
+# bytecode is compiled once, at installation, also where PYTHONDONTWRITEBYTECODE is set
+export UV_COMPILE_BYTECODE := 1
+
+.PHONY: quickstart test test-all smoke bench lint format lock clean
+
+quickstart: .venv/ready  ## fine-tune a pretrained backbone on photos and show the table
+	$(BIN)/peftbench experiment=quickstart
+
+test: .venv/ready        ## the fast tests
+	$(BIN)/python -m pytest
+
+test-all: .venv/ready    ## the slow ones too
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+smoke: .venv/ready       ## every method x one backbone of each family x every task, two batches each
+	$(BIN)/python scripts/smoke.py
+
+bench: .venv/ready       ## the benchmarks; prints the tables of docs/benchmarks.md
+	$(BIN)/python scripts/bench.py
+
+lint: .venv/ready
+	$(BIN)/ruff check src scripts tests
+	$(BIN)/ruff format --check src scripts tests
+	$(BIN)/mypy
+
+format: .venv/ready
+	$(BIN)/ruff check --fix src scripts tests
+	$(BIN)/ruff format src scripts tests
+
+.venv/ready: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else "peftbench needs Python 3.11 to 3.13; this is %d.%d: make PYTHON=python3.12 …" % v)'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
+	touch $@
+
+lock:                    ## pins and hashes of everything, for every supported Python
+	uv pip compile pyproject.toml --extra dev --universal --generate-hashes --no-emit-index-url --no-annotate \
+	  --python-version 3.11 --quiet --output-file requirements.txt
+
+clean:
+	rm -rf .venv
