@@ -20,9 +20,8 @@ from rich.console import Console
 
 from peftbench import backbones, costs, deltas, loggers
 from peftbench.config import Config, run_id
-from peftbench.data import DataSet, Splits, Transform, loaders
-from peftbench.data.base import split_hash
-from peftbench.data.loading import IMAGENET, mix
+from peftbench.data.base import DataSet, Splits, split_hash
+from peftbench.data.loading import IMAGENET, Transform, loaders, mix
 from peftbench.errors import Refusal, UserError
 from peftbench.fit import CHECKPOINT, Outcome, Stopped, fit
 from peftbench.fit.progress import bar

@@ -23,8 +23,7 @@ def meta(spec: config.Backbone, size: int | None = None) -> Backbone:
     """
     _known(spec)
     with torch.device("meta"):
-        net = _create(spec, size)
-        return Backbone(net, spec.name, spec.family, _input_size(net, size))
+        return _wrap(spec, _create(spec, size), size)
 
 
 def build(spec: config.Backbone, size: int | None = None) -> Backbone:
@@ -35,8 +34,18 @@ def build(spec: config.Backbone, size: int | None = None) -> Backbone:
     """
     _known(spec)
     state = fetch(spec.name, spec.weights) if spec.pretrained else None
-    net = _create(spec, size, state)
-    return Backbone(net, spec.name, spec.family, _input_size(net, size))
+    return _wrap(spec, _create(spec, size, state), size)
+
+
+def _wrap(spec: config.Backbone, net: Any, size: int | None) -> Backbone:
+    try:
+        return Backbone(net, spec.name, spec.family, _input_size(net, size))
+    except (RuntimeError, AssertionError, ValueError):  # its forward pass fails at this size
+        if size is None:
+            raise
+        raise Refusal(
+            f"data.size={size}: {spec.name} is built for one input size, or for larger images; leave data.size out."
+        ) from None
 
 
 def _known(spec: config.Backbone) -> None:

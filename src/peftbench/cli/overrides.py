@@ -8,8 +8,8 @@ from pathlib import Path
 
 from peftbench.cli.groups import groups, names, roots
 from peftbench.config import TOP
-from peftbench.data.vtab_names import ALIASES
 from peftbench.errors import UserError, nearest
+from peftbench.vtab import ALIASES
 
 _TAKES_VALUE = {
     "--cfg",

@@ -1,6 +1,4 @@
-"""Data sets: one file a family. `base.py` is the contract, `loading.py` makes loaders of any of them."""
+"""Data sets: one file a family. `base.py` is the contract, `loading.py` makes loaders of any of them.
 
-from peftbench.data.base import DataSet, Split, Splits
-from peftbench.data.loading import Loaders, Transform, loaders
-
-__all__ = ["DataSet", "Loaders", "Split", "Splits", "Transform", "loaders"]
+Nothing is imported here: the options of a data set are read without importing torch.
+"""

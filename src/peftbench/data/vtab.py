@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from peftbench.data.base import DataSet, Split, Splits
-from peftbench.data.vtab_names import ALIASES
 from peftbench.errors import UserError
+from peftbench.vtab import ALIASES
 
 _LISTS = {"train": "train800.txt", "val": "val200.txt", "trainval": "train800val200.txt", "test": "test.txt"}
 

@@ -64,6 +64,9 @@ class Fit(LightningModule):
         scheduler = optim.schedule(self.config.optimizer, inner, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def on_train_start(self) -> None:
+        self.model.train()  # Lightning keeps the modes it finds, and a backbone is built in eval mode
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         torch.manual_seed(mix(self.config.seed, self.current_epoch, batch_idx, self.global_rank, 1))
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from peftbench.config import Config
 from peftbench.costs import PeakMemory, StepClock
-from peftbench.data import Loaders
+from peftbench.data.loading import Loaders
 from peftbench.errors import UserError
 from peftbench.fit.checkpoint import Checkpoints, Signals, resumable
 from peftbench.fit.module import Fit

@@ -1,0 +1,46 @@
+"""What all tests share: the command line in process, and the smallest real run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is imported: no test asks the network
+
+Result = tuple[int, str, str]
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Result]:
+    """`cli(*words)` runs the command line with `output_dir=<tmp_path>` and returns (status, stdout, stderr)."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.delenv("PEFTBENCH_DATA", raising=False)
+
+    def call(*words: str) -> Result:
+        from peftbench.cli.main import main
+
+        place = [] if any(w.startswith("output_dir=") for w in words) else [f"output_dir={tmp_path}"]
+        capsys.readouterr()
+        status = main([*words, *place])
+        told = capsys.readouterr()
+        return status, told.out, told.err
+
+    return call
+
+
+@pytest.fixture
+def tiny() -> list[str]:
+    """Overrides of the fastest real run; `method=` is left to the test."""
+    return [
+        "backbone=resnet_nano",
+        "backbone.pretrained=false",
+        "data=digits",
+        "data.size=32",
+        "trainer.epochs=1",
+        "trainer.max_batches=2",
+        "data.batch_size=16",
+        "trainer.progress=false",
+    ]

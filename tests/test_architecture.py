@@ -1,0 +1,126 @@
+"""The rules of the tree: one direction of imports, one place for each dependency, cheap answers without torch."""
+
+import ast
+import dataclasses
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from peftbench.cli.groups import describe, names
+from peftbench.config import CONFIGS
+from peftbench.declared import declared
+
+SOURCE = Path(__file__).parents[1] / "src" / "peftbench"
+# A module imports from layers before its own, and from its own package.
+LAYERS = [
+    {"errors"},
+    {"declared", "vtab"},
+    {"config"},
+    {"backbones"},
+    {"pruning"},
+    {"methods"},
+    {"tasks"},
+    {"model"},
+    {"taps", "deltas", "costs", "optim", "data"},
+    {"results"},
+    {"loggers"},
+    {"fit", "plan", "export", "serve"},
+    {"pipeline"},
+    {"cli"},
+]
+OWNERS = {
+    "hydra": {"cli"},
+    "lightning": {"fit"},
+    "timm": {"backbones"},
+    "wandb": {"loggers"},
+    "omegaconf": {"cli", "pipeline"},
+}
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {a.name for a in node.names}
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{a.name}" for a in node.names} if node.module == "peftbench" else {node.module}
+    return found
+
+
+def unit(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+FILES = [p for p in SOURCE.rglob("*.py") if p != SOURCE / "__init__.py"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(SOURCE).as_posix())
+def test_imports_go_one_way_and_each_dependency_has_its_place(path):
+    level = {name: i for i, layer in enumerate(LAYERS) for name in layer}
+    mine = unit(path)
+    for module in imports(path):
+        root, _, rest = module.partition(".")
+        if root in OWNERS:
+            assert mine in OWNERS[root], f"{mine} imports {module}"
+        if root == "peftbench" and rest and (theirs := rest.partition(".")[0]) in level and theirs != mine:
+            if (mine, module) in {("pipeline", "peftbench.cli.compose"), ("cli", "peftbench.cli.compose")}:
+                continue  # count_parameters takes the words of the command line
+            assert level[theirs] < level[mine], f"{mine} imports {module}"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["list", "backbones"],
+        ["--cfg", "job"],
+        ["method=lorra"],
+        ["method.rank=abc"],
+        ["method.rnk=3"],
+        ["task=detection"],
+        ["trainer.precision=16", "trainer.accelerator=cpu"],
+    ],
+    ids=" ".join,
+)
+def test_cheap_answers_do_not_import_torch(words):
+    code = f"import sys; from peftbench.cli.main import main; main({words!r}); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("False\n"), done.stdout + done.stderr
+
+
+def classes() -> list[str]:
+    """The import paths of every shipped method and data set."""
+    import yaml
+
+    found = set()
+    for group in ("method", "data"):
+        for path in names(group, [CONFIGS]).values():
+            content = yaml.safe_load(path.read_text())
+            found.add(content.get("data", content)["path"])
+    return sorted(found)
+
+
+@pytest.mark.parametrize("path", classes())
+def test_fields_read_from_source_are_those_of_the_imported_class(path):
+    module, _, name = path.rpartition(".")
+    kind = getattr(importlib.import_module(module), name)
+    ours = declared(path, "path").fields
+    theirs = {f.name: ... if f.default is dataclasses.MISSING else f.default for f in dataclasses.fields(kind)}
+    assert {n: d for n, (_, d) in ours.items()} == theirs
+
+
+@pytest.mark.parametrize(
+    "group", ["method", "backbone", "data", "trainer", "optimizer", "task", "logger", "experiment"]
+)
+def test_every_yaml_says_what_it_is(group):
+    for name, path in names(group, [CONFIGS]).items():
+        assert len(describe(path)) > 10, f"{group}/{name} has no describing first line"
+
+
+def test_a_method_is_one_file_and_one_yaml():
+    files = {p.stem for p in (SOURCE / "methods").glob("*.py")} - {"__init__", "base"}
+    assert set(names("method", [CONFIGS])) == files

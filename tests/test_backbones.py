@@ -1,0 +1,226 @@
+"""Backbones: taps and tail to the bit, maps, weights from every source."""
+
+import pickle
+
+import pytest
+import safetensors.torch
+import torch
+
+from peftbench import backbones, config
+from peftbench.backbones.backbone import WHOLE
+from peftbench.errors import Refusal, UserError
+
+FAMILIES = [  # (timm name, arguments that make it small, input size)
+    ("vit_tiny_patch16_224", {"depth": 2, "img_size": 64}, 64),
+    ("vit_tiny_patch16_224", {"depth": 2, "img_size": 64, "global_pool": "avg"}, 64),
+    ("deit3_small_patch16_224", {"depth": 2, "img_size": 64, "embed_dim": 96, "num_heads": 3}, 64),
+    ("vit_small_patch14_reg4_dinov2", {"depth": 2, "img_size": 56, "embed_dim": 96, "num_heads": 3}, 56),
+    ("beit_base_patch16_224", {"depth": 2, "embed_dim": 48, "num_heads": 2, "img_size": 64}, 64),
+    ("resnet18", {}, 64),
+    ("tf_efficientnet_lite0", {}, 64),
+    ("mobilenetv3_small_100", {}, 64),
+    ("convnext_atto", {}, 64),
+    ("regnety_002", {}, 64),
+    ("mobilevit_xxs", {}, 64),
+    ("edgenext_xx_small", {}, 64),
+    ("efficientformer_l1", {}, 224),
+    ("efficientformerv2_s0", {}, 224),
+    ("fastvit_t8", {}, 64),
+    ("repvit_m0_9", {}, 64),
+    ("levit_128s", {}, 224),
+    ("coatnet_nano_rw_224", {"img_size": 64}, 64),
+    ("swin_tiny_patch4_window7_224", {"img_size": 64, "depths": (1, 1, 2, 1)}, 64),
+    ("pvt_v2_b0", {}, 64),
+]
+
+
+def spec(name, args=None, **more):
+    return config.Backbone(name=name, args=args or {}, pretrained=False, **more)
+
+
+@pytest.mark.parametrize(("name", "args", "size"), FAMILIES, ids=[f"{f[0]}-{i}" for i, f in enumerate(FAMILIES)])
+def test_taps_and_tail_reproduce_timm_to_the_bit(name, args, size):
+    torch.manual_seed(0)
+    backbone = backbones.build(spec(name, args), size)
+    facts = backbone.facts
+    assert facts.taps[-1].module != WHOLE
+    assert backbones.meta(spec(name, args), size).facts == facts
+    x = torch.randn(2, 3, size, size)
+    with torch.no_grad():
+        taps = backbone.taps(x)
+        expected = backbone.net.forward_head(backbone.net.forward_features(x), pre_logits=True)
+        assert torch.equal(backbone.pool(taps[-1]), expected)
+        assert torch.equal(backbone.taps(x, [-1])[0], taps[-1])
+    assert expected.shape == (2, facts.width)
+    for tap, fact in zip(taps, facts.taps, strict=True):
+        assert tuple(tap.shape[1:]) == fact.shape
+    for map_, fact in zip(backbone.maps(taps), facts.taps, strict=True):
+        assert map_.shape[:2] == (2, fact.channels)
+        assert abs(map_.shape[2] - size / fact.reduction) <= 1
+    assert not any(m._forward_hooks for m in backbone.net.modules())
+
+
+def test_a_model_that_cannot_be_cut_has_its_whole_output_as_tap():
+    backbone = backbones.build(spec("cait_xxs24_224", {"img_size": 64, "depth": 2}), 64)
+    assert [t.module for t in backbone.facts.taps] == [WHOLE]
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = backbone.net.forward_head(backbone.net.forward_features(x), pre_logits=True)
+        assert torch.equal(backbone.pool(backbone.taps(x)[-1]), expected)
+
+
+def test_maps_of_tokens_drop_the_prefix_and_keep_the_grid():
+    backbone = backbones.build(spec("vit_tiny_patch16_224", {"depth": 1, "img_size": 32}), 32)
+    tap = torch.arange(5 * 192.0).reshape(1, 5, 192)
+    (map_,) = backbone.maps([tap])
+    assert map_.shape == (1, 192, 2, 2)
+    assert torch.equal(map_[0, :, 0, 1], tap[0, 2])
+
+
+def test_the_fingerprint_is_of_names_shapes_and_bytes():
+    torch.manual_seed(0)
+    a = backbones.build(spec("resnet18"))
+    torch.manual_seed(0)
+    assert backbones.build(spec("resnet18")).fingerprint == a.fingerprint
+    torch.manual_seed(1)
+    assert backbones.build(spec("resnet18")).fingerprint != a.fingerprint
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+@pytest.mark.parametrize("classes", [0, 7])
+def test_a_local_file_is_loaded_whole_with_or_without_a_classifier(tmp_path, suffix, classes):
+    import timm
+
+    net = timm.create_model("resnet18", num_classes=classes)
+    path = tmp_path / f"weights{suffix}"
+    if suffix == ".pth":
+        torch.save({"state_dict": {f"module.{k}": v for k, v in net.state_dict().items()}}, path)
+    else:
+        safetensors.torch.save_file(net.state_dict(), path)
+    backbone = backbones.build(config.Backbone(name="resnet18", weights=str(path)))
+    for name, tensor in backbone.net.state_dict().items():
+        assert torch.equal(tensor, net.state_dict()[name]), name
+    assert backbone.net.pretrained_cfg["state_dict"] is None
+
+
+def test_mismatching_keys_and_shapes_are_reported(tmp_path):
+    import timm
+
+    state = timm.create_model("resnet18", num_classes=0).state_dict()
+    state["layer1.0.conv1.weight"] = torch.zeros(3, 3)
+    state["new.weight"] = torch.zeros(1)
+    del state["layer2.0.conv1.weight"]
+    path = tmp_path / "weights.safetensors"
+    safetensors.torch.save_file(state, path)
+    with pytest.raises(UserError) as mistake:
+        backbones.build(config.Backbone(name="resnet18", weights=str(path)))
+    for part in (str(path), "layer2.0.conv1.weight", "new.weight", "layer1.0.conv1.weight", "[3, 3]"):
+        assert part in str(mistake.value)
+
+
+class Payload:
+    def __reduce__(self):
+        return (exec, ("raise SystemExit('ran')",))
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pkl"])
+def test_a_pickle_is_refused_and_does_not_run(tmp_path, suffix):
+    path = tmp_path / f"weights{suffix}"
+    if suffix == ".pth":
+        torch.save({"w": Payload()}, path)
+    else:
+        path.write_bytes(pickle.dumps(Payload()))
+    with pytest.raises(UserError, match="Python objects"):
+        backbones.build(config.Backbone(name="resnet18", weights=str(path)))
+
+
+def test_weights_from_the_hub_are_read_from_its_file(tmp_path, monkeypatch):
+    import timm
+
+    net = timm.create_model("resnet18")
+    path = tmp_path / "model.safetensors"
+    safetensors.torch.save_file(net.state_dict(), path)
+    asked = []
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *a, **k: asked.append(a) or str(path))
+    backbone = backbones.build(config.Backbone(name="resnet18.a1_in1k"))
+    assert asked == [("timm/resnet18.a1_in1k", "model.safetensors")]
+    assert torch.equal(backbone.net.conv1.weight, net.conv1.weight)
+
+
+def test_without_a_network_the_message_says_what_works(monkeypatch):
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def fail(*args, **kwargs):
+        raise LocalEntryNotFoundError("no network")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
+    with pytest.raises(UserError, match=r"could not be fetched from timm/resnet18\.a1_in1k .*backbone\.weights=<file>"):
+        backbones.build(config.Backbone(name="resnet18.a1_in1k"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"name": "resnet19"}, "no such model (did you mean 'resnet18'?)"),
+        ({"name": "resnet18.nothing_in1k"}, "no weights 'nothing_in1k'"),
+        ({"name": "resnet18", "args": {"nothing": 1}}, "backbone.args.nothing"),
+        ({"name": "vgg11", "drop_path": 0.1}, "has no drop-path"),
+        ({"name": "resnet18", "weights": "package:nothing", "pretrained": True}, "shipped are"),
+        ({"name": "resnet18", "weights": "package:efficientnet_lite0", "pretrained": True}, "fit tf_efficientnet_l"),
+        ({"name": "resnet18", "weights": "nowhere.pth", "pretrained": True}, "there is no such file"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_built_is_one_sentence(wrong, says):
+    with pytest.raises(UserError) as mistake:
+        backbones.build(config.Backbone(**{"pretrained": False, **wrong}))
+    assert says in str(mistake.value)
+    assert "\n" not in str(mistake.value)
+
+
+def test_a_model_of_one_input_size_refuses_another():
+    with pytest.raises(Refusal, match="built for one input size"):
+        backbones.meta(spec("efficientformer_l1"), 64)
+
+
+def test_another_input_size_resamples_position_embeddings(tmp_path):
+    import timm
+
+    net = timm.create_model("vit_tiny_patch16_224", depth=1, num_classes=0)
+    path = tmp_path / "weights.safetensors"
+    safetensors.torch.save_file(net.state_dict(), path)
+    args = {"depth": 1}
+    backbone = backbones.build(config.Backbone(name="vit_tiny_patch16_224", weights=str(path), args=args), 64)
+    assert backbone.facts.input_size == 64
+    assert backbone.net.pos_embed.shape == (1, 17, 192)
+
+
+@pytest.mark.parametrize("name", ["vit_nano", "resnet_nano", "hybrid_nano"])
+def test_the_small_backbones_are_small_and_shipped(name):
+    import peftbench
+    from peftbench.backbones.weights import HERE
+
+    path = HERE / f"{name}.safetensors"
+    assert path.stat().st_size <= 4_000_000
+    backbone = backbones.build(peftbench.compose(f"backbone={name}").backbone)
+    assert backbone.facts.parameters < 2_000_000
+    assert backbone.facts.input_size == 64
+
+
+def test_efficientnet_lite0_recognises_photos_and_would_not_with_wrong_preprocessing():
+    """The weights fit in order only: a wrong place or normalisation would cost points silently."""
+    import timm
+    from sklearn.datasets import load_sample_images
+
+    from peftbench.backbones.weights import fetch
+    from peftbench.data.loading import decode
+
+    net = timm.create_model("tf_efficientnet_lite0")
+    net.load_state_dict(fetch("tf_efficientnet_lite0", "package:efficientnet_lite0"))
+    net.eval()
+    china, flower = load_sample_images().images
+    images = torch.stack([torch.from_numpy(decode(i, 224, "bicubic").copy()) for i in (china, flower)])
+    with torch.no_grad():
+        logits = net((images.float() - 127.5) / 127.5)
+    # ImageNet-1k: palace 698, monastery 663, bell cote 442, stupa 832, boathouse 449; daisy 985
+    assert set(logits[0].topk(5).indices.tolist()) & {698, 663, 442, 832, 449}
+    assert 985 in logits[1].topk(5).indices.tolist()

@@ -1,0 +1,206 @@
+"""Methods: each trains exactly what it says, differs from its neighbours, and leaves what is frozen frozen."""
+
+import dataclasses
+
+import pytest
+import torch
+
+import peftbench
+from peftbench import backbones, config
+from peftbench.cli.groups import names
+from peftbench.config import CONFIGS
+from peftbench.data.loading import mix
+from peftbench.methods.base import Plan
+from peftbench.methods.lora import LoRA, LowRankLinear
+from peftbench.model import Model
+from peftbench.pipeline import build
+from peftbench.tasks import Classification
+
+# A method added later is one row: its parameters on ViT-B/16, ResNet-50, EfficientFormer-L1 and Swin-B, from the
+# formulas in the comments; None where it refuses.
+COUNTS = {
+    # every weight of timm's model without its classifier
+    "full": {"vit_b": 85_798_656, "resnet50": 23_508_032, "efficientformer_l1": 11_391_928, "swin_b": 86_743_224},
+    "linear": {"vit_b": 0, "resnet50": 0, "efficientformer_l1": 0, "swin_b": 0},
+    # ViT-B: 12 (768 + 2304 + 768 + 768 + 3072 + 768) + 768 (patches) + 768 (norm); ResNet-50: batch-norm biases
+    "bitfit": {"vit_b": 102_912, "resnet50": 26_560, "efficientformer_l1": None, "swin_b": None},
+    # ViT-B: 12 x 8 x (768 + 2304 + 768 + 768 + 768 + 3072 + 3072 + 768)
+    "lora": {"vit_b": 1_179_648, "resnet50": None, "efficientformer_l1": None, "swin_b": None},
+}
+COUNTS["bitfit"] |= {"efficientformer_l1": "formula", "swin_b": "formula"}
+COUNTS["lora"] |= {"efficientformer_l1": "formula", "swin_b": "formula"}
+# Pretrained: with random weights timm starts the last norm of a residual branch at zero, and its inside is dead.
+SMALL = {
+    "vit": config.Backbone(
+        "vit_tiny_patch16_224", args={"img_size": 32, "depth": 2, "embed_dim": 48}, pretrained=False
+    ),
+    "cnn": peftbench.compose("backbone=resnet_nano").backbone,
+    "hybrid": peftbench.compose("backbone=hybrid_nano").backbone,
+}
+
+
+def test_every_method_has_its_row():
+    assert set(COUNTS) == set(names("method", [CONFIGS]))
+
+
+def expected(method, name):
+    """The count by formula over the layers, where it is not a plain figure."""
+    count = COUNTS[method][name]
+    if count != "formula":
+        return count
+    net = backbones.meta(peftbench.compose(f"backbone={name}").backbone).net
+    if method == "bitfit":
+        return sum(p.numel() for n, p in net.named_parameters() if n.split(".")[-1] == "bias")
+    linear = [m for m in net.modules() if isinstance(m, torch.nn.Linear)]
+    return sum(8 * (m.in_features + m.out_features) for m in linear)
+
+
+@pytest.mark.parametrize("method", COUNTS)
+@pytest.mark.parametrize("name", ["vit_b", "resnet50", "efficientformer_l1", "swin_b"])
+def test_exact_parameter_counts(method, name):
+    count = expected(method, name)
+    if count is None:
+        with pytest.raises(peftbench.Refusal, match=r"petah"):
+            peftbench.count_parameters(method, name)
+    else:
+        assert peftbench.count_parameters(method, name) == count
+
+
+def test_counts_follow_the_options():
+    assert peftbench.count_parameters("lora", "vit_b", rank=4) == 589_824
+    # query, key and value inputs alone: 12 x 8 x (768 + 2304), the 0.29 M of the literature
+    assert peftbench.count_parameters("lora", "vit_b", layers=["*qkv"]) == 294_912
+    assert peftbench.count_parameters("lora", "vit_g") == 40 * 8 * ((1408 * 4) + 2 * 1408 + 2 * (1408 + 6144))
+
+
+def make(method, family, classes=3):
+    torch.manual_seed(0)
+    backbone = backbones.build(SMALL[family], 32)
+    built = build(peftbench.compose(f"method={method}").method)
+    built.check(backbone)
+    model = Model(backbone, Classification(backbone, ["x"] * classes))
+    model.adapted(built.adapt(backbone, Plan()))
+    return model
+
+
+def batch(n=8):
+    g = torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8, generator=g), torch.arange(n) % 3
+
+
+def steps(model, n=3):
+    optimizer = torch.optim.AdamW([p for _, p in model.trainable()], lr=1e-2, weight_decay=0.5)
+    losses = []
+    for _ in range(n):
+        model.train()
+        loss = model.loss(batch())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def methods_on(family):
+    for method in sorted(COUNTS):
+        backbone = backbones.meta(SMALL[family], 32)
+        try:
+            build(peftbench.compose(f"method={method}").method).check(backbone)
+        except peftbench.Refusal:
+            continue
+        yield method
+
+
+PAIRS = [(m, f) for f in SMALL for m in methods_on(f)]
+
+
+@pytest.mark.parametrize(("method", "family"), PAIRS)
+def test_what_is_frozen_stays_bit_identical_and_what_trains_moves(method, family):
+    model = make(method, family)
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    trained = {n for n, _ in model.trainable()}
+    steps(model)
+    after = model.state_dict()
+    for name, tensor in before.items():
+        same = torch.equal(tensor, after[name])
+        if name in trained:
+            assert not same, f"{name} should train"
+        elif method != "full":  # full fine-tuning moves batch-norm statistics too
+            assert same, f"{name} should be frozen"
+
+
+@pytest.mark.parametrize(("method", "family"), PAIRS)
+def test_training_lowers_the_loss(method, family):
+    losses = steps(make(method, family), 12)
+    assert losses[-1] < losses[0] - 0.03
+
+
+@pytest.mark.parametrize("family", SMALL)
+def test_no_two_methods_compute_the_same(family):
+    """Different trajectories from the same start: a copied method would show."""
+    seen = {m: tuple(steps(make(m, family), 4)) for m in methods_on(family)}
+    assert len(set(seen.values())) == len(seen)
+    starts = {losses[0] for m, losses in seen.items() if not (m == "full" and family != "vit")}
+    assert max(starts) - min(starts) < 1e-5, "every method starts as the backbone it adapts"
+
+
+def test_the_linear_probe_sends_nothing_into_the_backbone():
+    model = make("linear", "vit")
+    for parameter in model.backbone.parameters():
+        parameter.requires_grad = True  # on purpose: no gradient may arrive all the same
+    model.train()
+    model.loss(batch()).backward()
+    inside = {n: p.grad for n, p in model.backbone.named_parameters()}
+    tail = {f"net.{t}" for t in model.backbone.facts.tail}
+    assert all(g is None for n, g in inside.items() if n.rsplit(".", 1)[0] not in tail)
+
+
+def test_modes_frozen_norms_never_move_and_drop_path_is_off_under_side_methods():
+    spec = dataclasses.replace(SMALL["vit"], drop_path=0.5)
+    for method, live in (("linear", False), ("lora", True)):
+        backbone = backbones.build(spec, 32)
+        model = Model(backbone, Classification(backbone, ["x"] * 3))
+        model.adapted(build(peftbench.compose(f"method={method}").method).adapt(backbone, Plan()))
+        model.train()
+        drops = [m for m in backbone.modules() if type(m).__name__ == "DropPath"]
+        assert drops
+        assert all(m.training is live for m in drops)
+        with torch.no_grad():
+            torch.manual_seed(0)
+            first = model(batch()[0])
+            second = model(batch()[0])
+        assert torch.equal(first, second) is not live
+    cnn = make("bitfit", "cnn").train()
+    assert not any(m.training for m in cnn.backbone.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    full = make("full", "cnn").train()
+    assert all(m.training for m in full.backbone.modules() if isinstance(m, torch.nn.BatchNorm2d))
+
+
+def test_lora_computes_the_papers_formula():
+    torch.manual_seed(0)
+    plain = torch.nn.Linear(6, 4)
+    layer = LowRankLinear.around(plain, rank=2, scale=0.5, dropout=0.0)
+    assert layer.frozen is plain.weight
+    x = torch.randn(3, 6)
+    assert torch.equal(layer(x), plain(x))
+    torch.nn.init.normal_(layer.lora_b)
+    want = x @ (plain.weight + 0.5 * layer.lora_b @ layer.lora_a).T + plain.bias
+    assert torch.allclose(layer(x), want, atol=1e-6)
+    assert torch.allclose(torch.nn.functional.linear(x, layer.weight, layer.bias), want, atol=1e-6)
+    assert set(layer.state_dict()) == {"weight", "bias", "lora_a", "lora_b"}
+
+
+def test_lora_reaches_layers_whose_weight_is_read_directly():
+    spec = config.Backbone(
+        "beit_base_patch16_224", args={"img_size": 32, "depth": 1, "embed_dim": 48, "num_heads": 2}, pretrained=False
+    )
+    backbone = backbones.build(spec, 32)
+    model = Model(backbone, Classification(backbone, ["x"] * 3))
+    model.adapted(LoRA(rank=2).adapt(backbone, Plan()))
+    model.loss(batch()).backward()
+    assert all(p.grad is not None for _, p in model.trainable())
+
+
+def test_seeds_mix_to_different_numbers():
+    assert len({mix(a, b, c) for a in range(5) for b in range(5) for c in range(5)}) == 125
+    assert mix(0, 1) != mix(1, 0)
