@@ -11,7 +11,7 @@ from peftbench.cli.groups import names
 from peftbench.config import CONFIGS
 from peftbench.data.loading import mix
 from peftbench.methods.base import Plan
-from peftbench.methods.lora import LoRA, LowRankLinear
+from peftbench.methods.lora import LoRA, LowRankLinear, LowRankWeight
 from peftbench.model import Model
 from peftbench.pipeline import build
 from peftbench.tasks import Classification
@@ -176,18 +176,23 @@ def test_modes_frozen_norms_never_move_and_drop_path_is_off_under_side_methods()
     assert all(m.training for m in full.backbone.modules() if isinstance(m, torch.nn.BatchNorm2d))
 
 
-def test_lora_computes_the_papers_formula():
+@pytest.mark.parametrize("kind", [LowRankLinear, LowRankWeight])
+def test_lora_computes_the_papers_formula(kind):
     torch.manual_seed(0)
     plain = torch.nn.Linear(6, 4)
-    layer = LowRankLinear.around(plain, rank=2, scale=0.5, dropout=0.0)
-    assert layer.frozen is plain.weight
+    layer = kind.around(plain, rank=2, scale=0.5, dropout=0.0)
     x = torch.randn(3, 6)
-    assert torch.equal(layer(x), plain(x))
+
+    def answer():
+        weight = layer.weight if kind is LowRankWeight else None
+        return layer(x) if weight is None else torch.nn.functional.linear(x, weight, layer.bias)
+
+    assert torch.equal(answer(), plain(x))
     torch.nn.init.normal_(layer.lora_b)
     want = x @ (plain.weight + 0.5 * layer.lora_b @ layer.lora_a).T + plain.bias
-    assert torch.allclose(layer(x), want, atol=1e-6)
-    assert torch.allclose(torch.nn.functional.linear(x, layer.weight, layer.bias), want, atol=1e-6)
+    assert torch.allclose(answer(), want, atol=1e-6)
     assert set(layer.state_dict()) == {"weight", "bias", "lora_a", "lora_b"}
+    assert layer.state_dict()["weight"].data_ptr() == plain.weight.data_ptr()
 
 
 def test_lora_reaches_layers_whose_weight_is_read_directly():

@@ -31,7 +31,8 @@ class Facts:
     """What is known of a backbone without its weights.
 
     `taps` in order of depth, `tail` the modules between the last tap and `forward_head`, `width` the number of
-    pooled features, `prefix` the number of class and register tokens, `parameters` the count without classifier.
+    pooled features, `prefix` the number of class and register tokens, `parameters` the count without classifier,
+    `called` the modules whose forward runs (some models read a layer's weight instead).
     """
 
     name: str
@@ -42,6 +43,7 @@ class Facts:
     width: int
     prefix: int
     parameters: int
+    called: frozenset[str]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: str
@@ -142,7 +144,7 @@ class Backbone(nn.Module):
         info = getattr(self.net, "feature_info", None) or []
         info = [dict(i) for i in getattr(info, "info", info)]
         with torch.no_grad():
-            taps, tail, features = self._cut(image, info)
+            taps, tail, features, called = self._cut(image, info)
             pooled = self.net.forward_head(features, pre_logits=True)
         if not taps:  # no cut reproduces this model: its whole output is the only tap
             shape = tuple(features.shape[1:])
@@ -157,12 +159,13 @@ class Backbone(nn.Module):
             width=pooled.shape[-1],
             prefix=prefix,
             parameters=sum(p.numel() for p in self.net.parameters()),
+            called=called,
             mean=tuple(cfg["mean"]),
             std=tuple(cfg["std"]),
             interpolation=cfg.get("interpolation") or "bicubic",
         )
 
-    def _cut(self, image: Tensor, info: list[dict[str, Any]]) -> tuple[list[Tap], list[str], Tensor]:
+    def _cut(self, image: Tensor, info: list[dict[str, Any]]) -> tuple[list[Tap], list[str], Tensor, frozenset[str]]:
         """Taps and tail found by watching one forward pass; none where replaying the tail gives other bits."""
         modules = dict(self.net.named_modules())
         names = [i.get("module", "") for i in info]
@@ -170,10 +173,12 @@ class Backbone(nn.Module):
         tail: list[str] = []
         inside: list[str] = []
         found: dict[str, Tensor] = {}
+        called: set[str] = set()
 
         def enter(name: str):
             def hook(module: nn.Module, args: Any) -> None:
-                if names[-1] in found and not inside:
+                called.add(name)
+                if usable and names[-1] in found and not inside:
                     tail.append(name)
                     inside.append(name)
 
@@ -189,26 +194,25 @@ class Backbone(nn.Module):
             return hook
 
         handles: list[Any] = []
-        if usable:
-            for name, module in modules.items():
-                if name:
-                    handles.append(module.register_forward_pre_hook(enter(name)))
-                    handles.append(module.register_forward_hook(leave(name)))
+        for name, module in modules.items():
+            if name:
+                handles.append(module.register_forward_pre_hook(enter(name)))
+                handles.append(module.register_forward_hook(leave(name)))
         try:
             features = self.net.forward_features(image)
         finally:
             for handle in handles:
                 handle.remove()
         if set(names) - set(found) or not usable:
-            return [], [], features
+            return [], [], features, frozenset(called)
         tail = [n for n in tail if _changes(modules[n])]
         if not self._replays(found[names[-1]], tail, features):
-            return [], [], features
+            return [], [], features, frozenset(called)
         taps = [
             Tap(n, i["num_chs"], i["reduction"], tuple(found[n].shape[1:]), _layout(found[n], i["num_chs"]))
             for n, i in zip(names, info, strict=True)
         ]
-        return taps, tail, features
+        return taps, tail, features, frozenset(called)
 
     def _replays(self, tap: Tensor, tail: list[str], expected: Tensor) -> bool:
         try:

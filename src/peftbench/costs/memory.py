@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import resource
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,23 +27,50 @@ class PeakMemory:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        self._held: dict[str, int] = {}
 
     def start(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-            torch.cuda.reset_peak_memory_stats(self.device)
-            return
-        self._resettable = _reset_peak()
-        self._before = _resident() if self._resettable else _peak()
+        """Counting begins now."""
+        _give_back()
+        self._held = {}
+        self._before = 0
+        self._resettable = self._reset()
+        if self.device.type != "cuda":
+            self._before = _resident() if self._resettable else _peak()
 
     def read(self) -> dict[str, Any]:
         """Bytes: `allocated` and `reserved` on CUDA, else `resident` and `exact`."""
+        now = {k: max(v, self._held.get(k, 0)) for k, v in self._now().items()}
+        return now if self.device.type == "cuda" else {**now, "exact": self._resettable}
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What happens inside (writing a checkpoint) does not count."""
+        self._held = {k: max(v, self._held.get(k, 0)) for k, v in self._now().items()}
+        yield
+        self._reset()
+
+    def _now(self) -> dict[str, int]:
         if self.device.type == "cuda":
             return {
                 "allocated": torch.cuda.max_memory_allocated(self.device),
                 "reserved": torch.cuda.max_memory_reserved(self.device),
             }
-        return {"resident": max(_peak() - self._before, 0), "exact": self._resettable}
+        return {"resident": max(_peak() - self._before, 0)}
+
+    def _reset(self) -> bool:
+        if self.device.type != "cuda":
+            return _reset_peak()
+        torch.cuda.synchronize(self.device)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        return True
+
+
+def _give_back() -> None:
+    """Returns freed memory to the system: what an earlier job of a sweep left would hide this one's."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # glibc has it
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _reset_peak() -> bool:
@@ -87,7 +116,7 @@ class SavedBytes:
     def total(self) -> int:
         return sum(self._found.values())
 
-    @contextmanager
+    @contextlib.contextmanager
     def counting(self) -> Iterator[None]:
         """Counts what is saved inside, from zero; values and gradients are not changed by it."""
         self._found.clear()

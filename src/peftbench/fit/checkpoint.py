@@ -6,12 +6,14 @@ import pickle
 import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from peftbench.deltas import replacing
 from peftbench.errors import UserError
@@ -28,11 +30,12 @@ class Checkpoints(Callback):
     """Saves when an epoch or a step ends, but not more often than every `seconds`; saves and stops on a signal.
 
     A file appears whole or not at all. Saving happens between optimizer steps only, so that a run resumed from any
-    checkpoint ends with the same weights.
+    checkpoint ends with the same weights. Saving happens within `apart(module)`, so that it is not counted as training.
     """
 
-    def __init__(self, folder: Path, seconds: float) -> None:
+    def __init__(self, folder: Path, seconds: float, apart: Callable[[Any], AbstractContextManager]) -> None:
         self.path = folder / FILE
+        self.apart = apart
         self.seconds = seconds
         self.stop = False
         self.last = time.monotonic()
@@ -61,12 +64,20 @@ class Checkpoints(Callback):
         return trainer.strategy.broadcast(due) if trainer.world_size > 1 else due
 
     def _save(self, trainer: Trainer) -> None:
-        if trainer.is_global_zero:
-            with replacing(self.path) as part:
-                trainer.save_checkpoint(part)
-        else:  # gathering is everybody's work, writing rank zero's
-            trainer.save_checkpoint(self.path)
+        with self.apart(trainer.lightning_module):
+            if trainer.is_global_zero:
+                with replacing(self.path) as part:
+                    trainer.save_checkpoint(part)
+            else:  # gathering is everybody's work, writing rank zero's
+                trainer.save_checkpoint(self.path)
         self.last = time.monotonic()
+
+
+class DirectIO(TorchCheckpointIO):
+    """Writes to the file itself; Lightning's own would hold a second copy in memory."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        torch.save(checkpoint, path)
 
 
 class Signals:

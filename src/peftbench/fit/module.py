@@ -46,8 +46,11 @@ class Fit(LightningModule):
         self.sessions = 1
         self.place = (0, 0)  # (epoch, batches done in it) where a resumed run takes up
         self.train_loss = torch.zeros(2)  # sum and count of this epoch
+        self.measured: dict[str, Any] = {}
+        """Step times and memory so far: what stands where a resumed run has no step left to measure."""
         self._unchecked: Tensor | None = None
         self._counted = 0
+        self.counts_saved = True
         self._eval_loss = torch.zeros(2)
 
     def next_place(self) -> tuple[int, int]:
@@ -72,7 +75,9 @@ class Fit(LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         size = self.model.task.size(batch)
-        if size > self._counted:  # the first whole batch: a resumed run may begin with a smaller one
+        if (
+            self.counts_saved and size > self._counted
+        ):  # the first whole batch: a resumed run may begin with a smaller one
             self._counted = size
             with self.saved.counting():
                 loss = self.model.loss(batch)
@@ -156,6 +161,7 @@ class Fit(LightningModule):
             "history": self.history,
             "elapsed": dict(self.elapsed),
             "sessions": self.sessions,
+            "measured": self.measured,
             "train_loss": self.train_loss.cpu(),
         }
 
@@ -164,4 +170,5 @@ class Fit(LightningModule):
         self.place = tuple(kept["place"])
         self.history, self.elapsed = kept["history"], kept["elapsed"]
         self.sessions = kept["sessions"] + 1
+        self.measured = kept["measured"]
         self.train_loss = kept["train_loss"]

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from peftbench.backbones.backbone import WHOLE
 from peftbench.fit.module import Fit
 
 
 class Sharded(Fit):
-    """`Fit` whose blocks are sharded one by one before the optimizer is built."""
+    """`Fit` whose blocks are sharded one by one before the optimizer is built.
+
+    Bytes saved for backward are not counted: the weights, gathered for each block, could not be told from activations.
+    """
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.counts_saved = False
+        self.sharded = False
 
     def configure_model(self) -> None:
         from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
+        if self.sharded:  # testing calls this again
+            return
+        self.sharded = True
         mesh = self.device_mesh["data_parallel"]  # type: ignore[index]
         net = self.model.backbone.net
         for tap in self.model.backbone.facts.taps:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from peftbench.config import Config
+from peftbench.config import Trainer as TrainerConfig
 from peftbench.costs import PeakMemory, StepClock
 from peftbench.data.loading import Loaders
 from peftbench.errors import UserError
-from peftbench.fit.checkpoint import Checkpoints, Signals, resumable
+from peftbench.fit.checkpoint import Checkpoints, DirectIO, Signals, resumable
 from peftbench.fit.module import Fit
 from peftbench.fit.progress import Bar
 from peftbench.fit.sharding import Sharded
@@ -59,8 +61,8 @@ def fit(
     shape = Sharded if config.trainer.strategy == "fsdp" else Fit
     module = shape(model, method, config, anchors, run_id)
     loaders.order.place = module.next_place
-    checkpoints = Checkpoints(folder, config.trainer.checkpoint_seconds)
     meters = Meters()
+    checkpoints = Checkpoints(folder, config.trainer.checkpoint_seconds, meters.aside)
     bars = [Bar()] if config.trainer.progress else []
     trainer = _trainer(config, folder, [meters, Epochs(watch), *bars, checkpoints])
     path = resumable(folder, module)
@@ -100,21 +102,33 @@ class Meters(Callback):
         self.running = not trainer.is_last_batch
 
     def on_train_end(self, trainer: Trainer, module: Any) -> None:
-        self.peak = self.memory.read()
+        self.note(module)
+
+    @contextlib.contextmanager
+    def aside(self, module: Fit) -> Iterator[None]:
+        """Within it a checkpoint is written: it holds what was measured so far, and is not measured itself."""
+        self.note(module)
+        with self.memory.paused():
+            yield
+
+    def note(self, module: Fit) -> None:
+        """Notes what was measured so far in the module, which keeps it in its checkpoints."""
+        if self.clock.summary()["steps"]:
+            saved = module.saved.total if module.counts_saved else None
+            module.measured = {"step": self.clock.summary(), "peak": self.memory.read(), "saved": saved}
 
     def costs(self, module: Fit, config: Config, tested: float) -> dict[str, Any]:
-        steps = self.clock.summary()
-        median = steps["median"]
+        steps = module.measured["step"]
         return {
             "time": {
                 "step": steps,
-                "images_per_second": config.data.batch_size / median if median else None,
+                "images_per_second": config.data.batch_size / steps["median"],
                 "train": module.elapsed["train"],
                 "validate": module.elapsed["validate"],
                 "test": tested,
                 "sessions": module.sessions,
             },
-            "memory": {"peak": self.peak, "saved_for_backward": module.saved.total},
+            "memory": {"peak": module.measured["peak"], "saved_for_backward": module.measured["saved"]},
         }
 
 
@@ -144,12 +158,13 @@ def _trainer(config: Config, folder: Path, callbacks: list[Callback]) -> Trainer
             accelerator=spec.accelerator,
             devices=spec.devices,
             num_nodes=spec.nodes,
-            strategy=_strategy(spec.strategy),
+            strategy=_strategy(spec),
             precision=PRECISION[spec.precision],  # type: ignore[arg-type]
             max_epochs=spec.epochs,
             accumulate_grad_batches=spec.accumulate,
             gradient_clip_val=spec.clip,
             callbacks=callbacks,
+            plugins=[DirectIO()],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -164,13 +179,14 @@ def _trainer(config: Config, folder: Path, callbacks: list[Callback]) -> Trainer
         raise UserError(f"trainer.accelerator={spec.accelerator} trainer.devices={spec.devices}: {text}") from None
 
 
-def _strategy(name: str) -> Any:
-    if name == "ddp":
+def _strategy(spec: TrainerConfig) -> Any:
+    if spec.strategy == "ddp":
         from lightning.pytorch.strategies import DDPStrategy
 
         return DDPStrategy(gradient_as_bucket_view=True)
-    if name == "fsdp":
+    if spec.strategy == "fsdp":
         from lightning.pytorch.strategies import ModelParallelStrategy
 
-        return ModelParallelStrategy(save_distributed_checkpoint=False)
+        world = spec.devices * spec.nodes
+        return ModelParallelStrategy(world, tensor_parallel_size=1, save_distributed_checkpoint=False)
     return "auto"

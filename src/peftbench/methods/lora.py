@@ -18,8 +18,7 @@ from peftbench.methods.base import Method, Plan, freeze
 class LowRankLinear(nn.Linear):
     """y = x Wᵀ + b + s · drop(x) Aᵀ Bᵀ, with A (r, d_in), B (d_out, r), s = alpha / r (section 4.1 of the paper).
 
-    A starts Kaiming-uniform, B at zero, so that the layer starts as it was. `weight` reads as W + s·BA: timm models
-    that use a layer's weight directly (BEiT's qkv) are adapted all the same. W keeps its name in the state dict.
+    A starts Kaiming-uniform, B at zero, so that the layer starts as it was. W keeps its name in the state dict.
     """
 
     lora_a: nn.Parameter
@@ -39,21 +38,20 @@ class LowRankLinear(nn.Linear):
         nn.init.kaiming_uniform_(new.lora_a, a=math.sqrt(5))
         return new
 
-    @property
-    def frozen(self) -> Tensor:
-        """W itself."""
-        weight = self._parameters["weight"]
-        assert weight is not None
-        return weight
+    def forward(self, x: Tensor) -> Tensor:
+        plain = F.linear(x, self.weight, self.bias)
+        x = F.dropout(x, self.drop, self.training)
+        return plain + F.linear(F.linear(x, self.lora_a), self.scale * self.lora_b)
+
+
+class LowRankWeight(LowRankLinear):
+    """The same for a layer whose weight the model reads instead of calling it (BEiT's qkv): it reads W + s·BA."""
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
-        return self.frozen + self.scale * (self.lora_b @ self.lora_a)
-
-    def forward(self, x: Tensor) -> Tensor:
-        plain = F.linear(x, self.frozen, self.bias)
-        x = F.dropout(x, self.drop, self.training)
-        return plain + F.linear(F.linear(x, self.lora_a), self.scale * self.lora_b)
+        frozen = self._parameters["weight"]
+        assert frozen is not None
+        return frozen + self.scale * (self.lora_b @ self.lora_a)
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,8 @@ class LoRA(Method):
         freeze(backbone)
         for name, layer in self._chosen(_linear_layers(backbone)).items():
             parent, _, child = name.rpartition(".")
-            wrapped = LowRankLinear.around(layer, self.rank, self.alpha / self.rank, self.dropout)
+            kind = LowRankLinear if name in backbone.facts.called else LowRankWeight
+            wrapped = kind.around(layer, self.rank, self.alpha / self.rank, self.dropout)
             setattr(backbone.net.get_submodule(parent), child, wrapped)
 
     def _chosen(self, layers: dict[str, nn.Linear]) -> dict[str, nn.Linear]:
