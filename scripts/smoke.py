@@ -25,9 +25,7 @@ def smoke() -> int:
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         words = ["-m", "debug=smoke", "method=glob(*)", f"output_dir={folder}", "logger=none"]
-        status = max(
-            main([*words, f"backbone={','.join(BACKBONES.values())}", f"data={DATA[task]}"]) for task in tasks
-        )
+        status = max(main([*words, f"backbone={','.join(BACKBONES.values())}", f"data={DATA[task]}"]) for task in tasks)
     print(f"smoke: {time.monotonic() - begun:.0f} s, status {status}")
     return status
 

@@ -264,19 +264,29 @@ def test_kill_nine_in_mid_run_and_the_same_command_end_with_the_same_weights(tmp
     assert same(learned(a), learned(b))
 
 
-@pytest.mark.slow
-def test_two_processes_reach_what_one_does(tmp_path):
-    """DDP over gloo: the same batches shared out; sums are ordered otherwise, so equal to rounding."""
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """One process, on batches that several can share out evenly."""
+    return _trained(tmp_path_factory.mktemp("one"), [])
+
+
+def _trained(folder, more):
     words = [*SMALL, "method=bitfit", "trainer.epochs=2", "data.batch_size=50", "trainer.accelerator=cpu"]
-    words += ["trainer.max_batches=10", "optimizer=sgd"]
-    records = []
-    for name, more in (("one", []), ("two", ["trainer=ddp", "trainer.devices=2"])):
-        command = [sys.executable, "-m", "peftbench.cli.main", *more, *words, f"output_dir={tmp_path / name}"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        records += find(tmp_path / name)
-    one, two = records
-    assert two.history[-1]["train_loss"] == pytest.approx(one.history[-1]["train_loss"], rel=1e-4)
-    assert two.metrics["test/accuracy"] == pytest.approx(one.metrics["test/accuracy"], abs=0.005)
-    a, b = learned(one), learned(two)
+    words += ["trainer.max_batches=10", "optimizer=sgd", "data.eval_batch_size=500"]
+    command = [sys.executable, "-m", "peftbench.cli.main", *more, *words, f"output_dir={folder}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (record,) = find(folder)
+    return record
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_reach_what_one_does(tmp_path, alone, strategy):
+    """Over gloo on the CPU: the same batches shared out; sums are ordered otherwise, so equal to rounding."""
+    two = _trained(tmp_path, [f"trainer={strategy}", "trainer.devices=2"])
+    assert two.history[-1]["train_loss"] == pytest.approx(alone.history[-1]["train_loss"], rel=1e-4)
+    assert two.metrics["test/accuracy"] == pytest.approx(alone.metrics["test/accuracy"], abs=0.005)
+    a, b = learned(alone), learned(two)
+    assert a.keys() == b.keys()
     assert all(torch.allclose(a[k], b[k], atol=1e-4) for k in a)

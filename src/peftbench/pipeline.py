@@ -62,8 +62,8 @@ def run(config: Config, group: str | None = None) -> Record:
         record = Record(name, "running", config.to_dict(), stamps=stamps)
         logger = loggers.Logger()
         with _recorded(record, folder, rank, lambda: logger):
-            record.write(folder) if rank == 0 else None
             if rank == 0:
+                record.write(folder)
                 logger = loggers.make(config, name, folder, group)
 
             transform = _transform(config, backbone)

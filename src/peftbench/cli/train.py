@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import traceback
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -36,6 +38,7 @@ def run(arguments: list[str]) -> int:
     _MISTAKES.clear()
     GlobalHydra.instance().clear()
     before, sys.argv = sys.argv, ["peftbench", *words]
+    os.environ["PEFTBENCH_SWEEP"] = datetime.now().strftime("%Y-%m-%d_%H-%M-%S_%f")
     # Hydra then raises instead of printing its own message and leaving.
     full, os.environ["HYDRA_FULL_ERROR"] = os.environ.get("HYDRA_FULL_ERROR"), "1"
     try:
@@ -43,6 +46,8 @@ def run(arguments: list[str]) -> int:
         app()
     except (HydraException, OmegaConfBaseException) as problem:
         raise explained(problem, words) from None
+    except BrokenPipeError:
+        raise
     except OSError as problem:
         raise UserError(f"{problem.filename or 'output_dir'}: cannot be written ({problem.strerror}).") from None
     finally:
@@ -59,6 +64,13 @@ def run(arguments: list[str]) -> int:
         render(records)
         _where(records)
     return _status(records)
+
+
+class Sweep(Callback):
+    """Notes where the sweep's jobs leave their records; they may run in other processes, or on other machines."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        _SWEEP[:] = [Path(config.hydra.sweep.dir)]
 
 
 def _job(composed: DictConfig) -> float:
@@ -80,7 +92,6 @@ def _job(composed: DictConfig) -> float:
         print(traceback.format_exc(), file=sys.stderr)
         record = _stand_in(state, "failed", f"{type(problem).__name__}: {problem}")
     if sweep:
-        _SWEEP[:] = [sweep]
         jobs = sweep / "jobs"
         jobs.mkdir(parents=True, exist_ok=True)
         record.write(jobs / f"{int(state.job.num):05d}")
