@@ -145,7 +145,8 @@ def machine() -> str:
 
     from peftbench.pipeline import _processor
 
-    return f"{_processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}, Python {platform.python_version()}"
+    threads, python = torch.get_num_threads(), platform.python_version()
+    return f"{_processor()}, {threads} threads, torch {torch.__version__}, Python {python}"
 
 
 def main() -> None:
@@ -158,8 +159,8 @@ def main() -> None:
     print(text)
     if given.write:
         PAGE.write_text(
-            "# Benchmarks\n\n`make bench` measures these on your machine. Ratios are against a peer measured in the same "
-            "run, rounds\ninterleaved, medians; absolute times are of the machine below.\n\n"
+            "# Benchmarks\n\n`make bench` measures these on your machine. Ratios are against a peer measured in the "
+            "same run, rounds\ninterleaved, medians; absolute times are of the machine below.\n\n"
             f"{machine()}; {date.today()}\n\n{text}\n"
         )
     sys.exit(any("**no**" in row for row in rows))

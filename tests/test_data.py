@@ -705,6 +705,7 @@ def encoded(form: str) -> bytes:
     return buffer.getvalue()
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
 def test_an_image_cut_off_anywhere_is_read_or_refused_by_name(tmp_path, form):
     whole = encoded(form)
@@ -976,6 +977,13 @@ def test_ranks_evaluate_every_image_once_even_when_one_is_left_over(files, memor
     made = [load((files, odd, None), rank=r, world=2, eval_batch_size=8, memory_gb=memory_gb) for r in range(2)]
     seen = [y for one in made for _, labels in one.val for y in labels.tolist()]
     assert sorted(seen) == list(range(17))
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_a_last_batch_of_one_image(cli, tiny):
+    words = ["trainer=ddp", "trainer.accelerator=cpu", "data.eval_batch_size=299"]  # of 599 test images
+    status, out, err = cli(*tiny, "method=linear", *words, "trainer.max_batches=3")
+    assert (status, err) == (0, ""), out
 
 
 def test_a_batch_that_cannot_be_shared_evenly_is_refused(files):

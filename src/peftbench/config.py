@@ -22,7 +22,7 @@ from peftbench.errors import UserError, nearest
 
 CONFIGS = Path(__file__).parent / "configs"
 FAMILIES = ("vit", "cnn", "hybrid", "hierarchical_vit")
-_STRICT = ConfigDict(extra="forbid", strict=True)
+_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 @checked(config=_STRICT, frozen=True)
@@ -280,6 +280,8 @@ def _validate(schema: Any, values: Mapping[str, Any], section: str) -> Any:
         first = problem.errors()[0]
         key = ".".join([section, *(str(part) for part in first["loc"] if str(part) in values)][:2])
         found = values.get(key.split(".")[-1], "nothing")
+        if first["type"] == "missing" and key.split(".")[-1] in values:
+            raise UserError(f"{key}={found!r}: expected a longer list.") from None
         every = [e["msg"] for e in problem.errors() if e["loc"][:1] == first["loc"][:1]]
         expected = (
             " or ".join(dict.fromkeys(every)).replace("Input should be ", "").replace("Field required", "a value")
@@ -303,7 +305,15 @@ def _combinations(config: Config) -> None:
         "trainer.accumulate": trainer.accumulate,
         "data.batch_size": data.batch_size,
         "data.eval_batch_size": data.eval_batch_size,
-        **{k: v for k, v in (("data.size", data.size), ("trainer.max_batches", trainer.max_batches)) if v is not None},
+        **{
+            k: v
+            for k, v in (
+                ("data.size", data.size),
+                ("trainer.max_batches", trainer.max_batches),
+                ("trainer.threads", trainer.threads),
+            )
+            if v is not None
+        },
     }
     for key, value in positive.items():
         if value < 1:
@@ -318,8 +328,22 @@ def _combinations(config: Config) -> None:
             raise UserError(f"{key}={share}: expected a share, at least 0 and below 1.")
     if optimizer.lr <= 0:
         raise UserError(f"optimizer.lr={optimizer.lr}: expected a number above 0.")
-    if optimizer.weight_decay < 0:
-        raise UserError(f"optimizer.weight_decay={optimizer.weight_decay}: expected 0 or more.")
+    for key, amount in {
+        "optimizer.weight_decay": optimizer.weight_decay,
+        "optimizer.min_lr": optimizer.min_lr,
+        "data.workers": data.workers,
+        "data.memory_gb": data.memory_gb,
+    }.items():
+        if amount < 0:
+            raise UserError(f"{key}={amount}: expected 0 or more.")
+    if trainer.clip is not None and trainer.clip <= 0:
+        raise UserError(f"trainer.clip={trainer.clip}: expected a number above 0, or null.")
+    if any(not 0 <= beta < 1 for beta in optimizer.betas or ()):
+        raise UserError(f"optimizer.betas={list(optimizer.betas or ())}: expected numbers at least 0 and below 1.")
+    if optimizer.momentum is not None and not 0 <= optimizer.momentum < 1:
+        raise UserError(f"optimizer.momentum={optimizer.momentum}: expected at least 0 and below 1.")
+    if optimizer.nesterov and optimizer.momentum == 0:
+        raise UserError("optimizer.momentum=0: Nesterov momentum needs some; give optimizer.nesterov=false.")
     if config.task.name != data.task:
         raise UserError(
             f"task={config.task.name}: data={config.data.name} is made for task={data.task}; leave task= out, "

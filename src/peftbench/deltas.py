@@ -56,7 +56,7 @@ def replacing(path: Path) -> Iterator[Path]:
     except (OSError, safetensors.SafetensorError) as problem:
         raise UserError(f"{path}: could not be written ({problem}); what was there before is kept.") from None
     except RuntimeError as problem:  # torch.save reports a full disk so
-        if "write" not in str(problem) and "file" not in str(problem):
+        if not any(w in str(problem) for w in ("write", "file", "unexpected pos")):
             raise
         raise UserError(
             f"{path}: could not be written ({str(problem).splitlines()[0]}); what was there before is kept."

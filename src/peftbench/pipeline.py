@@ -23,7 +23,7 @@ from peftbench.config import Config, run_id
 from peftbench.data.base import DataSet, Splits, split_hash
 from peftbench.data.loading import IMAGENET, Transform, loaders, mix
 from peftbench.errors import Refusal, UserError
-from peftbench.fit import CHECKPOINT, Outcome, Stopped, fit
+from peftbench.fit import CHECKPOINT, Diverged, Outcome, Stopped, fit
 from peftbench.fit.progress import bar
 from peftbench.methods.base import Method, Plan
 from peftbench.model import Model
@@ -218,7 +218,7 @@ def _recorded(record: Record, folder: Path, rank: int, logger: Any) -> Iterator[
             record.reason += " from its last checkpoint"
     except UserError as problem:
         record.status = "refused" if isinstance(problem, Refusal) else "failed"
-        record.reason = str(problem) + _kept(folder)
+        record.reason = str(problem) + (_kept(folder) if isinstance(problem, Diverged) else "")
         raise type(problem)(record.reason) from None
     except Exception as problem:
         record.status, record.reason = "failed", f"{type(problem).__name__}: {problem}"
@@ -228,8 +228,16 @@ def _recorded(record: Record, folder: Path, rank: int, logger: Any) -> Iterator[
     finally:
         if rank == 0:
             with contextlib.ExitStack() as closing:
-                closing.callback(record.write, folder)
+                closing.callback(_written, record, folder)
                 closing.callback(logger().finish, record)
+
+
+def _written(record: Record, folder: Path) -> None:
+    if record.status == "complete":
+        record.write(folder)
+    else:  # what went wrong is being told already; on a full disk the record cannot say it too
+        with contextlib.suppress(UserError):
+            record.write(folder)
 
 
 def _kept(folder: Path) -> str:
@@ -273,7 +281,10 @@ def _prepare(folder: Path, config: Config) -> None:
         Console().print(f"force=true: the run that was there is kept in {old}", highlight=False, soft_wrap=True)
     from omegaconf import OmegaConf
 
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise UserError(f"{folder}: cannot be written ({problem.strerror}); give another output_dir.") from None
     with deltas.replacing(folder / "config.yaml") as part:
         part.write_text(OmegaConf.to_yaml(OmegaConf.create(config.to_dict())))
 

@@ -135,6 +135,8 @@ def _argument_error(
 ) -> UserError:
     found = re.search(r"unexpected keyword argument '(\w+)'", str(problem))
     name = found[1] if found else ""
+    if "PretrainedCfg" in str(problem):
+        return UserError(f"backbone.cfg.{name}: timm's pretrained_cfg has no such key.")
     if name == "img_size" and arguments["img_size"] == size:
         return Refusal(f"data.size={size}: {spec.name} is built for one input size; leave data.size out.")
     if name == "drop_path_rate":

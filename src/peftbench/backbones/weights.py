@@ -42,11 +42,13 @@ def read(path: Path) -> State:
             return safetensors.torch.load_file(path, device="cpu")
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
+        if path.read_bytes()[:1] not in (b"P", b"\x80"):  # a zip archive, a pickle
+            raise UserError(f"{path}: is not a readable weights file (it is no torch file).") from None
         raise UserError(
             f"{path}: holds Python objects besides tensors, which are not loaded because they could run code; "
             f"save a plain state dict, or a safetensors file."
         ) from None
-    except (safetensors.SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as problem:
+    except (safetensors.SafetensorError, RuntimeError, EOFError, ValueError, KeyError, OSError) as problem:
         raise UserError(f"{path}: is not a readable weights file ({_first_line(problem)}).") from None
     for key in ("state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):

@@ -73,7 +73,7 @@ def explained(problem: Exception, words: Sequence[str]) -> UserError:
         return UserError(
             f"{' '.join(words)}: cannot be read ({first}); quote special characters: \"key='some value'\"."
         )
-    if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
+    if found := re.search(r"(?:Ambiguous value for argument|Sweep parameters) '([^']+)'", text):
         return UserError(f"{found[1]}: several values make a sweep; start it with peftbench -m.")
     return UserError(
         " ".join([text.splitlines()[0], *([str(cause).splitlines()[0]] if cause else [])]).rstrip(".") + "."

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from peftbench.cli.groups import groups, names, roots
-from peftbench.config import TOP
+from peftbench.config import SECTIONS, TOP
 from peftbench.errors import UserError, nearest
 from peftbench.vtab import ALIASES
 
@@ -60,6 +60,8 @@ def _one(argument: str, folders: list[Path], known: list[str]) -> str:
     choices = names(group, folders)
     if "glob(" in value:
         return f"{key}={','.join(_expand(group, value, choices))}"
+    if value == "null" and group in SECTIONS:
+        raise UserError(f"{argument}: a run needs a {group}; there are {', '.join(choices)}.")
     if value.startswith("[") or value in ("null", "~"):
         return argument
     chosen = [_resolve(group, v.strip(), choices) for v in _split(value)]
@@ -91,11 +93,11 @@ def _expand(group: str, value: str, choices: dict[str, Path]) -> list[str]:
     """The choices that `glob(pattern)`, `glob([a, b])` or `glob(pattern, exclude=…)` name."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import Glob
-    from hydra.errors import OverrideParseException
+    from hydra.errors import HydraException
 
     try:
         parsed = OverridesParser.create().parse_override(f"{group}={value}").value()
-    except OverrideParseException as problem:
+    except HydraException as problem:
         raise UserError(f"{group}={value}: cannot be read ({str(problem).splitlines()[0]}).") from None
     if not isinstance(parsed, Glob):
         raise UserError(f"{group}={value}: expected glob(pattern) alone, such as {group}=glob(*).")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,12 +42,20 @@ class Split:
         return Split(images, np.concatenate([self.labels, other.labels]), [*self.names, *other.names])
 
     def lines(self) -> list[str]:
-        """One line an image: its name, its label, and its bytes (of an array) or its size (of a file)."""
+        """One line an image: its name, its label, and its bytes."""
         if isinstance(self.images, np.ndarray):
             stamps = [hashlib.sha256(np.ascontiguousarray(i).data).hexdigest()[:16] for i in self.images]
         else:
-            stamps = [str(path.stat().st_size) for path in self.images]
+            with ThreadPoolExecutor() as pool:
+                stamps = list(pool.map(_stamp, self.images))
         return [f"{n} {int(y)} {s}" for n, y, s in zip(self.names, self.labels, stamps, strict=True)]
+
+
+def _stamp(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    except OSError as problem:
+        raise UserError(f"{path}: cannot be read ({problem.strerror}).") from None
 
 
 @dataclass(frozen=True)
@@ -122,6 +131,8 @@ def stratified(labels: np.ndarray, fractions: Sequence[float], seed: int) -> lis
 
     A class gives round(fraction * size) images to a part, and keeps at least one for the first.
     """
+    if seed < 0:
+        raise UserError(f"data.split_seed={seed}: expected 0 or more.")
     rng = np.random.default_rng(seed)
     parts: list[list[int]] = [[] for _ in range(len(fractions) + 1)]
     for label in np.unique(labels):

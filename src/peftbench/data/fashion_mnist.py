@@ -27,10 +27,18 @@ class FashionMNIST(DataSet):
         from torchvision.datasets import FashionMNIST as Torchvision
         from torchvision.datasets.mnist import read_image_file, read_label_file
 
+        if not 0 <= self.val_fraction < 1:
+            raise UserError(f"data.val_fraction={self.val_fraction}: expected at least 0 and below 1.")
         root = Path(self.root).expanduser()
         raw = root / "FashionMNIST" / "raw"
         if self.download:
-            Torchvision(str(root), download=True)
+            try:
+                Torchvision(str(root), download=True)
+            except Exception as problem:
+                raise UserError(
+                    f"data.download=true: the files could not be fetched into {root} "
+                    f"({str(problem).strip().splitlines()[0]})."
+                ) from None
         if not raw.is_dir():
             raw = root
         parts = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +60,7 @@ class Folder(DataSet):
             parts = {"train": train, "val": val, "test": test}
             splits = {role: splits["all"].take(i) for role, i in parts.items() if len(i)}
             name = f"{root.name}-made-{self.val_fraction:g}-{self.test_fraction:g}-s{self.split_seed}"
-        elif "val" not in splits and self.val_fraction:
+        elif "train" in splits and "val" not in splits and self.val_fraction:
             train, val = stratified(splits["train"].labels, (self.val_fraction,), self.split_seed)
             if len(val):
                 splits |= {"train": splits["train"].take(train), "val": splits["train"].take(val)}
@@ -81,7 +82,11 @@ class Folder(DataSet):
         if file is None:
             raise UserError(f"data.labels={self.labels}: there is no such file, nor one in {root}.")
         found: dict[str, list[tuple[str, str]]] = {}
-        with file.open(newline="", encoding="utf-8-sig") as lines:
+        try:
+            text = file.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as problem:
+            raise UserError(f"{file}: is not text in UTF-8 ({problem.reason} at byte {problem.start}).") from None
+        with io.StringIO(text, newline="") as lines:
             rows = csv.DictReader(lines)
             if not {"path", "label"} <= set(rows.fieldnames or ()):
                 raise UserError(
@@ -107,15 +112,17 @@ class Folder(DataSet):
 
 def _from_folders(root: Path) -> dict[str, list[tuple[str, str]]]:
     found: dict[str, list[tuple[str, str]]] = {}
+    places = {"all": root}
     for role, names in _ROLES.items():
         for name in names:
             if (root / name).is_dir():
                 found[role] = list(_class_folders(root / name, root))
+                places[role] = root / name
     if "train" not in found:  # a class may be called 'test': then it is one of several class folders
         found = {"all": list(_class_folders(root, root))}
     for role, rows in found.items():
         if not rows:
-            where = root if role == "all" else root / role
+            where = places[role]
             raise UserError(
                 f"{where}: holds no class folders with images ({', '.join(sorted(IMAGES))}); expected <class>/<image>."
             )
@@ -142,4 +149,4 @@ def _resolve(root: str) -> Path:
 
 def _natural(label: str) -> tuple[int, int, str]:
     """Numbers as numbers, then words: '2' before '10'."""
-    return (0, int(label), "") if label.isdecimal() else (1, 0, label)
+    return (0, int(label), label) if label.isdecimal() else (1, 0, label)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -45,14 +45,40 @@ def decode(source: np.ndarray | Path, size: int, interpolation: str) -> np.ndarr
         image = Image.fromarray(source)
     else:
         with Image.open(source) as opened:
-            image = ImageOps.exif_transpose(opened)
-            image.load()
+            opened.load()
+            image = _upright(opened)
     if image.mode.startswith("I"):  # 16 bit grey: PIL would clip to 255
         image = Image.fromarray((np.asarray(image, dtype=np.float64) / 257).round().clip(0, 255).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     image = image.convert("RGB").resize((size, size), _FILTERS[interpolation])
     return np.asarray(image).transpose(2, 0, 1)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF says, where that can be read; PIL's own way fails where any other tag is damaged."""
+    try:
+        turn = _TURNS.get(image.getexif().get(0x0112, 1))
+    except Exception:
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
+_TURNS = dict(
+    zip(
+        range(2, 9),
+        (
+            Image.Transpose.FLIP_LEFT_RIGHT,
+            Image.Transpose.ROTATE_180,
+            Image.Transpose.FLIP_TOP_BOTTOM,
+            Image.Transpose.TRANSPOSE,
+            Image.Transpose.ROTATE_270,
+            Image.Transpose.TRANSVERSE,
+            Image.Transpose.ROTATE_90,
+        ),
+        strict=True,
+    )
+)
 
 
 class Images(Dataset):
@@ -86,7 +112,9 @@ class Images(Dataset):
     def __getitems__(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """A whole batch at once: uint8 images (B, 3, S, S) and labels (B,)."""
         if self.pixels is not None:
-            images = self.pixels[torch.as_tensor(batch)]
+            images = self.pixels[torch.as_tensor(batch, dtype=torch.long)]
+        elif not batch:
+            images = torch.empty((0, 3, self.kept, self.kept), dtype=torch.uint8)
         else:
             images = torch.stack([torch.from_numpy(self._decode(i).copy()) for i in batch])
         if self.augment is not None and batch.seed is not None:
@@ -94,7 +122,7 @@ class Images(Dataset):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(batch.seed)
                 images = torch.stack([self.augment(i) for i in images])
-        return images, self.labels[torch.as_tensor(batch)]
+        return images, self.labels[torch.as_tensor(batch, dtype=torch.long)]
 
     def _decode(self, index: int) -> np.ndarray:
         try:

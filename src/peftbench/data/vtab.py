@@ -48,11 +48,15 @@ def _read(folder: Path, file: str, classes: int) -> Split:
     if not path.is_file():
         raise UserError(f"{path}: is missing; expected the four lists {', '.join(_LISTS.values())}.")
     names, labels = [], []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: is no text; expected lines of '<path> <label>'.") from None
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         name, _, label = line.strip().rpartition(" ")
-        if not name or not label.lstrip("-").isdigit():
+        if not name or not label.removeprefix("-").isdecimal():
             raise UserError(f"{path}:{number}: expected '<path> <label>', found '{line[:80]}'.")
         if not 0 <= int(label) < classes:
             raise UserError(f"{path}:{number}: label {label}; expected 0 to {classes - 1}.")

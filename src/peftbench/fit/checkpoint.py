@@ -51,6 +51,7 @@ class Checkpoints(Callback):
             raise Stopped
 
     def on_train_epoch_end(self, trainer: Trainer, module: Any) -> None:
+        module.check_weights()
         stop = trainer.strategy.reduce_boolean_decision(self.stop, all=False) if trainer.world_size > 1 else self.stop
         last = trainer.current_epoch + 1 == trainer.max_epochs
         if stop or last or self._due(trainer):
@@ -64,7 +65,9 @@ class Checkpoints(Callback):
         return trainer.strategy.broadcast(due) if trainer.world_size > 1 else due
 
     def _save(self, trainer: Trainer) -> None:
-        with self.apart(trainer.lightning_module):
+        module: Any = trainer.lightning_module
+        module.check_weights()
+        with self.apart(module):
             if trainer.is_global_zero:
                 with replacing(self.path) as part:
                     trainer.save_checkpoint(part)
@@ -103,6 +106,9 @@ class Signals:
         print("\nstopping after this step (once more: at once) …", flush=True)
 
 
+KEPT = {"id", "place", "history", "elapsed", "sessions", "measured", "train_loss"}
+
+
 def resumable(folder: Path, module: Fit) -> Path | None:
     """The checkpoint to resume from, None where there is none.
 
@@ -116,16 +122,26 @@ def resumable(folder: Path, module: Fit) -> Path | None:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
+        if path.read_bytes()[:1] not in (b"P", b"\x80"):  # a zip archive, a pickle
+            raise UserError(f"{path}: is damaged (it is no torch file); {advice}.") from None
         raise UserError(f"{path}: holds Python objects besides tensors and is not loaded; {advice}.") from None
     except (RuntimeError, EOFError, OSError, KeyError, ValueError) as problem:
-        raise UserError(f"{path}: is damaged ({str(problem).splitlines()[0]}); {advice}.") from None
+        raise UserError(
+            f"{path}: is damaged ({(str(problem) or type(problem).__name__).splitlines()[0]}); {advice}."
+        ) from None
     kept = checkpoint.get("peftbench") if isinstance(checkpoint, Mapping) else None
-    if not isinstance(kept, Mapping):
+    state = checkpoint.get("state_dict") if isinstance(checkpoint, Mapping) else None
+    if (
+        not isinstance(kept, Mapping)
+        or not set(kept) >= KEPT
+        or not isinstance(state, Mapping)
+        or not all(isinstance(t, torch.Tensor) for t in state.values())
+    ):
         raise UserError(f"{path}: is not a checkpoint of peftbench; {advice}.")
     if kept["id"] != module.run_id:
         raise UserError(f"{path}: belongs to run {kept['id']}, not to {module.run_id}; {advice}.")
     ours = module.state_dict()
-    for name, tensor in checkpoint["state_dict"].items():
+    for name, tensor in state.items():
         if name not in ours or ours[name].shape != tensor.shape:
             raise UserError(f"{path}: {name} {list(tensor.shape)} does not fit this model; {advice}.")
     return path

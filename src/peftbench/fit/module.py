@@ -20,6 +20,8 @@ from peftbench.errors import UserError
 from peftbench.methods.base import Method
 from peftbench.model import Model
 
+_ADVICE = "a lower optimizer.lr, trainer.clip=1 or trainer.precision=bf16 usually helps"
+
 
 class Diverged(UserError):
     """The loss is no longer a number."""
@@ -48,7 +50,7 @@ class Fit(LightningModule):
         self.train_loss = torch.zeros(2)  # sum and count of this epoch
         self.measured: dict[str, Any] = {}
         """Step times and memory so far: what stands where a resumed run has no step left to measure."""
-        self._unchecked: Tensor | None = None
+        self._unchecked: tuple[Tensor, int, int] | None = None
         self._counted = 0
         self.counts_saved = True
         self._eval_loss = torch.zeros(2)
@@ -90,15 +92,18 @@ class Fit(LightningModule):
 
     def _check(self, loss: Tensor) -> None:
         """Raises Diverged. On an accelerator the previous loss is looked at, which costs no waiting."""
+        checked = (loss.detach(), self.current_epoch + 1, self.global_step + 1)
         if loss.is_cuda:
-            loss, self._unchecked = self._unchecked, loss.detach()  # type: ignore[assignment]
-            if loss is None:
-                return
-        if not torch.isfinite(loss):
-            raise Diverged(
-                f"the loss became {loss.item()} in epoch {self.current_epoch + 1}, step {self.global_step + 1}; "
-                f"a lower optimizer.lr, trainer.clip=1 or trainer.precision=bf16 usually helps"
-            )
+            checked, self._unchecked = self._unchecked, checked  # type: ignore[assignment]
+        if checked is not None and not torch.isfinite(checked[0]):
+            raise Diverged(f"the loss became {checked[0].item()} in epoch {checked[1]}, step {checked[2]}; {_ADVICE}")
+
+    def check_weights(self) -> None:
+        """Raises Diverged where a trained weight is no longer a number: such a state is neither kept nor complete."""
+        bad = next((n for n, p in self.model.trainable() if not torch.isfinite(_local(p)).all()), None)
+        if self.trainer.strategy.reduce_boolean_decision(bad is not None, all=False):  # all processes raise together
+            what = bad or "a weight of another process"
+            raise Diverged(f"{what} became nan in epoch {self.current_epoch + 1}, step {self.global_step}; {_ADVICE}")
 
     def close_epoch(self) -> None:
         """Adds the epoch's row to the history; called before any other hook of the epoch's end looks at it."""
@@ -143,6 +148,8 @@ class Fit(LightningModule):
 
     def _evaluate(self, batch: Any, metrics: MetricCollection) -> None:
         predictions = self.model(batch[0])
+        if not self.model.task.size(batch):  # this process's share of a small last batch may be nothing
+            return
         metrics.update(predictions, self.model.task.targets(batch))
         self._eval_loss[0] += self.model.task.evaluation_loss(predictions, batch)
         self._eval_loss[1] += self.model.task.size(batch)
@@ -172,3 +179,8 @@ class Fit(LightningModule):
         self.sessions = kept["sessions"] + 1
         self.measured = kept["measured"]
         self.train_loss = kept["train_loss"]
+
+
+def _local(tensor: Tensor) -> Tensor:
+    """This process's share of a sharded tensor, or the tensor."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor

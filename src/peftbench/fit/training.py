@@ -153,6 +153,8 @@ def _trainer(config: Config, folder: Path, callbacks: list[Callback]) -> Trainer
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     spec = config.trainer
+    if spec.precision == "16" and spec.accelerator == "auto" and not torch.cuda.is_available():
+        raise UserError("trainer.precision='16': half precision needs a GPU, and there is none; use 'bf16' or '32'.")
     try:
         return Trainer(
             accelerator=spec.accelerator,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from dataclasses import asdict, dataclass, field, fields
@@ -35,14 +36,17 @@ class Record:
 
     def write(self, folder: Path) -> None:
         """Writes `folder/result.json`, whole or not at all."""
-        folder.mkdir(parents=True, exist_ok=True)
         content = {k: v for k, v in asdict(self).items() if k != "folder"}
         part = folder / f".{FILE}.{os.getpid()}.part"
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             part.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
             part.replace(folder / FILE)
+        except OSError as problem:
+            raise UserError(f"{folder / FILE}: could not be written ({problem.strerror}).") from None
         finally:
-            part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
         self.folder = str(folder)
 
 
@@ -55,15 +59,14 @@ def read(folder: Path) -> Record | None:
     path = folder / FILE
     if not path.is_file():
         return None
+    known = {f.name for f in fields(Record)}
     try:
         content = json.loads(path.read_text())
-        schema = content["schema"]
-    except (json.JSONDecodeError, KeyError, TypeError):
+        if content["schema"] != SCHEMA:
+            raise UserError(f"{path}: has record schema {content['schema']}, this version reads {SCHEMA}.")
+        return Record(**{k: v for k, v in content.items() if k in known}, folder=str(folder))
+    except (ValueError, KeyError, TypeError):  # no JSON, no text, no record
         raise UserError(f"{path}: is not a record; remove it to run this again.") from None
-    if schema != SCHEMA:
-        raise UserError(f"{path}: has record schema {schema}, this version reads {SCHEMA}.")
-    known = {f.name for f in fields(Record)}
-    return Record(**{k: v for k, v in content.items() if k in known}, folder=str(folder))
 
 
 def find(output_dir: Path) -> list[Record]:
