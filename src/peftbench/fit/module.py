@@ -64,7 +64,10 @@ class Fit(LightningModule):
 
     def configure_optimizers(self) -> Any:
         named = self.model.trainable()
-        inner = optim.optimizer(self.config.optimizer, named)
+        trainer = self.config.trainer
+        # Under fp16 a fused step unscales by itself, which Lightning's clipping does not allow.
+        fused = trainer.precision != "16" and trainer.strategy != "fsdp" and self.device.type in ("cpu", "cuda")
+        inner = optim.optimizer(self.config.optimizer, named, fused)
         optimizer = self.method.optimizer(named, self.anchors, inner)
         scheduler = optim.schedule(self.config.optimizer, inner, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -12,8 +12,13 @@ from torch import nn
 from peftbench import config
 
 
-def optimizer(spec: config.Optimizer, named: Sequence[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
-    """AdamW or SGD over named parameters; vectors and scalars (biases, norms) are not decayed."""
+def optimizer(
+    spec: config.Optimizer, named: Sequence[tuple[str, nn.Parameter]], fused: bool = False
+) -> torch.optim.Optimizer:
+    """AdamW or SGD over named parameters; vectors and scalars (biases, norms) are not decayed.
+
+    `fused` steps in one kernel, several times faster on many small tensors.
+    """
     decayed = [(n, p) for n, p in named if p.ndim > 1]
     others = [(n, p) for n, p in named if p.ndim <= 1]
     groups: list[dict[str, Any]] = [
@@ -22,10 +27,10 @@ def optimizer(spec: config.Optimizer, named: Sequence[tuple[str, nn.Parameter]])
     ]
     groups = [g for g in groups if g["params"]]
     if spec.name == "adamw":
-        return torch.optim.AdamW(groups, lr=spec.lr, betas=spec.betas or (0.9, 0.999))
+        return torch.optim.AdamW(groups, lr=spec.lr, betas=spec.betas or (0.9, 0.999), fused=fused)
     momentum = 0.9 if spec.momentum is None else spec.momentum
     nesterov = bool(momentum) if spec.nesterov is None else spec.nesterov
-    return torch.optim.SGD(groups, lr=spec.lr, momentum=momentum, nesterov=nesterov)
+    return torch.optim.SGD(groups, lr=spec.lr, momentum=momentum, nesterov=nesterov, fused=fused)
 
 
 def schedule(spec: config.Optimizer, inner: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
