@@ -290,3 +290,18 @@ def test_two_processes_reach_what_one_does(tmp_path, alone, strategy):
     a, b = learned(alone), learned(two)
     assert a.keys() == b.keys()
     assert all(torch.allclose(a[k], b[k], atol=1e-4) for k in a)
+
+
+@pytest.mark.slow
+def test_an_interrupted_sweep_shows_what_is_done_and_goes_on_with_the_rest(tmp_path):
+    words = [*SMALL, "method=bitfit", "data.batch_size=50", "trainer.epochs=1,400", "trainer.checkpoint_seconds=0"]
+    command = [sys.executable, "-m", "peftbench.cli.main", "-m", *words, f"output_dir={tmp_path}"]
+    sweep = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while len(list(tmp_path.glob("*/checkpoint.ckpt"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    sweep.send_signal(signal.SIGINT)
+    said = sweep.communicate(timeout=120)[0]
+    assert sweep.returncode == 130
+    assert "the same command goes on with what is left" in said
+    assert sorted(r.status for r in find(tmp_path)) == ["complete", "interrupted"]

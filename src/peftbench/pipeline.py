@@ -23,7 +23,7 @@ from peftbench.config import Config, run_id
 from peftbench.data.base import DataSet, Splits, split_hash
 from peftbench.data.loading import IMAGENET, Transform, loaders, mix
 from peftbench.errors import Refusal, UserError
-from peftbench.fit import CHECKPOINT, Diverged, Outcome, Stopped, fit
+from peftbench.fit import CHECKPOINT, Aborted, Diverged, Outcome, Stopped, fit
 from peftbench.fit.progress import bar
 from peftbench.methods.base import Method, Plan
 from peftbench.model import Model
@@ -210,12 +210,10 @@ def _recorded(record: Record, folder: Path, rank: int, logger: Any) -> Iterator[
         yield
     except (Stopped, KeyboardInterrupt) as stop:
         record.status = "interrupted"
-        saved = (folder / CHECKPOINT).is_file()
-        record.reason = (
-            "stopped by the user; the same command resumes it" if saved else "stopped by the user before its first step"
-        )
-        if not isinstance(stop, Stopped) and saved:
-            record.reason += " from its last checkpoint"
+        record.reason = "stopped by the user before anything was saved"
+        if (folder / CHECKPOINT).is_file():
+            at_once = isinstance(stop, Aborted | KeyboardInterrupt)
+            record.reason = f"stopped by the user; the same command resumes it{' from its last checkpoint' * at_once}"
     except UserError as problem:
         record.status = "refused" if isinstance(problem, Refusal) else "failed"
         record.reason = str(problem) + (_kept(folder) if isinstance(problem, Diverged) else "")

@@ -41,11 +41,14 @@ def run(arguments: list[str]) -> int:
     os.environ["PEFTBENCH_SWEEP"] = datetime.now().strftime("%Y-%m-%d_%H-%M-%S_%f")
     # Hydra then raises instead of printing its own message and leaving.
     full, os.environ["HYDRA_FULL_ERROR"] = os.environ.get("HYDRA_FULL_ERROR"), "1"
+    stopped = False
     try:
         app = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")(_job)
         app()
     except (HydraException, OmegaConfBaseException) as problem:
         raise explained(problem, words) from None
+    except KeyboardInterrupt:  # of a sweep: what is done is shown all the same
+        stopped = True
     except BrokenPipeError:
         raise
     except OSError as problem:
@@ -63,6 +66,9 @@ def run(arguments: list[str]) -> int:
     if records:
         render(records)
         _where(records)
+    if stopped:
+        print("stopped; the same command goes on with what is left.")
+        return 130
     return _status(records)
 
 

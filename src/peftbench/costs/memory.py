@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-import resource
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,6 +97,8 @@ def _peak() -> int:
     kernel = _kilobytes("VmHWM:")
     if kernel is not None:
         return kernel
+    import resource  # not on Windows
+
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

@@ -1,8 +1,8 @@
 """Training and evaluation with Lightning; nothing else knows it."""
 
 from peftbench.fit.checkpoint import FILE as CHECKPOINT
-from peftbench.fit.checkpoint import Stopped
+from peftbench.fit.checkpoint import Aborted, Stopped
 from peftbench.fit.module import Diverged
 from peftbench.fit.training import Outcome, fit
 
-__all__ = ["CHECKPOINT", "Diverged", "Outcome", "Stopped", "fit"]
+__all__ = ["CHECKPOINT", "Aborted", "Diverged", "Outcome", "Stopped", "fit"]

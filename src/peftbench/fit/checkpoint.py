@@ -26,6 +26,13 @@ class Stopped(Exception):
     """The user (or the scheduler) asked for an end; a checkpoint was written."""
 
 
+class Aborted(Stopped):
+    """The user asked twice: nothing was written since the last checkpoint.
+
+    Not a KeyboardInterrupt, upon which Lightning would leave the process with SIGINT ignored.
+    """
+
+
 class Checkpoints(Callback):
     """Saves when an epoch or a step ends, but not more often than every `seconds`; saves and stops on a signal.
 
@@ -58,6 +65,10 @@ class Checkpoints(Callback):
             module.place = (trainer.current_epoch + 1, 0)
             self._save(trainer)
         if stop and not last:
+            raise Stopped
+
+    def on_test_batch_end(self, *_: Any) -> None:
+        if self.stop:  # training is complete and saved; testing begins anew when the run is resumed
             raise Stopped
 
     def _due(self, trainer: Trainer) -> bool:
@@ -101,7 +112,7 @@ class Signals:
 
     def _ask(self, number: int, frame: Any) -> None:
         if self.checkpoints.stop:
-            raise KeyboardInterrupt
+            raise Aborted
         self.checkpoints.stop = True
         print("\nstopping after this step (once more: at once) …", flush=True)
 
