@@ -65,8 +65,9 @@ class Fit(LightningModule):
     def configure_optimizers(self) -> Any:
         named = self.model.trainable()
         trainer = self.config.trainer
-        # Under fp16 a fused step unscales by itself, which Lightning's clipping does not allow.
-        fused = trainer.precision != "16" and trainer.strategy != "fsdp" and self.device.type in ("cpu", "cuda")
+        # A fused step unscales gradients by itself, so in mixed precision Lightning does not clip before one.
+        clips = trainer.clip is not None and trainer.precision != "32"
+        fused = not clips and trainer.strategy != "fsdp" and self.device.type in ("cpu", "cuda")
         inner = optim.optimizer(self.config.optimizer, named, fused)
         optimizer = self.method.optimizer(named, self.anchors, inner)
         scheduler = optim.schedule(self.config.optimizer, inner, int(self.trainer.estimated_stepping_batches))
