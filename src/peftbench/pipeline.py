@@ -75,7 +75,7 @@ def run(config: Config, group: str | None = None) -> Record:
             model = Model(backbone, task, transform.mean, transform.std)
             plan = _plan(folder, method, model, data, rank)
             model.adapted(method.adapt(backbone, plan))
-            record.costs = {"parameters": costs.parameters(model)}
+            record.costs = {"parameters": costs.parameters(model), "flops": costs.flops(model, _image(backbone))}
 
             outcome = fit(model, method, config, data, folder, name, logger.epochs)
             if rank == 0:
@@ -194,13 +194,16 @@ def _complete(record: Record, folder: Path, model: Model, outcome: Outcome) -> N
     }
     record.costs |= outcome.costs
     record.costs["delta_bytes"] = deltas.save(folder / deltas.FILE, learned, metadata)
-    model.to(outcome.device)
-    size = model.backbone.facts.input_size
-    image = torch.zeros(1, 3, size, size, dtype=torch.uint8, device=outcome.device)
-    record.costs["flops"] = costs.flops(model, image)
-    record.costs["time"]["latency"] = costs.latency(model, image)
+    if record.config["trainer"]["strategy"] != "fsdp":  # no process holds the whole model
+        model.to(outcome.device)
+        record.costs["time"]["latency"] = costs.latency(model, _image(model.backbone).to(outcome.device))
     record.metrics, record.history = outcome.metrics, outcome.history
     record.status = "complete"
+
+
+def _image(backbone: backbones.Backbone) -> torch.Tensor:
+    size = backbone.facts.input_size
+    return torch.zeros(1, 3, size, size, dtype=torch.uint8)
 
 
 @contextlib.contextmanager

@@ -44,10 +44,10 @@ def launch(config: Config, group: str | None) -> Record:
             for rank in range(world)
         ]
         _wait(processes)
-        told = [json.loads(p.read_text()) for p in sorted(Path(folder).glob("[0-9]*.json"))]
-    if error := next((t["error"] for t in told if "error" in t), None):
+        answers = {p.stem: json.loads(p.read_text()) for p in Path(folder).glob("[0-9]*.json")}
+    if error := next((t["error"] for t in answers.values() if "error" in t), None):
         raise UserError(error)
-    if record := next((t["record"] for t in told if t.get("record")), None):
+    if record := answers.get("0", {}).get("record"):  # rank zero's; it alone writes what a run leaves
         return Record(**record)
     raise UserError(f"the processes of this run ended with status {[p.returncode for p in processes]}; see above.")
 
