@@ -22,7 +22,10 @@ def meta(spec: config.Backbone, size: int | None = None) -> Backbone:
         UserError: an unknown timm name, or arguments that the model does not take.
     """
     _known(spec)
-    with torch.device("meta"):
+    try:
+        with torch.device("meta"):
+            return _wrap(spec, _create(spec, size), size)
+    except NotImplementedError:  # an operator without a form for it (RegNet's under torch 2.6): random weights instead
         return _wrap(spec, _create(spec, size), size)
 
 
