@@ -208,11 +208,6 @@ def _short(config: Config, group: str) -> str:
     return Path(getattr(config, group).name).name.split(".")[0]
 
 
-def method_fields(path: str) -> Declared:
-    """The options that the method class at `path` declares, read without importing it."""
-    return declared(path, "method.path")
-
-
 def _method(values: Any) -> Method:
     values = _mapping(values, "method")
     declared_ = _own(values, "method")

@@ -17,6 +17,8 @@ from peftbench.errors import UserError
 from peftbench.model import Model
 
 FILE = "delta.safetensors"
+_UMASK = os.umask(0)  # it can only be read by setting it
+os.umask(_UMASK)
 
 
 def changed(state: Mapping[str, Tensor], start: Mapping[str, str]) -> dict[str, Tensor]:
@@ -49,7 +51,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
-        part.chmod(0o666 & ~_umask())  # safetensors writes files that only their owner can read
+        part.chmod(0o666 & ~_UMASK)  # safetensors writes files that only their owner can read
         with part.open("rb+") as written:
             os.fsync(written.fileno())
         part.replace(path)
@@ -64,12 +66,6 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    now = os.umask(0)
-    os.umask(now)
-    return now
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from peftbench.config import Config
 from peftbench.deltas import replacing
+from peftbench.errors import UserError
 from peftbench.results import Record
 
 CSV = "metrics.csv"
@@ -43,18 +44,22 @@ class WandbLogger(Logger):
     def __init__(self, config: Config, run_id: str, folder: Path, group: str | None) -> None:
         import wandb
 
-        self.run = wandb.init(
-            project=config.logger.project,
-            group=config.logger.group or group,
-            tags=list(config.logger.tags),
-            id=run_id,
-            name=run_id,
-            config=config.to_dict(),
-            dir=str(folder),
-            resume="allow",
-            mode=os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline"),  # type: ignore[arg-type]
-            settings=wandb.Settings(silent=True),
-        )
+        try:
+            self.run = wandb.init(
+                project=config.logger.project,
+                group=config.logger.group or group,
+                tags=list(config.logger.tags),
+                id=run_id,
+                name=run_id,
+                config=config.to_dict(),
+                dir=str(folder),
+                resume="allow",
+                mode=os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline"),  # type: ignore[arg-type]
+                settings=wandb.Settings(silent=True),
+            )
+        except Exception as problem:  # network, keys and settings come as many classes
+            first = (str(problem).strip() or type(problem).__name__).splitlines()[0]
+            raise UserError(f"logger=wandb: W&B did not start ({first}); WANDB_MODE=offline needs no server.") from None
         self.sent = 0
 
     def epochs(self, history: list[dict[str, float]]) -> None:

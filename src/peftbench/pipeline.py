@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import subprocess
+import time
 import traceback
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -34,7 +35,7 @@ from peftbench.tasks import TASKS
 def run(config: Config, group: str | None = None) -> Record:
     """Carries out one run and returns its record; a run whose record is complete is read, not repeated.
 
-    `group` is the sweep that the run belongs to.
+    `group` is the sweep that the run belongs to. Upon Ctrl-C the record says `interrupted`, and nothing is raised.
 
     Raises:
         UserError: see the message; where the run had begun, its record says `failed` or `refused` with the reason.
@@ -56,6 +57,8 @@ def run(config: Config, group: str | None = None) -> Record:
     folder = Path(config.output_dir) / name
     with _owned(folder, rank):
         if not config.force and (old := read(folder)) and old.status == "complete":
+            if rank == 0 and config.trainer.progress:
+                Console().print(f"{folder}: already complete; force=true repeats it", highlight=False, soft_wrap=True)
             return old
         if rank == 0:
             _prepare(folder, config)
@@ -75,7 +78,9 @@ def run(config: Config, group: str | None = None) -> Record:
             model = Model(backbone, task, transform.mean, transform.std)
             plan = _plan(folder, method, model, data, rank)
             model.adapted(method.adapt(backbone, plan))
-            record.costs = {"parameters": costs.parameters(model), "flops": costs.flops(model, _image(backbone))}
+            record.costs = {"parameters": costs.parameters(model)}
+            if rank == 0:
+                record.costs["flops"] = costs.flops(model, _image(backbone))
 
             outcome = fit(model, method, config, data, folder, name, logger.epochs)
             if rank == 0:
@@ -172,11 +177,17 @@ def _plan(folder: Path, method: Method, model: Model, data: Any, rank: int) -> P
             with deltas.replacing(facts) as part:
                 part.write_text(json.dumps(plan.facts))
         else:
-            import time
-
-            while not facts.is_file():
-                time.sleep(0.2)
+            _await(facts)
     return Plan(deltas.load(tensors)[0], json.loads(facts.read_text()))
+
+
+def _await(file: Path, seconds: float = 3600) -> None:
+    """Waits for a file of rank zero's. Raises UserError after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not file.is_file():
+        if time.monotonic() > deadline:
+            raise UserError(f"{file}: was not written by the first process within {seconds:.0f} s.")
+        time.sleep(0.2)
 
 
 def _complete(record: Record, folder: Path, model: Model, outcome: Outcome) -> None:
@@ -229,8 +240,8 @@ def _recorded(record: Record, folder: Path, rank: int, logger: Any) -> Iterator[
     finally:
         if rank == 0:
             with contextlib.ExitStack() as closing:
-                closing.callback(_written, record, folder)
                 closing.callback(logger().finish, record)
+                closing.callback(_written, record, folder)  # first: sending figures may take long, or be interrupted
 
 
 def _written(record: Record, folder: Path) -> None:

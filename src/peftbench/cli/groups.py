@@ -6,12 +6,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from peftbench.config import CONFIGS
+from peftbench.errors import UserError
 
 PLURAL = {"methods": "method", "backbones": "backbone", "data": "data"}
 
 
 def roots(arguments: Sequence[str] = ()) -> list[Path]:
-    """The folders that configs are read from: peftbench's own and those that the arguments add."""
+    """The folders that configs are read from: peftbench's own and those that the arguments add. Raises UserError."""
     found = [CONFIGS]
     for i, argument in enumerate(arguments):
         if argument in ("--config-dir", "-cd") and i + 1 < len(arguments):
@@ -21,7 +22,9 @@ def roots(arguments: Sequence[str] = ()) -> list[Path]:
         elif argument.startswith("hydra.searchpath="):
             places = argument.partition("=")[2].strip("[]'\"").split(",")
             found += [Path(p.strip(" '\"").removeprefix("file://")) for p in places if "pkg://" not in p]
-    return [f for f in found if f.is_dir()]
+    if missing := next((f for f in found if not f.is_dir()), None):
+        raise UserError(f"{missing}: there is no such folder of configs.")
+    return found
 
 
 def names(group: str, folders: Iterable[Path]) -> dict[str, Path]:

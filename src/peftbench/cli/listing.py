@@ -8,7 +8,8 @@ from peftbench.errors import UserError, nearest
 
 def run(arguments: list[str]) -> int:
     """Prints what exists, a line each. Raises UserError for anything else."""
-    what = next((a for a in arguments[1:] if not a.startswith("-")), "")
+    after = arguments[arguments.index("list") + 1 :]
+    what = next((a for a in after if not a.startswith("-")), "")
     group = PLURAL.get(what) or (what if what in PLURAL.values() else None)
     if group is None:
         raise UserError(f"list {what or '…'}: expected methods, backbones or data{nearest(what, PLURAL)}.")

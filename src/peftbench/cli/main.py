@@ -24,9 +24,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
+def _words(arguments: list[str]) -> list[str]:
+    """The arguments that are no options, nor the value of one."""
+    pairs = zip(["", *arguments], arguments, strict=False)
+    return [a for before, a in pairs if not a.startswith("-") and before not in ("--config-dir", "-cd")]
+
+
 def _verb(arguments: list[str]) -> Callable[[list[str]], int]:
-    first = arguments[0] if arguments else "--help"
-    if first in ("--help", "-h", "help"):
+    first = next(iter(_words(arguments)), arguments[0] if arguments else "--help")
+    if {"--help", "-h"} & set(arguments) or first in ("--help", "help"):
         from peftbench.cli.help import show
 
         return show

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from peftbench.config import Config
 from peftbench.errors import UserError
@@ -53,7 +55,13 @@ def launch(config: Config, group: str | None) -> Record:
 
 
 def _wait(processes: list[subprocess.Popen]) -> None:
-    """Until all have ended; when one fails the others, who would wait for it, are ended."""
+    """Until all have ended; when one fails the others, who would wait for it, are ended. SIGTERM is handed on."""
+
+    def hand_on(*_: Any) -> None:
+        for process in processes:
+            process.terminate()
+
+    before = signal.signal(signal.SIGTERM, hand_on)
     try:
         while any(p.poll() is None for p in processes):
             if any(p.poll() for p in processes):
@@ -64,6 +72,7 @@ def _wait(processes: list[subprocess.Popen]) -> None:
         for process in processes:
             process.wait()
     finally:
+        signal.signal(signal.SIGTERM, before)
         for process in processes:
             if process.poll() is None:
                 process.kill()

@@ -86,6 +86,8 @@ def _job(composed: DictConfig) -> float:
     """
     state = HydraConfig.get()
     sweep = Path(state.sweep.dir) if state.mode == RunMode.MULTIRUN else None
+    if sweep:
+        print(f"job {state.job.num}: {' '.join(state.overrides.task)}", flush=True)
     try:
         record = _carry_out(checked(composed.copy(), state.runtime.choices), sweep.name if sweep else None)
     except (UserError, OmegaConfBaseException) as problem:
@@ -125,7 +127,7 @@ def _carry_out(config: Config, group: str | None) -> Record:
 def _stand_in(state: Any, status: str, reason: str) -> Record:
     """The record of a job that ended before it had one."""
     choices = {k: str(v) for k, v in state.runtime.choices.items() if k in ("method", "backbone", "data")}
-    seed = next((o.partition("=")[2] for o in state.overrides.task if o.startswith("seed=")), "0")
+    seed = next((int(o[5:]) for o in state.overrides.task if o.startswith("seed=") and o[5:].isdecimal()), 0)
     return Record("", status, {"choices": choices, "seed": seed}, reason=reason)
 
 
@@ -135,13 +137,15 @@ def _collect() -> list[Record]:
         return list(_JOBS)
     found = sorted((_SWEEP[0] / "jobs").glob("*/result.json"))
     records = [json.loads(p.read_text()) for p in found]
-    return [Record(**r) for r in records]
+    return [Record(**r, folder=str(_SWEEP[0].parents[1] / r["id"]) if r["id"] else "") for r in records]
 
 
 def _where(records: list[Record]) -> None:
     done = [r for r in records if r.status == "complete" and r.folder]
-    if len(records) == 1 and done:
+    if len(done) == 1:
         print(f"record, delta and config: {done[0].folder}")
+    elif done:
+        print(f"records, deltas and configs of {len(done)} runs: {Path(done[0].folder).parent}")
 
 
 def _status(records: list[Record]) -> int:

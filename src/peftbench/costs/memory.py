@@ -68,7 +68,9 @@ class PeakMemory:
 def _give_back() -> None:
     """Returns freed memory to the system: what an earlier job of a sweep left would hide this one's."""
     gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # glibc has it
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # glibc has it
         ctypes.CDLL(None).malloc_trim(0)
 
 
@@ -110,7 +112,8 @@ class SavedBytes:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+        self._model = model
+        self._own: set[int] = set()
         self._found: dict[int, int] = {}
 
     @property
@@ -121,6 +124,8 @@ class SavedBytes:
     def counting(self) -> Iterator[None]:
         """Counts what is saved inside, from zero; values and gradients are not changed by it."""
         self._found.clear()
+        # Asked for now: moving a model to a device gives its tensors other storages.
+        self._own = {t.untyped_storage().data_ptr() for t in (*self._model.parameters(), *self._model.buffers())}
         alive: list[Tensor] = []  # no storage is freed while counting, so no address is used twice
 
         def keep(tensor: Tensor) -> Tensor:

@@ -18,7 +18,8 @@ _LISTS = {"train": "train800.txt", "val": "val200.txt", "trainval": "train800val
 class Vtab(DataSet):
     """One task: four list files whose lines are `images/<split>/000000.jpg <label>`.
 
-    The task's folder is looked for in `root` under its name and its aliases; `root` may be the folder itself.
+    The task's folder is looked for in `root` under its name and its aliases. `root` may be the folder itself, whatever
+    it is called; its labels must then be exactly those of the task, so that no other task's images pass for it.
     """
 
     task_name: str
@@ -28,12 +29,21 @@ class Vtab(DataSet):
     def load(self) -> Splits:
         folder = self._folder()
         splits = {role: _read(folder, file, self.classes) for role, file in _LISTS.items()}
+        if folder == Path(self.root).expanduser() and folder.name not in self._names():
+            found = {int(label) for split in splits.values() for label in split.labels}
+            if found != set(range(self.classes)):
+                raise UserError(
+                    f"data.root={self.root}: holds {len(found)} of the {self.classes} labels of vtab/{self.task_name}, "
+                    f"so it looks like another task; name the folder {self.task_name} if it is not."
+                )
         return Splits(f"vtab/{self.task_name}", _class_names(folder, self.classes), **splits)
+
+    def _names(self) -> tuple[str, ...]:
+        return self.task_name, *(alias for alias, name in ALIASES.items() if name == self.task_name)
 
     def _folder(self) -> Path:
         root = Path(self.root).expanduser()
-        aliases = [alias for alias, name in ALIASES.items() if name == self.task_name]
-        for folder in (root, *(root / name for name in (self.task_name, *aliases))):
+        for folder in (root, *(root / name for name in self._names())):
             if (folder / _LISTS["train"]).is_file():
                 return folder
         raise UserError(

@@ -20,7 +20,7 @@ from peftbench.errors import UserError
 from peftbench.methods.base import Method
 from peftbench.model import Model
 
-_ADVICE = "a lower optimizer.lr, trainer.clip=1 or trainer.precision=bf16 usually helps"
+_ADVICE = "a lower optimizer.lr or trainer.clip=1 usually helps, and bf16 instead of 16"
 
 
 class Diverged(UserError):
@@ -91,11 +91,12 @@ class Fit(LightningModule):
             loss = self.model.loss(batch)
         self._check(loss)
         self.train_loss = self.train_loss.to(loss.device)
-        self.train_loss += torch.stack([loss.detach().float() * size, loss.new_tensor(size, dtype=torch.float)])
+        self.train_loss[0] += loss.detach().float() * size
+        self.train_loss[1] += size  # no new tensor: copying one to the device would wait for it
         return loss
 
     def _check(self, loss: Tensor) -> None:
-        """Raises Diverged. On an accelerator the previous loss is looked at, which costs no waiting."""
+        """Raises Diverged. On CUDA the loss of the previous step is looked at, so that the device keeps its queue."""
         checked = (loss.detach(), self.current_epoch + 1, self.global_step + 1)
         if loss.is_cuda:
             checked, self._unchecked = self._unchecked, checked  # type: ignore[assignment]

@@ -41,7 +41,6 @@ class Outcome:
     costs: dict[str, Any]
     device: torch.device
     state: Mapping[str, Tensor]
-    sessions: int
 
 
 def fit(
@@ -76,7 +75,8 @@ def fit(
     metrics = {f"test/{n}": v for n, v in getattr(module, "test_results", {}).items()}
     metrics |= {f"val/{n.removeprefix('val_')}": v for n, v in module.history[-1].items() if n.startswith("val_")}
     metrics["train/loss"] = module.history[-1]["train_loss"]
-    return Outcome(metrics, module.history, meters.costs(module, config, tested), meters.device, state, module.sessions)
+    figures = meters.costs(module, config, loaders.order.size, tested)
+    return Outcome(metrics, module.history, figures, meters.device, state)
 
 
 class Meters(Callback):
@@ -117,12 +117,12 @@ class Meters(Callback):
             saved = module.saved.total if module.counts_saved else None
             module.measured = {"step": self.clock.summary(), "peak": self.memory.read(), "saved": saved}
 
-    def costs(self, module: Fit, config: Config, tested: float) -> dict[str, Any]:
+    def costs(self, module: Fit, config: Config, images: int, tested: float) -> dict[str, Any]:
         steps = module.measured["step"]
         return {
             "time": {
                 "step": steps,
-                "images_per_second": config.data.batch_size / steps["median"],
+                "images_per_second": min(config.data.batch_size, images) / steps["median"],
                 "train": module.elapsed["train"],
                 "validate": module.elapsed["validate"],
                 "test": tested,

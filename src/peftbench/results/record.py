@@ -13,14 +13,13 @@ from peftbench.errors import UserError
 
 SCHEMA = 1
 FILE = "result.json"
-STATUSES = ("running", "complete", "interrupted", "failed", "refused")
 
 
 @dataclass
 class Record:
     """What a run was, what it reached, and what it cost.
 
-    `status` is one of running, complete, interrupted, failed; `reason` says why it is not complete.
+    `status` is one of running, complete, interrupted, failed, refused; `reason` says why it is not complete.
     """
 
     id: str
