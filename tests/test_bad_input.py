@@ -864,3 +864,15 @@ def test_a_run_that_failed_is_not_taken_for_complete_by_the_same_command(poisone
     for _ in range(2):
         refused(poisoned(1), "became nan")
         assert record(tmp_path)["status"] == "failed"
+
+
+def test_a_folder_of_another_vtab_task_does_not_pass_for_this_one(cli, tmp_path):
+    folder = tmp_path / "somewhere"
+    (folder / "images").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(folder / "images" / "a.png")
+    for name in ("train800", "val200", "train800val200", "test"):
+        (folder / f"{name}.txt").write_text("images/a.png 0\n")
+    status, _, error = cli("data=vtab/eurosat", f"data.root={folder}", "backbone=resnet_nano", "method=linear")
+    assert status == 2
+    assert "looks like another task" in error
+    assert "eurosat" in error
