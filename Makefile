@@ -39,7 +39,7 @@ format: .venv/ready
 	touch $@
 
 lock:                    ## pins and hashes of everything, for every supported Python
-	uv pip compile pyproject.toml --extra dev --universal --generate-hashes --no-emit-index-url --no-annotate \
+	uv pip compile pyproject.toml --extra dev --universal --generate-hashes --no-annotate --no-header \
 	  --python-version 3.11 --quiet --output-file requirements.txt
 
 clean:

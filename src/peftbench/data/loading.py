@@ -59,7 +59,7 @@ def _upright(image: Image.Image) -> Image.Image:
     """Turned as its EXIF says, where that can be read; PIL's own way fails where any other tag is damaged."""
     try:
         turn = _TURNS.get(image.getexif().get(0x0112, 1))
-    except Exception:
+    except Exception:  # damaged EXIF beside whole pixels: the image counts as upright
         turn = None
     return image if turn is None else image.transpose(turn)
 

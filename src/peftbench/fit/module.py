@@ -50,7 +50,7 @@ class Fit(LightningModule):
         self.train_loss = torch.zeros(2)  # sum and count of this epoch
         self.measured: dict[str, Any] = {}
         """Step times and memory so far: what stands where a resumed run has no step left to measure."""
-        self._unchecked: tuple[Tensor, int, int] | None = None
+        self._unchecked: tuple[Tensor, Any, int, int] | None = None
         self._counted = 0
         self.counts_saved = True
         self._eval_loss = torch.zeros(2)
@@ -96,12 +96,20 @@ class Fit(LightningModule):
         return loss
 
     def _check(self, loss: Tensor) -> None:
-        """Raises Diverged. On CUDA the loss of the previous step is looked at, so that the device keeps its queue."""
-        checked = (loss.detach(), self.current_epoch + 1, self.global_step + 1)
+        """Raises Diverged. On CUDA the loss of the previous step is looked at: it has arrived by now, nobody waits."""
+        now = (loss.detach(), None, self.current_epoch + 1, self.global_step + 1)
         if loss.is_cuda:
-            checked, self._unchecked = self._unchecked, checked  # type: ignore[assignment]
-        if checked is not None and not torch.isfinite(checked[0]):
-            raise Diverged(f"the loss became {checked[0].item()} in epoch {checked[1]}, step {checked[2]}; {_ADVICE}")
+            arrived = torch.cuda.Event()
+            copy = torch.empty((), pin_memory=True).copy_(loss.detach(), non_blocking=True)
+            arrived.record()
+            now, self._unchecked = self._unchecked, (copy, arrived, *now[2:])  # type: ignore[assignment]
+        if now is None:
+            return
+        value, event, epoch, step = now
+        if event is not None:
+            event.synchronize()
+        if not torch.isfinite(value):
+            raise Diverged(f"the loss became {value.item()} in epoch {epoch}, step {step}; {_ADVICE}")
 
     def check_weights(self) -> None:
         """Raises Diverged where a trained weight is no longer a number: such a state is neither kept nor complete."""
