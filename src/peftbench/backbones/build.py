@@ -43,6 +43,8 @@ def build(spec: config.Backbone, size: int | None = None) -> Backbone:
 def _wrap(spec: config.Backbone, net: Any, size: int | None) -> Backbone:
     try:
         return Backbone(net, spec.name, spec.family, _input_size(net, size))
+    except NotImplementedError:  # not the size's fault: `meta` has another way
+        raise
     except (RuntimeError, AssertionError, ValueError):  # its forward pass fails at this size
         if size is None:
             raise

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from pickle import UnpicklingError  # what weights_only raises
 from typing import Any
 
 import safetensors
@@ -41,7 +41,7 @@ def read(path: Path) -> State:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path, device="cpu")
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
+    except UnpicklingError:
         if path.read_bytes()[:1] not in (b"P", b"\x80"):  # a zip archive, a pickle
             raise UserError(f"{path}: is not a readable weights file (it is no torch file).") from None
         raise UserError(

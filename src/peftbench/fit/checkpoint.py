@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import pickle
 import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
+from pickle import UnpicklingError  # what weights_only raises
 from typing import Any
 
 import torch
@@ -132,7 +132,7 @@ def resumable(folder: Path, module: Fit) -> Path | None:
     advice = "remove it, or give force=true, to start again"
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
+    except UnpicklingError:
         if path.read_bytes()[:1] not in (b"P", b"\x80"):  # a zip archive, a pickle
             raise UserError(f"{path}: is damaged (it is no torch file); {advice}.") from None
         raise UserError(f"{path}: holds Python objects besides tensors and is not loaded; {advice}.") from None
