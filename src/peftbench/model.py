@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from peftbench.backbones import Backbone
+from peftbench.methods.base import Side
 from peftbench.tasks import Task
 
 
@@ -37,11 +38,11 @@ class Model(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone, self.task = backbone, task
-        self.side: nn.Module | None = None
+        self.side: Side | None = None
         self.register_buffer("mean", torch.tensor(mean).mul(255).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).mul(255).view(3, 1, 1), persistent=False)
 
-    def adapted(self, side: nn.Module | None) -> None:
+    def adapted(self, side: Side | None) -> None:
         """Called when the method has adapted the backbone: takes its side net, freezes what the task leaves unused."""
         self.side = side
         if not self.task.uses_tail:
@@ -56,13 +57,15 @@ class Model(nn.Module):
 
     def extract(self, images: Tensor, cached: list[Tensor] | None = None) -> list[Tensor]:
         """Adapted taps: live ones of a weight method, or the side net's over frozen (or `cached`) ones."""
-        wanted = tuple(getattr(self.side, "wanted", ())) or self._wanted()
         if self.side is None:
-            return self.backbone.taps(self.normalize(images), wanted)
-        if cached is None:
-            with torch.no_grad():
-                cached = self.backbone.taps(self.normalize(images), wanted)
-        return self.side(cached)
+            return self.backbone.taps(self.normalize(images), self._wanted())
+        return self.side(self.frozen(images) if cached is None else cached)
+
+    @torch.no_grad()
+    def frozen(self, images: Tensor) -> list[Tensor]:
+        """The taps that the side net reads, condensed: what a tap cache holds of `images`."""
+        assert self.side is not None
+        return self.side.condense(self.backbone.taps(self.normalize(images), self.side.wanted))
 
     def forward(self, images: Tensor, cached: list[Tensor] | None = None) -> Any:
         """Predictions, in the task's own form: logits (B, classes) for classification."""

@@ -39,11 +39,11 @@ class Method:
         """Looks at the data before anything is changed. `model.loss(batch)` is the training loss."""
         return Plan()
 
-    def adapt(self, backbone: Backbone, plan: Plan) -> nn.Module | None:
+    def adapt(self, backbone: Backbone, plan: Plan) -> Side | None:
         """Makes the backbone what this method trains.
 
         A weight method edits the backbone in place, leaves `requires_grad` true on what trains, and returns None.
-        A side method returns a module that takes the taps and returns taps, the last of which is pooled.
+        A side method freezes the backbone and returns a `Side`.
         """
         raise UserError(f"{type(self).__name__} defines no adapt().")
 
@@ -55,6 +55,26 @@ class Method:
     ) -> torch.optim.Optimizer:
         """The optimizer to train with: by default the configured one, unchanged."""
         return inner
+
+
+class Side(nn.Module):
+    """A net over frozen taps, which it never sends a gradient into.
+
+    Attributes:
+        wanted: the taps it reads, as indices into `facts.taps`.
+        condensed: names what `condense` keeps of them; the empty string where that is everything.
+    """
+
+    wanted: tuple[int, ...] = (-1,)
+    condensed: str = ""
+
+    def condense(self, taps: Sequence[Tensor]) -> list[Tensor]:
+        """What is kept of the wanted taps, without any parameter: a tap cache holds this, and `forward` takes it."""
+        return list(taps)
+
+    def forward(self, taps: Sequence[Tensor]) -> list[Tensor]:
+        """From condensed taps to taps in the backbone's own layout, the last of which is pooled."""
+        raise NotImplementedError
 
 
 def freeze(module: nn.Module) -> None:

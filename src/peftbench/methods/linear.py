@@ -6,16 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from peftbench.backbones import Backbone
-from peftbench.methods.base import Method, Plan, freeze
+from peftbench.methods.base import Method, Plan, Side, freeze
 
 
-class Last(nn.Module):
+class Last(Side):
     """The side net that adds nothing: it hands the deepest tap on."""
-
-    wanted = (-1,)
 
     def forward(self, taps: Sequence[Tensor]) -> list[Tensor]:
         return [taps[-1]]
@@ -27,6 +25,6 @@ class Linear(Method):
 
     side: ClassVar[bool] = True
 
-    def adapt(self, backbone: Backbone, plan: Plan) -> nn.Module:
+    def adapt(self, backbone: Backbone, plan: Plan) -> Side:
         freeze(backbone)
         return Last()
