@@ -25,7 +25,7 @@ from peftbench.data.base import DataSet, Split, Splits, split_hash, stratified
 from peftbench.data.digits import Digits
 from peftbench.data.fashion_mnist import FashionMNIST
 from peftbench.data.folder import Folder
-from peftbench.data.loading import Batch, Images, Loaders, Order, Transform, decode, loaders, mix
+from peftbench.data.loading import Images, Indices, Loaders, Order, Transform, decode, loaders, mix
 from peftbench.data.vtab import Vtab
 from peftbench.errors import UserError
 from peftbench.pipeline import build
@@ -734,7 +734,10 @@ def test_an_image_with_a_wrong_byte_is_read_or_refused(tmp_path_factory, form, d
 
 def images(*paths: Path, on_error: str = "refuse", memory_gb: float = 1.0) -> Images:
     split = Split(list(paths), np.arange(len(paths)), [p.name for p in paths])
-    return Images(split, Transform(16, "bicubic", (0.5,) * 3, (0.5,) * 3), on_error, memory_gb, lambda done, of: None)
+    plain = Transform(16, "bicubic", (0.5,) * 3, (0.5,) * 3)
+    made = Images(split, plain, on_error, memory_gb, lambda done, of: None)
+    made.load()
+    return made
 
 
 @pytest.fixture
@@ -756,7 +759,7 @@ def test_damaged_images_are_refused_by_name(damaged):
 def test_a_damaged_image_that_is_read_from_disk_each_time_is_refused_when_its_turn_comes(damaged):
     made = images(*damaged, memory_gb=0.0)
     with pytest.raises(UserError, match=r"2\.png: cannot be read"):
-        made.__getitems__(Batch([0, 2], None))
+        made.__getitems__(Indices([0, 2], None))
 
 
 @pytest.mark.parametrize("memory_gb", [1.0, 0.0])
@@ -764,7 +767,7 @@ def test_damaged_images_are_left_out_and_named(damaged, memory_gb):
     made = images(*damaged, on_error="skip", memory_gb=memory_gb)
     assert made.skipped == [str(damaged[1]), str(damaged[2])]
     assert len(made) == 2
-    pixels, labels = made.__getitems__(Batch([0, 1], None))
+    pixels, labels, _ = made.__getitems__(Indices([0, 1], None))
     assert labels.tolist() == [0, 3]
     assert (pixels[1].numpy() == decode(damaged[3], 16, "bicubic")).all()
 
@@ -790,7 +793,7 @@ orders = {
 }
 
 
-def order(size: int, batch: int, seed: int = 0, place: tuple[int, int] = (0, 0), **more: object) -> list[Batch]:
+def order(size: int, batch: int, seed: int = 0, place: tuple[int, int] = (0, 0), **more: object) -> list[Indices]:
     return list(Order(size, batch, seed, **({"shuffle": True} | more), place=lambda: place))
 
 
@@ -889,7 +892,7 @@ def files(tmp_path) -> Split:
 
 def drawn(made: Loaders, epoch: int = 0, done: int = 0) -> list[tuple[torch.Tensor, torch.Tensor]]:
     made.order.place = lambda: (epoch, done)
-    return list(made.train)
+    return [(batch.images, batch.targets) for batch in made.train]
 
 
 def same(a: list[tuple[torch.Tensor, torch.Tensor]], b: list[tuple[torch.Tensor, torch.Tensor]]) -> bool:
@@ -904,6 +907,8 @@ AUGMENTS = ["none", "flip", "crop", "rrc", "trivial"]
 @pytest.mark.parametrize("augment", AUGMENTS)
 def test_images_in_memory_and_from_disk_make_the_same_batches(files, augment):
     kept, read = (load((files, None, None), augment=augment, memory_gb=gb) for gb in (1.0, 0.0))
+    for made in (kept, read):
+        made.load(lambda done, of: None)
     assert kept.train.dataset.pixels is not None
     assert read.train.dataset.pixels is None
     assert same(drawn(kept), drawn(read))
@@ -944,7 +949,7 @@ def by_label(batches: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
 def test_augmentation_leaves_the_global_random_state_alone(files):
     made = load((files, None, None), augment="trivial")
     before = torch.get_rng_state()
-    made.train.dataset.__getitems__(Batch(range(8), 5))
+    made.train.dataset.__getitems__(Indices(range(8), 5))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -954,7 +959,7 @@ def test_validation_and_test_images_are_not_augmented(files, role):
     roles[role] = files
     made = load(tuple(roles), augment="rrc")
     loader = (made.val, made.test)[role - 1]
-    batches = list(loader)
+    batches = [(batch.images, batch.targets) for batch in loader]
     assert torch.cat([labels for _, labels in batches]).tolist() == list(range(20))
     expected = np.stack([decode(p, 16, "bilinear") for p in files.images])
     assert (torch.cat([pixels for pixels, _ in batches]).numpy() == expected).all()
@@ -975,7 +980,7 @@ def test_ranks_see_parts_of_the_same_batches(files):
 def test_ranks_evaluate_every_image_once_even_when_one_is_left_over(files, memory_gb):
     odd = files.take(range(17))
     made = [load((files, odd, None), rank=r, world=2, eval_batch_size=8, memory_gb=memory_gb) for r in range(2)]
-    seen = [y for one in made for _, labels in one.val for y in labels.tolist()]
+    seen = [y for one in made for batch in one.val for y in batch.targets.tolist()]
     assert sorted(seen) == list(range(17))
 
 
@@ -1005,5 +1010,5 @@ def test_skipped_images_of_every_role_are_named(files, memory_gb):
 
 def test_reading_images_is_watched_to_the_end(files):
     seen = []
-    load((files, None, None), watch=lambda done, of: seen.append((done, of)))
+    load((files, None, None)).load(lambda done, of: seen.append((done, of)))
     assert seen == [(i, 20) for i in range(1, 21)]

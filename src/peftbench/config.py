@@ -63,6 +63,7 @@ class Data:
     on_error: Literal["refuse", "skip"] = "refuse"
     memory_gb: float = 4.0
     workers: int = 0
+    order_seed: int | None = None
 
 
 @checked(config=_STRICT, frozen=True)

@@ -72,7 +72,11 @@ class Model(nn.Module):
         return self.task.predict(partial(self.extract, cached=cached), self.backbone, images)
 
     def loss(self, batch: Any, cached: list[Tensor] | None = None) -> Tensor:
-        """The training loss of one batch, a scalar: what training, and a method's scoring, differentiate."""
+        """The training loss of one batch, a scalar: what training, and a method's scoring, differentiate.
+
+        Taps come from `cached`, from the batch where it holds them, or else from its images.
+        """
+        cached = getattr(batch, "taps", None) if cached is None else cached
         return self.task.loss(partial(self.extract, cached=cached), self.backbone, batch)
 
     def train(self, mode: bool = True) -> Model:

@@ -145,12 +145,12 @@ def _load(config: Config, roles: Any, transform: Transform, rank: int, world: in
                 progress.update(task, completed=done, total=of)
 
         data = config.data
-        return loaders(
+        made = loaders(
             roles,
             transform,
             batch_size=data.batch_size,
             eval_batch_size=data.eval_batch_size,
-            seed=config.seed,
+            seed=config.seed if data.order_seed is None else data.order_seed,
             workers=data.workers,
             on_error=data.on_error,
             memory_gb=data.memory_gb,
@@ -160,6 +160,8 @@ def _load(config: Config, roles: Any, transform: Transform, rank: int, world: in
             pin=torch.cuda.is_available() and config.trainer.accelerator in ("auto", "gpu"),
             watch=watch,
         )
+        made.load(watch)
+        return made
 
 
 PLAN = "plan"

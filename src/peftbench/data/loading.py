@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -81,8 +81,20 @@ _TURNS = dict(
 )
 
 
+class Batch(NamedTuple):
+    """Images (uint8, (B, 3, S, S)) with their targets. Where `taps` stand in for them, the images are empty."""
+
+    images: Tensor
+    targets: Any
+    taps: list[Tensor] | None = None
+
+
 class Images(Dataset):
     """A split as tensors: decoded once into memory while it fits, else from disk each time.
+
+    Attributes:
+        views: 0, or how many fixed augmented views stand for each image; training then draws among them.
+        stored: once set, gives the taps of rows, and no image is decoded for training any more.
 
     Raises:
         UserError: a damaged image, named, where `on_error` is `refuse`; else it is left out and named in `skipped`.
@@ -95,34 +107,68 @@ class Images(Dataset):
         on_error: str,
         memory_gb: float,
         watch: Callable[[int, int], None],
+        views: int = 0,
     ) -> None:
         self.transform, self.split = transform, split
         self.kept = round(transform.size * _MARGIN.get(transform.augment, 1.0))
         self.skipped: list[str] = []
         self.pixels: Tensor | None = None
-        in_memory = len(split) * 3 * self.kept**2 <= memory_gb * 2**30
-        if in_memory or on_error == "skip":
-            self._decode_all(on_error, watch, in_memory)
-        self.labels = torch.from_numpy(self.split.labels)
+        self.fits = len(split) * 3 * self.kept**2 <= memory_gb * 2**30
         self.augment = _augmentation(transform)
+        self.views = views if self.augment is not None else 0
+        self.stored: Callable[[Tensor], list[Tensor]] | None = None
+        if on_error == "skip":
+            self._decode_all(on_error, watch, self.fits)
+
+    def load(self, watch: Callable[[int, int], None] = lambda done, of: None) -> None:
+        """Decodes into memory, if the images fit and are not there yet."""
+        if self.fits and self.pixels is None:
+            self._decode_all("refuse", watch, True)
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.split)
 
-    def __getitems__(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """A whole batch at once: uint8 images (B, 3, S, S) and labels (B,)."""
+    @property
+    def rows(self) -> int:
+        """How many different pictures there are: images times views."""
+        return len(self) * max(self.views, 1)
+
+    def __getitems__(self, batch: Indices) -> Batch:
+        """A whole batch at once, augmented where it has a seed."""
+        indices = torch.as_tensor(batch, dtype=torch.long)
+        targets = torch.from_numpy(self.split.labels)[indices]
+        if self.views:
+            seed = 0 if batch.seed is None else batch.seed
+            view = torch.randint(self.views, indices.shape, generator=torch.Generator().manual_seed(seed))
+            indices = indices * self.views + view
+        if self.stored is not None:
+            return Batch(torch.empty((len(batch), 3, 0, 0), dtype=torch.uint8), targets, self.stored(indices))
+        images = self.pictures(indices)
+        if self.augment is not None and not self.views and batch.seed is not None:
+            # Seeded by the batch's place in the run, so that a resumed run sees the same pixels.
+            images = self._augmented(images, batch.seed)
+        return Batch(images, targets)
+
+    def pictures(self, rows: Tensor) -> Tensor:
+        """uint8 images (B, 3, S, S): row i is image i, or view i % views of image i // views."""
+        self.load()
+        indices = rows // max(self.views, 1)
         if self.pixels is not None:
-            images = self.pixels[torch.as_tensor(batch, dtype=torch.long)]
-        elif not batch:
+            images = self.pixels[indices]
+        elif not len(indices):
             images = torch.empty((0, 3, self.kept, self.kept), dtype=torch.uint8)
         else:
-            images = torch.stack([torch.from_numpy(self._decode(i).copy()) for i in batch])
-        if self.augment is not None and batch.seed is not None:
-            # Seeded by the batch's place in the run, so that a resumed run sees the same pixels.
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(batch.seed)
-                images = torch.stack([self.augment(i) for i in images])
-        return images, self.labels[torch.as_tensor(batch, dtype=torch.long)]
+            images = torch.stack([torch.from_numpy(self._decode(i).copy()) for i in indices.tolist()])
+        if self.views:
+            views = [self._augmented(i[None], mix(int(row), 2)) for i, row in zip(images, rows, strict=True)]
+            images = torch.cat(views) if views else images
+        return images
+
+    def _augmented(self, images: Tensor, seed: int) -> Tensor:
+        assert self.augment is not None
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return torch.stack([self.augment(i) for i in images])
 
     def _decode(self, index: int) -> np.ndarray:
         try:
@@ -180,7 +226,7 @@ def _augmentation(transform: Transform) -> Callable[[Tensor], Tensor] | None:
     return v2.Compose(steps[transform.augment]) if transform.augment != "none" else None
 
 
-class Batch(list[int]):
+class Indices(list[int]):
     """Indices of one batch, and the seed of its augmentation."""
 
     def __init__(self, indices: Sequence[int], seed: int | None) -> None:
@@ -189,7 +235,7 @@ class Batch(list[int]):
 
 
 @dataclass
-class Order(Sampler[Batch]):
+class Order(Sampler[Indices]):
     """The batches of each epoch: a function of seed, epoch and place, and of nothing that happened before.
 
     `place()` gives (epoch, batches already done in it). A batch is shared out over `world` processes; a trailing
@@ -211,14 +257,14 @@ class Order(Sampler[Batch]):
         count = whole + (rest >= least) or 1
         return min(count, self.limit) if self.limit else count
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Indices]:
         epoch, done = self.place()
         order = torch.arange(self.size)
         if self.shuffle:
             order = torch.randperm(self.size, generator=torch.Generator().manual_seed(mix(self.seed, epoch)))
         for i in range(done, len(self)):
             share = order[i * self.batch_size : (i + 1) * self.batch_size][self.rank :: self.world]
-            yield Batch(share.tolist(), mix(self.seed, epoch, i, self.rank) if self.shuffle else None)
+            yield Indices(share.tolist(), mix(self.seed, epoch, i, self.rank) if self.shuffle else None)
 
 
 def mix(*numbers: int) -> int:
@@ -236,6 +282,12 @@ class Loaders:
     order: Order
     skipped: tuple[str, ...]
 
+    def load(self, watch: Callable[[int, int], None]) -> None:
+        """Decodes into memory what fits and what no stored taps stand in for. Raises UserError: a damaged image."""
+        for images in filter(None, map(images_of, (self.train, self.val, self.test))):
+            if images.stored is None:
+                images.load(watch)
+
 
 def loaders(
     roles: tuple[Split, Split | None, Split | None],
@@ -251,9 +303,12 @@ def loaders(
     world: int = 1,
     limit: int | None = None,
     pin: bool = False,
+    views: int = 0,
     watch: Callable[[int, int], None] = lambda done, of: None,
 ) -> Loaders:
     """Loaders of uint8 images for (train, val, test); `batch_size` counts over all processes.
+
+    `seed` decides the order of training batches. Nothing is decoded yet, except to find damaged images to skip.
 
     Raises:
         UserError: a damaged image, or a batch that cannot be shared out evenly.
@@ -266,11 +321,11 @@ def loaders(
     def make(split: Split | None, train: bool) -> tuple[DataLoader, Order] | None:
         if split is None:
             return None
-        images = Images(split, transform if train else plain, on_error, memory_gb, watch)
+        images = Images(split, transform if train else plain, on_error, memory_gb, watch, views)
         skipped.extend(images.skipped)
         size = batch_size if train else eval_batch_size * world
         order = Order(len(images), size, seed, shuffle=train, rank=rank, world=world, limit=limit)
-        processes = workers if images.pixels is None or images.augment is not None else 0
+        processes = workers if not images.fits or images.augment is not None else 0
         loader = DataLoader(
             images,
             batch_sampler=order,
@@ -285,6 +340,11 @@ def loaders(
     assert train is not None
     val, test = make(roles[1], False), make(roles[2], False)
     return Loaders(train[0], val and val[0], test and test[0], train[1], tuple(skipped))
+
+
+def images_of(loader: DataLoader | None) -> Images | None:
+    """The images that a loader of ours draws from."""
+    return None if loader is None else cast(Images, loader.dataset)
 
 
 def _whole(batch: Any) -> Any:

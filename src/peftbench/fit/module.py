@@ -160,7 +160,7 @@ class Fit(LightningModule):
         self._eval_loss = torch.zeros(2, device=self.device)
 
     def _evaluate(self, batch: Any, metrics: MetricCollection) -> None:
-        predictions = self.model(batch[0])
+        predictions = self.model(batch[0], getattr(batch, "taps", None))
         if not self.model.task.size(batch):  # this process's share of a small last batch may be nothing
             return
         metrics.update(predictions, self.model.task.targets(batch))

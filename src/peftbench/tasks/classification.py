@@ -30,7 +30,7 @@ class Classification(Task):
 
     def loss(self, extract: Extract, backbone: Backbone, batch: tuple[Tensor, Tensor]) -> Tensor:
         """Mean cross-entropy of (images, labels), a scalar."""
-        images, labels = batch
+        images, labels = batch[:2]
         logits = self.predict(extract, backbone, images)
         return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
 
