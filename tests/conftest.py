@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+os.environ["PEFTBENCH_CACHE"] = tempfile.mkdtemp(prefix="peftbench-taps-")  # never the cache of whoever runs the tests
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is imported: no test asks the network
 
 Result = tuple[int, str, str]

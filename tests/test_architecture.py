@@ -25,7 +25,7 @@ LAYERS = [
     {"tasks"},
     {"model"},
     {"taps", "deltas", "costs", "optim", "data"},
-    {"results"},
+    {"results", "frozen"},
     {"loggers"},
     {"fit", "plan", "export", "serve"},
     {"pipeline"},

@@ -102,6 +102,15 @@ class Trainer:
 
 
 @checked(config=_STRICT, frozen=True)
+class Taps:
+    mode: Literal["auto", "off", "memory", "disk"] = "auto"
+    views: int = 0
+    max_gb: float = 10.0
+    memory_gb: float = 2.0
+    dir: str | None = None
+
+
+@checked(config=_STRICT, frozen=True)
 class Logger:
     name: Literal["none", "csv", "wandb"]
     project: str = "peftbench"
@@ -119,6 +128,7 @@ class Config:
     task: Task
     optimizer: Optimizer
     trainer: Trainer
+    taps: Taps
     logger: Logger
     seed: int = 0
     force: bool = False
@@ -146,6 +156,7 @@ SECTIONS: dict[str, type] = {
     "task": Task,
     "optimizer": Optimizer,
     "trainer": Trainer,
+    "taps": Taps,
     "logger": Logger,
 }
 TOP = {"seed": int, "force": bool, "output_dir": str, "data_dir": str}
@@ -153,6 +164,7 @@ TOP = {"seed": int, "force": bool, "output_dir": str, "data_dir": str}
 _NOT_IDENTITY: dict[str, set[str]] = {
     "trainer": {"progress", "checkpoint_seconds", "threads"},
     "data": {"workers", "memory_gb", "eval_batch_size"},
+    "taps": {"max_gb", "memory_gb", "dir"},
 }
 
 
@@ -171,7 +183,7 @@ def check(values: Mapping[str, Any], choices: Mapping[str, str] | None = None) -
     sections = {
         "method": _method(values.get("method")),
         "data": _data(values.get("data")),
-        **{n: _section(n, values.get(n)) for n in ("backbone", "task", "optimizer", "trainer", "logger")},
+        **{n: _section(n, values.get(n)) for n in ("backbone", "task", "optimizer", "trainer", "taps", "logger")},
     }
     config = Config(**sections, **{k: values[k] for k in TOP}, choices=dict(choices or {}))
     _combinations(config)
@@ -186,6 +198,8 @@ def identity(config: Config) -> dict[str, Any]:
     for section, keys in _NOT_IDENTITY.items():
         for key in keys:
             del whole[section][key]
+    # Where taps are kept changes nothing; without them a run costs more, so it is another one.
+    whole["taps"]["mode"] = "off" if config.taps.mode == "off" else "kept"
     # Where files lie does not matter; what is in them is stamped by fingerprint and split hash.
     for key in ("root", "labels"):
         whole["data"]["options"].pop(key, None)
@@ -329,9 +343,14 @@ def _combinations(config: Config) -> None:
         "optimizer.min_lr": optimizer.min_lr,
         "data.workers": data.workers,
         "data.memory_gb": data.memory_gb,
+        "taps.views": config.taps.views,
+        "taps.max_gb": config.taps.max_gb,
+        "taps.memory_gb": config.taps.memory_gb,
     }.items():
         if amount < 0:
             raise UserError(f"{key}={amount}: expected 0 or more.")
+    if config.taps.views and data.augment == "none":
+        raise UserError(f"taps.views={config.taps.views}: there is one view without augmentation; give data.augment=flip, say.")
     if trainer.clip is not None and trainer.clip <= 0:
         raise UserError(f"trainer.clip={trainer.clip}: expected a number above 0, or null.")
     if any(not 0 <= beta < 1 for beta in optimizer.betas or ()):

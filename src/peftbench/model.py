@@ -24,6 +24,10 @@ class Model(nn.Module):
         backbone: adapted in place by the method.
         task: head, loss and metrics.
         mean, std: the normalisation, in units of the range 0 to 1.
+
+    Attributes:
+        multiple: a frozen backbone gets its batches padded to a multiple of this. Some kernels round differently for
+            odd sizes; with 8, an image's taps have the same bits whatever batch it is in, which kept taps need.
     """
 
     mean: Tensor
@@ -39,6 +43,7 @@ class Model(nn.Module):
         super().__init__()
         self.backbone, self.task = backbone, task
         self.side: Side | None = None
+        self.multiple = 1
         self.register_buffer("mean", torch.tensor(mean).mul(255).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).mul(255).view(3, 1, 1), persistent=False)
 
@@ -63,9 +68,16 @@ class Model(nn.Module):
 
     @torch.no_grad()
     def frozen(self, images: Tensor) -> list[Tensor]:
-        """The taps that the side net reads, condensed: what a tap cache holds of `images`."""
+        """The taps that the side net reads, condensed and in the precision of the run: what a tap cache holds."""
         assert self.side is not None
-        return self.side.condense(self.backbone.taps(self.normalize(images), self.side.wanted))
+        count = len(images)
+        if count % self.multiple:
+            images = torch.cat([images, images[-1:].expand(-count % self.multiple, *images.shape[1:])])
+        taps = self.side.condense(self.backbone.taps(self.normalize(images), self.side.wanted))
+        if torch.is_autocast_enabled(images.device.type):
+            half = torch.get_autocast_dtype(images.device.type)
+            taps = [t.to(half) for t in taps]
+        return [t[:count] for t in taps]
 
     def forward(self, images: Tensor, cached: list[Tensor] | None = None) -> Any:
         """Predictions, in the task's own form: logits (B, classes) for classification."""

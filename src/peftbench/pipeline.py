@@ -11,7 +11,7 @@ import platform
 import subprocess
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,17 +19,20 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from peftbench import backbones, costs, deltas, loggers
+from peftbench import backbones, costs, deltas, frozen, loggers
 from peftbench.config import Config, run_id
 from peftbench.data.base import DataSet, Splits, split_hash
-from peftbench.data.loading import IMAGENET, Transform, loaders, mix
+from peftbench.data.loading import IMAGENET, Loaders, Transform, loaders, mix
 from peftbench.errors import Refusal, UserError
-from peftbench.fit import CHECKPOINT, Aborted, Diverged, Outcome, Stopped, fit
+from peftbench.fit import CHECKPOINT, Aborted, Diverged, Outcome, Stopped, device, fit
 from peftbench.fit.progress import bar
 from peftbench.methods.base import Method, Plan
 from peftbench.model import Model
 from peftbench.results import Record, read
 from peftbench.tasks import TASKS
+
+
+Watch = Callable[[int, int], None]
 
 
 def run(config: Config, group: str | None = None) -> Record:
@@ -70,7 +73,8 @@ def run(config: Config, group: str | None = None) -> Record:
                 logger = loggers.make(config, name, folder, group)
 
             transform = _transform(config, backbone)
-            data = _load(config, roles, transform, rank, world)
+            with _progress(config, rank, "reading images") as watch:
+                data = _loaders(config, roles, transform, rank, world, watch)
             record.stamps["data"]["skipped"] = list(data.skipped)
 
             torch.manual_seed(mix(config.seed, 0))
@@ -82,7 +86,17 @@ def run(config: Config, group: str | None = None) -> Record:
             if rank == 0:
                 record.costs["flops"] = costs.flops(model, _image(backbone))
 
+            model.multiple = 8
+            with _progress(config, rank, "computing taps") as watch:
+                print_ = _teller(config, rank)
+                place, fingerprint = device(config.trainer), stamps["backbone"]["fingerprint"]
+                taps = frozen.keep(config, model, data, fingerprint, place, watch, print_)
+            with _progress(config, rank, "reading images") as watch:
+                data.load(watch)
             outcome = fit(model, method, config, data, folder, name, logger.epochs)
+            model.multiple = 1
+            if taps is not None:
+                record.costs["taps"] = taps
             if rank == 0:
                 _complete(record, folder, model, outcome)
     return record
@@ -134,34 +148,51 @@ def _transform(config: Config, backbone: backbones.Backbone) -> Transform:
     return Transform(facts.input_size, filter_, *scales[data.normalize], data.augment)
 
 
-def _load(config: Config, roles: Any, transform: Transform, rank: int, world: int) -> Any:
+def _loaders(config: Config, roles: Any, transform: Transform, rank: int, world: int, watch: Watch) -> Loaders:
+    data = config.data
+    return loaders(
+        roles,
+        transform,
+        batch_size=data.batch_size,
+        eval_batch_size=data.eval_batch_size,
+        seed=config.seed if data.order_seed is None else data.order_seed,
+        workers=data.workers,
+        on_error=data.on_error,
+        memory_gb=data.memory_gb,
+        rank=rank,
+        world=world,
+        limit=config.trainer.max_batches,
+        pin=torch.cuda.is_available() and config.trainer.accelerator in ("auto", "gpu"),
+        views=config.taps.views,
+        watch=watch,
+    )
+
+
+@contextlib.contextmanager
+def _progress(config: Config, rank: int, what: str) -> Iterator[Watch]:
+    """A bar for something countable, where somebody looks at a terminal; it appears with the first count."""
     console = Console()
-    shown = config.trainer.progress and console.is_terminal and rank == 0
-    with bar(console) if shown else contextlib.nullcontext() as progress:
-        task = progress.add_task("reading images", total=None) if progress else None
+    if not config.trainer.progress or not console.is_terminal or rank:
+        yield lambda done, of: None
+        return
+    with bar(console) as progress:
+        tasks: list[Any] = []
 
         def watch(done: int, of: int) -> None:
-            if progress and task is not None:
-                progress.update(task, completed=done, total=of)
+            tasks or tasks.append(progress.add_task(what, total=of))
+            progress.update(tasks[0], completed=done, total=of)
 
-        data = config.data
-        made = loaders(
-            roles,
-            transform,
-            batch_size=data.batch_size,
-            eval_batch_size=data.eval_batch_size,
-            seed=config.seed if data.order_seed is None else data.order_seed,
-            workers=data.workers,
-            on_error=data.on_error,
-            memory_gb=data.memory_gb,
-            rank=rank,
-            world=world,
-            limit=config.trainer.max_batches,
-            pin=torch.cuda.is_available() and config.trainer.accelerator in ("auto", "gpu"),
-            watch=watch,
-        )
-        made.load(watch)
-        return made
+        yield watch
+
+
+def _teller(config: Config, rank: int) -> Callable[[str], None]:
+    """Says something of which the user should know, once."""
+
+    def tell(text: str) -> None:
+        if config.trainer.progress and rank == 0:
+            Console(stderr=True).print(text, highlight=False, soft_wrap=True)
+
+    return tell
 
 
 PLAN = "plan"

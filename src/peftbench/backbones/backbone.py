@@ -97,6 +97,20 @@ class Backbone(nn.Module):
             tap = self.net.get_submodule(name)(tap)
         return self.net.forward_head(tap, pre_logits=True)
 
+    @property
+    def pooling(self) -> str:
+        """How the features are pooled, in timm's word: token, avg, … (the empty string where it has none)."""
+        return str(getattr(self.net, "global_pool", ""))
+
+    @property
+    def repools(self) -> bool:
+        """Whether `repool` works: a plain ViT that pools the class token or the mean of the patches."""
+        return self.facts.taps[-1].layout == "NLC" and self.facts.prefix > 0 and self.pooling in ("token", "avg")
+
+    def repool(self, kind: str) -> None:
+        """Pools `token` or `avg` from now on."""
+        self.net.global_pool = kind
+
     def maps(self, taps: Sequence[Tensor], indices: Sequence[int] | None = None) -> list[Tensor]:
         """Taps as feature maps (B, C, H, W): prefix tokens dropped, tokens laid out on their grid."""
         indices = range(len(taps)) if indices is None else indices

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -40,6 +41,11 @@ class Split:
         else:
             images = [i for part in both for i in part]
         return Split(images, np.concatenate([self.labels, other.labels]), [*self.names, *other.names])
+
+    @functools.cached_property
+    def content(self) -> str:
+        """sha256 over the lines: what the split holds, whatever it is called."""
+        return hashlib.sha256("\n".join(self.lines()).encode()).hexdigest()
 
     def lines(self) -> list[str]:
         """One line an image: its name, its label, and its bytes."""
@@ -118,12 +124,8 @@ class DataSet:
 
 
 def split_hash(*splits: Split | None) -> str:
-    """sha256 over the lines of the splits, in order."""
-    digest = hashlib.sha256()
-    for split in splits:
-        digest.update(b"-" if split is None else "\n".join(split.lines()).encode())
-        digest.update(b"\0")
-    return digest.hexdigest()
+    """sha256 over the contents of the splits, in order."""
+    return hashlib.sha256(" ".join("-" if s is None else s.content for s in splits).encode()).hexdigest()
 
 
 def stratified(labels: np.ndarray, fractions: Sequence[float], seed: int) -> list[np.ndarray]:

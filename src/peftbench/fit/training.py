@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -77,6 +78,15 @@ def fit(
     metrics["train/loss"] = module.history[-1]["train_loss"]
     figures = meters.costs(module, config, loaders.order.size, tested)
     return Outcome(metrics, module.history, figures, meters.device, state)
+
+
+def device(spec: TrainerConfig) -> torch.device:
+    """The device of this process: what Lightning will choose."""
+    if spec.accelerator in ("auto", "gpu") and torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    if spec.accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
 
 
 class Meters(Callback):

@@ -1,0 +1,134 @@
+"""Training from kept taps: whether, where, and how the taps of a run's images are computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from peftbench.config import Config
+from peftbench.data.loading import Images, Loaders, images_of
+from peftbench.errors import UserError
+from peftbench.model import Model
+from peftbench.taps.entries import place
+from peftbench.taps.store import Taps, in_memory, on_disk, size_of
+
+HALF = {"32": None, "16": torch.float16, "bf16": torch.bfloat16}
+Tell = Callable[[str], None]
+
+
+def keep(
+    config: Config,
+    model: Model,
+    data: Loaders,
+    fingerprint: str,
+    device: torch.device,
+    watch: Callable[[int, int], None],
+    tell: Tell,
+) -> dict[str, Any] | None:
+    """Has the training and validation images replaced by their taps; returns what that cost, for the record.
+
+    Test images are looked at once, so theirs are never kept. None for a method that changes the backbone.
+
+    Raises:
+        UserError: `taps=disk` or `taps=memory` was asked for and there is no room.
+    """
+    spec = config.taps
+    if model.side is None:
+        if spec.mode in ("memory", "disk"):
+            tell(f"taps={spec.mode}: method={config.method.name} changes the backbone, so there are no taps to keep")
+        return None
+    if spec.mode == "off":
+        return {"mode": "off"}
+    if config.data.augment != "none" and not spec.views:
+        tell(
+            f"taps: not kept, since data.augment={config.data.augment} changes the images in every epoch; "
+            f"taps.views=4 keeps those of four fixed views"
+        )
+        return {"mode": "off"}
+    parts = [images for images in map(images_of, (data.train, data.val)) if images is not None]
+    one = _shapes(config, model)
+    sizes = [size_of(one, images.rows) for images in parts]
+    model.to(device)
+    done, total = 0, sum(images.rows for images in parts)
+
+    def fill(images: Images) -> Iterator[list[Tensor]]:
+        nonlocal done
+        for chunk in _computed(config, model, images, device):
+            yield chunk
+            done += len(chunk[0])
+            watch(done, total)
+
+    kept: list[Taps] = []
+    for images, bytes_ in zip(parts, sizes, strict=True):
+        about = _about(config, model, images, fingerprint, device)
+        if (taps := _kept(spec, about, bytes_, sum(sizes), lambda images=images: fill(images), tell)) is None:
+            return {"mode": "off"}  # validation needs no more room than training, and training comes first
+        kept.append(taps)
+        images.stored = taps
+    return {
+        "mode": kept[0].mode,
+        "rows": total,
+        "computed": sum(t.filled for t in kept),
+        "bytes": sum(t.bytes for t in kept),
+        "seconds": sum(t.seconds for t in kept),
+        "views": config.taps.views,
+    }
+
+
+def _kept(spec: Any, about: dict[str, Any], bytes_: int, total: int, fill: Any, tell: Tell) -> Taps | None:
+    if spec.mode == "memory":
+        return in_memory(fill)
+    try:
+        return on_disk(place(spec.dir), about, bytes_, int(spec.max_gb * 2**30), fill, tell)
+    except UserError as problem:
+        if spec.mode == "disk":
+            raise
+        fits = total <= spec.memory_gb * 2**30
+        tell(f"{str(problem).rstrip('.')}; taps=auto {'keeps them in memory' if fits else 'does without'}")
+        return in_memory(fill) if fits else None
+
+
+def _shapes(config: Config, model: Model) -> list[Tensor]:
+    """The kept taps of one image, on the meta device."""
+    assert model.side is not None
+    facts = model.backbone.facts
+    dtype = HALF[config.trainer.precision] or torch.float32
+    taps = [torch.empty((1, *facts.taps[i].shape), dtype=dtype, device="meta") for i in model.side.wanted]
+    return model.side.condense(taps)
+
+
+def _about(
+    config: Config, model: Model, images: Images, fingerprint: str, device: torch.device
+) -> dict[str, Any]:
+    """All that decides the bits of the taps; its hash names the entry."""
+    assert model.side is not None
+    facts, transform = model.backbone.facts, images.transform
+    return {
+        "backbone": facts.name,
+        "fingerprint": fingerprint,
+        "taps": [facts.taps[i].module for i in model.side.wanted],
+        "condensed": model.side.condensed,
+        "pixels": [transform.size, transform.interpolation, list(transform.mean), list(transform.std)],
+        "augment": transform.augment if images.views else "none",
+        "views": images.views,
+        "precision": config.trainer.precision,
+        "data": config.data.name,
+        "split": images.split.content,
+        "device": device.type,
+        "versions": {n: version(n) for n in ("torch", "timm")},
+    }
+
+
+def _computed(config: Config, model: Model, images: Images, device: torch.device) -> Iterator[list[Tensor]]:
+    """The taps of all rows, in chunks of data.eval_batch_size."""
+    model.eval()
+    half = HALF[config.trainer.precision]
+    size = -(-config.data.eval_batch_size // model.multiple) * model.multiple
+    for rows in torch.arange(images.rows).split(size):
+        pictures = images.pictures(rows).to(device)
+        with torch.autocast(device.type, half, enabled=half is not None):
+            yield [t.cpu() for t in model.frozen(pictures)]

@@ -1,0 +1,201 @@
+"""LoSA, Low-rank Side Adaptation: a side path of low-rank mixers that refines the last tap with all the others.
+
+Mercea, Gritsenko, Schmid, Arnab, "Time-, Memory- and Parameter-Efficient Visual Adaptation", CVPR 2024,
+arXiv 2402.02887. (Not the Long-Short-range Adapter, nor the sparse language-model method of the same name.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from peftbench.backbones import Backbone
+from peftbench.backbones.backbone import Tap
+from peftbench.errors import Refusal, UserError
+from peftbench.methods.base import Method, Plan, Side, freeze
+from peftbench.methods.mixing import Mixer, Norms, refine
+
+
+@dataclass(frozen=True)
+class LoSA(Method):
+    """The backbone is frozen; y_0 = b_L, y_i = y_{i-1} + g_i(b_i + y_{i-1}), and y_L goes to the head.
+
+    b_i are the taps, before the final norm. g mixes along channels, then along tokens, each through a bottleneck of
+    rank r with GELU: g(x) = C(N(x)) + T(N(x + C(N(x)))). All that is not in the paper's text is our reading: this
+    form without a skip of its own, no bias, the norm N, and that up-projections start at zero, so that the first
+    logits are the linear probe's.
+
+    Options: `norm` none, ln (affine) or ln_noaffine; `bias` of the projections; `mixers` in the order of their
+    work (`space` is `token` without class tokens, for clips together with `time`, which mixes the `frames`);
+    `tap_every` k uses every k-th tap counted from the last, `tap_last` m only the last m; `start` is y_0; `pooling`
+    replaces how a plain ViT pools: `avg` averages the patch tokens and leaves class tokens out of the side path.
+
+    Where taps differ in resolution (CNNs, hybrids, hierarchical ViTs), which the paper does not treat, every stage's
+    tap is averaged onto the last stage's grid. Where they differ in width, b_i and y_{i-1} meet in the channel
+    mixer's bottleneck: C = GELU(N(b_i) A_i + N(y_{i-1}) W) U, with A_i of C_i x r parameters; the token mixer then
+    mixes y_{i-1} + C. A mixer along an axis shorter than r has that axis's rank.
+    """
+
+    side: ClassVar[bool] = True
+
+    rank: int = 8
+    norm: Literal["none", "ln", "ln_noaffine"] = "none"
+    bias: bool = False
+    mixers: tuple[Literal["channel", "token", "space", "time"], ...] = ("channel", "token")
+    tap_every: int = 1
+    tap_last: int | None = None
+    start: Literal["last", "first", "zero"] = "last"
+    pooling: Literal["model", "token", "avg"] = "model"
+    init: Literal["kaiming", "trunc_normal"] = "kaiming"
+    frames: int | None = None
+
+    def check(self, backbone: Backbone) -> None:
+        facts = backbone.facts
+        for key in ("rank", "tap_every", "tap_last", "frames"):
+            if (value := getattr(self, key)) is not None and value < 1:
+                raise UserError(f"method.{key}={value}: expected at least 1.")
+        count = len(facts.taps)
+        for key in ("tap_every", "tap_last"):
+            if (value := getattr(self, key)) is not None and value > count:
+                raise UserError(f"method.{key}={value}: {facts.name} has {count} taps; expected at most that.")
+        if not self.mixers or len(set(self.mixers)) < len(self.mixers) or {"token", "space"} <= set(self.mixers):
+            raise UserError(
+                f"method.mixers={list(self.mixers)}: expected each at most once, and one of token and space, "
+                f"such as [channel,token]."
+            )
+        if "time" in self.mixers and self.frames is None:
+            raise UserError(
+                "method.mixers: time mixes the frames of a clip; give data=video_folder, or method.frames=<count>."
+            )
+        if self.pooling != "model" and not backbone.repools:
+            raise Refusal(f"method.pooling={self.pooling}: {facts.name} has its own pooling; give method.pooling=model.")
+        if self.leaves_prefix_out and facts.prefix and not self.pools_patches(backbone):
+            raise Refusal(
+                f"method.mixers={list(self.mixers)}: {facts.name} pools its class token, which they leave out; "
+                f"give method.pooling=avg."
+            )
+        taps = self.taps(backbone)
+        last = taps[-1]
+        for tap in taps:
+            if 0 in tap.shape:
+                raise Refusal(
+                    f"method=losa: tap {tap.module} of {facts.name} is empty at {facts.input_size} pixels "
+                    f"({' x '.join(map(str, tap.shape))}); give larger images with data.size."
+                )
+        if self.start == "first" and taps[0].channels != last.channels:
+            raise Refusal(f"method.start=first: the taps of {facts.name} differ in width; give method.start=last.")
+        if "channel" not in self.mixers and any(t.channels != last.channels for t in taps):
+            raise Refusal(
+                f"method.mixers={list(self.mixers)}: the taps of {facts.name} differ in width and meet in the channel "
+                f"mixer; give method.mixers=[channel,token]."
+            )
+        if self.rank > last.channels:
+            raise UserError(
+                f"method.rank={self.rank}: the taps of {facts.name} are {last.channels} wide; expected at most that."
+            )
+
+    def adapt(self, backbone: Backbone, plan: Plan) -> SideMixers:
+        freeze(backbone)
+        if self.pooling != "model":
+            backbone.repool(self.pooling)
+        return SideMixers(self, backbone)
+
+    def chosen(self, backbone: Backbone) -> tuple[int, ...]:
+        """The taps in use, in order of depth; the last is always among them."""
+        count = len(backbone.facts.taps)
+        return tuple(range(count - 1, count - 1 - min(count, self.tap_last or count), -self.tap_every))[::-1]
+
+    def taps(self, backbone: Backbone) -> list[Tap]:
+        return [backbone.facts.taps[i] for i in self.chosen(backbone)]
+
+    @property
+    def leaves_prefix_out(self) -> bool:
+        return self.pooling == "avg" or bool({"space", "time"} & set(self.mixers))
+
+    def pools_patches(self, backbone: Backbone) -> bool:
+        return self.pooling == "avg" or (self.pooling == "model" and backbone.pooling == "avg")
+
+
+class SideMixers(Side):
+    """The side net of LoSA. Its output has the shape and layout of the last tap."""
+
+    def __init__(self, spec: LoSA, backbone: Backbone) -> None:
+        super().__init__()
+        self.wanted = spec.chosen(backbone)
+        taps = spec.taps(backbone)
+        last, facts = taps[-1], backbone.facts
+        self.layouts = [t.layout for t in taps]
+        self.shape = last.shape
+        self.start = spec.start
+        self.frames = spec.frames if "time" in spec.mixers else None
+        plain = all(t.layout == "NLC" and t.shape == last.shape for t in taps)
+        # class tokens have no place on a grid
+        self.left_out = facts.prefix if last.layout == "NLC" and (spec.leaves_prefix_out or not plain) else 0
+        self.prefixes = [facts.prefix if t.layout == "NLC" and not plain else 0 for t in taps]
+        self.grid = None if plain else _grid(last, facts.prefix)
+        self.condensed = "" if self.grid is None else f"tokens of the last stage's grid {self.grid}"
+        size = {
+            "channel": last.channels,
+            "token": _tokens(last, self.left_out),
+            "space": _tokens(last, self.left_out),
+            "time": spec.frames or 0,
+        }
+        depth = len(taps)
+        self.mixers = nn.ModuleDict({m: Mixer(depth, size[m], min(spec.rank, size[m]), spec.bias, spec.init) for m in spec.mixers})
+        self.norms = Norms(spec.norm, depth, len(spec.mixers), last.channels)
+        self.lifts = nn.ParameterDict()
+        for i, tap in enumerate(taps):
+            if tap.channels != last.channels:
+                self.lifts[str(i)] = nn.Parameter(torch.empty(spec.rank, tap.channels))
+                nn.init.kaiming_uniform_(self.lifts[str(i)], a=5**0.5)
+
+    def condense(self, taps: Sequence[Tensor]) -> list[Tensor]:
+        """Raw taps; where their resolutions differ, tokens (B, n, C_i) on the last one's grid."""
+        if self.grid is None:
+            return list(taps)
+        return [_onto(t, layout, p, self.grid) for t, layout, p in zip(taps, self.layouts, self.prefixes, strict=True)]
+
+    def forward(self, taps: Sequence[Tensor]) -> list[Tensor]:
+        tokens = list(taps) if self.grid is not None else [t[:, self.left_out :] for t in taps]
+        start = {"last": tokens[-1], "first": tokens[0], "zero": torch.zeros_like(tokens[-1])}[self.start]
+        y = refine(tokens, start, self.mixers, self.norms, self.lifts, self.frames)
+        return [self._raw(y, taps[-1])]
+
+    def _raw(self, y: Tensor, last: Tensor) -> Tensor:
+        """Tokens in the last tap's own layout; the tokens left out are the backbone's."""
+        if self.layouts[-1] == "NLC":
+            return torch.cat([last[:, : self.left_out].to(y.dtype), y], 1) if self.left_out and self.grid is None else y
+        if self.layouts[-1] == "NCHW":
+            y = y.transpose(1, 2)
+        return y.reshape(-1, *self.shape)
+
+
+def _grid(tap: Tap, prefix: int) -> tuple[int, int]:
+    if tap.layout == "NCHW":
+        return tap.shape[1], tap.shape[2]
+    if tap.layout == "NHWC":
+        return tap.shape[0], tap.shape[1]
+    side = round((tap.shape[0] - prefix) ** 0.5)
+    return side, side
+
+
+def _tokens(tap: Tap, prefix: int) -> int:
+    if tap.layout == "NLC":
+        return tap.shape[0] - prefix
+    height, width = _grid(tap, prefix)
+    return height * width
+
+
+def _onto(tap: Tensor, layout: str, prefix: int, grid: tuple[int, int]) -> Tensor:
+    """A raw tap as tokens (B, h w, C), averaged onto a grid of h x w."""
+    if layout == "NLC":
+        side = round((tap.shape[1] - prefix) ** 0.5)
+        tap = tap[:, prefix:].unflatten(1, (side, side))
+    if layout != "NCHW":
+        tap = tap.permute(0, 3, 1, 2)
+    return F.adaptive_avg_pool2d(tap, grid).flatten(2).transpose(1, 2).contiguous()

@@ -1,0 +1,170 @@
+"""What lies in the tap cache: entries, their locks, their sizes. No torch, so that listing answers at once.
+
+An entry is a folder `<dir>/<key>/` with `about.json` and one file a tap; it is whole, or it is not there. Two locks
+go with it in `<dir>/.locks/`: `<key>.fill` is held by the one run that fills it, `<key>.use` by those that read it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from peftbench.errors import UserError
+
+ABOUT = "about.json"
+LOCKS = ".locks"
+PARTS = ".parts"
+
+
+def place(given: str | None) -> Path:
+    """The folder of the cache: the given one, or `taps` in $PEFTBENCH_CACHE, $XDG_CACHE_HOME/peftbench or ~/.cache."""
+    if given:
+        return Path(given).expanduser()
+    base = os.environ.get("PEFTBENCH_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "peftbench"
+    return Path(base).expanduser() / "taps"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A whole entry: what it holds, its size in bytes, and when it was last read (seconds since 1970)."""
+
+    key: str
+    folder: Path
+    about: dict[str, Any]
+    bytes: int
+    used: float
+
+
+def entries(root: Path) -> list[Entry]:
+    """The whole entries under `root`, the last used first."""
+    found = []
+    for folder in root.glob("*"):
+        if folder.name.startswith(".") or not (about := read_about(folder)):
+            continue
+        with contextlib.suppress(OSError):  # another process may be removing it
+            size = sum(f.stat().st_size for f in folder.iterdir())
+            found.append(Entry(folder.name, folder, about, size, (folder / ABOUT).stat().st_mtime))
+    return sorted(found, key=lambda e: -e.used)
+
+
+def read_about(folder: Path) -> dict[str, Any] | None:
+    """What an entry says of itself; None where it is not there or damaged."""
+    try:
+        about = json.loads((folder / ABOUT).read_text())
+    except (OSError, ValueError):
+        return None
+    return about if isinstance(about, dict) and "taps" in about else None
+
+
+def touch(folder: Path) -> None:
+    """Notes that the entry is used now."""
+    with contextlib.suppress(OSError):
+        os.utime(folder / ABOUT)
+
+
+def remove(entry: Entry) -> bool:
+    """Removes an entry unless a run reads it; says whether it is gone."""
+    with _lock(entry.folder.parent, f"{entry.key}.use", wait=False) as held:
+        if held is None:
+            return False
+        doomed = entry.folder.parent / PARTS / f"{entry.key}.{os.getpid()}.removed"
+        doomed.parent.mkdir(exist_ok=True)
+        with contextlib.suppress(OSError):
+            entry.folder.rename(doomed)  # at once out of sight: nobody sees half an entry
+            shutil.rmtree(doomed, ignore_errors=True)
+        return not entry.folder.exists()
+
+
+def sweep(root: Path) -> int:
+    """Removes what killed runs left half-written; the number of bytes freed."""
+    freed = 0
+    for part in (root / PARTS).glob("*"):
+        with _lock(root, f"{part.name.split('.')[0]}.fill", wait=False) as held:
+            if held is not None:
+                freed += sum(f.stat().st_size for f in part.rglob("*") if f.is_file())
+                shutil.rmtree(part, ignore_errors=True)
+    return freed
+
+
+def make_room(root: Path, needed: int, limit: int) -> None:
+    """Removes the entries used longest ago until `needed` more bytes stay within `limit`.
+
+    Raises:
+        UserError: they cannot, or the disk has not that much free.
+    """
+    if needed > limit:
+        raise UserError(
+            f"taps.max_gb={limit / 2**30:g}: these taps need {needed / 2**30:.2f} GiB; give a larger limit, or taps=off."
+        )
+    there = entries(root)
+    while there and sum(e.bytes for e in there) + needed > limit:
+        oldest = there.pop()
+        remove(oldest)
+    free = shutil.disk_usage(root).free
+    if free < needed + 2**26:
+        raise UserError(
+            f"taps.dir={root}: these taps need {needed / 2**30:.2f} GiB and the disk has {free / 2**30:.2f} GiB free; "
+            f"make room, give another taps.dir, or taps=off."
+        )
+
+
+@contextlib.contextmanager
+def filling(root: Path, key: str, waiting: Any = None) -> Iterator[None]:
+    """Inside, no other process fills this entry. `waiting` is called if one does, before waiting for it."""
+    with _lock(root, f"{key}.fill", wait=False) as held:
+        if held is not None:
+            yield
+            return
+    if waiting:
+        waiting()
+    with _lock(root, f"{key}.fill", wait=True):
+        yield
+
+
+def using(root: Path, key: str) -> IO[Any]:
+    """A handle that keeps an entry from being removed until it is closed or forgotten."""
+    handle = _open(root, f"{key}.use")
+    _flock(handle, shared=True, wait=True)
+    return handle
+
+
+@contextlib.contextmanager
+def _lock(root: Path, name: str, wait: bool) -> Iterator[IO[Any] | None]:
+    with _open(root, name) as handle:
+        yield handle if _flock(handle, shared=False, wait=wait) else None
+
+
+def _open(root: Path, name: str) -> IO[Any]:
+    try:
+        (root / LOCKS).mkdir(parents=True, exist_ok=True)
+        return (root / LOCKS / name).open("w")
+    except OSError as problem:
+        raise UserError(f"taps.dir={root}: cannot be written ({problem.strerror}); give another.") from None
+
+
+def _flock(handle: IO[Any], shared: bool, wait: bool) -> bool:
+    try:
+        import fcntl
+    except ImportError:  # not on Windows: runs that fill at once then each write their own, and the last one stays
+        return True
+    try:
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        return False
+    return True
+
+
+def ago(moment: float) -> str:
+    """How long ago, in words of one unit."""
+    seconds = max(time.time() - moment, 0)
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit} ago"
+    return "just now"

@@ -1,0 +1,223 @@
+"""Filling and reading entries of the tap cache."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import time
+import warnings
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from peftbench.errors import UserError
+from peftbench.taps.entries import ABOUT, PARTS, filling, make_room, read_about, sweep, touch, using
+
+Fill = Callable[[], Iterable[list[Tensor]]]
+"""Yields the taps of all rows in order, chunk by chunk: for each tap a CPU tensor (rows of the chunk, …)."""
+
+BLOCK = 1 << 24  # bytes under one checksum
+_VERIFIED: set[tuple[str, int]] = set()
+
+
+@dataclass
+class Taps:
+    """The taps of one split, row by row.
+
+    `tensors` has one (rows, …) tensor a tap, memory-mapped or in memory. `filled` counts the rows that went through
+    the backbone for it in this process, `seconds` how long that took.
+    """
+
+    tensors: list[Tensor]
+    mode: str
+    filled: int = 0
+    seconds: float = 0.0
+    key: str = ""
+    _held: list[Any] = field(default_factory=list)
+
+    def __call__(self, rows: Tensor) -> list[Tensor]:
+        """The taps of some rows: for each tap (len(rows), …)."""
+        return [t.index_select(0, rows) for t in self.tensors]
+
+    @property
+    def bytes(self) -> int:
+        return sum(t.numel() * t.element_size() for t in self.tensors)
+
+
+def key(about: dict[str, Any]) -> str:
+    """The name of the entry that holds what `about` describes: twenty hex digits."""
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:20]
+
+
+def in_memory(fill: Fill) -> Taps:
+    """All taps in memory."""
+    begun = time.perf_counter()
+    chunks = list(fill())
+    tensors = [torch.cat(parts) for parts in zip(*chunks, strict=True)]
+    return Taps(tensors, "memory", len(tensors[0]), time.perf_counter() - begun)
+
+
+def on_disk(
+    root: Path, about: dict[str, Any], bytes_: int, limit: int, fill: Fill, tell: Callable[[str], None]
+) -> Taps:
+    """The entry that `about` describes, filled first where it is not there or is damaged.
+
+    Of several processes one fills, the others wait for it. `bytes_` is the size it will have, `limit` that of the
+    whole cache.
+
+    Raises:
+        UserError: no room for it, or a disk that cannot be written.
+    """
+    name = key(about)
+    begun, filled = time.perf_counter(), 0
+    held = using(root, name)
+    with filling(root, name, lambda: tell("waiting for another run that computes the same taps")):
+        if (found := _opened(root / name, about, tell)) is None:
+            begun = time.perf_counter()
+            sweep(root)
+            make_room(root, bytes_, limit)
+            filled = _write(root, name, about, fill)
+            found = _opened(root / name, about, tell)
+    if found is None:
+        raise UserError(f"{root / name}: was written and cannot be read back; give another taps.dir, or taps=off.")
+    touch(root / name)
+    return Taps(found, "disk", filled, time.perf_counter() - begun if filled else 0.0, name, [held])
+
+
+def _write(root: Path, name: str, about: dict[str, Any], fill: Fill) -> int:
+    """Fills the entry beside its place and moves it there whole; returns the number of rows."""
+    part = root / PARTS / f"{name}.{os.getpid()}"
+    rows, shapes = 0, []
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, part, ignore_errors=True)
+        try:
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(parents=True)
+            files: list[_Checked] = []
+            for chunk in fill():
+                if not files:
+                    files = [stack.enter_context(_Checked(part / _file(i))) for i in range(len(chunk))]
+                    shapes = [(list(t.shape[1:]), str(t.dtype).removeprefix("torch.")) for t in chunk]
+                rows += len(chunk[0])
+                for file, tap in zip(files, chunk, strict=True):
+                    file.write(tap)
+            for file in files:
+                file.close()
+            listed = [
+                {"shape": shape, "dtype": dtype, "crc32": file.sums}
+                for file, (shape, dtype) in zip(files, shapes, strict=True)
+            ]
+            content = {"about": about, "rows": rows, "taps": listed}
+            (part / ABOUT).write_text(json.dumps(content) + "\n")
+            old = root / PARTS / f"{name}.{os.getpid()}.old"
+            stack.callback(shutil.rmtree, old, ignore_errors=True)
+            if (root / name).exists():  # a damaged one
+                (root / name).rename(old)
+            part.rename(root / name)
+        except OSError as problem:
+            why = "the disk is full" if problem.errno == errno.ENOSPC else problem.strerror
+            raise UserError(
+                f"taps.dir={root}: the taps could not be written ({why}), and nothing of them is left there; make "
+                f"room, give another taps.dir, or taps=memory or taps=off."
+            ) from None
+    return rows
+
+
+class _Checked:
+    """A file that is written from start to end; `sums` are the CRC-32 of its blocks."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb")
+        self._sum, self._in_block = 0, 0
+        self.sums: list[int] = []
+
+    def write(self, tap: Tensor) -> None:
+        data = memoryview(_bytes(tap))
+        self._file.write(data)  # no mapped write: on a full disk that would kill the process
+        while len(data):
+            piece = data[: BLOCK - self._in_block]
+            self._sum, self._in_block = zlib.crc32(piece, self._sum), self._in_block + len(piece)
+            data = data[len(piece) :]
+            if self._in_block == BLOCK:
+                self._close_block()
+
+    def _close_block(self) -> None:
+        self.sums.append(self._sum)
+        self._sum, self._in_block = 0, 0
+
+    def close(self) -> None:
+        if not self._file.closed:
+            if self._in_block:
+                self._close_block()
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+
+    def __enter__(self) -> _Checked:
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        with contextlib.suppress(OSError):  # flushing into a full disk fails again
+            self._file.close()
+
+
+def _opened(folder: Path, about: dict[str, Any], tell: Callable[[str], None]) -> list[Tensor] | None:
+    """The mapped taps of an entry; None where it is not there, or damaged, which is told."""
+    if not folder.is_dir():
+        return None
+    content = read_about(folder)
+    if content is None or content["about"] != about:
+        tell(f"{folder}: its description is damaged; its taps are computed again")
+        return None
+    try:
+        maps = [_mapped(folder / _file(i), content["rows"], t) for i, t in enumerate(content["taps"])]
+        stamp = (str(folder), os.stat(folder / _file(0)).st_mtime_ns)
+        if stamp not in _VERIFIED:
+            wanted = [s for t in content["taps"] for s in t["crc32"]]
+            blocks = [m[at : at + BLOCK] for m in maps for at in range(0, len(m), BLOCK)]
+            with ThreadPoolExecutor() as pool:
+                if list(pool.map(zlib.crc32, blocks)) != wanted:
+                    raise ValueError("a checksum differs")
+        _VERIFIED.add(stamp)
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        tell(f"{folder}: is damaged ({problem}); its taps are computed again")
+        return None
+    return [_tensor(m, content["rows"], t) for m, t in zip(maps, content["taps"], strict=True)]
+
+
+def _mapped(path: Path, rows: int, tap: dict[str, Any]) -> np.ndarray:
+    size = rows * int(np.prod(tap["shape"])) * getattr(torch, tap["dtype"]).itemsize
+    if (found := path.stat().st_size) != size:
+        raise ValueError(f"{path.name} has {found} bytes, expected {size}")
+    return np.memmap(path, np.uint8, "r")
+
+
+def _tensor(mapped: np.ndarray, rows: int, tap: dict[str, Any]) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it is not writable: nobody writes it
+        flat = torch.from_numpy(mapped)
+    return flat.view(getattr(torch, tap["dtype"])).view(rows, *tap["shape"])
+
+
+def _bytes(tap: Tensor) -> np.ndarray:
+    return tap.contiguous().flatten().view(torch.uint8).numpy()
+
+
+def _file(index: int) -> str:
+    return f"tap-{index:02d}.bin"
+
+
+def size_of(shapes: Sequence[Tensor], rows: int) -> int:
+    """The bytes that `rows` rows of such taps (given for one row, on any device) need."""
+    return sum(t[0].numel() * t.element_size() for t in shapes) * rows
