@@ -350,7 +350,9 @@ def _combinations(config: Config) -> None:
         if amount < 0:
             raise UserError(f"{key}={amount}: expected 0 or more.")
     if config.taps.views and data.augment == "none":
-        raise UserError(f"taps.views={config.taps.views}: there is one view without augmentation; give data.augment=flip, say.")
+        raise UserError(
+            f"taps.views={config.taps.views}: there is one view without augmentation; give data.augment=flip, say."
+        )
     if trainer.clip is not None and trainer.clip <= 0:
         raise UserError(f"trainer.clip={trainer.clip}: expected a number above 0, or null.")
     if any(not 0 <= beta < 1 for beta in optimizer.betas or ()):

@@ -101,9 +101,7 @@ def _shapes(config: Config, model: Model) -> list[Tensor]:
     return model.side.condense(taps)
 
 
-def _about(
-    config: Config, model: Model, images: Images, fingerprint: str, device: torch.device
-) -> dict[str, Any]:
+def _about(config: Config, model: Model, images: Images, fingerprint: str, device: torch.device) -> dict[str, Any]:
     """All that decides the bits of the taps; its hash names the entry."""
     assert model.side is not None
     facts, transform = model.backbone.facts, images.transform

@@ -50,6 +50,8 @@ class Model(nn.Module):
     def adapted(self, side: Side | None) -> None:
         """Called when the method has adapted the backbone: takes its side net, freezes what the task leaves unused."""
         self.side = side
+        if side is not None:
+            side.pooled = self.task.uses_tail
         if not self.task.uses_tail:
             for parameter in self.backbone.tail_parameters():
                 parameter.requires_grad = False

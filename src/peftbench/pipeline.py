@@ -31,7 +31,6 @@ from peftbench.model import Model
 from peftbench.results import Record, read
 from peftbench.tasks import TASKS
 
-
 Watch = Callable[[int, int], None]
 
 

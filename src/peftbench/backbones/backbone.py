@@ -103,6 +103,13 @@ class Backbone(nn.Module):
         return str(getattr(self.net, "global_pool", ""))
 
     @property
+    def pools_class_token(self) -> bool:
+        """Whether `pool` reads the first token alone: no other token of the last tap can change the features."""
+        tail = (self.net.get_submodule(name) for name in self.facts.tail)
+        tokens = self.facts.taps[-1].layout == "NLC" and self.facts.prefix > 0
+        return tokens and self.pooling == "token" and all(isinstance(m, nn.LayerNorm) for m in tail)
+
+    @property
     def repools(self) -> bool:
         """Whether `repool` works: a plain ViT that pools the class token or the mean of the patches."""
         return self.facts.taps[-1].layout == "NLC" and self.facts.prefix > 0 and self.pooling in ("token", "avg")

@@ -76,7 +76,10 @@ def explained(problem: Exception, words: Sequence[str]) -> UserError:
     if found := re.search(r"(?:Ambiguous value for argument|Sweep parameters) '([^']+)'", text):
         return UserError(f"{found[1]}: several values make a sweep; start it with peftbench -m.")
     return UserError(
-        " ".join([(text or type(problem).__name__).splitlines()[0], *([str(cause).splitlines()[0]] if cause else [])]).rstrip(".") + "."
+        " ".join(
+            [(text or type(problem).__name__).splitlines()[0], *([str(cause).splitlines()[0]] if cause else [])]
+        ).rstrip(".")
+        + "."
     )
 
 

@@ -63,10 +63,12 @@ class Side(nn.Module):
     Attributes:
         wanted: the taps it reads, as indices into `facts.taps`.
         condensed: names what `condense` keeps of them; the empty string where that is everything.
+        pooled: the task reads nothing but the pooled last tap; what pooling leaves out need not be computed.
     """
 
     wanted: tuple[int, ...] = (-1,)
     condensed: str = ""
+    pooled: bool = False
 
     def condense(self, taps: Sequence[Tensor]) -> list[Tensor]:
         """What is kept of the wanted taps, without any parameter: a tap cache holds this, and `forward` takes it."""
@@ -75,6 +77,11 @@ class Side(nn.Module):
     def forward(self, taps: Sequence[Tensor]) -> list[Tensor]:
         """From condensed taps to taps in the backbone's own layout, the last of which is pooled."""
         raise NotImplementedError
+
+    @classmethod
+    def together(cls, nets: Sequence[Side], taps: Sequence[Tensor]) -> list[list[Tensor]]:
+        """What each of several nets of this class gives for the same taps; a class that can share work overrides it."""
+        return [net(taps) for net in nets]
 
 
 def freeze(module: nn.Module) -> None:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from peftbench.backbones import Backbone
 from peftbench.backbones.backbone import Tap
 from peftbench.errors import Refusal, UserError
+from peftbench.methods import lowrank
 from peftbench.methods.base import Method, Plan, Side, freeze
 from peftbench.methods.mixing import Mixer, Norms, refine
 
@@ -73,7 +74,9 @@ class LoSA(Method):
                 "method.mixers: time mixes the frames of a clip; give data=video_folder, or method.frames=<count>."
             )
         if self.pooling != "model" and not backbone.repools:
-            raise Refusal(f"method.pooling={self.pooling}: {facts.name} has its own pooling; give method.pooling=model.")
+            raise Refusal(
+                f"method.pooling={self.pooling}: {facts.name} has its own pooling; give method.pooling=model."
+            )
         if self.leaves_prefix_out and facts.prefix and not self.pools_patches(backbone):
             raise Refusal(
                 f"method.mixers={list(self.mixers)}: {facts.name} pools its class token, which they leave out; "
@@ -146,7 +149,11 @@ class SideMixers(Side):
             "time": spec.frames or 0,
         }
         depth = len(taps)
-        self.mixers = nn.ModuleDict({m: Mixer(depth, size[m], min(spec.rank, size[m]), spec.bias, spec.init) for m in spec.mixers})
+        self.mixers = nn.ModuleDict(
+            {m: Mixer(depth, size[m], min(spec.rank, size[m]), spec.bias, spec.init) for m in spec.mixers}
+        )
+        self.low_rank = spec.norm == "none" and not spec.bias and "time" not in spec.mixers
+        self.class_token = backbone.pools_class_token
         self.norms = Norms(spec.norm, depth, len(spec.mixers), last.channels)
         self.lifts = nn.ParameterDict()
         for i, tap in enumerate(taps):
@@ -161,10 +168,46 @@ class SideMixers(Side):
         return [_onto(t, layout, p, self.grid) for t, layout, p in zip(taps, self.layouts, self.prefixes, strict=True)]
 
     def forward(self, taps: Sequence[Tensor]) -> list[Tensor]:
+        return self.together([self], taps)[0]
+
+    @classmethod
+    def together(cls, nets: Sequence[Side], taps: Sequence[Tensor]) -> list[list[Tensor]]:
+        every = [n for n in nets if isinstance(n, SideMixers)]
+        first = every[0]
+        alike = all(
+            (n.wanted, n.start, [*n.mixers], n.low_rank) == (first.wanted, first.start, [*first.mixers], True)
+            for n in every
+        )
+        with torch.autocast(taps[-1].device.type, enabled=False):  # the taps may be halves, sums over them are not
+            if not alike:
+                return [[n._raw(n._plain(taps), taps[-1])] for n in every]
+            ys = first._low_rank(every, taps)
+            return [[n._raw(y, taps[-1])] for n, y in zip(every, ys, strict=True)]
+
+    def _tokens(self, taps: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+        """b_i (B, n, C_i) and y_0 (B, n, d)."""
         tokens = list(taps) if self.grid is not None else [t[:, self.left_out :] for t in taps]
-        start = {"last": tokens[-1], "first": tokens[0], "zero": torch.zeros_like(tokens[-1])}[self.start]
-        y = refine(tokens, start, self.mixers, self.norms, self.lifts, self.frames)
-        return [self._raw(y, taps[-1])]
+        return tokens, {"last": tokens[-1], "first": tokens[0], "zero": torch.zeros_like(tokens[-1])}[self.start]
+
+    def _plain(self, taps: Sequence[Tensor]) -> Tensor:
+        tokens, start = self._tokens([t.to(self.dtype) for t in taps])
+        return refine(tokens, start, self.mixers, self.norms, self.lifts, self.frames)
+
+    def _low_rank(self, nets: Sequence[SideMixers], taps: Sequence[Tensor]) -> Tensor:
+        tokens, start = self._tokens(taps)
+        names = ["token" if m == "space" else m for m in self.mixers]
+        stacks = {a: _stacked([n.mixers[m] for n in nets]) for a, m in zip(names, self.mixers, strict=True)}  # type: ignore[misc]
+        down, up = ({a: pair[i] for a, pair in stacks.items()} for i in (0, 1))
+        rank = down["channel"].shape[2] if self.lifts else 0
+        lifts = {
+            int(i): torch.stack([F.pad(n.lifts[i], (0, 0, 0, rank - len(n.lifts[i]))) for n in nets])
+            for i in self.lifts
+        }
+        return lowrank.refine(tokens, start, names, down, up, lifts, self.pooled and self.class_token)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
 
     def _raw(self, y: Tensor, last: Tensor) -> Tensor:
         """Tokens in the last tap's own layout; the tokens left out are the backbone's."""
@@ -173,6 +216,16 @@ class SideMixers(Side):
         if self.layouts[-1] == "NCHW":
             y = y.transpose(1, 2)
         return y.reshape(-1, *self.shape)
+
+
+def _stacked(mixers: Sequence[Mixer]) -> tuple[Tensor, Tensor]:
+    """`down` and `up` of several mixers as (K, L, r, size) and (K, L, size, r), r the largest of their ranks.
+
+    Zeros fill the smaller ones: GELU(0) = 0, so they add nothing and get no gradient.
+    """
+    rank = max(m.down.shape[1] for m in mixers)
+    down = [F.pad(m.down, (0, 0, 0, rank - m.down.shape[1])) for m in mixers]
+    return torch.stack(down), torch.stack([F.pad(m.up, (0, rank - m.up.shape[2])) for m in mixers])
 
 
 def _grid(tap: Tap, prefix: int) -> tuple[int, int]:
