@@ -29,6 +29,7 @@ LAYERS = [
     {"loggers"},
     {"fit", "plan", "export", "serve"},
     {"pipeline"},
+    {"together"},
     {"cli"},
 ]
 OWNERS = {

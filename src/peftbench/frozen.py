@@ -12,7 +12,7 @@ from torch import Tensor
 from peftbench.config import Config
 from peftbench.data.loading import Images, Loaders, images_of
 from peftbench.errors import UserError
-from peftbench.model import Model
+from peftbench.model import Model, Together
 from peftbench.taps.entries import place
 from peftbench.taps.store import Taps, in_memory, on_disk, size_of
 
@@ -22,7 +22,7 @@ Tell = Callable[[str], None]
 
 def keep(
     config: Config,
-    model: Model,
+    model: Model | Together,
     data: Loaders,
     fingerprint: str,
     device: torch.device,
@@ -92,7 +92,7 @@ def _kept(spec: Any, about: dict[str, Any], bytes_: int, total: int, fill: Any, 
         return in_memory(fill) if fits else None
 
 
-def _shapes(config: Config, model: Model) -> list[Tensor]:
+def _shapes(config: Config, model: Model | Together) -> list[Tensor]:
     """The kept taps of one image, on the meta device."""
     assert model.side is not None
     facts = model.backbone.facts
@@ -101,7 +101,9 @@ def _shapes(config: Config, model: Model) -> list[Tensor]:
     return model.side.condense(taps)
 
 
-def _about(config: Config, model: Model, images: Images, fingerprint: str, device: torch.device) -> dict[str, Any]:
+def _about(
+    config: Config, model: Model | Together, images: Images, fingerprint: str, device: torch.device
+) -> dict[str, Any]:
     """All that decides the bits of the taps; its hash names the entry."""
     assert model.side is not None
     facts, transform = model.backbone.facts, images.transform
@@ -121,7 +123,7 @@ def _about(config: Config, model: Model, images: Images, fingerprint: str, devic
     }
 
 
-def _computed(config: Config, model: Model, images: Images, device: torch.device) -> Iterator[list[Tensor]]:
+def _computed(config: Config, model: Model | Together, images: Images, device: torch.device) -> Iterator[list[Tensor]]:
     """The taps of all rows, in chunks of data.eval_batch_size."""
     model.eval()
     half = HALF[config.trainer.precision]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
-from typing import Any
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from peftbench.backbones import Backbone
 from peftbench.methods.base import Side
 from peftbench.tasks import Task
+from peftbench.tasks.base import Extract
 
 
 class Model(nn.Module):
@@ -75,11 +77,11 @@ class Model(nn.Module):
         count = len(images)
         if count % self.multiple:
             images = torch.cat([images, images[-1:].expand(-count % self.multiple, *images.shape[1:])])
-        taps = self.side.condense(self.backbone.taps(self.normalize(images), self.side.wanted))
-        if torch.is_autocast_enabled(images.device.type):
-            half = torch.get_autocast_dtype(images.device.type)
-            taps = [t.to(half) for t in taps]
-        return [t[:count] for t in taps]
+        kind = images.device.type
+        half = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        with torch.autocast(kind, half, enabled=half is not None and (kind != "cpu" or has_bf16())):
+            taps = self.side.condense(self.backbone.taps(self.normalize(images), self.side.wanted))
+        return [t[:count] if half is None else t[:count].to(half) for t in taps]
 
     def forward(self, images: Tensor, cached: list[Tensor] | None = None) -> Any:
         """Predictions, in the task's own form: logits (B, classes) for classification."""
@@ -118,3 +120,84 @@ class Model(nn.Module):
 
     def _wanted(self) -> tuple[int, ...]:
         return (-1,) if self.task.uses_tail else tuple(range(len(self.backbone.facts.taps)))
+
+
+@cache
+def has_bf16() -> bool:
+    """Whether this processor multiplies in bf16; one that does not emulates it, several times slower than fp32.
+
+    A frozen forward pass on such a processor is in fp32, which is more exact as well; its taps are rounded to bf16.
+    """
+    try:
+        words = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return True
+    return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def _given(taps: list[Tensor]) -> Extract:
+    """An `extract` that answers what is known already."""
+    return lambda images: taps
+
+
+class Together(nn.Module):
+    """Several runs' side nets and heads over one frozen backbone: one forward pass of it serves all.
+
+    Args:
+        models: of the same backbone and the same kind of side net, which read the same taps.
+    """
+
+    def __init__(self, models: Sequence[Model]) -> None:
+        super().__init__()
+        self.runs = nn.ModuleList(models)
+
+    @property
+    def backbone(self) -> Backbone:
+        return self.models[0].backbone
+
+    @property
+    def task(self) -> Task:
+        return self.models[0].task
+
+    @property
+    def side(self) -> Side | None:
+        return self.models[0].side
+
+    @property
+    def models(self) -> list[Model]:
+        return [cast(Model, m) for m in self.runs]
+
+    @property
+    def multiple(self) -> int:
+        return self.models[0].multiple
+
+    @multiple.setter
+    def multiple(self, value: int) -> None:
+        self.models[0].multiple = value
+
+    def frozen(self, images: Tensor) -> list[Tensor]:
+        """As `Model.frozen`."""
+        return self.models[0].frozen(images)
+
+    def forward(self, images: Tensor, cached: list[Tensor] | None = None) -> list[Any]:
+        """Each run's predictions."""
+        given = zip(self.models, self._extracted(images, cached), strict=True)
+        return [m.task.predict(_given(taps), m.backbone, images) for m, taps in given]
+
+    def loss(self, batch: Any, cached: list[Tensor] | None = None) -> Tensor:
+        """Each run's training loss (K,): the gradient of their sum is each one's own."""
+        cached = getattr(batch, "taps", None) if cached is None else cached
+        given = zip(self.models, self._extracted(batch[0], cached), strict=True)
+        return torch.stack([m.task.loss(_given(taps), m.backbone, batch) for m, taps in given])
+
+    def trainable(self) -> list[tuple[str, nn.Parameter]]:
+        """(name, parameter) of everything that trains, of all runs."""
+        return [(n, p) for n, p in self.named_parameters() if p.requires_grad]
+
+    def start(self) -> dict[str, str]:
+        """The backbone's starting hashes under this model's names."""
+        return {f"runs.{i}.{n}": d for i, m in enumerate(self.models) for n, d in m.start().items()}
+
+    def _extracted(self, images: Tensor, cached: list[Tensor] | None) -> list[list[Tensor]]:
+        sides = [cast(Side, m.side) for m in self.models]
+        return type(sides[0]).together(sides, self.frozen(images) if cached is None else cached)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import importlib
 import json
 import os
 import platform
+import shutil
 import subprocess
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,10 +26,10 @@ from peftbench.config import Config, run_id
 from peftbench.data.base import DataSet, Splits, split_hash
 from peftbench.data.loading import IMAGENET, Loaders, Transform, loaders, mix
 from peftbench.errors import Refusal, UserError
-from peftbench.fit import CHECKPOINT, Aborted, Diverged, Outcome, Stopped, device, fit
+from peftbench.fit import CHECKPOINT, Aborted, Diverged, Outcome, Stopped, device, fit, fit_together
 from peftbench.fit.progress import bar
 from peftbench.methods.base import Method, Plan
-from peftbench.model import Model
+from peftbench.model import Model, Together
 from peftbench.results import Record, read
 from peftbench.tasks import TASKS
 
@@ -42,63 +44,135 @@ def run(config: Config, group: str | None = None) -> Record:
     Raises:
         UserError: see the message; where the run had begun, its record says `failed` or `refused` with the reason.
     """
+    return run_together([config], group)[0]
+
+
+def run_together(configs: Sequence[Config], group: str | None = None) -> list[Record]:
+    """Carries out runs in one pass over the data, and returns a record each.
+
+    They must be of a side method, over one backbone, with the same taps, data, order of batches, epochs, precision
+    and kind of optimizer, as `together.signature` tells. A run that diverges fails alone, in its record.
+
+    Raises:
+        UserError: as `run`, of what befalls all of them.
+    """
+    config = configs[0]
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     rank, world = _rank(config)
 
-    method = build(config.method)
-    check(config, method)
+    methods: list[Method] = [build(c.method) for c in configs]
+    for each, method in zip(configs, methods, strict=True):
+        check(each, method)
     dataset: DataSet = build(config.data)
     splits = dataset.load()
     roles = splits.roles(config.data.stage)
     torch.manual_seed(mix(config.seed, 1))  # of a backbone that starts from random weights
     backbone = backbones.build(config.backbone, config.data.size)
-
-    stamps = _stamps(config, backbone, splits, split_hash(*roles))
-    name = run_id(config, stamps["backbone"]["fingerprint"], stamps["data"]["hash"])
-    folder = Path(config.output_dir) / name
-    with _owned(folder, rank):
-        if not config.force and (old := read(folder)) and old.status == "complete":
-            if rank == 0 and config.trainer.progress:
-                Console().print(f"{folder}: already complete; force=true repeats it", highlight=False, soft_wrap=True)
-            return old
-        if rank == 0:
-            _prepare(folder, config)
-        record = Record(name, "running", config.to_dict(), stamps=stamps)
-        logger = loggers.Logger()
-        with _recorded(record, folder, rank, lambda: logger):
-            if rank == 0:
-                record.write(folder)
-                logger = loggers.make(config, name, folder, group)
-
-            transform = _transform(config, backbone)
-            with _progress(config, rank, "reading images") as watch:
-                data = _loaders(config, roles, transform, rank, world, watch)
-            record.stamps["data"]["skipped"] = list(data.skipped)
-
-            torch.manual_seed(mix(config.seed, 0))
-            task = TASKS[config.task.name](backbone, splits.classes, config.task.label_smoothing)
-            model = Model(backbone, task, transform.mean, transform.std)
-            plan = _plan(folder, method, model, data, rank)
-            model.adapted(method.adapt(backbone, plan))
-            record.costs = {"parameters": costs.parameters(model)}
-            if rank == 0:
-                record.costs["flops"] = costs.flops(model, _image(backbone))
-
-            model.multiple = 8
-            with _progress(config, rank, "computing taps") as watch:
-                print_ = _teller(config, rank)
-                place, fingerprint = device(config.trainer), stamps["backbone"]["fingerprint"]
-                taps = frozen.keep(config, model, data, fingerprint, place, watch, print_)
-            with _progress(config, rank, "reading images") as watch:
-                data.load(watch)
-            outcome = fit(model, method, config, data, folder, name, logger.epochs)
-            model.multiple = 1
+    transform = _transform(config, backbone)
+    runs = [_Run(c, m, backbone, splits, split_hash(*roles)) for c, m in zip(configs, methods, strict=True)]
+    with contextlib.suppress(Stopped, KeyboardInterrupt), contextlib.ExitStack() as stack:
+        for one in runs:
+            stack.enter_context(one.opened(rank, group))
+        todo = [one for one in runs if one.record.status != "complete"]
+        if not todo:
+            return [one.record for one in runs]
+        with _progress(config, rank, "reading images") as watch:
+            data = _loaders(config, roles, transform, rank, world, watch)
+        for one in todo:
+            one.build(backbone, splits, transform, data, rank)
+        models = [one.model for one in todo]
+        model = models[0] if len(models) == 1 else Together(models)
+        model.multiple = 8
+        with _progress(config, rank, "computing taps") as watch:
+            place, tell = device(config.trainer), _teller(config, rank)
+            taps = frozen.keep(config, model, data, backbone.fingerprint, place, watch, tell)
+        with _progress(config, rank, "reading images") as watch:
+            data.load(watch)
+        outcomes = _fit(todo, data)
+        model.multiple = 1
+        for one, outcome in zip(todo, outcomes, strict=True):
             if taps is not None:
-                record.costs["taps"] = taps
+                one.record.costs["taps"] = taps
+            one.end(outcome, rank)
+    return [one.record for one in runs]
+
+
+class _Run:
+    """One of the runs that are carried out: its folder, its model, its record."""
+
+    model: Model
+
+    def __init__(
+        self, config: Config, method: Method, backbone: backbones.Backbone, splits: Splits, hash_: str
+    ) -> None:
+        self.config, self.method = config, method
+        stamps = _stamps(config, backbone, splits, hash_)
+        self.name = run_id(config, stamps["backbone"]["fingerprint"], stamps["data"]["hash"])
+        self.folder = Path(config.output_dir) / self.name
+        self.record = Record(self.name, "running", config.to_dict(), stamps=stamps)
+        self.logger = loggers.Logger()
+        self.saved_in = self.folder
+
+    @contextlib.contextmanager
+    def opened(self, rank: int, group: str | None) -> Iterator[None]:
+        """The run's folder is its own, and whatever happens inside is recorded; a complete run is read instead."""
+        with _owned(self.folder, rank):
+            if not self.config.force and (old := read(self.folder)) and old.status == "complete":
+                if rank == 0 and self.config.trainer.progress:
+                    text = f"{self.folder}: already complete; force=true repeats it"
+                    Console().print(text, highlight=False, soft_wrap=True)
+                self.record = old
+                yield
+                return
             if rank == 0:
-                _complete(record, folder, model, outcome)
-    return record
+                _prepare(self.folder, self.config)
+            with _recorded(self, rank):
+                if rank == 0:
+                    self.record.write(self.folder)
+                    self.logger = loggers.make(self.config, self.name, self.folder, group)
+                yield
+
+    def build(
+        self, backbone: backbones.Backbone, splits: Splits, transform: Transform, data: Loaders, rank: int
+    ) -> None:
+        """The model of this run."""
+        config = self.config
+        self.record.stamps["data"]["skipped"] = list(data.skipped)
+        torch.manual_seed(mix(config.seed, 0))
+        task = TASKS[config.task.name](backbone, splits.classes, config.task.label_smoothing)
+        self.model = Model(backbone, task, transform.mean, transform.std)
+        plan = _plan(self.folder, self.method, self.model, data, rank)
+        self.model.adapted(self.method.adapt(backbone, plan))
+        self.record.costs = {"parameters": costs.parameters(self.model)}
+        if rank == 0:
+            self.record.costs["flops"] = costs.flops(self.model, _image(backbone))
+
+    def end(self, outcome: Outcome | Diverged, rank: int) -> None:
+        """Delta and record, or why there is none."""
+        if isinstance(outcome, Diverged):
+            self.record.status, self.record.reason = "failed", str(outcome)
+        elif rank == 0:
+            _complete(self.record, self.folder, self.model, outcome)
+
+
+def _fit(runs: Sequence[_Run], data: Loaders) -> list[Outcome | Diverged]:
+    first = runs[0]
+    if len(runs) == 1:
+        return [fit(first.model, first.method, first.config, data, first.folder, first.name, first.logger.epochs)]
+    name = hashlib.sha256(" ".join(r.name for r in runs).encode()).hexdigest()[:20]
+    folder = first.folder.parent / ".together" / name  # one checkpoint of all of them
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise UserError(f"{folder}: cannot be written ({problem.strerror}); give another output_dir.") from None
+    for one in runs:
+        one.saved_in = folder
+    models, methods = [r.model for r in runs], [r.method for r in runs]
+    watches = [r.logger.epochs for r in runs]
+    found = fit_together(models, methods, [r.config for r in runs], data, folder, name, watches)
+    shutil.rmtree(folder, ignore_errors=True)
+    return found
 
 
 def build(section: Any) -> Any:
@@ -178,7 +252,8 @@ def _progress(config: Config, rank: int, what: str) -> Iterator[Watch]:
         tasks: list[Any] = []
 
         def watch(done: int, of: int) -> None:
-            tasks or tasks.append(progress.add_task(what, total=of))
+            if not tasks:
+                tasks.append(progress.add_task(what, total=of))
             progress.update(tasks[0], completed=done, total=of)
 
         yield watch
@@ -250,30 +325,34 @@ def _image(backbone: backbones.Backbone) -> torch.Tensor:
 
 
 @contextlib.contextmanager
-def _recorded(record: Record, folder: Path, rank: int, logger: Any) -> Iterator[None]:
+def _recorded(one: _Run, rank: int) -> Iterator[None]:
     """Whatever happens inside, the record says how it ended, and the logger is closed."""
+    record = one.record
     try:
         yield
     except (Stopped, KeyboardInterrupt) as stop:
         record.status = "interrupted"
         record.reason = "stopped by the user before anything was saved"
-        if (folder / CHECKPOINT).is_file():
+        if (one.saved_in / CHECKPOINT).is_file():
             at_once = isinstance(stop, Aborted | KeyboardInterrupt)
             record.reason = f"stopped by the user; the same command resumes it{' from its last checkpoint' * at_once}"
+        raise
     except UserError as problem:
         record.status = "refused" if isinstance(problem, Refusal) else "failed"
-        record.reason = str(problem) + (_kept(folder) if isinstance(problem, Diverged) else "")
+        kept = f" (the state before it is kept in {one.saved_in / CHECKPOINT})"
+        apt = isinstance(problem, Diverged) and (one.saved_in / CHECKPOINT).is_file() and kept not in str(problem)
+        record.reason = str(problem) + kept * apt
         raise type(problem)(record.reason) from None
     except Exception as problem:
         record.status, record.reason = "failed", f"{type(problem).__name__}: {problem}"
         with contextlib.suppress(OSError):
-            (folder / "error.log").write_text(traceback.format_exc())
+            (one.folder / "error.log").write_text(traceback.format_exc())
         raise
     finally:
         if rank == 0:
             with contextlib.ExitStack() as closing:
-                closing.callback(logger().finish, record)
-                closing.callback(_written, record, folder)  # first: sending figures may take long, or be interrupted
+                closing.callback(one.logger.finish, record)
+                closing.callback(_written, record, one.folder)  # first: sending figures may take long
 
 
 def _written(record: Record, folder: Path) -> None:
@@ -282,10 +361,6 @@ def _written(record: Record, folder: Path) -> None:
     else:  # what went wrong is being told already; on a full disk the record cannot say it too
         with contextlib.suppress(UserError):
             record.write(folder)
-
-
-def _kept(folder: Path) -> str:
-    return f" (the state before it is kept in {folder / CHECKPOINT})" if (folder / CHECKPOINT).is_file() else ""
 
 
 @contextlib.contextmanager

@@ -45,10 +45,14 @@ def _verb(arguments: list[str]) -> Callable[[list[str]], int]:
         from peftbench.cli.listing import run
 
         return run
+    if first == "taps":
+        from peftbench.cli.taps import run as taps
+
+        return taps
     if not first.startswith("-") and "=" not in first and first[:1] not in "+~":
         from peftbench.errors import nearest
 
-        verbs = ("list", "help")
+        verbs = ("list", "taps", "help")
         raise UserError(
             f"'{first}': there is no such command{nearest(first, verbs)}; a run is given as key=value, "
             f"such as method=lora backbone=vit_nano data=digits."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
 import os
 import sys
@@ -22,18 +24,29 @@ from omegaconf.errors import OmegaConfBaseException
 from peftbench.cli.compose import checked, explained
 from peftbench.cli.overrides import prepare
 from peftbench.config import CONFIGS, Config
-from peftbench.errors import Refusal, UserError
+from peftbench.errors import Refusal, UserError, nearest
 from peftbench.results import Record, render
+
+
+class Waiting(list[tuple[Any, Config]]):
+    """Jobs of a sweep that are carried out when all are known, up to `size` of them together."""
+
+    size = 1
+
 
 _JOBS: list[Record] = []
 _SWEEP: list[Path] = []
 _MISTAKES: list[UserError] = []
+_WAITING = Waiting()
 
 
 def run(arguments: list[str]) -> int:
     """Runs what the arguments ask for; returns the exit status."""
-    words = prepare(arguments)
+    size, rest = _together(arguments)
+    words = prepare(rest)
     _JOBS.clear()
+    _WAITING.clear()
+    _WAITING.size = size
     _SWEEP.clear()
     _MISTAKES.clear()
     GlobalHydra.instance().clear()
@@ -45,6 +58,7 @@ def run(arguments: list[str]) -> int:
     try:
         app = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")(_job)
         app()
+        _carry_out_waiting()
     except (HydraException, OmegaConfBaseException) as problem:
         raise explained(problem, words) from None
     except KeyboardInterrupt:  # of a sweep: what is done is shown all the same
@@ -89,28 +103,92 @@ def _job(composed: DictConfig) -> float:
     if sweep:
         print(f"job {state.job.num}: {' '.join(state.overrides.task)}", flush=True)
     try:
-        record = _carry_out(checked(composed.copy(), state.runtime.choices), sweep.name if sweep else None)
+        config = checked(composed.copy(), state.runtime.choices)
     except (UserError, OmegaConfBaseException) as problem:
         mistake = problem if isinstance(problem, UserError) else explained(problem, state.overrides.task)
         if sweep is None:
             _MISTAKES.append(mistake)
             return float("nan")
-        record = _stand_in(state, "refused" if isinstance(mistake, Refusal) else "failed", str(mistake))
+        return _noted(state, sweep, _stand_in(state, mistake))
+    if sweep and _WAITING.size > 1:
+        _WAITING.append((copy.deepcopy(state), config))
+        return float("nan")
+    try:
+        record = _carry_out([config], sweep.name if sweep else None)[0]
+    except UserError as mistake:
+        if sweep is None:
+            _MISTAKES.append(mistake)
+            return float("nan")
+        record = _stand_in(state, mistake)
     except Exception as problem:
         print(traceback.format_exc(), file=sys.stderr)
-        record = _stand_in(state, "failed", f"{type(problem).__name__}: {problem}")
-    if sweep:
+        record = _stand_in(state, problem)
+    return _noted(state, sweep, record)
+
+
+def _noted(state: Any, sweep: Path | None, record: Record) -> float:
+    if sweep is None:
+        _JOBS.append(record)
+    else:
         jobs = sweep / "jobs"
         jobs.mkdir(parents=True, exist_ok=True)
         record.write(jobs / f"{int(state.job.num):05d}")
         if record.status == "interrupted":
             raise KeyboardInterrupt
-    else:
-        _JOBS.append(record)
     return record.metrics.get("val/accuracy", float("nan"))
 
 
-def _carry_out(config: Config, group: str | None) -> Record:
+def _together(arguments: list[str]) -> tuple[int, list[str]]:
+    """The value of sweep.together, and the other arguments. Raises UserError."""
+    given = [a for a in arguments if a.startswith("sweep.")]
+    for word in given:
+        key, _, value = word.partition("=")
+        if key != "sweep.together":
+            raise UserError(f"{key}: there is no such key{nearest(key, ['sweep.together'])}; known: sweep.together.")
+        if not value.isdecimal() or int(value) < 1:
+            raise UserError(f"{word}: expected how many runs to train in one pass, such as sweep.together=8.")
+        if not {"-m", "--multirun"} & set(arguments):
+            raise UserError(f"{word}: only a sweep has runs to train together; start it with peftbench -m.")
+        if launcher := next((a for a in arguments if a.startswith("hydra/launcher=") and "basic" not in a), None):
+            raise UserError(f"{word}: runs that train together share a process; leave {launcher} out.")
+    size = int(given[-1].partition("=")[2]) if given else 1
+    return size, [a for a in arguments if a not in given]
+
+
+def _carry_out_waiting() -> None:
+    """The jobs that waited, in groups that can be trained in one pass, each with its own record."""
+    if not _WAITING:
+        return
+    from peftbench.together import groups, signature
+
+    sweep = _SWEEP[0]
+    kinds: list[Any] = []
+    for _, config in _WAITING:
+        try:
+            kinds.append(signature(config))
+        except UserError:  # said again, and recorded, when its turn comes
+            kinds.append(None)
+    for indices in groups(kinds, _WAITING.size):
+        states = [_WAITING[i][0] for i in indices]
+        if len(indices) > 1:
+            print(f"jobs {', '.join(str(s.job.num) for s in states)}: together", flush=True)
+        try:
+            records = _carry_out([_WAITING[i][1] for i in indices], sweep.name)
+        except UserError as mistake:
+            records = [_stand_in(s, mistake) for s in states]
+        except Exception as problem:
+            print(traceback.format_exc(), file=sys.stderr)
+            records = [_stand_in(s, problem) for s in states]
+        stopped = [r for r in records if r.status == "interrupted"]
+        for state, record in zip(states, records, strict=True):
+            with contextlib.suppress(KeyboardInterrupt):
+                _noted(state, sweep, record)
+        if stopped:
+            raise KeyboardInterrupt
+
+
+def _carry_out(configs: list[Config], group: str | None) -> list[Record]:
+    config = configs[0]
     if (
         config.trainer.devices * config.trainer.nodes > 1
         and "RANK" not in os.environ
@@ -118,14 +196,16 @@ def _carry_out(config: Config, group: str | None) -> Record:
     ):
         from peftbench.cli.processes import launch
 
-        return launch(config, group)
-    from peftbench.pipeline import run as carry_out
+        return [launch(config, group)]
+    from peftbench.pipeline import run_together
 
-    return carry_out(config, group)
+    return run_together(configs, group)
 
 
-def _stand_in(state: Any, status: str, reason: str) -> Record:
+def _stand_in(state: Any, problem: Exception) -> Record:
     """The record of a job that ended before it had one."""
+    status = "refused" if isinstance(problem, Refusal) else "failed"
+    reason = str(problem) if isinstance(problem, UserError) else f"{type(problem).__name__}: {problem}"
     choices = {k: str(v) for k, v in state.runtime.choices.items() if k in ("method", "backbone", "data")}
     seed = next((int(o[5:]) for o in state.overrides.task if o.startswith("seed=") and o[5:].isdecimal()), 0)
     return Record("", status, {"choices": choices, "seed": seed}, reason=reason)

@@ -3,6 +3,6 @@
 from peftbench.fit.checkpoint import FILE as CHECKPOINT
 from peftbench.fit.checkpoint import Aborted, Stopped
 from peftbench.fit.module import Diverged
-from peftbench.fit.training import Outcome, device, fit
+from peftbench.fit.training import Outcome, device, fit, fit_together
 
-__all__ = ["CHECKPOINT", "Aborted", "Diverged", "Outcome", "Stopped", "device", "fit"]
+__all__ = ["CHECKPOINT", "Aborted", "Diverged", "Outcome", "Stopped", "device", "fit", "fit_together"]

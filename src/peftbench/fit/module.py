@@ -18,9 +18,9 @@ from peftbench.data.loading import mix
 from peftbench.deltas import changed
 from peftbench.errors import UserError
 from peftbench.methods.base import Method
-from peftbench.model import Model
+from peftbench.model import Model, Together
 
-_ADVICE = "a lower optimizer.lr or trainer.clip=1 usually helps, and bf16 instead of 16"
+ADVICE = "a lower optimizer.lr or trainer.clip=1 usually helps, and bf16 instead of 16"
 
 
 class Diverged(UserError):
@@ -34,7 +34,7 @@ class Fit(LightningModule):
     """
 
     def __init__(
-        self, model: Model, method: Method, config: Config, anchors: Mapping[str, Tensor], run_id: str
+        self, model: Model | Together, method: Method, config: Config, anchors: Mapping[str, Tensor], run_id: str
     ) -> None:
         super().__init__()
         self.strict_loading = False  # the frozen backbone is not in a checkpoint
@@ -64,14 +64,18 @@ class Fit(LightningModule):
 
     def configure_optimizers(self) -> Any:
         named = self.model.trainable()
-        trainer = self.config.trainer
-        # A fused step unscales gradients by itself, so in mixed precision Lightning does not clip before one.
-        clips = trainer.clip is not None and trainer.precision != "32"
-        fused = not clips and trainer.strategy != "fsdp" and self.device.type in ("cpu", "cuda")
-        inner = optim.optimizer(self.config.optimizer, named, fused)
+        inner = optim.optimizer(self.config.optimizer, named, self.fused)
         optimizer = self.method.optimizer(named, self.anchors, inner)
         scheduler = optim.schedule(self.config.optimizer, inner, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    @property
+    def fused(self) -> bool:
+        """Whether the optimizer may step in one kernel."""
+        trainer = self.config.trainer
+        # A fused step unscales gradients by itself, so in mixed precision Lightning does not clip before one.
+        clips = trainer.clip is not None and trainer.precision != "32"
+        return not clips and trainer.strategy != "fsdp" and self.device.type in ("cpu", "cuda")
 
     def on_train_start(self) -> None:
         self.model.train()  # Lightning keeps the modes it finds, and a backbone is built in eval mode
@@ -80,20 +84,22 @@ class Fit(LightningModule):
         torch.manual_seed(mix(self.config.seed, self.current_epoch, batch_idx, self.global_rank, 1))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = self.counted(batch)
         size = self.model.task.size(batch)
-        if (
-            self.counts_saved and size > self._counted
-        ):  # the first whole batch: a resumed run may begin with a smaller one
-            self._counted = size
-            with self.saved.counting():
-                loss = self.model.loss(batch)
-        else:
-            loss = self.model.loss(batch)
         self._check(loss)
         self.train_loss = self.train_loss.to(loss.device)
         self.train_loss[0] += loss.detach().float() * size
         self.train_loss[1] += size  # no new tensor: copying one to the device would wait for it
         return loss
+
+    def counted(self, batch: Any) -> Tensor:
+        """The batch's loss; of the largest batch so far (a resumed run may begin with a small one) the saved bytes."""
+        size = self.model.task.size(batch)
+        if not self.counts_saved or size <= self._counted:
+            return self.model.loss(batch)
+        self._counted = size
+        with self.saved.counting():
+            return self.model.loss(batch)
 
     def _check(self, loss: Tensor) -> None:
         """Raises Diverged. On CUDA the loss of the previous step is looked at: it has arrived by now, nobody waits."""
@@ -109,14 +115,14 @@ class Fit(LightningModule):
         if event is not None:
             event.synchronize()
         if not torch.isfinite(value):
-            raise Diverged(f"the loss became {value.item()} in epoch {epoch}, step {step}; {_ADVICE}")
+            raise Diverged(f"the loss became {value.item()} in epoch {epoch}, step {step}; {ADVICE}")
 
     def check_weights(self) -> None:
         """Raises Diverged where a trained weight is no longer a number: such a state is neither kept nor complete."""
         bad = next((n for n, p in self.model.trainable() if not torch.isfinite(_local(p)).all()), None)
         if self.trainer.strategy.reduce_boolean_decision(bad is not None, all=False):  # all processes raise together
             what = bad or "a weight of another process"
-            raise Diverged(f"{what} became nan in epoch {self.current_epoch + 1}, step {self.global_step}; {_ADVICE}")
+            raise Diverged(f"{what} became nan in epoch {self.current_epoch + 1}, step {self.global_step}; {ADVICE}")
 
     def close_epoch(self) -> None:
         """Adds the epoch's row to the history; called before any other hook of the epoch's end looks at it."""

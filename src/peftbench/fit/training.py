@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,12 @@ from peftbench.costs import PeakMemory, StepClock
 from peftbench.data.loading import Loaders
 from peftbench.errors import UserError
 from peftbench.fit.checkpoint import Checkpoints, DirectIO, Signals, resumable
-from peftbench.fit.module import Fit
+from peftbench.fit.module import Diverged, Fit
 from peftbench.fit.progress import Bar
 from peftbench.fit.sharding import Sharded
+from peftbench.fit.together import FitTogether
 from peftbench.methods.base import Method
-from peftbench.model import Model
+from peftbench.model import Model, Together
 
 PRECISION = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
 Watch = Callable[[list[dict[str, float]]], None]
@@ -60,6 +62,41 @@ def fit(
     anchors = {n: p.detach().clone() for n, p in model.trainable()} if _anchored(method) else {}
     shape = Sharded if config.trainer.strategy == "fsdp" else Fit
     module = shape(model, method, config, anchors, run_id)
+    state, figures, place = _trained(module, loaders, folder, watch)
+    return _outcome(module.history, getattr(module, "test_results", {}), figures, place, state)
+
+
+def fit_together(
+    models: Sequence[Model],
+    methods: Sequence[Method],
+    configs: Sequence[Config],
+    loaders: Loaders,
+    folder: Path,
+    run_id: str,
+    watches: Sequence[Watch],
+) -> list[Outcome | Diverged]:
+    """As `fit`, for several runs of a side method over one backbone, in one pass; a run that diverged stands apart."""
+    module = FitTogether(Together(models), methods, configs, run_id)
+
+    def watch(_: list[dict[str, float]]) -> None:
+        for own, history in zip(watches, module.histories, strict=True):
+            own(history)
+
+    state, figures, place = _trained(module, loaders, folder, watch)
+    figures["together"] = len(configs)
+    found: list[Outcome | Diverged] = []
+    for i, (history, why) in enumerate(zip(module.histories, module.failed, strict=True)):
+        own = {n.removeprefix(f"runs.{i}."): t for n, t in state.items() if n.startswith(f"runs.{i}.")}
+        results = module.results_each[i] if loaders.test is not None else {}
+        found.append(Diverged(why) if why else _outcome(history, results, copy.deepcopy(figures), place, own))
+    return found
+
+
+def _trained(
+    module: Fit, loaders: Loaders, folder: Path, watch: Watch
+) -> tuple[dict[str, Tensor], dict[str, Any], torch.device]:
+    """The model's state after training, what training and testing cost, and the device."""
+    config = module.config
     loaders.order.place = module.next_place
     meters = Meters()
     checkpoints = Checkpoints(folder, config.trainer.checkpoint_seconds, meters.aside)
@@ -73,11 +110,20 @@ def fit(
         if loaders.test is not None:
             trainer.test(module, loaders.test, verbose=False)
         tested = time.perf_counter() - begun
-    metrics = {f"test/{n}": v for n, v in getattr(module, "test_results", {}).items()}
-    metrics |= {f"val/{n.removeprefix('val_')}": v for n, v in module.history[-1].items() if n.startswith("val_")}
-    metrics["train/loss"] = module.history[-1]["train_loss"]
-    figures = meters.costs(module, config, loaders.order.size, tested)
-    return Outcome(metrics, module.history, figures, meters.device, state)
+    return state, meters.costs(module, config, loaders.order.size, tested), meters.device
+
+
+def _outcome(
+    history: list[dict[str, float]],
+    results: Mapping[str, float],
+    figures: dict[str, Any],
+    place: torch.device,
+    state: Mapping[str, Tensor],
+) -> Outcome:
+    metrics = {f"test/{n}": v for n, v in results.items()}
+    metrics |= {f"val/{n.removeprefix('val_')}": v for n, v in history[-1].items() if n.startswith("val_")}
+    metrics["train/loss"] = history[-1]["train_loss"]
+    return Outcome(metrics, history, figures, place, state)
 
 
 def device(spec: TrainerConfig) -> torch.device:

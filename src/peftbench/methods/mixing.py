@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -50,9 +51,9 @@ class Norms(nn.Module):
 def refine(
     taps: Sequence[Tensor],
     start: Tensor,
-    mixers: Mapping[str, Mixer],
+    mixers: nn.ModuleDict,
     norms: Norms,
-    lifts: Mapping[str, Tensor],
+    lifts: nn.ParameterDict,
     frames: int | None = None,
 ) -> Tensor:
     """y_L of the recursion: taps b_i (B, n, C_i) and y_0 (B, n, d) give y_L (B, n, d).
@@ -61,7 +62,7 @@ def refine(
     """
     y = start
     for i, b in enumerate(taps):
-        lift = lifts.get(str(i))
+        lift = lifts.get(str(i), None)
         x = y if lift is not None else b + y
         if lift is not None:
             b = F.layer_norm(b, b.shape[-1:]) if norms.kind != "none" else b
@@ -69,8 +70,9 @@ def refine(
         for m, (name, mixer) in enumerate(mixers.items()):
             u = norms(x if delta is None else x + delta, i, m)
             extra = F.linear(b, lift) if lift is not None and name == "channel" else None
-            step = _mix(u, mixer, i, AXIS[name], frames, extra)
+            step = _mix(u, cast(Mixer, mixer), i, AXIS[name], frames, extra)
             delta = step if delta is None else delta + step
+        assert delta is not None
         y = y + delta
     return y
 

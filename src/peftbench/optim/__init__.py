@@ -1,5 +1,5 @@
 """Optimizers and learning-rate schedules."""
 
-from peftbench.optim.build import optimizer, schedule
+from peftbench.optim.build import optimizer, schedule, together
 
-__all__ = ["optimizer", "schedule"]
+__all__ = ["optimizer", "schedule", "together"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,22 +19,49 @@ def optimizer(
 
     `fused` steps in one kernel, several times faster on many small tensors.
     """
+    return _over(spec.name, _groups(spec, named), fused)
+
+
+def together(
+    specs: Sequence[config.Optimizer], named: Sequence[Sequence[tuple[str, nn.Parameter]]], steps: int, fused: bool
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
+    """One optimizer, and its schedule, that steps several runs' parameters as each run's own would.
+
+    The specs are of the same kind of optimizer; everything else may differ.
+    """
+    groups = [_groups(s, n) for s, n in zip(specs, named, strict=True)]
+    inner = _over(specs[0].name, [g for own in groups for g in own], fused)
+    factors = [_factor(s, steps) for s, own in zip(specs, groups, strict=True) for _ in own]
+    return inner, torch.optim.lr_scheduler.LambdaLR(inner, factors)
+
+
+def _groups(spec: config.Optimizer, named: Sequence[tuple[str, nn.Parameter]]) -> list[dict[str, Any]]:
     decayed = [(n, p) for n, p in named if p.ndim > 1]
     others = [(n, p) for n, p in named if p.ndim <= 1]
     groups: list[dict[str, Any]] = [
         {"params": decayed, "weight_decay": spec.weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
-    groups = [g for g in groups if g["params"]]
+    own: dict[str, Any] = {"lr": spec.lr}
     if spec.name == "adamw":
-        return torch.optim.AdamW(groups, lr=spec.lr, betas=spec.betas or (0.9, 0.999), fused=fused)
-    momentum = 0.9 if spec.momentum is None else spec.momentum
-    nesterov = bool(momentum) if spec.nesterov is None else spec.nesterov
-    return torch.optim.SGD(groups, lr=spec.lr, momentum=momentum, nesterov=nesterov, fused=fused)
+        own["betas"] = tuple(spec.betas or (0.9, 0.999))
+    else:
+        own["momentum"] = 0.9 if spec.momentum is None else spec.momentum
+        own["nesterov"] = bool(own["momentum"]) if spec.nesterov is None else spec.nesterov
+    return [g | own for g in groups if g["params"]]
+
+
+def _over(name: str, groups: list[dict[str, Any]], fused: bool) -> torch.optim.Optimizer:
+    kind: Any = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[name]
+    return kind(groups, fused=fused)
 
 
 def schedule(spec: config.Optimizer, inner: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
     """Linear warm-up over `warmup` of the steps, then cosine down to `min_lr`, or constant."""
+    return torch.optim.lr_scheduler.LambdaLR(inner, _factor(spec, steps))
+
+
+def _factor(spec: config.Optimizer, steps: int) -> Callable[[int], float]:
     warm = round(spec.warmup * steps)
     floor = min(spec.min_lr / spec.lr, 1.0)
 
@@ -46,4 +73,4 @@ def schedule(spec: config.Optimizer, inner: torch.optim.Optimizer, steps: int) -
         progress = min((step - warm) / max(steps - warm, 1), 1.0)
         return floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2
 
-    return torch.optim.lr_scheduler.LambdaLR(inner, factor)
+    return factor

@@ -41,7 +41,7 @@ def _list(record: Record) -> Table:
 
 def _table(records: Sequence[Record], console: Console) -> Table:
     """As many columns as fit, the most telling ones first to stay."""
-    columns = list(_COLUMNS)
+    columns = [c for c in _COLUMNS if c[0] != "taps" or any(_taps(r) != "–" for r in records)]
     while True:
         table = Table(header_style="bold", box=box.SIMPLE, pad_edge=False, padding=(0, 1))
         for name, justify, _ in columns:
@@ -112,6 +112,19 @@ def _seconds(value: float) -> str:
     return f"{value:.1f} s" if value < 120 else f"{value / 60:.1f} min"
 
 
+def _shared(record: Record) -> str:
+    """A step of several runs at once is no step of one."""
+    return f" / {record.costs['together']}" if record.costs.get("together", 1) > 1 else ""
+
+
+def _taps(record: Record) -> str:
+    """Whether the run trained from kept taps, and what computing them took."""
+    taps = record.costs.get("taps") or {"mode": "off"}
+    if taps["mode"] == "off":
+        return "–"
+    return f"{taps['mode']}, {_seconds(taps['seconds'])} to fill" if taps["computed"] else f"{taps['mode']}, filled"
+
+
 _COLUMNS: list[tuple[str, str, Callable[[Record], str]]] = [
     ("method", "left", _name("method")),
     ("backbone", "left", _name("backbone")),
@@ -121,7 +134,8 @@ _COLUMNS: list[tuple[str, str, Callable[[Record], str]]] = [
     ("params", "right", _cost("parameters.method", count)),
     ("head", "right", _cost("parameters.head", count)),
     ("train", "right", _cost("time.train", _seconds)),
-    ("step", "right", _cost("time.step.median", lambda v: f"{1000 * v:.1f} ms")),
+    ("step", "right", lambda r: _cost("time.step.median", lambda v: f"{1000 * v:.1f} ms")(r) + _shared(r)),
+    ("taps", "right", lambda r: _taps(r)),
     ("images/s", "right", _cost("time.images_per_second", lambda v: f"{v:.0f}")),
     ("peak mem", "right", _peak),
     ("saved/step", "right", _cost("memory.saved_for_backward", _bytes)),

@@ -101,7 +101,7 @@ def make_room(root: Path, needed: int, limit: int) -> None:
     """
     if needed > limit:
         raise UserError(
-            f"taps.max_gb={limit / 2**30:g}: these taps need {needed / 2**30:.2f} GiB; give a larger limit, or taps=off."
+            f"taps.max_gb={limit / 2**30:g}: these taps need {needed / 2**30:.2f} GiB; give more, or taps=off."
         )
     there = entries(root)
     while there and sum(e.bytes for e in there) + needed > limit:

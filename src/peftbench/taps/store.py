@@ -143,7 +143,7 @@ class _Checked:
         self.sums: list[int] = []
 
     def write(self, tap: Tensor) -> None:
-        data = memoryview(_bytes(tap))
+        data = memoryview(_bytes(tap)).cast("B")  # type: ignore[arg-type]
         self._file.write(data)  # no mapped write: on a full disk that would kill the process
         while len(data):
             piece = data[: BLOCK - self._in_block]

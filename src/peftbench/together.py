@@ -1,0 +1,50 @@
+"""Which runs of a sweep can be trained together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Sequence
+
+from peftbench.config import Config, identity
+from peftbench.methods.base import Method, Plan
+from peftbench.pipeline import build, check
+
+_OWN = ("lr", "weight_decay", "betas", "momentum", "nesterov", "schedule", "warmup", "min_lr")
+
+
+def signature(config: Config) -> Hashable | None:
+    """Equal for runs that can be trained together; None for a run that cannot be with any.
+
+    Seeds, options of the method and settings of the optimizer may differ; the order of the batches may not, which is
+    `data.order_seed` or else the seed. Raises Refusal where the method refuses the backbone.
+    """
+    method: Method = build(config.method)
+    if not method.side or config.trainer.devices * config.trainer.nodes > 1:
+        return None
+    backbone = check(config, method)
+    side = method.adapt(backbone, Plan())
+    assert side is not None
+    whole = identity(config)
+    del whole["method"]["options"]
+    for key in _OWN:
+        del whole["optimizer"][key]
+    seed = whole.pop("seed")
+    whole["data"]["order_seed"] = seed if config.data.order_seed is None else config.data.order_seed
+    if not config.backbone.pretrained:
+        whole["backbone"]["seed"] = seed  # its weights are drawn from it
+    taps = (side.wanted, side.condensed, backbone.pooling, type(side).__qualname__, config.backbone.weights)
+    return json.dumps([whole, taps, config.output_dir, config.force], sort_keys=True)
+
+
+def groups(signatures: Sequence[Hashable | None], size: int) -> list[list[int]]:
+    """Indices in groups of up to `size` with equal signatures, in order of their first."""
+    found: list[list[int]] = []
+    open_: dict[Hashable, list[int]] = {}
+    for index, own in enumerate(signatures):
+        if own is None or size == 1 or len(open_.get(own, [0] * size)) >= size:
+            found.append([index])
+            if own is not None:
+                open_[own] = found[-1]
+        else:
+            open_[own].append(index)
+    return found
