@@ -19,6 +19,7 @@ class Model(nn.Module):
     """What is trained and what predicts.
 
     Images are uint8 (B, 3, H, W) and are normalised here, on the device; floating images count as normalised.
+    Clips are (B, T, 3, H, W): the backbone sees their frames, and every tap has B * T rows, clip after clip.
 
     Args:
         backbone: adapted in place by the method.
@@ -58,14 +59,14 @@ class Model(nn.Module):
     def extract(self, images: Tensor, cached: list[Tensor] | None = None) -> list[Tensor]:
         """Adapted taps: live ones of a weight method, or the side net's over frozen (or `cached`) ones."""
         if self.side is None:
-            return self.backbone.taps(self.normalize(images), self._wanted())
+            return self.backbone.taps(self._frames(images), self._wanted())
         return self.side(self.frozen(images) if cached is None else cached)
 
     @torch.no_grad()
     def frozen(self, images: Tensor) -> list[Tensor]:
         """The taps that the side net reads, condensed: what a tap cache holds of `images`."""
         assert self.side is not None
-        return self.side.condense(self.backbone.taps(self.normalize(images), self.side.wanted))
+        return self.side.condense(self.backbone.taps(self._frames(images), self.side.wanted))
 
     def forward(self, images: Tensor, cached: list[Tensor] | None = None) -> Any:
         """Predictions, in the task's own form: logits (B, classes) for classification."""
@@ -101,6 +102,10 @@ class Model(nn.Module):
     def start(self) -> dict[str, str]:
         """The backbone's starting hashes under this model's names."""
         return {f"backbone.{name}": digest for name, digest in self.backbone.start.items()}
+
+    def _frames(self, images: Tensor) -> Tensor:
+        """Normalised images (B, 3, H, W), or the frames of clips, (B * T, 3, H, W)."""
+        return self.normalize(images).flatten(0, -4)
 
     def _wanted(self) -> tuple[int, ...]:
         return (-1,) if self.task.uses_tail else tuple(range(len(self.backbone.facts.taps)))
