@@ -350,10 +350,13 @@ def av():
     return pytest.importorskip("av")
 
 
-def film(av, path: Path, values: Sequence[int], codec: str = "ffv1", pix_fmt: str = "bgr0", size=(64, 48)) -> Path:
+def film(
+    av, path: Path, values: Sequence[int], codec: str = "ffv1", pix_fmt: str = "bgr0", size=(64, 48), title=""
+) -> Path:
     """A video of one-coloured frames."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
+        container.metadata["title"] = title
         stream = container.add_stream(codec, rate=10)
         (stream.width, stream.height), stream.pix_fmt = size, pix_fmt
         for value in values:
@@ -414,9 +417,22 @@ def test_a_damaged_video_is_read_or_refused_by_name(av, tmp_path, name):
         (tmp_path / name).write_bytes(whole[:cut])
         with suppress(UserError):
             assert images(split).pictures(torch.arange(1)).shape == (1, 4, 3, 8, 8)
-    (tmp_path / name).write_bytes(b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:9/x.ts\n")
-    with pytest.raises(UserError, match="cannot be read as a clip"):
-        images(split).pictures(torch.arange(1))
+
+
+def test_a_list_of_other_files_is_no_video(av, tmp_path):
+    film(av, tmp_path / "c.mp4", [1, 2], "mpeg4", "yuv420p")
+    for text in ("ffconcat version 1.0\nfile c.mp4\n", "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nc.mp4\n"):
+        (tmp_path / "list.mp4").write_text(text)
+        with pytest.raises(ValueError, match="Invalid"):
+            decode_clip(tmp_path / "list.mp4", 2, 8, "nearest")
+
+
+def test_a_title_in_another_encoding_is_no_damage(av, tmp_path):
+    path = film(av, tmp_path / "c.mkv", [1, 2], title="QQQQ")
+    content = path.read_bytes()
+    assert content.count(b"QQQQ") == 1
+    path.write_bytes(content.replace(b"QQQQ", b"caf\xe9"))
+    assert reds(decode_clip(path, 2, 8, "nearest")) == [1, 2]
 
 
 def test_a_file_with_sound_alone_is_no_clip(av, tmp_path):

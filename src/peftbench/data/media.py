@@ -111,9 +111,10 @@ def _pictures(
 def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     import av
 
-    options = {"format_whitelist": _FORMATS}
+    # A title in another encoding than UTF-8 is no damage; PyAV 19 knows that by itself, and takes no such word.
+    more: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
     try:
-        with av.open(str(path.absolute()), options=options, metadata_errors="replace") as container:
+        with av.open(str(path.absolute()), options={"format_whitelist": _FORMATS}, **more) as container:
             stream = container.streams.best("video")
             if stream is None:
                 raise ValueError("it holds no pictures")
