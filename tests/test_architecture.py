@@ -37,6 +37,7 @@ OWNERS = {
     "lightning": {"fit"},
     "timm": {"backbones"},
     "wandb": {"loggers"},
+    "av": {"data"},
     "omegaconf": {"cli", "pipeline"},
 }
 

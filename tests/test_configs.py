@@ -17,7 +17,7 @@ from peftbench.cli.overrides import prepare
 from peftbench.config import CONFIGS, FAMILIES, Config, identity, run_id
 from peftbench.vtab import ALIASES, GROUPS
 
-NEEDS = {"folder": ["data.root=photos"], "timm": ["backbone.name=resnet18"]}
+NEEDS = {"folder": ["data.root=photos"], "video_folder": ["data.root=clips"], "timm": ["backbone.name=resnet18"]}
 
 
 @pytest.mark.parametrize("group", ["method", "backbone", "data", "trainer", "optimizer", "task", "logger"])

@@ -51,7 +51,7 @@ def keep(
         return {"mode": "off"}
     parts = [images for images in map(images_of, (data.train, data.val)) if images is not None]
     one = _shapes(config, model)
-    sizes = [size_of(one, images.rows) for images in parts]
+    sizes = [size_of(one) * images.rows * (images.split.frames or 1) for images in parts]
     model.to(device)
     done, total = 0, sum(images.rows for images in parts)
 
@@ -115,6 +115,7 @@ def _about(
         "pixels": [transform.size, transform.interpolation, list(transform.mean), list(transform.std)],
         "augment": transform.augment if images.views else "none",
         "views": images.views,
+        "frames": images.split.frames,
         "precision": config.trainer.precision,
         "data": config.data.name,
         "split": images.split.content,
@@ -131,4 +132,5 @@ def _computed(config: Config, model: Model | Together, images: Images, device: t
     for rows in torch.arange(images.rows).split(size):
         pictures = images.pictures(rows).to(device)
         with torch.autocast(device.type, half, enabled=half is not None):
-            yield [t.cpu() for t in model.frozen(pictures)]
+            taps = [t.cpu() for t in model.frozen(pictures)]
+        yield taps if images.split.frames is None else [t.unflatten(0, (len(rows), -1)) for t in taps]  # a row a clip

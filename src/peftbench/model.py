@@ -21,6 +21,7 @@ class Model(nn.Module):
     """What is trained and what predicts.
 
     Images are uint8 (B, 3, H, W) and are normalised here, on the device; floating images count as normalised.
+    Clips are (B, T, 3, H, W): the backbone sees their frames, and every tap has B * T rows, clip after clip.
 
     Args:
         backbone: adapted in place by the method.
@@ -67,20 +68,21 @@ class Model(nn.Module):
     def extract(self, images: Tensor, cached: list[Tensor] | None = None) -> list[Tensor]:
         """Adapted taps: live ones of a weight method, or the side net's over frozen (or `cached`) ones."""
         if self.side is None:
-            return self.backbone.taps(self.normalize(images), self._wanted())
+            return self.backbone.taps(self._frames(images), self._wanted())
         return self.side(self.frozen(images) if cached is None else cached)
 
     @torch.no_grad()
     def frozen(self, images: Tensor) -> list[Tensor]:
         """The taps that the side net reads, condensed and in the precision of the run: what a tap cache holds."""
         assert self.side is not None
+        images = self._frames(images)
         count = len(images)
         if count % self.multiple:
             images = torch.cat([images, images[-1:].expand(-count % self.multiple, *images.shape[1:])])
         kind = images.device.type
         half = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         with torch.autocast(kind, half, enabled=half is not None and (kind != "cpu" or has_bf16())):
-            taps = self.side.condense(self.backbone.taps(self.normalize(images), self.side.wanted))
+            taps = self.side.condense(self.backbone.taps(images, self.side.wanted))
         return [t[:count] if half is None else t[:count].to(half) for t in taps]
 
     def forward(self, images: Tensor, cached: list[Tensor] | None = None) -> Any:
@@ -117,6 +119,10 @@ class Model(nn.Module):
     def start(self) -> dict[str, str]:
         """The backbone's starting hashes under this model's names."""
         return {f"backbone.{name}": digest for name, digest in self.backbone.start.items()}
+
+    def _frames(self, images: Tensor) -> Tensor:
+        """Normalised images (B, 3, H, W), or the frames of clips, (B * T, 3, H, W)."""
+        return self.normalize(images).flatten(0, -4)
 
     def _wanted(self) -> tuple[int, ...]:
         return (-1,) if self.task.uses_tail else tuple(range(len(self.backbone.facts.taps)))

@@ -146,7 +146,7 @@ class _Run:
         self.model.adapted(self.method.adapt(backbone, plan))
         self.record.costs = {"parameters": costs.parameters(self.model)}
         if rank == 0:
-            self.record.costs["flops"] = costs.flops(self.model, _image(backbone))
+            self.record.costs["flops"] = costs.flops(self.model, _image(backbone, splits.train.frames))
 
     def end(self, outcome: Outcome | Diverged, rank: int) -> None:
         """Delta and record, or why there is none."""
@@ -314,14 +314,17 @@ def _complete(record: Record, folder: Path, model: Model, outcome: Outcome) -> N
     record.costs["delta_bytes"] = deltas.save(folder / deltas.FILE, learned, metadata)
     if record.config["trainer"]["strategy"] != "fsdp":  # no process holds the whole model
         model.to(outcome.device)
-        record.costs["time"]["latency"] = costs.latency(model, _image(model.backbone).to(outcome.device))
+        image = _image(model.backbone, record.stamps["data"]["frames"])
+        record.costs["time"]["latency"] = costs.latency(model, image.to(outcome.device))
     record.metrics, record.history = outcome.metrics, outcome.history
     record.status = "complete"
 
 
-def _image(backbone: backbones.Backbone) -> torch.Tensor:
+def _image(backbone: backbones.Backbone, frames: int | None) -> torch.Tensor:
+    """One image (1, 3, S, S), or one clip (1, T, 3, S, S)."""
     size = backbone.facts.input_size
-    return torch.zeros(1, 3, size, size, dtype=torch.uint8)
+    clip = () if frames is None else (frames,)
+    return torch.zeros(1, *clip, 3, size, size, dtype=torch.uint8)
 
 
 @contextlib.contextmanager
@@ -437,6 +440,7 @@ def _stamps(config: Config, backbone: backbones.Backbone, splits: Splits, hash_:
             "stage": config.data.stage,
             "hash": hash_,
             "classes": len(splits.classes),
+            "frames": splits.train.frames,
             "transform": dataclasses.asdict(_transform(config, backbone)),
         },
         "seed": config.seed,

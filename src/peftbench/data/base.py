@@ -6,11 +6,12 @@ import functools
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from peftbench.data.media import frame_files
 from peftbench.errors import UserError
 
 
@@ -19,11 +20,13 @@ class Split:
     """Images with labels, not yet decoded.
 
     `images` is a uint8 array (N, H, W) or (N, H, W, 3), or N paths; `names` say what each is, relative to the set.
+    Where `frames` is given, the paths are those of clips, each read as that many frames: a folder, or a video file.
     """
 
     images: np.ndarray | Sequence[Path]
     labels: np.ndarray
     names: Sequence[str]
+    frames: int | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -31,7 +34,7 @@ class Split:
     def take(self, indices: Sequence[int] | np.ndarray) -> Split:
         """The split of the images at `indices`, in that order."""
         images = self.images[indices] if isinstance(self.images, np.ndarray) else [self.images[i] for i in indices]
-        return Split(images, self.labels[indices], [self.names[i] for i in indices])
+        return replace(self, images=images, labels=self.labels[indices], names=[self.names[i] for i in indices])
 
     def __add__(self, other: Split) -> Split:
         both = (self.images, other.images)
@@ -40,7 +43,8 @@ class Split:
             images = np.concatenate([self.images, other.images])
         else:
             images = [i for part in both for i in part]
-        return Split(images, np.concatenate([self.labels, other.labels]), [*self.names, *other.names])
+        labels = np.concatenate([self.labels, other.labels])
+        return replace(self, images=images, labels=labels, names=[*self.names, *other.names])
 
     @functools.cached_property
     def content(self) -> str:
@@ -48,7 +52,7 @@ class Split:
         return hashlib.sha256("\n".join(self.lines()).encode()).hexdigest()
 
     def lines(self) -> list[str]:
-        """One line an image: its name, its label, and its bytes."""
+        """One line an image: its name, its label, and its bytes (of a clip: those of all its frames)."""
         if isinstance(self.images, np.ndarray):
             stamps = [hashlib.sha256(np.ascontiguousarray(i).data).hexdigest()[:16] for i in self.images]
         else:
@@ -59,9 +63,16 @@ class Split:
 
 def _stamp(path: Path) -> str:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        if path.is_dir():
+            return hashlib.sha256(b"".join(map(_digest, frame_files(path)))).hexdigest()[:16]
+        return _digest(path).hex()[:16]
     except OSError as problem:
         raise UserError(f"{path}: cannot be read ({problem.strerror}).") from None
+
+
+def _digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 @dataclass(frozen=True)

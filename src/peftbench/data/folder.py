@@ -7,13 +7,14 @@ import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
 from peftbench.data.base import DataSet, Split, Splits, stratified
+from peftbench.data.media import IMAGES, visible
 from peftbench.errors import UserError
 
-IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 _ROLES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 SHIPPED = "package:"
 
@@ -35,6 +36,23 @@ class Folder(DataSet):
     test_fraction: float = 0.2
     split_seed: int = 0
 
+    kind: ClassVar[str] = "image"
+    forms: ClassVar[str] = ", ".join(sorted(IMAGES))
+
+    def items(self, folder: Path) -> Iterable[Path]:
+        """The images of a class folder, at any depth."""
+        found = (p for p in sorted(folder.rglob("*")) if p.suffix.lower() in IMAGES and self.is_item(p))
+        return (p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+
+    def is_item(self, path: Path) -> bool:
+        """Whether `path`, which a CSV names, may be an image."""
+        return path.is_file()
+
+    def split(self, root: Path, rows: list[tuple[str, str]], number: dict[str, int]) -> Split:
+        """The split of (path relative to `root`, class) in `rows`; `number` gives each class its label."""
+        labels = np.array([number[label] for _, label in rows], dtype=np.int64)
+        return Split([root / path for path, _ in rows], labels, [path for path, _ in rows])
+
     def load(self) -> Splits:
         for key, value in (("val_fraction", self.val_fraction), ("test_fraction", self.test_fraction)):
             if not 0 <= value < 1:
@@ -42,12 +60,12 @@ class Folder(DataSet):
         root = _resolve(self.root)
         if not root.is_dir():
             raise UserError(
-                f"data.root={self.root}: there is no folder {root.absolute()}; give the folder of your images."
+                f"data.root={self.root}: there is no folder {root.absolute()}; give the folder of your {self.kind}s."
             )
-        found = self._from_csv(root) if self.labels else _from_folders(root)
+        found = self._from_csv(root) if self.labels else self._from_folders(root)
         classes = tuple(sorted({label for rows in found.values() for _, label in rows}, key=_natural))
         number = {name: i for i, name in enumerate(classes)}
-        splits = {role: _split(root, rows, number) for role, rows in found.items()}
+        splits = {role: self.split(root, rows, number) for role, rows in found.items()}
         return self._complete(root, classes, splits)
 
     def _complete(self, root: Path, classes: tuple[str, ...], splits: dict[str, Split]) -> Splits:
@@ -65,14 +83,14 @@ class Folder(DataSet):
             if len(val):
                 splits |= {"train": splits["train"].take(train), "val": splits["train"].take(val)}
         if "train" not in splits:
-            raise UserError(f"data.root={self.root}: there are {', '.join(splits)} images but none to train on.")
+            raise UserError(f"data.root={self.root}: there are {', '.join(splits)} {self.kind}s but none to train on.")
         trained = set(np.unique(splits["train"].labels))
         for role in ("val", "test"):
             if role in splits and (new := sorted(set(np.unique(splits[role].labels)) - trained)):
                 at = int(np.flatnonzero(splits[role].labels == new[0])[0])
                 raise UserError(
                     f"data.root={self.root}: {splits[role].names[at]} is labelled '{classes[new[0]]}', "
-                    f"a class without training images; expected one of {len(trained)} classes."
+                    f"a class without training {self.kind}s; expected one of {len(trained)} classes."
                 )
         return Splits(name, classes, splits["train"], splits.get("val"), splits.get("test"))
 
@@ -100,8 +118,8 @@ class Folder(DataSet):
                 path, label = (row["path"] or "").strip(), (row["label"] or "").strip()
                 if not path or not label:
                     raise UserError(f"{file}:{rows.line_num}: expected a path and a label.")
-                if not (root / path).is_file():
-                    raise UserError(f"{file}:{rows.line_num}: there is no image {root / path}.")
+                if not self.is_item(root / path):
+                    raise UserError(f"{file}:{rows.line_num}: there is no {self.kind} {root / path}.")
                 found.setdefault(role, []).append((path, label))
         if not found:
             raise UserError(f"{file}: has no rows.")
@@ -109,36 +127,23 @@ class Folder(DataSet):
             raise UserError(f"{file}: some rows name a split and some do not; expected all or none.")
         return found
 
+    def _from_folders(self, root: Path) -> dict[str, list[tuple[str, str]]]:
+        places = {role: root / name for role, names in _ROLES.items() for name in names if (root / name).is_dir()}
+        if "train" not in places:  # a class may be called 'test': then it is one of several class folders
+            places = {"all": root}
+        found = {role: list(self._class_folders(folder, root)) for role, folder in places.items()}
+        for role, rows in found.items():
+            if not rows:
+                raise UserError(
+                    f"{places[role]}: holds no class folders with {self.kind}s ({self.forms}); "
+                    f"expected <class>/<{self.kind}>."
+                )
+        return found
 
-def _from_folders(root: Path) -> dict[str, list[tuple[str, str]]]:
-    found: dict[str, list[tuple[str, str]]] = {}
-    places = {"all": root}
-    for role, names in _ROLES.items():
-        for name in names:
-            if (root / name).is_dir():
-                found[role] = list(_class_folders(root / name, root))
-                places[role] = root / name
-    if "train" not in found:  # a class may be called 'test': then it is one of several class folders
-        found = {"all": list(_class_folders(root, root))}
-    for role, rows in found.items():
-        if not rows:
-            where = places[role]
-            raise UserError(
-                f"{where}: holds no class folders with images ({', '.join(sorted(IMAGES))}); expected <class>/<image>."
-            )
-    return found
-
-
-def _class_folders(folder: Path, root: Path) -> Iterable[tuple[str, str]]:
-    for label in sorted(p for p in folder.iterdir() if p.is_dir()):
-        for image in sorted(label.rglob("*")):
-            if image.suffix.lower() in IMAGES and image.is_file():
-                yield image.relative_to(root).as_posix(), label.name
-
-
-def _split(root: Path, rows: list[tuple[str, str]], number: dict[str, int]) -> Split:
-    labels = np.array([number[label] for _, label in rows], dtype=np.int64)
-    return Split([root / path for path, _ in rows], labels, [path for path, _ in rows])
+    def _class_folders(self, folder: Path, root: Path) -> Iterable[tuple[str, str]]:
+        for label in filter(Path.is_dir, visible(folder)):
+            for item in self.items(label):
+                yield item.relative_to(root).as_posix(), label.name
 
 
 def _resolve(root: str) -> Path:

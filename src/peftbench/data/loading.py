@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from peftbench.data.base import Split
+from peftbench.data.media import read_clip
 from peftbench.errors import UserError
 
 _FILTERS = {
@@ -25,6 +27,7 @@ _FILTERS = {
 }
 # How much larger than the input an image is kept, for augmentations that cut from it.
 _MARGIN = {"crop": 8 / 7, "rrc": 2.0}
+_DAMAGED = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -55,6 +58,18 @@ def decode(source: np.ndarray | Path, size: int, interpolation: str) -> np.ndarr
     return np.asarray(image).transpose(2, 0, 1)
 
 
+def decode_clip(clip: Path, frames: int, size: int, interpolation: str) -> np.ndarray:
+    """A clip as uint8 (frames, 3, size, size): a folder of images or a video file; each frame as `decode` makes it."""
+
+    def read(frame: np.ndarray | Path) -> np.ndarray:
+        try:
+            return decode(frame, size, interpolation)
+        except _DAMAGED as problem:
+            raise ValueError(f"{frame.name}: {problem}" if isinstance(frame, Path) else str(problem)) from None
+
+    return np.stack(read_clip(clip, frames, read))
+
+
 def _upright(image: Image.Image) -> Image.Image:
     """Turned as its EXIF says, where that can be read; PIL's own way fails where any other tag is damaged."""
     try:
@@ -82,7 +97,10 @@ _TURNS = dict(
 
 
 class Batch(NamedTuple):
-    """Images (uint8, (B, 3, S, S)) with their targets. Where `taps` stand in for them, the images are empty."""
+    """Images with their targets: uint8, (B, 3, S, S), or clips, (B, T, 3, S, S).
+
+    Where `taps` stand in for them, the images are empty: (B, 3, 0, 0), or (B, T, 3, 0, 0) with taps (B * T, …).
+    """
 
     images: Tensor
     targets: Any
@@ -111,9 +129,11 @@ class Images(Dataset):
     ) -> None:
         self.transform, self.split = transform, split
         self.kept = round(transform.size * _MARGIN.get(transform.augment, 1.0))
+        self.shape = (*(() if split.frames is None else (split.frames,)), 3, self.kept, self.kept)
+        self.kind = "image" if split.frames is None else "clip"
         self.skipped: list[str] = []
         self.pixels: Tensor | None = None
-        self.fits = len(split) * 3 * self.kept**2 <= memory_gb * 2**30
+        self.fits = len(split) * math.prod(self.shape) <= memory_gb * 2**30
         self.augment = _augmentation(transform)
         self.views = views if self.augment is not None else 0
         self.stored: Callable[[Tensor], list[Tensor]] | None = None
@@ -142,7 +162,9 @@ class Images(Dataset):
             view = torch.randint(self.views, indices.shape, generator=torch.Generator().manual_seed(seed))
             indices = indices * self.views + view
         if self.stored is not None:
-            return Batch(torch.empty((len(batch), 3, 0, 0), dtype=torch.uint8), targets, self.stored(indices))
+            nothing = torch.empty((len(batch), *self.shape[:-2], 0, 0), dtype=torch.uint8)
+            taps = self.stored(indices)
+            return Batch(nothing, targets, taps if self.split.frames is None else [t.flatten(0, 1) for t in taps])
         images = self.pictures(indices)
         if self.augment is not None and not self.views and batch.seed is not None:
             # Seeded by the batch's place in the run, so that a resumed run sees the same pixels.
@@ -150,13 +172,13 @@ class Images(Dataset):
         return Batch(images, targets)
 
     def pictures(self, rows: Tensor) -> Tensor:
-        """uint8 images (B, 3, S, S): row i is image i, or view i % views of image i // views."""
+        """uint8 images (B, 3, S, S) or clips (B, T, 3, S, S): row i is image i, or view i % views of i // views."""
         self.load()
         indices = rows // max(self.views, 1)
         if self.pixels is not None:
             images = self.pixels[indices]
         elif not len(indices):
-            images = torch.empty((0, 3, self.kept, self.kept), dtype=torch.uint8)
+            images = torch.empty((0, *self.shape), dtype=torch.uint8)
         else:
             images = torch.stack([torch.from_numpy(self._decode(i).copy()) for i in indices.tolist()])
         if self.views:
@@ -168,15 +190,19 @@ class Images(Dataset):
         assert self.augment is not None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return torch.stack([self.augment(i) for i in images])
+            return torch.stack([self.augment(i) for i in images])  # one draw for all frames of a clip
 
     def _decode(self, index: int) -> np.ndarray:
+        source, how = self.split.images[index], (self.kept, self.transform.interpolation)
         try:
-            return decode(self.split.images[index], self.kept, self.transform.interpolation)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as problem:
+            if self.split.frames is None:
+                return decode(source, *how)
+            return decode_clip(source, self.split.frames, *how)
+        except _DAMAGED as problem:
+            a = "an" if self.kind == "image" else "a"
             raise UserError(
-                f"{self._where(index)}: cannot be read as an image ({problem}); repair or remove it, or leave such "
-                f"images out with data.on_error=skip."
+                f"{self._where(index)}: cannot be read as {a} {self.kind} ({problem}); repair or remove it, or leave "
+                f"such {self.kind}s out with data.on_error=skip."
             ) from None
 
     def _where(self, index: int) -> str:
@@ -184,7 +210,7 @@ class Images(Dataset):
         return str(source) if isinstance(source, Path) else self.split.names[index]
 
     def _decode_all(self, on_error: str, watch: Callable[[int, int], None], keep: bool) -> None:
-        pixels = torch.empty((len(self.split), 3, self.kept, self.kept), dtype=torch.uint8) if keep else None
+        pixels = torch.empty((len(self.split), *self.shape), dtype=torch.uint8) if keep else None
 
         def one(index: int) -> bool:
             try:
@@ -206,7 +232,7 @@ class Images(Dataset):
                 else:
                     self.skipped.append(self._where(index))
         if not good:
-            raise UserError(f"none of the {len(self.split)} images can be read, such as {self.skipped[0]}.")
+            raise UserError(f"none of the {len(self.split)} {self.kind}s can be read, such as {self.skipped[0]}.")
         if self.skipped:
             self.split = self.split.take(good)
             pixels = pixels[torch.tensor(good)] if pixels is not None else None
@@ -306,7 +332,7 @@ def loaders(
     views: int = 0,
     watch: Callable[[int, int], None] = lambda done, of: None,
 ) -> Loaders:
-    """Loaders of uint8 images for (train, val, test); `batch_size` counts over all processes.
+    """Loaders of uint8 images or clips for (train, val, test); `batch_size` counts over all processes.
 
     `seed` decides the order of training batches. Nothing is decoded yet, except to find damaged images to skip.
 

@@ -17,9 +17,9 @@ from torch.nn import functional as F
 from peftbench.backbones import Backbone
 from peftbench.backbones.backbone import Tap
 from peftbench.errors import Refusal, UserError
-from peftbench.methods import lowrank
 from peftbench.methods.base import Method, Plan, Side, freeze
-from peftbench.methods.mixing import Mixer, Norms, refine
+from peftbench.methods.parts import lowrank
+from peftbench.methods.parts.mixing import Mixer, Norms, refine
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ class Taps:
 
     @property
     def bytes(self) -> int:
-        return sum(t.numel() * t.element_size() for t in self.tensors)
+        return size_of(self.tensors)
 
 
 def key(about: dict[str, Any]) -> str:
@@ -218,6 +218,6 @@ def _file(index: int) -> str:
     return f"tap-{index:02d}.bin"
 
 
-def size_of(shapes: Sequence[Tensor], rows: int) -> int:
-    """The bytes that `rows` rows of such taps (given for one row, on any device) need."""
-    return sum(t[0].numel() * t.element_size() for t in shapes) * rows
+def size_of(taps: Sequence[Tensor]) -> int:
+    """The bytes of some taps, on any device."""
+    return sum(t.numel() * t.element_size() for t in taps)

@@ -1,4 +1,4 @@
-"""Image classification: a linear head on pooled features, cross-entropy, accuracy."""
+"""Classification of images and clips: a linear head on pooled features, cross-entropy, accuracy."""
 
 from __future__ import annotations
 
@@ -25,8 +25,11 @@ class Classification(Task):
         nn.init.zeros_(self.head.bias)
 
     def predict(self, extract: Extract, backbone: Backbone, images: Tensor) -> Tensor:
-        """Logits (B, classes)."""
-        return self.head(backbone.pool(extract(images)[-1]))
+        """Logits (B, classes) for images (B, 3, H, W), or clips (B, T, 3, H, W): the mean of their frames' features."""
+        features = backbone.pool(extract(images)[-1])
+        if images.ndim == 5:
+            features = features.unflatten(0, images.shape[:2]).mean(1)
+        return self.head(features)
 
     def loss(self, extract: Extract, backbone: Backbone, batch: tuple[Tensor, Tensor]) -> Tensor:
         """Mean cross-entropy of (images, labels), a scalar."""

@@ -1,0 +1,130 @@
+"""Which files are images, frames and clips, and how the frames that stand for a clip are chosen and read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from peftbench.errors import UserError
+
+IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+VIDEOS = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"}
+# The readers of these; FFmpeg's others include playlists, which make it open whatever else a file names.
+_FORMATS = "avi,mov,matroska,mpeg,mpegts,asf"
+_MOST_PIXELS = 178_956_970  # of one picture of a video: where Pillow refuses an image
+
+
+def visible(folder: Path) -> list[Path]:
+    """What lies in a folder, sorted, without hidden files."""
+    return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+
+
+def clips(folder: Path) -> Iterator[Path]:
+    """The clips at any depth below `folder`: video files, folders with frames, and folders with nothing at all."""
+    for path in visible(folder):
+        if path.suffix.lower() in VIDEOS and path.is_file():
+            yield path
+        elif path.is_dir():
+            # A linked folder may be a clip, but may also lead back to where it lies: it is not looked through.
+            inner = [] if path.is_symlink() or frame_files(path) else list(clips(path))
+            yield from inner or [path]
+
+
+def frame_files(clip: Path) -> list[Path]:
+    """The frames in a clip's folder, in the order of the numbers in their names: `f2.jpg` before `f10.jpg`."""
+    return sorted((p for p in visible(clip) if p.suffix.lower() in IMAGES), key=lambda p: _numbered(p.name))
+
+
+def spread(count: int, frames: int) -> list[int]:
+    """`frames` indices below `count`: the middle of each of as many equal stretches; they repeat where count is less.
+
+    >>> spread(16, 4), spread(2, 4)
+    ([2, 6, 10, 14], [0, 0, 1, 1])
+    """
+    return [(2 * i + 1) * count // (2 * frames) for i in range(frames)]
+
+
+def read_clip(clip: Path, frames: int, read: Callable[[Path | np.ndarray], np.ndarray]) -> list[np.ndarray]:
+    """`frames` frames spread over a clip in order of time, each as `read` makes it of a file or of (H, W, 3) pixels.
+
+    Raises:
+        ValueError, OSError: it cannot be read, or holds no frames.
+    """
+    if clip.is_file():
+        wanted, found = _from_video(clip, frames, read)
+    else:
+        files = frame_files(clip)
+        wanted = spread(len(files), frames)
+        found = {i: read(files[i]) for i in set(wanted)} if files else {}
+    if not found:
+        raise ValueError("it holds no frames")
+    return [found[i] for i in wanted]
+
+
+def require_reader(video: Path) -> None:
+    """Raises UserError where the library that reads video files is not installed."""
+    try:
+        import av  # noqa: F401
+    except ImportError as problem:
+        raise UserError(
+            f"{video}: reading video files needs PyAV ({problem}); pip install 'peftbench[video]', or give each clip "
+            f"as a folder of its frames."
+        ) from None
+
+
+def _from_video(
+    path: Path, frames: int, read: Callable[[Path | np.ndarray], np.ndarray]
+) -> tuple[list[int], dict[int, np.ndarray]]:
+    """The indices wanted, and the pictures at them. Only wanted pictures are ever held."""
+    with _opened(path) as (container, stream):
+        count = sum(1 for packet in container.demux(stream) if packet.size)
+    wanted = spread(count, frames)
+    found, seen = _pictures(path, set(wanted), read)
+    if len(found) < len(set(wanted)):  # fewer pictures than packets, as an edited or broken file may have
+        wanted = spread(seen, frames)
+        found, _ = _pictures(path, set(wanted), read)
+    return wanted, found
+
+
+def _pictures(
+    path: Path, wanted: set[int], read: Callable[[Path | np.ndarray], np.ndarray]
+) -> tuple[dict[int, np.ndarray], int]:
+    found: dict[int, np.ndarray] = {}
+    seen = 0
+    with _opened(path) as (container, stream):
+        for picture in container.decode(stream):
+            if seen in wanted:
+                upright = np.rot90(picture.to_ndarray(format="rgb24"), round(picture.rotation / 90))
+                found[seen] = read(np.ascontiguousarray(upright))
+            seen += 1
+            if len(found) == len(wanted):
+                break
+    return found, seen
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
+    import av
+
+    # A title in another encoding than UTF-8 is no damage; PyAV 19 knows that by itself, and takes no such word.
+    more: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+    try:
+        with av.open(str(path.absolute()), options={"format_whitelist": _FORMATS}, **more) as container:
+            stream = container.streams.best("video")
+            if stream is None:
+                raise ValueError("it holds no pictures")
+            stream.codec_context.options = {"max_pixels": str(_MOST_PIXELS)}
+            yield container, stream
+    except av.FFmpegError as problem:
+        raise ValueError(problem.strerror) from None
+
+
+def _numbered(name: str) -> tuple[list[str | int], str]:
+    """A key that sorts numbers within names as numbers; words and numbers take turns, so that like meets like."""
+    parts = re.split(r"(\d+)", name)
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
