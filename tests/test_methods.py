@@ -26,6 +26,10 @@ COUNTS = {
     "bitfit": {"vit_b": 102_912, "resnet50": 26_560, "efficientformer_l1": None, "swin_b": None},
     # ViT-B: 12 x 8 x (768 + 2304 + 768 + 768 + 768 + 3072 + 3072 + 768)
     "lora": {"vit_b": 1_179_648, "resnet50": None, "efficientformer_l1": None, "swin_b": None},
+    # L 2 r (d + n): 12 x 16 x (768 + 197); ResNet-50: 5 x 16 x (2048 + 49) + 8 x (64 + 256 + 512 + 1024)
+    # EfficientFormer-L1: 4 x 16 x (448 + 49) + 8 x (48 + 96 + 224)
+    # Swin-B: 4 x 16 x (1024 + 49) + 8 x (128 + 256 + 512)
+    "losa": {"vit_b": 185_280, "resnet50": 182_608, "efficientformer_l1": 34_752, "swin_b": 75_840},
 }
 COUNTS["bitfit"] |= {"efficientformer_l1": "formula", "swin_b": "formula"}
 COUNTS["lora"] |= {"efficientformer_l1": "formula", "swin_b": "formula"}

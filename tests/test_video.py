@@ -222,7 +222,7 @@ def test_fixed_views_of_a_clip_are_whole_clips(split):
 
 def test_clips_of_which_taps_are_stored_leave_their_shape(split):
     made = images(split)
-    made.stored = lambda rows: [torch.zeros(len(rows) * 2, 5, 7)]
+    made.stored = lambda rows: [torch.zeros(len(rows), 2, 5, 7)]
     batch = made.__getitems__(Indices([3, 1, 2], None))
     assert batch.images.shape == (3, 2, 3, 0, 0)
     assert batch.taps[0].shape == (6, 5, 7)

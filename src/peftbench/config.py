@@ -361,10 +361,6 @@ def _combinations(config: Config) -> None:
         raise UserError(f"optimizer.momentum={optimizer.momentum}: expected at least 0 and below 1.")
     if optimizer.nesterov and optimizer.momentum == 0:
         raise UserError("optimizer.momentum=0: Nesterov momentum needs some; give optimizer.nesterov=false.")
-    frames, clip = config.method.options.get("frames"), data.options.get("frames")
-    if frames is not None and frames != clip:
-        found = "are images" if clip is None else f"are clips of {clip} frames"
-        raise UserError(f"method.frames={frames}: the data of data={data.name} {found}; leave method.frames out.")
     if config.task.name != data.task:
         raise UserError(
             f"task={config.task.name}: data={config.data.name} is made for task={data.task}; leave task= out, "

@@ -64,6 +64,7 @@ def run_together(configs: Sequence[Config], group: str | None = None) -> list[Re
     methods: list[Method] = [build(c.method) for c in configs]
     for each, method in zip(configs, methods, strict=True):
         check(each, method)
+        _frames_agree(each)
     dataset: DataSet = build(config.data)
     splits = dataset.load()
     roles = splits.roles(config.data.stage)
@@ -193,6 +194,16 @@ def check(config: Config, method: Method) -> backbones.Backbone:
         )
     method.check(backbone)
     return backbone
+
+
+def _frames_agree(config: Config) -> None:
+    """Raises UserError where a method mixes so many frames and a clip has another number."""
+    frames, clip = config.method.options.get("frames"), config.data.options.get("frames")
+    if frames is not None and frames != clip:
+        found = "are images" if clip is None else f"are clips of {clip} frames"
+        raise UserError(
+            f"method.frames={frames}: the items of data={config.data.name} {found}; leave it out."
+        )
 
 
 def count_parameters(method: str, backbone: str, **overrides: Any) -> int:

@@ -134,6 +134,7 @@ class SideMixers(Side):
         last, facts = taps[-1], backbone.facts
         self.layouts = [t.layout for t in taps]
         self.shape = last.shape
+        self.advice = f"give images of {facts.input_size} pixels, or build the model for another data.size"
         self.start = spec.start
         self.frames = spec.frames if "time" in spec.mixers else None
         plain = all(t.layout == "NLC" and t.shape == last.shape for t in taps)
@@ -162,7 +163,16 @@ class SideMixers(Side):
                 nn.init.kaiming_uniform_(self.lifts[str(i)], a=5**0.5)
 
     def condense(self, taps: Sequence[Tensor]) -> list[Tensor]:
-        """Raw taps; where their resolutions differ, tokens (B, n, C_i) on the last one's grid."""
+        """Raw taps; where their resolutions differ, tokens (B, n, C_i) on the last one's grid.
+
+        Raises:
+            UserError: taps of another input size than the mixers were built for; nothing is interpolated.
+        """
+        if taps[-1].shape[1:] != self.shape:
+            found, expected = (" x ".join(map(str, s)) for s in (taps[-1].shape[1:], self.shape))
+            raise UserError(
+                f"method=losa: the last tap of these images is {found}, the mixers are for {expected}; {self.advice}."
+            )
         if self.grid is None:
             return list(taps)
         return [_onto(t, layout, p, self.grid) for t, layout, p in zip(taps, self.layouts, self.prefixes, strict=True)]

@@ -100,13 +100,13 @@ def make_room(root: Path, needed: int, limit: int) -> None:
         UserError: they cannot, or the disk has not that much free.
     """
     if needed > limit:
-        raise UserError(
-            f"taps.max_gb={limit / 2**30:g}: these taps need {needed / 2**30:.2f} GiB; give more, or taps=off."
-        )
+        most = round(limit / 2**30, 6)
+        raise UserError(f"taps.max_gb={most:g}: these taps need {needed / 2**30:.2f} GiB; give more, or taps=off.")
     there = entries(root)
-    while there and sum(e.bytes for e in there) + needed > limit:
-        oldest = there.pop()
-        remove(oldest)
+    excess = sum(e.bytes for e in there) + needed - limit
+    for oldest in reversed(there):
+        if excess > 0 and remove(oldest):
+            excess -= oldest.bytes
     free = shutil.disk_usage(root).free
     if free < needed + 2**26:
         raise UserError(

@@ -81,11 +81,11 @@ def on_disk(
     """
     name = key(about)
     begun, filled = time.perf_counter(), 0
+    sweep(root)
     held = using(root, name)
     with filling(root, name, lambda: tell("waiting for another run that computes the same taps")):
         if (found := _opened(root / name, about, tell)) is None:
             begun = time.perf_counter()
-            sweep(root)
             make_room(root, bytes_, limit)
             filled = _write(root, name, about, fill)
             found = _opened(root / name, about, tell)
