@@ -1,50 +1,62 @@
 """LoSA's recursion without norms, kept in low-rank form, for one side net or several over the same taps.
 
-Without a norm every y_i is y_0 plus a sum of rank-r parts, y_i = y_0 + sum_j H_j U_j + V_j T_j, so a mixer's
-projection of b_i + y needs one read of b_i and products of r-sized matrices; no y_i is ever written out. Each tap is
-kept for backward once, in its own precision, and nothing else of its size is.
+Per side net let dc_i (r, d) and dt_i (r, n) be the down-projections of layer i's channel and token mixers, U_i (r, d)
+and V_i (n, r) their up-projections. Without a norm, what a mixer of layer i reads is x = b_i + y_0 + sum_j h_j U_j +
+sum_j V_j t_j over all mixers j that worked before it, and so
+
+    p_i = (b_i + y_0) dc_i^T + sum_j h_j (U_j dc_i^T) + sum_j V_j (t_j dc_i^T),    h_i = GELU(p_i)  (n, r)
+    q_i = dt_i (b_i + y_0) + sum_j (dt_i h_j) U_j + sum_j (dt_i V_j) t_j,          t_i = GELU(q_i)  (r, d)
+    y_L = y_0 + sum_j h_j U_j + sum_j V_j t_j
+
+No y_i is written out, each tap is read once forward and once backward, and a layer costs products of rank-r matrices.
+
+The adjoint is the same recursion with the layers in reverse and `down` and `up` exchanged: with p'_i, q'_i the
+gradients of p_i, q_i, and h'_i of h_i,
+
+    h'_j = y' U_j^T + sum_i p'_i (dc_i U_j^T) + sum_i dt_i^T (q'_i U_j^T),         p'_j = h'_j GELU'(p_j)
+
+and likewise t'_j, over all mixers i that work after j. `_sweep` serves both. The gradients of the weights are then
+products over all pairs of layers at once (`_weight_gradients`).
+
+Layouts, for K nets, R = L r: h (K, n, B, R), t (K, R, B, d), weights (K, R, size). With the batch inside, every
+product of the sweeps is one matrix product per net, without a transpose.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+# Scratch space for a few images of a tap: on a CPU it stays in the cache, on a GPU it bounds memory.
+SCRATCH_BYTES = {"cpu": 5 << 18}
+SCRATCH_BYTES_ELSEWHERE = 64 << 20
 
-class Project(torch.autograd.Function):
-    """(b, C, W) -> b C^T (B, n, k) and W b (B, m, d), for a tap b (B, n, d), C (k, d) and W (m, n).
+React = Callable[[str, int, Tensor], Tensor]
 
-    The tap may be of half precision; products are in the precision of the weights, and no gradient goes to it.
+
+class Weights(NamedTuple):
+    """Down- or up-projections of all layers: channel (K, R_c, d) and token (K, R_t, n)."""
+
+    channel: Tensor
+    token: Tensor
+
+
+class State(NamedTuple):
+    """What a sweep leaves: h, t, and the products of the token and channel mixers with each other.
+
+    `a` (K, R_t, B, R_c) holds dt_i h_j where token mixer i works after channel mixer j, `c` of the same shape
+    t_i dc_j^T where it works before; both are zero elsewhere.
     """
 
-    @staticmethod
-    def forward(ctx: Any, b: Tensor, channel: Tensor, token: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(b)
-        ctx.sizes = len(channel), len(token)
-        wide = b.to(channel.dtype)
-        along = F.linear(wide, channel) if len(channel) else wide.new_empty((*b.shape[:2], 0))
-        across = torch.matmul(token, wide) if len(token) else wide.new_empty((len(b), 0, b.shape[2]))
-        return along, across
-
-    @staticmethod
-    def backward(ctx: Any, along: Tensor, across: Tensor) -> tuple[None, Tensor | None, Tensor | None]:  # type: ignore[override]
-        (b,) = ctx.saved_tensors
-        wide = b.to(along.dtype)
-        channels, tokens = ctx.sizes
-        channel = token = None
-        if channels:
-            channel = along.reshape(-1, channels).t() @ wide.reshape(-1, wide.shape[-1])
-        elif ctx.needs_input_grad[1]:
-            channel = along.new_zeros((0, b.shape[2]))
-        if tokens:
-            token = torch.bmm(across.contiguous(), wide.transpose(1, 2)).sum(0)
-        elif ctx.needs_input_grad[2]:
-            token = across.new_zeros((0, b.shape[1]))
-        return None, channel, token
+    h: Tensor
+    t: Tensor
+    a: Tensor
+    c: Tensor
 
 
 def refine(
@@ -58,64 +70,219 @@ def refine(
 ) -> Tensor:
     """y_L (K, B, n, d) of K side nets; only its first token (K, B, 1, d) where `first`.
 
+    Taps and start may be of half precision; all sums are in the precision of the weights. They get no gradient.
+
     Args:
         taps: b_i (B, n, C_i).
         start: y_0 (B, n, d).
         order: the mixers, `channel` or `token`, as they follow each other.
         down, up: (K, L, r, size) and (K, L, size, r) of each mixer.
-        lifts: (K, r, C_i) for the layers whose tap is of another width.
+        lifts: (K, r, C_i) for the layers whose tap is of another width: there b_i enters only p_i, as b_i lift^T.
     """
-    k, depth = next(iter(down.values())).shape[:2]
-    n, d = start.shape[1:]
-    none_c, none_t = start.new_empty((0, d), dtype=torch.float32), start.new_empty((0, n), dtype=torch.float32)
+    assert not start.requires_grad and not any(b.requires_grad for b in taps)
+    some = next(iter(down.values()))
+    sizes = {"channel": start.shape[2], "token": start.shape[1]}
+    absent = {m: some.new_empty((*some.shape[:2], 0, size)) for m, size in sizes.items() if m not in down}
+    weights = [{**down, **absent}[m] for m in sizes] + [
+        {**up, **{a: w.mT for a, w in absent.items()}}[m] for m in sizes
+    ]
+    settings = tuple(order), tuple(lifts), first, torch.is_grad_enabled()
+    out: Tensor = Recursion.apply(settings, start, *weights, *lifts.values(), *taps)  # type: ignore[no-untyped-call]
+    return out
 
-    def rows(weight: Tensor) -> Tensor:
-        return weight.reshape(-1, weight.shape[-1])
 
-    def split(along: Tensor, across: Tensor, layers: int) -> tuple[Tensor, Tensor]:
-        """(K, layers, B, n, r) and (K, layers, B, r, d) of stacked projections."""
-        along = along.unflatten(-1, (k, layers, -1)).permute(2, 3, 0, 1, 4)
-        return along, across.unflatten(1, (k, layers, -1)).permute(1, 2, 0, 3, 4)
+class Recursion(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, settings: tuple[Any, ...], start: Tensor, *tensors: Tensor) -> Tensor:
+        order, lifted, first, keep = settings
+        dc, dt, uc, ut = tensors[:4]
+        lifts, taps = dict(zip(lifted, tensors[4:], strict=False)), tensors[4 + len(lifted) :]
+        depth = len(taps)
+        down, up = Weights(dc.flatten(1, 2), dt.flatten(1, 2)), Weights(uc.mT.flatten(1, 2), ut.mT.flatten(1, 2))
+        h, t = _project(taps, start, dc, dt, lifts)
+        before: dict[tuple[str, int], Tensor] = {}
 
-    every_c = rows(down["channel"]) if "channel" in down else none_c
-    every_t = rows(down["token"]) if "token" in down else none_t
-    base_c, base_t = split(*Project.apply(start, every_c, every_t), depth)
-    h: list[Tensor] = []
-    u: list[Tensor] = []
-    v: list[Tensor] = []
-    t: list[Tensor] = []
-    for i, b in enumerate(taps):
-        lifted = i in lifts
-        weight_c = rows(lifts[i] if lifted else down["channel"][:, i]) if "channel" in down else none_c
-        if lifted:
-            along, _ = Project.apply(b, weight_c, b.new_empty((0, b.shape[1]), dtype=torch.float32))
-            across = along.new_empty((len(b), 0, d))
+        def activate(name: str, i: int, x: Tensor) -> Tensor:
+            if keep:
+                before[name, i] = x
+            return F.gelu(x)
+
+        state = _sweep(h, t, down, up, order, depth, activate, back=False)
+        if keep:
+            shared = next((i for i, b in enumerate(taps) if b is start), None)
+            ctx.save_for_backward(*tensors, *state, *before.values(), *(() if shared is not None else (start,)))
+            ctx.settings = order, lifted, first, shared, tuple(before), depth
+        n = 1 if first else start.shape[1]
+        k, rt, b, d = t.shape
+        y = h.new_empty((k, n, b, d)).copy_(start[:, :n].transpose(0, 1))
+        y.view(k, n * b, d).baddbmm_(h[:, :n].flatten(1, 2), up.channel)
+        y.view(k, n, b * d).baddbmm_(up.token[..., :n].mT, t.view(k, rt, b * d))
+        return y.transpose(1, 2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        order, lifted, first, shared, steps, depth = ctx.settings
+        saved: Iterator[Tensor] = iter(ctx.saved_tensors)
+        dc, dt, uc, ut = (next(saved) for _ in range(4))
+        lifts = {i: next(saved) for i in lifted}
+        taps = [next(saved) for _ in range(depth)]
+        state = State(*(next(saved) for _ in State._fields))
+        before = {step: next(saved) for step in steps}
+        start = taps[shared] if shared is not None else next(saved)
+        down, up = Weights(dc.flatten(1, 2), dt.flatten(1, 2)), Weights(uc.mT.flatten(1, 2), ut.mT.flatten(1, 2))
+
+        k, all_n, b, rc = state.h.shape
+        n, rt, d = (1 if first else all_n), state.t.shape[1], state.t.shape[3]
+        along = gradient.transpose(1, 2).reshape(k, n * b, d)
+        across = along.view(k, n, b * d)
+        if first:
+            h = state.h.new_zeros(state.h.shape)
+            h[:, 0] = along @ up.channel.mT
         else:
-            weight_t = rows(down["token"][:, i]) if "token" in down else none_t
-            along, across = Project.apply(b, weight_c, weight_t)
-        own_c, own_t = split(along, across, 1)
-        for name in order:
-            w = down[name][:, i]
-            if name == "channel":
-                p = base_c[:, i] + own_c[:, 0]
-                if h:
-                    p = p + torch.cat(h, -1) @ (torch.cat(u, 1) @ w.mT)[:, None]
-                if t:
-                    p = p + torch.cat(v, -1)[:, None] @ (torch.cat(t, 2) @ w.mT[:, None])
-                h.append(F.gelu(p))
-                u.append(up["channel"][:, i].mT)
+            h = (along @ up.channel.mT).view(state.h.shape)
+        t = (up.token[..., :n] @ across).view(state.t.shape)
+        back = _sweep(
+            h,
+            t,
+            up,
+            down,
+            order,
+            depth,
+            lambda name, i, x: torch.ops.aten.gelu_backward(x, before[name, i]),
+            back=True,
+        )
+        gdc, gdt, guc, gut = _weight_gradients(state, back, down, up, depth)
+        guc.baddbmm_(state.h[:, :n].reshape(k, n * b, rc).mT, along)
+        gut[..., :n].baddbmm_(state.t.view(k, rt, b * d), across.mT)
+        gdc, gdt = gdc.view(dc.shape), gdt.view(dt.shape)
+        glifts = {i: torch.zeros_like(w) for i, w in lifts.items()}
+        _project_gradients(taps, start, back, gdc, gdt, glifts)
+        up_gradients = guc.view(uc.mT.shape).mT, gut.view(ut.mT.shape).mT
+        return None, None, gdc, gdt, *up_gradients, *glifts.values(), *(None for _ in taps)
+
+
+
+
+def _images(start: Tensor, dtype: torch.dtype) -> list[slice]:
+    batch, n, d = start.shape
+    space = SCRATCH_BYTES.get(start.device.type, SCRATCH_BYTES_ELSEWHERE)
+    step = max(1, space // max(1, n * d * dtype.itemsize))
+    return [slice(lo, min(lo + step, batch)) for lo in range(0, batch, step)]
+
+
+def _inputs(
+    taps: Sequence[Tensor], start: Tensor, lifts: dict[int, Tensor], dtype: torch.dtype
+) -> Iterator[tuple[slice, int, Tensor, Tensor | None]]:
+    """(images, i, x, b) for every few images and every layer: x = b_i + y_0 as (n, images, d).
+
+    For a lift x is only y_0, and b is b_i (n, images, C_i); b is None otherwise. Each is valid until the next.
+    """
+    for images in _images(start, dtype):
+        base = start[images].transpose(0, 1).to(dtype, memory_format=torch.contiguous_format, copy=True)
+        scratch = torch.empty_like(base)
+        for i, tap in enumerate(taps):
+            b = tap[images].transpose(0, 1)
+            if i in lifts:
+                yield images, i, base, b.to(dtype).contiguous()
             else:
-                q = base_t[:, i] if lifted else base_t[:, i] + own_t[:, 0]
-                if h:
-                    q = q + (w[:, None] @ torch.cat(h, -1)) @ torch.cat(u, 1)[:, None]
-                if t:
-                    q = q + (w @ torch.cat(v, -1))[:, None] @ torch.cat(t, 2)
-                t.append(F.gelu(q))
-                v.append(up["token"][:, i])
-    seen = slice(0, 1) if first else slice(None)
-    y = start[:, seen].float()[None]
-    if h:
-        y = y + torch.cat(h, -1)[:, :, seen] @ torch.cat(u, 1)[:, None]
-    if t:
-        y = y + torch.cat(v, -1)[:, None, seen] @ torch.cat(t, 2)
-    return y
+                yield images, i, scratch.copy_(b).add_(base), None
+
+
+def _project(
+    taps: Sequence[Tensor], start: Tensor, dc: Tensor, dt: Tensor, lifts: dict[int, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """(b_i + y_0) dc_i^T of all layers (K, n, B, R_c) and dt_i (b_i + y_0) (K, R_t, B, d)."""
+    (batch, n, d), (k, depth, rc), rt = start.shape, dc.shape[:3], dt.shape[2]
+    h, t = dc.new_empty((k, n, batch, depth * rc)), dc.new_empty((k, depth * rt, batch, d))
+    channel = [dc[:, i].reshape(k * rc, d).t() for i in range(depth)]
+    token = [dt[:, i].reshape(k * rt, n) for i in range(depth)]
+    for images, i, x, b in _inputs(taps, start, lifts, dc.dtype):
+        p = x.flatten(0, 1) @ channel[i]
+        if b is not None:
+            p.addmm_(b.flatten(0, 1), lifts[i].flatten(0, 1).t())
+        h[:, :, images, i * rc : (i + 1) * rc] = p.view(n, -1, k, rc).permute(2, 0, 1, 3)
+        t[:, i * rt : (i + 1) * rt, images] = (token[i] @ x.flatten(1)).view(k, rt, -1, d)
+    return h, t
+
+
+def _project_gradients(
+    taps: Sequence[Tensor], start: Tensor, back: State, gdc: Tensor, gdt: Tensor, glifts: dict[int, Tensor]
+) -> None:
+    """Adds to the gradients of `down` and the lifts what comes through the products with taps and start."""
+    (_, n, d), (k, depth, rc), rt = start.shape, gdc.shape[:3], gdt.shape[2]
+    channel, token = gdc.new_zeros((depth, k * rc, d)), gdt.new_zeros((depth, k * rt, n))
+    for images, i, x, b in _inputs(taps, start, glifts, gdc.dtype):
+        p = back.h[:, :, images, i * rc : (i + 1) * rc].permute(1, 2, 0, 3).reshape(-1, k * rc)
+        channel[i].addmm_(p.t(), x.flatten(0, 1))
+        token[i].addmm_(back.t[:, i * rt : (i + 1) * rt, images].reshape(k * rt, -1), x.flatten(1).t())
+        if b is not None:
+            glifts[i].flatten(0, 1).addmm_(p.t(), b.flatten(0, 1))
+    gdc += channel.view(depth, k, rc, d).transpose(0, 1)
+    gdt += token.view(depth, k, rt, n).transpose(0, 1)
+
+
+def _sweep(
+    h: Tensor, t: Tensor, down: Weights, up: Weights, order: Sequence[str], depth: int, react: React, back: bool
+) -> State:
+    """Runs the recursion in place: h (K, n, B, R_c) and t (K, R_t, B, d) come in without the sums over other mixers.
+
+    `react` gives h_i of p_i, or t_i of q_i; `back` goes from the last mixer to the first.
+    """
+    (k, n, b, rc), (rt, d) = h.shape, (t.shape[1], t.shape[3])
+    a, c = h.new_zeros((k, rt, b, rc)), h.new_zeros((k, rt, b, rc))
+    channels, tokens = up.channel @ down.channel.mT, down.token @ up.token.mT  # U_j dc_i^T and dt_i V_j of all pairs
+    steps = [(i, m) for i in range(depth) for m in order]
+    for i, name in reversed(steps) if back else steps:
+        split = i + (name == order[-1])  # the other mixer's layers up to here come first
+        if name == "channel":
+            r, other = rc // depth, rt // depth
+        else:
+            r, other = rt // depth, rc // depth
+        own = slice(i * r, (i + 1) * r)
+        past, done, to_do = slice(0, i * r), slice(0, split * other), slice(split * other, None)
+        if back:
+            past, done, to_do = slice((i + 1) * r, None), to_do, done
+        if name == "channel":
+            p = h[..., own].clone(memory_format=torch.contiguous_format)
+            p.view(k, n * b, r).baddbmm_(h.view(k, n * b, rc)[..., past], channels[:, past, own])
+            p.view(k, n, b * r).baddbmm_(up.token[:, done].mT, c[:, done, :, own].flatten(2))
+            x = react(name, i, p)
+            h[..., own] = x
+            a[:, to_do, :, own] = (down.token[:, to_do] @ x.view(k, n, b * r)).unflatten(2, (b, r))
+        else:
+            q = t[:, own].clone(memory_format=torch.contiguous_format)
+            q.view(k, r, b * d).baddbmm_(tokens[:, own, past], t.view(k, rt, b * d)[:, past])
+            q.view(k, r * b, d).baddbmm_(a[:, own, :, done].flatten(1, 2), up.channel[:, done])
+            x = react(name, i, q)
+            t[:, own] = x
+            c[:, own, :, to_do] = (x.view(k, r * b, d) @ down.channel[:, to_do].mT).unflatten(1, (r, b))
+    return State(h, t, a, c)
+
+
+def _weight_gradients(
+    state: State, back: State, down: Weights, up: Weights, depth: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of both Weights, without the terms of taps, start and output, from the sweeps there and back."""
+    (k, n, b, rc), (rt, d) = state.h.shape, (state.t.shape[1], state.t.shape[3])
+
+    def earlier(pairs: Tensor) -> Tensor:
+        """Zero but where column's layer comes before the row's."""
+        layer = torch.arange(pairs.shape[-1], device=pairs.device) // max(1, pairs.shape[-1] // depth)
+        return pairs * (layer[:, None] > layer)
+
+    channels = earlier(back.h.view(k, n * b, rc).mT @ state.h.view(k, n * b, rc))  # p'_i^T h_j
+    tokens = earlier(back.t.view(k, rt, b * d) @ state.t.view(k, rt, b * d).mT)  # q'_i t_j^T
+
+    def channel(pairs: Tensor, other: Tensor, a: Tensor, t: Tensor) -> Tensor:
+        return torch.baddbmm(a.view(k, rt * b, rc).mT @ t.view(k, rt * b, d), pairs, other)
+
+    def token(pairs: Tensor, other: Tensor, c: Tensor, h: Tensor) -> Tensor:
+        return torch.baddbmm(c.view(k, rt, b * rc) @ h.view(k, n, b * rc).mT, pairs, other)
+
+    return (
+        channel(channels, up.channel, back.a, state.t),
+        token(tokens, up.token, back.c, state.h),
+        channel(channels.mT, down.channel, state.a, back.t),
+        token(tokens.mT, down.token, state.c, back.h),
+    )
