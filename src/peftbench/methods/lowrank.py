@@ -1,7 +1,7 @@
 """LoSA's recursion without norms, kept in low-rank form, for one side net or several over the same taps.
 
 Per side net let dc_i (r, d) and dt_i (r, n) be the down-projections of layer i's channel and token mixers, U_i (r, d)
-and V_i (n, r) their up-projections. Without a norm, what a mixer of layer i reads is x = b_i + y_0 + sum_j h_j U_j +
+and V_i (n, r) their up-projections. Without a norm, what a mixer of layer i reads is b_i + y_0 + sum_j h_j U_j +
 sum_j V_j t_j over all mixers j that worked before it, and so
 
     p_i = (b_i + y_0) dc_i^T + sum_j h_j (U_j dc_i^T) + sum_j V_j (t_j dc_i^T),    h_i = GELU(p_i)  (n, r)
@@ -10,16 +10,15 @@ sum_j V_j t_j over all mixers j that worked before it, and so
 
 No y_i is written out, each tap is read once forward and once backward, and a layer costs products of rank-r matrices.
 
-The adjoint is the same recursion with the layers in reverse and `down` and `up` exchanged: with p'_i, q'_i the
-gradients of p_i, q_i, and h'_i of h_i,
+The adjoint is the same recursion with the layers in reverse and `down` and `up` exchanged: with x' the gradient of x,
 
     h'_j = y' U_j^T + sum_i p'_i (dc_i U_j^T) + sum_i dt_i^T (q'_i U_j^T),         p'_j = h'_j GELU'(p_j)
 
-and likewise t'_j, over all mixers i that work after j. `_sweep` serves both. The gradients of the weights are then
-products over all pairs of layers at once (`_weight_gradients`).
+and likewise t'_j and q'_j, over all mixers i that work after j. `_sweep` serves both. The gradients of the weights
+are then products over all pairs of layers at once, in `_weight_gradients`.
 
-Layouts, for K nets, R = L r: h (K, n, B, R), t (K, R, B, d), weights (K, R, size). With the batch inside, every
-product of the sweeps is one matrix product per net, without a transpose.
+Layouts, for K nets and R = L r: h (K, n, B, R), t (K, R, B, d), weights (K, R, size). With the batch inside, each
+product is one matrix product per net, and needs no transpose of anything large.
 """
 
 from __future__ import annotations
@@ -32,11 +31,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-# Scratch space for a few images of a tap: on a CPU it stays in the cache, on a GPU it bounds memory.
-SCRATCH_BYTES = {"cpu": 5 << 18}
+# A tap is converted a few images at a time: on a CPU they stay in its cache, elsewhere this only bounds memory.
+SCRATCH_BYTES = {"cpu": 5 << 19}
 SCRATCH_BYTES_ELSEWHERE = 64 << 20
-
-React = Callable[[str, int, Tensor], Tensor]
 
 
 class Weights(NamedTuple):
@@ -46,11 +43,18 @@ class Weights(NamedTuple):
     token: Tensor
 
 
-class State(NamedTuple):
-    """What a sweep leaves: h, t, and the products of the token and channel mixers with each other.
+class Layer(NamedTuple):
+    """One layer's p and q, or their gradients: channel (K, n, B, r_c) and token (K, r_t, B, d)."""
 
-    `a` (K, R_t, B, R_c) holds dt_i h_j where token mixer i works after channel mixer j, `c` of the same shape
-    t_i dc_j^T where it works before; both are zero elsewhere.
+    channel: Tensor
+    token: Tensor
+
+
+class State(NamedTuple):
+    """What a sweep leaves: h, t, and the products of token with channel mixers.
+
+    `a` (K, R_t, B, R_c) holds dt_i h_j for each token mixer i and the channel mixers j swept before it, `c` of the same
+    shape t_i dc_j^T for those swept after it; the rest is zero.
     """
 
     h: Tensor
@@ -81,183 +85,201 @@ def refine(
     """
     assert not start.requires_grad and not any(b.requires_grad for b in taps)
     some = next(iter(down.values()))
-    sizes = {"channel": start.shape[2], "token": start.shape[1]}
-    absent = {m: some.new_empty((*some.shape[:2], 0, size)) for m, size in sizes.items() if m not in down}
-    weights = [{**down, **absent}[m] for m in sizes] + [
-        {**up, **{a: w.mT for a, w in absent.items()}}[m] for m in sizes
-    ]
+    for name, size in (("channel", start.shape[2]), ("token", start.shape[1])):
+        if name not in down:
+            none = some.new_empty((*some.shape[:2], 0, size))
+            down, up = {**down, name: none}, {**up, name: none.mT}
+    weights = down["channel"], down["token"], up["channel"], up["token"]
     settings = tuple(order), tuple(lifts), first, torch.is_grad_enabled()
     out: Tensor = Recursion.apply(settings, start, *weights, *lifts.values(), *taps)  # type: ignore[no-untyped-call]
     return out
 
 
 class Recursion(torch.autograd.Function):
+    """`refine` on tensors: start, the down- (K, L, r, size) and up-projections (K, L, size, r), lifts, taps."""
+
     @staticmethod
     def forward(ctx: Any, settings: tuple[Any, ...], start: Tensor, *tensors: Tensor) -> Tensor:
         order, lifted, first, keep = settings
         dc, dt, uc, ut = tensors[:4]
         lifts, taps = dict(zip(lifted, tensors[4:], strict=False)), tensors[4 + len(lifted) :]
-        depth = len(taps)
-        down, up = Weights(dc.flatten(1, 2), dt.flatten(1, 2)), Weights(uc.mT.flatten(1, 2), ut.mT.flatten(1, 2))
-        h, t = _project(taps, start, dc, dt, lifts)
-        before: dict[tuple[str, int], Tensor] = {}
+        taps_read = Taps(taps, start, dc.dtype)
+        before: list[Layer] = []
 
-        def activate(name: str, i: int, x: Tensor) -> Tensor:
+        def enter(i: int) -> Layer:
+            layer = taps_read.project(i, dc[:, i], dt[:, i], lifts.get(i))
             if keep:
-                before[name, i] = x
-            return F.gelu(x)
+                before.append(layer)
+            return layer
 
-        state = _sweep(h, t, down, up, order, depth, activate, back=False)
+        down, up = _rows(dc, dt, uc, ut)
+        state = _sweep(down, up, order, range(len(taps)), enter, lambda name, i, x: F.gelu(x), lambda i, layer: None)
         if keep:
             shared = next((i for i, b in enumerate(taps) if b is start), None)
-            ctx.save_for_backward(*tensors, *state, *before.values(), *(() if shared is not None else (start,)))
-            ctx.settings = order, lifted, first, shared, tuple(before), depth
+            rest = () if shared is not None else (start,)
+            ctx.save_for_backward(*tensors, *state, *(x for layer in before for x in layer), *rest)
+            ctx.settings = order, lifted, first, shared
+        k, rt, b, d = state.t.shape
         n = 1 if first else start.shape[1]
-        k, rt, b, d = t.shape
-        y = h.new_empty((k, n, b, d)).copy_(start[:, :n].transpose(0, 1))
-        y.view(k, n * b, d).baddbmm_(h[:, :n].flatten(1, 2), up.channel)
-        y.view(k, n, b * d).baddbmm_(up.token[..., :n].mT, t.view(k, rt, b * d))
+        y = taps_read.start[:n].expand(k, n, b, d).clone(memory_format=torch.contiguous_format)
+        y.view(k, n * b, d).baddbmm_(state.h[:, :n].flatten(1, 2), up.channel)
+        y.view(k, n, b * d).baddbmm_(up.token[..., :n].mT, state.t.view(k, rt, b * d))
         return y.transpose(1, 2)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        order, lifted, first, shared, steps, depth = ctx.settings
+        order, lifted, first, shared = ctx.settings
         saved: Iterator[Tensor] = iter(ctx.saved_tensors)
         dc, dt, uc, ut = (next(saved) for _ in range(4))
+        depth = dc.shape[1]
         lifts = {i: next(saved) for i in lifted}
         taps = [next(saved) for _ in range(depth)]
         state = State(*(next(saved) for _ in State._fields))
-        before = {step: next(saved) for step in steps}
+        before = [Layer(next(saved), next(saved)) for _ in range(depth)]
         start = taps[shared] if shared is not None else next(saved)
-        down, up = Weights(dc.flatten(1, 2), dt.flatten(1, 2)), Weights(uc.mT.flatten(1, 2), ut.mT.flatten(1, 2))
+        taps_read = Taps(taps, start, dc.dtype)
+        down, up = _rows(dc, dt, uc, ut)
+        (k, all_n, b, rc), (rt, d) = state.h.shape, (state.t.shape[1], state.t.shape[3])
+        n = 1 if first else all_n
+        y = gradient.transpose(1, 2).contiguous()
+        along, across = y.view(k, n * b, d), y.view(k, n, b * d)
+        gdc, gdt, glifts = torch.zeros_like(dc), torch.zeros_like(dt), {i: torch.zeros_like(w) for i, w in lifts.items()}
 
-        k, all_n, b, rc = state.h.shape
-        n, rt, d = (1 if first else all_n), state.t.shape[1], state.t.shape[3]
-        along = gradient.transpose(1, 2).reshape(k, n * b, d)
-        across = along.view(k, n, b * d)
-        if first:
-            h = state.h.new_zeros(state.h.shape)
-            h[:, 0] = along @ up.channel.mT
-        else:
-            h = (along @ up.channel.mT).view(state.h.shape)
-        t = (up.token[..., :n] @ across).view(state.t.shape)
-        back = _sweep(
-            h,
-            t,
-            up,
-            down,
-            order,
-            depth,
-            lambda name, i, x: torch.ops.aten.gelu_backward(x, before[name, i]),
-            back=True,
-        )
-        gdc, gdt, guc, gut = _weight_gradients(state, back, down, up, depth)
+        def enter(i: int) -> Layer:
+            channel = (along @ uc[:, i]).view(k, n, b, uc.shape[-1])
+            if first:
+                channel = F.pad(channel, (0, 0, 0, 0, 0, all_n - 1))
+            return Layer(channel, (ut[:, i, :n].mT @ across).view(k, ut.shape[-1], b, d))
+
+        def react(name: str, i: int, x: Tensor) -> Tensor:
+            return torch.ops.aten.gelu_backward(x, getattr(before[i], name))
+
+        def leave(i: int, layer: Layer) -> None:
+            taps_read.add_gradients(i, layer, gdc[:, i], gdt[:, i], glifts.get(i))
+
+        back = _sweep(up, down, order[::-1], range(depth)[::-1], enter, react, leave)
+        pairs_dc, pairs_dt, guc, gut = _weight_gradients(state, back, down, up, depth)
         guc.baddbmm_(state.h[:, :n].reshape(k, n * b, rc).mT, along)
         gut[..., :n].baddbmm_(state.t.view(k, rt, b * d), across.mT)
-        gdc, gdt = gdc.view(dc.shape), gdt.view(dt.shape)
-        glifts = {i: torch.zeros_like(w) for i, w in lifts.items()}
-        _project_gradients(taps, start, back, gdc, gdt, glifts)
+        gdc += pairs_dc.view(dc.shape)
+        gdt += pairs_dt.view(dt.shape)
         up_gradients = guc.view(uc.mT.shape).mT, gut.view(ut.mT.shape).mT
         return None, None, gdc, gdt, *up_gradients, *glifts.values(), *(None for _ in taps)
 
 
+class Taps:
+    """b_i + y_0 of all layers as (n, B, d) in the precision of the weights, for a few images at a time."""
 
+    def __init__(self, taps: Sequence[Tensor], start: Tensor, dtype: torch.dtype) -> None:
+        self.taps = taps
+        self.start = start.transpose(0, 1).to(dtype, memory_format=torch.contiguous_format)
+        n, batch, d = self.start.shape
+        space = SCRATCH_BYTES.get(start.device.type, SCRATCH_BYTES_ELSEWHERE)
+        step = min(batch, max(1, space // (n * d * dtype.itemsize)))
+        self.parts = [slice(lo, min(lo + step, batch)) for lo in range(0, batch, step)]
+        self.scratch = self.start.new_empty(n * step * d)
 
-def _images(start: Tensor, dtype: torch.dtype) -> list[slice]:
-    batch, n, d = start.shape
-    space = SCRATCH_BYTES.get(start.device.type, SCRATCH_BYTES_ELSEWHERE)
-    step = max(1, space // max(1, n * d * dtype.itemsize))
-    return [slice(lo, min(lo + step, batch)) for lo in range(0, batch, step)]
-
-
-def _inputs(
-    taps: Sequence[Tensor], start: Tensor, lifts: dict[int, Tensor], dtype: torch.dtype
-) -> Iterator[tuple[slice, int, Tensor, Tensor | None]]:
-    """(images, i, x, b) for every few images and every layer: x = b_i + y_0 as (n, images, d).
-
-    For a lift x is only y_0, and b is b_i (n, images, C_i); b is None otherwise. Each is valid until the next.
-    """
-    for images in _images(start, dtype):
-        base = start[images].transpose(0, 1).to(dtype, memory_format=torch.contiguous_format, copy=True)
-        scratch = torch.empty_like(base)
-        for i, tap in enumerate(taps):
-            b = tap[images].transpose(0, 1)
-            if i in lifts:
-                yield images, i, base, b.to(dtype).contiguous()
+    def read(self, i: int, lifted: bool) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
+        """(images, b_i + y_0, None) for every few images; y_0 and b_i apart where `lifted`. Valid until the next."""
+        for images in self.parts:
+            start, tap = self.start[:, images], self.taps[i][images].transpose(0, 1)
+            if lifted:
+                yield images, start.contiguous(), tap.to(start.dtype).contiguous()
             else:
-                yield images, i, scratch.copy_(b).add_(base), None
+                x = self.scratch[: start.numel()].view(start.shape)
+                yield images, x.copy_(tap).add_(start), None
+
+    def project(self, i: int, dc: Tensor, dt: Tensor, lift: Tensor | None) -> Layer:
+        """(b_i + y_0) dc^T and dt (b_i + y_0) of K nets' dc (K, r, d) and dt (K, r, n)."""
+        (k, rc, d), rt, (n, batch, _) = dc.shape, dt.shape[1], self.start.shape
+        layer = Layer(dc.new_empty((k, n, batch, rc)), dc.new_empty((k, rt, batch, d)))
+        along, across = dc.reshape(k * rc, d).t(), dt.reshape(k * rt, n)
+        for images, x, b in self.read(i, lift is not None):
+            p = x.flatten(0, 1) @ along
+            if b is not None and lift is not None:
+                p.addmm_(b.flatten(0, 1), lift.flatten(0, 1).t())
+            layer.channel[:, :, images] = p.view(n, -1, k, rc).permute(2, 0, 1, 3)
+            torch.mm(across, x.flatten(1), out=layer.token.view(k * rt, batch * d)[:, images.start * d : images.stop * d])
+        return layer
+
+    def add_gradients(self, i: int, layer: Layer, dc: Tensor, dt: Tensor, lift: Tensor | None) -> None:
+        """Adds what the gradients of `project`'s results mean for its weights."""
+        (k, rc, d), rt, (n, batch, _) = dc.shape, dt.shape[1], self.start.shape
+        along, across = dc.new_zeros((k * rc, d)), dt.new_zeros((k * rt, n))
+        for images, x, b in self.read(i, lift is not None):
+            p = layer.channel[:, :, images].permute(1, 2, 0, 3).reshape(-1, k * rc).t()
+            q = layer.token.view(k * rt, batch * d)[:, images.start * d : images.stop * d]
+            along.addmm_(p, x.flatten(0, 1))
+            across.addmm_(q, x.flatten(1).t())
+            if b is not None and lift is not None:
+                lift.view(k * rc, -1).addmm_(p, b.flatten(0, 1))
+        dc += along.view(dc.shape)
+        dt += across.view(dt.shape)
 
 
-def _project(
-    taps: Sequence[Tensor], start: Tensor, dc: Tensor, dt: Tensor, lifts: dict[int, Tensor]
-) -> tuple[Tensor, Tensor]:
-    """(b_i + y_0) dc_i^T of all layers (K, n, B, R_c) and dt_i (b_i + y_0) (K, R_t, B, d)."""
-    (batch, n, d), (k, depth, rc), rt = start.shape, dc.shape[:3], dt.shape[2]
-    h, t = dc.new_empty((k, n, batch, depth * rc)), dc.new_empty((k, depth * rt, batch, d))
-    channel = [dc[:, i].reshape(k * rc, d).t() for i in range(depth)]
-    token = [dt[:, i].reshape(k * rt, n) for i in range(depth)]
-    for images, i, x, b in _inputs(taps, start, lifts, dc.dtype):
-        p = x.flatten(0, 1) @ channel[i]
-        if b is not None:
-            p.addmm_(b.flatten(0, 1), lifts[i].flatten(0, 1).t())
-        h[:, :, images, i * rc : (i + 1) * rc] = p.view(n, -1, k, rc).permute(2, 0, 1, 3)
-        t[:, i * rt : (i + 1) * rt, images] = (token[i] @ x.flatten(1)).view(k, rt, -1, d)
-    return h, t
-
-
-def _project_gradients(
-    taps: Sequence[Tensor], start: Tensor, back: State, gdc: Tensor, gdt: Tensor, glifts: dict[int, Tensor]
-) -> None:
-    """Adds to the gradients of `down` and the lifts what comes through the products with taps and start."""
-    (_, n, d), (k, depth, rc), rt = start.shape, gdc.shape[:3], gdt.shape[2]
-    channel, token = gdc.new_zeros((depth, k * rc, d)), gdt.new_zeros((depth, k * rt, n))
-    for images, i, x, b in _inputs(taps, start, glifts, gdc.dtype):
-        p = back.h[:, :, images, i * rc : (i + 1) * rc].permute(1, 2, 0, 3).reshape(-1, k * rc)
-        channel[i].addmm_(p.t(), x.flatten(0, 1))
-        token[i].addmm_(back.t[:, i * rt : (i + 1) * rt, images].reshape(k * rt, -1), x.flatten(1).t())
-        if b is not None:
-            glifts[i].flatten(0, 1).addmm_(p.t(), b.flatten(0, 1))
-    gdc += channel.view(depth, k, rc, d).transpose(0, 1)
-    gdt += token.view(depth, k, rt, n).transpose(0, 1)
+def _rows(dc: Tensor, dt: Tensor, uc: Tensor, ut: Tensor) -> tuple[Weights, Weights]:
+    down = Weights(dc.flatten(1, 2), dt.flatten(1, 2))
+    return down, Weights(uc.mT.flatten(1, 2), ut.mT.flatten(1, 2))
 
 
 def _sweep(
-    h: Tensor, t: Tensor, down: Weights, up: Weights, order: Sequence[str], depth: int, react: React, back: bool
+    down: Weights,
+    up: Weights,
+    order: Sequence[str],
+    layers: range,
+    enter: Callable[[int], Layer],
+    react: Callable[[str, int, Tensor], Tensor],
+    leave: Callable[[int, Layer], None],
 ) -> State:
-    """Runs the recursion in place: h (K, n, B, R_c) and t (K, R_t, B, d) come in without the sums over other mixers.
+    """The recursion over `layers`, up or down, and in each over the mixers in `order`.
 
-    `react` gives h_i of p_i, or t_i of q_i; `back` goes from the last mixer to the first.
+    `enter` gives p_i and q_i without the sums over mixers swept before, which are added in place; `react` makes h_i or
+    t_i of a complete one, and `leave` sees both.
     """
-    (k, n, b, rc), (rt, d) = h.shape, (t.shape[1], t.shape[3])
-    a, c = h.new_zeros((k, rt, b, rc)), h.new_zeros((k, rt, b, rc))
+    depth, forward = len(layers), layers.step > 0
     channels, tokens = up.channel @ down.channel.mT, down.token @ up.token.mT  # U_j dc_i^T and dt_i V_j of all pairs
-    steps = [(i, m) for i in range(depth) for m in order]
-    for i, name in reversed(steps) if back else steps:
-        split = i + (name == order[-1])  # the other mixer's layers up to here come first
-        if name == "channel":
-            r, other = rc // depth, rt // depth
-        else:
-            r, other = rt // depth, rc // depth
-        own = slice(i * r, (i + 1) * r)
-        past, done, to_do = slice(0, i * r), slice(0, split * other), slice(split * other, None)
-        if back:
-            past, done, to_do = slice((i + 1) * r, None), to_do, done
-        if name == "channel":
-            p = h[..., own].clone(memory_format=torch.contiguous_format)
-            p.view(k, n * b, r).baddbmm_(h.view(k, n * b, rc)[..., past], channels[:, past, own])
-            p.view(k, n, b * r).baddbmm_(up.token[:, done].mT, c[:, done, :, own].flatten(2))
-            x = react(name, i, p)
-            h[..., own] = x
-            a[:, to_do, :, own] = (down.token[:, to_do] @ x.view(k, n, b * r)).unflatten(2, (b, r))
-        else:
-            q = t[:, own].clone(memory_format=torch.contiguous_format)
-            q.view(k, r, b * d).baddbmm_(tokens[:, own, past], t.view(k, rt, b * d)[:, past])
-            q.view(k, r * b, d).baddbmm_(a[:, own, :, done].flatten(1, 2), up.channel[:, done])
-            x = react(name, i, q)
-            t[:, own] = x
-            c[:, own, :, to_do] = (x.view(k, r * b, d) @ down.channel[:, to_do].mT).unflatten(1, (r, b))
-    return State(h, t, a, c)
+    state: State | None = None
+    for i in layers:
+        layer = enter(i)
+        (k, n, b, rc), (rt, d) = layer.channel.shape, (layer.token.shape[1], layer.token.shape[3])
+        if state is None:
+            some = layer.channel
+            a = some.new_zeros((2, k, depth * rt, b, depth * rc))
+            state = State(some.new_empty((k, n, b, depth * rc)), some.new_empty((k, depth * rt, b, d)), a[0], a[1])
+            h, t, a, c = state
+        done: dict[str, slice] = {}
+        result: dict[str, Tensor] = {}
+        for name in order:
+            # of the other mixer, this layer's has been swept before if it comes first in `order`
+            own, other, with_this = (rc, rt, "token" in result) if name == "channel" else (rt, rc, "channel" in result)
+            here = slice(i * own, (i + 1) * own)
+            if forward:
+                past = slice(0, i * own)
+                split = (i + with_this) * other
+                done, to_do = slice(0, split), slice(split, None)
+            else:
+                past = slice((i + 1) * own, None)
+                split = (i + 1 - with_this) * other
+                done, to_do = slice(split, None), slice(0, split)
+            if name == "channel":
+                p = layer.channel
+                p.view(k, n * b, rc).baddbmm_(h.flatten(1, 2)[..., past], channels[:, past, here])
+                p.view(k, n, b * rc).baddbmm_(up.token[:, done].mT, c[:, done, :, here].flatten(2))
+                x = react(name, i, p)
+                h[..., here] = x
+                a[:, to_do, :, here] = (down.token[:, to_do] @ x.view(k, n, b * rc)).unflatten(2, (b, rc))
+            else:
+                q = layer.token
+                q.view(k, rt, b * d).baddbmm_(tokens[:, here, past], t.flatten(2)[:, past])
+                q.view(k, rt * b, d).baddbmm_(a[:, here, :, done].flatten(1, 2), up.channel[:, done])
+                x = react(name, i, q)
+                t[:, here] = x
+                c[:, here, :, to_do] = (x.view(k, rt * b, d) @ down.channel[:, to_do].mT).unflatten(1, (rt, b))
+            result[name] = x
+        leave(i, Layer(result.get("channel", layer.channel), result.get("token", layer.token)))
+    assert state is not None
+    return state
 
 
 def _weight_gradients(
@@ -267,7 +289,7 @@ def _weight_gradients(
     (k, n, b, rc), (rt, d) = state.h.shape, (state.t.shape[1], state.t.shape[3])
 
     def earlier(pairs: Tensor) -> Tensor:
-        """Zero but where column's layer comes before the row's."""
+        """Zero but where the column's layer comes before the row's."""
         layer = torch.arange(pairs.shape[-1], device=pairs.device) // max(1, pairs.shape[-1] // depth)
         return pairs * (layer[:, None] > layer)
 
