@@ -32,7 +32,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 # A tap is converted a few images at a time: on a CPU they stay in its cache, elsewhere this only bounds memory.
-SCRATCH_BYTES = {"cpu": 5 << 19}
+SCRATCH_BYTES = {"cpu": 8 << 20}
 SCRATCH_BYTES_ELSEWHERE = 64 << 20
 
 
@@ -51,9 +51,9 @@ class Layer(NamedTuple):
 
 
 class State(NamedTuple):
-    """What a sweep leaves: h, t, and the products of token with channel mixers.
+    """What a sweep leaves: h (K, n B, R_c), t (K, R_t, B d), and the products of token with channel mixers.
 
-    `a` (K, R_t, B, R_c) holds dt_i h_j for each token mixer i and the channel mixers j swept before it, `c` of the same
+    `a` (K, R_t B, R_c) holds dt_i h_j for each token mixer i and the channel mixers j swept before it, `c` of the same
     shape t_i dc_j^T for those swept after it; the rest is zero.
     """
 
@@ -104,26 +104,27 @@ class Recursion(torch.autograd.Function):
         dc, dt, uc, ut = tensors[:4]
         lifts, taps = dict(zip(lifted, tensors[4:], strict=False)), tensors[4 + len(lifted) :]
         taps_read = Taps(taps, start, dc.dtype)
+        channel, token = _layers(dc), _layers(dt)
         before: list[Layer] = []
 
         def enter(i: int) -> Layer:
-            layer = taps_read.project(i, dc[:, i], dt[:, i], lifts.get(i))
+            layer = taps_read.project(i, channel[i], token[i], lifts.get(i), len(dc))
             if keep:
                 before.append(layer)
             return layer
 
         down, up = _rows(dc, dt, uc, ut)
-        state = _sweep(down, up, order, range(len(taps)), enter, lambda name, i, x: F.gelu(x), lambda i, layer: None)
+        state = _sweep(down, up, order, range(len(taps)), len(start), enter, lambda name, i, x: F.gelu(x), lambda i, layer: None)
         if keep:
             shared = next((i for i, b in enumerate(taps) if b is start), None)
             rest = () if shared is not None else (start,)
             ctx.save_for_backward(*tensors, *state, *(x for layer in before for x in layer), *rest)
             ctx.settings = order, lifted, first, shared
-        k, rt, b, d = state.t.shape
+        k, (b, _, d) = len(dc), start.shape
         n = 1 if first else start.shape[1]
         y = taps_read.start[:n].expand(k, n, b, d).clone(memory_format=torch.contiguous_format)
-        y.view(k, n * b, d).baddbmm_(state.h[:, :n].flatten(1, 2), up.channel)
-        y.view(k, n, b * d).baddbmm_(up.token[..., :n].mT, state.t.view(k, rt, b * d))
+        y.view(k, n * b, d).baddbmm_(state.h[:, : n * b], up.channel)
+        y.view(k, n, b * d).baddbmm_(up.token[..., :n].mT, state.t)
         return y.transpose(1, 2)
 
     @staticmethod
@@ -140,30 +141,30 @@ class Recursion(torch.autograd.Function):
         start = taps[shared] if shared is not None else next(saved)
         taps_read = Taps(taps, start, dc.dtype)
         down, up = _rows(dc, dt, uc, ut)
-        (k, all_n, b, rc), (rt, d) = state.h.shape, (state.t.shape[1], state.t.shape[3])
+        k, (b, all_n, d) = len(dc), start.shape
         n = 1 if first else all_n
         y = gradient.transpose(1, 2).contiguous()
         along, across = y.view(k, n * b, d), y.view(k, n, b * d)
-        gdc, gdt, glifts = torch.zeros_like(dc), torch.zeros_like(dt), {i: torch.zeros_like(w) for i, w in lifts.items()}
+        channel, token = torch.zeros_like(_layers(dc)), torch.zeros_like(_layers(dt))
+        glifts = {i: w.new_zeros(w.shape) for i, w in lifts.items()}
 
         def enter(i: int) -> Layer:
-            channel = (along @ uc[:, i]).view(k, n, b, uc.shape[-1])
-            if first:
-                channel = F.pad(channel, (0, 0, 0, 0, 0, all_n - 1))
-            return Layer(channel, (ut[:, i, :n].mT @ across).view(k, ut.shape[-1], b, d))
+            p = torch.bmm(along, uc[:, i]).view(k, n, b, uc.shape[-1])
+            q = torch.bmm(ut[:, i, :n].mT, across).view(k, ut.shape[-1], b, d)
+            return Layer(F.pad(p, (0, 0, 0, 0, 0, all_n - 1)) if first else p, q)
 
         def react(name: str, i: int, x: Tensor) -> Tensor:
             return torch.ops.aten.gelu_backward(x, getattr(before[i], name))
 
         def leave(i: int, layer: Layer) -> None:
-            taps_read.add_gradients(i, layer, gdc[:, i], gdt[:, i], glifts.get(i))
+            taps_read.add_gradients(i, layer, channel[i], token[i], glifts.get(i))
 
-        back = _sweep(up, down, order[::-1], range(depth)[::-1], enter, react, leave)
-        pairs_dc, pairs_dt, guc, gut = _weight_gradients(state, back, down, up, depth)
-        guc.baddbmm_(state.h[:, :n].reshape(k, n * b, rc).mT, along)
-        gut[..., :n].baddbmm_(state.t.view(k, rt, b * d), across.mT)
-        gdc += pairs_dc.view(dc.shape)
-        gdt += pairs_dt.view(dt.shape)
+        back = _sweep(up, down, order[::-1], range(depth)[::-1], b, enter, react, leave)
+        gdc, gdt, guc, gut = _weight_gradients(state, back, down, up, depth, b)
+        guc.baddbmm_(state.h[:, : n * b].mT, along)
+        gut[..., :n].baddbmm_(state.t, across.mT)
+        gdc = gdc.view(dc.shape) + channel.view(depth, k, dc.shape[2], d).transpose(0, 1)
+        gdt = gdt.view(dt.shape) + token.view(depth, k, dt.shape[2], all_n).transpose(0, 1)
         up_gradients = guc.view(uc.mT.shape).mT, gut.view(ut.mT.shape).mT
         return None, None, gdc, gdt, *up_gradients, *glifts.values(), *(None for _ in taps)
 
@@ -190,32 +191,33 @@ class Taps:
                 x = self.scratch[: start.numel()].view(start.shape)
                 yield images, x.copy_(tap).add_(start), None
 
-    def project(self, i: int, dc: Tensor, dt: Tensor, lift: Tensor | None) -> Layer:
-        """(b_i + y_0) dc^T and dt (b_i + y_0) of K nets' dc (K, r, d) and dt (K, r, n)."""
-        (k, rc, d), rt, (n, batch, _) = dc.shape, dt.shape[1], self.start.shape
-        layer = Layer(dc.new_empty((k, n, batch, rc)), dc.new_empty((k, rt, batch, d)))
-        along, across = dc.reshape(k * rc, d).t(), dt.reshape(k * rt, n)
+    def project(self, i: int, dc: Tensor, dt: Tensor, lift: Tensor | None, k: int) -> Layer:
+        """(b_i + y_0) dc^T and dt (b_i + y_0) for dc (K r, d) and dt (K r, n) of K nets."""
+        (n, batch, d), rc = self.start.shape, len(dc) // k
+        channel, token = dc.new_empty((k, n, batch, rc)), dc.new_empty((len(dt), batch * d))
         for images, x, b in self.read(i, lift is not None):
-            p = x.flatten(0, 1) @ along
+            p = torch.mm(x.view(-1, d), dc.t())
             if b is not None and lift is not None:
                 p.addmm_(b.flatten(0, 1), lift.flatten(0, 1).t())
-            layer.channel[:, :, images] = p.view(n, -1, k, rc).permute(2, 0, 1, 3)
-            torch.mm(across, x.flatten(1), out=layer.token.view(k * rt, batch * d)[:, images.start * d : images.stop * d])
-        return layer
+            channel[:, :, images] = p.view(n, -1, k, rc).permute(2, 0, 1, 3)
+            torch.mm(dt, x.view(n, -1), out=token[:, images.start * d : images.stop * d])
+        return Layer(channel, token.view(k, -1, batch, d))
 
     def add_gradients(self, i: int, layer: Layer, dc: Tensor, dt: Tensor, lift: Tensor | None) -> None:
-        """Adds what the gradients of `project`'s results mean for its weights."""
-        (k, rc, d), rt, (n, batch, _) = dc.shape, dt.shape[1], self.start.shape
-        along, across = dc.new_zeros((k * rc, d)), dt.new_zeros((k * rt, n))
+        """Adds the gradients of `project`'s weights, given those of its results."""
+        n, batch, d = self.start.shape
+        token = layer.token.view(len(dt), batch * d)
         for images, x, b in self.read(i, lift is not None):
-            p = layer.channel[:, :, images].permute(1, 2, 0, 3).reshape(-1, k * rc).t()
-            q = layer.token.view(k * rt, batch * d)[:, images.start * d : images.stop * d]
-            along.addmm_(p, x.flatten(0, 1))
-            across.addmm_(q, x.flatten(1).t())
+            p = layer.channel[:, :, images].permute(1, 2, 0, 3).reshape(-1, len(dc)).t()
+            dc.addmm_(p, x.view(-1, d))
+            dt.addmm_(token[:, images.start * d : images.stop * d], x.view(n, -1).t())
             if b is not None and lift is not None:
-                lift.view(k * rc, -1).addmm_(p, b.flatten(0, 1))
-        dc += along.view(dc.shape)
-        dt += across.view(dt.shape)
+                lift.view(len(dc), -1).addmm_(p, b.flatten(0, 1))
+
+
+def _layers(weight: Tensor) -> Tensor:
+    """(L, K r, size) of (K, L, r, size)."""
+    return weight.transpose(0, 1).flatten(1, 2)
 
 
 def _rows(dc: Tensor, dt: Tensor, uc: Tensor, ut: Tensor) -> tuple[Weights, Weights]:
@@ -228,6 +230,7 @@ def _sweep(
     up: Weights,
     order: Sequence[str],
     layers: range,
+    batch: int,
     enter: Callable[[int], Layer],
     react: Callable[[str, int, Tensor], Tensor],
     leave: Callable[[int, Layer], None],
@@ -237,71 +240,73 @@ def _sweep(
     `enter` gives p_i and q_i without the sums over mixers swept before, which are added in place; `react` makes h_i or
     t_i of a complete one, and `leave` sees both.
     """
-    depth, forward = len(layers), layers.step > 0
-    channels, tokens = up.channel @ down.channel.mT, down.token @ up.token.mT  # U_j dc_i^T and dt_i V_j of all pairs
-    state: State | None = None
+    depth, b = len(layers), batch
+    (k, all_c, d), (_, all_t, n) = up.channel.shape, up.token.shape
+    new, v, dc = up.channel.new_empty, up.token.mT, down.channel.mT
+    h, t = new((k, n * b, all_c)), new((k, all_t, b * d))
+    a, c = new((k, all_t * b, all_c)).zero_(), new((k, all_t * b, all_c)).zero_()
+    channels, tokens = torch.bmm(up.channel, dc), torch.bmm(down.token, v)  # U_j dc_i^T and dt_i V_j of all pairs
     for i in layers:
         layer = enter(i)
-        (k, n, b, rc), (rt, d) = layer.channel.shape, (layer.token.shape[1], layer.token.shape[3])
-        if state is None:
-            some = layer.channel
-            a = some.new_zeros((2, k, depth * rt, b, depth * rc))
-            state = State(some.new_empty((k, n, b, depth * rc)), some.new_empty((k, depth * rt, b, d)), a[0], a[1])
-            h, t, a, c = state
-        done: dict[str, slice] = {}
-        result: dict[str, Tensor] = {}
-        for name in order:
-            # of the other mixer, this layer's has been swept before if it comes first in `order`
-            own, other, with_this = (rc, rt, "token" in result) if name == "channel" else (rt, rc, "channel" in result)
-            here = slice(i * own, (i + 1) * own)
-            if forward:
-                past = slice(0, i * own)
-                split = (i + with_this) * other
-                done, to_do = slice(0, split), slice(split, None)
+        for position, name in enumerate(order):
+            r, other = (all_c // depth, all_t // depth) if name == "channel" else (all_t // depth, all_c // depth)
+            # (first row, rows) of this mixer's layers swept before, and of the other's swept before and after
+            if layers.step > 0:
+                split = (i + position) * other
+                past, done, to_do = (0, i * r), (0, split), (split, depth * other - split)
             else:
-                past = slice((i + 1) * own, None)
-                split = (i + 1 - with_this) * other
-                done, to_do = slice(split, None), slice(0, split)
+                split = (i + 1 - position) * other
+                past, done, to_do = ((i + 1) * r, (depth - 1 - i) * r), (split, depth * other - split), (0, split)
             if name == "channel":
                 p = layer.channel
-                p.view(k, n * b, rc).baddbmm_(h.flatten(1, 2)[..., past], channels[:, past, here])
-                p.view(k, n, b * rc).baddbmm_(up.token[:, done].mT, c[:, done, :, here].flatten(2))
+                if past[1]:
+                    p.view(k, n * b, r).baddbmm_(h.narrow(2, *past), channels.narrow(1, *past).narrow(2, i * r, r))
+                if done[1]:
+                    pairs = c.narrow(1, done[0] * b, done[1] * b).narrow(2, i * r, r)
+                    p.view(k, n, b * r).baddbmm_(v.narrow(2, *done), pairs.reshape(k, done[1], b * r))
                 x = react(name, i, p)
-                h[..., here] = x
-                a[:, to_do, :, here] = (down.token[:, to_do] @ x.view(k, n, b * rc)).unflatten(2, (b, rc))
+                h.narrow(2, i * r, r).copy_(x.view(k, n * b, r))
+                if to_do[1]:
+                    pairs = torch.bmm(down.token.narrow(1, *to_do), x.view(k, n, b * r))
+                    a.narrow(1, to_do[0] * b, to_do[1] * b).narrow(2, i * r, r).copy_(pairs.view(k, to_do[1] * b, r))
+                layer = layer._replace(channel=x)
             else:
                 q = layer.token
-                q.view(k, rt, b * d).baddbmm_(tokens[:, here, past], t.flatten(2)[:, past])
-                q.view(k, rt * b, d).baddbmm_(a[:, here, :, done].flatten(1, 2), up.channel[:, done])
+                if past[1]:
+                    q.view(k, r, b * d).baddbmm_(tokens.narrow(1, i * r, r).narrow(2, *past), t.narrow(1, *past))
+                if done[1]:
+                    pairs = a.narrow(1, i * r * b, r * b).narrow(2, *done)
+                    q.view(k, r * b, d).baddbmm_(pairs, up.channel.narrow(1, *done))
                 x = react(name, i, q)
-                t[:, here] = x
-                c[:, here, :, to_do] = (x.view(k, rt * b, d) @ down.channel[:, to_do].mT).unflatten(1, (rt, b))
-            result[name] = x
-        leave(i, Layer(result.get("channel", layer.channel), result.get("token", layer.token)))
-    assert state is not None
-    return state
+                t.narrow(1, i * r, r).copy_(x.view(k, r, b * d))
+                if to_do[1]:
+                    pairs = torch.bmm(x.view(k, r * b, d), dc.narrow(2, *to_do))
+                    c.narrow(1, i * r * b, r * b).narrow(2, *to_do).copy_(pairs)
+                layer = layer._replace(token=x)
+        leave(i, layer)
+    return State(h, t, a, c)
 
 
 def _weight_gradients(
-    state: State, back: State, down: Weights, up: Weights, depth: int
+    state: State, back: State, down: Weights, up: Weights, depth: int, batch: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of both Weights, without the terms of taps, start and output, from the sweeps there and back."""
-    (k, n, b, rc), (rt, d) = state.h.shape, (state.t.shape[1], state.t.shape[3])
 
     def earlier(pairs: Tensor) -> Tensor:
         """Zero but where the column's layer comes before the row's."""
         layer = torch.arange(pairs.shape[-1], device=pairs.device) // max(1, pairs.shape[-1] // depth)
         return pairs * (layer[:, None] > layer)
 
-    channels = earlier(back.h.view(k, n * b, rc).mT @ state.h.view(k, n * b, rc))  # p'_i^T h_j
-    tokens = earlier(back.t.view(k, rt, b * d) @ state.t.view(k, rt, b * d).mT)  # q'_i t_j^T
-
     def channel(pairs: Tensor, other: Tensor, a: Tensor, t: Tensor) -> Tensor:
-        return torch.baddbmm(a.view(k, rt * b, rc).mT @ t.view(k, rt * b, d), pairs, other)
+        k, rows, _ = a.shape
+        return torch.baddbmm(torch.bmm(a.mT, t.view(k, rows, other.shape[2])), pairs, other)
 
     def token(pairs: Tensor, other: Tensor, c: Tensor, h: Tensor) -> Tensor:
-        return torch.baddbmm(c.view(k, rt, b * rc) @ h.view(k, n, b * rc).mT, pairs, other)
+        k, rt, n = other.shape
+        return torch.baddbmm(torch.bmm(c.view(k, rt, batch * c.shape[2]), h.view(k, n, batch * c.shape[2]).mT), pairs, other)
 
+    channels = earlier(torch.bmm(back.h.mT, state.h))  # p'_i^T h_j
+    tokens = earlier(torch.bmm(back.t, state.t.mT))  # q'_i t_j^T
     return (
         channel(channels, up.channel, back.a, state.t),
         token(tokens, up.token, back.c, state.h),
