@@ -83,7 +83,7 @@ def refine(
         down, up: (K, L, r, size) and (K, L, size, r) of each mixer.
         lifts: (K, r, C_i) for the layers whose tap is of another width: there b_i enters only p_i, as b_i lift^T.
     """
-    assert not start.requires_grad and not any(b.requires_grad for b in taps)
+    assert not any(b.requires_grad for b in (start, *taps))
     some = next(iter(down.values()))
     for name, size in (("channel", start.shape[2]), ("token", start.shape[1])):
         if name not in down:
@@ -91,7 +91,7 @@ def refine(
             down, up = {**down, name: none}, {**up, name: none.mT}
     weights = down["channel"], down["token"], up["channel"], up["token"]
     settings = tuple(order), tuple(lifts), first, torch.is_grad_enabled()
-    out: Tensor = Recursion.apply(settings, start, *weights, *lifts.values(), *taps)  # type: ignore[no-untyped-call]
+    out: Tensor = Recursion.apply(settings, start, *weights, *lifts.values(), *taps)
     return out
 
 
@@ -114,7 +114,7 @@ class Recursion(torch.autograd.Function):
             return layer
 
         down, up = _rows(dc, dt, uc, ut)
-        state = _sweep(down, up, order, range(len(taps)), len(start), enter, lambda name, i, x: F.gelu(x), lambda i, layer: None)
+        state = _sweep(down, up, order, range(len(taps)), len(start), enter, lambda name, i, x: F.gelu(x))
         if keep:
             shared = next((i for i, b in enumerate(taps) if b is start), None)
             rest = () if shared is not None else (start,)
@@ -129,7 +129,7 @@ class Recursion(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         order, lifted, first, shared = ctx.settings
         saved: Iterator[Tensor] = iter(ctx.saved_tensors)
         dc, dt, uc, ut = (next(saved) for _ in range(4))
@@ -177,7 +177,7 @@ class Taps:
         self.start = start.transpose(0, 1).to(dtype, memory_format=torch.contiguous_format)
         n, batch, d = self.start.shape
         space = SCRATCH_BYTES.get(start.device.type, SCRATCH_BYTES_ELSEWHERE)
-        step = min(batch, max(1, space // (n * d * dtype.itemsize)))
+        step = max(1, min(batch, space // (n * d * dtype.itemsize)))
         self.parts = [slice(lo, min(lo + step, batch)) for lo in range(0, batch, step)]
         self.scratch = self.start.new_empty(n * step * d)
 
@@ -199,16 +199,16 @@ class Taps:
             p = torch.mm(x.view(-1, d), dc.t())
             if b is not None and lift is not None:
                 p.addmm_(b.flatten(0, 1), lift.flatten(0, 1).t())
-            channel[:, :, images] = p.view(n, -1, k, rc).permute(2, 0, 1, 3)
+            channel[:, :, images] = p.view(n, x.shape[1], k, rc).permute(2, 0, 1, 3)
             torch.mm(dt, x.view(n, -1), out=token[:, images.start * d : images.stop * d])
-        return Layer(channel, token.view(k, -1, batch, d))
+        return Layer(channel, token.view(k, len(dt) // k, batch, d))
 
     def add_gradients(self, i: int, layer: Layer, dc: Tensor, dt: Tensor, lift: Tensor | None) -> None:
         """Adds the gradients of `project`'s weights, given those of its results."""
         n, batch, d = self.start.shape
         token = layer.token.view(len(dt), batch * d)
         for images, x, b in self.read(i, lift is not None):
-            p = layer.channel[:, :, images].permute(1, 2, 0, 3).reshape(-1, len(dc)).t()
+            p = layer.channel[:, :, images].permute(1, 2, 0, 3).reshape(n * x.shape[1], len(dc)).t()
             dc.addmm_(p, x.view(-1, d))
             dt.addmm_(token[:, images.start * d : images.stop * d], x.view(n, -1).t())
             if b is not None and lift is not None:
@@ -233,7 +233,7 @@ def _sweep(
     batch: int,
     enter: Callable[[int], Layer],
     react: Callable[[str, int, Tensor], Tensor],
-    leave: Callable[[int, Layer], None],
+    leave: Callable[[int, Layer], None] | None = None,
 ) -> State:
     """The recursion over `layers`, up or down, and in each over the mixers in `order`.
 
@@ -283,7 +283,8 @@ def _sweep(
                     pairs = torch.bmm(x.view(k, r * b, d), dc.narrow(2, *to_do))
                     c.narrow(1, i * r * b, r * b).narrow(2, *to_do).copy_(pairs)
                 layer = layer._replace(token=x)
-        leave(i, layer)
+        if leave is not None:
+            leave(i, layer)
     return State(h, t, a, c)
 
 
@@ -303,7 +304,9 @@ def _weight_gradients(
 
     def token(pairs: Tensor, other: Tensor, c: Tensor, h: Tensor) -> Tensor:
         k, rt, n = other.shape
-        return torch.baddbmm(torch.bmm(c.view(k, rt, batch * c.shape[2]), h.view(k, n, batch * c.shape[2]).mT), pairs, other)
+        return torch.baddbmm(
+            torch.bmm(c.view(k, rt, batch * c.shape[2]), h.view(k, n, batch * c.shape[2]).mT), pairs, other
+        )
 
     channels = earlier(torch.bmm(back.h.mT, state.h))  # p'_i^T h_j
     tokens = earlier(torch.bmm(back.t, state.t.mT))  # q'_i t_j^T
