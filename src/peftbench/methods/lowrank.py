@@ -17,7 +17,7 @@ The adjoint is the same recursion with the layers in reverse and `down` and `up`
 and likewise t'_j and q'_j, over all mixers i that work after j. `_sweep` serves both. The gradients of the weights
 are then products over all pairs of layers at once, in `_weight_gradients`.
 
-Layouts, for K nets and R = L r: h (K, n, B, R), t (K, R, B, d), weights (K, R, size). With the batch inside, each
+Layouts, for K nets and R = L r: h (K, n B, R), t (K, R, B d), weights (K, R, size). With the batch inside, each
 product is one matrix product per net, and needs no transpose of anything large.
 """
 
@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-# A tap is converted a few images at a time: on a CPU they stay in its cache, elsewhere this only bounds memory.
+# Taps are converted a part of the batch at a time: fresh memory costs more than the sums, on a GPU more kernels do.
 SCRATCH_BYTES = {"cpu": 8 << 20}
 SCRATCH_BYTES_ELSEWHERE = 64 << 20
 
