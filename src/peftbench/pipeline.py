@@ -201,9 +201,7 @@ def _frames_agree(config: Config) -> None:
     frames, clip = config.method.options.get("frames"), config.data.options.get("frames")
     if frames is not None and frames != clip:
         found = "are images" if clip is None else f"are clips of {clip} frames"
-        raise UserError(
-            f"method.frames={frames}: the items of data={config.data.name} {found}; leave it out."
-        )
+        raise UserError(f"method.frames={frames}: the items of data={config.data.name} {found}; leave it out.")
 
 
 def count_parameters(method: str, backbone: str, **overrides: Any) -> int:
