@@ -12,7 +12,14 @@ import peftbench
 from peftbench.pipeline import run_together
 from peftbench.together import groups, signature
 
-BASE = ["backbone=resnet_nano", "data=digits", "trainer.epochs=2", "trainer.max_batches=4", "logger=none"]
+BASE = [
+    "backbone=resnet_nano",
+    "data=photos",
+    "data.val_fraction=0.2",
+    "trainer.epochs=2",
+    "trainer.max_batches=4",
+    "logger=none",
+]
 BASE += ["trainer.progress=false", "data.stage=fit"]
 
 
@@ -75,7 +82,13 @@ def test_only_runs_with_the_same_batches_go_together(tmp_path):
     assert sign("seed=1", "data.order_seed=0") == base
     for words in (["trainer.epochs=3"], ["data.batch_size=8"], ["optimizer=sgd"], ["backbone=vit_nano"]):
         assert sign(*words) != base
-    for words in (["method.tap_last=2"], ["trainer.precision=bf16"], ["data=photos"], ["method=linear"], ["taps=off"]):
+    for words in (
+        ["method.tap_last=2"],
+        ["trainer.precision=bf16"],
+        ["data.val_fraction=0.1"],
+        ["method=linear"],
+        ["taps=off"],
+    ):
         assert sign(*words) != base
     random = ["backbone.pretrained=false", "data.order_seed=0"]
     assert sign(*random) != sign(*random, "seed=1"), "they start from other weights"
