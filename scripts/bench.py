@@ -1,6 +1,8 @@
 """The benchmarks (`make bench`): ratios against a peer measured in the same run; `--write` puts them in the docs.
 
-python scripts/bench.py [help|step|quickstart …] [--write]
+python scripts/bench.py [help|step|side|quickstart …] [--write]
+
+The side methods' peer is HF peft (pip install peft).
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import tempfile
 import time
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "benchmarks.md"
@@ -127,11 +130,193 @@ def bench_quickstart() -> list[Row]:
     return [(what, f"{seconds:.0f} s", "–", "–", "90 s", verdict(seconds <= 90))]
 
 
+def bench_side(rounds: int = 3) -> list[Row]:
+    """Side methods on ViT-S/16 (and CST on ResNet-50) at 224, batch 16, bf16 autocast: against HF peft's LoRA and the
+    frozen forward pass alone, which is run as `Model.frozen` runs it: in fp32 where the processor only emulates bf16.
+    """
+    import torch
+
+    from peftbench.model import Together
+
+    rows: list[Row] = []
+    lora = _peft_lora()
+    nets = {norm: _side("vit_s", "losa", f"method.norm={norm}") for norm in ("none", "ln_noaffine")}
+    eight = Together([_side("vit_s", "losa").model for _ in range(8)])
+    images, labels = torch.randint(0, 256, (16, 3, 224, 224), dtype=torch.uint8), torch.randint(0, 10, (16,))
+    times: dict[str, list[float]] = {}
+
+    def timed(name: str, work: Any, repeats: int = 1) -> None:
+        found = []
+        for _ in range(repeats):
+            begun = time.perf_counter()
+            work()
+            found.append(time.perf_counter() - begun)
+        times.setdefault(name, []).append(statistics.median(found))
+
+    with torch.autocast("cpu", torch.bfloat16):
+        taps = nets["none"].model.frozen(images)
+    # taps of many images, so that each step reads its own from memory, as a run does
+    store = [torch.cat([t] * 4) for t in taps]
+    order = iter(torch.randint(64, (16,)) for _ in iter(int, 1))
+
+    def cached(net: Any) -> Any:
+        return lambda: net.step((images, labels), [t.index_select(0, rows) for rows in [next(order)] for t in store])
+
+    together = _Stepped(eight)
+    plain = nets["none"].model
+    for i in range(rounds + 1):  # interleaved; the first round warms up
+        if i == 1:
+            times.clear()
+        timed("frozen", lambda: _autocast(plain.frozen, images))
+        timed("lora", lambda: lora(images, labels))
+        for norm, net in nets.items():
+            timed(f"{norm} live", lambda net=net: net.step((images, labels)))
+            timed(f"{norm} cached", cached(net), 7)
+        timed("eight", cached(together), 5)
+    middle = {name: statistics.median(found) for name, found in times.items()}
+    for norm in nets:
+        mark = " (default)" if norm == "none" else ""
+        live, kept = middle[f"{norm} live"], middle[f"{norm} cached"]
+        what = f"LoSA step, ViT-S/16, norm={norm}{mark}"
+        for name, ours, peer, limit in (
+            (f"{what}, frozen forward alone", live, "frozen", 1.25),
+            (f"{what}, HF peft LoRA's step", live, "lora", 0.30),
+            (f"{what}, from kept taps, HF peft LoRA's step", kept, "lora", 0.05),
+        ):
+            rows.append(_row(name, ours, middle[peer], limit))
+    rows.append(_row("eight LoSA runs together from kept taps, one alone", middle["eight"], middle["none cached"], 2.5))
+    rows.append(_memory_row())
+    if "cst" in _methods():
+        cst = _side("resnet50", "cst")
+        frozen, step = [], []
+        for _ in range(rounds + 1):
+            for into, work in (
+                (frozen, lambda: _autocast(cst.model.frozen, images)),
+                (step, lambda: cst.step((images, labels))),
+            ):
+                begun = time.perf_counter()
+                work()
+                into.append(time.perf_counter() - begun)
+        rows.append(
+            _row("CST step, ResNet-50, frozen forward alone", *(statistics.median(t[1:]) for t in (step, frozen)), 1.25)
+        )
+    return rows
+
+
+def _methods() -> list[str]:
+    from peftbench.cli.groups import names
+    from peftbench.config import CONFIGS
+
+    return list(names("method", [CONFIGS]))
+
+
+def _row(what: str, ours: float, peer: float, limit: float) -> Row:
+    return (what, ms(ours), ms(peer), f"{ours / peer:.3f}", f"{limit:.2f}", verdict(ours <= limit * peer))
+
+
+def _autocast(work: Any, *given: Any) -> Any:
+    import torch
+
+    with torch.autocast("cpu", torch.bfloat16):
+        return work(*given)
+
+
+class _Stepped:
+    """A model with its optimizer: forward, backward and step under bf16 autocast."""
+
+    def __init__(self, model: Any) -> None:
+        import torch
+
+        self.model = model.train()
+        self.optimizer = torch.optim.AdamW([p for _, p in model.trainable()], lr=1e-3, fused=True)
+
+    def step(self, batch: Any, cached: Any = None) -> None:
+        loss = _autocast(self.model.loss, batch, cached)
+        self.optimizer.zero_grad()
+        loss.sum().backward()
+        self.optimizer.step()
+
+
+def _side(backbone: str, method: str, *words: str) -> _Stepped:
+    import torch
+
+    import peftbench
+    from peftbench import backbones
+    from peftbench.methods.base import Plan
+    from peftbench.model import Model
+    from peftbench.pipeline import build
+    from peftbench.tasks import Classification
+
+    torch.manual_seed(0)
+    config = peftbench.compose(f"backbone={backbone}", "backbone.pretrained=false", f"method={method}", *words)
+    net = backbones.build(config.backbone)
+    model = Model(net, Classification(net, [str(i) for i in range(10)]))
+    model.adapted(build(config.method).adapt(net, Plan()))
+    return _Stepped(model)
+
+
+def _peft_lora() -> Any:
+    """One training step of HF peft's LoRA, r=8 on every linear layer, on timm's ViT-S/16."""
+    import timm
+    import torch
+
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError:
+        sys.exit("bench side: its peer is HF peft; pip install peft.")
+    net = timm.create_model("vit_small_patch16_224", num_classes=10)
+    wrapped = get_peft_model(net, LoraConfig(r=8, lora_alpha=8, target_modules="all-linear", modules_to_save=["head"]))
+    optimizer = torch.optim.AdamW([p for p in wrapped.parameters() if p.requires_grad], lr=1e-3)
+
+    def step(images: Any, labels: Any) -> None:
+        pixels = images.float() / 255
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = torch.nn.functional.cross_entropy(wrapped.train()(pixels), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def _memory_row() -> Row:
+    """Peak resident memory of two steps above set-up, each in a process of its own."""
+    found = {}
+    for name in ("losa", "lora"):
+        code = f"import sys; sys.path.insert(0, {str(ROOT / 'scripts')!r}); import bench; print(bench.peak({name!r}))"
+        found[name] = int(subprocess.check_output([sys.executable, "-c", code]).split()[-1])
+    ours, peer = found["losa"], found["lora"]
+    what = "peak memory above set-up, LoSA without kept taps, HF peft LoRA"
+    return (
+        what,
+        f"{ours / 1e6:.0f} MB",
+        f"{peer / 1e6:.0f} MB",
+        f"{ours / peer:.2f}",
+        "0.35",
+        verdict(ours <= 0.35 * peer),
+    )
+
+
+def peak(name: str) -> int:
+    """Bytes above set-up at the peak of two training steps of `losa` or `lora`."""
+    import torch
+
+    from peftbench.costs import PeakMemory
+
+    step: Any = _side("vit_s", "losa").step if name == "losa" else _peft_lora()
+    meter = PeakMemory(torch.device("cpu"))
+    images, labels = torch.randint(0, 256, (16, 3, 224, 224), dtype=torch.uint8), torch.randint(0, 10, (16,))
+    meter.start()
+    for _ in range(2):
+        step((images, labels)) if name == "losa" else step(images, labels)
+    return meter.read()["resident"]
+
+
 def ms(seconds: float) -> str:
     return f"{1000 * seconds:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 
-BENCHES = {"help": bench_help, "step": bench_step, "quickstart": bench_quickstart}
+BENCHES = {"help": bench_help, "step": bench_step, "side": bench_side, "quickstart": bench_quickstart}
 
 
 def table(rows: list[Row]) -> str:

@@ -102,9 +102,9 @@ def test_groups_keep_the_order_and_the_size():
 
 
 def test_a_run_that_diverges_fails_alone(tmp_path):
-    def config(rate: str):
+    def config(rate: str, *more: str):
         words = ["method=losa", "optimizer=sgd", "optimizer.schedule=constant", "optimizer.warmup=0.0"]
-        return peftbench.compose(*BASE, *words, f"optimizer.lr={rate}", f"output_dir={tmp_path}")
+        return peftbench.compose(*BASE, *words, f"optimizer.lr={rate}", f"output_dir={tmp_path}", *more)
 
     good, bad = run_together([config("0.01"), config("1e30")])
     assert good.status == "complete"
@@ -112,9 +112,7 @@ def test_a_run_that_diverges_fails_alone(tmp_path):
     assert "became nan in epoch" in bad.reason
     written = records(tmp_path)
     assert {written[good.id]["status"], written[bad.id]["status"]} == {"complete", "failed"}
-    (alone,) = run_together(
-        [config("0.01").__class__(**{**vars(config("0.01")), "output_dir": str(tmp_path / "alone")})]
-    )
+    (alone,) = run_together([config("0.01", "force=true")])
     assert alone.metrics == pytest.approx(good.metrics, abs=1e-5)
 
 
