@@ -45,6 +45,8 @@ class Model(nn.Module):
     def adapted(self, side: Side | None) -> None:
         """Called when the method has adapted the backbone: takes its side net, freezes what the task leaves unused."""
         self.side = side
+        if side is not None:
+            side.every = not self.task.uses_tail
         if not self.task.uses_tail:
             for parameter in self.backbone.tail_parameters():
                 parameter.requires_grad = False
