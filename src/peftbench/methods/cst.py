@@ -51,7 +51,7 @@ class CST(Method):
         reduction: of the width, at each stage.
         gate_init: the gate starts at sigmoid(gate_init): 2 is mostly backbone, 0 is ladder side tuning's.
         norm: N, `group` (8 channels a group) or `batch`.
-        stages: how many calibrated stages.
+        stages: how many stages are calibrated, at most.
     """
 
     side: ClassVar[bool] = True
@@ -91,11 +91,11 @@ class CST(Method):
 
 
 class State(NamedTuple):
-    """What a stage hands to the next: S (B, c, N), its grid, and S' = `view` S, where None is S' = S."""
+    """What a stage hands to the next: S (B, c, N), its grid, and itself. Of the stem: the tap, its grid, None."""
 
     x: Tensor
     grid: layouts.Grid
-    view: Tensor | None
+    stage: Stage | None
 
 
 class SideNet(Side):
@@ -176,15 +176,20 @@ class Stage(nn.Module):
         mixed = F.relu_(self.reduce_norm(layouts.read(tap, self.reduce.weight, self.layout)))
         if below is not None and self.gate is not None:
             weight = self.transition.weight
-            if below.view is not None:
-                weight = weight @ below.view
+            if below.stage is not None:
+                weight = weight @ below.stage.view()
             carried = layouts.pointwise(layouts.resize(below.x, self.prefix, below.grid, grid), weight)
             mixed = self.gate(mixed, F.relu_(self.transition_norm(carried)))
-        return State(mixed + self._block(mixed, grid), grid, self._view())
+        return State(mixed + self._block(mixed, grid), grid, self)
 
     def calibrate(self, tap: Tensor, state: State) -> Tensor:
         """O from B, in B's own layout."""
         return tap + layouts.write(state.x, self._expansion(), self.layout, tap.shape)
+
+    def view(self) -> Tensor:
+        """S' = S + reduce(gamma (expand S)), as one matrix (c, c)."""
+        change = self.reduce.weight @ self._expansion()
+        return change + torch.eye(self.width, dtype=change.dtype, device=change.device)
 
     def _block(self, x: Tensor, grid: layouts.Grid) -> Tensor:
         map_ = self.depthwise(x[:, :, self.prefix :].unflatten(2, grid)).flatten(2)
@@ -195,11 +200,6 @@ class Stage(nn.Module):
 
     def _expansion(self) -> Tensor:
         return self.gamma[:, None] * self.expand.weight
-
-    def _view(self) -> Tensor:
-        """S' = S + reduce(gamma (expand S)), as one matrix (c, c)."""
-        change = self.reduce.weight @ self._expansion()
-        return change + torch.eye(self.width, dtype=change.dtype, device=change.device)
 
 
 class Gate(nn.Module):
