@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from test_side import batch, make, optimizer, saved, step
+from test_side import batch, make, optimizer, randomise, saved, step
 from torch.nn import functional as F
 
 import peftbench
@@ -95,13 +95,6 @@ def test_stages_stem_and_groups_of_blocks():
     assert SideNet(facts["vit_b"], CST(stages=12)).wanted == tuple(range(12))
 
 
-def randomise(module):
-    """So that nothing starts at zero, one or alike."""
-    generator = torch.Generator().manual_seed(3)
-    for parameter in module.parameters():
-        parameter.data = torch.randn(parameter.shape, generator=generator) * 0.3
-
-
 @pytest.mark.parametrize("gate", GATES)
 def test_the_formulas_of_the_specification(gate):
     model = make("cst", "resnet", f"method.gate={gate}")
@@ -133,6 +126,17 @@ def test_the_formulas_of_the_specification(gate):
         o = b + stage.gamma[:, None, None] * conv(stage.expand, s)
         assert torch.allclose(given, o, rtol=1e-4, atol=1e-4)
         below = s + conv(stage.reduce, o - b)
+
+
+def test_a_stage_changes_itself_and_those_above_it():
+    model = make("cst", "resnet")
+    side = model.side
+    randomise(side)
+    side.every = True
+    taps = model.frozen(batch(model)[0])
+    before = side(taps)
+    taps[2] = taps[2].flip(1)
+    assert [torch.equal(a, b) for a, b in zip(before, side(taps), strict=True)] == [True, False, False, False]
 
 
 @pytest.mark.parametrize("kind", ["gate", "input_gate"])

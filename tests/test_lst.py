@@ -2,18 +2,12 @@
 
 import pytest
 import torch
-from test_side import batch, make, optimizer, step
+from test_side import make, optimizer, randomise, step
 from torch.nn import functional as F
 
 import peftbench
 from peftbench import backbones
 from peftbench.methods.lst import LST, Attention, Convolution, Ladder
-
-
-def randomise(module):
-    generator = torch.Generator().manual_seed(3)
-    for parameter in module.parameters():
-        parameter.data = torch.randn(parameter.shape, generator=generator) * 0.3
 
 
 def test_the_recursion_on_tokens():
@@ -99,11 +93,3 @@ def test_it_trains_without_the_dropped_layers(family, drop):
 def test_what_cannot_be_dropped_is_one_sentence(drop, says):
     with pytest.raises(peftbench.UserError, match=rf"method\.drop=.*{says}"):
         peftbench.count_parameters("lst", "resnet50", drop=drop)
-
-
-def test_class_tokens_hear_of_the_grid():
-    model = make("lst", "vit")
-    randomise(model.side)
-    taps = model.frozen(batch(model)[0])
-    moved = [torch.cat([tap[:, :1], tap[:, 1:] + 1], 1) for tap in taps[:-1]] + [taps[-1]]
-    assert not torch.allclose(model.side(taps)[-1][:, 0], model.side(moved)[-1][:, 0])

@@ -67,6 +67,13 @@ def step(model, opt, cached=None):
     return loss.item()
 
 
+def randomise(module):
+    """So that nothing starts at zero, at one or alike."""
+    generator = torch.Generator().manual_seed(3)
+    for parameter in module.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator) * 0.3
+
+
 def awake(model):
     return {n for n, p in model.trainable() if p.grad is not None and p.grad.count_nonzero()}
 
@@ -94,6 +101,18 @@ def test_it_starts_as_the_linear_probe_and_everything_wakes_up(method, family):
     step(model, opt)
     step(model, opt)
     assert {n for n, _ in model.trainable()} == awake(model)
+
+
+@pytest.mark.parametrize("method", SIDE)
+@pytest.mark.parametrize("family", ["vit", "resnet"])
+def test_with_the_side_net_frozen_it_trains_as_the_linear_probe(method, family):
+    model, probe = make(method, family), make("linear", family)
+    probe.task.load_state_dict(model.task.state_dict())
+    for parameter in model.side.parameters():
+        parameter.requires_grad = False
+    first, second = optimizer(model), optimizer(probe)
+    for _ in range(3):
+        assert step(model, first) == pytest.approx(step(probe, second), abs=1e-6)
 
 
 @pytest.mark.parametrize("method", SIDE)
@@ -155,6 +174,25 @@ def test_training_from_cached_taps_gives_the_same_bits(method, family):
     first, second = optimizer(live), optimizer(cached)
     for _ in range(3):
         assert step(live, first) == step(cached, second, taps)
+
+
+@pytest.mark.parametrize("method", SIDE)
+def test_a_class_token_hears_of_the_grid(method):
+    model = make(method, "vit")
+    randomise(model.side)
+    taps = model.frozen(batch(model)[0])
+    moved = [torch.cat([tap[:, :1], tap[:, 1:].flip(2)], 1) for tap in taps[:-1]] + [taps[-1]]
+    assert not torch.allclose(model.side(taps)[-1][:, 0], model.side(moved)[-1][:, 0])
+
+
+@pytest.mark.parametrize("method", SIDE)
+def test_training_goes_on_after_an_evaluation_in_inference_mode(method):
+    model = make(method, "hybrid")
+    opt = optimizer(model)
+    step(model, opt)
+    with torch.inference_mode():
+        model.eval()(batch(model)[0])
+    step(model, opt)
 
 
 @pytest.mark.parametrize("method", SIDE)
