@@ -74,7 +74,7 @@ def oracle(taps: list[np.ndarray], start: np.ndarray, made: Model, norm: str) ->
 @pytest.mark.parametrize("start", ["last", "first", "zero"])
 def test_the_recursion_is_the_one_written_down(norm, start):
     made = awake(model(vit(), LoSA(rank=2, norm=norm, start=start)))
-    made.side.pooled = False
+    made.side.every = True
     taps = made.frozen(batch()[0])
     plain = [t.double().numpy() for t in taps]
     y0 = {"last": plain[-1], "first": plain[0], "zero": np.zeros_like(plain[0])}[start]
@@ -158,7 +158,7 @@ def test_first_the_up_projections_wake_then_everything():
 def test_tokens_are_mixed_and_without_the_token_mixer_they_are_not():
     def class_token(mixers, permuted):
         made = awake(model(vit(), LoSA(rank=2, mixers=mixers)))
-        made.side.pooled = False
+        made.side.every = True
         taps = made.frozen(batch()[0])
         if permuted:  # which token stands where is all that changes
             taps = [torch.cat([t[:, :1], t[:, 1:].flip(1)], 1) for t in taps]
@@ -200,8 +200,8 @@ def test_kept_taps_train_to_the_same_bits():
 def test_the_first_token_alone_gives_the_same_logits_and_gradients():
     def gradients(pooled: bool) -> list[torch.Tensor]:
         made = awake(model(vit())).train()
-        assert made.side.pooled
-        made.side.pooled = pooled
+        assert not made.side.every
+        made.side.every = not pooled
         made.loss(batch()).backward()
         return [p.grad for _, p in made.trainable()]
 

@@ -30,6 +30,13 @@ COUNTS = {
     # EfficientFormer-L1: 4 x 16 x (448 + 49) + 8 x (48 + 96 + 224)
     # Swin-B: 4 x 16 x (1024 + 49) + 8 x (128 + 256 + 512)
     "losa": {"vit_b": 185_280, "resnet50": 182_608, "efficientformer_l1": 34_752, "swin_b": 75_840},
+    # widths c = C / 8; each stage 2 C c (reduce, expand) + 9 c + c^2 (block) + 6 c (norms) + c (gate) + C (gamma), and
+    # what comes from below it, stem first. ViT-B: 4 (2 x 768 x 96 + 16 x 96 + 96^2 + 768) + 768 x 96 + 3 x 96^2.
+    # EfficientFormer and Swin have no stem: 3 c less at the first stage (no gate, two norms)
+    "cst": {"vit_b": 737_280, "resnet50": 1_536_256, "efficientformer_l1": 74_106, "swin_b": 386_384},
+    # ViT-B, c = 96: 12 (768 c (down) + 12 c^2 + 13 c (block)) + 11 (gates) + 2 c (norm) + 768 c (up); of maps each tap
+    # C c + 18 c^2 + 4 c, and c c' where the width changes: ResNet-50 has c = 8 (stem), 32, 64, 128, 256
+    "lst": {"vit_b": 2_300_747, "resnet50": 2_834_724, "efficientformer_l1": 115_875, "swin_b": 708_803},
 }
 COUNTS["bitfit"] |= {"efficientformer_l1": "formula", "swin_b": "formula"}
 COUNTS["lora"] |= {"efficientformer_l1": "formula", "swin_b": "formula"}

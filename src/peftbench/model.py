@@ -54,7 +54,7 @@ class Model(nn.Module):
         """Called when the method has adapted the backbone: takes its side net, freezes what the task leaves unused."""
         self.side = side
         if side is not None:
-            side.pooled = self.task.uses_tail
+            side.every = not self.task.uses_tail
         if not self.task.uses_tail:
             for parameter in self.backbone.tail_parameters():
                 parameter.requires_grad = False

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from peftbench.backbones import layouts
+
 WHOLE = "forward_features"
 
 
@@ -132,11 +134,8 @@ class Backbone(nn.Module):
             return x
         if tap.layout == "NHWC":
             return x.permute(0, 3, 1, 2).contiguous()
-        x = x[:, self.facts.prefix :]
-        side = round(x.shape[1] ** 0.5)
-        if side * side != x.shape[1]:
-            raise ValueError(f"{tap.module}: {x.shape[1]} tokens are not a square grid")
-        return x.transpose(1, 2).reshape(x.shape[0], -1, side, side)
+        size = layouts.grid(x, tap.layout, self.facts.prefix)
+        return x[:, self.facts.prefix :].transpose(1, 2).reshape(x.shape[0], -1, *size)
 
     @contextmanager
     def _tapped(self, names: Sequence[str], last: str | None):

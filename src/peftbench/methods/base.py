@@ -63,19 +63,24 @@ class Side(nn.Module):
     Attributes:
         wanted: the taps it reads, as indices into `facts.taps`.
         condensed: names what `condense` keeps of them; the empty string where that is everything.
-        pooled: the task reads nothing but the pooled last tap; what pooling leaves out need not be computed.
+        given: the taps it gives back where the task reads them all, as indices into `facts.taps`.
+        every: whether the task reads them all, or the last alone; `Model` sets it.
     """
 
     wanted: tuple[int, ...] = (-1,)
     condensed: str = ""
-    pooled: bool = False
+    given: tuple[int, ...] = (-1,)
+    every: bool = False
 
     def condense(self, taps: Sequence[Tensor]) -> list[Tensor]:
         """What is kept of the wanted taps, without any parameter: a tap cache holds this, and `forward` takes it."""
         return list(taps)
 
     def forward(self, taps: Sequence[Tensor]) -> list[Tensor]:
-        """From condensed taps to taps in the backbone's own layout, the last of which is pooled."""
+        """From condensed taps to taps in the backbone's own layout, the last of which is pooled.
+
+        They are `given`; where not `every` one is read, those before the last may be left out.
+        """
         raise NotImplementedError
 
     @classmethod

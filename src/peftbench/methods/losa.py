@@ -213,7 +213,7 @@ class SideMixers(Side):
             int(i): torch.stack([F.pad(n.lifts[i], (0, 0, 0, rank - len(n.lifts[i]))) for n in nets])
             for i in self.lifts
         }
-        return lowrank.refine(tokens, start, names, down, up, lifts, self.pooled and self.class_token)
+        return lowrank.refine(tokens, start, names, down, up, lifts, self.class_token and not self.every)
 
     @property
     def dtype(self) -> torch.dtype:
