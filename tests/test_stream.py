@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -18,13 +19,15 @@ from peftbench import backbones, config
 from peftbench.backbones import stream
 from peftbench.errors import Refusal, UserError
 from peftbench.methods.base import freeze
+from peftbench.results import find
 
 VIT = ("vit_tiny_patch16_224", {"depth": 2, "img_size": 64, "embed_dim": 48, "num_heads": 3}, 64)
-SWIN = ("swin_tiny_patch4_window7_224", {"img_size": 64, "depths": (1, 1, 2, 1), "embed_dim": 24}, 64)
+SWIN = ("swin_tiny_patch4_window7_224", {"img_size": 64, "depths": (2, 1, 2, 1), "embed_dim": 24}, 64)
 BEIT = ("beit_base_patch16_224", {"depth": 2, "embed_dim": 48, "num_heads": 2, "img_size": 64}, 64)
 FAMILIES = [
     VIT,
     SWIN,
+    ("swinv2_tiny_window8_256", {"img_size": 64, "depths": (2, 1, 1, 1), "embed_dim": 24}, 64),
     BEIT,
     ("vit_small_patch14_reg4_dinov2", {"depth": 2, "img_size": 56, "embed_dim": 96, "num_heads": 3}, 56),
     ("deit_tiny_distilled_patch16_224", {"depth": 2, "img_size": 64}, 64),
@@ -114,6 +117,7 @@ def test_files_are_read_as_timm_loads_them(tmp_path, change):
         assert check(dataclasses.replace(spec, args=VIT[1] | {"img_size": 96})).net.pos_embed.shape[1] == 37
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of the resampling
 def test_weights_that_timm_makes_anew_are_kept_up_to_a_bound(tmp_path, monkeypatch):
     spec = save(tmp_path, *SWIN[:2])
     other = dataclasses.replace(spec, args=SWIN[1] | {"window_size": 4})
@@ -202,7 +206,7 @@ def test_weights_that_blocks_share_stay_in_memory(tmp_path):
     [
         ("outside", "blocks.1.attn.proj.weight is read outside the block that it belongs to"),
         ("inplace", "a weight is read outside the block"),
-        ("computed", "keeps a tensor that was computed from its weights"),
+        ("computed", "keeps weights, or what was computed from them"),
         ("mixing", "computes with its weights while it is made"),
         ("asking", "cannot be streamed ("),
     ],
@@ -244,6 +248,15 @@ def test_a_torch_file_is_refused(tmp_path):
     for weights in (str(tmp_path / "weights.pth"), "package:efficientnet_lite0"):
         with pytest.raises(UserError, match=r"in no \.safetensors file.*backbone\.stream=false"):
             streamed(config.Backbone(name="tf_efficientnet_lite0", weights=weights))
+
+
+def test_other_files_can_be_saved_as_one_that_streams(tmp_path):
+    """As docs/streaming.md says."""
+    spec = peftbench.compose("backbone=efficientnet_lite0").backbone
+    built = backbones.build(spec)
+    safetensors.torch.save_file(built.net.state_dict(), tmp_path / "weights.safetensors")
+    ours = check(dataclasses.replace(spec, weights=str(tmp_path / "weights.safetensors")), 64)
+    assert ours.fingerprint == built.fingerprint
 
 
 @pytest.mark.parametrize(("spoil", "says"), [("change", "was changed"), ("remove", "can no longer be read")])
@@ -304,9 +317,17 @@ def test_two_processes_stream_what_one_does(tmp_path, tiny):
         told = [f"backbone.stream={choice}", f"output_dir={tmp_path}/{choice}", "trainer=ddp", "trainer.devices=2"]
         command = [sys.executable, "-m", "peftbench.cli.main", *words, *told]
         subprocess.run(command, check=True, capture_output=True)
-        (record,) = peftbench.results.find(tmp_path / choice)
+        (record,) = find(tmp_path / choice)
         figures.append(record.metrics)
     assert figures[0] == figures[1]
+
+
+@pytest.mark.slow
+def test_the_script_of_the_large_backbone_runs_on_a_small_one():
+    script = Path(__file__).parents[1] / "scripts" / "stream_vit_g.py"
+    command = [sys.executable, str(script), "--backbone", "vit_nano", "--images", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "8 of 8 taps are equal to the bit" in done.stdout
 
 
 MEASURE = """
@@ -319,9 +340,9 @@ MEASURE = """
 
     def fill(folder, depth, stream):
         spec = config.Backbone("vit_small_patch16_224", weights=f"{folder}/{depth}.safetensors", stream=stream,
-                               args={"img_size": 64, "depth": depth})
+                               args={"img_size": 32, "depth": depth})
         with torch.no_grad():
-            backbones.build(spec).taps(torch.zeros(32, 3, 64, 64))
+            backbones.build(spec).taps(torch.zeros(32, 3, 32, 32), emit=lambda index, tap: None)
         return peak()
 
     folder = sys.argv[1]
@@ -334,11 +355,11 @@ MEASURE = """
 def test_the_peak_resident_set_stays_far_below_the_weights(tmp_path):
     """ViT-S/16 has 85 MB of weights. The last figure shows that the limit means something."""
     for depth in (1, 12):
-        net = timm.create_model("vit_small_patch16_224", num_classes=0, img_size=64, depth=depth)
+        net = timm.create_model("vit_small_patch16_224", num_classes=0, img_size=32, depth=depth)
         safetensors.torch.save_file(net.state_dict(), tmp_path / f"{depth}.safetensors")
     weights = (tmp_path / "12.safetensors").stat().st_size
     command = [sys.executable, "-c", textwrap.dedent(MEASURE), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
     before, streaming, ordinary = map(int, done.stdout.split())
-    assert streaming - before < 0.5 * weights
+    assert streaming - before < 0.3 * weights
     assert ordinary - before > weights

@@ -83,6 +83,8 @@ class Weightless(TorchFunctionMode):
         if func is Tensor.copy_ and args[0].is_meta:
             self._sources[id(args[0])] = (args[0], args[1])
             return args[0]
+        if func == Tensor.device.__get__:  # asked in order to put a buffer there
+            return torch.device("cpu")
         result = func(*args, **(kwargs or {}))
         given = {t.is_meta for t in _leaves((args, kwargs))}
         if len(given) == 2 and not all(t.is_meta for t in _leaves(result)):
@@ -298,7 +300,7 @@ class Streamed(Backbone):
     """A frozen backbone whose blocks are read from a file each time they compute; `facts` and `start` are the same.
 
     Raises:
-        Refusal: a parameter is read outside its block, or a tensor was computed from weights when the net was made.
+        Refusal: a parameter is read outside its block, or kept elsewhere too (recurrent nets do so).
     """
 
     streamed: ClassVar[bool] = True
@@ -324,12 +326,12 @@ def _leave_out(module: nn.Module, state: dict[str, Tensor], prefix: str, _: Any)
 
 
 def _whole(net: nn.Module) -> None:
-    """Raises Refusal where a tensor besides the parameters is not real: it was made from weights."""
+    """Raises Refusal where a tensor besides the parameters is not real: it is, or was made from, a weight."""
     parameters = {id(p) for p in net.parameters()}
     for name, module in net.named_modules():
         for tensor in _leaves(vars(module)):
             if tensor.is_meta and id(tensor) not in parameters:
                 raise Refusal(
-                    f"backbone.stream=true: {name or 'the model'} keeps a tensor that was computed from its weights, "
-                    f"so this model cannot be streamed; {INSTEAD}."
+                    f"backbone.stream=true: {name or 'the model'} keeps weights, or what was computed from them, where "
+                    f"they cannot be dropped, so this model cannot be streamed; {INSTEAD}."
                 )
