@@ -346,7 +346,8 @@ def main() -> None:
         PAGE.write_text(
             "# Benchmarks\n\n`make bench` measures these on your machine. Ratios are against a peer measured in the "
             "same run, rounds\ninterleaved, medians; absolute times are of the machine below. The peer of the training "
-            "step is timm with\ntorch's default AdamW on images ready in memory; peftbench's AdamW steps fused.\n\n"
+            "step is timm with\ntorch's default AdamW on images ready in memory; peftbench's AdamW steps fused. "
+            "A ViT-g/14 that streams from its\nfile has [a page of its own](streaming.md).\n\n"
             f"{machine()}; {date.today()}\n\n{text}\n"
         )
     sys.exit(any("**no**" in row for row in rows))

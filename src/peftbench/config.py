@@ -43,6 +43,7 @@ class Backbone:
     args: dict[str, Any] = field(default_factory=dict)
     cfg: dict[str, Any] = field(default_factory=dict)
     drop_path: float = 0.0
+    stream: bool = False
 
 
 @checked(config=_STRICT, frozen=True)
@@ -162,6 +163,7 @@ SECTIONS: dict[str, type] = {
 TOP = {"seed": int, "force": bool, "output_dir": str, "data_dir": str}
 # What cannot change a run's numbers stays out of its id.
 _NOT_IDENTITY: dict[str, set[str]] = {
+    "backbone": {"stream"},
     "trainer": {"progress", "checkpoint_seconds", "threads"},
     "data": {"workers", "memory_gb", "eval_batch_size"},
     "taps": {"max_gb", "memory_gb", "dir"},
@@ -368,5 +370,14 @@ def _combinations(config: Config) -> None:
         )
     if trainer.devices * trainer.nodes > 1 and trainer.strategy == "single":
         raise UserError(f"trainer.devices={trainer.devices}: more than one needs trainer=ddp or trainer=fsdp.")
+    if config.backbone.stream and not config.backbone.pretrained:
+        raise UserError(
+            "backbone.stream=true: weights are read from a file, and with backbone.pretrained=false there is none; "
+            "give one in backbone.weights, or backbone.stream=false."
+        )
+    if config.backbone.stream and trainer.strategy == "fsdp":
+        raise UserError(
+            "trainer=fsdp: shards the weights that backbone.stream=true leaves in their file; take trainer=ddp."
+        )
     if trainer.precision == "16" and trainer.accelerator == "cpu":
         raise UserError("trainer.precision='16': half precision needs a GPU; on a CPU use 'bf16' or '32'.")

@@ -186,6 +186,11 @@ def build(section: Any) -> Any:
 
 def check(config: Config, method: Method) -> backbones.Backbone:
     """Whether this method can adapt this backbone, on the meta device; returns the backbone there. Raises Refusal."""
+    if config.backbone.stream and not method.side:
+        raise Refusal(
+            f"backbone.stream=true: method={config.method.name} changes the backbone's weights, which are read anew "
+            f"for every batch; take a side method such as linear, or give backbone.stream=false."
+        )
     backbone = backbones.meta(config.backbone, config.data.size)
     if config.data.size and config.data.size != backbone.facts.input_size:
         raise Refusal(

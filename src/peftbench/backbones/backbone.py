@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -62,36 +62,48 @@ class Backbone(nn.Module):
         net: the timm model.
         facts: see `Facts`.
         start: name -> sha256 of every tensor of the state dict as it was built; empty on the meta device.
+        streamed: whether its blocks are read from a file each time they compute (`stream.Streamed`).
     """
 
+    streamed: ClassVar[bool] = False
     net: Any  # a timm model: nn.Module would hide its methods
 
-    def __init__(self, net: nn.Module, name: str, family: str | None, input_size: int) -> None:
+    def __init__(
+        self, net: nn.Module, name: str, family: str | None, input_size: int, start: dict[str, str] | None = None
+    ) -> None:
         super().__init__()
         self.net = net.eval()
-        self.on_meta = any(p.is_meta for p in net.parameters())
+        self.on_meta = not self.streamed and any(p.is_meta for p in net.parameters())
         self.facts = self._learn(name, family, input_size)
-        self.start: dict[str, str] = {} if self.on_meta else digests(self.state_dict())
+        if start is None:
+            start = {} if self.on_meta else digests(self.state_dict())
+        self.start = start
 
     @property
     def fingerprint(self) -> str:
         """sha256 over names, shapes, types and bytes of every starting tensor."""
-        state = self.state_dict()
+        state = self._tensors()
         lines = [f"{k} {tuple(state[k].shape)} {state[k].dtype} {v}" for k, v in sorted(self.start.items())]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
-    def taps(self, x: Tensor, wanted: Sequence[int] | None = None) -> list[Tensor]:
+    def taps(
+        self, x: Tensor, wanted: Sequence[int] | None = None, emit: Callable[[int, Tensor], None] | None = None
+    ) -> list[Tensor]:
         """The outputs of the tapped modules for normalised images (B, 3, H, W), each in its raw layout.
 
         `wanted` are indices into `facts.taps` (default: all); nothing behind the deepest of them is computed.
+        With `emit` none is kept: `emit(index, tap)` is called as each is computed, and the list is empty.
         """
-        names = [self.facts.taps[i].module for i in (range(len(self.facts.taps)) if wanted is None else wanted)]
-        if names == [WHOLE]:
-            return [self.net.forward_features(x)]
-        deepest = max(names, key=[t.module for t in self.facts.taps].index)
-        with self._tapped(names, deepest) as found, suppress(_Reached):
-            self.net.forward_features(x)
-        return [found[n] for n in names]
+        count = len(self.facts.taps)
+        indices = [range(count)[i] for i in (range(count) if wanted is None else wanted)]
+        kept: dict[int, Tensor] = {}
+        emit = emit or kept.__setitem__
+        if self.facts.taps[0].module == WHOLE:
+            emit(0, self.net.forward_features(x))
+        else:
+            with self._tapped(set(indices), emit), suppress(_Reached):
+                self.net.forward_features(x)
+        return [kept[i] for i in indices if kept]
 
     def pool(self, tap: Tensor) -> Tensor:
         """The last tap (B, …) through the tail and timm's pooling: features (B, width)."""
@@ -137,21 +149,24 @@ class Backbone(nn.Module):
         size = layouts.grid(x, tap.layout, self.facts.prefix)
         return x[:, self.facts.prefix :].transpose(1, 2).reshape(x.shape[0], -1, *size)
 
-    @contextmanager
-    def _tapped(self, names: Sequence[str], last: str | None):
-        found: dict[str, Tensor] = {}
+    def _tensors(self) -> dict[str, Tensor]:
+        """Everything that `start` has a hash of; only names, shapes and types of it are asked for."""
+        return self.state_dict()
 
-        def keep(name: str):
+    @contextmanager
+    def _tapped(self, indices: set[int], emit: Callable[[int, Tensor], None]) -> Iterator[None]:
+        def hand_on(index: int) -> Callable[[nn.Module, Any, Tensor], None]:
             def hook(module: nn.Module, args: Any, output: Tensor) -> None:
-                found[name] = output
-                if name == last:
+                emit(index, output)
+                if index == max(indices):
                     raise _Reached
 
             return hook
 
-        handles = [self.net.get_submodule(n).register_forward_hook(keep(n)) for n in names]
+        modules = {i: self.net.get_submodule(self.facts.taps[i].module) for i in indices}
+        handles = [m.register_forward_hook(hand_on(i)) for i, m in modules.items()]
         try:
-            yield found
+            yield
         finally:
             for handle in handles:
                 handle.remove()
@@ -159,7 +174,7 @@ class Backbone(nn.Module):
     def _learn(self, name: str, family: str | None, size: int) -> Facts:
         cfg = self.net.pretrained_cfg
         image = torch.linspace(-50, 50, 3 * size * size).sin().reshape(1, 3, size, size)
-        image = image.to(next(self.net.parameters()).device)
+        image = image.to("meta" if self.on_meta else "cpu")
         prefix = int(getattr(self.net, "num_prefix_tokens", 0) or 0)
         info = getattr(self.net, "feature_info", None) or []
         info = [dict(i) for i in getattr(info, "info", info)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from typing import Any
 
 import timm
@@ -11,7 +12,8 @@ from timm.models import PretrainedCfg
 
 from peftbench import config
 from peftbench.backbones.backbone import Backbone
-from peftbench.backbones.weights import State, fetch
+from peftbench.backbones.stream import INSTEAD, Blocks, File, Streamed, Weightless
+from peftbench.backbones.weights import State, Uncopied, fetch, locate, read
 from peftbench.errors import Refusal, UserError, nearest
 
 
@@ -34,9 +36,12 @@ def build(spec: config.Backbone, size: int | None = None) -> Backbone:
 
     Raises:
         UserError: weights that cannot be had, read, or that do not fit this model.
+        Refusal: `stream: true`, and the model cannot be streamed.
     """
     _known(spec)
-    state = fetch(spec.name, spec.weights) if spec.pretrained else None
+    if spec.stream:
+        return _streamed(spec, size)
+    state = _uncopied(fetch(spec.name, spec.weights)) if spec.pretrained else None
     return _wrap(spec, _create(spec, size, state), size)
 
 
@@ -51,6 +56,34 @@ def _wrap(spec: config.Backbone, net: Any, size: int | None) -> Backbone:
         raise Refusal(
             f"data.size={size}: {spec.name} is built for one input size, or for larger images; leave data.size out."
         ) from None
+
+
+def _streamed(spec: config.Backbone, size: int | None) -> Streamed:
+    """The backbone whose blocks stay in their file. timm loads it as ever, so that its renaming of weights holds."""
+    path = locate(spec.name, spec.weights)
+    file, state = File.at(path), _uncopied(read(path))
+    keys = {id(tensor): key for key, tensor in state.items()}
+    try:
+        facts = meta(spec, size).facts
+        with Weightless() as made, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*copying from a non-meta parameter")
+            net = _create(spec, size, state)
+        sources: dict[str, str | torch.Tensor] = {}
+        for name, parameter in net.named_parameters(remove_duplicate=False):
+            source = made.source(parameter)
+            if source is None:
+                raise Refusal(f"backbone.stream=true: {path} has no {name} of {spec.name}; {INSTEAD}.")
+            sources[name] = keys.get(id(source), source)
+        return Streamed(net, spec.name, spec.family, _input_size(net, size), Blocks(net, facts, file, sources))
+    except UserError:
+        raise
+    except Exception as problem:  # whatever a model does with weights that are not there
+        reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
+        raise Refusal(f"backbone.stream=true: {spec.name} cannot be streamed ({reason}); {INSTEAD}.") from None
+
+
+def _uncopied(state: State) -> State:
+    return {name: tensor.as_subclass(Uncopied) for name, tensor in state.items()}
 
 
 def _known(spec: config.Backbone) -> None:
@@ -93,8 +126,8 @@ def _create(spec: config.Backbone, size: int | None, state: State | None = None)
             **arguments,
         )
     except (RuntimeError, KeyError) as problem:
-        if state is None:
-            raise
+        if state is None or isinstance(problem, NotImplementedError) or " meta" in str(problem):
+            raise  # of `stream`: the model asks for values where it is made without
         raise UserError(f"backbone.weights={spec.weights}: does not fit {spec.name}: {_mismatch(problem)}") from None
     except TypeError as problem:
         raise _argument_error(spec, arguments, size, problem) from None

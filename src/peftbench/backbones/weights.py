@@ -18,6 +18,16 @@ from peftbench.errors import UserError
 
 State = dict[str, torch.Tensor]
 HERE = Path(__file__).parent / "weights"
+LITE0 = "package:efficientnet_lite0"
+
+
+class Uncopied(torch.Tensor):
+    """A tensor to hand to timm, which copies plain ones along with the model's description that they come in."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    def __deepcopy__(self, memo: Any) -> Uncopied:
+        return self
 
 
 def fetch(name: str, source: str) -> State:
@@ -26,17 +36,29 @@ def fetch(name: str, source: str) -> State:
     Raises:
         UserError: nothing there, no network, or a file that is not a plain mapping of tensors.
     """
-    if source == "hub":
-        return _from_hub(name)
-    if source.startswith("package:"):
-        return _from_package(name, source.removeprefix("package:"))
-    return read(Path(source).expanduser())
+    if source == LITE0:
+        return _efficientnet_lite0(name)
+    found = _find(name, source)
+    return read(found) if isinstance(found, Path) else found
+
+
+def locate(name: str, source: str) -> Path:
+    """The safetensors file that `fetch` would read whole.
+
+    Raises:
+        UserError: nothing there, no network, or weights that are in no such file.
+    """
+    found = None if source == LITE0 else _find(name, source)
+    if not isinstance(found, Path) or found.suffix != ".safetensors":
+        raise UserError(
+            f"backbone.weights={source}: the weights of {name} are in no .safetensors file, which alone can be read "
+            f"block by block; give backbone.stream=false, or save them as one (docs/streaming.md)."
+        )
+    return found
 
 
 def read(path: Path) -> State:
     """A state dict from a safetensors file, or from a torch file read with `weights_only`. Raises UserError."""
-    if not path.is_file():
-        raise UserError(f"backbone.weights={path}: there is no such file; give a .safetensors or .pth file, or 'hub'.")
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path, device="cpu")
@@ -58,7 +80,19 @@ def read(path: Path) -> State:
     return dict(clean_state_dict(dict(state)))
 
 
-def _from_hub(name: str) -> State:
+def _find(name: str, source: str) -> Path | State:
+    """The file that holds the weights; where they are no file, the weights."""
+    if source == "hub":
+        return _from_hub(name)
+    if source.startswith("package:"):
+        return _shipped(source.removeprefix("package:"))
+    path = Path(source).expanduser()
+    if not path.is_file():
+        raise UserError(f"backbone.weights={path}: there is no such file; give a .safetensors or .pth file, or 'hub'.")
+    return path
+
+
+def _from_hub(name: str) -> Path | State:
     cfg = timm.get_pretrained_cfg(name)
     if cfg is None or not cfg.has_weights:
         tags = ", ".join(timm.list_pretrained(f"{name.split('.')[0]}*")[:5]) or "none of this architecture"
@@ -69,7 +103,7 @@ def _from_hub(name: str) -> State:
     try:
         if not cfg.hf_hub_id:
             return torch.hub.load_state_dict_from_url(str(cfg.url), map_location="cpu", weights_only=True)
-        file = _download(cfg.hf_hub_id, cfg.hf_hub_filename)
+        return _download(cfg.hf_hub_id, cfg.hf_hub_filename)
     except Exception as problem:  # network, hub and file errors come as many classes
         raise UserError(
             f"backbone.name={name}: its weights could not be fetched from {cfg.hf_hub_id or cfg.url} "
@@ -77,7 +111,6 @@ def _from_hub(name: str) -> State:
             f"whose weights are installed (vit_nano, resnet_nano, hybrid_nano, efficientnet_lite0), or ask for "
             f"backbone.pretrained=false."
         ) from None
-    return read(file)
 
 
 def _download(hub_id: str, filename: str | None) -> Path:
@@ -101,14 +134,12 @@ def _download(hub_id: str, filename: str | None) -> Path:
     raise FileNotFoundError(f"{repo} has no weights file")
 
 
-def _from_package(name: str, package: str) -> State:
-    if package == "efficientnet_lite0":
-        return _efficientnet_lite0(name)
+def _shipped(package: str) -> Path:
     path = HERE / f"{package}.safetensors"
     if not path.is_file():
         shipped = ", ".join(sorted(p.stem for p in HERE.glob("*.safetensors")))
         raise UserError(f"backbone.weights=package:{package}: shipped are efficientnet_lite0, {shipped}.")
-    return read(path)
+    return path
 
 
 def _efficientnet_lite0(name: str) -> State:

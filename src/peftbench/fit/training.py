@@ -17,6 +17,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from peftbench.config import Config
 from peftbench.config import Trainer as TrainerConfig
@@ -102,6 +103,9 @@ def _trained(
     checkpoints = Checkpoints(folder, config.trainer.checkpoint_seconds, meters.aside)
     bars = [Bar()] if config.trainer.progress else []
     trainer = _trainer(config, folder, [meters, Epochs(watch), *bars, checkpoints])
+    # What a streamed backbone leaves in its file is not there to be sent from process to process.
+    absent = [n for n, p in module.named_parameters(remove_duplicate=False) if p.is_meta]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, absent)
     path = resumable(folder, module)
     with Signals(checkpoints):
         trainer.fit(module, loaders.train, loaders.val, ckpt_path=path, weights_only=True)

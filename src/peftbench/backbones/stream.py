@@ -1,0 +1,337 @@
+"""Frozen backbones larger than memory: each block's weights are read from the file while it computes, then dropped."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from peftbench.backbones.backbone import WHOLE, Backbone, Facts, digests
+from peftbench.errors import Refusal, UserError
+
+BOUND = 128 * 2**20
+"""Bytes: a larger module is read in parts."""
+LEAST = 4 * 2**20
+"""Bytes: a smaller module outside the tapped ones stays in memory."""
+ALIGNED = 64
+"""Bytes: where a parameter begins, as in memory that torch allocates itself: other places may round otherwise."""
+INSTEAD = "give backbone.stream=false"
+
+
+class Absent(nn.Parameter):
+    """A parameter whose values are in the file. It has a shape, but takes part in no operation with real tensors.
+
+    A plain tensor on the meta device would not do: torch multiplies a real matrix by one without an error, and the
+    result is whatever was in memory.
+    """
+
+    label = "a weight"
+
+    @staticmethod
+    def of(parameter: nn.Parameter, label: str) -> Absent:
+        absent = Absent(parameter.detach(), requires_grad=False)
+        absent.label = label
+        return absent
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        with torch._C.DisableTorchFunctionSubclass():
+            tensors = _leaves((args, kwargs))
+            if not all(t.is_meta for t in tensors):
+                label = next((t.label for t in tensors if isinstance(t, Absent)), Absent.label)
+                raise Refusal(
+                    f"backbone.stream=true: {label} is read outside the block that it belongs to, so this model "
+                    f"cannot be streamed; {INSTEAD}."
+                )
+        return super(nn.Parameter, cls).__torch_function__(func, types, args, kwargs or {})  # nn.Parameter's is off
+
+
+class Weightless(TorchFunctionMode):
+    """Within it modules are made without weights: their parameters on the meta device, their buffers real.
+
+    What is loaded into a parameter is only noted: `source(parameter)` is the tensor it was to be copied from.
+
+    Raises:
+        Refusal: a real tensor is computed from weights, of which there are none.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sources: dict[int, tuple[Tensor, Tensor]] = {}  # the parameter too, so that its id stays its own
+
+    def __enter__(self) -> Weightless:
+        self._hook = register_module_parameter_registration_hook(_forget)  # type: ignore[arg-type]
+        return super().__enter__()
+
+    def __exit__(self, *problem: Any) -> None:
+        self._hook.remove()
+        super().__exit__(*problem)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.copy_ and args[0].is_meta:
+            self._sources[id(args[0])] = (args[0], args[1])
+            return args[0]
+        if func == Tensor.device.__get__:  # asked in order to put a buffer there
+            return torch.device("cpu")
+        result = func(*args, **(kwargs or {}))
+        given = {t.is_meta for t in _leaves((args, kwargs))}
+        if len(given) == 2 and not all(t.is_meta for t in _leaves(result)):
+            raise Refusal(
+                f"backbone.stream=true: the model computes with its weights while it is made, so it cannot be "
+                f"streamed; {INSTEAD}."
+            )
+        return result
+
+    def source(self, parameter: nn.Parameter) -> Tensor | None:
+        """None where nothing was loaded into it."""
+        return self._sources.get(id(parameter), (None, None))[1]
+
+
+def _leaves(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def _forget(module: nn.Module, name: str, parameter: nn.Parameter) -> nn.Parameter | None:
+    if parameter.is_meta:
+        return None
+    return nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
+
+
+@dataclass(frozen=True)
+class File:
+    """A safetensors file that must stay what it was when it was first read."""
+
+    path: Path
+    stamp: tuple[int, int, int]
+
+    @staticmethod
+    def at(path: Path) -> File:
+        return File(path, _stamp(path))
+
+    @contextmanager
+    def open(self) -> Iterator[Any]:
+        """The opened file; what was mapped of it is given back at the end. Raises UserError where it has changed."""
+        try:
+            if _stamp(self.path) != self.stamp:
+                raise UserError(f"{self.path}: was changed while its weights were being read; start the run again.")
+            with safe_open(self.path, framework="pt") as file:
+                yield file
+        except (OSError, SafetensorError) as problem:
+            raise UserError(f"{self.path}: can no longer be read ({problem}); the backbone streams from it.") from None
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    stat = os.stat(path)
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One place in a module where a parameter goes: its name in the net and in the file, and its form.
+
+    `form` is a plain tensor on the meta device: to ask `absent` for a shape costs a call of `__torch_function__`.
+    """
+
+    name: str
+    key: str
+    owner: nn.Module
+    leaf: str
+    absent: nn.Parameter
+    form: Tensor
+
+
+class Blocks:
+    """The blocks of a weightless net, each with its weights while it computes.
+
+    Args:
+        net: made within `Weightless`; what is outside its blocks becomes real here.
+        facts: what is known of the net, learned on the meta device.
+        file: where the weights are.
+        sources: parameter name -> its name in `file`, or the tensor that timm made from what is there.
+
+    Attributes:
+        like: an empty tensor, of the device and type that weights are read to.
+        slots: block name -> the places of its parameters.
+
+    Raises:
+        Refusal: the weights are not in the file as the model takes them.
+    """
+
+    def __init__(self, net: nn.Module, facts: Facts, file: File, sources: Mapping[str, str | Tensor]) -> None:
+        self.like = torch.empty(0)
+        self.slots: dict[str, list[Slot]] = {}
+        self._file = file
+        made = [n for n, source in sources.items() if isinstance(source, Tensor)]
+        if sum(net.get_parameter(n).nbytes for n in made) > BOUND:
+            raise Refusal(
+                f"backbone.stream=true: {file.path} does not hold {made[0]} (and {len(made) - 1} more) as the model "
+                f"takes it, so it cannot be read block by block; save the state dict of the model built with "
+                f"backbone.stream=false and give that as backbone.weights."
+            )
+        owners = _owners(net, split(net, facts))
+        become: dict[int, nn.Parameter] = {}
+        with file.open() as opened:
+            for name, parameter in list(net.named_parameters(remove_duplicate=False)):
+                path, _, leaf = name.rpartition(".")
+                owner, source = net.get_submodule(path), sources[name]
+                block = owners.get(id(parameter)) if isinstance(source, str) else None
+                if id(parameter) not in become:
+                    values = opened.get_tensor(source) if isinstance(source, str) else source
+                    become[id(parameter)] = Absent.of(parameter, name) if block else _real(parameter, values)
+                owner._parameters[leaf] = become[id(parameter)]
+                if block:
+                    slot = Slot(name, str(source), owner, leaf, become[id(parameter)], parameter.detach())
+                    self.slots.setdefault(block, []).append(slot)
+        for block, slots in self.slots.items():
+            module = net.get_submodule(block)
+            module.register_forward_pre_hook(lambda *_, slots=slots: self._load(slots))
+            module.register_forward_hook(lambda *_, slots=slots: _drop(slots), always_call=True)
+
+    def digests(self) -> dict[str, str]:
+        """Name in the net -> sha256 of the bytes, of every parameter that is in a block; read block by block."""
+        found: dict[str, str] = {}
+        for slots in self.slots.values():
+            self._load(slots)
+            found |= digests({s.name: s.owner.get_parameter(s.leaf) for s in slots})
+            _drop(slots)
+        return found
+
+    @torch.no_grad()
+    def _load(self, slots: Sequence[Slot]) -> None:
+        distinct = {id(s.absent): s for s in slots}.values()
+        kinds = [self.like.dtype if s.form.is_floating_point() else s.form.dtype for s in distinct]
+        sizes = [s.form.numel() * kind.itemsize for s, kind in zip(distinct, kinds, strict=True)]
+        places = [0, *accumulate(-(-size // ALIGNED) * ALIGNED for size in sizes)]
+        room = _room(places[-1], self.like.device)
+        loaded = {}
+        with self._file.open() as file:
+            for slot, kind, size, place in zip(distinct, kinds, sizes, places, strict=False):
+                part = room[place : place + size].view(kind)
+                values = part.as_strided(slot.form.shape, slot.form.stride(), part.storage_offset())
+                values.copy_(file.get_tensor(slot.key))
+                loaded[id(slot.absent)] = nn.Parameter(values, requires_grad=False)
+        for slot in slots:
+            slot.owner._parameters[slot.leaf] = loaded[id(slot.absent)]
+
+
+def _owners(net: nn.Module, blocks: Sequence[str]) -> dict[int, str]:
+    """id of a parameter -> the one block that it is in; those that several blocks share stay in memory."""
+    found: dict[int, set[str]] = {}
+    for block in blocks:
+        for parameter in net.get_submodule(block).parameters():
+            found.setdefault(id(parameter), set()).add(block)
+    return {key: next(iter(names)) for key, names in found.items() if len(names) == 1}
+
+
+def _real(parameter: nn.Parameter, values: Tensor) -> nn.Parameter:
+    return nn.Parameter(torch.empty_like(parameter, device="cpu").copy_(values), requires_grad=False)
+
+
+def _drop(slots: Sequence[Slot]) -> None:
+    for slot in slots:
+        slot.owner._parameters[slot.leaf] = slot.absent
+
+
+def _room(size: int, device: torch.device) -> Tensor:
+    """Memory for one block, as bytes. On a CPU mapped for it alone: malloc would keep what is freed, in pieces."""
+    if device.type != "cpu":
+        return torch.empty(size, dtype=torch.uint8, device=device)
+    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+    return torch.frombuffer(mmap.mmap(-1, size, **private), dtype=torch.uint8)
+
+
+def split(net: nn.Module, facts: Facts) -> list[str]:
+    """The modules to read one at a time: the tapped ones, large ones beside them, and parts of what exceeds `BOUND`.
+
+    Only a module whose forward is called can be one, and not one that keeps a tap, or a part of the tail, inside.
+    """
+    taps = [t.module for t in facts.taps if t.module != WHOLE]
+    found: list[str] = []
+
+    def visit(name: str) -> None:
+        size, parts = _size(net, name), _parts(net, name, facts.called)
+        if name in facts.tail:
+            return
+        if not any(inner.startswith(f"{name}.") for inner in (*taps, *facts.tail)):
+            tapped = any(name == t or name.startswith(f"{t}.") for t in taps)
+            if not tapped and size < LEAST:
+                return
+            loose = size - sum(_size(net, part) for part in parts)
+            if size <= BOUND or loose > size / 8:
+                found.append(name)
+                return
+        for part in parts:
+            visit(part)
+
+    for name in _parts(net, "", facts.called):
+        visit(name)
+    return found
+
+
+def _parts(net: nn.Module, name: str, called: frozenset[str]) -> list[str]:
+    """The nearest modules inside `name` that have parameters and whose forward is called."""
+    found = []
+    for child, module in net.get_submodule(name).named_children():
+        path = f"{name}.{child}" if name else child
+        if path in called:
+            found += [path] * (next(module.parameters(), None) is not None)
+        else:
+            found += _parts(net, path, called)
+    return found
+
+
+def _size(net: nn.Module, name: str) -> int:
+    return sum(p.nbytes for p in net.get_submodule(name).parameters())
+
+
+class Streamed(Backbone):
+    """A frozen backbone whose blocks are read from a file each time they compute; `facts` and `start` are the same.
+
+    Raises:
+        Refusal: a parameter is read outside its block, or kept elsewhere too (recurrent nets do so).
+    """
+
+    streamed: ClassVar[bool] = True
+
+    def __init__(self, net: nn.Module, name: str, family: str | None, input_size: int, blocks: Blocks) -> None:
+        _whole(net)
+        start = digests({n: t for n, t in net.state_dict().items() if not t.is_meta}) | blocks.digests()
+        super().__init__(net, name, family, input_size, {f"net.{n}": d for n, d in start.items()})
+        self.blocks = blocks
+        self.register_state_dict_post_hook(_leave_out)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return dict(self.named_parameters(remove_duplicate=False)) | self.state_dict()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        self.blocks.like = fn(self.blocks.like)
+        return super()._apply(lambda t: t if t.is_meta else fn(t), recurse)
+
+
+def _leave_out(module: nn.Module, state: dict[str, Tensor], prefix: str, _: Any) -> None:
+    for name in [n for n, t in state.items() if n.startswith(prefix) and t.is_meta]:
+        del state[name]
+
+
+def _whole(net: nn.Module) -> None:
+    """Raises Refusal where a tensor besides the parameters is not real: it is, or was made from, a weight."""
+    parameters = {id(p) for p in net.parameters()}
+    for name, module in net.named_modules():
+        for tensor in _leaves(vars(module)):
+            if tensor.is_meta and id(tensor) not in parameters:
+                raise Refusal(
+                    f"backbone.stream=true: {name or 'the model'} keeps weights, or what was computed from them, where "
+                    f"they cannot be dropped, so this model cannot be streamed; {INSTEAD}."
+                )
