@@ -17,6 +17,8 @@ from peftbench.taps.entries import place
 from peftbench.taps.store import Taps, in_memory, on_disk, size_of
 
 HALF = {"32": None, "16": torch.float16, "bf16": torch.bfloat16}
+CHUNK = 2**30
+"""Bytes of taps that are in memory at once while they are computed."""
 Tell = Callable[[str], None]
 
 
@@ -125,10 +127,11 @@ def _about(
 
 
 def _computed(config: Config, model: Model | Together, images: Images, device: torch.device) -> Iterator[list[Tensor]]:
-    """The taps of all rows, in chunks of data.eval_batch_size."""
+    """The taps of all rows, in chunks of data.eval_batch_size, or smaller ones where their taps would take too much."""
     model.eval()
     half = HALF[config.trainer.precision]
-    size = -(-config.data.eval_batch_size // model.multiple) * model.multiple
+    most = CHUNK // size_of(_shapes(config, model)) // (images.split.frames or 1)
+    size = max(min(config.data.eval_batch_size, most) // model.multiple, 1) * model.multiple
     for rows in torch.arange(images.rows).split(size):
         pictures = images.pictures(rows).to(device)
         with torch.autocast(device.type, half, enabled=half is not None):
