@@ -69,7 +69,7 @@ class Model(nn.Module):
         """Adapted taps: live ones of a weight method, or the side net's over frozen (or `cached`) ones."""
         if self.side is None:
             return self.backbone.taps(self._frames(images), self._wanted())
-        return self.side(self.frozen(images) if cached is None else cached)
+        return _through([self.side], self.frozen(images) if cached is None else cached)[0]
 
     @torch.no_grad()
     def frozen(self, images: Tensor) -> list[Tensor]:
@@ -132,13 +132,23 @@ class Model(nn.Module):
 def has_bf16() -> bool:
     """Whether this processor multiplies in bf16; one that does not emulates it, several times slower than fp32.
 
-    A frozen forward pass on such a processor is in fp32, which is more exact as well; its taps are rounded to bf16.
+    A frozen forward pass and a side net on such a processor are in fp32, which is more exact as well; taps are rounded
+    to bf16 all the same.
     """
     try:
         words = set(Path("/proc/cpuinfo").read_text().split())
     except OSError:
         return True
     return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def _through(sides: Sequence[Side], taps: list[Tensor]) -> list[list[Tensor]]:
+    """What side nets of one class give for the taps; in fp32 where bf16 would only be emulated."""
+    kind = taps[-1].device.type
+    if kind != "cpu" or not torch.is_autocast_enabled(kind) or has_bf16():
+        return type(sides[0]).together(sides, taps)
+    with torch.autocast(kind, enabled=False):
+        return type(sides[0]).together(sides, taps if sides[0].halves else [t.float() for t in taps])
 
 
 def _given(taps: list[Tensor]) -> Extract:
@@ -206,4 +216,4 @@ class Together(nn.Module):
 
     def _extracted(self, images: Tensor, cached: list[Tensor] | None) -> list[list[Tensor]]:
         sides = [cast(Side, m.side) for m in self.models]
-        return type(sides[0]).together(sides, self.frozen(images) if cached is None else cached)
+        return _through(sides, self.frozen(images) if cached is None else cached)

@@ -64,6 +64,7 @@ class Side(nn.Module):
         wanted: the taps it reads, as indices into `facts.taps`.
         condensed: names what `condense` keeps of them; the empty string where that is everything.
         given: the taps it gives back where the task reads them all, as indices into `facts.taps`.
+        halves: whether it reads taps of half precision as they are; else they may come widened to fp32.
         every: whether the task reads them all, or the last alone; `Model` sets it.
     """
 
@@ -71,6 +72,7 @@ class Side(nn.Module):
     condensed: str = ""
     given: tuple[int, ...] = (-1,)
     every: bool = False
+    halves: bool = False
 
     def condense(self, taps: Sequence[Tensor]) -> list[Tensor]:
         """What is kept of the wanted taps, without any parameter: a tap cache holds this, and `forward` takes it."""

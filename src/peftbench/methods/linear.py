@@ -15,6 +15,8 @@ from peftbench.methods.base import Method, Plan, Side, freeze
 class Last(Side):
     """The side net that adds nothing: it hands the deepest tap on."""
 
+    halves = True
+
     def forward(self, taps: Sequence[Tensor]) -> list[Tensor]:
         return [taps[-1]]
 

@@ -127,6 +127,8 @@ class LoSA(Method):
 class SideMixers(Side):
     """The side net of LoSA. Its output has the shape and layout of the last tap."""
 
+    halves = True
+
     def __init__(self, spec: LoSA, backbone: Backbone) -> None:
         super().__init__()
         self.wanted = spec.chosen(backbone)
