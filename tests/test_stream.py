@@ -250,6 +250,12 @@ def test_a_torch_file_is_refused(tmp_path):
             streamed(config.Backbone(name="tf_efficientnet_lite0", weights=weights))
 
 
+def test_the_file_of_the_hub_is_streamed_where_it_lies(tmp_path, monkeypatch):
+    path = save(tmp_path, "resnet18", {}, classes=1000).weights
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *a, **k: path)
+    check(config.Backbone(name="resnet18.a1_in1k"), 64)
+
+
 def test_other_files_can_be_saved_as_one_that_streams(tmp_path):
     """As docs/streaming.md says."""
     spec = peftbench.compose("backbone=efficientnet_lite0").backbone
