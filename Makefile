@@ -19,6 +19,7 @@ smoke: .venv/ready       ## every method x one backbone of each family x every t
 	$(BIN)/python scripts/smoke.py
 
 bench: .venv/ready       ## the benchmarks; prints the tables of docs/benchmarks.md
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[bench]'
 	$(BIN)/python scripts/bench.py
 
 lint: .venv/ready

@@ -2,7 +2,7 @@
 
 python scripts/bench.py [help|step|side|quickstart …] [--write]
 
-The side methods' peer is HF peft (pip install peft).
+The side methods' peer is HF peft (pip install 'peftbench[bench]').
 """
 
 from __future__ import annotations
@@ -263,7 +263,7 @@ def _peft_lora() -> Any:
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError:
-        sys.exit("bench side: its peer is HF peft; pip install peft.")
+        sys.exit("bench side: its peer is HF peft; pip install 'peftbench[bench]'.")
     net = timm.create_model("vit_small_patch16_224", num_classes=10)
     wrapped = get_peft_model(net, LoraConfig(r=8, lora_alpha=8, target_modules="all-linear", modules_to_save=["head"]))
     optimizer = torch.optim.AdamW([p for p in wrapped.parameters() if p.requires_grad], lr=1e-3)
