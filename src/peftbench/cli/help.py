@@ -9,6 +9,7 @@ peftbench {version}: fine-tune any pretrained vision backbone with any adaptatio
 
   peftbench method=… backbone=… data=… [trainer=… optimizer=… logger=… experiment=… debug=…] [key=value …]
   peftbench list methods|backbones|data       one line each
+  peftbench taps list|clear                   kept taps of frozen backbones (taps=auto|disk|memory|off)
 
 methods    {methods}
 backbones  {backbones}
@@ -21,6 +22,7 @@ examples
   peftbench -m method=full,linear,bitfit seed='range(3)' 'data=glob(vtab/*)'
 
   -m                     every combination of comma-separated values, in one table
+  sweep.together=8       with -m: up to eight runs of a side method in one pass
   --cfg job              print the composed config instead of running (-p data: one part; --resolve)
   --config-dir DIR       your own YAML files beside peftbench's; so does hydra.searchpath=[file:///…]
   -sc install=bash       shell completion: eval "$(peftbench -sc install=bash)"
