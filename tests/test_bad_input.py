@@ -109,7 +109,7 @@ def stopped(cli: Callable, tiny: list[str], finished: Path, tmp_path: Path) -> t
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        (["method=lorra"], ["method=loar", "did you mean 'lora'", "linear"]),
+        (["method=lorra"], ["method=lorra", "did you mean 'lora'", "linear"]),
         (["method=qqq"], ["method=qqq", "there is no such method", "linear"]),
         (["backbone=resnet_nan"], ["backbone=resnet_nan", "did you mean 'resnet_nano'"]),
         (["backbone=zzz"], ["backbone=zzz", "backbone=timm backbone.name=zzz"]),
