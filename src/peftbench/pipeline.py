@@ -105,6 +105,12 @@ def check(config: Config, method: Method) -> backbones.Backbone:
             f"leave data.size out."
         )
     method.check(backbone)
+    name, kind = config.method.name, type(method)
+    own = kind.optimizer is not Method.optimizer
+    if own and config.optimizer.name == "ftp":
+        raise UserError(f"optimizer=ftp: method={name} has an optimizer of its own; leave optimizer=ftp out.")
+    if (own or kind.finish is not Method.finish) and config.trainer.strategy == "fsdp":
+        raise Refusal(f"method={name}: needs whole tensors, which trainer=fsdp has not; use trainer=ddp.")
     return backbone
 
 

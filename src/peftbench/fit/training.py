@@ -56,7 +56,7 @@ def fit(
         UserError: devices that are not there, or a checkpoint of another run.
     """
     # Anchors are the values before any checkpoint is restored: those that methods stay near to.
-    anchors = {n: p.detach().clone() for n, p in model.trainable()} if _anchored(method) else {}
+    anchors = _anchors(model) if _anchored(method, config) else {}
     shape = Sharded if config.trainer.strategy == "fsdp" else Fit
     module = shape(model, method, config, anchors, run_id)
     loaders.order.place = module.next_place
@@ -67,6 +67,10 @@ def fit(
     path = resumable(folder, module)
     with Signals(checkpoints):
         trainer.fit(module, loaders.train, loaders.val, ckpt_path=path, weights_only=True)
+        if finishes := type(method).finish is not Method.finish:
+            method.finish(model, anchors)
+            if loaders.val is not None:
+                trainer.validate(module, loaders.val, verbose=False)
         state = {n.removeprefix("model."): t for n, t in trainer.strategy.lightning_module_state_dict().items()}
         begun = time.perf_counter()
         if loaders.test is not None:
@@ -74,6 +78,8 @@ def fit(
         tested = time.perf_counter() - begun
     metrics = {f"test/{n}": v for n, v in getattr(module, "test_results", {}).items()}
     metrics |= {f"val/{n.removeprefix('val_')}": v for n, v in module.history[-1].items() if n.startswith("val_")}
+    if finishes and loaders.val is not None:  # of the weights that are kept
+        metrics |= {f"val/{n}": v for n, v in module.validated.items()}
     metrics["train/loss"] = module.history[-1]["train_loss"]
     figures = meters.costs(module, config, loaders.order.size, tested)
     return Outcome(metrics, module.history, figures, meters.device, state)
@@ -144,8 +150,16 @@ class Epochs(Callback):
             self.watch(module.history)
 
 
-def _anchored(method: Method) -> bool:
-    return type(method).optimizer is not Method.optimizer
+def _anchored(method: Method, config: Config) -> bool:
+    kind = type(method)
+    own = kind.optimizer is not Method.optimizer or kind.finish is not Method.finish
+    return own or config.optimizer.name == "ftp"
+
+
+def _anchors(model: Model) -> dict[str, Tensor]:
+    """Everything that training can move: what trains, and the statistics of norms."""
+    moving = [*model.trainable(), *((n, b) for n, b in model.named_buffers() if b.is_floating_point())]
+    return {n: t.detach().clone() for n, t in moving}
 
 
 def _trainer(config: Config, folder: Path, callbacks: list[Callback]) -> Trainer:
