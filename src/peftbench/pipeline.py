@@ -22,7 +22,8 @@ from rich.console import Console
 from peftbench import backbones, costs, deltas, loggers
 from peftbench.config import Config, run_id
 from peftbench.data.base import DataSet, Splits, split_hash
-from peftbench.data.loading import IMAGENET, Transform, loaders, mix
+from peftbench.data.loading import IMAGENET, Loaders, Transform, loaders, mix
+from peftbench.data.plain import plain_batches
 from peftbench.errors import Refusal, UserError
 from peftbench.fit import CHECKPOINT, Aborted, Diverged, Outcome, Stopped, fit
 from peftbench.fit.progress import bar
@@ -76,7 +77,8 @@ def run(config: Config, group: str | None = None) -> Record:
             torch.manual_seed(mix(config.seed, 0))
             task = TASKS[config.task.name](backbone, splits.classes, config.task.label_smoothing)
             model = Model(backbone, task, transform.mean, transform.std)
-            plan = _plan(folder, method, model, data, rank)
+            plan = _plan(folder, method, model, data, config, rank)
+            record.plan = dict(plan.facts)
             model.adapted(method.adapt(backbone, plan))
             record.costs = {"parameters": costs.parameters(model)}
             if rank == 0:
@@ -84,7 +86,7 @@ def run(config: Config, group: str | None = None) -> Record:
 
             outcome = fit(model, method, config, data, folder, name, logger.epochs)
             if rank == 0:
-                _complete(record, folder, model, outcome)
+                _complete(record, folder, method, model, outcome)
     return record
 
 
@@ -111,6 +113,8 @@ def check(config: Config, method: Method) -> backbones.Backbone:
         raise UserError(f"optimizer=ftp: method={name} has an optimizer of its own; leave optimizer=ftp out.")
     if (own or kind.finish is not Method.finish) and config.trainer.strategy == "fsdp":
         raise Refusal(f"method={name}: needs whole tensors, which trainer=fsdp has not; use trainer=ddp.")
+    if kind.prepare is not Method.prepare and config.trainer.strategy == "fsdp":
+        raise Refusal(f"method={name}: tunes single entries of whole tensors; use trainer=ddp instead of fsdp.")
     return backbone
 
 
@@ -171,14 +175,20 @@ def _load(config: Config, roles: Any, transform: Transform, rank: int, world: in
 PLAN = "plan"
 
 
-def _plan(folder: Path, method: Method, model: Model, data: Any, rank: int) -> Plan:
+def _plan(folder: Path, method: Method, model: Model, data: Loaders, config: Config, rank: int) -> Plan:
     """The method's plan: made once by rank zero, before anything changes, and read by everybody after."""
     tensors, facts = folder / f"{PLAN}.safetensors", folder / f"{PLAN}.json"
     if type(method).prepare is Method.prepare:
         return Plan()
     if not facts.is_file():
         if rank == 0:
-            plan = method.prepare(model, data.train)
+            gpu = torch.cuda.is_available() and config.trainer.accelerator in ("auto", "gpu")
+            device = torch.device("cuda" if gpu else "cpu")
+            model.to(device)
+            with torch.random.fork_rng():  # a resumed run reads the plan, and must go on with the same numbers
+                torch.manual_seed(mix(config.seed, 3))
+                plan = method.prepare(model, plain_batches(data.train, config, device))
+            model.to("cpu")
             deltas.save(tensors, plan.tensors, {})
             with deltas.replacing(facts) as part:
                 part.write_text(json.dumps(plan.facts))
@@ -196,7 +206,7 @@ def _await(file: Path, seconds: float = 3600) -> None:
         time.sleep(0.2)
 
 
-def _complete(record: Record, folder: Path, model: Model, outcome: Outcome) -> None:
+def _complete(record: Record, folder: Path, method: Method, model: Model, outcome: Outcome) -> None:
     """The delta, the costs that need the finished model, and the record."""
     learned = deltas.changed(outcome.state, model.start())
     metadata = {
@@ -213,6 +223,7 @@ def _complete(record: Record, folder: Path, model: Model, outcome: Outcome) -> N
     record.costs["delta_bytes"] = deltas.save(folder / deltas.FILE, learned, metadata)
     if record.config["trainer"]["strategy"] != "fsdp":  # no process holds the whole model
         model.to(outcome.device)
+        method.merge(model.backbone)
         record.costs["time"]["latency"] = costs.latency(model, _image(model.backbone).to(outcome.device))
     record.metrics, record.history = outcome.metrics, outcome.history
     record.status = "complete"

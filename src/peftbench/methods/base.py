@@ -56,6 +56,9 @@ class Method:
         """The optimizer to train with: by default the configured one, unchanged."""
         return inner
 
+    def merge(self, backbone: Backbone) -> None:
+        """Folds into the weights what can be, so that it costs nothing to predict; the delta has been saved before."""
+
     def finish(self, model: nn.Module, anchors: Mapping[str, Tensor]) -> None:
         """Called once, after the last epoch and before the test. `anchors` are the values at the start, by name."""
 

@@ -23,8 +23,8 @@ def optimizer(
 ) -> torch.optim.Optimizer:
     """AdamW or SGD over named parameters, under FTP where the spec says so.
 
-    Vectors and scalars (biases, norms) are not decayed. `fused` steps in one kernel, several times faster on many
-    small tensors. `anchors` are FTP's; None takes the values that the parameters have now.
+    Vectors and scalars (biases, norms, class tokens) are not decayed. `fused` steps in one kernel, several times
+    faster on many small tensors. `anchors` are FTP's; None takes the values that the parameters have now.
 
     Raises:
         UserError: an exclusion that matches no name.
@@ -49,8 +49,8 @@ def matching(patterns: Sequence[str], names: Sequence[str], key: str) -> list[st
 
 
 def _plain(spec: config.Optimizer, named: Sequence[tuple[str, nn.Parameter]], fused: bool) -> torch.optim.Optimizer:
-    decayed = [(n, p) for n, p in named if p.ndim > 1]
-    others = [(n, p) for n, p in named if p.ndim <= 1]
+    decayed = [(n, p) for n, p in named if p.squeeze().ndim > 1]
+    others = [(n, p) for n, p in named if p.squeeze().ndim <= 1]
     groups: list[dict[str, Any]] = [
         {"params": decayed, "weight_decay": spec.weight_decay},
         {"params": others, "weight_decay": 0.0},
