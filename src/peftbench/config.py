@@ -63,6 +63,7 @@ class Data:
     on_error: Literal["refuse", "skip"] = "refuse"
     memory_gb: float = 4.0
     workers: int = 0
+    ood: tuple[str, ...] = ()
 
 
 @checked(config=_STRICT, frozen=True)
@@ -352,6 +353,8 @@ def _combinations(config: Config) -> None:
         raise UserError("optimizer=ftp: needs whole tensors, which trainer=fsdp has not; use trainer=ddp.")
     if optimizer.nesterov and optimizer.momentum == 0:
         raise UserError("optimizer.momentum=0: Nesterov momentum needs some; give optimizer.nesterov=false.")
+    if data.ood and data.stage == "tune":
+        raise UserError("data.ood: is tested, and data.stage=tune leaves test images alone; leave one of them out.")
     if config.task.name != data.task:
         raise UserError(
             f"task={config.task.name}: data={config.data.name} is made for task={data.task}; leave task= out, "

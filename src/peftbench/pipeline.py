@@ -21,6 +21,7 @@ from rich.console import Console
 
 from peftbench import backbones, costs, deltas, loggers
 from peftbench.config import Config, run_id
+from peftbench.data import ood
 from peftbench.data.base import DataSet, Splits, split_hash
 from peftbench.data.loading import IMAGENET, Loaders, Transform, loaders, mix
 from peftbench.data.plain import plain_batches
@@ -50,10 +51,12 @@ def run(config: Config, group: str | None = None) -> Record:
     dataset: DataSet = build(config.data)
     splits = dataset.load()
     roles = splits.roles(config.data.stage)
+    shifts = ood.shifts(config, splits)
     torch.manual_seed(mix(config.seed, 1))  # of a backbone that starts from random weights
     backbone = backbones.build(config.backbone, config.data.size)
 
     stamps = _stamps(config, backbone, splits, split_hash(*roles))
+    stamps["data"] |= {"ood": ood.stamps(shifts)} if shifts else {}
     name = run_id(config, stamps["backbone"]["fingerprint"], stamps["data"]["hash"])
     folder = Path(config.output_dir) / name
     with _owned(folder, rank):
@@ -72,6 +75,7 @@ def run(config: Config, group: str | None = None) -> Record:
 
             transform = _transform(config, backbone)
             data = _load(config, roles, transform, rank, world)
+            data = dataclasses.replace(data, ood=ood.shifted(shifts, data, config, rank, world))
             record.stamps["data"]["skipped"] = list(data.skipped)
 
             torch.manual_seed(mix(config.seed, 0))

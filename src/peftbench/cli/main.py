@@ -45,10 +45,14 @@ def _verb(arguments: list[str]) -> Callable[[list[str]], int]:
         from peftbench.cli.listing import run
 
         return run
+    if first == "layers":
+        from peftbench.cli.layers import run as layers
+
+        return layers
     if not first.startswith("-") and "=" not in first and first[:1] not in "+~":
         from peftbench.errors import nearest
 
-        verbs = ("list", "help")
+        verbs = ("list", "layers", "help")
         raise UserError(
             f"'{first}': there is no such command{nearest(first, verbs)}; a run is given as key=value, "
             f"such as method=lora backbone=vit_nano data=digits."

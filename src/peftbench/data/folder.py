@@ -116,10 +116,10 @@ def _from_folders(root: Path) -> dict[str, list[tuple[str, str]]]:
     for role, names in _ROLES.items():
         for name in names:
             if (root / name).is_dir():
-                found[role] = list(_class_folders(root / name, root))
+                found[role] = list(class_folders(root / name, root))
                 places[role] = root / name
     if "train" not in found:  # a class may be called 'test': then it is one of several class folders
-        found = {"all": list(_class_folders(root, root))}
+        found = {"all": list(class_folders(root, root))}
     for role, rows in found.items():
         if not rows:
             where = places[role]
@@ -129,7 +129,8 @@ def _from_folders(root: Path) -> dict[str, list[tuple[str, str]]]:
     return found
 
 
-def _class_folders(folder: Path, root: Path) -> Iterable[tuple[str, str]]:
+def class_folders(folder: Path, root: Path) -> Iterable[tuple[str, str]]:
+    """(path relative to `root`, class) of the images in the folders of `folder`."""
     for label in sorted(p for p in folder.iterdir() if p.is_dir()):
         for image in sorted(label.rglob("*")):
             if image.suffix.lower() in IMAGES and image.is_file():

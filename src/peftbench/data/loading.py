@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -228,13 +228,17 @@ def mix(*numbers: int) -> int:
 
 @dataclass(frozen=True)
 class Loaders:
-    """Loaders by role; `skipped` names the images left out. Training order is set by `order.place`."""
+    """Loaders by role; `skipped` names the images left out. Training order is set by `order.place`.
+
+    `ood` are shifted test sets, by name.
+    """
 
     train: DataLoader
     val: DataLoader | None
     test: DataLoader | None
     order: Order
     skipped: tuple[str, ...]
+    ood: Mapping[str, DataLoader] = field(default_factory=dict)
 
 
 def loaders(
@@ -274,7 +278,7 @@ def loaders(
         loader = DataLoader(
             images,
             batch_sampler=order,
-            collate_fn=_whole,
+            collate_fn=whole,
             num_workers=processes,
             persistent_workers=False,
             pin_memory=pin,
@@ -287,5 +291,6 @@ def loaders(
     return Loaders(train[0], val and val[0], test and test[0], train[1], tuple(skipped))
 
 
-def _whole(batch: Any) -> Any:
+def whole(batch: Any) -> Any:
+    """Collates nothing: `Images` gives whole batches."""
     return batch

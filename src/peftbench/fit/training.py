@@ -20,6 +20,7 @@ from peftbench.config import Config
 from peftbench.config import Trainer as TrainerConfig
 from peftbench.costs import PeakMemory, StepClock
 from peftbench.data.loading import Loaders
+from peftbench.data.ood import averages
 from peftbench.errors import UserError
 from peftbench.fit.checkpoint import Checkpoints, DirectIO, Signals, resumable
 from peftbench.fit.module import Fit
@@ -76,7 +77,8 @@ def fit(
         if loaders.test is not None:
             trainer.test(module, loaders.test, verbose=False)
         tested = time.perf_counter() - begun
-    metrics = {f"test/{n}": v for n, v in getattr(module, "test_results", {}).items()}
+        metrics = {f"test/{n}": v for n, v in getattr(module, "test_results", {}).items()}
+        metrics |= _shifted(trainer, module, loaders)
     metrics |= {f"val/{n.removeprefix('val_')}": v for n, v in module.history[-1].items() if n.startswith("val_")}
     if finishes and loaders.val is not None:  # of the weights that are kept
         metrics |= {f"val/{n}": v for n, v in module.validated.items()}
@@ -148,6 +150,15 @@ class Epochs(Callback):
         module.close_epoch()
         if trainer.is_global_zero:
             self.watch(module.history)
+
+
+def _shifted(trainer: Trainer, module: Fit, loaders: Loaders) -> dict[str, float]:
+    """Accuracy on shifted test sets, each tested once as the test set is."""
+    found = {}
+    for name, loader in loaders.ood.items():
+        trainer.test(module, loader, verbose=False)
+        found[name] = dict(module.test_results)
+    return averages(found)
 
 
 def _anchored(method: Method, config: Config) -> bool:
