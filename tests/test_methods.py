@@ -208,6 +208,19 @@ def test_lora_computes_the_papers_formula(kind):
     assert layer.state_dict()["weight"].data_ptr() == plain.weight.data_ptr()
 
 
+@pytest.mark.parametrize("kind", [LowRankLinear, LowRankWeight])
+def test_a_merged_lora_is_a_plain_layer_of_the_same_outputs(kind):
+    layer = kind.around(torch.nn.Linear(6, 4), rank=2, scale=0.5, dropout=0.0)
+    torch.nn.init.normal_(layer.lora_b)
+    x = torch.randn(3, 6)
+    want = torch.nn.functional.linear(x, layer.weight + (kind is LowRankLinear) * 0.5 * layer.lora_b @ layer.lora_a)
+    with torch.no_grad():
+        merged = layer.merged()
+    assert type(merged) is torch.nn.Linear
+    assert set(merged.state_dict()) == {"weight", "bias"}
+    assert torch.allclose(merged(x), want + merged.bias, atol=1e-6)
+
+
 def test_lora_reaches_layers_whose_weight_is_read_directly():
     spec = config.Backbone(
         "beit_base_patch16_224", args={"img_size": 32, "depth": 1, "embed_dim": 48, "num_heads": 2}, pretrained=False
