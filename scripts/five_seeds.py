@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--output", default="outputs/five_seeds")
     parser.add_argument("overrides", nargs="*")
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     common, arms = TRIALS[given.trial]
     words = [*COMMON, *common, *given.overrides, f"output_dir={given.output}"]
     rows: dict[str, list[dict[str, float]]] = {arm: [] for arm in arms}

@@ -496,7 +496,7 @@ def test_projection_stays_near_and_the_head_is_free(tmp_path):
         assert far["ftp", "head"] > 1e-3
 
 
-@pytest.mark.parametrize("method", ["lora"])
+@pytest.mark.parametrize("method", ["lora", "spt"])
 def test_other_methods_learn_under_ftp(tmp_path, method):
     """LoRA's A and B are anchored at their starts: at 0 both would never move."""
     words = ["backbone=vit_nano", "data=digits", f"method={method}", "optimizer=ftp", "trainer.progress=false"]

@@ -316,6 +316,24 @@ def test_single_entries_keep_no_copy_of_the_weight_for_backward():
     assert sorted(t.numel() for t in saved) == [100, 3 * 64]
 
 
+def test_single_entries_pass_under_mixed_precision():
+    layers = [nn.Linear(64, 32), nn.Conv2d(4, 6, 3)]
+    for layer, x in zip(layers, (torch.randn(3, 64), torch.randn(2, 4, 8, 8)), strict=True):
+        layer.weight.requires_grad_(False)
+        part = Sparse(torch.arange(20), layer.weight)
+        tune(layer, {"sparse_weight": part}, called=True)
+        x.requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            y = layer(x)
+        assert y.dtype == torch.bfloat16
+        y.float().square().sum().backward()
+        assert part.values.grad.dtype == x.grad.dtype == layer.bias.grad.dtype == torch.float32
+        rough = part.values.grad.clone()
+        part.values.grad = None
+        layer(x).square().sum().backward()
+        assert torch.allclose(rough, part.values.grad, rtol=0.1, atol=0.1 * part.values.grad.abs().max().item())
+
+
 def test_an_error_while_a_weight_is_patched_leaves_it_as_it_was():
     layer = nn.Linear(4, 4).requires_grad_(False)
     start = layer.weight.clone()
@@ -371,6 +389,7 @@ def test_the_plan_is_what_trains_starts_as_the_backbone_and_merges(kind, family)
     inside = [(n, p) for n, p in model.trainable() if not n.startswith("task.")]
     assert sum(p.numel() for _, p in inside) == plan.facts["trainable"]
     assert sum(layer["parameters"] for layer in plan.facts["layers"]) == plan.facts["trainable"]
+    assert not any("patch_embed" in n or "pos_embed" in n for n, _ in inside)
     assert set(plain) <= set(model.state_dict())
     with torch.no_grad():
         assert torch.allclose(model.eval()(images), before, atol=1e-6)
