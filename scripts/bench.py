@@ -1,6 +1,6 @@
 """The benchmarks (`make bench`): ratios against a peer measured in the same run; `--write` puts them in the docs.
 
-python scripts/bench.py [help|step|side|quickstart …] [--write]
+python scripts/bench.py [help|step|side|quickstart|ftp|spt …] [--write]
 
 The side methods' peer is HF peft (pip install 'peftbench[bench]').
 """
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -312,11 +313,152 @@ def peak(name: str) -> int:
     return meter.read()["resident"]
 
 
+def interleaved(ours: Callable[[], object], peer: Callable[[], object], rounds: int) -> tuple[float, float]:
+    """Median seconds of both, called in turn, so that a busy moment of the machine meets both; the first is not one."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for i in range(rounds + 1):
+        for call, kept in zip((ours, peer), times, strict=True):
+            begun = time.perf_counter()
+            call()
+            if i:
+                kept.append(time.perf_counter() - begun)
+    return statistics.median(times[0]), statistics.median(times[1])
+
+
+def ratio_row(what: str, ours: Callable[[], object], peer: Callable[[], object], rounds: int, limit: float) -> Row:
+    a, b = interleaved(ours, peer, rounds)
+    return what, ms(a), ms(b), f"{a / b:.2f}", f"{limit:.2f}", verdict(a <= limit * b)
+
+
+def _trainer(model, optimizer, loss) -> Callable[[], object]:
+    def step() -> None:
+        value = loss(model)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+
+    return step
+
+
+def bench_ftp(rounds: int = 15) -> list[Row]:
+    """Steps under FTP against plain AdamW and against TPGM, on random weights and images; its memory."""
+    import timm
+    import torch
+
+    from peftbench.optim import FTP, TPGM
+
+    def vit() -> torch.nn.Module:
+        torch.manual_seed(0)
+        return timm.create_model("vit_small_patch16_224", num_classes=10)
+
+    def mlp() -> torch.nn.Module:
+        torch.manual_seed(0)
+        return torch.nn.Sequential(*(torch.nn.Linear(1024, 1024) for _ in range(12)))
+
+    def loss_of(inputs: torch.Tensor) -> Callable[[torch.nn.Module], torch.Tensor]:
+        return lambda model: model(inputs).square().mean()
+
+    images, vectors = torch.randn(16, 3, 224, 224), torch.randn(16, 1024)
+    rows = []
+    for name, make, inputs, limit in (
+        ("ViT-S/16, batch 16", vit, images, 1.10),
+        ("12 linear layers of 1024, batch 16", mlp, vectors, 1.30),
+    ):
+        # As peftbench runs it: around fused AdamW. The peers are torch's default AdamW, and the fused one alone.
+        for kind, fused in (("AdamW", None), ("fused AdamW", True)):
+            models, loss = [make(), make()], loss_of(inputs)
+            ftp = FTP(torch.optim.AdamW(models[0].named_parameters(), lr=1e-4, fused=True))
+            plain = torch.optim.AdamW(models[1].named_parameters(), lr=1e-4, fused=fused)
+            ours, peer = _trainer(models[0], ftp, loss), _trainer(models[1], plain, loss)
+            what = f"training step, {name}: FTP around fused AdamW, plain {kind}"
+            rows.append(ratio_row(what, ours, peer, rounds if make is mlp else rounds // 2, limit))
+    models = [vit(), vit()]
+    ftp = FTP(torch.optim.AdamW(models[0].named_parameters(), fused=True))
+    tpgm = TPGM(torch.optim.AdamW(models[1].named_parameters(), fused=True))
+    tpgm.objective = lambda: models[1](images).square().mean()
+    pair = [
+        _trainer(m, o, lambda model: model(images).square().mean()) for m, o in zip(models, (ftp, tpgm), strict=True)
+    ]
+    rows.append(ratio_row("training step, ViT-S/16, batch 16: FTP, TPGM", *pair, rounds // 2, 0.75))
+    held = sum(t.numel() for kept in ftp.own_state() for t in kept.values()) + sum(a.numel() for a in ftp.anchors)
+    share = held / sum(p.numel() for p in models[0].parameters())
+    rows.append(("memory of FTP, in sizes of the model", f"{share:.3f}", "–", "–", "2.01", verdict(share <= 2.01)))
+    return rows
+
+
+def bench_spt(rounds: int = 7) -> list[Row]:
+    """Scoring against as many passes; steps and memory against LoRA of equal budget. Weights are random."""
+    import torch
+
+    import peftbench
+    from peftbench import backbones
+    from peftbench.costs import SavedBytes
+    from peftbench.methods.base import Plan
+    from peftbench.methods.spt import sensitivity
+    from peftbench.model import Model
+    from peftbench.pipeline import build
+    from peftbench.tasks import Classification
+
+    def model(*words: str, batches=None) -> Model:
+        torch.manual_seed(0)
+        config = peftbench.compose("backbone.pretrained=false", *words)
+        backbone = backbones.build(config.backbone)
+        made = Model(backbone, Classification(backbone, ["x"] * 10))
+        if batches is not None:
+            method = build(config.method)
+            plan = method.prepare(made, batches) if "spt" in config.method.name else Plan()
+            made.adapted(method.adapt(backbone, plan))
+        return made.train()
+
+    batch = torch.randint(0, 256, (8, 3, 224, 224), dtype=torch.uint8), torch.arange(8)
+    scored, passed = model("backbone=vit_s"), model("backbone=vit_s").eval()
+
+    def passes() -> None:
+        for _ in range(2):
+            passed.zero_grad()
+            passed.loss(batch).backward()
+
+    def score() -> None:
+        sensitivity(scored, [batch] * 2, lambda m, b: m.loss(b), unreached="skip")
+
+    rows = [ratio_row("scoring, ViT-S/16, 2 batches of 8: as many passes", score, passes, rounds, 1.10)]
+    # LoRA of rank 3 on every linear layer of ViT-B has 442,368 parameters: the nearest to 0.4 M.
+    small = batch[0][:4], batch[1][:4]
+    arms = {
+        "spt": model("backbone=vit_b", "method=spt", "method.budget=442368", batches=[small] * 2),
+        "sparse": model("backbone=vit_b", "method=spt_sparse", "method.budget=442368", batches=[small] * 2),
+        "lora": model("backbone=vit_b", "method=lora", "method.rank=3", batches=[]),
+    }
+    steps, saved = {}, {}
+    for name, arm in arms.items():
+        named = arm.trainable()
+        steps[name] = _trainer(arm, torch.optim.AdamW(named, lr=1e-3, fused=True), lambda m: m.loss(small))
+        meter = SavedBytes(arm)
+        with meter.counting():
+            arm.loss(small)
+        own = sum(t.numel() * t.element_size() for t in (*arm.parameters(), *arm.buffers()))
+        saved[name] = meter.total + own + 3 * sum(4 * p.numel() for _, p in named)  # gradient and AdamW's moments
+    for name, what, limit in (("spt", "SPT (LoRA and entries)", 1.10), ("sparse", "SPT, entries alone", 1.10)):
+        label = f"training step, ViT-B/16, batch 4, 0.44 M: {what}, LoRA of rank 3"
+        rows.append(ratio_row(label, steps[name], steps["lora"], rounds, limit))
+        a, b = saved[name] / 1e6, saved["lora"] / 1e6
+        label = f"memory of a step (weights, states, kept for backward), same: {what}, LoRA of rank 3"
+        rows.append((label, f"{a:.0f} MB", f"{b:.0f} MB", f"{a / b:.3f}", "1.00", verdict(a <= b)))
+    return rows
+
+
 def ms(seconds: float) -> str:
     return f"{1000 * seconds:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 
-BENCHES = {"help": bench_help, "step": bench_step, "side": bench_side, "quickstart": bench_quickstart}
+BENCHES = {
+    "help": bench_help,
+    "step": bench_step,
+    "side": bench_side,
+    "quickstart": bench_quickstart,
+    "ftp": bench_ftp,
+    "spt": bench_spt,
+}
 
 
 def table(rows: list[Row]) -> str:

@@ -92,7 +92,8 @@ def test_only_runs_with_the_same_batches_go_together(tmp_path):
         assert sign(*words) != base
     random = ["backbone.pretrained=false", "data.order_seed=0"]
     assert sign(*random) != sign(*random, "seed=1"), "they start from other weights"
-    assert sign("method=bitfit") is None
+    for words in (["method=bitfit"], ["data.ood=[noise:3]"], ["optimizer=ftp"]):
+        assert sign(*words) is None
 
 
 def test_groups_keep_the_order_and_the_size():

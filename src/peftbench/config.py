@@ -65,6 +65,7 @@ class Data:
     memory_gb: float = 4.0
     workers: int = 0
     order_seed: int | None = None
+    ood: tuple[str, ...] = ()
 
 
 @checked(config=_STRICT, frozen=True)
@@ -75,7 +76,9 @@ class Task:
 
 @checked(config=_STRICT, frozen=True)
 class Optimizer:
-    name: Literal["adamw", "sgd"]
+    """`ftp` projects after each step of `inner`; `exclude` are patterns over the names that it leaves alone."""
+
+    name: Literal["adamw", "sgd", "ftp"]
     lr: float
     weight_decay: float = 0.0
     betas: tuple[float, float] | None = None
@@ -84,6 +87,11 @@ class Optimizer:
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup: float = 0.1
     min_lr: float = 0.0
+    inner: Literal["adamw", "sgd"] | None = None
+    kappa: float = 1.0
+    gamma_lr: float = 1e-2
+    norm: Literal["mars", "l2"] = "mars"
+    exclude: tuple[str, ...] = ()
 
 
 @checked(config=_STRICT, frozen=True)
@@ -361,8 +369,16 @@ def _combinations(config: Config) -> None:
         raise UserError(f"optimizer.betas={list(optimizer.betas or ())}: expected numbers at least 0 and below 1.")
     if optimizer.momentum is not None and not 0 <= optimizer.momentum < 1:
         raise UserError(f"optimizer.momentum={optimizer.momentum}: expected at least 0 and below 1.")
+    if not 0 <= optimizer.kappa <= 1:
+        raise UserError(f"optimizer.kappa={optimizer.kappa}: expected a number from 0 to 1.")
+    if optimizer.gamma_lr <= 0:
+        raise UserError(f"optimizer.gamma_lr={optimizer.gamma_lr}: expected a number above 0.")
+    if optimizer.name == "ftp" and trainer.strategy == "fsdp":
+        raise UserError("optimizer=ftp: needs whole tensors, which trainer=fsdp has not; use trainer=ddp.")
     if optimizer.nesterov and optimizer.momentum == 0:
         raise UserError("optimizer.momentum=0: Nesterov momentum needs some; give optimizer.nesterov=false.")
+    if data.ood and data.stage == "tune":
+        raise UserError("data.ood: is tested, and data.stage=tune leaves test images alone; leave one of them out.")
     if config.task.name != data.task:
         raise UserError(
             f"task={config.task.name}: data={config.data.name} is made for task={data.task}; leave task= out, "

@@ -23,8 +23,10 @@ from rich.console import Console
 
 from peftbench import backbones, costs, deltas, frozen, loggers
 from peftbench.config import Config, run_id
+from peftbench.data import ood
 from peftbench.data.base import DataSet, Splits, split_hash
 from peftbench.data.loading import IMAGENET, Loaders, Transform, loaders, mix
+from peftbench.data.plain import plain_batches
 from peftbench.errors import Refusal, UserError
 from peftbench.fit import CHECKPOINT, Aborted, Diverged, Outcome, Stopped, device, fit, fit_together
 from peftbench.fit.progress import bar
@@ -68,10 +70,11 @@ def run_together(configs: Sequence[Config], group: str | None = None) -> list[Re
     dataset: DataSet = build(config.data)
     splits = dataset.load()
     roles = splits.roles(config.data.stage)
+    shifts = ood.shifts(config, splits)
     torch.manual_seed(mix(config.seed, 1))  # of a backbone that starts from random weights
     backbone = backbones.build(config.backbone, config.data.size)
     transform = _transform(config, backbone)
-    runs = [_Run(c, m, backbone, splits, split_hash(*roles)) for c, m in zip(configs, methods, strict=True)]
+    runs = [_Run(c, m, backbone, splits, split_hash(*roles), shifts) for c, m in zip(configs, methods, strict=True)]
     with contextlib.suppress(Stopped, KeyboardInterrupt), contextlib.ExitStack() as stack:
         for one in runs:
             stack.enter_context(one.opened(rank, group))
@@ -80,6 +83,7 @@ def run_together(configs: Sequence[Config], group: str | None = None) -> list[Re
             return [one.record for one in runs]
         with _progress(config, rank, "reading images") as watch:
             data = _loaders(config, roles, transform, rank, world, watch)
+            data = dataclasses.replace(data, ood=ood.shifted(shifts, data, config, rank, world))
         for one in todo:
             one.build(backbone, splits, transform, data, rank)
         models = [one.model for one in todo]
@@ -105,10 +109,17 @@ class _Run:
     model: Model
 
     def __init__(
-        self, config: Config, method: Method, backbone: backbones.Backbone, splits: Splits, hash_: str
+        self,
+        config: Config,
+        method: Method,
+        backbone: backbones.Backbone,
+        splits: Splits,
+        hash_: str,
+        shifts: ood.Shifts,
     ) -> None:
         self.config, self.method = config, method
         stamps = _stamps(config, backbone, splits, hash_)
+        stamps["data"] |= {"ood": ood.stamps(shifts)} if shifts else {}
         self.name = run_id(config, stamps["backbone"]["fingerprint"], stamps["data"]["hash"])
         self.folder = Path(config.output_dir) / self.name
         self.record = Record(self.name, "running", config.to_dict(), stamps=stamps)
@@ -143,7 +154,8 @@ class _Run:
         torch.manual_seed(mix(config.seed, 0))
         task = TASKS[config.task.name](backbone, splits.classes, config.task.label_smoothing)
         self.model = Model(backbone, task, transform.mean, transform.std)
-        plan = _plan(self.folder, self.method, self.model, data, rank)
+        plan = _plan(self.folder, self.method, self.model, data, config, rank)
+        self.record.plan = dict(plan.facts)
         self.model.adapted(self.method.adapt(backbone, plan))
         self.record.costs = {"parameters": costs.parameters(self.model)}
         if rank == 0:
@@ -154,7 +166,7 @@ class _Run:
         if isinstance(outcome, Diverged):
             self.record.status, self.record.reason = "failed", str(outcome)
         elif rank == 0:
-            _complete(self.record, self.folder, self.model, outcome)
+            _complete(self.record, self.folder, self.method, self.model, outcome)
 
 
 def _fit(runs: Sequence[_Run], data: Loaders) -> list[Outcome | Diverged]:
@@ -198,6 +210,14 @@ def check(config: Config, method: Method) -> backbones.Backbone:
             f"leave data.size out."
         )
     method.check(backbone)
+    name, kind = config.method.name, type(method)
+    own = kind.optimizer is not Method.optimizer
+    if own and config.optimizer.name == "ftp":
+        raise UserError(f"optimizer=ftp: method={name} has an optimizer of its own; leave optimizer=ftp out.")
+    if (own or kind.finish is not Method.finish) and config.trainer.strategy == "fsdp":
+        raise Refusal(f"method={name}: needs whole tensors, which trainer=fsdp has not; use trainer=ddp.")
+    if kind.prepare is not Method.prepare and config.trainer.strategy == "fsdp":
+        raise Refusal(f"method={name}: tunes single entries of whole tensors; use trainer=ddp instead of fsdp.")
     return backbone
 
 
@@ -286,14 +306,20 @@ def _teller(config: Config, rank: int) -> Callable[[str], None]:
 PLAN = "plan"
 
 
-def _plan(folder: Path, method: Method, model: Model, data: Any, rank: int) -> Plan:
+def _plan(folder: Path, method: Method, model: Model, data: Loaders, config: Config, rank: int) -> Plan:
     """The method's plan: made once by rank zero, before anything changes, and read by everybody after."""
     tensors, facts = folder / f"{PLAN}.safetensors", folder / f"{PLAN}.json"
     if type(method).prepare is Method.prepare:
         return Plan()
     if not facts.is_file():
         if rank == 0:
-            plan = method.prepare(model, data.train)
+            gpu = torch.cuda.is_available() and config.trainer.accelerator in ("auto", "gpu")
+            device = torch.device("cuda" if gpu else "cpu")
+            model.to(device)
+            with torch.random.fork_rng():  # a resumed run reads the plan, and must go on with the same numbers
+                torch.manual_seed(mix(config.seed, 3))
+                plan = method.prepare(model, plain_batches(data.train, config, device))
+            model.to("cpu")
             deltas.save(tensors, plan.tensors, {})
             with deltas.replacing(facts) as part:
                 part.write_text(json.dumps(plan.facts))
@@ -311,7 +337,7 @@ def _await(file: Path, seconds: float = 3600) -> None:
         time.sleep(0.2)
 
 
-def _complete(record: Record, folder: Path, model: Model, outcome: Outcome) -> None:
+def _complete(record: Record, folder: Path, method: Method, model: Model, outcome: Outcome) -> None:
     """The delta, the costs that need the finished model, and the record."""
     learned = deltas.changed(outcome.state, model.start())
     metadata = {
@@ -328,6 +354,7 @@ def _complete(record: Record, folder: Path, model: Model, outcome: Outcome) -> N
     record.costs["delta_bytes"] = deltas.save(folder / deltas.FILE, learned, metadata)
     if record.config["trainer"]["strategy"] != "fsdp":  # no process holds the whole model
         model.to(outcome.device)
+        method.merge(model.backbone)
         image = _image(model.backbone, record.stamps["data"]["frames"])
         record.costs["time"]["latency"] = costs.latency(model, image.to(outcome.device))
     record.metrics, record.history = outcome.metrics, outcome.history

@@ -16,10 +16,14 @@ def signature(config: Config) -> Hashable | None:
     """Equal for runs that can be trained together; None for a run that cannot be with any.
 
     Seeds, options of the method and settings of the optimizer may differ; the order of the batches may not, which is
-    `data.order_seed` or else the seed. Raises Refusal where the method refuses the backbone.
+    `data.order_seed` or else the seed. Runs with shifted test sets (`data.ood`), with a method that has an optimizer or
+    a last step of its own, or with an optimizer other than AdamW and SGD go apart. Raises Refusal where the method
+    refuses the backbone.
     """
     method: Method = build(config.method)
     if not method.side or config.trainer.devices * config.trainer.nodes > 1:
+        return None
+    if _apart(config, type(method)):
         return None
     backbone = check(config, method)
     side = method.adapt(backbone, Plan())
@@ -35,6 +39,11 @@ def signature(config: Config) -> Hashable | None:
         whole["backbone"]["seed"] = seed  # its weights are drawn from it
     taps = (side.wanted, side.condensed, backbone.pooling, type(side).__qualname__, config.backbone.weights)
     return json.dumps([whole, taps, config.output_dir, config.force], sort_keys=True)
+
+
+def _apart(config: Config, kind: type[Method]) -> bool:
+    own = kind.optimizer is not Method.optimizer or kind.finish is not Method.finish
+    return own or bool(config.data.ood) or config.optimizer.name not in ("adamw", "sgd")
 
 
 def groups(signatures: Sequence[Hashable | None], size: int) -> list[list[int]]:

@@ -49,10 +49,14 @@ def _verb(arguments: list[str]) -> Callable[[list[str]], int]:
         from peftbench.cli.taps import run as taps
 
         return taps
+    if first == "layers":
+        from peftbench.cli.layers import run as layers
+
+        return layers
     if not first.startswith("-") and "=" not in first and first[:1] not in "+~":
         from peftbench.errors import nearest
 
-        verbs = ("list", "taps", "help")
+        verbs = ("list", "taps", "layers", "help")
         raise UserError(
             f"'{first}': there is no such command{nearest(first, verbs)}; a run is given as key=value, "
             f"such as method=lora backbone=vit_nano data=digits."

@@ -224,6 +224,8 @@ def _where(records: list[Record]) -> None:
     done = [r for r in records if r.status == "complete" and r.folder]
     if len(done) == 1:
         print(f"record, delta and config: {done[0].folder}")
+        if done[0].plan:
+            print(f"where the budget went: peftbench layers {done[0].folder}")
     elif done:
         print(f"records, deltas and configs of {len(done)} runs: {Path(done[0].folder).parent}")
 

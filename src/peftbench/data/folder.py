@@ -131,7 +131,7 @@ class Folder(DataSet):
         places = {role: root / name for role, names in _ROLES.items() for name in names if (root / name).is_dir()}
         if "train" not in places:  # a class may be called 'test': then it is one of several class folders
             places = {"all": root}
-        found = {role: list(self._class_folders(folder, root)) for role, folder in places.items()}
+        found = {role: list(self.class_folders(folder, root)) for role, folder in places.items()}
         for role, rows in found.items():
             if not rows:
                 raise UserError(
@@ -140,7 +140,8 @@ class Folder(DataSet):
                 )
         return found
 
-    def _class_folders(self, folder: Path, root: Path) -> Iterable[tuple[str, str]]:
+    def class_folders(self, folder: Path, root: Path) -> Iterable[tuple[str, str]]:
+        """(path relative to `root`, class) of what lies in the class folders of `folder`."""
         for label in filter(Path.is_dir, visible(folder)):
             for item in self.items(label):
                 yield item.relative_to(root).as_posix(), label.name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -300,18 +300,23 @@ def mix(*numbers: int) -> int:
 
 @dataclass(frozen=True)
 class Loaders:
-    """Loaders by role; `skipped` names the images left out. Training order is set by `order.place`."""
+    """Loaders by role; `skipped` names the images left out. Training order is set by `order.place`.
+
+    `ood` are shifted test sets, by name.
+    """
 
     train: DataLoader
     val: DataLoader | None
     test: DataLoader | None
     order: Order
     skipped: tuple[str, ...]
+    ood: Mapping[str, DataLoader] = field(default_factory=dict)
 
     def load(self, watch: Callable[[int, int], None]) -> None:
         """Decodes into memory what fits and what no stored taps stand in for. Raises UserError: a damaged image."""
-        for images in filter(None, map(images_of, (self.train, self.val, self.test))):
-            if images.stored is None:
+        own = [x.dataset for x in (self.train, self.val, self.test, *self.ood.values()) if x is not None]
+        for images in own:
+            if isinstance(images, Images) and images.stored is None:
                 images.load(watch)
 
 
@@ -355,7 +360,7 @@ def loaders(
         loader = DataLoader(
             images,
             batch_sampler=order,
-            collate_fn=_whole,
+            collate_fn=whole,
             num_workers=processes,
             persistent_workers=False,
             pin_memory=pin,
@@ -373,5 +378,6 @@ def images_of(loader: DataLoader | None) -> Images | None:
     return None if loader is None else cast(Images, loader.dataset)
 
 
-def _whole(batch: Any) -> Any:
+def whole(batch: Any) -> Any:
+    """Collates nothing: `Images` gives whole batches."""
     return batch

@@ -14,7 +14,7 @@ from torchmetrics import MetricCollection
 from peftbench import optim
 from peftbench.config import Config
 from peftbench.costs import SavedBytes
-from peftbench.data.loading import mix
+from peftbench.data.loading import Indices, mix
 from peftbench.deltas import changed
 from peftbench.errors import UserError
 from peftbench.methods.base import Method
@@ -64,9 +64,11 @@ class Fit(LightningModule):
 
     def configure_optimizers(self) -> Any:
         named = self.model.trainable()
-        inner = optim.optimizer(self.config.optimizer, named, self.fused)
+        inner = optim.optimizer(self.config.optimizer, named, self.anchors, self.fused)
         optimizer = self.method.optimizer(named, self.anchors, inner)
-        scheduler = optim.schedule(self.config.optimizer, inner, int(self.trainer.estimated_stepping_batches))
+        if isinstance(optimizer, optim.TPGM):
+            optimizer.objective = self._held_out_loss
+        scheduler = optim.schedule(self.config.optimizer, optimizer, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     @property
@@ -76,6 +78,20 @@ class Fit(LightningModule):
         # A fused step unscales gradients by itself, so in mixed precision Lightning does not clip before one.
         clips = trainer.clip is not None and trainer.precision != "32"
         return not clips and trainer.strategy != "fsdp" and self.device.type in ("cpu", "cuda")
+
+    def _held_out_loss(self) -> Tensor:
+        """The loss of the step's validation batch (of a training batch, where nothing is held out), in eval mode."""
+        loaders: Any = self.trainer.val_dataloaders or self.trainer.train_dataloader
+        size, images = loaders.batch_sampler.batch_size, len(loaders.dataset)
+        at = self.global_step % max(images // size, 1) * size
+        seed = mix(self.config.seed, self.global_step, 2)
+        batch = loaders.dataset.__getitems__(Indices(range(at, min(at + size, images)), seed))
+        batch = self.trainer.strategy.batch_to_device(batch, self.device)
+        self.model.eval()
+        with self.trainer.precision_plugin.forward_context():
+            loss = self.model.loss(batch)
+        self.model.train()
+        return loss
 
     def on_train_start(self) -> None:
         self.model.train()  # Lightning keeps the modes it finds, and a backbone is built in eval mode
@@ -136,7 +152,7 @@ class Fit(LightningModule):
         }
         self.train_loss = torch.zeros(2)
         if self.trainer.num_val_batches:
-            row |= {f"val_{n}": v for n, v in self._results.items()}
+            row |= {f"val_{n}": v for n, v in self.validated.items()}
         self.history.append(row)
 
     # -- evaluation
@@ -149,7 +165,7 @@ class Fit(LightningModule):
         self._evaluate(batch, self.val_metrics)
 
     def on_validation_epoch_end(self) -> None:
-        self._results = self._finish_evaluation(self.val_metrics)
+        self.validated = self._finish_evaluation(self.val_metrics)
         self.elapsed["validate"] += time.perf_counter() - self._begin
 
     def on_test_epoch_start(self) -> None:

@@ -23,6 +23,7 @@ from peftbench.config import Config
 from peftbench.config import Trainer as TrainerConfig
 from peftbench.costs import PeakMemory, StepClock
 from peftbench.data.loading import Loaders
+from peftbench.data.ood import averages
 from peftbench.errors import UserError
 from peftbench.fit.checkpoint import Checkpoints, DirectIO, Signals, resumable
 from peftbench.fit.module import Diverged, Fit
@@ -60,11 +61,13 @@ def fit(
         UserError: devices that are not there, or a checkpoint of another run.
     """
     # Anchors are the values before any checkpoint is restored: those that methods stay near to.
-    anchors = {n: p.detach().clone() for n, p in model.trainable()} if _anchored(method) else {}
+    anchors = _anchors(model) if _anchored(method, config) else {}
     shape = Sharded if config.trainer.strategy == "fsdp" else Fit
     module = shape(model, method, config, anchors, run_id)
-    state, figures, place = _trained(module, loaders, folder, watch)
-    return _outcome(module.history, getattr(module, "test_results", {}), figures, place, state)
+    state, figures, place, metrics = _trained(module, loaders, folder, watch)
+    if _finishes(method) and loaders.val is not None:  # of the weights that are kept
+        metrics |= {f"val/{n}": v for n, v in module.validated.items()}
+    return _outcome(module.history, metrics, figures, place, state)
 
 
 def fit_together(
@@ -83,20 +86,20 @@ def fit_together(
         for own, history in zip(watches, module.histories, strict=True):
             own(history)
 
-    state, figures, place = _trained(module, loaders, folder, watch)
+    state, figures, place, _ = _trained(module, loaders, folder, watch)
     figures["together"] = len(configs)
     found: list[Outcome | Diverged] = []
     for i, (history, why) in enumerate(zip(module.histories, module.failed, strict=True)):
         own = {n.removeprefix(f"runs.{i}."): t for n, t in state.items() if n.startswith(f"runs.{i}.")}
         results = module.results_each[i] if loaders.test is not None else {}
-        found.append(Diverged(why) if why else _outcome(history, results, copy.deepcopy(figures), place, own))
+        found.append(Diverged(why) if why else _outcome(history, _tested(results), copy.deepcopy(figures), place, own))
     return found
 
 
 def _trained(
     module: Fit, loaders: Loaders, folder: Path, watch: Watch
-) -> tuple[dict[str, Tensor], dict[str, Any], torch.device]:
-    """The model's state after training, what training and testing cost, and the device."""
+) -> tuple[dict[str, Tensor], dict[str, Any], torch.device, dict[str, float]]:
+    """The model's state after training, what training and testing cost, the device, and metrics of all tests."""
     config = module.config
     loaders.order.place = module.next_place
     meters = Meters()
@@ -109,25 +112,34 @@ def _trained(
     path = resumable(folder, module)
     with Signals(checkpoints):
         trainer.fit(module, loaders.train, loaders.val, ckpt_path=path, weights_only=True)
+        if _finishes(module.method):
+            module.method.finish(module.model, module.anchors)
+            if loaders.val is not None:
+                trainer.validate(module, loaders.val, verbose=False)
         state = {n.removeprefix("model."): t for n, t in trainer.strategy.lightning_module_state_dict().items()}
         begun = time.perf_counter()
         if loaders.test is not None:
             trainer.test(module, loaders.test, verbose=False)
         tested = time.perf_counter() - begun
-    return state, meters.costs(module, config, loaders.order.size, tested), meters.device
+        results = dict(module.test_results) if loaders.test is not None else {}
+        shifted = _shifted(trainer, module, loaders)
+    return state, meters.costs(module, config, loaders.order.size, tested), meters.device, _tested(results) | shifted
 
 
 def _outcome(
     history: list[dict[str, float]],
-    results: Mapping[str, float],
+    metrics: dict[str, float],
     figures: dict[str, Any],
     place: torch.device,
     state: Mapping[str, Tensor],
 ) -> Outcome:
-    metrics = {f"test/{n}": v for n, v in results.items()}
-    metrics |= {f"val/{n.removeprefix('val_')}": v for n, v in history[-1].items() if n.startswith("val_")}
-    metrics["train/loss"] = history[-1]["train_loss"]
-    return Outcome(metrics, history, figures, place, state)
+    """`metrics` are those of the tests, and of a validation after the last epoch where there was one."""
+    last = {f"val/{n.removeprefix('val_')}": v for n, v in history[-1].items() if n.startswith("val_")}
+    return Outcome(last | metrics | {"train/loss": history[-1]["train_loss"]}, history, figures, place, state)
+
+
+def _tested(results: Mapping[str, float]) -> dict[str, float]:
+    return {f"test/{n}": v for n, v in results.items()}
 
 
 def device(spec: TrainerConfig) -> torch.device:
@@ -204,8 +216,28 @@ class Epochs(Callback):
             self.watch(module.history)
 
 
-def _anchored(method: Method) -> bool:
-    return type(method).optimizer is not Method.optimizer
+def _shifted(trainer: Trainer, module: Fit, loaders: Loaders) -> dict[str, float]:
+    """Accuracy on shifted test sets, each tested once as the test set is."""
+    found = {}
+    for name, loader in loaders.ood.items():
+        trainer.test(module, loader, verbose=False)
+        found[name] = dict(module.test_results)
+    return averages(found)
+
+
+def _finishes(method: Method) -> bool:
+    return type(method).finish is not Method.finish
+
+
+def _anchored(method: Method, config: Config) -> bool:
+    kind = type(method)
+    return kind.optimizer is not Method.optimizer or _finishes(method) or config.optimizer.name == "ftp"
+
+
+def _anchors(model: Model) -> dict[str, Tensor]:
+    """Everything that training can move: what trains, and the statistics of norms."""
+    moving = [*model.trainable(), *((n, b) for n, b in model.named_buffers() if b.is_floating_point())]
+    return {n: t.detach().clone() for n, t in moving}
 
 
 def _trainer(config: Config, folder: Path, callbacks: list[Callback]) -> Trainer:

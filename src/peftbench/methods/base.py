@@ -26,7 +26,7 @@ class Method:
     """One way to adapt a backbone. Its fields are its options: plain types, literal defaults.
 
     The calls come in this order: `check` on a backbone of the meta device, before weights or data are touched;
-    `prepare` with the untouched model and training batches; `adapt`; `optimizer`.
+    `prepare` with the untouched model and training batches; `adapt`; `optimizer`; `finish`.
     """
 
     side: ClassVar[bool] = False
@@ -55,6 +55,12 @@ class Method:
     ) -> torch.optim.Optimizer:
         """The optimizer to train with: by default the configured one, unchanged."""
         return inner
+
+    def merge(self, backbone: Backbone) -> None:
+        """Folds into the weights what can be, so that it costs nothing to predict; the delta has been saved before."""
+
+    def finish(self, model: nn.Module, anchors: Mapping[str, Tensor]) -> None:
+        """Called once, after the last epoch and before the test. `anchors` are the values at the start, by name."""
 
 
 class Side(nn.Module):

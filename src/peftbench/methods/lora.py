@@ -38,6 +38,18 @@ class LowRankLinear(nn.Linear):
         nn.init.kaiming_uniform_(new.lora_a, a=math.sqrt(5))
         return new
 
+    def merged(self) -> nn.Linear:
+        """A plain layer of the tuned weight; this one is of no use afterwards."""
+        new = nn.Linear.__new__(nn.Linear)
+        new.__dict__.update(self.__dict__)
+        low, high = (self._parameters.pop(n) for n in ("lora_a", "lora_b"))
+        frozen = self._parameters["weight"]
+        assert frozen is not None
+        assert low is not None
+        assert high is not None
+        frozen.add_(self.scale * (high @ low))
+        return new
+
     def forward(self, x: Tensor) -> Tensor:
         plain = F.linear(x, self.weight, self.bias)
         x = F.dropout(x, self.drop, self.training)
@@ -95,6 +107,13 @@ class LoRA(Method):
             kind = LowRankLinear if name in backbone.facts.called else LowRankWeight
             wrapped = kind.around(layer, self.rank, self.alpha / self.rank, self.dropout)
             setattr(backbone.net.get_submodule(parent), child, wrapped)
+
+    @torch.no_grad()
+    def merge(self, backbone: Backbone) -> None:
+        for name, layer in list(backbone.net.named_modules()):
+            if isinstance(layer, LowRankLinear):
+                parent, _, child = name.rpartition(".")
+                setattr(backbone.net.get_submodule(parent), child, layer.merged())
 
     def _chosen(self, layers: dict[str, nn.Linear]) -> dict[str, nn.Linear]:
         return {n: m for n, m in layers.items() if any(fnmatchcase(n, p) for p in self.layers)}

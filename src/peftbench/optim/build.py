@@ -3,23 +3,38 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from peftbench import config
+from peftbench.errors import UserError, nearest
+from peftbench.optim.ftp import FTP
 
 
 def optimizer(
-    spec: config.Optimizer, named: Sequence[tuple[str, nn.Parameter]], fused: bool = False
+    spec: config.Optimizer,
+    named: Sequence[tuple[str, nn.Parameter]],
+    anchors: Mapping[str, Tensor] | None = None,
+    fused: bool = False,
 ) -> torch.optim.Optimizer:
-    """AdamW or SGD over named parameters; vectors and scalars (biases, norms) are not decayed.
+    """AdamW or SGD over named parameters, under FTP where the spec says so.
 
-    `fused` steps in one kernel, several times faster on many small tensors.
+    Vectors and scalars (biases, norms, class tokens) are not decayed. `fused` steps in one kernel, several times
+    faster on many small tensors. `anchors` are FTP's; None takes the values that the parameters have now.
+
+    Raises:
+        UserError: an exclusion that matches no name.
     """
-    return _over(spec.name, _groups(spec, named), fused)
+    plain = _over(spec, _groups(spec, named), fused)
+    if spec.name != "ftp":
+        return plain
+    exclude = matching(spec.exclude, [n for n, _ in named], "optimizer.exclude")
+    own = None if anchors is None else {n: anchors[n] for n, _ in named}
+    return FTP(plain, anchors=own, exclude=exclude, kappa=spec.kappa, gamma_lr=spec.gamma_lr, norm=spec.norm)
 
 
 def together(
@@ -27,38 +42,54 @@ def together(
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
     """One optimizer, and its schedule, that steps several runs' parameters as each run's own would.
 
-    The specs are of the same kind of optimizer; everything else may differ.
+    The specs are of the same kind of optimizer, AdamW or SGD; everything else may differ.
     """
     groups = [_groups(s, n) for s, n in zip(specs, named, strict=True)]
-    inner = _over(specs[0].name, [g for own in groups for g in own], fused)
+    inner = _over(specs[0], [g for own in groups for g in own], fused)
     factors = [_factor(s, steps) for s, own in zip(specs, groups, strict=True) for _ in own]
     return inner, torch.optim.lr_scheduler.LambdaLR(inner, factors)
 
 
+def matching(patterns: Sequence[str], names: Sequence[str], key: str) -> list[str]:
+    """The names that any pattern matches. Raises UserError, with the config key, for a pattern that matches none."""
+    for pattern in patterns:
+        if not any(fnmatchcase(n, pattern) for n in names):
+            raise UserError(
+                f"{key}={list(patterns)}: '{pattern}' matches no trained tensor{nearest(pattern, names)}; there are "
+                f"{', '.join(names[:3])}, …"
+            )
+    return [n for n in names if any(fnmatchcase(n, p) for p in patterns)]
+
+
 def _groups(spec: config.Optimizer, named: Sequence[tuple[str, nn.Parameter]]) -> list[dict[str, Any]]:
-    decayed = [(n, p) for n, p in named if p.ndim > 1]
-    others = [(n, p) for n, p in named if p.ndim <= 1]
+    decayed = [(n, p) for n, p in named if p.squeeze().ndim > 1]
+    others = [(n, p) for n, p in named if p.squeeze().ndim <= 1]
     groups: list[dict[str, Any]] = [
         {"params": decayed, "weight_decay": spec.weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
     own: dict[str, Any] = {"lr": spec.lr}
-    if spec.name == "adamw":
-        own["betas"] = tuple(spec.betas or (0.9, 0.999))
-    else:
+    if _stochastic(spec):
         own["momentum"] = 0.9 if spec.momentum is None else spec.momentum
         own["nesterov"] = bool(own["momentum"]) if spec.nesterov is None else spec.nesterov
+    else:
+        own["betas"] = tuple(spec.betas or (0.9, 0.999))
     return [g | own for g in groups if g["params"]]
 
 
-def _over(name: str, groups: list[dict[str, Any]], fused: bool) -> torch.optim.Optimizer:
-    kind: Any = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[name]
+def _over(spec: config.Optimizer, groups: list[dict[str, Any]], fused: bool) -> torch.optim.Optimizer:
+    kind: Any = torch.optim.SGD if _stochastic(spec) else torch.optim.AdamW
     return kind(groups, fused=fused)
 
 
-def schedule(spec: config.Optimizer, inner: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
+def _stochastic(spec: config.Optimizer) -> bool:
+    """Whether it is SGD that steps, by itself or under FTP; else AdamW."""
+    return (spec.inner or spec.name) == "sgd"
+
+
+def schedule(spec: config.Optimizer, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
     """Linear warm-up over `warmup` of the steps, then cosine down to `min_lr`, or constant."""
-    return torch.optim.lr_scheduler.LambdaLR(inner, _factor(spec, steps))
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, _factor(spec, steps))
 
 
 def _factor(spec: config.Optimizer, steps: int) -> Callable[[int], float]:

@@ -1,6 +1,7 @@
 """Records and what is made of them: reads JSON, imports no torch."""
 
+from peftbench.results.layers import render_layers
 from peftbench.results.record import FILE, SCHEMA, Record, find, read
 from peftbench.results.table import render
 
-__all__ = ["FILE", "SCHEMA", "Record", "find", "read", "render"]
+__all__ = ["FILE", "SCHEMA", "Record", "find", "read", "render", "render_layers"]

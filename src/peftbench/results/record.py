@@ -29,6 +29,7 @@ class Record:
     metrics: dict[str, float] = field(default_factory=dict)
     costs: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
+    plan: dict[str, Any] = field(default_factory=dict)
     reason: str | None = None
     folder: str = ""
     schema: int = SCHEMA

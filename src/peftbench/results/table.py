@@ -34,14 +34,14 @@ def _list(record: Record) -> Table:
     table = Table(show_header=False, box=box.SIMPLE, pad_edge=False)
     table.add_column(style="dim")
     table.add_column(justify="right")
-    for name, _, show in _COLUMNS:
+    for name, _, show in _columns([record]):
         table.add_row(name, show(record))
     return table
 
 
 def _table(records: Sequence[Record], console: Console) -> Table:
     """As many columns as fit, the most telling ones first to stay."""
-    columns = [c for c in _COLUMNS if c[0] != "taps" or any(_taps(r) != "–" for r in records)]
+    columns = _columns(records)
     while True:
         table = Table(header_style="bold", box=box.SIMPLE, pad_edge=False, padding=(0, 1))
         for name, justify, _ in columns:
@@ -53,6 +53,12 @@ def _table(records: Sequence[Record], console: Console) -> Table:
         if fits or extra is None:
             return table
         columns.remove(extra)
+
+
+def _columns(records: Sequence[Record]) -> list[tuple[str, str, Callable[[Record], str]]]:
+    """All, but for the accuracy on shifted test sets and the taps where no run had any."""
+    some = {"ood %": any("ood/accuracy" in r.metrics for r in records), "taps": any(_taps(r) != "–" for r in records)}
+    return [c for c in _COLUMNS if some.get(c[0], True)]
 
 
 def label(record: Record) -> str:
@@ -77,6 +83,11 @@ def _accuracy(record: Record) -> str:
     if "val/accuracy" in record.metrics:
         return f"{100 * record.metrics['val/accuracy']:.1f} (val)"
     return "–"
+
+
+def _shifted(record: Record) -> str:
+    found = record.metrics.get("ood/accuracy")
+    return "–" if found is None else f"{100 * found:.1f}"
 
 
 def _cost(path: str, form: Callable[[Any], str]) -> Callable[[Record], str]:
@@ -131,6 +142,7 @@ _COLUMNS: list[tuple[str, str, Callable[[Record], str]]] = [
     ("data", "left", _name("data")),
     ("seed", "right", lambda r: str(r.config["seed"])),
     ("top-1 %", "right", _accuracy),
+    ("ood %", "right", _shifted),
     ("params", "right", _cost("parameters.method", count)),
     ("head", "right", _cost("parameters.head", count)),
     ("train", "right", _cost("time.train", _seconds)),

@@ -1,0 +1,115 @@
+"""Shifted test sets of a run: `data.ood`, a list of folders and of built-in corruptions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader
+
+from peftbench.config import Config
+from peftbench.data.base import Split, Splits, split_hash
+from peftbench.data.corruptions import CORRUPTIONS, SEVERITIES, Corrupted
+from peftbench.data.folder import Folder
+from peftbench.data.loading import Images, Loaders, Order, whole
+from peftbench.errors import UserError, nearest
+
+ALL = "corruptions"
+Shifts = dict[str, Split | tuple[str, int]]
+
+
+def shifts(config: Config, splits: Splits) -> Shifts:
+    """Name -> a folder's images, or a corruption and its severity, in the order in which `data.ood` names them.
+
+    Raises:
+        UserError: a data set of clips, an entry that is neither, a severity that there is not, a folder without images
+            or with classes that the data set has not.
+    """
+    if config.data.ood and splits.train.frames is not None:
+        raise UserError(f"data.ood: {splits.name} holds clips, and only images can be shifted so far; leave it out.")
+    found: Shifts = {}
+    for entry in config.data.ood:
+        name, colon, severity = entry.partition(":")
+        if name == ALL or name in CORRUPTIONS:
+            for kind in CORRUPTIONS if name == ALL else (name,):
+                for level in (_severity(entry, severity),) if colon else SEVERITIES:
+                    found[f"{kind}:{level}"] = (kind, level)
+        else:
+            found[entry] = _folder(entry, splits)
+    return found
+
+
+def stamps(found: Shifts) -> dict[str, Any]:
+    """What a figure on a folder needs to be compared: images, classes and their hash."""
+    return {
+        name: {"images": len(shift), "classes": len(np.unique(shift.labels)), "hash": split_hash(shift)}
+        for name, shift in found.items()
+        if isinstance(shift, Split)
+    }
+
+
+def shifted(found: Shifts, data: Loaders, config: Config, rank: int, world: int) -> dict[str, DataLoader]:
+    """Loaders of the shifted sets. Corruptions are of the run's own test images."""
+    if not found:
+        return {}
+    assert data.test is not None
+    test: Images = data.test.dataset  # type: ignore[assignment]
+    made: dict[str, DataLoader] = {}
+    for name, shift in found.items():
+        if isinstance(shift, Split):
+            plain = replace(test.transform, augment="none")
+            images: Any = Images(shift, plain, config.data.on_error, config.data.memory_gb, lambda done, of: None)
+        else:
+            images = Corrupted(test, *shift)
+        size = config.data.eval_batch_size * world
+        limit = config.trainer.max_batches
+        order = Order(len(images), size, config.seed, shuffle=False, rank=rank, world=world, limit=limit)
+        made[name] = DataLoader(images, batch_sampler=order, collate_fn=whole, num_workers=config.data.workers)
+    return made
+
+
+def averages(results: dict[str, dict[str, float]]) -> dict[str, float]:
+    """`ood/<set>/<metric>` of every set, `ood/<corruption>/accuracy` over its severities, `ood/accuracy` over all.
+
+    The last is the mean of the folders and corruptions, each of which counts once.
+    """
+    found = {f"ood/{name}/{metric}": v for name, row in results.items() for metric, v in row.items()}
+    kinds: dict[str, list[float]] = {}
+    for name, row in results.items():
+        kind = name.partition(":")[0]
+        if "accuracy" in row:
+            kinds.setdefault(kind if kind in CORRUPTIONS else name, []).append(row["accuracy"])
+    means = {kind: sum(v) / len(v) for kind, v in kinds.items()}
+    found |= {f"ood/{kind}/accuracy": v for kind, v in means.items()}
+    return found | ({"ood/accuracy": sum(means.values()) / len(means)} if means else {})
+
+
+def _severity(entry: str, text: str) -> int:
+    if text not in map(str, SEVERITIES):
+        raise UserError(f"data.ood={entry}: expected a severity from 1 to 5, such as {entry.partition(':')[0]}:3.")
+    return int(text)
+
+
+def _folder(entry: str, splits: Splits) -> Split:
+    root = Path(entry).expanduser()
+    if not root.is_dir():
+        raise UserError(
+            f"data.ood={entry}: is neither a folder nor a corruption{nearest(entry, [*CORRUPTIONS, ALL])}; there are "
+            f"{', '.join(CORRUPTIONS)} (all: {ALL}), with a severity as in noise:3."
+        )
+    if (root / "test").is_dir():
+        root = root / "test"
+    images = Folder(str(root))
+    rows = list(images.class_folders(root, root))
+    if not rows:
+        raise UserError(f"data.ood={entry}: holds no class folders with images; expected <class>/<image>.")
+    number = {name: i for i, name in enumerate(splits.classes)}
+    for path, label in rows:
+        if label not in number:
+            raise UserError(
+                f"data.ood={entry}: {path} is of class '{label}', which {splits.name} has not"
+                f"{nearest(label, number)}; expected folders named as its {len(number)} classes."
+            )
+    return images.split(root, rows, number)

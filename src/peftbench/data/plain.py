@@ -1,0 +1,33 @@
+"""Training images as a method looks at them before it trains: once, without augmentation, on any number of devices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from peftbench.config import Config
+from peftbench.data.loading import Images, Indices, mix
+
+SIZE = 32
+"""Images a batch: SPT's, whatever the batches of training are."""
+
+
+def plain_batches(train: DataLoader, config: Config, device: torch.device) -> Iterator[list[Tensor]]:
+    """(images, labels) of all training images in batches of 32, the last one smaller, shuffled by the run's seed.
+
+    The official code of SPT takes them in the order of the file, which is at random in VTAB's lists; in class folders
+    it would be class by class, so that the first batches would show a few classes only.
+    """
+    images: Images = train.dataset  # type: ignore[assignment]
+    if images.kept != images.transform.size or images.views:  # kept larger, for augmentations that cut from it
+        plain = replace(images.transform, augment="none")
+        images = Images(images.split, plain, "refuse", config.data.memory_gb, lambda done, of: None)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(mix(config.seed, 4)))
+    batches = order.split(SIZE)[: config.trainer.max_batches]
+    for batch in batches:
+        given = images.__getitems__(Indices(batch.tolist(), None))
+        yield [given.images.to(device), given.targets.to(device)]

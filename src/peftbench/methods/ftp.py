@@ -1,0 +1,38 @@
+"""FTP (Tian et al., NeurIPS 2023, arXiv 2310.19182): full fine-tuning under a fast trainable projection."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from peftbench import optim
+from peftbench.backbones import Backbone
+from peftbench.methods.full import Full
+from peftbench.optim.ftp import check_options
+
+
+@dataclass(frozen=True)
+class FTP(Full):
+    """Every weight trains; after each step each tensor is projected into a ball around its start.
+
+    `optimizer=ftp` does the same to what any other method trains. `exclude` are patterns over parameter names.
+    """
+
+    kappa: float = 1.0
+    gamma_lr: float = 0.01
+    norm: Literal["mars", "l2"] = "mars"
+    exclude: tuple[str, ...] = ("task.*",)
+
+    def check(self, backbone: Backbone) -> None:
+        check_options(self.kappa, self.gamma_lr, self.norm, "method.")
+
+    def optimizer(
+        self, named: Sequence[tuple[str, nn.Parameter]], anchors: Mapping[str, Tensor], inner: Optimizer
+    ) -> Optimizer:
+        exclude = optim.matching(self.exclude, [n for n, _ in named], "method.exclude")
+        own = {n: anchors[n] for n, _ in named}
+        return optim.FTP(inner, anchors=own, exclude=exclude, kappa=self.kappa, gamma_lr=self.gamma_lr, norm=self.norm)

@@ -1,0 +1,32 @@
+"""L2-SP (Li et al., ICML 2018, arXiv 1802.01483): full fine-tuning with a penalty on the distance to the start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from peftbench import optim
+from peftbench.backbones import Backbone
+from peftbench.errors import UserError
+from peftbench.methods.full import Full
+
+
+@dataclass(frozen=True)
+class L2SP(Full):
+    """Every weight trains; strength / 2 · |W - W0|² is added to the loss, but for what `exclude` matches (the head)."""
+
+    strength: float = 0.01
+    exclude: tuple[str, ...] = ("task.*",)
+
+    def check(self, backbone: Backbone) -> None:
+        if self.strength < 0:
+            raise UserError(f"method.strength={self.strength}: expected 0 or more.")
+
+    def optimizer(
+        self, named: Sequence[tuple[str, nn.Parameter]], anchors: Mapping[str, Tensor], inner: Optimizer
+    ) -> Optimizer:
+        exclude = optim.matching(self.exclude, [n for n, _ in named], "method.exclude")
+        return optim.L2SP(inner, anchors={n: anchors[n] for n, _ in named}, exclude=exclude, strength=self.strength)

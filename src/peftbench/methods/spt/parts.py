@@ -1,0 +1,310 @@
+"""What SPT trains beside a frozen weight: single entries, a low-rank update, an adapter; and how a layer uses them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache, partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+
+class Sparse(nn.Module):
+    """Trainable differences of a few entries of a frozen tensor.
+
+    `values` (n,) starts at 0; `indices` (n,) says where, in the flattened tensor. Nothing else is kept: the frozen
+    tensor is patched in place while a layer computes with it, and put back, so that no copy of it outlives the layer.
+    """
+
+    indices: Tensor
+
+    def __init__(self, indices: Tensor, like: Tensor) -> None:
+        super().__init__()
+        self.values = nn.Parameter(like.new_zeros(len(indices)))
+        self.register_buffer("indices", indices.to(like.device, torch.int32))
+        self._layout: tuple[Any, Tensor | None, Tensor | None, Tensor] | None = None
+
+    def added(self, frozen: Tensor) -> Tensor:
+        """The whole tensor with the differences, for whoever reads it."""
+        values = self.values.to(frozen.dtype)
+        return frozen.flatten().index_add(0, self.indices.long(), values).view(frozen.shape)
+
+    @contextmanager
+    def patched(self, frozen: Tensor, values: Tensor) -> Iterator[None]:
+        """Within it `frozen` holds the differences."""
+        flat, places = frozen.data.view(-1), self.indices.long()
+        kept = flat[places]
+        try:
+            flat[places] = kept + values.to(flat.dtype)
+            yield
+        finally:
+            flat[places] = kept
+
+    def layout(self, shape: torch.Size) -> tuple[Tensor | None, Tensor | None, Tensor]:
+        """(rows, columns, places): the block of a matrix that has entries, and where in it each entry is.
+
+        None stands for all rows, or columns, where most have some.
+        """
+        key = (self.indices.data_ptr(), self.indices._version, self.indices.device)
+        if self._layout is None or self._layout[0] != key:
+            found: list[Tensor | None] = []
+            inside = []
+            for size, at in ((shape[0], self.indices // shape[1]), (shape[1], self.indices % shape[1])):
+                some, place = torch.unique(at, return_inverse=True)
+                few = len(some) < 0.8 * size
+                found.append(some.long() if few else None)
+                inside.append(place if few else at.long())
+            width = shape[1] if found[1] is None else len(found[1])
+            self._layout = (key, found[0], found[1], inside[0] * width + inside[1])
+        return self._layout[1:]
+
+
+class _Linear(torch.autograd.Function):
+    """y = x (W + Δ)ᵀ + b with a frozen W. Kept for backward are x and the values; the gradient of the values is taken
+    from the block of rows and columns that have any.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, values: Tensor, bias: Tensor | None, weight: Tensor, sparse: Sparse) -> Tensor:
+        with sparse.patched(weight, values):
+            y = F.linear(x, weight, bias)
+        ctx.save_for_backward(x, values)
+        ctx.weight, ctx.sparse = weight, sparse
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        x, values = ctx.saved_tensors
+        weight, sparse = ctx.weight, ctx.sparse
+        of_x = of_values = of_bias = None
+        if ctx.needs_input_grad[0]:
+            with sparse.patched(weight, values):
+                of_x = (grad @ weight.to(grad.dtype)).to(x.dtype)
+        flat, x = grad.flatten(0, -2), x.flatten(0, -2).to(grad.dtype)
+        if ctx.needs_input_grad[1]:
+            rows, columns, places = sparse.layout(weight.shape)
+            left = flat if rows is None else flat.index_select(1, rows)
+            right = x if columns is None else x.index_select(1, columns)
+            of_values = (left.T @ right).view(-1)[places].to(values.dtype)
+        if ctx.needs_input_grad[2]:
+            of_bias = flat.sum(0)
+        return of_x, of_values, of_bias, None, None
+
+
+class _Conv(torch.autograd.Function):
+    """The same for a convolution; its weight's gradient exists whole, while this layer is differentiated."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, values: Tensor, bias: Tensor | None, weight: Tensor, sparse: Sparse, layer: nn.Conv2d
+    ) -> Tensor:
+        with sparse.patched(weight, values):
+            y = F.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
+        ctx.save_for_backward(x, values)
+        ctx.weight, ctx.sparse, ctx.layer = weight, sparse, layer
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        x, values = ctx.saved_tensors
+        weight, sparse, layer = ctx.weight, ctx.sparse, ctx.layer
+        wanted = [ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.needs_input_grad[2]]
+        with sparse.patched(weight, values):
+            of_x, of_weight, of_bias = torch.ops.aten.convolution_backward(
+                grad,
+                x.to(grad.dtype),
+                weight.to(grad.dtype),
+                [weight.shape[0]] if wanted[2] else None,
+                layer.stride,
+                layer.padding,
+                layer.dilation,
+                False,
+                [0, 0],
+                layer.groups,
+                wanted,
+            )
+        of_values = of_weight.flatten()[sparse.indices.long()].to(values.dtype) if wanted[1] else None
+        return of_x.to(x.dtype) if wanted[0] else None, of_values, of_bias, None, None, None
+
+
+class _Branch(nn.Module):
+    """What low-rank updates and adapters share: the blocks of output rows they are for, dropout and drop-path."""
+
+    def __init__(self, blocks: Sequence[int], of: int, dropout: float, drop_path: float) -> None:
+        super().__init__()
+        self.blocks, self.of, self.dropout, self.drop_path = tuple(blocks), of, dropout, drop_path
+
+    def drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training)
+
+    def kept(self, branch: Tensor) -> Tensor:
+        """The branch, but for the samples that it is dropped for."""
+        if not self.training or not self.drop_path:
+            return branch
+        keep = 1 - self.drop_path
+        return branch * branch.new_empty([len(branch)] + [1] * (branch.ndim - 1)).bernoulli_(keep).div_(keep)
+
+
+class LowRank(_Branch):
+    """LoRA without scaling: W + BA, where `b` is zero but for the blocks of rows it is for.
+
+    a (m r, I), b (m, O / of, r) for m of `of` blocks; a convolution's W is (O, I/g·k²) here. a starts Kaiming-uniform,
+    b at 0.
+    """
+
+    def __init__(self, weight: Tensor, rank: int, blocks: Sequence[int], of: int, dropout: float, drop_path: float):
+        super().__init__(blocks, of, dropout, drop_path)
+        rows, columns = weight.shape[0], weight.numel() // weight.shape[0]
+        self.a = nn.Parameter(weight.new_empty(len(self.blocks) * rank, columns))
+        self.b = nn.Parameter(weight.new_zeros(len(self.blocks), rows // of, rank))
+        for part in self.a.data.split(rank):
+            nn.init.kaiming_uniform_(part, a=math.sqrt(5))
+
+    def whole(self) -> Tensor:
+        """b (O, m r) over all blocks."""
+        if self.of == 1:
+            return self.b[0]
+        empty = self.b.new_empty(self.b.shape[1], 0)
+        return torch.block_diag(*(self.b[self.blocks.index(i)] if i in self.blocks else empty for i in range(self.of)))
+
+    def update(self, shape: torch.Size) -> Tensor:
+        return (self.whole() @ self.a).view(shape)
+
+    def linear(self, x: Tensor) -> Tensor:
+        return self.kept(F.linear(F.linear(self.drop(x), self.a), self.whole()))
+
+    def conv(self, x: Tensor, layer: nn.Conv2d) -> Tensor:
+        shape = layer._parameters["weight"].shape  # type: ignore[union-attr]
+        how: Any = (layer.stride, layer.padding, layer.dilation)
+        if layer.groups > 1:  # every group shares A: the update is one of the whole weight
+            return self.kept(F.conv2d(self.drop(x), self.update(shape), None, *how, layer.groups))  # type: ignore[call-overload]
+        low = F.conv2d(self.drop(x), self.a.view(-1, *shape[1:]), None, *how)
+        return self.kept(F.conv2d(low, self.whole()[..., None, None]))
+
+
+class Adapter(_Branch):
+    """A bottleneck after the layer: y + Up(GELU(Down(drop(y)))), with biases, for some blocks of y's features.
+
+    down (m, r, O / of) Kaiming-uniform; up (m, O / of, r) and all biases start at 0. For `proj` the official code
+    takes the layer's input instead of its output; here it is the output everywhere, as in the paper.
+    """
+
+    def __init__(self, weight: Tensor, rank: int, blocks: Sequence[int], of: int, dropout: float, drop_path: float):
+        super().__init__(blocks, of, dropout, drop_path)
+        width, m = weight.shape[0] // of, len(self.blocks)
+        self.down = nn.Parameter(weight.new_empty(m, rank, width))
+        self.up = nn.Parameter(weight.new_zeros(m, width, rank))
+        # Vectors, so that they are not decayed.
+        self.down_bias = nn.Parameter(weight.new_zeros(m * rank))
+        self.up_bias = nn.Parameter(weight.new_zeros(m * width))
+        for part in self.down.data:
+            nn.init.kaiming_uniform_(part, a=math.sqrt(5))
+
+    def linear(self, y: Tensor) -> Tensor:
+        """y (B, …, O)."""
+        if self.of == 1:
+            return y + self.kept(self._block(y, 0))
+        parts = list(y.chunk(self.of, -1))
+        for i, block in enumerate(self.blocks):
+            parts[block] = parts[block] + self.kept(self._block(parts[block], i))
+        return torch.cat(parts, -1)
+
+    def conv(self, y: Tensor) -> Tensor:
+        """y (B, O, H, W)."""
+        return y + self.kept(self._block(y.movedim(1, -1), 0).movedim(-1, 1))
+
+    def _block(self, y: Tensor, i: int) -> Tensor:
+        down, up = self.down_bias.chunk(len(self.blocks))[i], self.up_bias.chunk(len(self.blocks))[i]
+        return F.linear(F.gelu(F.linear(self.drop(y), self.down[i], down)), self.up[i], up)
+
+
+def linear_forward(self: Any, x: Tensor) -> Tensor:
+    """`forward` of a tuned nn.Linear."""
+    sparse, lora, adapter = (self._modules.get(n) for n in ("sparse_weight", "lora", "adapter"))
+    frozen = self._parameters["weight"]
+    if sparse is not None:
+        y = _Linear.apply(x, sparse.values, self.bias, frozen, sparse)
+    else:
+        y = F.linear(x, frozen, self.bias)
+    if lora is not None:
+        y = y + lora.linear(x)
+    return y if adapter is None else adapter.linear(y)
+
+
+def conv_forward(self: Any, x: Tensor) -> Tensor:
+    """`forward` of a tuned nn.Conv2d."""
+    sparse, lora, adapter = (self._modules.get(n) for n in ("sparse_weight", "lora", "adapter"))
+    frozen = self._parameters["weight"]
+    if sparse is not None:
+        y = _Conv.apply(x, sparse.values, self.bias, frozen, sparse, self)
+    else:
+        y = F.conv2d(x, frozen, self.bias, self.stride, self.padding, self.dilation, self.groups)
+    if lora is not None:
+        y = y + lora.conv(x, self)
+    return y if adapter is None else adapter.conv(y)
+
+
+def forward_of(module: nn.Module) -> Callable[..., Tensor] | None:
+    """How to call a tuned layer of exactly this type; None where its own forward must be left to read its weights."""
+    if type(module) is nn.Linear:
+        return linear_forward
+    if type(module) is nn.Conv2d and module.padding_mode == "zeros" and not isinstance(module.padding, str):
+        return conv_forward if module._parameters["weight"].is_contiguous() else None  # type: ignore[union-attr]
+    return None
+
+
+def tune(module: nn.Module, parts: dict[str, nn.Module], called: bool) -> None:
+    """Gives a layer its parts: `sparse_<parameter>`, `lora`, `adapter`.
+
+    The module stays the same object with the same parameters under the same names, and so does its state dict. What
+    reads a tuned parameter reads it with its differences.
+    """
+    read = tuple(sorted({n.removeprefix("sparse_") if n.startswith("sparse_") else "weight" for n in parts}))
+    forward = forward_of(module) if called else None
+    for name, part in parts.items():
+        module.add_module(name, part)
+    kind: Any = type(module)
+    module.__class__ = _tuned(kind, read, forward)
+
+
+def merge(module: nn.Module) -> None:
+    """Adds what a layer's parts make of its parameters into these, and leaves it without them; adapters stay."""
+    kind: Any = type(module)
+    if not hasattr(kind, "untuned"):
+        return
+    with torch.no_grad():
+        for name in kind.read:
+            frozen = module._parameters[name]
+            assert frozen is not None
+            frozen.copy_(_value(module, name))
+    for name in [n for n in module._modules if n == "lora" or n.startswith("sparse_")]:
+        del module._modules[name]
+    if "adapter" not in module._modules:
+        module.__class__ = kind.untuned
+
+
+def _value(module: nn.Module, name: str) -> Tensor:
+    frozen = module._parameters[name]
+    assert frozen is not None
+    value: Tensor = frozen
+    sparse, lora = module._modules.get(f"sparse_{name}"), module._modules.get("lora")
+    if isinstance(sparse, Sparse):
+        value = sparse.added(value)
+    if isinstance(lora, LowRank) and name == "weight":
+        value = value + lora.update(value.shape)
+    return value
+
+
+@cache
+def _tuned(base: Any, read: tuple[str, ...], forward: Callable[..., Tensor] | None) -> Any:
+    members: dict[str, Any] = {name: property(partial(_value, name=name)) for name in read}
+    if forward is not None:
+        members["forward"] = forward
+    return type(f"Tuned{base.__name__}", (base,), {**members, "untuned": base, "read": read})

@@ -1,0 +1,16 @@
+"""SPT-LoRA (He et al., ICCV 2023, arXiv 2303.08566): low-rank updates and single entries, where a task needs them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from peftbench.methods.spt.budget import Structure
+from peftbench.methods.spt.method import StructuredSPT
+
+
+@dataclass(frozen=True)
+class SPTLoRA(StructuredSPT):
+    """Matrices with many sensitive entries get a low-rank update (parallel, unscaled), others just these entries."""
+
+    kind: ClassVar[Structure] = "lora"

@@ -1,0 +1,49 @@
+"""TPGM (Tian et al., CVPR 2023, arXiv 2303.10720): projection with radii learned in a second loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from peftbench import optim
+from peftbench.backbones import Backbone
+from peftbench.errors import Refusal, UserError
+from peftbench.methods.full import Full
+
+
+@dataclass(frozen=True)
+class TPGM(Full):
+    """Every weight trains; after each step the radii take `iterations` steps on validation images (`data.stage=final`
+    has none: then on training images), and each tensor is projected.
+    """
+
+    iterations: int = 1
+    gamma_lr: float = 0.01
+    norm: Literal["mars", "l2"] = "mars"
+    exclude: tuple[str, ...] = ("task.*",)
+
+    def check(self, backbone: Backbone) -> None:
+        if self.iterations < 1:
+            raise UserError(f"method.iterations={self.iterations}: expected at least 1.")
+        if self.gamma_lr <= 0:
+            raise UserError(f"method.gamma_lr={self.gamma_lr}: expected a number above 0.")
+
+    def optimizer(
+        self, named: Sequence[tuple[str, nn.Parameter]], anchors: Mapping[str, Tensor], inner: Optimizer
+    ) -> Optimizer:
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            raise Refusal("method=tpgm: its second loop runs on one device; use trainer.devices=1, or method=ftp.")
+        exclude = optim.matching(self.exclude, [n for n, _ in named], "method.exclude")
+        return optim.TPGM(
+            inner,
+            anchors={n: anchors[n] for n, _ in named},
+            exclude=exclude,
+            iterations=self.iterations,
+            gamma_lr=self.gamma_lr,
+            norm=self.norm,
+        )

@@ -1,0 +1,36 @@
+"""WiSE-FT (Wortsman et al., CVPR 2022, arXiv 2109.01903): full fine-tuning, then half the way back to the start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+
+from peftbench.backbones import Backbone
+from peftbench.errors import UserError
+from peftbench.methods.full import Full
+
+
+@dataclass(frozen=True)
+class WiseFT(Full):
+    """After the last epoch every tensor becomes (1 - alpha) · start + alpha · tuned, batch-norm statistics too.
+
+    The paper's head comes from a zero-shot model and is interpolated; ours starts fresh and stays as it was tuned
+    (`exclude`), which is our reading.
+    """
+
+    alpha: float = 0.5
+    exclude: tuple[str, ...] = ("task.*",)
+
+    def check(self, backbone: Backbone) -> None:
+        if not 0 <= self.alpha <= 1:
+            raise UserError(f"method.alpha={self.alpha}: expected a number from 0 (the start) to 1 (the tuned one).")
+
+    @torch.no_grad()
+    def finish(self, model: nn.Module, anchors: Mapping[str, Tensor]) -> None:
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            if name in anchors and not any(fnmatchcase(name, p) for p in self.exclude):
+                tensor.copy_(torch.lerp(anchors[name].to(tensor), tensor, self.alpha))

@@ -1,0 +1,130 @@
+"""FTP, fast trainable projection (Tian et al., NeurIPS 2023, arXiv 2310.19182)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from peftbench.errors import UserError
+from peftbench.optim.radii import Radii, norms
+from peftbench.optim.wrapper import Anchored
+
+CHUNK = 1 << 16
+"""Elements that are projected at once on a CPU."""
+
+
+class FTP(Anchored):
+    """Projects each tensor, after the inner optimizer's step, into a ball around its anchor whose radius is learned.
+
+    With W the tensor, W0 its anchor, g its gradient and c = W - W0 after the inner step, in every step:
+
+    - n_i = sum |c_i| + 1e-8 over all dimensions but the first ("mars"; a vector has one norm), or one L2 norm of the
+      whole tensor ("l2", the variant of TPGM);
+    - gamma, one for each tensor, starts at 1e-8 and takes an Adam step along d = sum_i <g_i, c_i / n_i>, of the
+      current g and the *previous* c and n, times `kappa` where d > 0; then it is cut to [1e-8, max n];
+    - W = W0 + min(1, gamma / n_i) c_i.
+
+    The first step of a tensor is therefore undone to 1e-8. Steps are counted for each tensor apart, as a gradient may
+    come late or stay away (our reading; the official code counts them together, and fails there).
+
+    Memory: an anchor and one direction (c_i / n_i) of each tensor's size, a few numbers a tensor beside them.
+
+    Args:
+        inner: any torch optimizer over the tensors; `gamma` reads gradients before it steps, as it may overwrite them.
+        anchors: name -> tensor; None takes the values at construction.
+        exclude: names that the inner optimizer has to itself.
+        kappa: in [0, 1], the strength with which gamma shrinks; at 0 no gradient shrinks it.
+        gamma_lr: Adam's learning rate of gamma, in units of the norm.
+        norm: "mars" or "l2".
+
+    Raises:
+        UserError: a number outside its range, names that the inner optimizer has not (see `Anchored`).
+    """
+
+    def __init__(
+        self,
+        inner: Optimizer,
+        *,
+        anchors: Mapping[str, Tensor] | None = None,
+        exclude: Collection[str] = (),
+        kappa: float = 1.0,
+        gamma_lr: float = 1e-2,
+        norm: Literal["mars", "l2"] = "mars",
+    ) -> None:
+        check_options(kappa, gamma_lr, norm)
+        super().__init__(inner, anchors=anchors, exclude=exclude)
+        self.kappa, self.gamma_lr, self.norm = kappa, gamma_lr, norm
+        self.directions = [torch.zeros_like(p) for p in self.tensors]
+        self.radii = Radii(self.tensors)
+        self._scratch: Tensor | None = None
+
+    def own_state(self) -> list[dict[str, Tensor]]:
+        """gamma, its moments, the steps taken, and the last direction c / n, of each tensor."""
+        return [self.radii.state(i) | {"direction": d} for i, d in enumerate(self.directions)]
+
+    @property
+    def gammas(self) -> list[float]:
+        """The radius of each of `tensors`."""
+        return self.radii.gamma.tolist()
+
+    def _step(self) -> None:
+        active = [i for i, p in enumerate(self.tensors) if p.grad is not None]
+        # Before a tensor's first step its direction is 0, and so is the slope: gamma stays at 1e-8.
+        slopes = [_dot(self.tensors[i].grad, self.directions[i]) for i in active]
+        gamma = self.radii.learned(active, [torch.where(s > 0, self.kappa * s, s) for s in slopes], self.gamma_lr)
+        self.inner.step()
+        # The projection needs no upper cut of gamma: beyond the largest norm it changes nothing.
+        largest = [self._project(i, g) for i, g in zip(active, gamma.unbind(), strict=True)]
+        self.radii.keep(active, gamma, largest)
+
+    def _project(self, i: int, gamma: Tensor) -> Tensor:
+        """Projects tensor i in place, notes its direction, and returns its largest norm."""
+        w, anchor, direction = self.tensors[i].detach(), self.anchors[i], self.directions[i]
+        gamma = gamma.to(w.device, w.dtype)
+        if self.norm == "l2" or w.ndim < 2 or w.device.type != "cpu" or w.numel() <= CHUNK:
+            return project(w, anchor, direction, gamma, self.norm)
+        # Rows are projected one by one anyway: a few of them at once stay in the CPU's cache.
+        rows = max(1, CHUNK * w.shape[0] // w.numel())
+        if self._scratch is None or self._scratch.numel() < rows * w[0].numel() or self._scratch.dtype != w.dtype:
+            self._scratch = w.new_empty(max(CHUNK, rows * w[0].numel()))
+        parts = zip(w.split(rows), anchor.split(rows), direction.split(rows), strict=True)
+        return torch.stack([project(*part, gamma, self.norm, self._scratch) for part in parts]).max()
+
+
+def check_options(kappa: float, gamma_lr: float, norm: str, prefix: str = "") -> None:
+    """Raises UserError for a number outside its range; `prefix` is the config section, as in `method.`."""
+    if not 0 <= kappa <= 1:
+        raise UserError(f"{prefix}kappa={kappa}: expected a number from 0 to 1.")
+    if not 0 < gamma_lr < float("inf"):
+        raise UserError(f"{prefix}gamma_lr={gamma_lr}: expected a number above 0.")
+    if norm not in ("mars", "l2"):
+        raise UserError(f"{prefix}norm={norm!r}: expected 'mars' or 'l2'.")
+
+
+def project(
+    w: Tensor, anchor: Tensor, direction: Tensor, gamma: Tensor, norm: str, scratch: Tensor | None = None
+) -> Tensor:
+    """w = anchor + min(1, gamma / n) (w - anchor), in place; `direction` becomes (w - anchor) / n; returns max n."""
+    torch.sub(w, anchor, out=direction)
+    n = norms(direction, norm, scratch)
+    direction.mul_(n.reciprocal())
+    torch.addcmul(anchor, direction, torch.minimum(n, gamma), out=w)
+    return n.max()
+
+
+def _dot(gradient: Tensor | None, direction: Tensor) -> Tensor:
+    assert gradient is not None
+    if gradient.is_sparse:
+        raise UserError("FTP: a sparse gradient has no rows to project; build the embedding with sparse=False.")
+    if gradient.stride() == direction.stride() and gradient.dtype == direction.dtype and _dense(direction):
+        size = (direction.numel(),)
+        return torch.dot(gradient.as_strided(size, (1,)), direction.as_strided(size, (1,)))
+    return (gradient * direction).sum()
+
+
+def _dense(tensor: Tensor) -> bool:
+    return tensor.is_contiguous() or (tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
