@@ -5,6 +5,7 @@ Methods and tasks are those that `configs/` lists, so that one added later is in
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 import time
@@ -24,6 +25,7 @@ def smoke() -> int:
         sys.exit(f"scripts/smoke.py: name a data set in DATA for {', '.join(missing)}.")
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
+        os.environ["PEFTBENCH_CACHE"] = folder
         words = ["-m", "debug=smoke", "method=glob(*)", f"output_dir={folder}", "logger=none"]
         status = max(main([*words, f"backbone={','.join(BACKBONES.values())}", f"data={DATA[task]}"]) for task in tasks)
     print(f"smoke: {time.monotonic() - begun:.0f} s, status {status}")
