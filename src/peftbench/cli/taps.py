@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from peftbench.errors import UserError, nearest
+from peftbench.results.table import size
 from peftbench.taps.entries import Entry, ago, entries, place, remove, sweep
 
 USAGE = "peftbench taps list, or peftbench taps clear [key …]; taps.dir=<folder> for another cache"
@@ -21,7 +22,7 @@ def run(arguments: Sequence[str]) -> int:
     there = entries(root)
     if verb == "list":
         _show(there)
-        print(f"{root}: {len(there)} entries, {_size(sum(e.bytes for e in there))}")
+        print(f"{root}: {len(there)} entries, {size(sum(e.bytes for e in there))}")
         return 0
     for key in keys:
         if not any(e.key.startswith(key) for e in there):
@@ -29,7 +30,7 @@ def run(arguments: Sequence[str]) -> int:
     chosen = [e for e in there if not keys or any(e.key.startswith(k) for k in keys)]
     gone = [e for e in chosen if remove(e)]
     freed = sum(e.bytes for e in gone) + (sweep(root) if not keys else 0)
-    print(f"{root}: removed {len(gone)} entries, {_size(freed)}")
+    print(f"{root}: removed {len(gone)} entries, {size(freed)}")
     for entry in chosen:
         if entry not in gone:
             print(f"{entry.key} is being read by a run, and is kept")
@@ -47,14 +48,6 @@ def _show(found: Sequence[Entry]) -> None:
     for entry in found:
         about = entry.about["about"]
         row = [entry.key, about["backbone"], about["data"], entry.about["rows"], len(about["taps"]), about["pixels"][0]]
-        table.add_row(*(str(v) for v in [*row, about["precision"], _size(entry.bytes), ago(entry.used)]))
+        table.add_row(*(str(v) for v in [*row, about["precision"], size(entry.bytes), ago(entry.used)]))
     if found:
         Console(width=None if Console().is_terminal else 200).print(table)
-
-
-def _size(value: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}"
-        value /= 1000
-    return f"{value:.1f} GB"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -84,12 +85,12 @@ class Side(nn.Module):
         """What is kept of the wanted taps, without any parameter: a tap cache holds this, and `forward` takes it."""
         return list(taps)
 
+    @abstractmethod
     def forward(self, taps: Sequence[Tensor]) -> list[Tensor]:
         """From condensed taps to taps in the backbone's own layout, the last of which is pooled.
 
         They are `given`; where not `every` one is read, those before the last may be left out.
         """
-        raise NotImplementedError
 
     @classmethod
     def together(cls, nets: Sequence[Side], taps: Sequence[Tensor]) -> list[list[Tensor]]:

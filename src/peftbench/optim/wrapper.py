@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -125,8 +126,9 @@ class Anchored(Optimizer):
             self._step()
         return loss
 
+    @abstractmethod
     def _step(self) -> None:
-        raise NotImplementedError
+        """Steps the inner optimizer and does what this one adds; without gradients."""
 
     def own_state(self) -> list[dict[str, Tensor]]:
         """What this optimizer keeps for each of `tensors`: loading copies into these very tensors."""

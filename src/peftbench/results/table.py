@@ -103,7 +103,7 @@ def _cost(path: str, form: Callable[[Any], str]) -> Callable[[Record], str]:
 def _peak(record: Record) -> str:
     memory = record.costs.get("memory", {}).get("peak", {})
     value = memory.get("allocated", memory.get("resident"))
-    return "–" if value is None else _bytes(value)
+    return "–" if value is None else size(value)
 
 
 def count(value: float) -> str:
@@ -111,7 +111,8 @@ def count(value: float) -> str:
     return f"{value / 1e6:.2f} M" if value >= 1e6 else f"{int(value):,}"
 
 
-def _bytes(value: float) -> str:
+def size(value: float) -> str:
+    """Bytes with a unit: 1500 -> 2 kB."""
     for unit in ("B", "kB", "MB"):
         if value < 1000:
             return f"{value:.0f} {unit}"
@@ -150,7 +151,7 @@ _COLUMNS: list[tuple[str, str, Callable[[Record], str]]] = [
     ("taps", "right", lambda r: _taps(r)),
     ("images/s", "right", _cost("time.images_per_second", lambda v: f"{v:.0f}")),
     ("peak mem", "right", _peak),
-    ("saved/step", "right", _cost("memory.saved_for_backward", _bytes)),
-    ("delta", "right", _cost("delta_bytes", _bytes)),
+    ("saved/step", "right", _cost("memory.saved_for_backward", size)),
+    ("delta", "right", _cost("delta_bytes", size)),
 ]
 _FIRST_TO_GO = ("saved/step", "images/s", "delta", "seed", "head", "train", "peak mem")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -161,8 +162,9 @@ class SPT(Method):
     def _takes_module(self, backbone: Backbone, name: str) -> bool:
         return False
 
+    @abstractmethod
     def _module(self, name: str, weight: Tensor, blocks: tuple[int, ...], of: int) -> tuple[str, nn.Module]:
-        raise NotImplementedError
+        """The key and the module of a chosen layer; never asked for where entries alone are tuned."""
 
 
 @dataclass(frozen=True)
