@@ -25,7 +25,7 @@ LAYERS = [
     {"tasks"},
     {"model"},
     {"taps", "deltas", "costs", "data"},
-    {"results", "frozen"},
+    {"results", "frozen", "starting"},
     {"loggers"},
     {"fit", "plan", "export", "serve"},
     {"pipeline"},
@@ -102,7 +102,7 @@ def classes() -> list[str]:
     for group in ("method", "data"):
         for path in names(group, [CONFIGS]).values():
             content = yaml.safe_load(path.read_text())
-            found.add(content.get("data", content)["path"])
+            found.add(content.get(group, content)["path"])
     return sorted(found)
 
 

@@ -47,6 +47,24 @@ class Backbone:
 
 
 @checked(config=_STRICT, frozen=True)
+class Pruning:
+    """What is taken from the backbone before any task: single weights (`unstructured`) or channels (`structured`).
+
+    `scope` and `merge` are of unstructured pruning, `round_to` and `heads` of structured; `images` are what
+    `criterion: taylor` looks at.
+    """
+
+    name: Literal["none", "unstructured", "structured"] = "none"
+    ratio: float = 0.0
+    criterion: Literal["magnitude", "taylor"] = "magnitude"
+    images: str | None = None
+    scope: Literal["global", "layer"] = "global"
+    merge: Literal["auto", "unmerged", "masked", "dense"] = "auto"
+    round_to: int = 8
+    heads: float = 0.0
+
+
+@checked(config=_STRICT, frozen=True)
 class Data:
     """A data set: `options` are the fields of the class at `path`; the rest is common to all."""
 
@@ -144,6 +162,7 @@ class Config:
     output_dir: str = "outputs"
     data_dir: str = "data"
     choices: Mapping[str, str] = field(default_factory=dict)
+    pruning: Pruning = field(default_factory=Pruning)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionaries, fit for JSON and for `from_dict`."""
@@ -154,13 +173,15 @@ class Config:
         """The inverse of `to_dict`; every section is checked again. Raises UserError."""
         parts = {f.name: values[f.name] for f in fields(Config) if f.name in values}
         for name, schema in SECTIONS.items():
-            parts[name] = _validate(schema, parts[name], name)
+            if name in parts:
+                parts[name] = _validate(schema, parts[name], name)
         return Config(**parts)
 
 
 SECTIONS: dict[str, type] = {
     "method": Method,
     "backbone": Backbone,
+    "pruning": Pruning,
     "data": Data,
     "task": Task,
     "optimizer": Optimizer,
@@ -193,7 +214,7 @@ def check(values: Mapping[str, Any], choices: Mapping[str, str] | None = None) -
     sections = {
         "method": _method(values.get("method")),
         "data": _data(values.get("data")),
-        **{n: _section(n, values.get(n)) for n in ("backbone", "task", "optimizer", "trainer", "taps", "logger")},
+        **{n: _section(n, values.get(n)) for n in SECTIONS if n not in ("method", "data")},
     }
     config = Config(**sections, **{k: values[k] for k in TOP}, choices=dict(choices or {}))
     _combinations(config)
@@ -215,6 +236,9 @@ def identity(config: Config) -> dict[str, Any]:
         whole["data"]["options"].pop(key, None)
     if Path(whole["backbone"]["weights"]).suffix:
         del whole["backbone"]["weights"]
+    del whole["pruning"]["images"]
+    if config.pruning.name == "none":
+        del whole["pruning"]
     return whole
 
 
@@ -323,6 +347,7 @@ def _combinations(config: Config) -> None:
         "trainer.devices": trainer.devices,
         "trainer.nodes": trainer.nodes,
         "trainer.accumulate": trainer.accumulate,
+        "pruning.round_to": config.pruning.round_to,
         "data.batch_size": data.batch_size,
         "data.eval_batch_size": data.eval_batch_size,
         **{
@@ -342,6 +367,8 @@ def _combinations(config: Config) -> None:
         "backbone.drop_path": config.backbone.drop_path,
         "task.label_smoothing": config.task.label_smoothing,
         "optimizer.warmup": optimizer.warmup,
+        "pruning.ratio": config.pruning.ratio,
+        "pruning.heads": config.pruning.heads,
     }
     for key, share in shares.items():
         if not 0 <= share < 1:
@@ -373,6 +400,10 @@ def _combinations(config: Config) -> None:
         raise UserError(f"optimizer.kappa={optimizer.kappa}: expected a number from 0 to 1.")
     if optimizer.gamma_lr <= 0:
         raise UserError(f"optimizer.gamma_lr={optimizer.gamma_lr}: expected a number above 0.")
+    pruned = config.pruning.name != "none"
+    if pruned and (config.backbone.stream or trainer.strategy == "fsdp"):
+        found = "backbone.stream=true" if config.backbone.stream else "trainer=fsdp"
+        raise UserError(f"pruning={config.pruning.name}: needs whole weights in memory, unlike {found}.")
     if optimizer.name == "ftp" and trainer.strategy == "fsdp":
         raise UserError("optimizer=ftp: needs whole tensors, which trainer=fsdp has not; use trainer=ddp.")
     if optimizer.nesterov and optimizer.momentum == 0:

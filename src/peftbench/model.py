@@ -100,7 +100,7 @@ class Model(nn.Module):
     def train(self, mode: bool = True) -> Model:
         """The one place that decides modes.
 
-        Batch-norm statistics move only where the whole layer trains; under a side method the backbone is in eval
+        Batch-norm statistics move only where the whole layer trains (and is not marked `fixed_statistics`); under a side method the backbone is in eval
         mode (no dropout, no drop-path); every other module follows `mode`.
         """
         super().train(mode)
@@ -108,7 +108,9 @@ class Model(nn.Module):
             self.backbone.eval()
             return self
         for module in self.backbone.modules():
-            if isinstance(module, _NormBase) and not all(p.requires_grad for p in module.parameters()):
+            if isinstance(module, _NormBase) and (
+                getattr(module, "fixed_statistics", False) or not all(p.requires_grad for p in module.parameters())
+            ):
                 module.eval()
         return self
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from peftbench import backbones, costs, deltas, frozen, loggers
+from peftbench import backbones, costs, deltas, frozen, loggers, pruning, starting
 from peftbench.config import Config, run_id
 from peftbench.data import ood
 from peftbench.data.base import DataSet, Splits, split_hash
@@ -72,7 +72,7 @@ def run_together(configs: Sequence[Config], group: str | None = None) -> list[Re
     roles = splits.roles(config.data.stage)
     shifts = ood.shifts(config, splits)
     torch.manual_seed(mix(config.seed, 1))  # of a backbone that starts from random weights
-    backbone = backbones.build(config.backbone, config.data.size)
+    backbone = starting.build(config, methods[0], _teller(config, rank))
     transform = _transform(config, backbone)
     runs = [_Run(c, m, backbone, splits, split_hash(*roles), shifts) for c, m in zip(configs, methods, strict=True)]
     with contextlib.suppress(Stopped, KeyboardInterrupt), contextlib.ExitStack() as stack:
@@ -117,7 +117,7 @@ class _Run:
         hash_: str,
         shifts: ood.Shifts,
     ) -> None:
-        self.config, self.method = config, method
+        self.config, self.method, self.backbone = config, method, backbone
         stamps = _stamps(config, backbone, splits, hash_)
         stamps["data"] |= {"ood": ood.stamps(shifts)} if shifts else {}
         self.name = run_id(config, stamps["backbone"]["fingerprint"], stamps["data"]["hash"])
@@ -139,6 +139,8 @@ class _Run:
                 return
             if rank == 0:
                 _prepare(self.folder, self.config)
+                if "pruning" in self.record.stamps["backbone"]:
+                    starting.keep(self.backbone, self.config)
             with _recorded(self, rank):
                 if rank == 0:
                     self.record.write(self.folder)
@@ -156,7 +158,15 @@ class _Run:
         self.model = Model(backbone, task, transform.mean, transform.std)
         plan = _plan(self.folder, self.method, self.model, data, config, rank)
         self.record.plan = dict(plan.facts)
+        if skipped := dict(self.method.skipped(backbone)):
+            self.record.plan["skipped"] = skipped
+            name, why = next(iter(skipped.items()))
+            _teller(config, rank)(
+                f"method={config.method.name}: {len(skipped)} layers are left as they are, such as {name}: {why} "
+                f"(peftbench plan names all)"
+            )
         self.model.adapted(self.method.adapt(backbone, plan))
+        pruning.hold(backbone)
         self.record.costs = {"parameters": costs.parameters(self.model)}
         if rank == 0:
             self.record.costs["flops"] = costs.flops(self.model, _image(backbone, splits.train.frames))
@@ -203,7 +213,7 @@ def check(config: Config, method: Method) -> backbones.Backbone:
             f"backbone.stream=true: method={config.method.name} changes the backbone's weights, which are read anew "
             f"for every batch; take a side method such as linear, or give backbone.stream=false."
         )
-    backbone = backbones.meta(config.backbone, config.data.size)
+    backbone = starting.meta(config, method)
     if config.data.size and config.data.size != backbone.facts.input_size:
         raise Refusal(
             f"data.size={config.data.size}: {backbone.facts.name} takes {backbone.facts.input_size} pixels; "
@@ -355,6 +365,8 @@ def _complete(record: Record, folder: Path, method: Method, model: Model, outcom
     if record.config["trainer"]["strategy"] != "fsdp":  # no process holds the whole model
         model.to(outcome.device)
         method.merge(model.backbone)
+        if model.backbone.masks:
+            record.costs["sparsity"] = pruning.sparsity(model.backbone)
         image = _image(model.backbone, record.stamps["data"]["frames"])
         record.costs["time"]["latency"] = costs.latency(model, image.to(outcome.device))
     record.metrics, record.history = outcome.metrics, outcome.history
@@ -475,6 +487,7 @@ def _stamps(config: Config, backbone: backbones.Backbone, splits: Splits, hash_:
             "pretrained": config.backbone.pretrained,
             "fingerprint": backbone.fingerprint,
             "input_size": backbone.facts.input_size,
+            **({"pruning": pruned} if (pruned := starting.stamp(backbone, config)) else {}),
         },
         "data": {
             "split": splits.name,

@@ -63,6 +63,9 @@ class Backbone(nn.Module):
         facts: see `Facts`.
         start: name -> sha256 of every tensor of the state dict as it was built; empty on the meta device.
         streamed: whether its blocks are read from a file each time they compute (`stream.Streamed`).
+        masks: of a pruned backbone, name in the net -> bool, false where a weight was set to zero.
+        kept: of a pruned backbone, how many `channels` and `heads` were kept where some were taken out.
+        merging: what a method makes of the zeros when it is merged (`Method.merges`); "" where there are none.
     """
 
     streamed: ClassVar[bool] = False
@@ -78,6 +81,9 @@ class Backbone(nn.Module):
         if start is None:
             start = {} if self.on_meta else digests(self.state_dict())
         self.start = start
+        self.masks: dict[str, Tensor] = {}
+        self.kept: dict[str, dict[str, int]] = {}
+        self.merging = ""
 
     @property
     def fingerprint(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -12,8 +13,9 @@ from timm.models import PretrainedCfg
 
 from peftbench import config
 from peftbench.backbones.backbone import Backbone
+from peftbench.backbones.channels import shrink
 from peftbench.backbones.stream import INSTEAD, Blocks, File, Streamed, Weightless
-from peftbench.backbones.weights import State, Uncopied, fetch, locate, read
+from peftbench.backbones.weights import State, Uncopied, fetch, locate, pruned, read
 from peftbench.errors import Refusal, UserError, nearest
 
 
@@ -24,11 +26,12 @@ def meta(spec: config.Backbone, size: int | None = None) -> Backbone:
         UserError: an unknown timm name, or arguments that the model does not take.
     """
     _known(spec)
+    about = pruned(spec.weights) if spec.pretrained else {}
     try:
         with torch.device("meta"):
-            return _wrap(spec, _create(spec, size), size)
+            return _shrunk(_wrap(spec, _create(spec, size), size), about)
     except NotImplementedError:  # an operator without a form for it (RegNet's under torch 2.6): random weights instead
-        return _wrap(spec, _create(spec, size), size)
+        return _shrunk(_wrap(spec, _create(spec, size), size), about)
 
 
 def build(spec: config.Backbone, size: int | None = None) -> Backbone:
@@ -41,6 +44,8 @@ def build(spec: config.Backbone, size: int | None = None) -> Backbone:
     _known(spec)
     if spec.stream:
         return _streamed(spec, size)
+    if spec.pretrained and (about := pruned(spec.weights)):
+        return _from_pruned(spec, size, about)
     state = _uncopied(fetch(spec.name, spec.weights)) if spec.pretrained else None
     return _wrap(spec, _create(spec, size, state), size)
 
@@ -56,6 +61,32 @@ def _wrap(spec: config.Backbone, net: Any, size: int | None) -> Backbone:
         raise Refusal(
             f"data.size={size}: {spec.name} is built for one input size, or for larger images; leave data.size out."
         ) from None
+
+
+def _from_pruned(spec: config.Backbone, size: int | None, about: dict[str, Any]) -> Backbone:
+    """The backbone in a file that `pruning.save` wrote: its shapes are those that were kept."""
+    state = read(Path(spec.weights).expanduser())
+    whole = _shrunk(_wrap(spec, _create(spec, size), size), about)
+    try:
+        whole.net.load_state_dict(state)
+    except RuntimeError as problem:
+        raise UserError(f"backbone.weights={spec.weights}: does not fit {spec.name}: {_mismatch(problem)}") from None
+    found = _wrap(spec, whole.net, size)
+    found.kept = about["kept"]
+    found.masks = {n: found.net.get_parameter(n).detach() != 0 for n in about["masked"]}
+    return found
+
+
+def _shrunk(backbone: Backbone, about: dict[str, Any]) -> Backbone:
+    """With as many channels and heads as the file of a pruned backbone has."""
+    if not about or not any(about["kept"].values()):
+        return backbone
+    kept = {what: {n: torch.arange(c) for n, c in about["kept"].get(what, {}).items()} for what in ("channels", "heads")}
+    shrink(backbone, kept["channels"], kept["heads"])
+    facts = backbone.facts
+    found = Backbone(backbone.net, facts.name, facts.family, facts.input_size)
+    found.kept = about["kept"]
+    return found
 
 
 def _streamed(spec: config.Backbone, size: int | None) -> Streamed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -55,6 +56,24 @@ def locate(name: str, source: str) -> Path:
             f"block by block; give backbone.stream=false, or save them as one (docs/streaming.md)."
         )
     return found
+
+
+def pruned(source: str) -> dict[str, Any]:
+    """What a file of a pruned backbone says of itself (`kept`, `masked`), nothing of any other file."""
+    path = Path(source).expanduser()
+    if path.suffix != ".safetensors" or not path.is_file():
+        return {}
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            about = file.metadata() or {}
+    except (safetensors.SafetensorError, OSError):  # `read` says what is wrong with it
+        return {}
+    if about.get("format") != "peftbench-backbone-1":
+        return {}
+    try:
+        return {key: json.loads(about[key]) for key in ("kept", "masked")}
+    except (KeyError, ValueError):
+        raise UserError(f"{path}: is of a pruned backbone, but does not say how it was pruned; make it anew.") from None
 
 
 def read(path: Path) -> State:

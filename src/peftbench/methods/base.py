@@ -32,9 +32,16 @@ class Method:
 
     side: ClassVar[bool] = False
     """A side method reads taps and never sends a gradient into the backbone."""
+    merges: ClassVar[tuple[str, ...]] = ("masked",)
+    """What can become of a pruned backbone's zeros, the default first: `unmerged` leaves updates beside the weights,
+    `masked` keeps every zero, `dense` merges over them. Weights that train themselves always keep their zeros."""
 
     def check(self, backbone: Backbone) -> None:
         """Raises Refusal, in one sentence that names what would work, where this backbone cannot be adapted so."""
+
+    def skipped(self, backbone: Backbone) -> Mapping[str, str]:
+        """The layers that the options ask for and that are left alone, with the reason; on a backbone as built."""
+        return {}
 
     def prepare(self, model: nn.Module, batches: Iterable[Any]) -> Plan:
         """Looks at the data before anything is changed. `model.loss(batch)` is the training loss."""

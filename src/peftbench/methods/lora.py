@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +75,8 @@ class LoRA(Method):
     alpha / rank.
     """
 
+    merges: ClassVar[tuple[str, ...]] = ("unmerged", "dense")
+
     rank: int = 8
     alpha: float = 8.0
     dropout: float = 0.0
@@ -110,6 +113,8 @@ class LoRA(Method):
 
     @torch.no_grad()
     def merge(self, backbone: Backbone) -> None:
+        if backbone.merging == "unmerged":
+            return
         for name, layer in list(backbone.net.named_modules()):
             if isinstance(layer, LowRankLinear):
                 parent, _, child = name.rpartition(".")

@@ -34,6 +34,7 @@ class SPT(Method):
     `batches` of 32 training images are scored, in `mode`. `choose: random` scores at random, as a control.
     """
 
+    merges: ClassVar[tuple[str, ...]] = ("unmerged", "dense")
     kind: ClassVar[Structure] = "none"
 
     budget: float | None = None
@@ -153,6 +154,8 @@ class SPT(Method):
             tune(backbone.net.get_submodule(owner), made, owner in backbone.facts.called)
 
     def merge(self, backbone: Backbone) -> None:
+        if backbone.merging == "unmerged":
+            return
         for module in list(backbone.modules()):
             merge(module)
 

@@ -1,0 +1,152 @@
+"""PETAH: low-rank updates of convolution and attention alike, over a pruned backbone (arXiv 2410.17661).
+
+Of the paper only the abstract and the introduction were readable to us: one shared hybrid backbone for many tasks,
+adapted and pruned. Ranks, layers, the form of a convolution's update and the way of pruning are our reading.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, ClassVar, Literal
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from peftbench.backbones import Backbone
+from peftbench.backbones.layers import Layer, layers
+from peftbench.errors import Refusal, UserError
+from peftbench.methods.base import Method, Plan, freeze
+from peftbench.methods.parts.weightspace import merge, tune, tuned
+
+KINDS = ("attn", "mlp", "conv1x1", "convkxk", "downsample", "stem", "depthwise")
+
+
+@dataclass(frozen=True)
+class PETAH(Method):
+    """Low-rank updates of linear and convolution layers: W + s·BA with W flattened to (O, I/g·k²).
+
+    s is alpha / rank (alpha: the rank by default, so s = 1), with `rslora` alpha / sqrt(rank). `targets` are kinds of
+    layers, `ranks` ranks of single ones ("*qkv=4", the last match counts). A rank is clamped to min(O, I/g·k²), and a
+    layer whose update would be no smaller than its weight is left alone. `form: conv` computes dense convolutions'
+    updates as two convolutions. `norms: affine` trains scales and shifts, `affine+stats` lets batch-norm statistics
+    move too; `bias` trains those of adapted, or all, layers.
+    """
+
+    merges: ClassVar[tuple[str, ...]] = ("unmerged", "masked", "dense")
+
+    rank: int = 8
+    alpha: float | None = None
+    rslora: bool = False
+    form: Literal["weight", "conv"] = "weight"
+    targets: tuple[str, ...] = ("attn", "mlp", "conv1x1", "convkxk", "downsample", "stem", "depthwise")
+    ranks: tuple[str, ...] = ()
+    norms: Literal["frozen", "affine", "affine+stats"] = "frozen"
+    bias: Literal["none", "adapted", "all"] = "none"
+
+    def check(self, backbone: Backbone) -> None:
+        if self.rank < 1:
+            raise UserError(f"method.rank={self.rank}: expected at least 1.")
+        if self.alpha is not None and self.alpha <= 0:
+            raise UserError(f"method.alpha={self.alpha}: expected a number above 0, or null.")
+        if wrong := [t for t in self.targets if t not in KINDS]:
+            raise UserError(f"method.targets: '{wrong[0]}' is no kind of layer; there are {', '.join(KINDS)}.")
+        every = layers(backbone)
+        self._check_ranks(backbone, every)
+        found = [x for x in every if x.kind in self.targets]
+        for layer in found:
+            if "standardised" in layer.fixed:
+                usable = sorted({x.kind for x in every if not x.fixed})
+                instead = f"give method.targets=[{','.join(usable)}]" if usable else "method=bitfit and full work"
+                raise Refusal(f"method=petah: {backbone.facts.name} cannot be adapted in {layer.name}, because "
+                              f"{layer.fixed}; {instead}.")
+        if not self._chosen(backbone):
+            kinds = ", ".join(sorted({x.kind for x in every}))
+            why = next(iter(self.skipped(backbone).values()), f"it has layers of the kinds {kinds}")
+            raise UserError(f"method.targets={list(self.targets)}, method.rank={self.rank}: leave no layer of "
+                            f"{backbone.facts.name} to adapt ({why}).")
+
+    def adapt(self, backbone: Backbone, plan: Plan) -> None:
+        freeze(backbone)
+        masked = backbone.merging == "masked"
+        chosen = self._chosen(backbone)
+        for layer, rank in chosen:
+            mask = backbone.masks.get(f"{layer.name}.weight") if masked else None
+            tune(layer.module, rank, self._scale(rank), mask=mask, apart=self.form == "conv")
+            if self.bias == "adapted" and layer.module.bias is not None:
+                layer.module.bias.requires_grad = True
+        if self.bias == "all":
+            for layer in layers(backbone):
+                if layer.module.bias is not None:
+                    layer.module.bias.requires_grad = True
+        if self.norms != "frozen":
+            for norm in _norms(backbone.net):
+                for parameter in norm.parameters(recurse=False):
+                    parameter.requires_grad = True
+                norm.fixed_statistics = self.norms == "affine"  # type: ignore[assignment]
+
+    def merge(self, backbone: Backbone) -> None:
+        if backbone.merging == "unmerged":
+            return
+        for module in list(backbone.net.modules()):
+            if tuned(module):
+                merge(module)
+
+    def skipped(self, backbone: Backbone) -> Mapping[str, str]:
+        found = {}
+        for layer in layers(backbone):
+            if layer.kind in self.targets and (why := self._unfit(layer)):
+                found[layer.name] = why
+        return found
+
+    def _unfit(self, layer: Layer) -> str:
+        """Why a layer of a wanted kind is left alone, or nothing."""
+        rank = self._rank(layer)
+        update = rank * (layer.rows + layer.columns)
+        if layer.fixed:
+            return layer.fixed
+        if update >= layer.rows * layer.columns:
+            return f"its update of rank {rank} has {update:,} parameters, its weight {layer.rows * layer.columns:,}"
+        if self.form == "conv" and isinstance(layer.module, nn.Conv2d):
+            if layer.module.groups > 1:
+                return "form=conv has no update of grouped convolutions, form=weight has"
+            if type(layer.module).forward is not nn.Conv2d.forward:
+                return "form=conv does not know its padding, form=weight leaves it to the layer"
+        return ""
+
+    def _chosen(self, backbone: Backbone) -> list[tuple[Layer, int]]:
+        every = [x for x in layers(backbone) if x.kind in self.targets]
+        return [(x, self._rank(x)) for x in every if not self._unfit(x)]
+
+    def _rank(self, layer: Layer) -> int:
+        rank = self.rank
+        for pattern, given in self._patterns():
+            if fnmatchcase(layer.name, pattern):
+                rank = given
+        return min(rank, layer.rows, layer.columns)
+
+    def _scale(self, rank: int) -> float:
+        alpha = rank if self.alpha is None else self.alpha
+        return alpha / (math.sqrt(rank) if self.rslora else rank)
+
+    def _patterns(self) -> list[tuple[str, int]]:
+        return [(p, int(r)) for p, _, r in (entry.rpartition("=") for entry in self.ranks)]
+
+    def _check_ranks(self, backbone: Backbone, every: list[Layer]) -> None:
+        for entry in self.ranks:
+            pattern, _, rank = entry.rpartition("=")
+            if not pattern or not rank.isdigit() or int(rank) < 1:
+                raise UserError(f"method.ranks: '{entry}': expected pattern=rank, such as *qkv=4.")
+            matched = [x for x in every if fnmatchcase(x.name, pattern)]
+            if not matched:
+                raise UserError(f"method.ranks: '{entry}': no layer of {backbone.facts.name} matches {pattern}.")
+            for layer in matched:
+                if int(rank) > (most := min(layer.rows, layer.columns)):
+                    raise UserError(f"method.ranks: '{entry}': layer {layer.name} allows at most {most}.")
+
+
+def _norms(net: Any) -> list[nn.Module]:
+    kinds = (_NormBase, nn.LayerNorm, nn.GroupNorm)
+    return [m for m in net.modules() if isinstance(m, kinds) or type(m).__name__.startswith(("LayerNorm", "RmsNorm"))]

@@ -1,0 +1,71 @@
+"""Unstructured pruning: which weights are zero, and how they stay so."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from peftbench.backbones import Backbone
+from peftbench.backbones.layers import layers
+
+
+def prunable(backbone: Backbone) -> dict[str, nn.Parameter]:
+    """The weights of convolutions and linear layers, but for the first layer and weights that are standardised."""
+    found = [x for x in layers(backbone)][1:]
+    return {f"{x.name}.weight": x.weight for x in found if "standardised" not in x.fixed}
+
+
+def lowest(scores: Mapping[str, Tensor], ratio: float) -> dict[str, Tensor]:
+    """Masks, true on what is kept: the round(ratio · N) lowest of all N scores are not, ties by their order.
+
+    A threshold alone would take more, or less, where scores are equal.
+    """
+    flat = torch.cat([s.flatten() for s in scores.values()])
+    count = round(ratio * flat.numel())
+    keep = torch.ones(flat.numel(), dtype=torch.bool)
+    if count:
+        threshold = flat.kthvalue(count).values
+        below = flat < threshold
+        ties = (flat == threshold).nonzero()[:, 0][: count - int(below.sum())]
+        keep[below] = False
+        keep[ties] = False
+    pieces = keep.split([s.numel() for s in scores.values()])
+    return {n: p.view(s.shape) for (n, s), p in zip(scores.items(), pieces, strict=True)}
+
+
+def zeroed(backbone: Backbone, scores: Mapping[str, Tensor], ratio: float, scope: str) -> None:
+    """Sets the lowest weights to zero, of all (`scope="global"`) or of each layer (`"layer"`)."""
+    masks = lowest(scores, ratio) if scope == "global" else {n: lowest({n: s}, ratio)[n] for n, s in scores.items()}
+    with torch.no_grad():
+        for name, parameter in prunable(backbone).items():
+            parameter.mul_(masks[name])
+
+
+def hold(backbone: Backbone) -> None:
+    """Zeros of weights that train stay zero, under momentum and weight decay too: their gradient is zero."""
+    for name, parameter in backbone.net.named_parameters():
+        if name in backbone.masks and parameter.requires_grad:
+            parameter.register_hook(_masking(backbone.masks[name]))
+
+
+def _masking(mask: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda gradient: gradient * mask.to(gradient.device)
+
+
+def mask_hash(masks: Mapping[str, Tensor]) -> str:
+    """sha256 over names, shapes and bits; the empty string where nothing is masked."""
+    if not masks:
+        return ""
+    digest = hashlib.sha256()
+    for name, mask in sorted(masks.items()):
+        digest.update(f"{name} {tuple(mask.shape)}".encode() + mask.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def sparsity(backbone: Backbone) -> float:
+    """The share of zeros among the weights that could be pruned, as they are now."""
+    weights = list(prunable(backbone).values())
+    return sum(int((w == 0).sum()) for w in weights) / max(sum(w.numel() for w in weights), 1)

@@ -1,0 +1,74 @@
+"""Pruning as a config asks for it, and the pruned backbone as a file of its own."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+
+import safetensors.torch
+from torch import Tensor
+
+from peftbench import config
+from peftbench.backbones import Backbone
+from peftbench.backbones.channels import heads, hidden
+from peftbench.errors import Refusal
+from peftbench.pruning.masks import prunable, zeroed
+from peftbench.pruning.scores import magnitude, taylor
+from peftbench.pruning.structured import removed
+
+
+def check(backbone: Backbone, spec: config.Pruning) -> None:
+    """Raises Refusal where this backbone has nothing that could be pruned so."""
+    if spec.name == "none":
+        return
+    if backbone.masks or backbone.kept:
+        raise Refusal(f"pruning={spec.name}: the weights given are of a pruned backbone; give pruning=none.")
+    if spec.name == "structured" and spec.ratio and not hidden(backbone):
+        raise Refusal(
+            f"pruning=structured: no block of {backbone.facts.name} has hidden channels that nothing else reads; "
+            f"pruning=unstructured works on any backbone."
+        )
+    if spec.heads and not heads(backbone):
+        raise Refusal(
+            f"pruning.heads={spec.heads:g}: {backbone.facts.name} has no attention whose heads can be taken out; give "
+            f"pruning.heads=0."
+        )
+
+
+def prune(backbone: Backbone, spec: config.Pruning, images: Tensor | None = None) -> Backbone:
+    """The pruned backbone, with facts and a fingerprint of its own; the one given is used up.
+
+    `images` (N, 3, H, W), normalised, are what `criterion: taylor` looks at. On the meta device shapes change alone.
+
+    Raises:
+        Refusal: as `check`.
+    """
+    check(backbone, spec)
+    if spec.name == "none":
+        return backbone
+    score = magnitude if spec.criterion == "magnitude" or images is None else partial(taylor, backbone, images=images)
+    net, facts = backbone.net, backbone.facts
+    kept: dict[str, dict[str, int]] = {}
+    if spec.name == "structured":
+        kept = removed(backbone, spec.ratio, spec.round_to, spec.heads, score)
+    elif not backbone.on_meta:
+        zeroed(backbone, score(prunable(backbone)), spec.ratio, spec.scope)
+    pruned = Backbone(net, facts.name, facts.family, facts.input_size)
+    pruned.kept = kept
+    if spec.name == "unstructured":
+        pruned.masks = {n: p.detach() != 0 for n, p in prunable(pruned).items()}
+    return pruned
+
+
+def save(backbone: Backbone, path: Path) -> None:
+    """Writes a pruned backbone to a file that `backbone.weights=<path>` takes, on the same timm model."""
+    about = {
+        "format": "peftbench-backbone-1",
+        "name": backbone.facts.name,
+        "fingerprint": backbone.fingerprint,
+        "kept": json.dumps(backbone.kept),
+        "masked": json.dumps(sorted(backbone.masks)),
+    }
+    state = {n: t.contiguous().clone() for n, t in backbone.net.state_dict().items()}
+    safetensors.torch.save_file(state, path, metadata=about)

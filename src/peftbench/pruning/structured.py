@@ -1,0 +1,70 @@
+"""Structured pruning: hidden channels, and heads, that really go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from peftbench.backbones import Backbone
+from peftbench.backbones.channels import Channels, Heads, heads, hidden, members, shrink
+
+Score = Callable[[Mapping[str, nn.Parameter]], dict[str, Tensor]]
+
+
+def removed(backbone: Backbone, ratio: float, round_to: int, of_heads: float, score: Score) -> dict[str, dict[str, int]]:
+    """Takes the share `ratio` of each block's hidden channels, and `of_heads` of each attention's heads, out.
+
+    What is kept of a group is the multiple of `round_to` nearest to its share, and at least that much; a channel is
+    worth the norm of what it owns, of the scores that `score` gives (magnitudes: the L2 norm over its group).
+    Returns what was kept, `{"channels": {layer: count}, "heads": {attention: count}}`.
+    """
+    groups = [(g, _share(g.count, ratio, round_to)) for g in hidden(backbone)] if ratio else []
+    attentions = [(h, _share(h.count, of_heads, 1)) for h in heads(backbone)] if of_heads else []
+    if backbone.on_meta:
+        channels = {g.first: torch.arange(n) for g, n in groups if n < g.count}
+        kept = {h.module: torch.arange(n) for h, n in attentions if n < h.count}
+    else:
+        channels, kept = _best(backbone, groups, attentions, score)
+    shrink(backbone, channels, kept)
+    return {
+        "channels": {n: len(k) for n, k in channels.items()},
+        "heads": {n: len(k) for n, k in kept.items()},
+    }
+
+
+def _share(count: int, ratio: float, round_to: int) -> int:
+    return min(count, max(round_to, round(count * (1 - ratio) / round_to) * round_to))
+
+
+def _best(
+    backbone: Backbone, groups: list[tuple[Channels, int]], attentions: list[tuple[Heads, int]], score: Score
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    net = backbone.net
+    names = {id(p): n for n, p in net.named_parameters()}
+    owned = {g.first: [(names[id(p)], dim) for p, dim in members(net, g)] for g, n in groups if n < g.count}
+    layers = {
+        h.module: (f"{h.module}.qkv.weight", f"{h.module}.proj.weight") for h, n in attentions if n < h.count
+    }
+    wanted = {n for pairs in owned.values() for n, _ in pairs} | {n for pair in layers.values() for n in pair}
+    scores = score({n: p for n, p in net.named_parameters() if n in wanted})
+    counts = {g.first: n for g, n in groups} | {h.module: n for h, n in attentions}
+
+    channels = {}
+    for first, pairs in owned.items():
+        worth = sum(scores[n].movedim(dim, 0).flatten(1).square().sum(1) if scores[n].ndim > 1 else scores[n].square()
+                    for n, dim in pairs)
+        channels[first] = _highest(worth, counts[first])
+    kept = {}
+    for head, _ in attentions:
+        if head.module in layers:
+            qkv, proj = (scores[n].square() for n in layers[head.module])
+            worth = qkv[head.rows].flatten(1).sum(1) + proj.T[head.columns].flatten(1).sum(1)
+            kept[head.module] = _highest(worth, counts[head.module])
+    return channels, kept
+
+
+def _highest(worth: Tensor, count: int) -> Tensor:
+    """The indices of the `count` highest, in order; of equals the last are kept."""
+    return torch.sort(worth, stable=True).indices[-count:].sort().values

@@ -1,0 +1,107 @@
+"""The backbone that a run starts from: built, pruned where the config asks for it, and kept as a file of its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from peftbench import backbones, deltas, pruning
+from peftbench.config import Config
+from peftbench.data.folder import Folder
+from peftbench.data.loading import decode
+from peftbench.errors import Refusal, UserError
+from peftbench.methods.base import Method
+
+MOST = 64  # images that pruning looks at
+
+
+def meta(config: Config, method: Method) -> backbones.Backbone:
+    """The backbone on the meta device, pruned: its shapes are those of the run. Raises Refusal."""
+    whole = backbones.meta(config.backbone, config.data.size)
+    return _as_merged(pruning.prune(whole, config.pruning), config, method)
+
+
+def build(config: Config, method: Method, tell: Callable[[str], None] = lambda text: None) -> backbones.Backbone:
+    """The backbone with its weights, pruned. `tell` is given what the user should know of it.
+
+    Raises:
+        UserError: as `backbones.build`, and of the images that pruning looks at.
+    """
+    backbone = backbones.build(config.backbone, config.data.size)
+    spec, whole = config.pruning, backbone.facts.parameters
+    if spec.name == "none":
+        return _as_merged(backbone, config, method)
+    images = _images(spec.images, backbone) if spec.criterion == "taylor" else None
+    pruned = _as_merged(pruning.prune(backbone, spec, images), config, method)
+    if spec.name == "structured":
+        tell(
+            f"pruning=structured: {whole - pruned.facts.parameters:,} of the backbone's {whole:,} parameters are taken "
+            f"out (pruning=none leaves it whole)"
+        )
+    else:
+        tell(
+            f"pruning=unstructured: {pruning.sparsity(pruned):.0%} of the backbone's weights are zero; merging is "
+            f"{pruned.merging} (pruning=none leaves it whole)"
+        )
+    return pruned
+
+
+def keep(backbone: backbones.Backbone, config: Config) -> Path:
+    """The file of a pruned backbone, which all tasks share; written where it is not there yet."""
+    spec = config.pruning
+    name = f"{backbone.facts.name}-{spec.name}-{spec.ratio:g}-{backbone.fingerprint[:10]}.safetensors"
+    path = Path(config.output_dir) / "backbones" / name
+    if not path.is_file():
+        with deltas.replacing(path) as part:
+            pruning.save(backbone, part)
+    return path
+
+
+def stamp(backbone: backbones.Backbone, config: Config) -> dict[str, Any]:
+    """What a record says of pruning; nothing of a whole backbone."""
+    if not backbone.masks and not backbone.kept:
+        return {}
+    if backbone.masks:
+        zeros = {n: int((~m).sum()) for n, m in backbone.masks.items()}
+        found = {
+            "mask": pruning.mask_hash(backbone.masks),
+            "zeros": sum(zeros.values()),
+            "of": sum(m.numel() for m in backbone.masks.values()),
+            "merge": backbone.merging,
+        }
+    else:
+        found = {"kept": json.loads(json.dumps(backbone.kept))}
+    return {"name": config.pruning.name, "ratio": config.pruning.ratio, **found}
+
+
+def _as_merged(backbone: backbones.Backbone, config: Config, method: Method) -> backbones.Backbone:
+    if not backbone.masks:
+        return backbone
+    merges = type(method).merges
+    wanted = config.pruning.merge
+    if wanted != "auto" and wanted not in merges:
+        raise Refusal(
+            f"pruning.merge={wanted}: method={config.method.name} can leave a pruned backbone {' or '.join(merges)}; "
+            f"leave pruning.merge out, or take method=petah, which can do all three."
+        )
+    backbone.merging = merges[0] if wanted == "auto" else wanted
+    return backbone
+
+
+def _images(folder: str | None, backbone: backbones.Backbone) -> Tensor:
+    """Up to 64 images of a folder, evenly chosen, as the backbone was trained to see them."""
+    facts = backbone.facts
+    try:
+        split = Folder(folder or "package:photos", val_fraction=0.0, test_fraction=0.0).load().train
+    except UserError as problem:
+        raise UserError(f"pruning.images={folder}: {problem}") from None
+    count = min(MOST, len(split))
+    chosen = [split.images[i * len(split) // count] for i in range(count)]
+    pixels = torch.stack([torch.from_numpy(decode(i, facts.input_size, facts.interpolation).copy()) for i in chosen])
+    mean, std = (torch.tensor(v).mul(255).view(3, 1, 1) for v in (facts.mean, facts.std))
+    return (pixels.float() - mean) / std
