@@ -1,6 +1,6 @@
 """The benchmarks (`make bench`): ratios against a peer measured in the same run; `--write` puts them in the docs.
 
-python scripts/bench.py [help|step|side|quickstart|ftp|spt …] [--write]
+python scripts/bench.py [help|step|side|quickstart|ftp|spt|petah …] [--write]
 
 The side methods' peer is HF peft (pip install 'peftbench[bench]').
 """
@@ -448,6 +448,81 @@ def bench_spt(rounds: int = 7) -> list[Row]:
     return rows
 
 
+def bench_petah(rounds: int = 5) -> list[Row]:
+    """PETAH's update of the weight against HF peft's two branches, both in fp32; and what structured pruning gains."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    import peftbench
+    from peftbench import backbones, config, pruning
+    from peftbench.methods.base import Plan
+    from peftbench.methods.petah import PETAH
+    from peftbench.model import Model
+    from peftbench.tasks import Classification
+
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError:
+        sys.exit("bench petah: its peer is HF peft; pip install 'peftbench[bench]'.")
+    rows: list[Row] = []
+    images, labels = torch.randn(8, 3, 224, 224), torch.arange(8)
+    for what, name, targets, pattern, limit in (
+        ("ViT-S/16, its linear layers", "vit_small_patch16_224", ("attn", "mlp"), "all-linear", 1.15),
+        (
+            "ResNet-50, its convolutions",
+            "resnet50",
+            ("conv1x1", "convkxk", "downsample", "stem"),
+            r".*conv\d|.*downsample\.0",
+            1.0,
+        ),
+    ):
+        torch.manual_seed(0)
+        backbone = backbones.build(config.Backbone(name, pretrained=False))
+        model = Model(backbone, Classification(backbone, [str(i) for i in range(10)]))
+        model.adapted(PETAH(targets=targets).adapt(backbone, Plan()))
+        head = {"vit_small_patch16_224": "head", "resnet50": "fc"}[name]
+        theirs = backbones.build(config.Backbone(name, pretrained=False)).net
+        theirs.reset_classifier(10)
+        options = LoraConfig(r=8, lora_alpha=8, target_modules=pattern, exclude_modules=[head], modules_to_save=[head])
+        peer = get_peft_model(theirs, options)
+        counts = [sum(p.numel() for p in m.parameters() if p.requires_grad) for m in (model, peer)]
+        assert counts[0] == counts[1], counts
+        for module in peer.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):  # as ours: frozen statistics
+                module.train = lambda mode=True, m=module: m  # type: ignore[method-assign]
+                module.training = False
+        steps = [
+            _trainer(
+                m.train(),
+                torch.optim.AdamW([p for p in m.parameters() if p.requires_grad], lr=1e-3, fused=True),
+                lambda m: torch.nn.functional.cross_entropy(m(images), labels),
+            )
+            for m in (model, peer)
+        ]
+        rows.append(
+            ratio_row(f"training step, {what}, batch 8: PETAH, HF peft LoRA", steps[0], steps[1], rounds, limit)
+        )
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for choice, heads, batch in (("efficientformer_l1", 0.0, 1), ("hybrid_nano", 0.5, 32), ("hybrid_nano", 0.5, 1)):
+        spec = config.Backbone(**{**vars(peftbench.compose(f"backbone={choice}").backbone), "pretrained": False})
+        half = config.Pruning("structured", ratio=0.5, heads=heads)
+        nets = [backbones.build(spec), pruning.prune(backbones.build(spec), half)]
+        size, macs = nets[0].facts.input_size, []
+        image = torch.randn(batch, 3, size, size)
+        for net in nets:
+            with FlopCounterMode(display=False) as counter, torch.no_grad():
+                net.net(image[:1])
+            macs.append(f"{counter.get_total_flops() / 2e6:.0f} M")
+        what = f"latency, one thread, {choice}, batch {batch}: half of the hidden channels"
+        what += f"{' and heads' * bool(heads)} taken out ({macs[1]} multiply-adds), the whole ({macs[0]})"
+        with torch.inference_mode():
+            whole, small = (lambda net=net: net.net(image) for net in nets)
+            rows.append(ratio_row(what, small, whole, 30, 0.8))
+    torch.set_num_threads(threads)
+    return rows
+
+
 def ms(seconds: float) -> str:
     return f"{1000 * seconds:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
@@ -459,6 +534,7 @@ BENCHES = {
     "quickstart": bench_quickstart,
     "ftp": bench_ftp,
     "spt": bench_spt,
+    "petah": bench_petah,
 }
 
 

@@ -37,6 +37,8 @@ COUNTS = {
     # ViT-B, c = 96: 12 (768 c (down) + 12 c^2 + 13 c (block)) + 11 (gates) + 2 c (norm) + 768 c (up); of maps each tap
     # C c + 18 c^2 + 4 c, and c c' where the width changes: ResNet-50 has c = 8 (stem), 32, 64, 128, 256
     "lst": {"vit_b": 2_300_747, "resnet50": 2_834_724, "efficientformer_l1": 115_875, "swin_b": 708_803},
+    # LoRA's and the patches': + 8 x (768 + 768); EfficientFormer-L1 by kind of layer in tests/test_petah.py
+    "petah": {"vit_b": 1_191_936, "resnet50": "formula", "efficientformer_l1": 340_568, "swin_b": "formula"},
 }
 # These train what full fine-tuning trains, on another path.
 COUNTS |= dict.fromkeys(("ftp", "tpgm", "l2sp", "wise_ft"), COUNTS["full"])
@@ -69,6 +71,9 @@ def expected(method, name):
     net = backbones.meta(peftbench.compose(f"backbone={name}").backbone).net
     if method == "bitfit":
         return sum(p.numel() for n, p in net.named_parameters() if n.split(".")[-1] == "bias")
+    if method == "petah":
+        found = [m for m in net.modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)]
+        return sum(8 * (len(m.weight) + m.weight[0].numel()) for m in found)
     linear = [m for m in net.modules() if isinstance(m, torch.nn.Linear)]
     return sum(8 * (m.in_features + m.out_features) for m in linear)
 

@@ -81,7 +81,9 @@ def _shrunk(backbone: Backbone, about: dict[str, Any]) -> Backbone:
     """With as many channels and heads as the file of a pruned backbone has."""
     if not about or not any(about["kept"].values()):
         return backbone
-    kept = {what: {n: torch.arange(c) for n, c in about["kept"].get(what, {}).items()} for what in ("channels", "heads")}
+    kept = {
+        what: {n: torch.arange(c) for n, c in about["kept"].get(what, {}).items()} for what in ("channels", "heads")
+    }
     shrink(backbone, kept["channels"], kept["heads"])
     facts = backbone.facts
     found = Backbone(backbone.net, facts.name, facts.family, facts.input_size)

@@ -60,13 +60,17 @@ class PETAH(Method):
             if "standardised" in layer.fixed:
                 usable = sorted({x.kind for x in every if not x.fixed})
                 instead = f"give method.targets=[{','.join(usable)}]" if usable else "method=bitfit and full work"
-                raise Refusal(f"method=petah: {backbone.facts.name} cannot be adapted in {layer.name}, because "
-                              f"{layer.fixed}; {instead}.")
+                raise Refusal(
+                    f"method=petah: {backbone.facts.name} cannot be adapted in {layer.name}, because "
+                    f"{layer.fixed}; {instead}."
+                )
         if not self._chosen(backbone):
             kinds = ", ".join(sorted({x.kind for x in every}))
             why = next(iter(self.skipped(backbone).values()), f"it has layers of the kinds {kinds}")
-            raise UserError(f"method.targets={list(self.targets)}, method.rank={self.rank}: leave no layer of "
-                            f"{backbone.facts.name} to adapt ({why}).")
+            raise UserError(
+                f"method.targets={list(self.targets)}, method.rank={self.rank}: leave no layer of "
+                f"{backbone.facts.name} to adapt ({why})."
+            )
 
     def adapt(self, backbone: Backbone, plan: Plan) -> None:
         freeze(backbone)

@@ -13,7 +13,9 @@ from peftbench.backbones.channels import Channels, Heads, heads, hidden, members
 Score = Callable[[Mapping[str, nn.Parameter]], dict[str, Tensor]]
 
 
-def removed(backbone: Backbone, ratio: float, round_to: int, of_heads: float, score: Score) -> dict[str, dict[str, int]]:
+def removed(
+    backbone: Backbone, ratio: float, round_to: int, of_heads: float, score: Score
+) -> dict[str, dict[str, int]]:
     """Takes the share `ratio` of each block's hidden channels, and `of_heads` of each attention's heads, out.
 
     What is kept of a group is the multiple of `round_to` nearest to its share, and at least that much; a channel is
@@ -44,17 +46,17 @@ def _best(
     net = backbone.net
     names = {id(p): n for n, p in net.named_parameters()}
     owned = {g.first: [(names[id(p)], dim) for p, dim in members(net, g)] for g, n in groups if n < g.count}
-    layers = {
-        h.module: (f"{h.module}.qkv.weight", f"{h.module}.proj.weight") for h, n in attentions if n < h.count
-    }
+    layers = {h.module: (f"{h.module}.qkv.weight", f"{h.module}.proj.weight") for h, n in attentions if n < h.count}
     wanted = {n for pairs in owned.values() for n, _ in pairs} | {n for pair in layers.values() for n in pair}
     scores = score({n: p for n, p in net.named_parameters() if n in wanted})
     counts = {g.first: n for g, n in groups} | {h.module: n for h, n in attentions}
 
     channels = {}
     for first, pairs in owned.items():
-        worth = sum(scores[n].movedim(dim, 0).flatten(1).square().sum(1) if scores[n].ndim > 1 else scores[n].square()
-                    for n, dim in pairs)
+        worth = sum(
+            scores[n].movedim(dim, 0).flatten(1).square().sum(1) if scores[n].ndim > 1 else scores[n].square()
+            for n, dim in pairs
+        )
         channels[first] = _highest(worth, counts[first])
     kept = {}
     for head, _ in attentions:
