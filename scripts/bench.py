@@ -517,7 +517,7 @@ def bench_petah(rounds: int = 5) -> list[Row]:
         what = f"latency, one thread, {choice}, batch {batch}: half of the hidden channels"
         what += f"{' and heads' * bool(heads)} taken out ({macs[1]} multiply-adds), the whole ({macs[0]})"
         with torch.inference_mode():
-            whole, small = (lambda net=net: net.net(image) for net in nets)
+            whole, small = (lambda net=net, image=image: net.net(image) for net in nets)
             rows.append(ratio_row(what, small, whole, 30, 0.8))
     torch.set_num_threads(threads)
     return rows

@@ -27,9 +27,9 @@ LAYERS = [
     {"taps", "deltas", "costs", "data"},
     {"results", "frozen", "starting"},
     {"loggers"},
-    {"fit", "plan", "export", "serve"},
+    {"fit", "export", "serve"},
     {"pipeline"},
-    {"together"},
+    {"together", "plan"},
     {"cli"},
 ]
 OWNERS = {

@@ -311,7 +311,7 @@ def test_the_command_line_prunes_says_so_and_shares_the_file(cli, tmp_path, tiny
     runs = {}
     for pruned, seed in (("unstructured", 0), ("unstructured", 1), ("structured", 0), ("none", 0)):
         given = [] if pruned == "unstructured" else [f"pruning={pruned}"]  # the method's own
-        status, out, told = cli(*words, *given, f"seed={seed}")
+        status, _, told = cli(*words, *given, f"seed={seed}")
         assert status == 0, told
         assert ("pruning=" in told) == (pruned != "none")
         assert "layers are left as they are" in told
@@ -332,7 +332,7 @@ def test_the_command_line_prunes_says_so_and_shares_the_file(cli, tmp_path, tiny
     names = set(safetensors.torch.load_file(deltas[0]))
     assert names
     assert all("lora_" in n or n.startswith("task.") for n in names)
-    status, out, told = cli(
+    status, _, told = cli(
         *words, "pruning=none", f"backbone.weights={tmp_path / 'backbones' / files[0]}", "method=linear"
     )
     assert status == 0, told

@@ -100,8 +100,8 @@ class Model(nn.Module):
     def train(self, mode: bool = True) -> Model:
         """The one place that decides modes.
 
-        Batch-norm statistics move only where the whole layer trains (and is not marked `fixed_statistics`); under a side method the backbone is in eval
-        mode (no dropout, no drop-path); every other module follows `mode`.
+        Batch-norm statistics move only where the whole layer trains (and is not marked `fixed_statistics`); under a
+        side method the backbone is in eval mode (no dropout, no drop-path); every other module follows `mode`.
         """
         super().train(mode)
         if self.side is not None:

@@ -1,4 +1,4 @@
-"""Channels and heads inside a backbone's blocks that nothing outside sees: where they are, and how they are taken out."""
+"""Channels and heads inside a backbone's blocks that nothing outside sees: where they are, how they are taken out."""
 
 from __future__ import annotations
 

@@ -19,7 +19,8 @@ class Layer:
     """A layer with a weight (O, I/g · k²), flattened.
 
     `kind`: `stem` before the stages, `downsample` between them; else `attn` are linear layers and 1 x 1 convolutions
-    inside an attention, `mlp` other linear layers, and convolutions go by their kernel. `fixed` is why its weight cannot be tuned, or empty.
+    inside an attention, `mlp` other linear layers, and convolutions go by their kernel. `fixed` is why its weight
+    cannot be tuned, or empty.
     """
 
     name: str

@@ -9,6 +9,7 @@ peftbench {version}: fine-tune any pretrained vision backbone with any adaptatio
 
   peftbench method=… backbone=… data=… [trainer=… optimizer=… logger=… experiment=… debug=…] [key=value …]
   peftbench list methods|backbones|data       one line each
+  peftbench plan method=… backbone=… data=…   what a run would train, layer by layer, and what a step would take
   peftbench taps list|clear                   kept taps of frozen backbones (taps=auto|disk|memory|off)
   peftbench layers RUN_FOLDER                 where an SPT run's budget went
 

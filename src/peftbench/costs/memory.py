@@ -125,16 +125,20 @@ class SavedBytes:
         """Counts what is saved inside, from zero; values and gradients are not changed by it."""
         self._found.clear()
         # Asked for now: moving a model to a device gives its tensors other storages.
-        self._own = {t.untyped_storage().data_ptr() for t in (*self._model.parameters(), *self._model.buffers())}
+        self._own = {_place(t) for t in (*self._model.parameters(), *self._model.buffers())}
         alive: list[Tensor] = []  # no storage is freed while counting, so no address is used twice
 
         def keep(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in self._own:
-                self._found[storage.data_ptr()] = storage.nbytes()
+            if (place := _place(tensor)) not in self._own:
+                self._found[place] = tensor.untyped_storage().nbytes()
                 alive.append(tensor.detach())
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             yield
         alive.clear()
+
+
+def _place(tensor: Tensor) -> int:
+    """Which storage a tensor lies in; also where it has no data, when a step is simulated."""
+    return tensor.untyped_storage()._cdata

@@ -14,7 +14,7 @@ from peftbench.backbones.layers import layers
 
 def prunable(backbone: Backbone) -> dict[str, nn.Parameter]:
     """The weights of convolutions and linear layers, but for the first layer and weights that are standardised."""
-    found = [x for x in layers(backbone)][1:]
+    found = layers(backbone)[1:]
     return {f"{x.name}.weight": x.weight for x in found if "standardised" not in x.fixed}
 
 

@@ -29,7 +29,8 @@ def tune(layer: Layer, rank: int, scale: float, *, mask: Tensor | None = None, a
     low = nn.Parameter(weight.new_empty(rank, weight[0].numel()))
     nn.init.kaiming_uniform_(low, a=math.sqrt(5))
     layer.lora_a, layer.lora_b = low, nn.Parameter(weight.new_zeros(len(weight), rank))
-    layer.lora_scale, layer.lora_mask = scale, mask  # type: ignore[assignment]
+    layer.lora_scale = scale  # type: ignore[assignment]
+    layer.register_buffer("lora_mask", mask, persistent=False)
     layer.__class__ = _tuned(type(layer), _forward(layer, mask, apart))
 
 
@@ -46,7 +47,7 @@ def merge(layer: nn.Module) -> None:
     assert weight is not None
     layer._parameters["weight"] = nn.Parameter(_weight(layer).detach(), requires_grad=weight.requires_grad)
     del layer._parameters["lora_a"], layer._parameters["lora_b"]
-    del layer.__dict__["lora_scale"], layer.__dict__["lora_mask"]
+    del layer._buffers["lora_mask"], layer.__dict__["lora_scale"]
     layer.__class__ = kind.untuned
 
 
@@ -56,7 +57,7 @@ def _weight(self: Any) -> Tensor:
         flat = torch.addmm(frozen.flatten(1), self.lora_b, self.lora_a, alpha=self.lora_scale)
         return flat.view(frozen.shape)
     update = (self.lora_b @ self.lora_a).view(frozen.shape)
-    return frozen + self.lora_scale * update * mask.to(update.device)
+    return frozen + self.lora_scale * update * mask
 
 
 @cache

@@ -1,0 +1,100 @@
+"""What a step would hold in memory and compute, by running it over tensors without data."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode  # torch.export's own, and as public as it gets
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from peftbench.costs.memory import SavedBytes
+from peftbench.model import Model
+
+
+@dataclass(frozen=True)
+class Step:
+    """One training step, as simulated.
+
+    Attributes:
+        peak: bytes alive at once beyond the model's own tensors: activations, gradients, the optimizer's state.
+        saved: bytes that autograd keeps for backward, as a run records them.
+        flops: floating-point operations of forward and backward; a multiply-add counts as two.
+    """
+
+    peak: int
+    saved: int
+    flops: int
+
+
+class _Alive(TorchDispatchMode):
+    """The bytes of storages that exist, and their peak."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._seen: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def known(self, tensors: Any) -> None:
+        """Storages that were there before, which do not count."""
+        for tensor in tensors:
+            self._seen.add(tensor.untyped_storage())
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        torch.utils._pytree.tree_map_only(Tensor, self._count, result)
+        return result
+
+    def _count(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if storage in self._seen:
+            return
+        self._seen.add(storage)
+        size = storage.nbytes()
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._gone, size)
+
+    def _gone(self, size: int) -> None:
+        self.now -= size
+
+
+def step(
+    model: Model,
+    batch: Callable[[], tuple[Tensor, Any]],
+    optimizer: Callable[[], torch.optim.Optimizer],
+    half: torch.dtype | None,
+) -> Step:
+    """Simulates a step of training, the optimizer's state included; `model` is used up (of the meta device).
+
+    `batch` makes images and targets, `half` is what autocast computes in, if anything.
+    """
+    saved, alive, flops = SavedBytes(model), _Alive(), FlopCounterMode(display=False)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model.to_empty(device="cpu").train()
+        made = optimizer()
+        alive.known([*model.parameters(), *model.buffers()])
+        with alive:
+            for _, parameter in model.trainable():
+                parameter.grad = torch.zeros_like(parameter)
+            made.step()  # its state exists from now on
+            made.zero_grad()
+            given = batch()
+            with flops:
+                with saved.counting(), torch.autocast("cpu", half, enabled=half is not None):
+                    loss = model.loss(given)
+                loss.backward()
+            made.step()
+    return Step(alive.peak, saved.total, flops.get_total_flops())
+
+
+def arithmetic(model: Model, batch: Callable[[], tuple[Tensor, Any]]) -> int:
+    """The floating-point operations of forward and backward; `model` is used up (of the meta device)."""
+    with FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False) as flops:
+        model.to_empty(device="cpu").train().loss(batch()).backward()
+    return flops.get_total_flops()

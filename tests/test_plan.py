@@ -1,0 +1,88 @@
+"""`peftbench plan`: what it says before a run is what the run then records."""
+
+import json
+
+import pytest
+
+import peftbench
+from peftbench.plan import plan
+
+METHODS = ["full", "bitfit", "petah", "losa", "cst"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_plan_equals_its_run(method, tiny, tmp_path):
+    config = peftbench.compose(*tiny, f"method={method}", "pruning=none", "taps=off", f"output_dir={tmp_path}")
+    planned = plan(config)
+    record = peftbench.run(config)
+    assert planned.parameters == record.costs["parameters"]
+    assert planned.step.saved == record.costs["memory"]["saved_for_backward"]
+    assert planned.step.peak >= planned.step.saved
+    rows = sum(r.trained + r.added for r in planned.rows)
+    assert rows == record.costs["parameters"]["method"]
+    assert sum(r.base for r in planned.rows) == record.costs["parameters"]["backbone"]
+    side = method in ("linear", "losa", "cst", "lst")
+    assert planned.relative_time < 0.5 if side else planned.relative_time <= 1
+
+
+@pytest.mark.parametrize("pruning", ["unstructured", "structured"])
+@pytest.mark.parametrize("method", ["petah"])
+def test_a_plan_of_a_pruned_backbone_equals_its_run(method, pruning, tiny, tmp_path):
+    words = [w for w in tiny if not w.startswith("backbone")]
+    words += ["backbone=hybrid_nano", "data.size=64", f"method={method}", f"pruning={pruning}"]
+    config = peftbench.compose(*words, f"output_dir={tmp_path}")
+    planned, record = plan(config), peftbench.run(config)
+    assert planned.parameters == record.costs["parameters"]
+    assert planned.step.saved == record.costs["memory"]["saved_for_backward"]
+    gone = sum(r.pruned for r in planned.rows)
+    assert gone == (282_408 if pruning == "structured" else 0)
+    notes = " ".join(planned.notes)
+    assert ("merging is unmerged" in notes) == (pruning == "unstructured")
+    assert [r.merges for r in planned.rows if r.added] == [pruning == "structured"] * sum(
+        r.added > 0 for r in planned.rows
+    )
+
+
+def test_half_precision_is_planned_too(tiny, tmp_path):
+    config = peftbench.compose(*tiny, "method=full", "trainer.precision=bf16", f"output_dir={tmp_path}")
+    saved = peftbench.run(config).costs["memory"]["saved_for_backward"]
+    assert plan(config).step.saved == pytest.approx(saved, rel=0.01)  # autocast keeps some copies of its own
+
+
+def test_the_command_line_names_layers_and_reasons(cli):
+    words = ("plan", "method=petah", "backbone=hybrid_nano", "data=digits", "data.size=64", "data.batch_size=2")
+    status, out, told = cli(*words)
+    assert status == 0, told
+    assert "138,472" in out
+    assert "left as it is: its update of rank 8 has 328" in out
+    status, out, _ = cli(*words, "pruning=structured", "--json")
+    found = json.loads(out)
+    rows = {r["name"]: r for r in found["rows"]}
+    assert found["parameters"]["method"] == sum(r["trained"] + r["added"] for r in rows.values()) == 118_360
+    assert rows["stages.0.0.conv1_1x1.conv"]["pruned"] == 16 * 16
+    assert rows["stages.2.1.conv_kxk.conv"]["merges"]
+
+
+@pytest.mark.slow
+def test_a_billion_parameters_are_planned_without_weights():
+    planned = plan(peftbench.compose("method=lora", "backbone=vit_g", "data=digits", "data.batch_size=1"))
+    assert planned.parameters["backbone"] == 1_011_203_840
+    assert planned.parameters["method"] == peftbench.count_parameters("lora", "vit_g")
+    assert planned.step.peak > 1e8
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["method=spt"], "decided by a look at the data"),
+        (["method=lora", "backbone=resnet50"], "method=petah adapts"),
+        (["--verbose"], "--verbose: there is no such option"),
+        (["method=petah", "method.rank=0"], "method.rank=0"),
+    ],
+    ids=lambda v: " ".join(v) if isinstance(v, list) else "",
+)
+def test_what_cannot_be_planned_is_one_sentence(cli, words, answer):
+    status, _, told = cli("plan", "data=digits", "backbone=vit_nano", *words)
+    assert status == 2
+    assert answer in told
+    assert len(told.strip().splitlines()) == 1
