@@ -1,6 +1,6 @@
 """The benchmarks (`make bench`): ratios against a peer measured in the same run; `--write` puts them in the docs.
 
-python scripts/bench.py [help|step|side|quickstart|ftp|spt|petah …] [--write]
+python scripts/bench.py [help|step|side|quickstart|ftp|spt|petah|plan …] [--write]
 
 The side methods' peer is HF peft (pip install 'peftbench[bench]').
 """
@@ -523,6 +523,41 @@ def bench_petah(rounds: int = 5) -> list[Row]:
     return rows
 
 
+def bench_plan() -> list[Row]:
+    """The memory that `peftbench plan` says, against the peak resident set of the run above its set-up.
+
+    glibc is told to give freed memory back, which it otherwise keeps in pieces, up to as much again.
+    """
+    import peftbench
+    from peftbench.plan import plan
+
+    rows: list[Row] = []
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "262144"}
+    for backbone in ("vit_s", "efficientformer_l1"):
+        for method in ("full", "bitfit", "lora", "petah", "losa", "cst", "lst"):
+            with tempfile.TemporaryDirectory() as folder:
+                words = [f"method={method}", f"backbone={backbone}", "backbone.pretrained=false", "data=photos"]
+                words += ["taps=off", "trainer.epochs=1", "trainer.max_batches=2", "data.batch_size=16", "logger=none"]
+                words += ["data.eval_batch_size=16", f"output_dir={folder}", "trainer.progress=false"]
+                command = [str(Path(sys.executable).parent / "peftbench"), *words]
+                subprocess.run(command, env=environment, check=True, capture_output=True)
+                record = json.loads(next(Path(folder).glob("*/result.json")).read_text())
+            said = plan(peftbench.compose(*words)).step.peak
+            found = record["costs"]["memory"]["peak"]["resident"]
+            good = verdict(abs(said - found) <= 0.15 * found)
+            mb = (f"{said / 1e6:.0f} MB", f"{found / 1e6:.0f} MB")
+            rows.append(
+                (
+                    f"memory of a step, {method} on {backbone}, batch 16: plan, run",
+                    *mb,
+                    f"{said / found:.2f}",
+                    "0.85 to 1.15",
+                    good,
+                )
+            )
+    return rows
+
+
 def ms(seconds: float) -> str:
     return f"{1000 * seconds:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
@@ -535,6 +570,7 @@ BENCHES = {
     "ftp": bench_ftp,
     "spt": bench_spt,
     "petah": bench_petah,
+    "plan": bench_plan,
 }
 
 

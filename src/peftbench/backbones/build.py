@@ -94,6 +94,11 @@ def _shrunk(backbone: Backbone, about: dict[str, Any]) -> Backbone:
 def _streamed(spec: config.Backbone, size: int | None) -> Streamed:
     """The backbone whose blocks stay in their file. timm loads it as ever, so that its renaming of weights holds."""
     path = locate(spec.name, spec.weights)
+    if any(pruned(spec.weights).get("kept", {}).values()):
+        raise Refusal(
+            f"backbone.stream=true: {path} holds a backbone with channels taken out, which is small enough to be in "
+            f"memory; {INSTEAD}."
+        )
     file, state = File.at(path), _uncopied(read(path))
     keys = {id(tensor): key for key, tensor in state.items()}
     try:
