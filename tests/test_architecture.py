@@ -16,7 +16,7 @@ from peftbench.declared import declared
 SOURCE = Path(__file__).parents[1] / "src" / "peftbench"
 # A module imports from layers before its own, and from its own package.
 LAYERS = [
-    {"errors"},
+    {"errors", "progress"},
     {"declared", "vtab"},
     {"config"},
     {"backbones", "optim"},
@@ -26,8 +26,8 @@ LAYERS = [
     {"model"},
     {"taps", "deltas", "costs", "data"},
     {"results", "frozen"},
-    {"loggers"},
-    {"fit", "plan", "export", "serve"},
+    {"loggers", "finished"},
+    {"fit", "plan", "predict", "export", "serve"},
     {"pipeline"},
     {"together"},
     {"cli"},

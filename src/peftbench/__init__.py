@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from peftbench.cli.compose import compose as compose
     from peftbench.errors import Refusal as Refusal
     from peftbench.errors import UserError as UserError
+    from peftbench.finished import load as load
     from peftbench.pipeline import count_parameters as count_parameters
     from peftbench.pipeline import run as run
     from peftbench.results.record import Record as Record
@@ -27,12 +28,13 @@ __version__ = "0.1.0"
 _WHERE = {
     "compose": "peftbench.cli.compose",
     "count_parameters": "peftbench.pipeline",
+    "load": "peftbench.finished",
     "run": "peftbench.pipeline",
     "Record": "peftbench.results.record",
     "UserError": "peftbench.errors",
     "Refusal": "peftbench.errors",
 }
-__all__ = ["Record", "Refusal", "UserError", "__version__", "compose", "count_parameters", "run"]
+__all__ = ["Record", "Refusal", "UserError", "__version__", "compose", "count_parameters", "load", "run"]
 
 
 def __getattr__(name: str) -> Any:
