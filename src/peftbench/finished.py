@@ -245,7 +245,7 @@ def load(
     if merges:
         run.method.merge(backbone)
         deltas.refresh(model)
-    return Tuned(run, model.requires_grad_(False), transform_of(run.config, backbone), merges)
+    return Tuned(run, model.requires_grad_(False), transform_of(run.config, backbone), merges).eval()
 
 
 def place(device: str = "auto") -> torch.device:
