@@ -25,7 +25,7 @@ LAYERS = [
     {"tasks"},
     {"model"},
     {"taps", "deltas", "costs", "data"},
-    {"results", "frozen"},
+    {"results", "frozen", "adapters"},
     {"loggers", "finished"},
     {"fit", "plan", "predict", "export", "serve"},
     {"pipeline"},

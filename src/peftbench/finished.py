@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peftbench import backbones, config, deltas
+from peftbench import adapters, backbones, config, deltas
 from peftbench.config import Config
 from peftbench.data.loading import IMAGENET, Transform, mix
 from peftbench.errors import Refusal, UserError
 from peftbench.methods.base import Method, Plan
+from peftbench.methods.lora import LoRA
 from peftbench.model import Model
 from peftbench.results import Record, read
 from peftbench.tasks import TASKS
@@ -96,7 +97,7 @@ class Run:
 
     Attributes:
         tensors, metadata: the delta.
-        source: the delta's file, for messages.
+        source: where it was read, for messages.
     """
 
     folder: Path
@@ -106,10 +107,7 @@ class Run:
     plan: Plan
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, str]
-
-    @property
-    def source(self) -> Path:
-        return self.folder / deltas.FILE
+    source: Path
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -190,7 +188,7 @@ def open_run(folder: str | Path, config_dir: str | Path | None = None) -> Run:
         raise UserError(f"run={folder}: is not complete but {record.status}{why}; the same command finishes a run.")
     spec = config.restored(folder / CONFIG, [] if config_dir is None else [Path(config_dir).expanduser()])
     tensors, told = deltas.load(folder / deltas.FILE)
-    return Run(folder, record, spec, build(spec.method), read_plan(folder), tensors, told)
+    return Run(folder, record, spec, build(spec.method), read_plan(folder), tensors, told, folder / deltas.FILE)
 
 
 class Tuned(nn.Module):
@@ -219,6 +217,7 @@ def load(
     *,
     merge: bool = True,
     weights: str | Path | None = None,
+    adapter: str | Path | None = None,
     config_dir: str | Path | None = None,
 ) -> Tuned:
     """The tuned model of a run's folder, in eval mode, on the CPU.
@@ -230,6 +229,7 @@ def load(
     Args:
         merge: fold the update into the weights, where the method can: as fast as the plain backbone.
         weights: where the backbone's weights lie, if they have moved since the run.
+        adapter: a folder in which Hugging Face's PEFT has saved LoRA of linear layers; it takes the delta's place.
         config_dir: a folder with the YAML of a method of your own.
 
     Raises:
@@ -238,6 +238,8 @@ def load(
     run = run if isinstance(run, Run) else open_run(run, config_dir)
     if weights is not None:
         run = dataclasses.replace(run, config=_moved(run.config, str(weights)))
+    if adapter is not None:
+        run = _adapted(run, Path(adapter).expanduser())
     with torch.random.fork_rng():
         backbone = build_backbone(run.config)
     model = run.model(backbone)
@@ -246,6 +248,24 @@ def load(
         run.method.merge(backbone)
         deltas.refresh(model)
     return Tuned(run, model.requires_grad_(False), transform_of(run.config, backbone), merges).eval()
+
+
+def _adapted(run: Run, folder: Path) -> Run:
+    """The run with a PEFT adapter in the place of its method and delta."""
+    found = adapters.read(folder, backbones.meta(run.config.backbone, run.config.data.size).classifiers)
+    method = LoRA(found.rank, found.alpha, found.dropout, found.layers)
+    options = json.loads(json.dumps(dataclasses.asdict(method)))
+    spec = config.Method("lora", "peftbench.methods.lora.LoRA", options)
+    told = {**run.metadata, "method": "lora", "options": json.dumps(options), "plan": _hash(Plan())}
+    return dataclasses.replace(
+        run,
+        config=dataclasses.replace(run.config, method=spec),
+        method=method,
+        plan=Plan(),
+        tensors=found.tensors,
+        metadata=told,
+        source=folder / adapters.WEIGHTS,
+    )
 
 
 def place(device: str = "auto") -> torch.device:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import timm
 import torch
 from timm.models import PretrainedCfg
+from torch import nn
 
 from peftbench import config
 from peftbench.backbones.backbone import Backbone
@@ -102,15 +104,29 @@ def _known(spec: config.Backbone) -> None:
         )
 
 
-def _create(spec: config.Backbone, size: int | None, state: State | None = None) -> Any:
-    overlay = dict(spec.cfg)
+def with_classifier(spec: config.Backbone, size: int | None, classes: int) -> tuple[nn.Module, dict[str, Any]]:
+    """timm's own model with a classifier of so many classes, untrained; and how `timm.create_model` makes it again."""
+    spec = replace(spec, drop_path=0.0)
+    arguments = {"model_name": spec.name, "num_classes": classes, **_arguments(spec, size)}
+    return timm.create_model(**arguments).eval(), arguments
+
+
+def _arguments(spec: config.Backbone, size: int | None) -> dict[str, Any]:
+    """What the model is made with."""
     base = timm.get_pretrained_cfg(spec.name, allow_unregistered=True) or PretrainedCfg()
     arguments: dict[str, Any] = dict(spec.args)
     if spec.drop_path:
         arguments["drop_path_rate"] = spec.drop_path
-    own = arguments.get("img_size", overlay.get("input_size", base.input_size)[-1])
+    own = arguments.get("img_size", spec.cfg.get("input_size", base.input_size)[-1])
     if base.fixed_input_size and size not in (None, own):
         arguments["img_size"] = size
+    return arguments
+
+
+def _create(spec: config.Backbone, size: int | None, state: State | None = None) -> Any:
+    overlay = dict(spec.cfg)
+    base = timm.get_pretrained_cfg(spec.name, allow_unregistered=True) or PretrainedCfg()
+    arguments = _arguments(spec, size)
     classes = 0
     if state is not None:
         # The whole checkpoint is loaded strictly, classifier included, and the classifier is taken off afterwards:

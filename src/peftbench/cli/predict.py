@@ -16,7 +16,8 @@ from peftbench.cli.words import NEEDED, given
 from peftbench.errors import UserError
 
 USAGE = (
-    "peftbench predict run=FOLDER images=FILE|FOLDER|GLOB [out=FILE.csv|.json] [top_k=5] [batch_size=64] [weights=FILE]"
+    "peftbench predict run=FOLDER images=FILE|FOLDER|GLOB [out=FILE.csv|.json] [top_k=5] [batch_size=64] "
+    "[device=cpu|cuda] [weights=FILE] [adapter=FOLDER]"
 )
 _KNOWN = {
     "run": NEEDED,
@@ -26,6 +27,7 @@ _KNOWN = {
     "batch_size": 64,
     "device": "auto",
     "weights": None,
+    "adapter": None,
     "force": False,
 }
 
@@ -55,7 +57,7 @@ def run(arguments: list[str]) -> int:
     if not items:
         _none(want["images"], skipped)
     # Unmerged, in the run's own precision: what the record's accuracy is of.
-    tuned = load(finished, merge=False, weights=want["weights"]).to(place(want["device"]))
+    tuned = load(finished, merge=False, weights=want["weights"], adapter=want["adapter"]).to(place(want["device"]))
     count = 0
     with counted(console, "predicting") as watch, _writer(out) as file:
 
