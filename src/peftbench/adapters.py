@@ -33,6 +33,10 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
     "target_parameters": (None, []),
     "trainable_token_indices": (None,),
     "use_qalora": (False,),
+    "use_bdlora": (None,),
+    "kasa_config": (None,),
+    "velora_config": (None,),
+    "monteclora_config": (None,),
     "alora_invocation_tokens": (None,),
     "init_lora_weights": (True, False, "gaussian", "orthogonal", "eva"),  # others change the weights of the model too
 }
