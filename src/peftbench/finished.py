@@ -45,6 +45,11 @@ def build_backbone(spec: Config) -> backbones.Backbone:
     return backbones.build(spec.backbone, spec.data.size)
 
 
+def whole(spec: Config) -> Config:
+    """The same config with all of its backbone in memory, where a run streamed it from its file."""
+    return dataclasses.replace(spec, backbone=dataclasses.replace(spec.backbone, stream=False))
+
+
 def transform_of(spec: Config, backbone: backbones.Backbone) -> Transform:
     """From an image to this backbone's input."""
     facts, data = backbone.facts, spec.data

@@ -15,7 +15,7 @@ from peftbench.export.adapter import to_adapter
 from peftbench.export.graph import Sample
 from peftbench.export.plain import to_state_dict
 from peftbench.export.traced import to_onnx, to_program
-from peftbench.finished import Run, Tuned, load, open_run
+from peftbench.finished import Run, Tuned, load, open_run, whole
 
 INSIDE = "inside: float32 images in [0, 1]"
 OUTSIDE = "outside: (image / 255 - mean) / std of transform"
@@ -68,8 +68,7 @@ def export(
     if format == "peft":
         told = _told(run) | {"normalisation": OUTSIDE}
         return Exported(_placed(path, lambda part: to_adapter(run, part, told))[0], None)
-    whole = dataclasses.replace(run.config, backbone=dataclasses.replace(run.config.backbone, stream=False))
-    run = dataclasses.replace(run, config=whole)
+    run = dataclasses.replace(run, config=whole(run.config))
     sample = Sample(load(run, merge=False, weights=weights))
     tuned = load(run, weights=weights)
     _, normalisation, writer = _WRITERS[format]
