@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -466,10 +467,10 @@ def bench_serve(rounds: int = 15) -> list[Row]:
             for method in ("losa", "cst"):
                 words = [f"backbone={name}", "backbone.pretrained=false", f"method={method}", *quick]
                 run = peftbench.run(peftbench.compose(*words)).folder
-                eight = peftbench.MultiTask(None, {str(i): run for i in range(8)})
+                eight = partial(peftbench.MultiTask(None, {str(i): run for i in range(8)}), images)
                 torch.set_num_threads(1)
                 label = f"eight {method.upper().replace('LOSA', 'LoSA')} tasks, {name}, batch 8: one backbone forward"
-                rows.append(ratio_row(label, lambda: eight(images), lambda: plain(images), rounds, 1.3))
+                rows.append(ratio_row(label, eight, partial(plain, images), rounds, 1.3))
                 torch.set_num_threads(before)
         lora = peftbench.compose("backbone=vit_s", "backbone.pretrained=false", "method=lora", *quick)
         merged = peftbench.load(peftbench.run(lora).folder)

@@ -11,6 +11,7 @@ peftbench {version}: fine-tune any pretrained vision backbone with any adaptatio
   peftbench list methods|backbones|data       one line each
   peftbench predict run=FOLDER images=FILE|FOLDER|GLOB [out=FILE.csv|.json]
   peftbench export run=FOLDER format=safetensors|onnx|torch_export|peft [out=…]
+  peftbench share FOLDER …                    storage and memory of several runs on one backbone
   peftbench taps list|clear                   kept taps of frozen backbones (taps=auto|disk|memory|off)
   peftbench layers RUN_FOLDER                 where an SPT run's budget went
 
