@@ -10,6 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
 
+from safetensors import SafetensorError
+
 from peftbench.errors import UserError, nearest
 from peftbench.export.adapter import to_adapter
 from peftbench.export.graph import Sample
@@ -56,9 +58,9 @@ def export(
     """
     if format not in FORMATS:
         raise UserError(f"format={format}: expected one of {', '.join(FORMATS)}{nearest(format, FORMATS)}.")
-    run = run if isinstance(run, Run) else open_run(run, config_dir)
+    finished = run if isinstance(run, Run) else open_run(run, config_dir)
     name = "adapter" if format == "peft" else _WRITERS[format][0]
-    path = Path(out).expanduser() if out is not None else run.folder / name
+    path = Path(out).expanduser() if out is not None else finished.folder / name
     if path.exists() and not force:
         raise UserError(f"out={path}: exists already; give another name, or force=true.")
     if path.is_dir() != (format == "peft") and path.exists():
@@ -66,13 +68,13 @@ def export(
     if (suffix := Path(name).suffix) and path.suffix != suffix:
         raise UserError(f"out={path}: expected a name that ends in {suffix}.")
     if format == "peft":
-        told = _told(run) | {"normalisation": OUTSIDE}
-        return Exported(_placed(path, lambda part: to_adapter(run, part, told))[0], None)
-    run = dataclasses.replace(run, config=whole(run.config))
-    sample = Sample(load(run, merge=False, weights=weights))
-    tuned = load(run, weights=weights)
+        told = _told(finished) | {"normalisation": OUTSIDE}
+        return Exported(_placed(path, lambda part: to_adapter(finished, part, told))[0], None)
+    finished = dataclasses.replace(finished, config=whole(finished.config))
+    sample = Sample(load(finished, merge=False, weights=weights))
+    tuned = load(finished, weights=weights)
     _, normalisation, writer = _WRITERS[format]
-    told = _told(run) | {"merged": str(tuned.merged).lower(), "normalisation": normalisation}
+    told = _told(finished) | {"merged": str(tuned.merged).lower(), "normalisation": normalisation}
     return Exported(*_placed(path, lambda part: writer(tuned, sample, part, told)))
 
 
@@ -92,6 +94,8 @@ def _placed(path: Path, write: Callable[[Path], Result]) -> tuple[Path, Result]:
             if path.is_dir():
                 shutil.move(path, Path(folder) / "before")
             part.replace(path)
-    except OSError as problem:
-        raise UserError(f"out={path}: could not be written ({problem.strerror or problem}).") from None
+    except (OSError, SafetensorError) as problem:
+        raise UserError(
+            f"out={path}: could not be written ({getattr(problem, 'strerror', None) or problem})."
+        ) from None
     return path, answer
