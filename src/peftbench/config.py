@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -217,11 +217,11 @@ def restored(path: Path, folders: Iterable[Path] = ()) -> Config:
         raise UserError(f"{path}: is missing; give the folder of a run as it was left.") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
         raise UserError(f"{path}: cannot be read as YAML ({str(problem).splitlines()[0]}).") from None
-    known = [f.name for f in fields(Config)]
     try:
         values = dict(_mapping(values, "config"))
-        _known(values, known, "")
-        if missing := [n for n in known if n not in values]:
+        _known(values, [f.name for f in fields(Config)], "")
+        needed = [f.name for f in fields(Config) if f.default is MISSING and f.default_factory is MISSING]
+        if missing := [n for n in needed if n not in values]:
             raise UserError(f"{missing[0]}: is missing.")
         method = dict(_mapping(values["method"], "method"))
         method["path"] = _class_of(method.get("name"), [CONFIGS, *folders])

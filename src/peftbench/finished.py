@@ -69,6 +69,11 @@ def read_plan(folder: Path) -> Plan:
         raise UserError(f"{facts}: is damaged; it was written when the run began.") from None
 
 
+def mask_of(backbone: backbones.Backbone) -> str:
+    """The hash of the mask that a backbone was pruned with, the empty string without one."""
+    return str(getattr(backbone, "mask", ""))
+
+
 def metadata(record: Record, model: Model, plan: Plan) -> dict[str, str]:
     """What a delta says of where it belongs: all that `Run.fit` asks."""
     spec, stamps = record.config, record.stamps
@@ -80,7 +85,7 @@ def metadata(record: Record, model: Model, plan: Plan) -> dict[str, str]:
         "backbone": spec["backbone"]["name"],
         "weights": stamps["backbone"]["weights"],
         "fingerprint": stamps["backbone"]["fingerprint"],
-        "mask": stamps["backbone"].get("mask", ""),
+        "mask": mask_of(model.backbone),
         "task": spec["task"]["name"],
         "classes": json.dumps(list(model.task.classes)),
         "input_size": str(stamps["backbone"]["input_size"]),
@@ -153,7 +158,7 @@ class Run:
                 )
         if told["task"] != spec.task.name:
             raise Refusal(f"{self.source}: is of task={told['task']}, and {self.folder / CONFIG} of {spec.task.name}.")
-        if (mask := getattr(backbone, "mask", "")) != told["mask"]:
+        if (mask := mask_of(backbone)) != told["mask"]:
             raise Refusal(
                 f"{self.source}: was made on {told['backbone']} with {_mask(told['mask'])}, and this backbone has "
                 f"{_mask(mask)}; a delta fits only the mask that it was made under."

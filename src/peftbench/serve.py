@@ -159,7 +159,8 @@ def _prepared(run: Run, backbone: Backbone) -> Transform:
 
 def _view(backbone: Backbone) -> Backbone:
     """The same modules again over the very same tensors: a method may put others in their place."""
-    shared: list[Any] = [*backbone.parameters(), *backbone.buffers(), backbone.start, backbone.facts]
+    about = [value for name, value in vars(backbone).items() if not name.startswith("_")]  # facts, start, …
+    shared: list[Any] = [*backbone.parameters(), *backbone.buffers(), *about]
     return copy.deepcopy(backbone, {id(one): one for one in shared})
 
 
