@@ -9,7 +9,7 @@ import safetensors
 import safetensors.torch
 import timm
 import torch
-from finished_runs import finish, logits_of, pictures, same
+from finished_runs import QUIET, finish, logits_of, pictures, same
 from torch import nn
 
 import peftbench
@@ -124,6 +124,32 @@ def test_a_file_says_what_it_is(lora, cst, tmp_path):
     assert plain["fingerprint"] == lora.stamps["backbone"]["fingerprint"]
 
 
+def test_a_graph_of_clips_takes_clips(data, tmp_path):
+    """Folders of six digits each stand for clips."""
+    for role in ("train", "test"):
+        for word in ("one", "two"):
+            for start in (0, 6):
+                clip = tmp_path / "clips" / role / word / f"c{start}"
+                clip.mkdir(parents=True)
+                for p in sorted((data / role / word).iterdir())[start : start + 6]:
+                    shutil.copy(p, clip)
+    words = ["method=losa", "method.mixers=[channel,space,time]", "method.pooling=avg", "data=video_folder"]
+    words += [f"data.root={tmp_path / 'clips'}", "data.frames=3", "data.size=32", "trainer.epochs=1", *QUIET]
+    record = peftbench.run(peftbench.compose("backbone=vit_nano", f"output_dir={tmp_path}", *words))
+    assert export(record.folder, "torch_export").difference < 1e-4
+    for format_, why in (("safetensors", "is of clips"), ("peft", "no LoRA")):
+        with pytest.raises(peftbench.Refusal, match=why):
+            export(record.folder, format_)
+
+
+def test_a_streamed_run_is_exported_whole(data, tmp_path):
+    record = finish(tmp_path, data, "losa", "vit_nano", "backbone.stream=true", "trainer.max_batches=1")
+    assert peftbench.load(record.folder).model.backbone.streamed
+    assert export(record.folder, "torch_export").difference < 1e-4
+    assert peftbench.MultiTask(None, [record.folder]).report()["tasks"] == 1
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["bitfit", "losa"])
 def test_attention_biases_kept_in_eval_mode_are_exported(method, data, tmp_path):
     pytest.importorskip("onnxruntime")

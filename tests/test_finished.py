@@ -58,6 +58,7 @@ def test_the_loaded_model_is_the_one_that_was_tested(method, backbone, merges, d
     tuned = peftbench.load(record.folder, merge=False)
     logits, labels = logits_of(record, data, tuned)
     assert F.cross_entropy(logits, labels).item() == pytest.approx(record.metrics["test/loss"], rel=1e-4)
+    assert tuned.run.config.to_dict() == record.config
     merged = peftbench.load(record.folder)
     assert merged.merged == merges
     assert not merged.training

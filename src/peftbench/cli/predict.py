@@ -59,7 +59,8 @@ def run(arguments: list[str]) -> int:
     # Unmerged, in the run's own precision: what the record's accuracy is of.
     tuned = load(finished, merge=False, weights=want["weights"], adapter=want["adapter"]).to(place(want["device"]))
     count = 0
-    with counted(console, "predicting") as watch, _writer(out) as file:
+    shown = out is not None or not sys.stdout.isatty()  # else the rows themselves are what moves
+    with counted(console, "predicting", shown) as watch, _writer(out) as file:
 
         def counting() -> Iterator[Any]:
             nonlocal count

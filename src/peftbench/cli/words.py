@@ -27,7 +27,7 @@ def given(arguments: Sequence[str], verb: str, known: Mapping[str, Any], usage: 
     while words:
         word = words.pop(0)
         if word in ("--config-dir", "-cd"):
-            words.pop(0)
+            del words[:1]
             continue
         if word.startswith("--config-dir="):
             continue
