@@ -45,7 +45,7 @@ def finish(folder, data, method, backbone="vit_nano", *words):
     return record
 
 
-def logits_of(record, data, tuned):
+def logits_of(data, tuned):
     """Logits and labels of the test images, in the order of the classes."""
     files = [(p, i) for i, c in enumerate(tuned.classes) for p in sorted((data / "test" / c).iterdir())]
     pixels = torch.stack([tuned.transform(p) for p, _ in files])

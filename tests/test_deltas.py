@@ -93,10 +93,10 @@ def test_batch_norm_statistics_that_moved_are_in_the_delta(data, tmp_path):
     statistics = {n for n in tensors if "running_" in n or "num_batches" in n}
     assert len(statistics) == 3 * 21
     tuned = peftbench.load(record.folder)
-    logits, labels = logits_of(record, data, tuned)
+    logits, labels = logits_of(data, tuned)
     assert F.cross_entropy(logits, labels).item() == pytest.approx(record.metrics["test/loss"], rel=1e-4)
     resaved(Path(record.folder), {n: t for n, t in tensors.items() if n not in statistics})
-    without, _ = logits_of(record, data, peftbench.load(record.folder))
+    without, _ = logits_of(data, peftbench.load(record.folder))
     assert (without - logits).abs().max() > 0.01
 
 
@@ -191,6 +191,9 @@ def test_another_format_is_refused_and_the_first_one_is_read(copied):
     old = {k: told[k] for k in ("run", "method", "options", "backbone", "fingerprint", "classes", "transform")}
     safetensors.torch.save_file(tensors, file, old | {"format": "peftbench-delta-1"})
     assert same(peftbench.load(copied).model.state_dict(), before)
+    for spoilt in ({"classes": "[1"}, {"method": ""}):
+        safetensors.torch.save_file(tensors, file, old | {"format": "peftbench-delta-1"} | spoilt)
+        refused(copied, f"damaged: its metadata say no {next(iter(spoilt))}")
     safetensors.torch.save_file(tensors, file, told | {"format": "peftbench-delta-3"})
     refused(copied, "format 3", "1 to 2", f"wrote it, {peftbench.__version__}")
     safetensors.torch.save_file(tensors, file, {})

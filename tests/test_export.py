@@ -93,7 +93,7 @@ def test_the_exported_file_has_the_records_accuracy(method, format_, name, lora,
     assert status == 0
     assert printed.startswith(str(out))
     tuned = peftbench.load(record.folder, merge=False)
-    right, labels = logits_of(record, data, tuned)
+    right, labels = logits_of(data, tuned)
     files = [p for c in tuned.classes for p in sorted((data / "test" / c).iterdir())]
     pixels = torch.stack([tuned.transform(p) for p in files]).float() / 255
     with torch.no_grad():
@@ -242,7 +242,7 @@ def test_an_adapter_gives_the_same_logits_in_peft_and_comes_back(lora, data, tmp
     assert state.keys() >= start.keys()
     base.load_state_dict(start, strict=False)
     theirs = peft.PeftModel.from_pretrained(base, folder).eval()
-    right, _ = logits_of(lora, data, ours)
+    right, _ = logits_of(data, ours)
     files = [p for c in ours.classes for p in sorted((data / "test" / c).iterdir())]
     pixels = torch.stack([ours.transform(p) for p in files])
     with torch.no_grad():
@@ -256,7 +256,7 @@ def test_an_adapter_gives_the_same_logits_in_peft_and_comes_back(lora, data, tmp
     theirs.save_pretrained(tmp_path / "back")
     back = peftbench.load(lora.folder, adapter=tmp_path / "back")
     assert back.merged
-    found, _ = logits_of(lora, data, back)
+    found, _ = logits_of(data, back)
     torch.testing.assert_close(found, changed, rtol=1e-4, atol=1e-5)
     assert (changed - right).abs().max() > 0.01
 

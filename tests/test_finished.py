@@ -56,14 +56,14 @@ def refused(folder, *parts, **more):
 def test_the_loaded_model_is_the_one_that_was_tested(method, backbone, merges, data, tmp_path):
     record = finish(tmp_path, data, method, backbone, "optimizer.lr=3e-3", "trainer.max_batches=4")
     tuned = peftbench.load(record.folder, merge=False)
-    logits, labels = logits_of(record, data, tuned)
+    logits, labels = logits_of(data, tuned)
     assert F.cross_entropy(logits, labels).item() == pytest.approx(record.metrics["test/loss"], rel=1e-4)
     assert tuned.run.config.to_dict() == record.config
     merged = peftbench.load(record.folder)
     assert merged.merged == merges
     assert not merged.training
     assert not any(p.requires_grad for p in merged.parameters())
-    again, _ = logits_of(record, data, merged)
+    again, _ = logits_of(data, merged)
     torch.testing.assert_close(again, logits, rtol=1e-4, atol=1e-5)
     if merges:
         plain = {f"model.backbone.{n}" for n in backbones.build(tuned.run.config.backbone, 32).state_dict()}

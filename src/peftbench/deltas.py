@@ -21,6 +21,8 @@ FILE = "delta.safetensors"
 FORMAT = 2
 """Of the file's metadata, as docs/using.md describes it. Format 1 had no hash, and knew no pruning."""
 _FORMAT = "peftbench-delta-"
+_JSON = ("options", "classes")
+_FIRST = ("run", "method", "backbone", "fingerprint", *_JSON)  # what format 1 said
 _UMASK = os.umask(0)  # it can only be read by setting it
 os.umask(_UMASK)
 
@@ -99,7 +101,9 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     number = word.removeprefix(_FORMAT)
     if not word.startswith(_FORMAT) or not number.isdecimal():
         raise UserError(f"{path}: is no delta of peftbench (its metadata names no format of one).")
-    if number == "1":
+    if number == "1":  # it has no hash
+        if wrong := [key for key in _FIRST if not metadata.get(key) or (key in _JSON and not _is_json(metadata[key]))]:
+            raise UserError(f"{path}: is damaged: its metadata say no {wrong[0]}.")
         return tensors, {**metadata, "mask": "", "task": "classification"}
     if int(number) != FORMAT:
         raise Refusal(
@@ -130,6 +134,14 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise UserError(f"{path}: is not a whole safetensors file ({problem}).") from None
     except (OSError, ValueError) as problem:
         raise UserError(f"{path}: cannot be read as a safetensors file ({problem}).") from None
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _pickled(path: Path) -> bool:

@@ -75,7 +75,7 @@ def mask_of(backbone: backbones.Backbone) -> str:
 
 
 def metadata(record: Record, model: Model, plan: Plan) -> dict[str, str]:
-    """What a delta says of where it belongs: all that `Run.fit` asks."""
+    """What a delta says of where it belongs: all that `Run.model` asks for."""
     spec, stamps = record.config, record.stamps
     return {
         "run": record.id,
