@@ -1,6 +1,6 @@
 """The benchmarks (`make bench`): ratios against a peer measured in the same run; `--write` puts them in the docs.
 
-python scripts/bench.py [help|step|side|quickstart|ftp|spt|petah|plan …] [--write]
+python scripts/bench.py [help|step|side|quickstart|ftp|spt|petah|plan|serve …] [--write]
 
 The side methods' peer is HF peft (pip install 'peftbench[bench]').
 """
@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -558,6 +559,53 @@ def bench_plan() -> list[Row]:
     return rows
 
 
+def bench_serve(rounds: int = 15) -> list[Row]:
+    """Eight tasks from one backbone, and a merged update, against the plain backbone; one thread, random weights."""
+    import torch
+
+    import peftbench
+
+    before = torch.get_num_threads()
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        quick = ["data=digits", "trainer.max_batches=1", "trainer.epochs=1", "data.batch_size=4", "taps=off"]
+        quick += ["data.eval_batch_size=4", "logger=none", "trainer.progress=false", f"output_dir={folder}"]
+        images = torch.randint(0, 256, (8, 3, 224, 224), dtype=torch.uint8)
+        for name in ("vit_s", "resnet50"):
+            spec = peftbench.compose(f"backbone={name}", "backbone.pretrained=false", *quick)
+            plain = _plain(spec)
+            for method in ("losa", "cst"):
+                words = [f"backbone={name}", "backbone.pretrained=false", f"method={method}", *quick]
+                run = peftbench.run(peftbench.compose(*words)).folder
+                eight = partial(peftbench.MultiTask(None, {str(i): run for i in range(8)}), images)
+                torch.set_num_threads(1)
+                label = f"eight {method.upper().replace('LOSA', 'LoSA')} tasks, {name}, batch 8: one backbone forward"
+                rows.append(ratio_row(label, eight, partial(plain, images), rounds, 1.3))
+                torch.set_num_threads(before)
+        lora = peftbench.compose("backbone=vit_s", "backbone.pretrained=false", "method=lora", *quick)
+        merged = peftbench.load(peftbench.run(lora).folder)
+        plain = _plain(lora)
+        torch.set_num_threads(1)
+        with torch.no_grad():
+            label = "LoRA merged, ViT-S/16, batch 1: the plain backbone"
+            one = images[:1]
+            rows.append(ratio_row(label, lambda: merged(one), lambda: plain(one), 4 * rounds, 1.02))
+        torch.set_num_threads(before)
+    return rows
+
+
+def _plain(spec: Any) -> Callable[[Any], Any]:
+    """The forward pass of a backbone without a method, head included."""
+    import torch
+
+    import peftbench
+    from peftbench.model import Model
+    from peftbench.tasks import Classification
+
+    backbone = peftbench.build_backbone(spec)
+    return torch.no_grad()(Model(backbone, Classification(backbone, [str(i) for i in range(10)])).eval().forward)
+
+
 def ms(seconds: float) -> str:
     return f"{1000 * seconds:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
@@ -571,6 +619,7 @@ BENCHES = {
     "spt": bench_spt,
     "petah": bench_petah,
     "plan": bench_plan,
+    "serve": bench_serve,
 }
 
 

@@ -16,7 +16,7 @@ from peftbench.declared import declared
 SOURCE = Path(__file__).parents[1] / "src" / "peftbench"
 # A module imports from layers before its own, and from its own package.
 LAYERS = [
-    {"errors"},
+    {"errors", "progress"},
     {"declared", "vtab"},
     {"config"},
     {"backbones", "optim"},
@@ -25,9 +25,9 @@ LAYERS = [
     {"tasks"},
     {"model"},
     {"taps", "deltas", "costs", "data"},
-    {"results", "frozen", "starting"},
-    {"loggers"},
-    {"fit", "export", "serve"},
+    {"results", "frozen", "starting", "adapters"},
+    {"loggers", "finished"},
+    {"fit", "predict", "export", "serve"},
     {"pipeline"},
     {"together", "plan"},
     {"cli"},

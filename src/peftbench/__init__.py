@@ -18,21 +18,38 @@ if TYPE_CHECKING:
     from peftbench.cli.compose import compose as compose
     from peftbench.errors import Refusal as Refusal
     from peftbench.errors import UserError as UserError
+    from peftbench.finished import build_backbone as build_backbone
+    from peftbench.finished import load as load
     from peftbench.pipeline import count_parameters as count_parameters
     from peftbench.pipeline import run as run
     from peftbench.results.record import Record as Record
+    from peftbench.serve import MultiTask as MultiTask
 
 __version__ = "0.1.0"
 
 _WHERE = {
     "compose": "peftbench.cli.compose",
     "count_parameters": "peftbench.pipeline",
+    "build_backbone": "peftbench.finished",
+    "load": "peftbench.finished",
+    "MultiTask": "peftbench.serve",
     "run": "peftbench.pipeline",
     "Record": "peftbench.results.record",
     "UserError": "peftbench.errors",
     "Refusal": "peftbench.errors",
 }
-__all__ = ["Record", "Refusal", "UserError", "__version__", "compose", "count_parameters", "run"]
+__all__ = [
+    "MultiTask",
+    "Record",
+    "Refusal",
+    "UserError",
+    "__version__",
+    "build_backbone",
+    "compose",
+    "count_parameters",
+    "load",
+    "run",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -219,6 +219,55 @@ def check(values: Mapping[str, Any], choices: Mapping[str, str] | None = None) -
     config = Config(**sections, **{k: values[k] for k in TOP}, choices=dict(choices or {}))
     _combinations(config)
     return config
+
+
+def restored(path: Path, folders: Iterable[Path] = ()) -> Config:
+    """The config in a run's `config.yaml`, checked again.
+
+    The method's class is the one that the YAML of its name gives, in peftbench's configs or in `folders`: an import
+    path that the file holds is never followed.
+
+    Raises:
+        UserError: the file is missing or damaged, or no method is called so.
+    """
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: is missing; give the folder of a run as it was left.") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
+        raise UserError(f"{path}: cannot be read as YAML ({str(problem).splitlines()[0]}).") from None
+    try:
+        values = dict(_mapping(values, "config"))
+        _known(values, [f.name for f in fields(Config)], "")
+        needed = [f.name for f in fields(Config) if f.default is MISSING and f.default_factory is MISSING]
+        if missing := [n for n in needed if n not in values]:
+            raise UserError(f"{missing[0]}: is missing.")
+        method = dict(_mapping(values["method"], "method"))
+        method["path"] = _class_of(method.get("name"), [CONFIGS, *folders])
+        config = Config.from_dict({**values, "method": method})
+        options = _options(declared(method["path"], "method.path"), config.method.options, "method")
+    except UserError as problem:
+        raise UserError(f"{path}: {problem}") from None
+    return replace(config, method=replace(config.method, options=options))
+
+
+def _class_of(name: Any, folders: Iterable[Path]) -> str:
+    """The import path of the class of the method called `name`."""
+    import yaml
+
+    found: dict[str, str] = {}
+    for file in (f for folder in folders for f in sorted((folder / "method").glob("**/*.yaml"))):
+        given = yaml.safe_load(file.read_text(encoding="utf-8"))
+        if isinstance(given, Mapping) and "name" in given and isinstance(given.get("path"), str):
+            found.setdefault(str(given["name"]), given["path"])
+    if name not in found:
+        raise UserError(
+            f"method.name={name}: there is no YAML of this method{nearest(str(name), found)}; a method of your own "
+            f"needs --config-dir DIR, in Python config_dir=DIR."
+        )
+    return found[str(name)]
 
 
 def identity(config: Config) -> dict[str, Any]:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import safetensors
 import safetensors.torch
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from peftbench.backbones.backbone import digests
-from peftbench.errors import UserError
+from peftbench.errors import Refusal, UserError
 from peftbench.model import Model
 
 FILE = "delta.safetensors"
+FORMAT = 2
+"""Of the file's metadata, as docs/using.md describes it. Format 1 had no hash, and knew no pruning."""
+_FORMAT = "peftbench-delta-"
+_JSON = ("options", "classes")
+_FIRST = ("run", "method", "backbone", "fingerprint", *_JSON)  # what format 1 said
 _UMASK = os.umask(0)  # it can only be read by setting it
 os.umask(_UMASK)
 
@@ -31,13 +37,29 @@ def changed(state: Mapping[str, Tensor], start: Mapping[str, str]) -> dict[str, 
 def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> int:
     """Writes a delta and returns its size in bytes; the file at `path` is replaced only when the new one is whole.
 
+    Its format, the number of tensors and a hash of all that it holds are added to the metadata.
+
     Raises:
         UserError: the disk is full, or the folder cannot be written.
     """
+    told = {**metadata, "format": f"{_FORMAT}{FORMAT}", "tensors": str(len(tensors))}
+    return write(path, tensors, told | {"content": content(tensors, told)})
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> int:
+    """Writes tensors and metadata to a safetensors file, as `save` does, with nothing added. Raises UserError."""
     copies = {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}
     with replacing(path) as part:
         safetensors.torch.save_file(copies, part, metadata=dict(metadata))
     return path.stat().st_size
+
+
+def content(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """sha256 over names, shapes, types and bytes of all tensors and over the metadata, `content` itself left out."""
+    hashes = digests(dict(tensors))
+    lines = [f"{n} {tuple(tensors[n].shape)} {tensors[n].dtype} {hashes[n]}" for n in sorted(tensors)]
+    told = {k: v for k, v in metadata.items() if k != "content"}
+    return hashlib.sha256("\n".join([json.dumps(told, sort_keys=True), *lines]).encode()).hexdigest()
 
 
 @contextlib.contextmanager
@@ -69,31 +91,130 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a delta file. Raises UserError where it is missing or damaged."""
+    """Tensors and metadata of a delta file, in this version's format; one of format 1 is migrated.
+
+    Raises:
+        UserError: it is missing, damaged, no delta, or of a format that this version does not know.
+    """
+    tensors, metadata = read(path)
+    word = metadata.get("format", "")
+    number = word.removeprefix(_FORMAT)
+    if not word.startswith(_FORMAT) or not number.isdecimal():
+        raise UserError(f"{path}: is no delta of peftbench (its metadata names no format of one).")
+    if number == "1":  # it has no hash
+        if wrong := [key for key in _FIRST if not metadata.get(key) or (key in _JSON and not _is_json(metadata[key]))]:
+            raise UserError(f"{path}: is damaged: its metadata say no {wrong[0]}.")
+        return tensors, {**metadata, "mask": "", "task": "classification"}
+    if int(number) != FORMAT:
+        raise Refusal(
+            f"{path}: is of delta format {number}, and this version reads 1 to {FORMAT}; read it with the peftbench "
+            f"that wrote it{_by(metadata)}."
+        )
+    if metadata.get("tensors") != str(len(tensors)):
+        raise UserError(
+            f"{path}: is damaged: it was saved with {metadata.get('tensors', 'no')} tensors, and holds {len(tensors)}."
+        )
+    if content(tensors, metadata) != metadata.get("content"):
+        raise UserError(f"{path}: is damaged: what it holds is not what was saved in it (its sha256 is another).")
+    return tensors, metadata
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of any safetensors file. Raises UserError where it is missing, damaged or another file."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             return {n: file.get_tensor(n) for n in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except FileNotFoundError:
-        raise UserError(f"{path}: there is no delta here; it is written when a run completes.") from None
+        raise UserError(f"{path}: is missing; give the folder of a run as it was left.") from None
     except safetensors.SafetensorError as problem:
+        if _pickled(path):
+            raise UserError(
+                f"{path}: is a pickle or a torch file, which could run code and is not read; expected safetensors."
+            ) from None
         raise UserError(f"{path}: is not a whole safetensors file ({problem}).") from None
+    except (OSError, ValueError) as problem:
+        raise UserError(f"{path}: cannot be read as a safetensors file ({problem}).") from None
 
 
-def attach(model: Model, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Puts a delta's tensors into a model built by the same config.
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _pickled(path: Path) -> bool:
+    with path.open("rb") as file:
+        begin = file.read(2)
+    return begin == b"PK" or begin[:1] == b"\x80"
+
+
+def _by(metadata: Mapping[str, str]) -> str:
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        return f", {json.loads(metadata['versions'])['peftbench']}"
+    return ""
+
+
+class Attached:
+    """A delta in a model. The tensors that were in its place are kept, and `detach` puts them back."""
+
+    def __init__(self, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+        self.model = model
+        self.before: dict[str, Tensor] = {}
+        self._swap(tensors, self.before)
+
+    def detach(self) -> None:
+        """The model is as it was before, to the bit. Raises UserError where it has been detached already."""
+        if not self.before:
+            raise UserError("this delta has been detached already.")
+        before, self.before = self.before, {}
+        self._swap(dict(reversed(before.items())), {})  # a module under two names was swapped twice
+
+    def _swap(self, tensors: Mapping[str, Tensor], before: dict[str, Tensor]) -> None:
+        for name, tensor in tensors.items():
+            path, _, last = name.rpartition(".")
+            owner = self.model.get_submodule(path)
+            place: dict[str, Tensor | None] = owner._buffers if last in owner._buffers else owner._parameters  # type: ignore[assignment]
+            old = place[last]
+            assert old is not None
+            before[name] = old
+            if isinstance(old, nn.Parameter) and not isinstance(tensor, nn.Parameter):
+                tensor = nn.Parameter(tensor.to(old.device), requires_grad=old.requires_grad)
+            place[last] = tensor.to(old.device) if last in owner._buffers else tensor
+        refresh(self.model)
+
+
+def refresh(model: nn.Module) -> None:
+    """Has modules forget what they computed from their weights in eval mode (timm's caches of attention biases)."""
+    mode = model.training
+    model.train(True)
+    model.train(mode)
+
+
+def attach(model: Model, tensors: Mapping[str, Tensor], source: str) -> Attached:
+    """Puts a delta's tensors into a model built by the same config, in the place of what is there.
+
+    Nothing is added to a weight or written into it: the old tensors are kept, so that detaching gives their very bits.
 
     Raises:
-        UserError: the delta is of another model: a tensor the model has not, or has in another shape.
+        UserError: the delta is of another model: a tensor the model has not, or has in another shape or type; or it
+            lacks one that the backbone cannot give.
     """
     state = model.state_dict()
     for name, tensor in tensors.items():
         if name not in state:
-            raise UserError(f"{source}: holds {name}, which this model has not; it was made by another model.")
-        if state[name].shape != tensor.shape:
-            raise UserError(
-                f"{source}: {name} has shape {list(tensor.shape)}, this model's has {list(state[name].shape)}; "
-                f"it was made by another model."
+            raise Refusal(f"{source}: holds {name}, which this model has not; it was made by another model.")
+        if (state[name].shape, state[name].dtype) != (tensor.shape, tensor.dtype):
+            ours, theirs = (f"{list(t.shape)} in {str(t.dtype)[6:]}" for t in (state[name], tensor))
+            raise Refusal(
+                f"{source}: {name} has shape {theirs}, this model's has {ours}; it was made by another model."
             )
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            state[name].copy_(tensor)
+    start = model.start()
+    if missing := [n for n in state if n not in tensors and n not in start]:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise Refusal(
+            f"{source}: lacks {missing[0]}{more}, which a delta of this model must hold; it was made by another model, "
+            f"or is not whole."
+        )
+    return Attached(model, tensors)

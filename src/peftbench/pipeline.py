@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import importlib
 import json
 import os
 import platform
@@ -25,17 +24,16 @@ from peftbench import backbones, costs, deltas, frozen, loggers, pruning, starti
 from peftbench.config import Config, run_id
 from peftbench.data import ood
 from peftbench.data.base import DataSet, Splits, split_hash
-from peftbench.data.loading import IMAGENET, Loaders, Transform, loaders, mix
+from peftbench.data.loading import Loaders, Transform, loaders, mix
 from peftbench.data.plain import plain_batches
 from peftbench.errors import Refusal, UserError
+from peftbench.finished import CONFIG, PLAN, build, build_backbone, metadata, read_plan, transform_of
 from peftbench.fit import CHECKPOINT, Aborted, Diverged, Outcome, Stopped, device, fit, fit_together
-from peftbench.fit.progress import bar
 from peftbench.methods.base import Method, Plan
 from peftbench.model import Model, Together
+from peftbench.progress import Watch, counted
 from peftbench.results import Record, read
 from peftbench.tasks import TASKS
-
-Watch = Callable[[int, int], None]
 
 
 def run(config: Config, group: str | None = None) -> Record:
@@ -71,9 +69,8 @@ def run_together(configs: Sequence[Config], group: str | None = None) -> list[Re
     splits = dataset.load()
     roles = splits.roles(config.data.stage)
     shifts = ood.shifts(config, splits)
-    torch.manual_seed(mix(config.seed, 1))  # of a backbone that starts from random weights
-    backbone = starting.build(config, methods[0], _teller(config, rank))
-    transform = _transform(config, backbone)
+    backbone = build_backbone(config, _teller(config, rank))
+    transform = transform_of(config, backbone)
     runs = [_Run(c, m, backbone, splits, split_hash(*roles), shifts) for c, m in zip(configs, methods, strict=True)]
     with contextlib.suppress(Stopped, KeyboardInterrupt), contextlib.ExitStack() as stack:
         for one in runs:
@@ -107,6 +104,7 @@ class _Run:
     """One of the runs that are carried out: its folder, its model, its record."""
 
     model: Model
+    plan: Plan
 
     def __init__(
         self,
@@ -156,8 +154,8 @@ class _Run:
         torch.manual_seed(mix(config.seed, 0))
         task = TASKS[config.task.name](backbone, splits.classes, config.task.label_smoothing)
         self.model = Model(backbone, task, transform.mean, transform.std)
-        plan = _plan(self.folder, self.method, self.model, data, config, rank)
-        self.record.plan = dict(plan.facts)
+        self.plan = _plan(self.folder, self.method, self.model, data, config, rank)
+        self.record.plan = dict(self.plan.facts)
         if skipped := dict(self.method.skipped(backbone)):
             self.record.plan["skipped"] = skipped
             name, why = next(iter(skipped.items()))
@@ -165,7 +163,7 @@ class _Run:
                 f"method={config.method.name}: {len(skipped)} layers are left as they are, such as {name}: {why} "
                 f"(peftbench plan names all)"
             )
-        self.model.adapted(self.method.adapt(backbone, plan))
+        self.model.adapted(self.method.adapt(backbone, self.plan))
         pruning.hold(backbone)
         self.record.costs = {"parameters": costs.parameters(self.model)}
         if rank == 0:
@@ -176,7 +174,7 @@ class _Run:
         if isinstance(outcome, Diverged):
             self.record.status, self.record.reason = "failed", str(outcome)
         elif rank == 0:
-            _complete(self.record, self.folder, self.method, self.model, outcome)
+            _complete(self.record, self.folder, self.method, self.model, self.plan, outcome)
 
 
 def _fit(runs: Sequence[_Run], data: Loaders) -> list[Outcome | Diverged]:
@@ -196,14 +194,6 @@ def _fit(runs: Sequence[_Run], data: Loaders) -> list[Outcome | Diverged]:
     found = fit_together(models, methods, [r.config for r in runs], data, folder, name, watches)
     shutil.rmtree(folder, ignore_errors=True)
     return found
-
-
-def build(section: Any) -> Any:
-    """The object that a config section's import path names, with the section's options."""
-    module, _, name = section.path.rpartition(".")
-    kind = getattr(importlib.import_module(module), name)
-    options = {f.name: section.options[f.name] for f in dataclasses.fields(kind) if f.name in section.options}
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})
 
 
 def check(config: Config, method: Method) -> backbones.Backbone:
@@ -258,13 +248,6 @@ def count_parameters(method: str, backbone: str, **overrides: Any) -> int:
     return sum(p.numel() for p in trained if p.requires_grad)
 
 
-def _transform(config: Config, backbone: backbones.Backbone) -> Transform:
-    facts, data = backbone.facts, config.data
-    scales = {"model": (facts.mean, facts.std), "imagenet": IMAGENET, "none": ((0.0,) * 3, (1.0,) * 3)}
-    filter_ = facts.interpolation if data.interpolation == "model" else data.interpolation
-    return Transform(facts.input_size, filter_, *scales[data.normalize], data.augment)
-
-
 def _loaders(config: Config, roles: Any, transform: Transform, rank: int, world: int, watch: Watch) -> Loaders:
     data = config.data
     return loaders(
@@ -285,22 +268,8 @@ def _loaders(config: Config, roles: Any, transform: Transform, rank: int, world:
     )
 
 
-@contextlib.contextmanager
-def _progress(config: Config, rank: int, what: str) -> Iterator[Watch]:
-    """A bar for something countable, where somebody looks at a terminal; it appears with the first count."""
-    console = Console()
-    if not config.trainer.progress or not console.is_terminal or rank:
-        yield lambda done, of: None
-        return
-    with bar(console) as progress:
-        tasks: list[Any] = []
-
-        def watch(done: int, of: int) -> None:
-            if not tasks:
-                tasks.append(progress.add_task(what, total=of))
-            progress.update(tasks[0], completed=done, total=of)
-
-        yield watch
+def _progress(config: Config, rank: int, what: str) -> contextlib.AbstractContextManager[Watch]:
+    return counted(Console(), what, config.trainer.progress and not rank)
 
 
 def _teller(config: Config, rank: int) -> Callable[[str], None]:
@@ -311,9 +280,6 @@ def _teller(config: Config, rank: int) -> Callable[[str], None]:
             Console(stderr=True).print(text, highlight=False, soft_wrap=True)
 
     return tell
-
-
-PLAN = "plan"
 
 
 def _plan(folder: Path, method: Method, model: Model, data: Loaders, config: Config, rank: int) -> Plan:
@@ -330,12 +296,12 @@ def _plan(folder: Path, method: Method, model: Model, data: Loaders, config: Con
                 torch.manual_seed(mix(config.seed, 3))
                 plan = method.prepare(model, plain_batches(data.train, config, device))
             model.to("cpu")
-            deltas.save(tensors, plan.tensors, {})
+            deltas.write(tensors, plan.tensors, {})
             with deltas.replacing(facts) as part:
                 part.write_text(json.dumps(plan.facts))
         else:
             _await(facts)
-    return Plan(deltas.load(tensors)[0], json.loads(facts.read_text()))
+    return read_plan(folder)
 
 
 def _await(file: Path, seconds: float = 3600) -> None:
@@ -347,21 +313,11 @@ def _await(file: Path, seconds: float = 3600) -> None:
         time.sleep(0.2)
 
 
-def _complete(record: Record, folder: Path, method: Method, model: Model, outcome: Outcome) -> None:
+def _complete(record: Record, folder: Path, method: Method, model: Model, plan: Plan, outcome: Outcome) -> None:
     """The delta, the costs that need the finished model, and the record."""
     learned = deltas.changed(outcome.state, model.start())
-    metadata = {
-        "format": "peftbench-delta-1",
-        "run": record.id,
-        "method": record.config["method"]["name"],
-        "options": json.dumps(record.config["method"]["options"]),
-        "backbone": record.config["backbone"]["name"],
-        "fingerprint": record.stamps["backbone"]["fingerprint"],
-        "classes": json.dumps(list(model.task.classes)),
-        "transform": json.dumps(record.stamps["data"]["transform"]),
-    }
     record.costs |= outcome.costs
-    record.costs["delta_bytes"] = deltas.save(folder / deltas.FILE, learned, metadata)
+    record.costs["delta_bytes"] = deltas.save(folder / deltas.FILE, learned, metadata(record, model, plan))
     if record.config["trainer"]["strategy"] != "fsdp":  # no process holds the whole model
         model.to(outcome.device)
         method.merge(model.backbone)
@@ -460,7 +416,7 @@ def _prepare(folder: Path, config: Config) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         raise UserError(f"{folder}: cannot be written ({problem.strerror}); give another output_dir.") from None
-    with deltas.replacing(folder / "config.yaml") as part:
+    with deltas.replacing(folder / CONFIG) as part:
         part.write_text(OmegaConf.to_yaml(OmegaConf.create(config.to_dict())))
 
 
@@ -495,7 +451,7 @@ def _stamps(config: Config, backbone: backbones.Backbone, splits: Splits, hash_:
             "hash": hash_,
             "classes": len(splits.classes),
             "frames": splits.train.frames,
-            "transform": dataclasses.asdict(_transform(config, backbone)),
+            "transform": dataclasses.asdict(transform_of(config, backbone)),
         },
         "seed": config.seed,
         "versions": {n: version(n) for n in ("peftbench", "torch", "torchvision", "timm", "lightning", "numpy")},

@@ -14,10 +14,11 @@ from peftbench.backbones.layers import layers
 from peftbench.config import Config
 from peftbench.costs.simulated import Step, arithmetic, step
 from peftbench.data.base import DataSet, Splits
+from peftbench.finished import build
 from peftbench.methods.base import Method, Plan
 from peftbench.methods.full import Full
 from peftbench.model import Model
-from peftbench.pipeline import build, check
+from peftbench.pipeline import check
 from peftbench.tasks import TASKS
 
 HALF = {"32": None, "bf16": torch.bfloat16, "16": torch.float16}

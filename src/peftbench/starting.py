@@ -13,7 +13,7 @@ from torch import Tensor
 from peftbench import backbones, deltas, pruning
 from peftbench.config import Config
 from peftbench.data.folder import Folder
-from peftbench.data.loading import decode
+from peftbench.data.loading import decode, mix
 from peftbench.errors import Refusal, UserError
 from peftbench.methods.base import Method
 
@@ -32,9 +32,10 @@ def build(config: Config, method: Method, tell: Callable[[str], None] = lambda t
     Raises:
         UserError: as `backbones.build`, and of the images that pruning looks at.
     """
+    torch.manual_seed(mix(config.seed, 1))  # of a backbone that starts from random weights
     backbone = backbones.build(config.backbone, config.data.size)
     spec, whole = config.pruning, backbone.facts.parameters
-    if spec.name == "none":
+    if spec.name == "none" or backbone.masks or backbone.kept:  # the file of the pruned one was given
         return _as_merged(backbone, config, method)
     images = _images(spec.images, backbone) if spec.criterion == "taylor" else None
     pruned = _as_merged(pruning.prune(backbone, spec, images), config, method)

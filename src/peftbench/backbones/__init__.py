@@ -2,6 +2,6 @@
 
 from peftbench.backbones import layouts
 from peftbench.backbones.backbone import Backbone, Facts, Tap
-from peftbench.backbones.build import build, meta
+from peftbench.backbones.build import build, meta, with_classifier
 
-__all__ = ["Backbone", "Facts", "Tap", "build", "layouts", "meta"]
+__all__ = ["Backbone", "Facts", "Tap", "build", "layouts", "meta", "with_classifier"]

@@ -93,12 +93,17 @@ class Backbone(nn.Module):
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def taps(
-        self, x: Tensor, wanted: Sequence[int] | None = None, emit: Callable[[int, Tensor], None] | None = None
+        self,
+        x: Tensor,
+        wanted: Sequence[int] | None = None,
+        emit: Callable[[int, Tensor], None] | None = None,
+        stop: bool = True,
     ) -> list[Tensor]:
         """The outputs of the tapped modules for normalised images (B, 3, H, W), each in its raw layout.
 
         `wanted` are indices into `facts.taps` (default: all); nothing behind the deepest of them is computed.
         With `emit` none is kept: `emit(index, tap)` is called as each is computed, and the list is empty.
+        With `stop` false what lies behind is computed as well, for those who trace the pass: they cannot leave it.
         """
         count = len(self.facts.taps)
         indices = [range(count)[i] for i in (range(count) if wanted is None else wanted)]
@@ -107,7 +112,7 @@ class Backbone(nn.Module):
         if self.facts.taps[0].module == WHOLE:
             emit(0, self.net.forward_features(x))
         else:
-            with self._tapped(set(indices), emit), suppress(_Reached):
+            with self._tapped(set(indices), emit, stop), suppress(_Reached):
                 self.net.forward_features(x)
         return [kept[i] for i in indices if kept]
 
@@ -116,6 +121,12 @@ class Backbone(nn.Module):
         for name in self.facts.tail:
             tap = self.net.get_submodule(name)(tap)
         return self.net.forward_head(tap, pre_logits=True)
+
+    @property
+    def classifiers(self) -> tuple[str, ...]:
+        """The names of timm's own classifier layers, which this backbone is without; two where it averages two."""
+        names = self.net.pretrained_cfg.get("classifier") or ()
+        return (names,) if isinstance(names, str) else tuple(names)
 
     @property
     def pooling(self) -> str:
@@ -160,11 +171,11 @@ class Backbone(nn.Module):
         return self.state_dict()
 
     @contextmanager
-    def _tapped(self, indices: set[int], emit: Callable[[int, Tensor], None]) -> Iterator[None]:
+    def _tapped(self, indices: set[int], emit: Callable[[int, Tensor], None], stop: bool) -> Iterator[None]:
         def hand_on(index: int) -> Callable[[nn.Module, Any, Tensor], None]:
             def hook(module: nn.Module, args: Any, output: Tensor) -> None:
                 emit(index, output)
-                if index == max(indices):
+                if stop and index == max(indices):
                     raise _Reached
 
             return hook

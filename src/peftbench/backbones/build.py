@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from timm.models import PretrainedCfg
+from torch import nn
 
 from peftbench import config
 from peftbench.backbones.backbone import Backbone
@@ -29,9 +31,9 @@ def meta(spec: config.Backbone, size: int | None = None) -> Backbone:
     about = pruned(spec.weights) if spec.pretrained else {}
     try:
         with torch.device("meta"):
-            return _shrunk(_wrap(spec, _create(spec, size), size), about)
+            return _marked(_shrunk(_wrap(spec, _create(spec, size), size), about), about)
     except NotImplementedError:  # an operator without a form for it (RegNet's under torch 2.6): random weights instead
-        return _shrunk(_wrap(spec, _create(spec, size), size), about)
+        return _marked(_shrunk(_wrap(spec, _create(spec, size), size), about), about)
 
 
 def build(spec: config.Backbone, size: int | None = None) -> Backbone:
@@ -71,10 +73,7 @@ def _from_pruned(spec: config.Backbone, size: int | None, about: dict[str, Any])
         whole.net.load_state_dict(state)
     except RuntimeError as problem:
         raise UserError(f"backbone.weights={spec.weights}: does not fit {spec.name}: {_mismatch(problem)}") from None
-    found = _wrap(spec, whole.net, size)
-    found.kept = about["kept"]
-    found.masks = {n: found.net.get_parameter(n).detach() != 0 for n in about["masked"]}
-    return found
+    return _marked(_wrap(spec, whole.net, size), about)
 
 
 def _shrunk(backbone: Backbone, about: dict[str, Any]) -> Backbone:
@@ -86,9 +85,15 @@ def _shrunk(backbone: Backbone, about: dict[str, Any]) -> Backbone:
     }
     shrink(backbone, kept["channels"], kept["heads"])
     facts = backbone.facts
-    found = Backbone(backbone.net, facts.name, facts.family, facts.input_size)
-    found.kept = about["kept"]
-    return found
+    return Backbone(backbone.net, facts.name, facts.family, facts.input_size)
+
+
+def _marked(backbone: Backbone, about: dict[str, Any]) -> Backbone:
+    """Knowing of itself how it was pruned."""
+    if about:
+        backbone.kept = about["kept"]
+        backbone.masks = {n: backbone.net.get_parameter(n).detach() != 0 for n in about["masked"]}
+    return backbone
 
 
 def _streamed(spec: config.Backbone, size: int | None) -> Streamed:
@@ -140,15 +145,29 @@ def _known(spec: config.Backbone) -> None:
         )
 
 
-def _create(spec: config.Backbone, size: int | None, state: State | None = None) -> Any:
-    overlay = dict(spec.cfg)
+def with_classifier(spec: config.Backbone, size: int | None, classes: int) -> tuple[nn.Module, dict[str, Any]]:
+    """timm's own model with a classifier of so many classes, untrained; and how `timm.create_model` makes it again."""
+    spec = replace(spec, drop_path=0.0)
+    arguments = {"model_name": spec.name, "num_classes": classes, **_arguments(spec, size)}
+    return timm.create_model(**arguments).eval(), arguments
+
+
+def _arguments(spec: config.Backbone, size: int | None) -> dict[str, Any]:
+    """What the model is made with."""
     base = timm.get_pretrained_cfg(spec.name, allow_unregistered=True) or PretrainedCfg()
     arguments: dict[str, Any] = dict(spec.args)
     if spec.drop_path:
         arguments["drop_path_rate"] = spec.drop_path
-    own = arguments.get("img_size", overlay.get("input_size", base.input_size)[-1])
+    own = arguments.get("img_size", spec.cfg.get("input_size", base.input_size)[-1])
     if base.fixed_input_size and size not in (None, own):
         arguments["img_size"] = size
+    return arguments
+
+
+def _create(spec: config.Backbone, size: int | None, state: State | None = None) -> Any:
+    overlay = dict(spec.cfg)
+    base = timm.get_pretrained_cfg(spec.name, allow_unregistered=True) or PretrainedCfg()
+    arguments = _arguments(spec, size)
     classes = 0
     if state is not None:
         # The whole checkpoint is loaded strictly, classifier included, and the classifier is taken off afterwards:

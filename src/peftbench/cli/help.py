@@ -10,6 +10,9 @@ peftbench {version}: fine-tune any pretrained vision backbone with any adaptatio
   peftbench method=… backbone=… data=… [trainer=… optimizer=… logger=… experiment=… debug=…] [key=value …]
   peftbench list methods|backbones|data       one line each
   peftbench plan method=… backbone=… data=…   what a run would train, layer by layer, and what a step would take
+  peftbench predict run=FOLDER images=FILE|FOLDER|GLOB [out=FILE.csv|.json]
+  peftbench export run=FOLDER format=safetensors|onnx|torch_export|peft [out=…]
+  peftbench share FOLDER …                    storage and memory of several runs on one backbone
   peftbench taps list|clear                   kept taps of frozen backbones (taps=auto|disk|memory|off)
   peftbench layers RUN_FOLDER                 where an SPT run's budget went
 

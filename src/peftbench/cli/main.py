@@ -57,10 +57,22 @@ def _verb(arguments: list[str]) -> Callable[[list[str]], int]:
         from peftbench.cli.layers import run as layers
 
         return layers
+    if first == "predict":
+        from peftbench.cli.predict import run as predict
+
+        return predict
+    if first == "export":
+        from peftbench.cli.export import run as export
+
+        return export
+    if first == "share":
+        from peftbench.cli.share import run as share
+
+        return share
     if not first.startswith("-") and "=" not in first and first[:1] not in "+~":
         from peftbench.errors import nearest
 
-        verbs = ("list", "plan", "taps", "layers", "help")
+        verbs = ("list", "plan", "predict", "export", "share", "taps", "layers", "help")
         raise UserError(
             f"'{first}': there is no such command{nearest(first, verbs)}; a run is given as key=value, "
             f"such as method=lora backbone=vit_nano data=digits."

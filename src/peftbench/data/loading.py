@@ -27,7 +27,7 @@ _FILTERS = {
 }
 # How much larger than the input an image is kept, for augmentations that cut from it.
 _MARGIN = {"crop": 8 / 7, "rrc": 2.0}
-_DAMAGED = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+DAMAGED = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -40,6 +40,18 @@ class Transform:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augment: str = "none"
+
+    def __call__(self, image: np.ndarray | str | Path) -> Tensor:
+        """uint8 (3, size, size) of a file, or of pixels (H, W) or (H, W, 3) in uint8; a model of ours normalises it.
+
+        Raises:
+            UserError: it cannot be read as an image.
+        """
+        source = image if isinstance(image, np.ndarray) else Path(image)
+        try:
+            return torch.from_numpy(decode(source, self.size, self.interpolation).copy())
+        except DAMAGED as problem:
+            raise UserError(f"{image}: cannot be read as an image ({problem}).") from None
 
 
 def decode(source: np.ndarray | Path, size: int, interpolation: str) -> np.ndarray:
@@ -64,7 +76,7 @@ def decode_clip(clip: Path, frames: int, size: int, interpolation: str) -> np.nd
     def read(frame: np.ndarray | Path) -> np.ndarray:
         try:
             return decode(frame, size, interpolation)
-        except _DAMAGED as problem:
+        except DAMAGED as problem:
             raise ValueError(f"{frame.name}: {problem}" if isinstance(frame, Path) else str(problem)) from None
 
     return np.stack(read_clip(clip, frames, read))
@@ -198,7 +210,7 @@ class Images(Dataset):
             if self.split.frames is None:
                 return decode(source, *how)
             return decode_clip(source, self.split.frames, *how)
-        except _DAMAGED as problem:
+        except DAMAGED as problem:
             a = "an" if self.kind == "image" else "a"
             raise UserError(
                 f"{self._where(index)}: cannot be read as {a} {self.kind} ({problem}); repair or remove it, or leave "

@@ -53,10 +53,8 @@ def _best(
 
     channels = {}
     for first, pairs in owned.items():
-        worth = sum(
-            scores[n].movedim(dim, 0).flatten(1).square().sum(1) if scores[n].ndim > 1 else scores[n].square()
-            for n, dim in pairs
-        )
+        squares = [scores[n].square().movedim(dim, 0) for n, dim in pairs]
+        worth = torch.stack([s.flatten(1).sum(1) if s.ndim > 1 else s for s in squares]).sum(0)
         channels[first] = _highest(worth, counts[first])
     kept = {}
     for head, _ in attentions:

@@ -31,7 +31,8 @@ def tune(layer: Layer, rank: int, scale: float, *, mask: Tensor | None = None, a
     layer.lora_a, layer.lora_b = low, nn.Parameter(weight.new_zeros(len(weight), rank))
     layer.lora_scale = scale  # type: ignore[assignment]
     layer.register_buffer("lora_mask", mask, persistent=False)
-    layer.__class__ = _tuned(type(layer), _forward(layer, mask, apart))
+    kind: Any = type(layer)
+    layer.__class__ = _tuned(kind, _forward(layer, mask, apart))
 
 
 def tuned(layer: nn.Module) -> bool:

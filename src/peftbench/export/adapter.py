@@ -1,0 +1,44 @@
+"""A LoRA run as an adapter of Hugging Face's PEFT."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import nn
+
+from peftbench import adapters, backbones
+from peftbench.errors import Refusal
+from peftbench.finished import Run
+from peftbench.methods.lora import LoRA
+
+
+def to_adapter(run: Run, folder: Path, told: Mapping[str, str]) -> None:
+    """Writes the adapter of `timm.create_model(**create)`, `create` being in the metadata of the adapter's tensors.
+
+    Raises:
+        Refusal: another method than LoRA, or layers that PEFT cannot adapt.
+    """
+    spec = run.config
+    name = spec.backbone.name
+    if not isinstance(run.method, LoRA):
+        raise Refusal(
+            f"format=peft: method={spec.method.name} is no LoRA of linear layers, which method=lora is; "
+            f"format=onnx and format=torch_export hold any method."
+        )
+    if run.frames is not None:
+        raise Refusal("format=peft: a timm model takes images, and this run is of clips; format=onnx holds it whole.")
+    timm_model, arguments = backbones.with_classifier(spec.backbone, spec.data.size, len(run.classes))
+    backbone = backbones.meta(spec.backbone, spec.data.size)
+    others = [c for c in backbone.classifiers if not isinstance(timm_model.get_submodule(c), nn.Linear)]
+    if others or not backbone.classifiers:
+        raise Refusal(f"format=peft: the classifier of {name} is no linear layer ({others}); format=onnx holds it.")
+    adapted = {n.removeprefix("backbone.net.").removesuffix(".lora_a") for n in run.tensors if n.endswith(".lora_a")}
+    if read := sorted(adapted - backbone.facts.called):
+        raise Refusal(
+            f"format=peft: {name} reads the weight of {read[0]} instead of calling the layer, and PEFT adapts calls; "
+            f"format=safetensors holds the merged weights."
+        )
+    metadata = {**told, "create": json.dumps(arguments)}
+    adapters.write(folder, run.tensors, spec.method.options, name, backbone.classifiers, metadata)

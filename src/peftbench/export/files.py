@@ -1,0 +1,101 @@
+"""`export`: from a run's folder to a file, written whole or not at all, and only when it computes the same."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import TypeVar
+
+from safetensors import SafetensorError
+
+from peftbench.errors import UserError, nearest
+from peftbench.export.adapter import to_adapter
+from peftbench.export.graph import Sample
+from peftbench.export.plain import to_state_dict
+from peftbench.export.traced import to_onnx, to_program
+from peftbench.finished import Run, Tuned, load, open_run, whole
+
+INSIDE = "inside: float32 images in [0, 1]"
+OUTSIDE = "outside: (image / 255 - mean) / std of transform"
+Result = TypeVar("Result")
+_Writer = Callable[[Tuned, Sample, Path, Mapping[str, str]], float]
+_WRITERS: dict[str, tuple[str, str, _Writer]] = {
+    "safetensors": ("model.safetensors", OUTSIDE, to_state_dict),
+    "onnx": ("model.onnx", INSIDE, to_onnx),
+    "torch_export": ("model.pt2", INSIDE, to_program),
+}
+FORMATS = (*_WRITERS, "peft")
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+    """`difference`: the largest one between its logits and the model's, as a share of the largest logit."""
+
+    path: Path
+    difference: float | None
+
+
+def export(
+    run: str | Path | Run,
+    format: str,
+    out: str | Path | None = None,
+    *,
+    force: bool = False,
+    weights: str | Path | None = None,
+    config_dir: str | Path | None = None,
+) -> Exported:
+    """Writes the tuned model of a run's folder in one of `FORMATS`, merged where the method merges.
+
+    It is checked against the model on photos before it takes its place, by default in the run's folder.
+
+    Raises:
+        UserError: no finished run, an unknown format, a file that is there already, or a library that is missing.
+        Refusal: this model cannot be exported so; says why, and what would work.
+    """
+    if format not in FORMATS:
+        raise UserError(f"format={format}: expected one of {', '.join(FORMATS)}{nearest(format, FORMATS)}.")
+    finished = run if isinstance(run, Run) else open_run(run, config_dir)
+    name = "adapter" if format == "peft" else _WRITERS[format][0]
+    path = Path(out).expanduser() if out is not None else finished.folder / name
+    if path.exists() and not force:
+        raise UserError(f"out={path}: exists already; give another name, or force=true.")
+    if path.is_dir() != (format == "peft") and path.exists():
+        raise UserError(f"out={path}: is a {'folder' if path.is_dir() else 'file'}; give another name.")
+    if (suffix := Path(name).suffix) and path.suffix != suffix:
+        raise UserError(f"out={path}: expected a name that ends in {suffix}.")
+    if format == "peft":
+        told = _told(finished) | {"normalisation": OUTSIDE}
+        return Exported(_placed(path, lambda part: to_adapter(finished, part, told))[0], None)
+    finished = dataclasses.replace(finished, config=whole(finished.config))
+    sample = Sample(load(finished, merge=False, weights=weights))
+    tuned = load(finished, weights=weights)
+    _, normalisation, writer = _WRITERS[format]
+    told = _told(finished) | {"merged": str(tuned.merged).lower(), "normalisation": normalisation}
+    return Exported(*_placed(path, lambda part: writer(tuned, sample, part, told)))
+
+
+def _told(run: Run) -> dict[str, str]:
+    """What each file says of itself."""
+    keys = ("run", "method", "options", "backbone", "weights", "fingerprint", "mask", "classes", "transform")
+    return {**{k: run.metadata[k] for k in keys if k in run.metadata}, "peftbench": version("peftbench")}
+
+
+def _placed(path: Path, write: Callable[[Path], Result]) -> tuple[Path, Result]:
+    """`path` as `write` made it beside its place, and its answer; where that fails, what was there before is kept."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+            part = Path(folder) / path.name
+            answer = write(part)
+            if path.is_dir():
+                shutil.move(path, Path(folder) / "before")
+            part.replace(path)
+    except (OSError, SafetensorError) as problem:
+        raise UserError(
+            f"out={path}: could not be written ({getattr(problem, 'strerror', None) or problem})."
+        ) from None
+    return path, answer

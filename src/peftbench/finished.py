@@ -1,0 +1,286 @@
+"""The model of a finished run, rebuilt from its folder: config, plan and delta. Needs neither Lightning nor Hydra."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from peftbench import adapters, backbones, config, deltas, pruning, starting
+from peftbench.config import Config
+from peftbench.data.loading import IMAGENET, Transform
+from peftbench.errors import Refusal, UserError
+from peftbench.methods.base import Method, Plan
+from peftbench.methods.lora import LoRA
+from peftbench.model import Model
+from peftbench.results import Record, read
+from peftbench.tasks import TASKS
+
+CONFIG = "config.yaml"
+PLAN = "plan"
+
+
+def build(section: Any) -> Any:
+    """The object that a config section's import path names, with the section's options."""
+    module, _, name = section.path.rpartition(".")
+    kind = getattr(importlib.import_module(module), name)
+    options = {f.name: section.options[f.name] for f in dataclasses.fields(kind) if f.name in section.options}
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})
+
+
+def build_backbone(spec: Config, tell: Callable[[str], None] = lambda text: None) -> backbones.Backbone:
+    """The backbone that a run starts from: its weights (random ones drawn from the run's seed), pruned as it says.
+
+    Raises:
+        UserError: as `starting.build`.
+    """
+    return starting.build(spec, build(spec.method), tell)
+
+
+def whole(spec: Config) -> Config:
+    """The same config with all of its backbone in memory, where a run streamed it from its file."""
+    return dataclasses.replace(spec, backbone=dataclasses.replace(spec.backbone, stream=False))
+
+
+def transform_of(spec: Config, backbone: backbones.Backbone) -> Transform:
+    """From an image to this backbone's input."""
+    facts, data = backbone.facts, spec.data
+    scales = {"model": (facts.mean, facts.std), "imagenet": IMAGENET, "none": ((0.0,) * 3, (1.0,) * 3)}
+    filter_ = facts.interpolation if data.interpolation == "model" else data.interpolation
+    return Transform(facts.input_size, filter_, *scales[data.normalize], data.augment)
+
+
+def read_plan(folder: Path) -> Plan:
+    """The plan in a run's folder, an empty one where it has none. Raises UserError where it is damaged."""
+    facts = folder / f"{PLAN}.json"
+    if not facts.is_file():
+        return Plan()
+    try:
+        return Plan(deltas.read(folder / f"{PLAN}.safetensors")[0], dict(json.loads(facts.read_text())))
+    except (ValueError, TypeError):
+        raise UserError(f"{facts}: is damaged; it was written when the run began.") from None
+
+
+def metadata(record: Record, model: Model, plan: Plan) -> dict[str, str]:
+    """What a delta says of where it belongs: all that `Run.model` asks for."""
+    spec, stamps = record.config, record.stamps
+    return {
+        "run": record.id,
+        "method": spec["method"]["name"],
+        "options": json.dumps(spec["method"]["options"]),
+        "plan": _hash(plan),
+        "backbone": spec["backbone"]["name"],
+        "weights": stamps["backbone"]["weights"],
+        "fingerprint": stamps["backbone"]["fingerprint"],
+        "mask": pruning.mask_hash(model.backbone.masks),
+        "task": spec["task"]["name"],
+        "classes": json.dumps(list(model.task.classes)),
+        "input_size": str(stamps["backbone"]["input_size"]),
+        "transform": json.dumps(stamps["data"]["transform"]),
+        "versions": json.dumps({n: version(n) for n in ("peftbench", "torch", "timm")}),
+    }
+
+
+def _hash(plan: Plan) -> str:
+    """sha256 of a plan, the empty string of an empty one."""
+    if not plan.facts and not plan.tensors:
+        return ""
+    return deltas.content(plan.tensors, {"facts": json.dumps(plan.facts, sort_keys=True)})
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished run as its folder tells it; no weights of a backbone have been read.
+
+    Attributes:
+        tensors, metadata: the delta.
+        source: where it was read, for messages.
+    """
+
+    folder: Path
+    record: Record
+    config: Config
+    method: Method
+    plan: Plan
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, str]
+    source: Path
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(json.loads(self.metadata["classes"]))
+
+    @property
+    def frames(self) -> int | None:
+        """The frames of a clip; None where the run was on images."""
+        return self.record.stamps["data"].get("frames")
+
+    def model(self, backbone: backbones.Backbone) -> Model:
+        """The tuned model, in eval mode, of a backbone as it is before any method; the method changes it.
+
+        Raises:
+            Refusal: the delta belongs to another backbone, mask, plan, method or option; says which.
+        """
+        self._fits(backbone)
+        with torch.random.fork_rng():  # what starts at random is replaced by the delta
+            task = TASKS[self.config.task.name](backbone, self.classes, self.config.task.label_smoothing)
+            scale = transform_of(self.config, backbone)
+            model = Model(backbone, task, scale.mean, scale.std)
+            self.method.check(backbone)
+            model.adapted(self.method.adapt(backbone, self.plan))
+        model.eval()
+        deltas.attach(model, self.tensors, str(self.source))
+        return model
+
+    def _fits(self, backbone: backbones.Backbone) -> None:
+        told, spec = self.metadata, self.config
+        theirs = {"name": told["method"], **json.loads(told["options"])}
+        ours = {"name": spec.method.name, **spec.method.options}
+        for key in {**theirs, **ours}:
+            a, b = theirs.get(key, "nothing"), ours.get(key, "nothing")
+            if a != b:
+                raise Refusal(
+                    f"{self.source}: was made with method.{key}={a}, and {self.folder / CONFIG} has method.{key}={b}; "
+                    f"a delta fits only the method and options that it was made with."
+                )
+        if told["task"] != spec.task.name:
+            raise Refusal(f"{self.source}: is of task={told['task']}, and {self.folder / CONFIG} of {spec.task.name}.")
+        if (mask := pruning.mask_hash(backbone.masks)) != told["mask"]:
+            raise Refusal(
+                f"{self.source}: was made on {told['backbone']} with {_mask(told['mask'])}, and this backbone has "
+                f"{_mask(mask)}; a delta fits only the mask that it was made under."
+            )
+        if (found := backbone.fingerprint) != told["fingerprint"]:
+            raise Refusal(
+                f"{self.source}: was made on {told['backbone']} with fingerprint {told['fingerprint'][:12]}, and "
+                f"{backbone.facts.name} of backbone.weights={spec.backbone.weights} has {found[:12]}; give the weights "
+                f"that it was made on with weights=FILE."
+            )
+        if told.get("plan", found := _hash(self.plan)) != found:
+            raise Refusal(
+                f"{self.source}: was made with another plan than the one in {self.folder / PLAN}.json; give the folder "
+                f"of the run as it was left."
+            )
+
+
+def _mask(mask: str) -> str:
+    return f"the pruning mask {mask[:12]}" if mask else "no pruning mask"
+
+
+def open_run(folder: str | Path, config_dir: str | Path | None = None) -> Run:
+    """What the folder of a complete run holds.
+
+    Args:
+        config_dir: a folder with the YAML of a method of your own.
+
+    Raises:
+        UserError: there is no run, it is not complete, or a file of it is missing, damaged or of another version.
+    """
+    folder = Path(folder).expanduser()
+    record = read(folder)
+    if record is None:
+        raise UserError(f"run={folder}: holds no result.json; give the folder of a run, such as outputs/<run id>.")
+    if record.status != "complete":
+        why = f" ({record.reason})" if record.reason else ""
+        raise UserError(f"run={folder}: is not complete but {record.status}{why}; the same command finishes a run.")
+    spec = config.restored(folder / CONFIG, [] if config_dir is None else [Path(config_dir).expanduser()])
+    tensors, told = deltas.load(folder / deltas.FILE)
+    return Run(folder, record, spec, build(spec.method), read_plan(folder), tensors, told, folder / deltas.FILE)
+
+
+class Tuned(nn.Module):
+    """A tuned model with what it takes to use it.
+
+    Attributes:
+        model: backbone, method and head.
+        transform: `transform(file)` is the model's input (3, S, S) in uint8.
+        classes: their names, in the order of the logits.
+        run: what it was made of.
+        merged: whether the method's update has been folded into the weights.
+    """
+
+    def __init__(self, run: Run, model: Model, transform: Transform, merged: bool) -> None:
+        super().__init__()
+        self.run, self.model, self.transform, self.merged = run, model, transform, merged
+        self.classes = run.classes
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, classes) of uint8 images (B, 3, S, S), or clips (B, T, 3, S, S); floating ones are normalised."""
+        return self.model(images)
+
+
+def load(
+    run: str | Path | Run,
+    *,
+    merge: bool = True,
+    weights: str | Path | None = None,
+    adapter: str | Path | None = None,
+    config_dir: str | Path | None = None,
+) -> Tuned:
+    """The tuned model of a run's folder, in eval mode, on the CPU.
+
+        tuned = peftbench.load("outputs/lora-vit_s-photos-s0-0123456789")
+        logits = tuned(tuned.transform("cat.jpg")[None])
+        print(tuned.classes[logits.argmax()])
+
+    Args:
+        merge: fold the update into the weights, where the method can: as fast as the plain backbone.
+        weights: where the backbone's weights lie, if they have moved since the run.
+        adapter: a folder in which Hugging Face's PEFT has saved LoRA of linear layers; it takes the delta's place.
+        config_dir: a folder with the YAML of a method of your own.
+
+    Raises:
+        UserError: no such run, an incomplete or damaged one, or weights that are not those it was trained from.
+    """
+    run = run if isinstance(run, Run) else open_run(run, config_dir)
+    if weights is not None:
+        run = dataclasses.replace(run, config=_moved(run.config, str(weights)))
+    if adapter is not None:
+        run = _adapted(run, Path(adapter).expanduser())
+    with torch.random.fork_rng():
+        backbone = build_backbone(run.config)
+    model = run.model(backbone)
+    merges = merge and type(run.method).merge is not Method.merge
+    if merges:
+        run.method.merge(backbone)
+        deltas.refresh(model)
+    return Tuned(run, model.requires_grad_(False), transform_of(run.config, backbone), merges).eval()
+
+
+def _adapted(run: Run, folder: Path) -> Run:
+    """The run with a PEFT adapter in the place of its method and delta."""
+    found = adapters.read(folder, backbones.meta(run.config.backbone, run.config.data.size).classifiers)
+    method = LoRA(found.rank, found.alpha, found.dropout, found.layers)
+    options = json.loads(json.dumps(dataclasses.asdict(method)))
+    spec = config.Method("lora", "peftbench.methods.lora.LoRA", options)
+    told = {**run.metadata, "method": "lora", "options": json.dumps(options), "plan": _hash(Plan())}
+    return dataclasses.replace(
+        run,
+        config=dataclasses.replace(run.config, method=spec),
+        method=method,
+        plan=Plan(),
+        tensors=found.tensors,
+        metadata=told,
+        source=folder / adapters.WEIGHTS,
+    )
+
+
+def place(device: str = "auto") -> torch.device:
+    """The device of that name; `auto` is a GPU where there is one. Raises UserError."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        return torch.zeros(1, device=device).device
+    except (RuntimeError, AssertionError) as problem:
+        raise UserError(f"device={device}: is not there ({str(problem).splitlines()[0]}); give device=cpu.") from None
+
+
+def _moved(spec: Config, weights: str) -> Config:
+    return dataclasses.replace(spec, backbone=dataclasses.replace(spec.backbone, weights=weights))

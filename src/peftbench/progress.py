@@ -1,0 +1,49 @@
+"""The progress bar."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+Watch = Callable[[int, int], None]
+
+
+def bar(console: Console) -> Progress:
+    """A rich progress bar that erases itself when it is done."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=console, transient=True, refresh_per_second=4)
+
+
+@contextmanager
+def counted(console: Console, what: str, shown: bool = True) -> Iterator[Watch]:
+    """A bar for something countable, where somebody looks at a terminal; it appears with the first count."""
+    if not shown or not console.is_terminal:
+        yield lambda done, of: None
+        return
+    with bar(console) as progress:
+        tasks: list[Any] = []
+
+        def watch(done: int, of: int) -> None:
+            if not tasks:
+                tasks.append(progress.add_task(what, total=of))
+            progress.update(tasks[0], completed=done, total=of)
+
+        yield watch
