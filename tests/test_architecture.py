@@ -17,7 +17,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "peftbench"
 # A module imports from layers before its own, and from its own package.
 LAYERS = [
     {"errors"},
-    {"declared", "vtab"},
+    {"declared", "vtab", "progress"},
     {"config"},
     {"backbones", "optim"},
     {"pruning"},

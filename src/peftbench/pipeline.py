@@ -29,9 +29,9 @@ from peftbench.data.loading import IMAGENET, Loaders, Transform, loaders, mix
 from peftbench.data.plain import plain_batches
 from peftbench.errors import Refusal, UserError
 from peftbench.fit import CHECKPOINT, Aborted, Diverged, Outcome, Stopped, device, fit, fit_together
-from peftbench.fit.progress import bar
 from peftbench.methods.base import Method, Plan
 from peftbench.model import Model, Together
+from peftbench.progress import bar
 from peftbench.results import Record, read
 from peftbench.tasks import TASKS
 

@@ -49,6 +49,10 @@ def _verb(arguments: list[str]) -> Callable[[list[str]], int]:
         from peftbench.cli.taps import run as taps
 
         return taps
+    if first == "data":
+        from peftbench.cli.data import run as data
+
+        return data
     if first == "layers":
         from peftbench.cli.layers import run as layers
 
@@ -56,7 +60,7 @@ def _verb(arguments: list[str]) -> Callable[[list[str]], int]:
     if not first.startswith("-") and "=" not in first and first[:1] not in "+~":
         from peftbench.errors import nearest
 
-        verbs = ("list", "taps", "layers", "help")
+        verbs = ("list", "taps", "data", "layers", "help")
         raise UserError(
             f"'{first}': there is no such command{nearest(first, verbs)}; a run is given as key=value, "
             f"such as method=lora backbone=vit_nano data=digits."

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from peftbench.data.base import Split
-from peftbench.data.media import read_clip
+from peftbench.data.media import DAMAGED, read_clip
 from peftbench.errors import UserError
 
 _FILTERS = {
@@ -27,7 +27,6 @@ _FILTERS = {
 }
 # How much larger than the input an image is kept, for augmentations that cut from it.
 _MARGIN = {"crop": 8 / 7, "rrc": 2.0}
-_DAMAGED = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -64,7 +63,7 @@ def decode_clip(clip: Path, frames: int, size: int, interpolation: str) -> np.nd
     def read(frame: np.ndarray | Path) -> np.ndarray:
         try:
             return decode(frame, size, interpolation)
-        except _DAMAGED as problem:
+        except DAMAGED as problem:
             raise ValueError(f"{frame.name}: {problem}" if isinstance(frame, Path) else str(problem)) from None
 
     return np.stack(read_clip(clip, frames, read))
@@ -198,7 +197,7 @@ class Images(Dataset):
             if self.split.frames is None:
                 return decode(source, *how)
             return decode_clip(source, self.split.frames, *how)
-        except _DAMAGED as problem:
+        except DAMAGED as problem:
             a = "an" if self.kind == "image" else "a"
             raise UserError(
                 f"{self._where(index)}: cannot be read as {a} {self.kind} ({problem}); repair or remove it, or leave "

@@ -1,0 +1,55 @@
+"""The progress bar that everything shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+Watch = Callable[[str, int, int], None]  # what is being done, how much of it is, and of how much
+
+
+def bar(console: Console) -> Progress:
+    """A rich progress bar that erases itself when it is done."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=console, transient=True, refresh_per_second=4)
+
+
+def unwatched(what: str, done: int, of: int) -> None:
+    """Shows nothing."""
+
+
+@contextmanager
+def watching(console: Console) -> Iterator[Watch]:
+    """A bar for one thing after another, where somebody looks at a terminal."""
+    if not console.is_terminal:
+        yield unwatched
+        return
+    with bar(console) as progress:
+        task = progress.add_task("", total=None, visible=False)
+        now = ""
+
+        def watch(what: str, done: int, of: int) -> None:
+            nonlocal now
+            if what != now:
+                now = what
+                progress.reset(task, description=what, total=of or None, visible=True)
+            progress.update(task, completed=done, total=of or None)
+
+        yield watch
