@@ -1,4 +1,4 @@
-"""`peftbench data check`: whether the tasks of VTAB-1k on disk are whole."""
+"""`peftbench data prepare|check|sources`: the tasks of VTAB-1k on disk."""
 
 from __future__ import annotations
 
@@ -9,37 +9,122 @@ from pathlib import Path
 from rich.console import Console
 
 from peftbench.data.check import STAGES, Report, check
+from peftbench.data.prepare.adopt import adopt
+from peftbench.data.prepare.original import Wanted, prepare
+from peftbench.data.prepare.sources import SOURCES
+from peftbench.data.provenance import Provenance
 from peftbench.data.vtab import find
 from peftbench.errors import UserError, nearest
 from peftbench.progress import Watch, watching
 from peftbench.vtab import ALIASES, TASKS, canonical
 
-_OPTIONS = {"check": ("dir", "stage")}
+_OPTIONS = {
+    "prepare": ("source", "path", "dir", "archives", "mirror", "split", "train", "val", "test"),
+    "check": ("dir", "stage"),
+    "sources": (),
+}
 _USAGE = {
-    "check": "peftbench data check [vtab/<task>|vtab|FOLDER …] [dir=…] [stage=final|tune|fit]",
+    "prepare": "peftbench data prepare vtab|vtab/<task> … [source=original|folder] [path=…] [dir=…] [archives=…] "
+    "[mirror=…] [split=tfds-order|peftbench-v1] [train=N val=N test=N]",
+    "check": "peftbench data check [vtab|vtab/<task>|FOLDER …] [dir=…] [stage=final|tune|fit]",
+    "sources": "peftbench data sources",
 }
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Carries out `data check`; 1 where something is wrong with the data. Raises UserError."""
+    """Carries out a command; 1 where data are wrong or a task could not be prepared. Raises UserError."""
     words = list(arguments)[list(arguments).index("data") + 1 :]
     verb = words[0] if words else ""
     if verb not in _USAGE:
-        raise UserError(
-            f"data {verb}: there is no such command{nearest(verb, _USAGE)}; expected {', or '.join(_USAGE.values())}."
-        )
+        raise UserError(f"data {verb}: there is no such command{nearest(verb, _USAGE)}; expected {', '.join(_USAGE)}.")
     given = [w for w in words[1:] if "=" not in w or Path(w).exists()]
     options = dict(w.split("=", 1) for w in words[1:] if w not in given)
     for key in options:
         if key not in _OPTIONS[verb]:
             raise UserError(f"{key}: data {verb} has no such option{nearest(key, _OPTIONS[verb])}; {_USAGE[verb]}.")
+    if verb == "sources":
+        return _sources()
     with watching(Console()) as watch:
-        return _check(given, options, watch)
+        return (_prepare if verb == "prepare" else _check)(given, options, watch)
+
+
+def _data() -> Path:
+    return Path(os.environ.get("PEFTBENCH_DATA", "data"))
 
 
 def _place(options: dict[str, str]) -> Path:
     """The folder of the tasks, as a run looks for them: data.root's default."""
-    return Path(options.get("dir") or Path(os.environ.get("PEFTBENCH_DATA", "data")) / "vtab").expanduser()
+    return Path(options.get("dir") or _data() / "vtab").expanduser()
+
+
+def _prepare(words: list[str], options: dict[str, str], watch: Watch) -> int:
+    tasks = list(dict.fromkeys(t for word in words for t in (TASKS if word == "vtab" else (canonical(word),))))
+    if not tasks:
+        raise UserError(f"data prepare: expected vtab or vtab/<task>; {_USAGE['prepare']}.")
+    source = options.get("source", "original")
+    if source not in ("original", "folder"):
+        raise UserError(f"source={source}: expected original or folder{nearest(source, ('original', 'folder'))}.")
+    if source == "folder" and not options.get("path"):
+        raise UserError("source=folder: give path=<the folder of the tasks, or of one>.")
+    needless = ("archives", "mirror", "split") if source == "folder" else ("path",)
+    for key in needless:
+        if key in options:
+            raise UserError(f"{key}={options[key]}: has no meaning with source={source}; leave it out.")
+    sizes = _sizes(options)
+    root = _place(options)
+    archives = Path(options.get("archives") or _data() / "sources").expanduser()
+    wanted = Wanted(archives, options.get("split"), sizes, options.get("mirror"))
+    failed: list[str] = []
+    for task in tasks:
+        if there := find_in(root, task):
+            print(f"there  {task}: {there} is kept as it is; peftbench data check vtab/{task} looks into it")
+            continue
+        target = root / task
+        try:
+            if source == "folder":
+                made = adopt(task, Path(options["path"]).expanduser(), target, sizes, watch)
+            else:
+                made = prepare(task, target, wanted, watch)
+        except UserError as problem:
+            if len(tasks) == 1:
+                raise
+            failed.append(task)
+            print(f"failed {task}: {str(problem).removeprefix(f'{task}: ')}", flush=True)
+            continue
+        print(_made(task, target, made), flush=True)
+    if failed:
+        print(f"{len(failed)} of {len(tasks)} tasks could not be prepared: {', '.join(failed)}")
+    return 1 if failed else 0
+
+
+def _sizes(options: dict[str, str]) -> tuple[int, int, int] | None:
+    given = [options.get(role) for role in ("train", "val", "test")]
+    if given == [None] * 3:
+        return None
+    if not all(text and text.isdecimal() and int(text) for text in given):
+        said = " ".join(f"{role}={options[role]}" for role in ("train", "val", "test") if role in options)
+        raise UserError(f"{said}: a smaller set needs all three of train=N val=N test=N, numbers above 0.")
+    train, val, test = (int(text or 0) for text in given)
+    return train, val, test
+
+
+def _made(task: str, folder: Path, made: Provenance) -> str:
+    sizes = " + ".join(f"{n:,}" for n in made.sizes)
+    return f"made   {task}: {folder}, {sizes} images (train, val, test), split {made.split}, hash {made.hash}"
+
+
+def _sources() -> int:
+    for name, source in SOURCES.items():
+        print(f"{', '.join(f'vtab/{task}' for task in source.tasks)}: {source.title}; licence: {source.licence}")
+        print(f"  home   {source.home}")
+        for file in source.files:
+            stands = f" (or the folder {file.unpacked[0]}/)" if file.unpacked else ""
+            print(f"  file   {name}/{file.name}{stands}  {file.url or 'by hand'}")
+        print(f"  split  {'tfds-order' if source.known else 'peftbench-v1'}")
+        for kind, text in (("steps", source.steps), ("note ", source.note)):
+            if text:
+                print(f"  {kind}  {text}")
+    return 0
 
 
 def _check(words: list[str], options: dict[str, str], watch: Watch) -> int:
@@ -65,7 +150,9 @@ def _targets(words: list[str], root: Path) -> list[tuple[str, Path | None, str |
         if word in ("", "vtab"):
             there = [(task, find_in(root, task), task) for task in TASKS]
             if not any(folder for _, folder, _ in there):
-                raise UserError(f"{root}: holds no task of VTAB-1k; peftbench data prepare makes them, dir=… is elsewhere.")
+                raise UserError(
+                    f"{root}: holds no task of VTAB-1k; peftbench data prepare makes them, dir=… is elsewhere."
+                )
             found += there if word else [t for t in there if t[1]]
         elif word.removeprefix("vtab/") in (*TASKS, *ALIASES) and not _is_path(word):
             found.append((canonical(word), find_in(root, canonical(word)), canonical(word)))

@@ -62,8 +62,13 @@ class Report:
     notes: list[str] = field(default_factory=list)
 
 
-def check(folder: Path, task: str | None, watch: Watch = unwatched) -> Report:
-    """Reads the lists and every image of a task's folder, and compares them with what the task should have."""
+def check(
+    folder: Path, task: str | None, watch: Watch = unwatched, sizes: tuple[int, int, int] | None = None
+) -> Report:
+    """Reads the lists and every image of a task's folder, and compares them with what the task should have.
+
+    `sizes` are images of train, val and test, for a set that is smaller than VTAB-1k's.
+    """
     report = Report(task, folder)
     table = TASKS.get(task or "")
     listed = _lists(report, table)
@@ -76,8 +81,8 @@ def check(folder: Path, task: str | None, watch: Watch = unwatched) -> Report:
     if made and task and made.task != task:
         report.problems.append(f"{provenance.FILE} says that this is {made.task}")
     report.sizes = {role: len(of.names) for role, of in listed.items()}
-    _sizes(report, table, made)
-    _classes(report, listed, table, made)
+    _sizes(report, table, sizes or (made.sizes if made and made.reduced else None))
+    _classes(report, listed, table)
     seen = _look(folder, listed, watch, f"checking {task or folder.name}")
     _damage(report, listed, seen)
     _same(report, listed, seen, table)
@@ -90,7 +95,7 @@ def _lists(report: Report, table: Task | None) -> dict[str, lists.Listed]:
     found = {}
     for role, file in lists.FILES.items():
         try:
-            found[role] = lists.read(report.folder, file, table and table.classes)
+            found[role] = lists.read(report.folder, file, table.classes if table else None)
         except UserError as problem:
             report.problems.append(str(problem))
             continue
@@ -102,11 +107,11 @@ def _lists(report: Report, table: Task | None) -> dict[str, lists.Listed]:
     return found
 
 
-def _sizes(report: Report, table: Task | None, made: provenance.Provenance | None) -> None:
+def _sizes(report: Report, table: Task | None, smaller: tuple[int, int, int] | None) -> None:
     wanted: dict[str, tuple[int, ...]] = {"train": (800,), "val": (200,), "trainval": (1000,)}
     wanted |= {"test": table.test} if table else {}
-    if made and made.reduced:
-        train, val, test = made.sizes
+    if smaller:
+        train, val, test = smaller
         wanted = {"train": (train,), "val": (val,), "trainval": (train + val,), "test": (test,)}
         report.notes.append("a smaller set, for trying things out")
     for role, sizes in wanted.items():
@@ -115,9 +120,7 @@ def _sizes(report: Report, table: Task | None, made: provenance.Provenance | Non
             report.problems.append(f"{lists.FILES[role]}: {_many(report.sizes[role], 'image')}, expected {expected}")
 
 
-def _classes(
-    report: Report, listed: dict[str, lists.Listed], table: Task | None, made: provenance.Provenance | None
-) -> None:
+def _classes(report: Report, listed: dict[str, lists.Listed], table: Task | None) -> None:
     counts = {role: Counter(of.labels) for role, of in listed.items()}
     report.classes = {role: len(count) for role, count in counts.items()}
     if table is None:
@@ -190,7 +193,9 @@ def _same(report: Report, listed: dict[str, lists.Listed], seen: dict[str, Seen]
         if not shared:
             continue
         first, second = pictures[one][shared[0]][0][0], pictures[other][shared[0]][0][0]
-        text = f"{_many(len(shared), 'picture')} of {one} {_are(len(shared))} in {other} too, such as {first} = {second}"
+        text = (
+            f"{_many(len(shared), 'picture')} of {one} {_are(len(shared))} in {other} too, such as {first} = {second}"
+        )
         if len(shared) > allowed:
             report.problems.append(text)
         else:

@@ -46,4 +46,6 @@ def read(folder: Path) -> Provenance | None:
         words = {key: str(content[key]) for key in ("task", "split", "source", "hash")}
         return Provenance(**words, sizes=(train, val, test), reduced=bool(content["reduced"]))
     except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{path}: is not what peftbench data prepare wrote; remove it, or prepare the task again.") from None
+        raise UserError(
+            f"{path}: is not what peftbench data prepare wrote; remove it, or prepare the task again."
+        ) from None
