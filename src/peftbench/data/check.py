@@ -81,8 +81,9 @@ def check(
     if made and task and made.task != task:
         report.problems.append(f"{provenance.FILE} says that this is {made.task}")
     report.sizes = {role: len(of.names) for role, of in listed.items()}
-    _sizes(report, table, sizes or (made.sizes if made and made.reduced else None))
-    _classes(report, listed, table)
+    smaller = sizes or (made.sizes if made and made.reduced else None)
+    _sizes(report, table, smaller)
+    _classes(report, listed, table, smaller)
     seen = _look(folder, listed, watch, f"checking {task or folder.name}")
     _damage(report, listed, seen)
     _same(report, listed, seen, table)
@@ -113,17 +114,19 @@ def _sizes(report: Report, table: Task | None, smaller: tuple[int, int, int] | N
     if smaller:
         train, val, test = smaller
         wanted = {"train": (train,), "val": (val,), "trainval": (train + val,), "test": (test,)}
-        report.notes.append("a smaller set, for trying things out")
+        report.notes.append("a smaller set than VTAB-1k's")
     for role, sizes in wanted.items():
         if role in report.sizes and report.sizes[role] not in sizes:
             expected = " or ".join(f"{n:,}" for n in sizes)
             report.problems.append(f"{lists.FILES[role]}: {_many(report.sizes[role], 'image')}, expected {expected}")
 
 
-def _classes(report: Report, listed: dict[str, lists.Listed], table: Task | None) -> None:
+def _classes(
+    report: Report, listed: dict[str, lists.Listed], table: Task | None, smaller: tuple[int, int, int] | None
+) -> None:
     counts = {role: Counter(of.labels) for role, of in listed.items()}
     report.classes = {role: len(count) for role, count in counts.items()}
-    if table is None:
+    if table is None or smaller:
         return
     whole = report.sizes.get("test") in table.test
     for role, count in counts.items():

@@ -23,7 +23,7 @@ class _Refused(Exception):
 
 
 def fetch(
-    url: str, path: Path, watch: Watch = unwatched, *, tries: int = 4, wait: float = 2.0, by_hand: str = ""
+    url: str, path: Path, watch: Watch = unwatched, *, tries: int = 4, wait: float = 1.0, by_hand: str = ""
 ) -> None:
     """Fetches `url` to `path`, by way of `path`.part, which a later call goes on with.
 
@@ -59,10 +59,12 @@ def fetch(
                 f"{part}: could not be written ({problem.strerror or problem}); what is there is kept, "
                 f"and the same command goes on from it."
             ) from None
+    kept = ""
     with contextlib.suppress(OSError):
-        if not part.stat().st_size:
+        if size := part.stat().st_size:
+            kept = f"; {size / _MB:.1f} MB are kept, and the same command goes on from there"
+        else:
             part.unlink()
-    kept = f"; {part.stat().st_size / _MB:.1f} MB are kept, and the same command goes on from there" * part.is_file()
     hand = by_hand or f"fetch it by hand and put it at {path}"
     raise UserError(f"{url}: could not be fetched ({reason}){kept}; or {hand}.")
 

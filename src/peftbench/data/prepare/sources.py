@@ -323,7 +323,7 @@ SOURCES = {
             *(
                 _NORB.format(instances, split, part)
                 for instances, split in (("46789", "training"), ("01235", "testing"))
-                for part in ("dat", "cat", "info")
+                for part in ("dat", "info")
             ),
         ),
         {"train": ("train", 0, 100), "val": ("test", 0, 50), "test": ("test", 50, 100)},

@@ -45,7 +45,9 @@ class Reader(base.Reader):
         try:
             return h5py.File(path, "r")[part]
         except (OSError, KeyError) as problem:
-            raise UserError(f"{path}: is no HDF5 file with '{part}' ({problem}); remove it and its .gz.") from None
+            raise UserError(
+                f"{path}: is no HDF5 file with '{part}' ({problem}); remove it and {path.name}.gz."
+            ) from None
 
 
 def _unpacked(packed: Path) -> Path:
