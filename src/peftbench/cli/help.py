@@ -9,6 +9,7 @@ peftbench {version}: fine-tune any pretrained vision backbone with any adaptatio
 
   peftbench method=… backbone=… data=… [trainer=… optimizer=… logger=… experiment=… debug=…] [key=value …]
   peftbench list methods|backbones|data       one line each
+  peftbench data prepare|check|sources        the tasks of VTAB-1k on disk: made, checked, where they come from
   peftbench taps list|clear                   kept taps of frozen backbones (taps=auto|disk|memory|off)
   peftbench layers RUN_FOLDER                 where an SPT run's budget went
 
