@@ -636,6 +636,28 @@ def test_a_full_disk_is_told_and_the_same_command_goes_on_from_there(archives, p
     assert [p.name for p in tmp_path.glob("*euro*")] + [p.name for p in tmp_path.glob(".*")] == ["eurosat"]
 
 
+def test_a_command_that_is_killed_goes_on_where_it_was(archives, prepared, tmp_path):
+    import signal
+    import subprocess
+    import sys
+    import time
+
+    words = ["data", "prepare", "vtab/diabetic_retinopathy", f"archives={archives}", f"dir={tmp_path}", *WORDS]
+    command = [sys.executable, "-c", f"import sys; from peftbench.cli.main import main; sys.exit(main({words!r}))"]
+    begun, made = tmp_path / ".diabetic_retinopathy.preparing", tmp_path / "diabetic_retinopathy"
+    with subprocess.Popen(command) as running:
+        deadline = time.monotonic() + 60
+        while not list(begun.glob("images/train800/*.png")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        running.send_signal(signal.SIGKILL)
+    assert not made.exists()
+    before = {p.relative_to(begun): p.stat().st_mtime_ns for p in begun.glob("images/*/*.png")}
+    assert before
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    assert {name: (made / name).stat().st_mtime_ns for name in before} == before
+    assert (made / "split.json").read_bytes() == (prepared[0] / made.name / "split.json").read_bytes()
+
+
 def test_what_was_begun_for_another_split_is_begun_anew(archives, prepared, data, tmp_path):
     begun = tmp_path / ".svhn.preparing"
     (begun / "images/train800").mkdir(parents=True)
@@ -832,6 +854,19 @@ def test_a_few_twins_are_no_fault_where_the_source_has_them(data, tmp_path):
     lines = (folder / "test.txt").read_text().replace("000050.jpg 50", "000050.jpg 51")
     (folder / "test.txt").write_text(lines)
     assert "test.txt: class" in data("check", str(folder))[1]
+
+
+def test_a_copy_may_be_compared_with_another_by_its_labels(prepared, task, data, tmp_path):
+    lines = (task / "train800.txt").read_text().splitlines()
+    (task / "train800.txt").write_text("\n".join(lines[::-1]) + "\n")  # another sequence of the same images
+    status, told, _ = data("check", str(prepared[0] / "eurosat"), f"like={task.parent}")
+    assert status == 0, told
+    assert f"note: the labels of each list are those of {task}" in told
+    beyond(task)
+    status, told, _ = data("check", "vtab/eurosat", f"dir={prepared[0]}", f"like={task}")
+    assert status == 1
+    assert "test.txt: its labels are not those of" in told
+    one_line(data("check", str(task), f"like={tmp_path}/none"), f"{tmp_path}/none", "is missing")
 
 
 def test_tasks_that_are_not_there_are_wrong_only_when_asked_for(task, data):

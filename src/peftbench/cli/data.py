@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from peftbench.data.check import STAGES, Report, check
+from peftbench.data.check import STAGES, Report, check, compare
 from peftbench.data.prepare.adopt import adopt
 from peftbench.data.prepare.original import Wanted, prepare
 from peftbench.data.prepare.sources import SOURCES
@@ -20,13 +20,13 @@ from peftbench.vtab import ALIASES, TASKS, canonical
 
 _OPTIONS = {
     "prepare": ("source", "path", "dir", "archives", "mirror", "split", "train", "val", "test"),
-    "check": ("dir", "stage"),
+    "check": ("dir", "stage", "like"),
     "sources": (),
 }
 _USAGE = {
     "prepare": "peftbench data prepare vtab|vtab/<task> … [source=original|folder] [path=…] [dir=…] [archives=…] "
     "[mirror=…] [split=tfds-order|peftbench-v1] [train=N val=N test=N]",
-    "check": "peftbench data check [vtab|vtab/<task>|FOLDER …] [dir=…] [stage=final|tune|fit]",
+    "check": "peftbench data check [vtab|vtab/<task>|FOLDER …] [dir=…] [stage=final|tune|fit] [like=FOLDER]",
     "sources": "peftbench data sources",
 }
 
@@ -44,8 +44,9 @@ def run(arguments: Sequence[str]) -> int:
             raise UserError(f"{key}: data {verb} has no such option{nearest(key, _OPTIONS[verb])}; {_USAGE[verb]}.")
     if verb == "sources":
         return _sources()
-    with watching(Console()) as watch:
-        return (_prepare if verb == "prepare" else _check)(given, options, watch)
+    console = Console(soft_wrap=True, highlight=False, markup=False)  # which prints beside its bar, a line a task
+    with watching(console) as watch:
+        return (_prepare if verb == "prepare" else _check)(given, options, console, watch)
 
 
 def _data() -> Path:
@@ -57,7 +58,7 @@ def _place(options: dict[str, str]) -> Path:
     return Path(options.get("dir") or _data() / "vtab").expanduser()
 
 
-def _prepare(words: list[str], options: dict[str, str], watch: Watch) -> int:
+def _prepare(words: list[str], options: dict[str, str], console: Console, watch: Watch) -> int:
     tasks = list(dict.fromkeys(t for word in words for t in (TASKS if word == "vtab" else (canonical(word),))))
     if not tasks:
         raise UserError(f"data prepare: expected vtab or vtab/<task>; {_USAGE['prepare']}.")
@@ -77,7 +78,7 @@ def _prepare(words: list[str], options: dict[str, str], watch: Watch) -> int:
     failed: list[str] = []
     for task in tasks:
         if there := find_in(root, task):
-            print(f"there  {task}: {there} is kept as it is; peftbench data check vtab/{task} looks into it")
+            console.print(f"there  {task}: {there} is kept as it is; peftbench data check vtab/{task} looks into it")
             continue
         target = root / task
         try:
@@ -89,11 +90,11 @@ def _prepare(words: list[str], options: dict[str, str], watch: Watch) -> int:
             if len(tasks) == 1:
                 raise
             failed.append(task)
-            print(f"failed {task}: {str(problem).removeprefix(f'{task}: ')}", flush=True)
+            console.print(f"failed {task}: {str(problem).removeprefix(f'{task}: ')}")
             continue
-        print(_made(task, target, made), flush=True)
+        console.print(_made(task, target, made))
     if failed:
-        print(f"{len(failed)} of {len(tasks)} tasks could not be prepared: {', '.join(failed)}")
+        console.print(f"{len(failed)} of {len(tasks)} tasks could not be prepared: {', '.join(failed)}")
     return 1 if failed else 0
 
 
@@ -127,18 +128,22 @@ def _sources() -> int:
     return 0
 
 
-def _check(words: list[str], options: dict[str, str], watch: Watch) -> int:
+def _check(words: list[str], options: dict[str, str], console: Console, watch: Watch) -> int:
     stage = options.get("stage", "final")
     if stage not in STAGES:
         raise UserError(f"stage={stage}: expected {', '.join(STAGES)}{nearest(stage, STAGES)}.")
+    like = Path(options["like"]).expanduser() if options.get("like") else None
     good = True
     for name, folder, task in _targets(words, _place(options)):
         if folder is None:
-            print(f"wrong  {name}: is not in {_place(options)}; peftbench data prepare vtab/{name} makes it")
+            console.print(f"wrong  {name}: is not in {_place(options)}; peftbench data prepare vtab/{name} makes it")
             good = False
             continue
         report = check(folder, task, watch)
-        print(_told(name, report, stage), flush=True)
+        if like:
+            other = find(like, task or "") or like
+            compare(report, other)
+        console.print(_told(name, report, stage))
         good = good and not report.problems
     return 0 if good else 1
 

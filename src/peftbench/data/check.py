@@ -241,6 +241,22 @@ def _hash(
         report.problems.append(f"lists or images are not as they were when the task was prepared ({provenance.FILE})")
 
 
+def compare(report: Report, other: Path) -> None:
+    """Adds to the report whether another copy's lists have the same labels, as often: the same images would.
+
+    Raises UserError where the other has no such lists.
+    """
+    for file in lists.FILES.values():
+        ours, theirs = (Counter(lists.read(folder, file, None).labels) for folder in (report.folder, other))
+        if ours != theirs:
+            apart = sum(((ours - theirs) + (theirs - ours)).values())
+            report.problems.append(
+                f"{file}: its labels are not those of {other} ({apart:,} apart), so it is another split"
+            )
+    if not any("so it is another split" in p for p in report.problems):
+        report.notes.append(f"the labels of each list are those of {other}")
+
+
 def contents_of(names: Sequence[str], labels: Iterable[int], stamps: dict[str, str]) -> str:
     """What `Split.content` is of a list whose images are known by the hashes of their bytes."""
     return content_of([line(name, label, stamps[name]) for name, label in zip(names, labels, strict=True)])
