@@ -636,6 +636,7 @@ def test_a_full_disk_is_told_and_the_same_command_goes_on_from_there(archives, p
     assert [p.name for p in tmp_path.glob("*euro*")] + [p.name for p in tmp_path.glob(".*")] == ["eurosat"]
 
 
+@pytest.mark.slow
 def test_a_command_that_is_killed_goes_on_where_it_was(archives, prepared, tmp_path):
     import signal
     import subprocess
@@ -775,7 +776,25 @@ DAMAGE = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
+OVERLAPS = [d for d in DAMAGE if d.startswith("an image of")]
+
+
+@pytest.mark.parametrize("damage", OVERLAPS)
+def test_a_copy_with_a_picture_in_two_splits_is_adopted_with_a_note(data, tmp_path, damage):
+    """The lists that are shared have such pictures of their sources; they are what published numbers are of."""
+    folder = noah(tmp_path / "theirs", "eurosat")
+    change, parts = DAMAGE[damage]
+    change(folder)
+    for split in ("train800", "val200"):  # the second copies with them
+        for i, path in enumerate(sorted((folder / "images" / split).iterdir()), start=16 * (split == "val200")):
+            shutil.copy(path, folder / f"images/train800val200/{i:06d}.jpg")
+    status, told, error = data("prepare", "vtab/eurosat", "source=folder", f"path={tmp_path}/theirs", *WORDS)
+    assert status == 0, error
+    assert "note: " + parts[0] in told
+    assert data("check", "vtab/eurosat")[0] == 1
+
+
+@pytest.mark.parametrize("damage", [d for d in DAMAGE if d not in OVERLAPS])
 def test_a_damaged_copy_is_not_adopted_and_leaves_nothing(data, tmp_path, damage):
     folder = noah(tmp_path / "theirs", "eurosat")
     change, parts = DAMAGE[damage]
@@ -834,7 +853,7 @@ def test_a_picture_twice_in_one_split_is_worth_a_note(data, tmp_path):
 
 
 def test_999_lines_are_counted(data, tmp_path):
-    folder = noah(tmp_path, "eurosat", (800, 200, 5400))
+    folder = noah(tmp_path, "kitti", (800, 200, 711), task="kitti")
     assert data("check", str(folder))[0] == 0
     one_line_less(folder)
     status, told, _ = data("check", str(folder))
@@ -843,7 +862,7 @@ def test_999_lines_are_counted(data, tmp_path):
 
 
 def test_a_few_twins_are_no_fault_where_the_source_has_them(data, tmp_path):
-    folder = noah(tmp_path, "cifar", (800, 200, 10_000), task="cifar")
+    folder = noah(tmp_path, "oxford_iiit_pet", (800, 200, 3_669), task="oxford_iiit_pet")
     for i in range(20):
         shutil.copy(folder / f"images/train800/{i:06d}.jpg", folder / f"images/test/{i:06d}.jpg")
     status, told, _ = data("check", str(folder))
@@ -851,9 +870,15 @@ def test_a_few_twins_are_no_fault_where_the_source_has_them(data, tmp_path):
     assert "note: 20 pictures of train are in test too" in told
     shutil.copy(folder / "images/train800/000020.jpg", folder / "images/test/000020.jpg")
     assert data("check", str(folder))[0] == 1
-    lines = (folder / "test.txt").read_text().replace("000050.jpg 50", "000050.jpg 51")
-    (folder / "test.txt").write_text(lines)
-    assert "test.txt: class" in data("check", str(folder))[1]
+
+
+def test_classes_of_one_size_are_counted(data, tmp_path):
+    folder = noah(tmp_path, "dtd", (800, 200, 1_880), task="dtd")
+    assert data("check", str(folder))[0] == 0
+    (folder / "test.txt").write_text((folder / "test.txt").read_text().replace("000050.jpg 3", "000050.jpg 4"))
+    status, told, _ = data("check", str(folder))
+    assert status == 1
+    assert "test.txt: class 3 has 39 images, expected 40 of each" in told
 
 
 def test_a_copy_may_be_compared_with_another_by_its_labels(prepared, task, data, tmp_path):
@@ -898,12 +923,17 @@ def test_the_caltech_sample_is_checked(data):
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is missing")
 def test_the_caltech_sample_is_adopted_with_its_own_sizes(data, tmp_path):
+    from peftbench.data.base import split_hash
+    from peftbench.data.vtab import Vtab
+
     words = ("source=folder", f"path={SHARED}", "train=800", "val=200", "test=1020")
-    status, _, error = data("prepare", "vtab/caltech101", *words)
+    status, told, error = data("prepare", "vtab/caltech101", *words)
     assert status == 0, error
-    assert data("check", "vtab/caltech101")[0] == 0
-    made = json.loads((tmp_path / "data/vtab/caltech101/split.json").read_text())
-    assert f"hash {made['hash']}" in data("check", str(SHARED))[1]
+    theirs = Vtab("caltech101", 102, str(SHARED)).load()
+    assert f"hash {split_hash(*theirs.roles('final'))}" in told
+    ours = Vtab("caltech101", 102, str(tmp_path / "data/vtab")).load()
+    assert ours.classes == theirs.classes
+    assert split_hash(*ours.roles("tune")) == split_hash(*theirs.roles("tune"))
 
 
 def test_no_command_of_data_needs_torch(tmp_path):

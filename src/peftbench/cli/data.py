@@ -83,16 +83,16 @@ def _prepare(words: list[str], options: dict[str, str], console: Console, watch:
         target = root / task
         try:
             if source == "folder":
-                made = adopt(task, Path(options["path"]).expanduser(), target, sizes, watch)
+                made, notes = adopt(task, Path(options["path"]).expanduser(), target, sizes, watch)
             else:
-                made = prepare(task, target, wanted, watch)
+                made, notes = prepare(task, target, wanted, watch), []
         except UserError as problem:
             if len(tasks) == 1:
                 raise
             failed.append(task)
             console.print(f"failed {task}: {str(problem).removeprefix(f'{task}: ')}")
             continue
-        console.print(_made(task, target, made))
+        console.print("; ".join([_made(task, target, made), *(f"note: {note}" for note in notes)]))
     if failed:
         console.print(f"{len(failed)} of {len(tasks)} tasks could not be prepared: {', '.join(failed)}")
     return 1 if failed else 0
@@ -144,7 +144,7 @@ def _check(words: list[str], options: dict[str, str], console: Console, watch: W
             other = find(like, task or "") or like
             compare(report, other)
         console.print(_told(name, report, stage))
-        good = good and not report.problems
+        good = good and not report.wrong
     return 0 if good else 1
 
 
@@ -208,9 +208,9 @@ def _told(name: str, report: Report, stage: str) -> str:
     facts.append(f"split {report.split}" if report.split else "split as found")
     if report.hashes:
         facts.append(f"hash {report.hashes[stage]}")
-    word = "wrong" if report.problems else "ok   "
+    word = "wrong" if report.wrong else "ok   "
     task = f" as {report.task}" if report.task and name != report.task else ""
     said = [f"{word}  {name}{task}: {', '.join(facts)}"]
-    said += [p.rstrip(".") for p in report.problems]
+    said += [p.rstrip(".") for p in report.wrong]
     said += [f"note: {n}" for n in report.notes]
     return "; ".join(said)

@@ -49,6 +49,7 @@ class Report:
         split: the name of the split, where `split.json` says it.
         hashes: of the split, by stage; empty where something cannot be read.
         problems: what is wrong, a sentence each.
+        overlaps: pictures that are in two of train, val and test: wrong too, but the source may be so.
         notes: what is not, but worth knowing.
     """
 
@@ -59,7 +60,12 @@ class Report:
     split: str | None = None
     hashes: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    overlaps: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def wrong(self) -> list[str]:
+        return self.problems + self.overlaps
 
 
 def check(
@@ -200,7 +206,7 @@ def _same(report: Report, listed: dict[str, lists.Listed], seen: dict[str, Seen]
             f"{_many(len(shared), 'picture')} of {one} {_are(len(shared))} in {other} too, such as {first} = {second}"
         )
         if len(shared) > allowed:
-            report.problems.append(text)
+            report.overlaps.append(text)
         else:
             report.notes.append(f"{text} ({table.twins if table else ''})")
     for role in ("train", "val", "test"):

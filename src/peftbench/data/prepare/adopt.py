@@ -19,8 +19,11 @@ from peftbench.vtab import spellings
 
 def adopt(
     task: str, path: Path, target: Path, sizes: tuple[int, int, int] | None = None, watch: Watch = unwatched
-) -> provenance.Provenance:
+) -> tuple[provenance.Provenance, list[str]]:
     """Copies a task's lists and the images they name, as they are, from `path` to `target`, and checks every one.
+
+    Returns what was made, and what to know of it: pictures that are in two of train, val and test stay there, for the
+    lists that are shared have some of their sources.
 
     `path` is the folder or archive of one task, or of many under any of their names. `sizes` are those of train, val
     and test where the copy is not of VTAB-1k's.
@@ -47,7 +50,7 @@ def adopt(
             raise
         made = _made(task, report, sizes)
         (begun / provenance.FILE).write_text(made.text(), encoding="utf-8")
-    return made
+    return made, report.overlaps
 
 
 def _made(task: str, report: Report, sizes: tuple[int, int, int] | None) -> provenance.Provenance:

@@ -19,7 +19,15 @@ from peftbench.progress import Watch, unwatched
 # Gives (index, the bytes of an image file) for each of the entries it is asked for, in any order.
 Pictures = Callable[[Sequence[Entry]], Iterator[tuple[int, bytes]]]
 _FOLDERS = {"train": "train800", "val": "val200", "trainval": "train800val200", "test": "test"}
-_KINDS = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"GIF8": ".gif", b"BM": ".bmp"}
+_KINDS = {
+    b"\xff\xd8\xff": ".jpg",
+    b"\x89PNG": ".png",
+    b"GIF8": ".gif",
+    b"BM": ".bmp",
+    b"RIFF": ".webp",
+    b"II*\x00": ".tif",
+    b"MM\x00*": ".tif",
+}
 
 
 def write(
@@ -129,7 +137,7 @@ def _kind(content: bytes, entry: Entry) -> str:
     for head, suffix in _KINDS.items():
         if content.startswith(head):
             return suffix
-    raise UserError(f"{entry.key}: is empty or no image that is known ({', '.join(_KINDS.values())}).")
+    raise UserError(f"{entry.key}: is empty or no image that is known ({', '.join(dict.fromkeys(_KINDS.values()))}).")
 
 
 def _copied(begun: Path, rows: Sequence[tuple[str, int]], stamps: dict[str, str]) -> list[tuple[str, int]]:

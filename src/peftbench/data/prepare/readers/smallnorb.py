@@ -32,7 +32,7 @@ class Reader(base.Reader):
                     f"smallnorb: the {split} pictures are {list(pixels.shape)} and their facts {list(info.shape)}; "
                     f"expected [N, 2, 96, 96] and [N, 4]."
                 )
-            self.pixels[split] = pixels
+            self.pixels[split] = pixels[:, 0].copy()
             labels = info[:, 1] if self.task == "smallnorb_ele" else info[:, 2] // 2
             found[split] = [Entry(str(i), int(label), (split, i)) for i, label in enumerate(labels)]
         return found
@@ -40,7 +40,7 @@ class Reader(base.Reader):
     def pictures(self, entries: Sequence[Entry]) -> Iterator[tuple[int, bytes]]:
         for at, entry in enumerate(entries):
             split, i = entry.place
-            yield at, base.png(self.pixels[split][i, 0])
+            yield at, base.png(self.pixels[split][i])
 
     def _matrix(self, split: str, part: str) -> np.ndarray:
         instances, name = _NAMES[split]
