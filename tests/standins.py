@@ -1,7 +1,7 @@
 """Small stand-ins of the original sources of VTAB-1k, in their true formats: `make(source, root)`.
 
-Each writes the files of `peftbench data sources` to `root/<source>/`, with noise for pictures, no two alike. Every
-source gives at least 16 images for train, 4 for val and 12 for test.
+Each writes the files of `peftbench data sources` to `root/<source>/`, with noise for pictures, no two alike; names,
+labels and splits are always the same. Every source gives at least 16 images for train, 4 for val and 12 for test.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def _flowers102(folder: Path) -> None:
 
     tar(folder / "102flowers.tgz", {f"jpg/image_{i:05d}.jpg": picture() for i in range(1, 61)})
     savemat(folder / "imagelabels.mat", {"labels": (np.arange(60, dtype=np.uint8) % 102 + 1)[None]})
-    numbers = _RNG.permutation(np.arange(1, 61, dtype=np.uint16))
+    numbers = np.random.default_rng(1).permutation(np.arange(1, 61, dtype=np.uint16))
     parts = {"trnid": numbers[:24], "valid": numbers[24:36], "tstid": numbers[36:]}
     savemat(folder / "setid.mat", {name: part[None] for name, part in parts.items()})
 
@@ -284,7 +284,7 @@ def _kitti(folder: Path) -> None:
     zipped(folder / "data_object_image_2.zip", images)
     zipped(folder / "data_object_label_2.zip", labels)
     mapping = "".join(f"2011_09_26 2011_09_26_drive_{i % videos:04d}_sync {i:010d}\n" for i in range(count))
-    order = _RNG.permutation(count) + 1
+    order = np.random.default_rng(2).permutation(count) + 1
     zipped(
         folder / "devkit_object.zip",
         {"mapping/train_mapping.txt": mapping.encode(), "mapping/train_rand.txt": ",".join(map(str, order)).encode()},

@@ -409,6 +409,63 @@ def test_the_order_is_that_of_tfds():
     assert [e.place for e in ordered(entries, "train", TFDS)[:12]] == first
 
 
+# Hashes over keys and labels, in order, of what TFDS 4.9.10's own builders and shuffler and task_adaptation 0.1's own
+# labels make of the stand-ins: printed by scripts/tfds_order.py.
+BY_TFDS = [
+    ("cifar", "train", "51bc3786b9516314"),
+    ("cifar", "test", "89371788d0845940"),
+    ("dtd", "train", "d03ceda91677acc9"),
+    ("dtd", "validation", "4fc9c1531ab41d5b"),
+    ("dtd", "test", "b535ff03d9e7807d"),
+    ("oxford_flowers102", "train", "8872e925508a32aa"),
+    ("oxford_flowers102", "validation", "0c4c2d98b620043f"),
+    ("oxford_flowers102", "test", "54623df6adc06e8e"),
+    ("oxford_iiit_pet", "train", "1ebff3401af7cf3e"),
+    ("oxford_iiit_pet", "test", "ca6ea7cea3659816"),
+    ("svhn", "train", "27610e06c4fb4dbf"),
+    ("svhn", "test", "275d0e26ab4b0270"),
+    ("sun397", "train", "d15eeffd153ad12e"),
+    ("sun397", "validation", "b1b56f8a83723691"),
+    ("sun397", "test", "f74e19afa3e9fbb7"),
+    ("patch_camelyon", "train", "174a32c3daf14360"),
+    ("patch_camelyon", "validation", "f683178503dd0b51"),
+    ("patch_camelyon", "test", "9faaa9093a66ec7e"),
+    ("eurosat", "train", "7859081cb80c8dd5"),
+    ("resisc45", "train", "8ea17e830d278caa"),
+    ("diabetic_retinopathy", "train", "24698a94b79bf99b"),
+    ("diabetic_retinopathy", "validation", "513b8c67092a7ffa"),
+    ("diabetic_retinopathy", "test", "cc9b185b0a55eb36"),
+    ("clevr_count", "train", "b16f4a6adbec6bd8"),
+    ("clevr_count", "validation", "2a889603e0b95cd9"),
+    ("clevr_dist", "train", "cb0c4590e11b17b3"),
+    ("clevr_dist", "validation", "56d1391455362743"),
+    ("dmlab", "train", "75594cfca810a90f"),
+    ("dmlab", "validation", "0aae801720f3afb6"),
+    ("dmlab", "test", "3c483c210cf063e6"),
+    ("kitti", "train", "16f92cf4edd563da"),
+    ("kitti", "validation", "c371086afa5b55f3"),
+    ("kitti", "test", "da5f3c9881662524"),
+    ("dsprites_loc", "train", "dd587799121a1eb5"),
+    ("dsprites_ori", "train", "f7fa35d4af691074"),
+    ("smallnorb_azi", "train", "1bc012074abff008"),
+    ("smallnorb_azi", "test", "4330dff00e54817a"),
+    ("smallnorb_ele", "train", "f08f7243bbd55f08"),
+    ("smallnorb_ele", "test", "4087265339c2827e"),
+]
+
+
+@pytest.mark.parametrize(("name", "split", "hashed"), BY_TFDS)
+def test_tfds_gives_the_same_images_and_labels_in_the_same_order(archives, name, split, hashed):
+    source = next(s for s in SOURCES if name in SOURCES[s].tasks)
+    ours = ordered(found(archives, source, name)[0][split], split, TFDS)
+    text = "\n".join(f"{entry.key} {entry.label}" for entry in ours)
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == hashed
+
+
+def test_tfds_was_asked_for_every_task_but_the_one_it_cannot_tell():
+    assert {name for name, _, _ in BY_TFDS} == set(TASKS) - {"caltech101"}
+
+
 @pytest.mark.parametrize(
     ("key", "hashed"),
     [
@@ -709,16 +766,21 @@ def test_a_copy_is_adopted_under_any_of_its_names(data, tmp_path, alias):
     assert data("check", "vtab/cifar")[0] == 0
 
 
-def test_an_adopted_copy_has_the_hash_of_the_copy_and_the_plain_name(data, tmp_path):
+@pytest.mark.parametrize(
+    ("sizes", "words", "name"), [((800, 200, 711), [], "vtab/kitti"), (SIZES, WORDS, "vtab/kitti@adopted-16-4-12")]
+)
+def test_an_adopted_copy_has_the_hash_of_the_copy_and_a_plain_name_where_it_is_whole(
+    data, tmp_path, sizes, words, name
+):
     from peftbench.data.base import split_hash
     from peftbench.data.vtab import Vtab
 
-    noah(tmp_path / "theirs", "svhn", task="svhn")
-    assert data("prepare", "vtab/svhn", "source=folder", f"path={tmp_path}/theirs/svhn", *WORDS)[0] == 0
-    theirs = Vtab("svhn", 10, str(tmp_path / "theirs")).load()
-    ours = Vtab("svhn", 10, str(tmp_path / "data/vtab")).load()
+    noah(tmp_path / "theirs", "kitti", sizes, task="kitti")
+    assert data("prepare", "vtab/kitti", "source=folder", f"path={tmp_path}/theirs/kitti", *words)[0] == 0
+    theirs = Vtab("kitti", 4, str(tmp_path / "theirs")).load()
+    ours = Vtab("kitti", 4, str(tmp_path / "data/vtab")).load()
     assert split_hash(*ours.roles("final")) == split_hash(*theirs.roles("final"))
-    assert ours.name == "vtab/svhn"
+    assert (theirs.name, ours.name) == ("vtab/kitti", name)
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar.gz"])

@@ -55,9 +55,8 @@ def adopt(
 
 def _made(task: str, report: Report, sizes: tuple[int, int, int] | None) -> provenance.Provenance:
     there = (report.sizes["train"], report.sizes["val"], report.sizes["test"])
-    return provenance.Provenance(
-        task, provenance.ADOPTED, provenance.ADOPTED, there, sizes is not None, report.hashes["final"]
-    )
+    split = "-".join([provenance.ADOPTED, *map(str, sizes or ())])
+    return provenance.Provenance(task, split, provenance.ADOPTED, there, sizes is not None, report.hashes["final"])
 
 
 def _located(task: str, path: Path) -> tuple[Tree, str]:
