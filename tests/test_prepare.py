@@ -674,6 +674,33 @@ def test_an_unpacked_folder_stands_for_its_archive(archives, prepared, data, tmp
     assert (tmp_path / "dtd/split.json").read_bytes() == (prepared[0] / "dtd/split.json").read_bytes()
 
 
+def test_what_torchvision_left_on_disk_is_read_and_gives_the_same_labels(archives, tmp_path):
+    from torchvision.datasets import DTD, OxfordIIITPet
+
+    theirs = tmp_path / "torchvision"
+    for archive, place in (
+        ("dtd/dtd-r1.0.1.tar.gz", "dtd"),
+        ("oxford_iiit_pet/images.tar.gz", "oxford-iiit-pet"),
+        ("oxford_iiit_pet/annotations.tar.gz", "oxford-iiit-pet"),
+        ("flowers102/102flowers.tgz", "flowers-102"),
+    ):
+        with tarfile.open(archives / archive) as file:
+            file.extractall(theirs / place, filter="data")
+    for name in ("imagelabels.mat", "setid.mat"):
+        shutil.copy(archives / "flowers102" / name, theirs / "flowers-102")
+    assert len(found(theirs, "flowers102", "oxford_flowers102")[0]["test"]) == 24
+    textures, _ = found(theirs, "dtd", "dtd")
+    pets, _ = found(theirs, "oxford_iiit_pet", "oxford_iiit_pet")
+    for ours, other in (
+        (textures["validation"], DTD(theirs, split="val")),
+        (pets["train"], OxfordIIITPet(theirs, split="trainval")),
+    ):
+        files = getattr(other, "_image_files", None) or other._images
+        assert [(e.key.rpartition("/")[2], e.label) for e in ours] == [
+            (Path(path).name, label) for path, label in zip(files, other._labels, strict=True)
+        ]
+
+
 # -- interruption and a full disk
 
 

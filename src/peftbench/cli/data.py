@@ -119,7 +119,7 @@ def _sources() -> int:
         print(f"{', '.join(f'vtab/{task}' for task in source.tasks)}: {source.title}; licence: {source.licence}")
         print(f"  home   {source.home}")
         for file in source.files:
-            stands = f" (or the folder {file.unpacked[0]}/)" if file.unpacked else ""
+            stands = f" (or {file.other})" if file.other else ""
             print(f"  file   {name}/{file.name}{stands}  {file.url or 'by hand'}")
         print(f"  split  {'tfds-order' if source.known else 'peftbench-v1'}")
         for kind, text in (("steps", source.steps), ("note ", source.note)):

@@ -30,8 +30,8 @@ class Files:
     def path(self, file: str) -> Path:
         """The file itself, fetched where it is missing. Raises UserError where it cannot be had."""
         known = self._known(file)
-        found = next((p for folder in self._folders() if (p := folder / file).is_file()), None)
-        return found or self._fetched(known)
+        places = (folder / name for folder in self._folders() for name in (file, *known.unpacked))
+        return next((p for p in places if p.is_file()), None) or self._fetched(known)
 
     def tree(self, file: str) -> Tree:
         """An archive, or a folder that stands for it, fetched where both are missing. Raises UserError."""
@@ -54,7 +54,7 @@ class Files:
     def _fetched(self, file: File) -> Path:
         path = self.root / self.name / file.name
         url = f"{self.mirror.rstrip('/')}/{self.name}/{file.name}" if self.mirror else file.url
-        what = f"{path} or {path.parent / file.unpacked[0]}/" if file.unpacked else str(path)
+        what = f"{path} or {path.parent}/{file.other}" if file.other else str(path)
         if url is None:
             raise UserError(
                 f"{self.source.title}: {file.name} is not in {path.parent} and cannot be fetched without you: "

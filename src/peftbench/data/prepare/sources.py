@@ -13,12 +13,18 @@ class File:
 
     Attributes:
         url: where it is fetched; None where only a person can.
-        unpacked: folders that may stand for it, as unpacking it (or torchvision) leaves them.
+        unpacked: folders that may stand for it, as unpacking it leaves them, or the file's place in torchvision's.
     """
 
     name: str
     url: str | None = None
     unpacked: tuple[str, ...] = ()
+
+    @property
+    def other(self) -> str:
+        """The first of what may stand for it; a folder ends in a slash."""
+        first = self.unpacked[0] if self.unpacked else ""
+        return first if not first or first.endswith(self.name) else f"{first}/"
 
 
 @dataclass(frozen=True)
@@ -55,8 +61,8 @@ def _from_train(percent: int, test: str = "test") -> dict[str, tuple[str, int, i
     return {"train": ("train", 0, percent), "val": ("train", percent, 100), "test": (test, 0, 100)}
 
 
-def _files(base: str, *names: str) -> tuple[File, ...]:
-    return tuple(File(name, base + name) for name in names)
+def _files(base: str, *names: str, at: str = "") -> tuple[File, ...]:
+    return tuple(File(name, base + name, (f"{at}/{name}",) if at else ()) for name in names)
 
 
 # fmt: off
@@ -139,7 +145,9 @@ SOURCES = {
                 "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/102flowers.tgz",
                 ("flowers-102/jpg", "jpg"),
             ),
-            *_files("https://www.robots.ox.ac.uk/~vgg/data/flowers/102/", "imagelabels.mat", "setid.mat"),
+            *_files(
+                "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/", "imagelabels.mat", "setid.mat", at="flowers-102"
+            ),
         ),
         _OWN,
     ),
@@ -198,6 +206,7 @@ SOURCES = {
                 for split in ("train", "valid", "test")
                 for part in "xy"
             ),
+            at="pcam",
         ),
         _OWN,
         note="needs h5py (pip install 'peftbench[vtab]'); the .h5 files are unpacked beside the archives, 9 GB",
