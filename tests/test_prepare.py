@@ -556,6 +556,14 @@ def test_a_task_that_is_there_is_left_alone(prepared, archives, data):
     assert told.startswith("there  cifar")
 
 
+def test_something_else_in_the_task_s_place_is_kept(archives, data, tmp_path):
+    (tmp_path / "svhn").mkdir()
+    (tmp_path / "svhn/mine.txt").write_text("kept")
+    told = data("prepare", "vtab/svhn", f"dir={tmp_path}", f"archives={archives}", *WORDS)
+    one_line(told, str(tmp_path / "svhn"), "no task's folder")
+    assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["mine.txt"]
+
+
 @pytest.mark.parametrize(
     ("words", "parts"),
     [

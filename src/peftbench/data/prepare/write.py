@@ -52,29 +52,28 @@ def write(
     task = target.name
     with building(target, _plan(split, drawn)) as begun:
         stamps: dict[str, str] = {}
-        rows: dict[str, list[tuple[str, int]]] = {}
+        there = {role: _there(begun, role, stamps) for role in ROLES}
+        missing = [(role, i) for role in ROLES for i in range(len(drawn[role])) if i not in there[role]]
         total = sum(len(drawn[role]) for role in ROLES)
-        done = 0
+        # All at once, for an archive of tens of gigabytes may have to be read from its begin.
+        found = pictures([drawn[role][i] for role, i in missing])
+        for done, (at, content) in enumerate(found, start=total - len(missing) + 1):
+            role, i = missing[at]
+            path = begun / "images" / _FOLDERS[role] / f"{i:06d}{_kind(content, drawn[role][i])}"
+            part = path.with_suffix(".part")
+            part.write_bytes(content)
+            part.replace(path)
+            there[role][i] = path
+            stamps[_name(path, begun)] = stamp(content)
+            watch(f"writing {task}", done, total)
         for role in ROLES:
-            folder = begun / "images" / _FOLDERS[role]
-            folder.mkdir(parents=True, exist_ok=True)
-            there = {int(p.stem): p for p in folder.iterdir() if p.stem.isdecimal() and p.suffix in _KINDS.values()}
-            for path in there.values():
-                stamps[_name(path, begun)] = stamp(path.read_bytes())
-            missing = [i for i in range(len(drawn[role])) if i not in there]
-            done += len(there)
-            for at, content in pictures([drawn[role][i] for i in missing]):
-                path = folder / f"{missing[at]:06d}{_kind(content, drawn[role][missing[at]])}"
-                part = path.with_suffix(".part")
-                part.write_bytes(content)
-                part.replace(path)
-                there[missing[at]] = path
-                stamps[_name(path, begun)] = stamp(content)
-                done += 1
-                watch(f"writing {task}", done, total)
-            if len(there) != len(drawn[role]):
-                raise UserError(f"{task}: the source gave {len(there):,} of {len(drawn[role]):,} images of {role}.")
-            rows[role] = [(_name(there[i], begun), entry.label) for i, entry in enumerate(drawn[role])]
+            if len(there[role]) != len(drawn[role]):
+                raise UserError(
+                    f"{task}: the source gave {len(there[role]):,} of {len(drawn[role]):,} images of {role}."
+                )
+        rows = {
+            role: [(_name(there[role][i], begun), entry.label) for i, entry in enumerate(drawn[role])] for role in ROLES
+        }
         rows["trainval"] = _copied(begun, rows["train"] + rows["val"], stamps)
         made = _described(begun, task, rows, stamps, split=split, source=source, reduced=reduced)
         if classes:
@@ -89,6 +88,8 @@ def building(target: Path, plan: str) -> Iterator[Path]:
     What was begun under another plan is removed. Raises UserError.
     """
     begun = target.with_name(f".{target.name}.preparing")
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise UserError(f"{target}: is there, and is no task's folder; move it away, or give another dir=.")
     try:
         begun.parent.mkdir(parents=True, exist_ok=True)
         with _alone(begun.with_name(begun.name + ".lock"), target):
@@ -122,6 +123,16 @@ def _alone(lock: Path, target: Path) -> Iterator[None]:
             yield
         finally:
             lock.unlink(missing_ok=True)
+
+
+def _there(begun: Path, role: str, stamps: dict[str, str]) -> dict[int, Path]:
+    """The images of a role that are written already, by index."""
+    folder = begun / "images" / _FOLDERS[role]
+    folder.mkdir(parents=True, exist_ok=True)
+    images = (p for p in folder.iterdir() if p.stem.isdecimal() and p.suffix in _KINDS.values())
+    found = {int(p.stem): p for p in images if p.stat().st_size}  # a crash of the machine may leave empty ones
+    stamps |= {_name(path, begun): stamp(path.read_bytes()) for path in found.values()}
+    return found
 
 
 def _plan(split: str, drawn: Mapping[str, Sequence[Entry]]) -> str:
