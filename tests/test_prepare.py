@@ -173,6 +173,7 @@ def test_a_run_is_stamped_with_the_split_that_the_check_prints(prepared, data, c
     (record,) = out.glob("*/result.json")
     stamps = json.loads(record.read_text())["stamps"]["data"]
     assert stamps["split"] == "vtab/svhn@tfds-order-16-4-12"
+    assert stamps["source"] == f"{SOURCES['svhn'].title}; png"
     assert f"hash {stamps['hash']}" in data("check", "vtab/svhn", f"dir={root}")[1]
 
 
@@ -934,6 +935,18 @@ def test_a_changed_label_is_found_by_the_hash_that_was_noted(task, data):
     status, told, _ = data("check", str(task))
     assert status == 1
     assert "not as they were when the task was prepared" in told
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"sizes": [1, 2]}', "[]", "\x00"])
+def test_a_damaged_note_of_the_split_is_named_by_the_check_and_by_a_run(task, data, cli, tiny, text):
+    (task / "split.json").write_text(text)
+    status, told, _ = data("check", str(task))
+    assert status == 1
+    assert f"{task / 'split.json'}: is not what peftbench data prepare wrote" in told
+    words = [w for w in tiny if not w.startswith("data=")]
+    status, _, error = cli(*words, "method=linear", "data=vtab/eurosat", f"data.root={task.parent}")
+    assert status != 0
+    assert "split.json" in error
 
 
 def test_another_task_in_the_folder_is_found(task, data):

@@ -92,7 +92,10 @@ def _digest(path: Path) -> bytes:
 
 @dataclass(frozen=True)
 class Splits:
-    """The splits of one data set. `trainval`, where given, is the official union of train and val."""
+    """The splits of one data set. `trainval`, where given, is the official union of train and val.
+
+    `source` says where the images come from and in what files they are, where that is known.
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -100,6 +103,7 @@ class Splits:
     val: Split | None = None
     test: Split | None = None
     trainval: Split | None = None
+    source: str = ""
 
     def __post_init__(self) -> None:
         for role in ("train", "val", "test", "trainval"):

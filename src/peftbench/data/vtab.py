@@ -40,7 +40,9 @@ class Vtab(DataSet):
         name = f"vtab/{self.task_name}"
         if made and made.split != provenance.ADOPTED:
             name += f"@{made.split}"
-        return Splits(name, _class_names(folder, self.classes), **splits)
+        kinds = sorted({Path(n).suffix.removeprefix(".") for split in splits.values() for n in split.names})
+        source = f"{made.source if made else 'as found'}; {', '.join(kinds)}"
+        return Splits(name, _class_names(folder, self.classes), **splits, source=source)
 
     def _folder(self) -> Path:
         root = Path(self.root).expanduser()
