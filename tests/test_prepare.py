@@ -819,15 +819,35 @@ def test_an_adopted_copy_has_the_hash_of_the_copy_and_a_plain_name_where_it_is_w
     assert (theirs.name, ours.name) == ("vtab/kitti", name)
 
 
+@pytest.mark.parametrize("prefix", ["vtab-1k/", ""])
 @pytest.mark.parametrize("kind", ["zip", "tar.gz"])
-def test_a_copy_may_be_adopted_from_its_archive(data, tmp_path, kind):
+def test_a_copy_may_be_adopted_from_its_archive_or_from_a_folder_of_archives(data, tmp_path, kind, prefix):
     theirs = noah(tmp_path / "vtab-1k", "oxford_pet", task="oxford_iiit_pet")
-    files = {f"vtab-1k/{p.relative_to(theirs.parent)}": p.read_bytes() for p in theirs.rglob("*") if p.is_file()}
-    path = tmp_path / f"shared.{kind}"
+    files = {f"{prefix}{p.relative_to(theirs.parent)}": p.read_bytes() for p in theirs.rglob("*") if p.is_file()}
+    (tmp_path / "shared").mkdir()
+    path = tmp_path / f"shared/{'all' if prefix else 'pets'}.{kind}"
     zipped(path, files) if kind == "zip" else tar(path, files)
-    status, _, error = data("prepare", "vtab/pets", "source=folder", f"path={path}", *WORDS)
+    place = path if prefix else path.parent
+    status, _, error = data("prepare", "vtab/pets", "source=folder", f"path={place}", *WORDS)
     assert status == 0, error
     assert len(rows(tmp_path / "data/vtab/oxford_iiit_pet", "test.txt")) == 12
+
+
+def test_what_peftbench_made_keeps_the_name_of_its_split_when_it_is_adopted(prepared, data, tmp_path):
+    """Else a made split would pass for the official one."""
+    status, told, error = data("prepare", "vtab/caltech101", "source=folder", f"path={prepared[0]}", *WORDS)
+    assert status == 0, error
+    assert "split peftbench-v1-16-4-12" in told
+    ours = tmp_path / "data/vtab/caltech101/split.json"
+    assert ours.read_bytes() == (prepared[0] / "caltech101/split.json").read_bytes()
+
+
+def test_another_task_does_not_pass_for_one_when_it_is_adopted(data, tmp_path):
+    theirs = noah(tmp_path, "some_task", (20, 4, 12), task="svhn")
+    words = ("source=folder", f"path={theirs}", "train=20", "val=4", "test=12")
+    one_line(data("prepare", "vtab/cifar", *words), "10 of the 100 classes", "some_task", "looks like another task")
+    assert not list((tmp_path / "data").rglob("*.*"))
+    assert data("prepare", "vtab/svhn", *words)[0] == 0
 
 
 def no_label(folder: Path) -> None:

@@ -14,7 +14,7 @@ from peftbench.data.prepare.write import building
 from peftbench.data.vtab import find
 from peftbench.errors import UserError, nearest
 from peftbench.progress import Watch, unwatched
-from peftbench.vtab import spellings
+from peftbench.vtab import TASKS, spellings
 
 
 def adopt(
@@ -23,10 +23,10 @@ def adopt(
     """Copies a task's lists and the images they name, as they are, from `path` to `target`, and checks every one.
 
     Returns what was made, and what to know of it: pictures that are in two of train, val and test stay there, for the
-    lists that are shared have some of their sources.
+    lists that are shared have some of their sources. What peftbench made itself keeps the name of its split.
 
-    `path` is the folder or archive of one task, or of many under any of their names. `sizes` are those of train, val
-    and test where the copy is not of VTAB-1k's.
+    `path` is the folder or archive of one task, or of many, or a folder of such archives, under any of their names.
+    `sizes` are those of train, val and test where the copy is not of VTAB-1k's.
 
     Raises:
         UserError: no such task there, or anything that `check` finds wrong; nothing is left at `target` then.
@@ -41,6 +41,7 @@ def adopt(
             names = _lists(source, prefix, texts, begun)
             _images(source, prefix, names, begun, watch, task)
             report = check(begun, task, watch, sizes)
+            _named(task, source, prefix, report)
             if report.problems:
                 problem = report.problems[0].replace(str(begun), f"{source.title}/{prefix}".rstrip("/")).rstrip(".")
                 more = f", and {len(report.problems) - 1} more" if len(report.problems) > 1 else ""
@@ -48,9 +49,20 @@ def adopt(
         except UserError:  # what was copied of a damaged copy would only be found damaged again
             shutil.rmtree(begun, ignore_errors=True)
             raise
-        made = _made(task, report, sizes)
+        made = provenance.read(begun) or _made(task, report, sizes)
         (begun / provenance.FILE).write_text(made.text(), encoding="utf-8")
     return made, report.overlaps
+
+
+def _named(task: str, source: Tree, prefix: str, report: Report) -> None:
+    """A folder that bears none of the task's names must have all of its classes, lest another task pass for it."""
+    name = prefix.rstrip("/").rpartition("/")[2] or Path(source.title).name.partition(".")[0]
+    found = max(report.classes.values(), default=0)
+    if name not in spellings(task) and found < TASKS[task].classes:
+        report.problems.append(
+            f"it has images of {found} of the {TASKS[task].classes} classes and is called {name}, so it looks like "
+            f"another task; call it {task} if it is not"
+        )
 
 
 def _made(task: str, report: Report, sizes: tuple[int, int, int] | None) -> provenance.Provenance:
@@ -66,6 +78,11 @@ def _located(task: str, path: Path) -> tuple[Tree, str]:
             folder = find(root, task)
             if folder is not None and (folder == path or folder.name in spellings(task)):
                 return FolderTree(folder), ""
+        for name in (
+            spelling + suffix for spelling in spellings(task) for suffix in (".zip", ".tar", ".tar.gz", ".tgz")
+        ):
+            if (path / name).is_file():
+                return _located(task, path / name)
         there = [p.name for p in path.iterdir()]
     else:
         whole = tree(path)
@@ -108,7 +125,7 @@ def _lists(source: Tree, prefix: str, texts: dict[str, bytes], begun: Path) -> l
 
 
 def _images(source: Tree, prefix: str, names: list[str], begun: Path, watch: Watch, task: str) -> None:
-    wanted = {f"{prefix}{name}": name for name in [*names, "classes.txt"]}
+    wanted = {f"{prefix}{name}": name for name in [*names, "classes.txt", provenance.FILE]}
     missing = {at: name for at, name in wanted.items() if not (begun / name).is_file()}
     for done, (name, content) in enumerate(_contents(source, missing), start=len(wanted) - len(missing) + 1):
         path = begun / name
