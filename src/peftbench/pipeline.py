@@ -449,6 +449,7 @@ def _stamps(config: Config, backbone: backbones.Backbone, splits: Splits, hash_:
             "split": splits.name,
             "stage": config.data.stage,
             "hash": hash_,
+            "source": splits.source,
             "classes": len(splits.classes),
             "frames": splits.train.frames,
             "transform": dataclasses.asdict(transform_of(config, backbone)),

@@ -1,4 +1,4 @@
-"""The progress bar."""
+"""The progress bar that everything shares."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from rich.progress import (
 )
 
 Watch = Callable[[int, int], None]
+Stages = Callable[[str, int, int], None]  # what is being done, how much of it is, and of how much
 
 
 def bar(console: Console) -> Progress:
@@ -45,5 +46,29 @@ def counted(console: Console, what: str, shown: bool = True) -> Iterator[Watch]:
             if not tasks:
                 tasks.append(progress.add_task(what, total=of))
             progress.update(tasks[0], completed=done, total=of)
+
+        yield watch
+
+
+def unwatched(what: str, done: int, of: int) -> None:
+    """Shows nothing."""
+
+
+@contextmanager
+def watching(console: Console) -> Iterator[Stages]:
+    """A bar for one thing after another, where somebody looks at a terminal."""
+    if not console.is_terminal:
+        yield unwatched
+        return
+    with bar(console) as progress:
+        task = progress.add_task("", total=None, visible=False)
+        now = ""
+
+        def watch(what: str, done: int, of: int) -> None:
+            nonlocal now
+            if what != now:
+                now = what
+                progress.reset(task, description=what, total=of or None, visible=True)
+            progress.update(task, completed=done, total=of or None)
 
         yield watch

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable, Sequence
 
 from peftbench.errors import UserError
+
+VERBS = {
+    "list": "peftbench.cli.listing",
+    "plan": "peftbench.cli.plan",
+    "predict": "peftbench.cli.predict",
+    "export": "peftbench.cli.export",
+    "share": "peftbench.cli.share",
+    "layers": "peftbench.cli.layers",
+    "taps": "peftbench.cli.taps",
+    "data": "peftbench.cli.data",
+}
+"""Word -> the module whose `run` answers it, imported when it is asked for."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,40 +54,14 @@ def _verb(arguments: list[str]) -> Callable[[list[str]], int]:
 
         print(f"peftbench {__version__}")
         return lambda _: 0
-    if first == "list":
-        from peftbench.cli.listing import run
-
+    if first in VERBS:
+        run: Callable[[list[str]], int] = importlib.import_module(VERBS[first]).run
         return run
-    if first == "taps":
-        from peftbench.cli.taps import run as taps
-
-        return taps
-    if first == "plan":
-        from peftbench.cli.plan import run as plan
-
-        return plan
-    if first == "layers":
-        from peftbench.cli.layers import run as layers
-
-        return layers
-    if first == "predict":
-        from peftbench.cli.predict import run as predict
-
-        return predict
-    if first == "export":
-        from peftbench.cli.export import run as export
-
-        return export
-    if first == "share":
-        from peftbench.cli.share import run as share
-
-        return share
     if not first.startswith("-") and "=" not in first and first[:1] not in "+~":
         from peftbench.errors import nearest
 
-        verbs = ("list", "plan", "predict", "export", "share", "taps", "layers", "help")
         raise UserError(
-            f"'{first}': there is no such command{nearest(first, verbs)}; a run is given as key=value, "
+            f"'{first}': there is no such command{nearest(first, [*VERBS, 'help'])}; a run is given as key=value, "
             f"such as method=lora backbone=vit_nano data=digits."
         )
     from peftbench.cli.train import run as train

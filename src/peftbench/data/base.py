@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,7 +49,7 @@ class Split:
     @functools.cached_property
     def content(self) -> str:
         """sha256 over the lines: what the split holds, whatever it is called."""
-        return hashlib.sha256("\n".join(self.lines()).encode()).hexdigest()
+        return content_of(self.lines())
 
     def lines(self) -> list[str]:
         """One line an image: its name, its label, and its bytes (of a clip: those of all its frames)."""
@@ -58,13 +58,28 @@ class Split:
         else:
             with ThreadPoolExecutor() as pool:
                 stamps = list(pool.map(_stamp, self.images))
-        return [f"{n} {int(y)} {s}" for n, y, s in zip(self.names, self.labels, stamps, strict=True)]
+        return [line(n, y, s) for n, y, s in zip(self.names, self.labels, stamps, strict=True)]
+
+
+def line(name: str, label: int, stamp: str) -> str:
+    """What the hash of a split sees of an image: its name, its label, and the hash of its bytes."""
+    return f"{name} {int(label)} {stamp}"
+
+
+def content_of(lines: Sequence[str]) -> str:
+    """sha256 over the lines of a split's images."""
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def stamp(content: bytes) -> str:
+    """The hash of an image file's bytes."""
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _stamp(path: Path) -> str:
     try:
         if path.is_dir():
-            return hashlib.sha256(b"".join(map(_digest, frame_files(path)))).hexdigest()[:16]
+            return stamp(b"".join(map(_digest, frame_files(path))))
         return _digest(path).hex()[:16]
     except OSError as problem:
         raise UserError(f"{path}: cannot be read ({problem.strerror}).") from None
@@ -77,7 +92,10 @@ def _digest(path: Path) -> bytes:
 
 @dataclass(frozen=True)
 class Splits:
-    """The splits of one data set. `trainval`, where given, is the official union of train and val."""
+    """The splits of one data set. `trainval`, where given, is the official union of train and val.
+
+    `source` says where the images come from and in what files they are, where that is known.
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -85,6 +103,7 @@ class Splits:
     val: Split | None = None
     test: Split | None = None
     trainval: Split | None = None
+    source: str = ""
 
     def __post_init__(self) -> None:
         for role in ("train", "val", "test", "trainval"):
@@ -136,7 +155,12 @@ class DataSet:
 
 def split_hash(*splits: Split | None) -> str:
     """sha256 over the contents of the splits, in order."""
-    return hashlib.sha256(" ".join("-" if s is None else s.content for s in splits).encode()).hexdigest()
+    return hash_of(None if s is None else s.content for s in splits)
+
+
+def hash_of(contents: Iterable[str | None]) -> str:
+    """The hash of splits whose contents are known."""
+    return hashlib.sha256(" ".join(c or "-" for c in contents).encode()).hexdigest()
 
 
 def stratified(labels: np.ndarray, fractions: Sequence[float], seed: int) -> list[np.ndarray]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from peftbench.data.base import Split
-from peftbench.data.media import read_clip
+from peftbench.data.media import DAMAGED, read_clip
 from peftbench.errors import UserError
 
 _FILTERS = {
@@ -27,7 +27,6 @@ _FILTERS = {
 }
 # How much larger than the input an image is kept, for augmentations that cut from it.
 _MARGIN = {"crop": 8 / 7, "rrc": 2.0}
-DAMAGED = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from peftbench.errors import UserError
 
 IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 VIDEOS = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"}
+DAMAGED = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises for a broken image
 # The readers of these; FFmpeg's others include playlists, which make it open whatever else a file names.
 _FORMATS = "avi,mov,matroska,mpeg,mpegts,asf"
 _MOST_PIXELS = 178_956_970  # of one picture of a video: where Pillow refuses an image

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from peftbench.data import lists, provenance
 from peftbench.data.base import DataSet, Split, Splits
 from peftbench.errors import UserError
-from peftbench.vtab import ALIASES
-
-_LISTS = {"train": "train800.txt", "val": "val200.txt", "trainval": "train800val200.txt", "test": "test.txt"}
+from peftbench.vtab import spellings
 
 
 @dataclass(frozen=True)
@@ -20,6 +19,7 @@ class Vtab(DataSet):
 
     The task's folder is looked for in `root` under its name and its aliases. `root` may be the folder itself, whatever
     it is called; its labels must then be exactly those of the task, so that no other task's images pass for it.
+    A split that peftbench made bears its name after the task's: `vtab/cifar@peftbench-v1`.
     """
 
     task_name: str
@@ -28,58 +28,53 @@ class Vtab(DataSet):
 
     def load(self) -> Splits:
         folder = self._folder()
-        splits = {role: _read(folder, file, self.classes) for role, file in _LISTS.items()}
-        if folder == Path(self.root).expanduser() and folder.name not in self._names():
+        splits = {role: _read(folder, file, self.classes) for role, file in lists.FILES.items()}
+        if folder == Path(self.root).expanduser() and folder.name not in spellings(self.task_name):
             found = {int(label) for split in splits.values() for label in split.labels}
             if found != set(range(self.classes)):
                 raise UserError(
                     f"data.root={self.root}: holds {len(found)} of the {self.classes} labels of vtab/{self.task_name}, "
                     f"so it looks like another task; name the folder {self.task_name} if it is not."
                 )
-        return Splits(f"vtab/{self.task_name}", _class_names(folder, self.classes), **splits)
-
-    def _names(self) -> tuple[str, ...]:
-        return self.task_name, *(alias for alias, name in ALIASES.items() if name == self.task_name)
+        made = provenance.read(folder)
+        name = f"vtab/{self.task_name}"
+        if made and made.split != provenance.ADOPTED:
+            name += f"@{made.split}"
+        kinds = sorted({Path(n).suffix.removeprefix(".") for split in splits.values() for n in split.names})
+        source = f"{made.source if made else 'as found'}; {', '.join(kinds)}"
+        return Splits(name, _class_names(folder, self.classes), **splits, source=source)
 
     def _folder(self) -> Path:
         root = Path(self.root).expanduser()
-        for folder in (root, *(root / name for name in self._names())):
-            if (folder / _LISTS["train"]).is_file():
-                return folder
-        raise UserError(
-            f"data=vtab/{self.task_name}: {_LISTS['train']} was looked for in {root.absolute()} and its folder "
-            f"{self.task_name} and is not there; put the task's folder (four lists and images/) there, or give "
-            f"data.root=<folder of the tasks>."
-        )
+        folder = find(root, self.task_name)
+        if folder is None:
+            raise UserError(
+                f"data=vtab/{self.task_name}: {lists.FILES['train']} was looked for in {root.absolute()} and its "
+                f"folder {self.task_name} and is not there; put the task's folder (four lists and images/) there, "
+                f"make it with peftbench data prepare vtab/{self.task_name}, or give data.root=<folder of the tasks>."
+            )
+        return folder
+
+
+def find(root: Path, task: str) -> Path | None:
+    """The folder of a task: `root` itself, or its folder of one of the task's names."""
+    for folder in (root, *(root / name for name in spellings(task))):
+        if (folder / lists.FILES["train"]).is_file():
+            return folder
+    return None
 
 
 def _read(folder: Path, file: str, classes: int) -> Split:
-    path = folder / file
-    if not path.is_file():
-        raise UserError(f"{path}: is missing; expected the four lists {', '.join(_LISTS.values())}.")
-    names, labels = [], []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: is no text; expected lines of '<path> <label>'.") from None
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        name, _, label = line.strip().rpartition(" ")
-        if not name or not label.removeprefix("-").isdecimal():
-            raise UserError(f"{path}:{number}: expected '<path> <label>', found '{line[:80]}'.")
-        if not 0 <= int(label) < classes:
-            raise UserError(f"{path}:{number}: label {label}; expected 0 to {classes - 1}.")
-        if ".." in Path(name).parts or Path(name).is_absolute():
-            raise UserError(f"{path}:{number}: {name} leads out of the task's folder.")
-        names.append(name)
-        labels.append(int(label))
-    missing = [n for n in names if not (folder / n).is_file()]
+    listed = lists.read(folder, file, classes)
+    if listed.problems:
+        raise UserError(listed.problems[0])
+    missing = [n for n in listed.names if not (folder / n).is_file()]
     if missing:
         raise UserError(
-            f"{path}: {len(missing)} of its {len(names)} images are missing, such as {folder / missing[0]}."
+            f"{listed.path}: {len(missing)} of its {len(listed.names)} images are missing, "
+            f"such as {folder / missing[0]}."
         )
-    return Split([folder / n for n in names], np.array(labels, dtype=np.int64), names)
+    return Split([folder / n for n in listed.names], np.array(listed.labels, dtype=np.int64), listed.names)
 
 
 def _class_names(folder: Path, classes: int) -> tuple[str, ...]:

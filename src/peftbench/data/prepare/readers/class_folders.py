@@ -1,0 +1,35 @@
+"""EuroSAT and RESISC45: a folder of jpg a class. TFDS's key is `<class>_<file>`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from peftbench.data.prepare.order import Entry
+from peftbench.data.prepare.readers import base
+from peftbench.errors import UserError
+
+
+class Reader(base.Reader):
+    def splits(self) -> dict[str, list[Entry]]:
+        self.classes = self.files.source.names
+        tree = self._tree()
+        label = {name: i for i, name in enumerate(self.classes)}
+        found = []
+        for name in tree.names():
+            folder, _, file = name.rpartition("/")
+            of = folder.rpartition("/")[2]
+            if of in label and file.endswith(".jpg") and not file.startswith("."):
+                found.append(Entry(f"{of}_{file}", label[of], name))
+        if lost := set(label) - {self.classes[entry.label] for entry in found}:
+            raise UserError(
+                f"{tree.title}: holds no jpg of {min(lost)}"
+                + f" and {len(lost) - 1} other classes" * (len(lost) > 1)
+                + "."
+            )
+        return {"train": found}
+
+    def pictures(self, entries: Sequence[Entry]) -> Iterator[tuple[int, bytes]]:
+        return base.from_tree(self._tree(), entries)
+
+    def _tree(self):
+        return self.files.tree(self.files.source.files[0].name)
