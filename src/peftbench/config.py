@@ -260,6 +260,8 @@ def _class_of(name: Any, folders: Iterable[Path]) -> str:
     found: dict[str, str] = {}
     for file in (f for folder in folders for f in sorted((folder / "method").glob("**/*.yaml"))):
         given = yaml.safe_load(file.read_text(encoding="utf-8"))
+        if isinstance(given, Mapping) and isinstance(given.get("method"), Mapping):  # under @package _global_
+            given = given["method"]
         if isinstance(given, Mapping) and "name" in given and isinstance(given.get("path"), str):
             found.setdefault(str(given["name"]), given["path"])
     if name not in found:

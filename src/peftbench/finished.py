@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -133,6 +133,7 @@ class Run:
             task = TASKS[self.config.task.name](backbone, self.classes, self.config.task.label_smoothing)
             scale = transform_of(self.config, backbone)
             model = Model(backbone, task, scale.mean, scale.std)
+            starting.as_merged(backbone, self.config, self.method)
             self.method.check(backbone)
             model.adapted(self.method.adapt(backbone, self.plan))
         model.eval()
@@ -219,7 +220,7 @@ class Tuned(nn.Module):
 def load(
     run: str | Path | Run,
     *,
-    merge: bool = True,
+    merge: bool | Literal["dense", "masked"] = True,
     weights: str | Path | None = None,
     adapter: str | Path | None = None,
     config_dir: str | Path | None = None,
@@ -231,7 +232,9 @@ def load(
         print(tuned.classes[logits.argmax()])
 
     Args:
-        merge: fold the update into the weights, where the method can: as fast as the plain backbone.
+        merge: fold the update into the weights, where the method can: as fast as the plain backbone. On a backbone
+            pruned to zeros True does what the run's `pruning.merge` says; "dense" merges over the zeros, "masked" keeps
+            them, where that does not change what the model computes.
         weights: where the backbone's weights lie, if they have moved since the run.
         adapter: a folder in which Hugging Face's PEFT has saved LoRA of linear layers; it takes the delta's place.
         config_dir: a folder with the YAML of a method of your own.
@@ -247,11 +250,29 @@ def load(
     with torch.random.fork_rng():
         backbone = build_backbone(run.config)
     model = run.model(backbone)
-    merges = merge and type(run.method).merge is not Method.merge
+    if isinstance(merge, str):
+        backbone.merging = _merging(run, backbone, merge)
+    merges = bool(merge) and type(run.method).merge is not Method.merge and backbone.merging != "unmerged"
     if merges:
         run.method.merge(backbone)
         deltas.refresh(model)
     return Tuned(run, model.requires_grad_(False), transform_of(run.config, backbone), merges).eval()
+
+
+def _merging(run: Run, backbone: backbones.Backbone, wanted: str) -> str:
+    """How to merge, where the user says so. Raises Refusal where that would change what the model computes."""
+    trained = backbone.merging
+    if wanted not in ("dense", "masked"):
+        raise UserError(f"merge={wanted}: expected dense or masked; without it a run is merged as it was trained.")
+    if not trained and wanted == "masked":
+        raise Refusal(f"merge=masked: the backbone of {run.folder} was not pruned to zeros; leave merge out.")
+    if trained and (wanted == "masked") != (trained == "masked"):
+        without = "without" if wanted == "masked" else "with"
+        raise Refusal(
+            f"merge={wanted}: {run.folder} was trained {without} the mask on its updates (pruning.merge={trained}), so "
+            f"merging them so would change the model; leave merge out, or train with pruning.merge={wanted}."
+        )
+    return wanted if trained else ""
 
 
 def _adapted(run: Run, folder: Path) -> Run:

@@ -23,7 +23,7 @@ MOST = 64  # images that pruning looks at
 def meta(config: Config, method: Method) -> backbones.Backbone:
     """The backbone on the meta device, pruned: its shapes are those of the run. Raises Refusal."""
     whole = backbones.meta(config.backbone, config.data.size)
-    return _as_merged(pruning.prune(whole, config.pruning), config, method)
+    return as_merged(pruning.prune(whole, config.pruning), config, method)
 
 
 def build(config: Config, method: Method, tell: Callable[[str], None] = lambda text: None) -> backbones.Backbone:
@@ -36,9 +36,9 @@ def build(config: Config, method: Method, tell: Callable[[str], None] = lambda t
     backbone = backbones.build(config.backbone, config.data.size)
     spec, whole = config.pruning, backbone.facts.parameters
     if spec.name == "none" or backbone.masks or backbone.kept:  # the file of the pruned one was given
-        return _as_merged(backbone, config, method)
+        return as_merged(backbone, config, method)
     images = _images(spec.images, backbone) if spec.criterion == "taylor" else None
-    pruned = _as_merged(pruning.prune(backbone, spec, images), config, method)
+    pruned = as_merged(pruning.prune(backbone, spec, images), config, method)
     if spec.name == "structured":
         tell(
             f"pruning=structured: {whole - pruned.facts.parameters:,} of the backbone's {whole:,} parameters are taken "
@@ -50,6 +50,21 @@ def build(config: Config, method: Method, tell: Callable[[str], None] = lambda t
             f"{pruned.merging} (pruning=none leaves it whole)"
         )
     return pruned
+
+
+def as_merged(backbone: backbones.Backbone, config: Config, method: Method) -> backbones.Backbone:
+    """The backbone, which now knows what a run makes of its zeros. Raises Refusal where the method cannot."""
+    if not backbone.masks:
+        return backbone
+    merges = type(method).merges
+    wanted = config.pruning.merge
+    if wanted != "auto" and wanted not in merges:
+        raise Refusal(
+            f"pruning.merge={wanted}: method={config.method.name} can leave a pruned backbone {' or '.join(merges)}; "
+            f"leave pruning.merge out, or take method=petah, which can do all three."
+        )
+    backbone.merging = merges[0] if wanted == "auto" else wanted
+    return backbone
 
 
 def keep(backbone: backbones.Backbone, config: Config) -> Path:
@@ -78,20 +93,6 @@ def stamp(backbone: backbones.Backbone, config: Config) -> dict[str, Any]:
     else:
         found = {"kept": json.loads(json.dumps(backbone.kept))}
     return {"name": config.pruning.name, "ratio": config.pruning.ratio, **found}
-
-
-def _as_merged(backbone: backbones.Backbone, config: Config, method: Method) -> backbones.Backbone:
-    if not backbone.masks:
-        return backbone
-    merges = type(method).merges
-    wanted = config.pruning.merge
-    if wanted != "auto" and wanted not in merges:
-        raise Refusal(
-            f"pruning.merge={wanted}: method={config.method.name} can leave a pruned backbone {' or '.join(merges)}; "
-            f"leave pruning.merge out, or take method=petah, which can do all three."
-        )
-    backbone.merging = merges[0] if wanted == "auto" else wanted
-    return backbone
 
 
 def _images(folder: str | None, backbone: backbones.Backbone) -> Tensor:

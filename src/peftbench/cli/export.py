@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from peftbench.cli.words import NEEDED, given
 
-USAGE = "peftbench export run=FOLDER format=safetensors|onnx|torch_export|peft [out=PATH] [force=true] [weights=FILE]"
-_KNOWN = {"run": NEEDED, "format": NEEDED, "out": None, "force": False, "weights": None}
+USAGE = (
+    "peftbench export run=FOLDER format=safetensors|onnx|torch_export|peft [out=PATH] [force=true] "
+    "[merge=dense|masked] [weights=FILE]"
+)
+_KNOWN = {"run": NEEDED, "format": NEEDED, "out": None, "force": False, "merge": None, "weights": None}
 
 
 def run(arguments: list[str]) -> int:
@@ -19,6 +22,7 @@ def run(arguments: list[str]) -> int:
         want["format"],
         want["out"],
         force=want["force"],
+        merge=want["merge"] or True,
         weights=want["weights"],
         config_dir=want["config_dir"],
     )

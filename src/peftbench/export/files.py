@@ -8,10 +8,11 @@ import tempfile
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from safetensors import SafetensorError
 
+from peftbench import pruning
 from peftbench.errors import UserError, nearest
 from peftbench.export.adapter import to_adapter
 from peftbench.export.graph import Sample
@@ -45,10 +46,11 @@ def export(
     out: str | Path | None = None,
     *,
     force: bool = False,
+    merge: bool | Literal["dense", "masked"] = True,
     weights: str | Path | None = None,
     config_dir: str | Path | None = None,
 ) -> Exported:
-    """Writes the tuned model of a run's folder in one of `FORMATS`, merged where the method merges.
+    """Writes the tuned model of a run's folder in one of `FORMATS`, merged where the method merges (`load` says how).
 
     It is checked against the model on photos before it takes its place, by default in the run's folder.
 
@@ -72,9 +74,11 @@ def export(
         return Exported(_placed(path, lambda part: to_adapter(finished, part, told))[0], None)
     finished = dataclasses.replace(finished, config=whole(finished.config))
     sample = Sample(load(finished, merge=False, weights=weights))
-    tuned = load(finished, weights=weights)
+    tuned = load(finished, merge=merge, weights=weights)
     _, normalisation, writer = _WRITERS[format]
     told = _told(finished) | {"merged": str(tuned.merged).lower(), "normalisation": normalisation}
+    if (backbone := tuned.model.backbone).masks:
+        told |= {"merge": backbone.merging, "sparsity": f"{pruning.sparsity(backbone):.6f}"}
     return Exported(*_placed(path, lambda part: writer(tuned, sample, part, told)))
 
 

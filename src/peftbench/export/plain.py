@@ -30,10 +30,20 @@ def to_state_dict(tuned: Tuned, sample: Sample, path: Path, told: Mapping[str, s
         raise Refusal(f"format=safetensors: a timm model takes images, and this run is of clips; {instead}.")
     if any(True for p in (model.side or torch.nn.Module()).parameters()):
         raise Refusal(f"format=safetensors: method={method} has a side path, which a timm model has not; {instead}.")
+    if model.backbone.kept:
+        raise Refusal(
+            f"format=safetensors: {name} was pruned, and timm's model of that name is whole; {instead}, and the pruned "
+            f"backbone is a file of its own (docs/pruning.md)."
+        )
     plain, arguments = backbones.with_classifier(spec.backbone, spec.data.size, len(tuned.classes))
     wanted = plain.state_dict()
     backbone = model.backbone.state_dict()
     state = {n.removeprefix("net."): t for n, t in backbone.items() if n.startswith("net.")}
+    if model.backbone.merging == "unmerged" and not tuned.merged:
+        raise Refusal(
+            f"format=safetensors: the updates of this run stay beside the pruned weights (pruning.merge=unmerged); "
+            f"merge=dense folds them in and loses the zeros; {instead}."
+        )
     if foreign := [n for n in backbone if n.removeprefix("net.") not in wanted or not n.startswith("net.")]:
         raise Refusal(
             f"format=safetensors: method={method} adds {foreign[0]} to the backbone, which cannot be merged into a "
