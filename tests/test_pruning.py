@@ -336,3 +336,17 @@ def test_the_command_line_prunes_says_so_and_shares_the_file(cli, tmp_path, tiny
         *words, "pruning=none", f"backbone.weights={tmp_path / 'backbones' / files[0]}", "method=linear"
     )
     assert status == 0, told
+
+
+def test_a_table_says_what_runs_of_the_same_names_differ_in():
+    from peftbench.results.record import Record
+    from peftbench.results.table import differences
+
+    def record(method="petah", seed=0, **pruning):
+        options = {"name": method, "path": "x", "options": {"rank": 8}}
+        config = {"method": options, "backbone": {"name": "b"}, "data": {"name": "d"}, "seed": seed, "pruning": pruning}
+        return Record("id", "complete", config)
+
+    records = [record(name="none", ratio=0.0), record(name="structured", ratio=0.5), record("lora"), record(seed=1)]
+    found = differences(records)
+    assert [found[id(r)] for r in records] == ["pruning=none", "pruning=structured pruning.ratio=0.5", "", ""]

@@ -56,9 +56,44 @@ def _table(records: Sequence[Record], console: Console) -> Table:
 
 
 def _columns(records: Sequence[Record]) -> list[tuple[str, str, Callable[[Record], str]]]:
-    """All, but for the accuracy on shifted test sets and the taps where no run had any."""
+    """All, but for the accuracy on shifted test sets and the taps where no run had any; and what runs differ in that
+    bear the same names.
+    """
+    own = differences(records)
     some = {"ood %": any("ood/accuracy" in r.metrics for r in records), "taps": any(_taps(r) != "–" for r in records)}
-    return [c for c in _COLUMNS if some.get(c[0], True)]
+    columns = [c for c in _COLUMNS if some.get(c[0], True)]
+    if any(own.values()):
+        columns.insert(4, ("with", "left", lambda r: own[id(r)] or "–"))
+    return columns
+
+
+def differences(records: Sequence[Record]) -> dict[int, str]:
+    """By id of the record object: the options in which it differs from others of its method, backbone, data and seed.
+
+    "rank=4 pruning=none", say; the empty string where no other bears the same names.
+    """
+    alike: dict[str, list[Record]] = {}
+    for record in records:
+        alike.setdefault(label(record), []).append(record)
+    found: dict[int, str] = {}
+    for group in alike.values():
+        flat = [dict(_flat({k: v for k, v in r.config.items() if k not in _PLACES})) for r in group]
+        keys = list(dict.fromkeys(k for one in flat for k in one))
+        keys = [k for k in keys if len({str(one.get(k)) for one in flat}) > 1]
+        names = [k.removesuffix(".name").removeprefix("method.options.") for k in keys]
+        for record, one in zip(group, flat, strict=True):
+            pairs = zip(names, (one.get(k) for k in keys), strict=True)
+            found[id(record)] = " ".join(f"{n}={v}" for n, v in pairs if v)
+    return found
+
+
+_PLACES = ("choices", "output_dir", "data_dir", "force", "logger")
+
+
+def _flat(values: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    if not isinstance(values, dict):
+        return [(prefix.rstrip("."), values)]
+    return [pair for name, value in values.items() for pair in _flat(value, f"{prefix}{name}.")]
 
 
 def label(record: Record) -> str:
