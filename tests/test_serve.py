@@ -165,7 +165,7 @@ def test_what_does_not_belong_together_is_refused(runs, data, tmp_path):
 
 
 def test_an_unknown_task_is_named(tasks, images):
-    with pytest.raises(peftbench.UserError, match=r"is not served \(did you mean .losa.\)"):
+    with pytest.raises(peftbench.UserError, match=r"is not served \(did you mean .losa.\?\)"):
         tasks(images, ["loza"])
 
 
