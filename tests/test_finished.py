@@ -127,6 +127,8 @@ def test_a_method_of_ones_own_is_found_in_config_dir(copied, tmp_path, monkeypat
     deltas.save(copied / "delta.safetensors", tensors, told | {"method": "mine"})
     refused(copied, "method.name=mine")
     assert type(peftbench.load(copied, config_dir=tmp_path / "configs").run.method).__name__ == "Mine"
+    (tmp_path / "configs" / "method" / "other.yaml").write_text("a: [")
+    refused(copied, "other.yaml: cannot be read as YAML", config_dir=tmp_path / "configs")
 
 
 @pytest.mark.parametrize(
