@@ -571,7 +571,7 @@ def bench_serve(rounds: int = 15) -> list[Row]:
         quick = ["data=digits", "trainer.max_batches=1", "trainer.epochs=1", "data.batch_size=4", "taps=off"]
         quick += ["data.eval_batch_size=4", "logger=none", "trainer.progress=false", f"output_dir={folder}"]
         images = torch.randint(0, 256, (8, 3, 224, 224), dtype=torch.uint8)
-        for name in ("vit_s", "resnet50"):
+        for name, shown in (("vit_s", "ViT-S/16"), ("resnet50", "ResNet-50")):
             spec = peftbench.compose(f"backbone={name}", "backbone.pretrained=false", *quick)
             plain = _plain(spec)
             for method in ("losa", "cst"):
@@ -579,7 +579,8 @@ def bench_serve(rounds: int = 15) -> list[Row]:
                 run = peftbench.run(peftbench.compose(*words)).folder
                 eight = partial(peftbench.MultiTask(None, {str(i): run for i in range(8)}), images)
                 torch.set_num_threads(1)
-                label = f"eight {method.upper().replace('LOSA', 'LoSA')} tasks, {name}, batch 8: one backbone forward"
+                kind = {"losa": "LoSA", "cst": "CST"}[method]
+                label = f"eight {kind} tasks, {shown}, batch 8: one backbone forward"
                 rows.append(ratio_row(label, eight, partial(plain, images), rounds, 1.3))
                 torch.set_num_threads(before)
         lora = peftbench.compose("backbone=vit_s", "backbone.pretrained=false", "method=lora", *quick)

@@ -72,7 +72,8 @@ def test_the_loaded_model_is_the_one_that_was_tested(method, backbone, merges, d
 
 def test_loading_imports_neither_lightning_nor_hydra_and_leaves_random_numbers_alone(bitfit):
     code = f"""
-import sys, torch, peftbench
+import sys, torch, peftbench, peftbench.cli.predict, peftbench.cli.export, peftbench.cli.share
+import peftbench.predict, peftbench.export, peftbench.serve
 torch.manual_seed(7)
 tuned = peftbench.load({bitfit.folder!r})
 assert torch.equal(torch.rand(3), torch.manual_seed(7) and torch.rand(3))
@@ -126,6 +127,8 @@ def test_a_method_of_ones_own_is_found_in_config_dir(copied, tmp_path, monkeypat
     deltas.save(copied / "delta.safetensors", tensors, told | {"method": "mine"})
     refused(copied, "method.name=mine")
     assert type(peftbench.load(copied, config_dir=tmp_path / "configs").run.method).__name__ == "Mine"
+    (tmp_path / "configs" / "method" / "other.yaml").write_text("a: [")
+    refused(copied, "other.yaml: cannot be read as YAML", config_dir=tmp_path / "configs")
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,20 @@ def test_a_backbone_and_a_list_of_runs_may_be_given(runs, images, tasks):
     assert torch.equal(list(found.values())[1], tasks(images, ["bitfit"])["bitfit"])
 
 
+def test_batch_norm_statistics_of_one_task_are_not_anothers(data, tmp_path):
+    words = ["optimizer.lr=1e-2", "trainer.max_batches=2"]
+    names = ("full", "linear", "cst")
+    folders = {m: finish(tmp_path, data, m, "resnet_nano", *words).folder for m in names}
+    tasks = peftbench.MultiTask(None, folders)
+    images = torch.stack([tasks.transform(p) for p in sorted((data / "test").rglob("*.png"))[::4]])
+    found = tasks(images)
+    with torch.no_grad():
+        for name, folder in folders.items():
+            assert torch.equal(found[name], peftbench.load(folder, merge=False)(images)), name
+    moved = tasks.tasks["full"].backbone.net.bn1.running_mean
+    assert not torch.equal(moved, tasks.backbone.net.bn1.running_mean)
+
+
 def test_what_does_not_belong_together_is_refused(runs, data, tmp_path):
     with pytest.raises(peftbench.UserError, match="no deltas"):
         peftbench.MultiTask(None, [])
@@ -151,7 +165,7 @@ def test_what_does_not_belong_together_is_refused(runs, data, tmp_path):
 
 
 def test_an_unknown_task_is_named(tasks, images):
-    with pytest.raises(peftbench.UserError, match=r"is not served \(did you mean .losa.\)"):
+    with pytest.raises(peftbench.UserError, match=r"is not served \(did you mean .losa.\?\)"):
         tasks(images, ["loza"])
 
 

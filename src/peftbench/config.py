@@ -259,7 +259,10 @@ def _class_of(name: Any, folders: Iterable[Path]) -> str:
 
     found: dict[str, str] = {}
     for file in (f for folder in folders for f in sorted((folder / "method").glob("**/*.yaml"))):
-        given = yaml.safe_load(file.read_text(encoding="utf-8"))
+        try:
+            given = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
+            raise UserError(f"{file}: cannot be read as YAML ({str(problem).splitlines()[0]}).") from None
         if isinstance(given, Mapping) and isinstance(given.get("method"), Mapping):  # under @package _global_
             given = given["method"]
         if isinstance(given, Mapping) and "name" in given and isinstance(given.get("path"), str):
