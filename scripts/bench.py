@@ -687,6 +687,22 @@ def machine() -> str:
     return f"{_processor()}, {threads} threads, torch {torch.__version__}, Python {python}"
 
 
+def updated(page: str, measured: str, where: str) -> str:
+    """The page with these rows in the place of those about the same; what it says besides stays."""
+    before, head, rest = page.partition("| what, against |")
+    lines = (head + rest).splitlines(keepends=True)
+    count = next((i for i, line in enumerate(lines) if not line.startswith("|")), len(lines))
+    rows = {_about(line): line for line in lines[2:count]} | {
+        _about(line): f"{line}\n" for line in measured.splitlines()[2:]
+    }
+    intro, _, _ = before.rstrip().rpartition("\n\n")
+    return f"{intro}\n\n{where}\n\n{''.join(lines[:2])}{''.join(rows.values())}{''.join(lines[count:])}"
+
+
+def _about(row: str) -> str:
+    return row.split("|")[1].partition("(top-1")[0].strip()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("which", nargs="*", choices=[*BENCHES, []], help="default: all")
@@ -696,13 +712,7 @@ def main() -> None:
     text = table(rows)
     print(text)
     if given.write:
-        PAGE.write_text(
-            "# Benchmarks\n\n`make bench` measures these on your machine. Ratios are against a peer measured in the "
-            "same run, rounds\ninterleaved, medians; absolute times are of the machine below. The peer of the training "
-            "step is timm with\ntorch's default AdamW on images ready in memory; peftbench's AdamW steps fused. "
-            "A ViT-g/14 that streams from its\nfile has [a page of its own](streaming.md).\n\n"
-            f"{machine()}; {date.today()}\n\n{text}\n"
-        )
+        PAGE.write_text(updated(PAGE.read_text(), text, f"{machine()}; {date.today()}"))
     sys.exit(any("**no**" in row for row in rows))
 
 
