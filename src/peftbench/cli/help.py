@@ -11,6 +11,8 @@ peftbench {version}: fine-tune any pretrained vision backbone with any adaptatio
   peftbench list methods|backbones|data       one line each
   peftbench taps list|clear                   kept taps of frozen backbones (taps=auto|disk|memory|off)
   peftbench layers RUN_FOLDER                 where an SPT run's budget went
+  peftbench report [FOLDER …] [--format=html]  what all records say together; markdown, csv, latex
+  peftbench choose [FOLDER …] max_memory=2GB max_minutes=10 max_params=0.4M    which method, within a budget
 
 methods    {methods}
 backbones  {backbones}

@@ -53,10 +53,18 @@ def _verb(arguments: list[str]) -> Callable[[list[str]], int]:
         from peftbench.cli.layers import run as layers
 
         return layers
+    if first == "report":
+        from peftbench.cli.report import run as report
+
+        return report
+    if first == "choose":
+        from peftbench.cli.choose import run as choose
+
+        return choose
     if not first.startswith("-") and "=" not in first and first[:1] not in "+~":
         from peftbench.errors import nearest
 
-        verbs = ("list", "taps", "layers", "help")
+        verbs = ("list", "taps", "layers", "report", "choose", "help")
         raise UserError(
             f"'{first}': there is no such command{nearest(first, verbs)}; a run is given as key=value, "
             f"such as method=lora backbone=vit_nano data=digits."

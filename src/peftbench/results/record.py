@@ -65,7 +65,7 @@ def read(folder: Path) -> Record | None:
         if content["schema"] != SCHEMA:
             raise UserError(f"{path}: has record schema {content['schema']}, this version reads {SCHEMA}.")
         return Record(**{k: v for k, v in content.items() if k in known}, folder=str(folder))
-    except (ValueError, KeyError, TypeError):  # no JSON, no text, no record
+    except (ValueError, KeyError, TypeError, RecursionError):  # no JSON, no text, no record
         raise UserError(f"{path}: is not a record; remove it to run this again.") from None
 
 
