@@ -35,7 +35,9 @@ def run(arguments: list[str]) -> int:
     found = boards(collected.runs, options.get("metric", "test/accuracy"))
     tasks = list(dict.fromkeys(t for b in found for t in b.tasks))
     if not tasks:
-        raise UserError(f"choose {places[0]}: none of the {len(collected.runs)} records is complete with a test accuracy.")
+        raise UserError(
+            f"choose {places[0]}: none of the {len(collected.runs)} records is complete with a test accuracy."
+        )
     if "data" in options:
         family, _, task = options["data"].partition("/")
         name = f"vtab/{ALIASES.get(task, task)}" if family == "vtab" else options["data"]
@@ -47,7 +49,7 @@ def run(arguments: list[str]) -> int:
     if len(tasks) > 1 and candidates(found, tasks, bounds):
         fitted.append(_answer(found, tasks, f"all {len(tasks)} tasks", bounds))
     if any(b.key == "max_minutes" for b in bounds) and any(row.times for b in found for row in b.rows):
-        print("\nMinutes are of training, validation and filling taps; where taps were there already, filling is not in them.")
+        print("\nMinutes are of training, validation and filling taps; where taps were there, filling is not in them.")
     if any(len([b for b in found if t in b.tasks]) > 1 for t in tasks):
         print("\nBackbones, inputs or splits differ between some of these: peftbench report says in what.")
     if collected.skipped:

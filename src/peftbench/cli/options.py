@@ -8,7 +8,9 @@ from pathlib import Path
 from peftbench.errors import UserError, nearest
 
 
-def parse(verb: str, arguments: Sequence[str], known: Mapping[str, Sequence[str] | None]) -> tuple[list[Path], dict[str, str]]:
+def parse(
+    verb: str, arguments: Sequence[str], known: Mapping[str, Sequence[str] | None]
+) -> tuple[list[Path], dict[str, str]]:
     """The places and the options after a verb. `known`: each option's choices, or None where anything goes.
 
     Raises:

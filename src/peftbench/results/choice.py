@@ -56,7 +56,9 @@ def limits(options: Mapping[str, str]) -> list[Limit]:
     found = []
     for key, (units, expected, of, form) in kinds.items():
         if key in options:
-            found.append(Limit(key, amount(f"{key}={options[key]}", options[key], units, expected), options[key], of, form))
+            found.append(
+                Limit(key, amount(f"{key}={options[key]}", options[key], units, expected), options[key], of, form)
+            )
     return found
 
 
@@ -109,7 +111,11 @@ def cheaper(best: Candidate, others: Sequence[Candidate], tasks: Sequence[str]) 
         differences = _differences(best, other, tasks)
         if not differences or paired(differences).verdict not in ("inside the noise", "equal"):
             continue
-        less = [w for w, n in (("parameters", "parameters"), ("time", "train"), ("memory", "memory")) if _less(other, best, n)]
+        less = [
+            w
+            for w, n in (("parameters", "parameters"), ("time", "train"), ("memory", "memory"))
+            if _less(other, best, n)
+        ]
         if less:
             found.append((other, " and ".join(less)))
     return found

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +89,21 @@ def collect(places: Sequence[Path]) -> Collected:
         UserError: a folder that does not exist, or no record at all.
     """
     found = Collected()
+    running = gc.isenabled()
+    gc.disable()  # what is parsed has no cycles, and there is much of it
+    try:
+        _read_all(places, found)
+    finally:
+        if running:
+            gc.enable()
+    if not found.runs:
+        tried = ", ".join(str(p) for p in places)
+        bad = f" ({len(found.skipped)} files called {FILE} are none: {found.skipped[0][1]})" if found.skipped else ""
+        raise UserError(f"{tried}: holds no record of a run{bad}; a run leaves one in <output_dir>/<run id>/{FILE}.")
+    return found
+
+
+def _read_all(places: Sequence[Path], found: Collected) -> None:
     index: dict[str, int] = {}
     shared = _Shared()
     for place in places:
@@ -104,11 +121,6 @@ def collect(places: Sequence[Path]) -> Collected:
                 found.skipped.append((str(folder / FILE), f"cannot be read ({problem.strerror})."))
                 continue
             _add(found, index, run)
-    if not found.runs:
-        tried = ", ".join(str(p) for p in places)
-        bad = f" ({len(found.skipped)} files called {FILE} are none: {found.skipped[0][1]})" if found.skipped else ""
-        raise UserError(f"{tried}: holds no record of a run{bad}; a run leaves one in <output_dir>/<run id>/{FILE}.")
-    return found
 
 
 def _add(found: Collected, index: dict[str, int], run: Run) -> None:
@@ -246,7 +258,21 @@ def _tuned(protocol: Mapping[str, Any]) -> str:
 
 
 def _flat(values: Mapping[str, Any], prefix: str) -> Setting:
-    return tuple(sorted((prefix + k, json.dumps(v)) for k, v in values.items()))
+    return tuple(sorted((prefix + k, _text(v)) for k, v in values.items()))
+
+
+def _text(value: Any) -> str:
+    kind: Any = type(value)
+    return _plain(kind, value) if kind in _SCALARS else json.dumps(value)
+
+
+_SCALARS = {str, int, float, bool, type(None)}
+
+
+@lru_cache(4096)
+def _plain(kind: Any, value: Any) -> str:
+    """As JSON; `kind` tells True from 1."""
+    return json.dumps(value)
 
 
 def _times(costs: Mapping[str, Any]) -> str:
@@ -297,12 +323,19 @@ def _curve(history: Sequence[Mapping[str, Any]]) -> tuple[array[float], array[fl
     every = max(1, math.ceil(len(history) / _POINTS))
     rows = [r for i, r in enumerate(history) if i % every == 0 or i == len(history) - 1]
     columns = ("epoch", "train_loss", "val_accuracy")
-    epochs, losses, accuracies = (array("f", [_number(r.get(k)) for r in rows]) for k in columns)
+    epochs, losses, accuracies = (_column(rows, k) for k in columns)
     return epochs, losses, accuracies
 
 
+def _column(rows: Sequence[Mapping[str, Any]], name: str) -> array[float]:
+    try:
+        return array("f", [r[name] for r in rows])
+    except (KeyError, TypeError, OverflowError):
+        return array("f", [_number(r.get(name)) for r in rows])
+
+
 def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) else math.nan
+    return float(value) if isinstance(value, int | float) and abs(value) < 1e38 else math.nan
 
 
 def _layers(plan: Mapping[str, Any], shared: _Shared) -> tuple[tuple[str, str, int], ...]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Sequence
+from statistics import fmean
 
 from rich import box
 from rich.console import Console
@@ -13,10 +13,14 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table as RichTable
 
-from peftbench.results.boards import Board
+from peftbench.results.boards import Board, Row
 from peftbench.results.text import Table
 
-MARKS = {"markdown": "<!-- peftbench report -->", "latex": "% peftbench report", "html": "<!doctype html><!-- peftbench"}
+MARKS = {
+    "markdown": "<!-- peftbench report -->",
+    "latex": "% peftbench report",
+    "html": "<!doctype html><!-- peftbench",
+}
 _MOST = 60  # rows of a table in the terminal
 
 
@@ -143,20 +147,25 @@ def leaderboard_csv(boards: Sequence[Board], incomplete: bool = False) -> str:
         for row in board.rows:
             head = [number, basis["backbone"], basis["weights"], basis["split"], board.apart]
             head += [row.label, row.tuned, row.times]
-            one = len(row.machines) == 1
-            for task in board.tasks:
-                cell, runs = board.cell(row, task), row.runs.get(task, [])
-                own = [[c for r in runs if (c := getattr(r.costs, name)) is not None] for name in _COSTS]
-                kept = one or len({r.machine for r in runs}) == 1
-                figures = [math.fsum(v) / len(v) if v and (kept or n in _PLAIN) else None for n, v in zip(_COSTS, own, strict=True)]
-                shifted = [r.metrics["ood/accuracy"] for r in runs if "ood/accuracy" in r.metrics]
-                lines.writerow([*head, task, cell.value, cell.half, len(runs), row.failed[task], "", len({r.machine for r in runs}),
-                                *figures, math.fsum(shifted) / len(shifted) if shifted else None])  # fmt: skip
+            lines.writerows([*head, *_task(board, row, task)] for task in board.tasks)
             for name, mean in board.means(row, incomplete).items():
-                figures = [row.cost(n) if one or n in _PLAIN else None for n in _COSTS]
-                lines.writerow([*head, name, mean.value, mean.half, row.seeds, sum(row.failed.values()), " ".join(mean.missing),
-                                len(row.machines), *figures, None])  # fmt: skip
+                alone = len(row.machines) == 1
+                figures = [row.cost(n) if alone or n in _PLAIN else None for n in _COSTS]
+                counts = [row.seeds, sum(row.failed.values()), " ".join(mean.missing), len(row.machines)]
+                lines.writerow([*head, name, mean.value, mean.half, *counts, *figures, None])
     return out.getvalue()
+
+
+def _task(board: Board, row: Row, task: str) -> list[object]:
+    cell, runs = board.cell(row, task), row.runs.get(task, [])
+    machines = len({r.machine for r in runs})
+    figures = []
+    for name in _COSTS:
+        own = [c for r in runs if (c := getattr(r.costs, name)) is not None]
+        figures.append(fmean(own) if own and (machines == 1 or name in _PLAIN) else None)
+    shifted = [r.metrics["ood/accuracy"] for r in runs if "ood/accuracy" in r.metrics]
+    counts = [len(runs), row.failed[task], "", machines]
+    return [task, cell.value, cell.half, *counts, *figures, fmean(shifted) if shifted else None]
 
 
 _PLAIN = {"parameters", "head", "flops", "delta"}  # alike on every machine

@@ -77,7 +77,7 @@ function frame(width, height, xs, ys, { log = false, xform = short, yform = shor
   const left = 46, right = 12, top = 10, bottom = 30;
   const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": title });
   let [x0, x1] = [Math.min(...xs), Math.max(...xs)], [y0, y1] = [Math.min(...ys), Math.max(...ys)];
-  if (log) { x0 /= 1.3; x1 *= 1.3; } else if (x0 === x1) { x0 -= 0.5; x1 += 0.5; }
+  if (log) { x0 /= 1.8; x1 *= 1.3; } else if (x0 === x1) { x0 -= 0.5; x1 += 0.5; }
   const pad = (y1 - y0) * 0.08 || Math.abs(y0) * 0.02 || 1;
   y0 -= pad; y1 += pad;
   const f = log ? Math.log10 : (v) => v;
@@ -94,16 +94,19 @@ function frame(width, height, xs, ys, { log = false, xform = short, yform = shor
 // Accuracy against one cost, with the front of those that none beats in both.
 function scatter(board, cost) {
   const shown = board.rows.map((row, i) => ({ row, i, x: row.costs[cost.key], y: row.accuracy }))
-    .filter((p) => !p.row.hidden && p.x !== null && p.x > 0 && p.y !== null && (cost.free || p.row.comparable));
+    .filter((p) => !p.row.hidden && p.x !== null && p.y !== null && (cost.free || p.row.comparable));
   const figure = html("figure");
   figure.append(html("figcaption", cost.name));
   if (!shown.length) { figure.append(html("p", "nothing to compare", "note")); return figure; }
-  const { root, x, y } = frame(400, 290, shown.map((p) => p.x), shown.map((p) => 100 * p.y), { log: true, title: cost.name });
+  const positive = shown.map((p) => p.x).filter((v) => v > 0), zero = positive.length < shown.length;
+  const { root, x: scaled, y } = frame(400, 290, positive.length ? positive : [1], shown.map((p) => 100 * p.y), { log: true, title: cost.name });
   root.dataset.cost = cost.key;
+  const x = (v) => (v > 0 ? scaled(v) : 52); // a logarithm has no place for zero: it stands at the edge
+  if (zero) root.append(svg("text", { x: 52, y: 274, "text-anchor": "middle", class: "soft" }, "0"));
   // Costs of another kind or machine are not compared: each has a front of its own.
   const kinds = new Map();
   for (const p of shown) {
-    const kind = cost.free ? "" : `${p.row.times}|${p.row.machine}`;
+    const kind = cost.free ? "" : cost.timed ? `${p.row.times}|${p.row.machine}` : p.row.machine;
     kinds.set(kind, [...(kinds.get(kind) ?? []), p]);
   }
   const front = new Set();
@@ -219,7 +222,7 @@ function choice(options, act, label) {
 }
 
 const COSTS = [
-  { key: "train", name: "accuracy % against training time, s", form: (v) => `${short(v)} s` },
+  { key: "train", name: "accuracy % against training time, s", form: (v) => `${short(v)} s`, timed: true },
   { key: "memory", name: "accuracy % against peak memory, bytes", form: (v) => `${short(v)}B` },
   { key: "parameters", name: "accuracy % against trainable parameters, without the head", form: short, free: true },
 ];
@@ -231,7 +234,7 @@ function draw(section, board) {
   const part = (title) => { place.append(html("h3", title)); const box = html("div", undefined, "charts"); place.append(box); return box; };
   part("What accuracy costs").append(...COSTS.map((c) => scatter(board, c)));
   place.append(html("p", "Dashed: the Pareto front, of equal kinds of times on one machine. Hollow: times from kept taps. "
-    + "Bars: 95 % intervals. Not shown: costs of zero or of several machines, and rows without a mean.", "note"));
+    + "Bars: 95 % intervals. Not shown: costs of several machines, times of runs trained together, and rows without a mean.", "note"));
   part("Accuracy by task").append(...tasks.map((t) => bars(board, t)));
   if (board.rows.some((r) => Object.keys(r.curves).length)) {
     const box = part("Learning curves"), holder = html("div");

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from peftbench.results import published
-from peftbench.results.boards import FLAT, MEAN, Board, Mean, Row, timed
+from peftbench.results.boards import FLAT, MEAN, Board, Mean, Row
 from peftbench.results.collect import Collected
 from peftbench.results.stats import Difference
 from peftbench.results.table import count, seconds, size
@@ -86,7 +86,9 @@ def _notes(board: Board, incomplete: bool) -> list[str]:
             notes.append(f"* {what}" + ("." if incomplete else "; incomplete=true gives the mean of the others."))
     failed = sum(sum(r.failed.values()) for r in board.rows)
     if failed:
-        notes.append(f"{failed} run{'s' * (failed != 1)} of these settings failed, and {'is' if failed == 1 else 'are'} in no mean († marks their cells).")
+        notes.append(
+            f"{failed} run{'s' * (failed != 1)} of these settings failed; no mean counts what failed († marks its cell)."
+        )
     several = sorted({m for row in board.rows for m in row.machines})
     if len(several) > 1:
         notes.append(f"Times and memory are of {len(several)} machines, and comparable within one: {_some(several)}.")
@@ -245,4 +247,3 @@ def rest(found: Sequence[Board], collected: Collected) -> list[Table]:
 def _first_line(text: str) -> str:
     first = text.splitlines()[0] if text else ""
     return first if len(first) < 160 else first[:157] + "…"
-
