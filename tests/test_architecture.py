@@ -30,6 +30,7 @@ LAYERS = [
     {"fit", "plan", "export", "serve"},
     {"pipeline"},
     {"together"},
+    {"protocol"},
     {"cli"},
 ]
 OWNERS = {
@@ -39,6 +40,7 @@ OWNERS = {
     "wandb": {"loggers"},
     "av": {"data"},
     "omegaconf": {"cli", "pipeline"},
+    "optuna": {"cli"},
 }
 
 

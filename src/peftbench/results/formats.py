@@ -132,9 +132,9 @@ def _tex(text: str) -> str:
 
 
 _COSTS = ("parameters", "head", "train", "step", "fill", "validate", "latency", "memory", "flops", "delta")
-COLUMNS = ("board", "backbone", "weights", "split", "apart", "method", "tuned", "times", "task", "accuracy", "half", "n",
-           "failed", "missing", "machines", *_COSTS, "ood")  # fmt: skip
-PAIRS = ("board", "first", "second", "difference", "half", "n", "paired_over", "p", "p_holm", "p_wilcoxon", "verdict")
+_BEFORE = ("board", "backbone", "weights", "split", "apart", "method", "tuned", "times")
+COLUMNS = (*_BEFORE, "task", "accuracy", "half", "n", "failed", "missing", "machines", *_COSTS, "ood")
+PAIRS = ("board", "first", "second", "difference", "half", "n", "over", "p", "p_holm", "p_wilcoxon", "verdict")
 
 
 def leaderboard_csv(boards: Sequence[Board], incomplete: bool = False) -> str:

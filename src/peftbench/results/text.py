@@ -87,7 +87,7 @@ def _notes(board: Board, incomplete: bool) -> list[str]:
     failed = sum(sum(r.failed.values()) for r in board.rows)
     if failed:
         notes.append(
-            f"{failed} run{'s' * (failed != 1)} of these settings failed; no mean counts what failed († marks its cell)."
+            f"{failed} run{'s' * (failed != 1)} of these settings failed, and are in no mean († marks the cells)."
         )
     several = sorted({m for row in board.rows for m in row.machines})
     if len(several) > 1:
