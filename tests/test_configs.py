@@ -56,7 +56,9 @@ def test_the_recipe_of_vtab_for_a_method_runs_it_on_all_tasks_and_says_what_to_e
             assert f"{row.natural:.1f} / {row.specialized:.1f} / {row.structured:.1f}" in told
     if method not in {r.method for r in TABLE}:
         assert not re.search(r"\d\d\.\d", told), "nothing that was not verified"
-    shared = yaml.safe_load((CONFIGS / "experiment/vtab1k/_base.yaml").read_text())["hydra"]["sweeper"]["params"]["data"]
+    shared = yaml.safe_load((CONFIGS / "experiment/vtab1k/_base.yaml").read_text())["hydra"]["sweeper"]["params"][
+        "data"
+    ]
     assert shared.split(",") == [f"vtab/{t}" for group in GROUPS.values() for t in group]
 
 

@@ -39,7 +39,11 @@ def test_it_tunes_on_val_trains_anew_and_tests_once_with_every_seed(cli, tiny, t
         best = max(trials, key=lambda r: (r["metrics"]["val/accuracy"], -r["metrics"]["val/loss"]))
         for final in finals:
             told = final["config"]["protocol"]
-            assert final["config"]["optimizer"]["lr"] == best["config"]["optimizer"]["lr"] == told["chosen"]["optimizer.lr"]
+            assert (
+                final["config"]["optimizer"]["lr"]
+                == best["config"]["optimizer"]["lr"]
+                == told["chosen"]["optimizer.lr"]
+            )
             assert (told["name"], told["trials"], told["grid"]) == ("vtab1k", 2, {"optimizer.lr": [1e-3, 1e-1]})
             assert {t["run"] for t in told["tried"]} == {r["id"] for r in trials}
         assert all("protocol" not in r["config"] or not r["config"]["protocol"] for r in trials)
@@ -95,7 +99,9 @@ class Trained:
             accuracy = self.accuracies[rate]
             metrics = {} if accuracy is None else {"val/accuracy": accuracy, "val/loss": self.losses.get(rate, 1.0)}
             status = "failed" if accuracy is None else "complete"
-            found.append(Record(f"run-{rate}-{config.seed}-{config.data.stage}", status, config.to_dict(), metrics=metrics))
+            found.append(
+                Record(f"run-{rate}-{config.seed}-{config.data.stage}", status, config.to_dict(), metrics=metrics)
+            )
         return found
 
 

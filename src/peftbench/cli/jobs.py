@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import copy
+import gc
 import os
 import sys
 import traceback
@@ -26,6 +28,9 @@ def carry_out(configs: Sequence[Config], group: str | None, retry: bool) -> list
         return [launch(config, group, retry)]
     from peftbench.pipeline import run_together
 
+    if gc.get_freeze_count() == 0:
+        gc.freeze()  # what torch and timm hold is there for good: no collection looks at it in every run
+        atexit.register(gc.unfreeze)
     return run_together(configs, group, retry)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import json
 import os
 import sys
 import traceback
+import warnings
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -29,12 +31,14 @@ from peftbench.config import Sweep as Many
 from peftbench.errors import UserError
 from peftbench.results import Record, render
 
+# Our launchers' files have the names of their plugins' schemas, which Hydra 1.3 then matches, as it should.
+warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
+
 _JOBS: list[Record] = []
 _SWEEP: list[Path] = []
 _MISTAKES: list[UserError] = []
 _MANY: list[Many] = []  # what this sweep was told of all its runs
 _WAITING: list[jobs.Job] = []  # jobs of a sweep that are carried out when all are known
-_BASIC = "BasicLauncher"
 
 
 def run(arguments: list[str]) -> int:
@@ -85,6 +89,8 @@ def run(arguments: list[str]) -> int:
     if broken:
         print("peftbench: the launcher stopped (above); the same command goes on with what is left.", file=sys.stderr)
         return 1
+    if _SWEEP and any(r.status == "failed" for r in records):
+        print("what failed is kept as it is when the same command runs again; sweep.retry=true tries it again.")
     if stopped:
         print("stopped; the same command goes on with what is left.")
         return 130
@@ -127,7 +133,7 @@ def _job(composed: DictConfig) -> float:
         return _single(config)
     if rule.name != "none":
         return _noted(state, sweep, jobs.under_protocol(state, config, rule, many, sweep.name))
-    if many.together > 1 and launcher.endswith(_BASIC):
+    if many.together > 1 and launcher.endswith("BasicLauncher"):
         _MANY.append(many)
         _WAITING.append((copy.deepcopy(state), config))
         return float("nan")
@@ -154,6 +160,9 @@ def _noted(state: Any, sweep: Path, records: list[Record]) -> float:
     return sum(found) / len(found) if found else float("nan")
 
 
+_EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
+
+
 def _sensible(arguments: list[str]) -> None:
     """Refuses what the words alone show to be wrong. Raises UserError."""
     many = {"-m", "--multirun"} & set(arguments) or any(a.startswith("experiment=") for a in arguments)
@@ -170,6 +179,11 @@ def _sensible(arguments: list[str]) -> None:
                 raise UserError(f"{word}: runs that train together share a process; leave {launcher} out.")
         if key == "protocol" and value != "none" and not many:
             raise UserError(_NO_SWEEP.format(word))
+        if key == "hydra/launcher" and value in _EXTRAS:
+            extra = _EXTRAS[value]
+            plugin = f"hydra_plugins.hydra_{extra.replace('slurm', 'submitit')}_launcher"
+            if importlib.util.find_spec(plugin) is None:
+                raise UserError(f"{word}: is not installed; pip install 'peftbench[{extra}]'.")
 
 
 def _collect() -> list[Record]:
@@ -205,9 +219,8 @@ def _where(records: list[Record]) -> None:
             print(f"where the budget went: peftbench layers {done[0].folder}")
     elif done:
         place = Path(done[0].folder).parent
-        print(
-            f"records, deltas and configs of {len(done)} runs: {place}; all of them together: peftbench report {place}"
-        )
+        print(f"records, deltas and configs of {len(done)} runs: {place}")
+        print(f"what they say together: peftbench report {place}")
 
 
 def _status(records: list[Record]) -> int:
