@@ -1,6 +1,6 @@
 """The benchmarks (`make bench`): ratios against a peer measured in the same run; `--write` puts them in the docs.
 
-python scripts/bench.py [help|step|side|quickstart|ftp|spt|report …] [--write]
+python scripts/bench.py [help|step|side|quickstart|ftp|spt|report|sweep …] [--write]
 
 The side methods' peer is HF peft (pip install 'peftbench[bench]').
 """
@@ -460,6 +460,26 @@ def bench_spt(rounds: int = 7) -> list[Row]:
     return rows
 
 
+def bench_sweep(count: int = 64) -> list[Row]:
+    """A sweep of small runs in one process: how much of its time, from the command to the table, is not training.
+
+    Training is what the records say of training, validating and testing. Three epochs of 719 digits of 32 pixels.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        words = ["backbone=resnet_nano", "data=digits", "data.size=32", "trainer.epochs=3", "data.batch_size=32"]
+        words += ["method=bitfit", f"seed=range({count})", "trainer.progress=false", "logger=none"]
+        begun = time.perf_counter()
+        command = [sys.executable, "-m", "peftbench.cli.main", "-m", *words, f"output_dir={folder}"]
+        subprocess.run(command, check=True, capture_output=True)
+        seconds = time.perf_counter() - begun
+        times = [json.loads(p.read_text())["costs"]["time"] for p in Path(folder).glob("[!.]*/result.json")]
+    assert len(times) == count
+    inside = sum(t[k] for t in times for k in ("train", "validate", "test"))
+    share = 1 - inside / seconds
+    what = f"a sweep of {count} runs of {inside / count:.1f} s in one process: share of its time outside training"
+    return [(what, f"{share:.3f}", "–", "–", "0.20", verdict(share < 0.2))]
+
+
 def bench_report(count: int = 10_000) -> list[Row]:
     """`peftbench report` over records as large as those of runs of 100 epochs, in the terminal and as a page."""
     rows = []
@@ -534,6 +554,7 @@ BENCHES = {
     "ftp": bench_ftp,
     "spt": bench_spt,
     "report": bench_report,
+    "sweep": bench_sweep,
 }
 
 

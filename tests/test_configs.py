@@ -30,7 +30,12 @@ def test_every_shipped_yaml_composes_and_is_valid(group):
         assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
-@pytest.mark.parametrize("words", [["experiment=quickstart"], ["debug=smoke"], ["experiment=baselines_digits"]])
+@pytest.mark.parametrize(
+    "words",
+    [["experiment=quickstart"], ["debug=smoke"], ["experiment=baselines_digits"]]
+    + [["protocol=vtab1k"], ["protocol=none"]]
+    + [[f"hydra/{g}={n}"] for g in ("launcher", "sweeper") for n in names(f"hydra/{g}", [CONFIGS])],
+)
 def test_recipes_compose(words):
     peftbench.compose(*words)
 
@@ -56,10 +61,10 @@ def test_the_recipe_of_vtab_for_a_method_runs_it_on_all_tasks_and_says_what_to_e
             assert f"{row.natural:.1f} / {row.specialized:.1f} / {row.structured:.1f}" in told
     if method not in {r.method for r in TABLE}:
         assert not re.search(r"\d\d\.\d", told), "nothing that was not verified"
-    shared = yaml.safe_load((CONFIGS / "experiment/vtab1k/_base.yaml").read_text())["hydra"]["sweeper"]["params"][
-        "data"
+    base = yaml.safe_load((CONFIGS / "experiment/vtab1k/_base.yaml").read_text())
+    assert base["hydra"]["sweeper"]["params"]["data"].split(",") == [
+        f"vtab/{t}" for group in GROUPS.values() for t in group
     ]
-    assert shared.split(",") == [f"vtab/{t}" for group in GROUPS.values() for t in group]
 
 
 def test_every_backbone_names_weights_that_exist_and_its_family():

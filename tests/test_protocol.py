@@ -99,9 +99,8 @@ class Trained:
             accuracy = self.accuracies[rate]
             metrics = {} if accuracy is None else {"val/accuracy": accuracy, "val/loss": self.losses.get(rate, 1.0)}
             status = "failed" if accuracy is None else "complete"
-            found.append(
-                Record(f"run-{rate}-{config.seed}-{config.data.stage}", status, config.to_dict(), metrics=metrics)
-            )
+            name = f"run-{rate}-{config.seed}-{config.data.stage}"
+            found.append(Record(name, status, config.to_dict(), metrics=metrics))
         return found
 
 

@@ -25,6 +25,10 @@ class Search(Sweeper):
     logarithmic scale. Every other override is the same in all runs.
     """
 
+    launcher: Any
+    config: Any
+    hydra_context: Any
+
     def __init__(self, trials: int, jobs: int, sampler: str, seed: int, study: str | None, storage: str | None) -> None:
         self.trials, self.jobs, self.sampler, self.seed = trials, jobs, sampler, seed
         self.study, self.storage = study, storage
@@ -117,25 +121,30 @@ def _optuna() -> Any:
 
 
 def _single(override: Override) -> bool:
-    return isinstance(override.value(), ChoiceSweep) and len(override.value().list) == 1
+    value = override.value()
+    return isinstance(value, ChoiceSweep) and len(value.list) == 1
 
 
 def _only(override: Override) -> str:
-    return str(override.get_value_element_as_str()) if not _single(override) else _word(override.value().list[0])
+    value: Any = override.value()
+    return _word(value.list[0]) if _single(override) else str(override.get_value_element_as_str())
 
 
 def _distribution(optuna: Any, key: str, override: Override) -> Any:
-    value, kinds = override.value(), optuna.distributions
+    value: Any = override.value()
+    kinds = optuna.distributions
     if isinstance(value, ChoiceSweep):
         return kinds.CategoricalDistribution([_word(v) for v in value.list])
     log = "log" in value.tags
     if isinstance(value, RangeSweep):
-        start, stop, step = value.start or 0, value.stop, value.step
+        bounds: Any = value
+        start, stop, step = bounds.start or 0, bounds.stop, bounds.step
         if isinstance(start, int) and isinstance(stop, int) and isinstance(step, int):
             return kinds.IntDistribution(start, stop - 1, log=log, step=1 if log else step)
         return kinds.FloatDistribution(float(start), float(stop), step=float(step))
     if isinstance(value, IntervalSweep):
-        low, high = value.start, value.end
+        interval: Any = value
+        low, high = interval.start, interval.end
         if isinstance(low, int) and isinstance(high, int):
             return kinds.IntDistribution(low, high, log=log)
         return kinds.FloatDistribution(float(low), float(high), log=log)
