@@ -258,7 +258,8 @@ APART = {
     "normalisation": ({"stamps__data__transform__mean": [0.485, 0.456, 0.406]}, "normalisation: mean 0.485/0.456"),
     "size": ({"stamps__data__transform__size": 384}, "input: 384 px, bicubic, not 224 px"),
     "hash": ({"stamps__data__hash": "another"}, "another split of the same task (digits: digits (another)"),
-    "made": ({"stamps__data__split": "peftbench-v1"}, "split: made by peftbench (peftbench-v1)"),
+    "made": ({"stamps__data__split": "digits@peftbench-v1"}, "split: peftbench-v1, not as listed"),
+    "smaller": ({"stamps__data__split": "digits@tfds-order-16-4-12"}, "split: tfds-order-16-4-12, not as listed"),
     "stage": ({"stamps__data__stage": "fit"}, "trained on: train, not train and val"),
 }  # fmt: skip
 
@@ -307,7 +308,7 @@ def test_published_numbers_stand_beside_the_official_split_only(suite, tmp_path)
     assert "| full |" not in out.split("Published, for orientation")[1], "only methods that were run"
     for path in suite.glob("*/result.json"):
         each = json.loads(path.read_text())
-        each["stamps"]["data"]["split"] = "peftbench-v1"
+        each["stamps"]["data"]["split"] += "@peftbench-v1"
         write(tmp_path, each)
     for form in ("markdown", "latex", "terminal"):
         made = tell("report", tmp_path, f"--format={form}")

@@ -86,11 +86,6 @@ class Board:
     def vtab(self) -> bool:
         return ("data", "VTAB-1k") in self.basis
 
-    @property
-    def made(self) -> bool:
-        """Whether its split is peftbench's own, which published numbers are not of."""
-        return "peftbench-v1" in dict(self.basis)["split"]
-
     def mean(self, row: Row, tasks: Sequence[str], incomplete: bool) -> Mean:
         """Over tasks, each alike; refused where one is missing, unless `incomplete`."""
         return self._mean(row, {t: 1 / len(tasks) for t in tasks}, incomplete)

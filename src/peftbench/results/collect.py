@@ -18,6 +18,7 @@ from peftbench.results.record import FILE, Record, read
 
 Setting = tuple[tuple[str, str], ...]  # (key, value as JSON), sorted
 LIVE, KEPT, TOGETHER = "", "from kept taps", "trained together"
+OWN = "as listed"
 _POINTS = 60  # of a learning curve
 
 
@@ -206,14 +207,14 @@ def _basis(config: Mapping[str, Any], stamps: Mapping[str, Any]) -> Setting:
     backbone, data = stamps.get("backbone") or {}, stamps.get("data") or {}
     transform = data.get("transform") or {}
     random = backbone.get("pretrained") is False  # then the weights are drawn from the seed
-    split = "made by peftbench (peftbench-v1)" if "peftbench-v1" in str(data.get("split")) else "the data set's own"
+    split = str(data.get("split")).partition("@")[2]  # `vtab/cifar@tfds-order`: what lists do not name is computed
     found = {
         "backbone": backbone.get("name", config["backbone"]["name"]),
         "weights": "random" if random else backbone.get("weights", "unknown"),
         "fingerprint": "" if random else str(backbone.get("fingerprint", "unknown"))[:12],
         "input": f"{transform.get('size', '?')} px, {transform.get('interpolation', '?')}",
         "normalisation": f"mean {_numbers(transform.get('mean'))}, std {_numbers(transform.get('std'))}",
-        "split": split,
+        "split": split or OWN,
         "trained on": {"final": "train and val"}.get(data.get("stage", ""), "train"),
         "data": "VTAB-1k" if str(config["data"]["name"]).startswith("vtab/") else "other data sets",
     }

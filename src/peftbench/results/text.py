@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from peftbench.results import published
 from peftbench.results.boards import FLAT, MEAN, Board, Mean, Row
-from peftbench.results.collect import Collected
+from peftbench.results.collect import OWN, Collected
 from peftbench.results.stats import Difference
 from peftbench.results.table import count, seconds, size
 
@@ -54,7 +54,7 @@ def title(board: Board) -> str:
     basis = dict(board.basis)
     weights = f", weights {basis['weights']}" if basis["weights"] != "hub" else ""
     of = "VTAB-1k" if board.vtab else f"{len(board.tasks)} data set{'s' * (len(board.tasks) != 1)}"
-    made = ", split peftbench-v1 (made by peftbench)" if board.made else ""
+    made = "" if basis["split"] == OWN else f", split {basis['split']}"
     return f"{basis['backbone']}{weights}, {basis['input']}, trained on {basis['trained on']}: {of}{made}"
 
 
@@ -199,7 +199,7 @@ def _p(value: float | None) -> str:
 
 def _published(board: Board) -> list[Table]:
     basis = dict(board.basis)
-    rows, reason = published.beside(basis["backbone"], basis["weights"], board.made)
+    rows, reason = published.beside(basis["backbone"], basis["weights"], basis["split"])
     methods = {row.method for row in board.rows}
     rows = tuple(r for r in rows if r.method in methods)
     columns = [("method", False), ("params", True), ("natural %", True), ("specialized %", True)]
