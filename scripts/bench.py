@@ -463,7 +463,7 @@ def bench_spt(rounds: int = 7) -> list[Row]:
 def bench_sweep(count: int = 64) -> list[Row]:
     """A sweep of small runs in one process: how much of its time, from the command to the table, is not training.
 
-    Training is what the records say of training, validating and testing. Three epochs over a thousand digits of 32 pixels.
+    Training is what the records say of training, validating and testing: three epochs over a thousand small digits.
     """
     with tempfile.TemporaryDirectory() as folder:
         words = ["backbone=resnet_nano", "data=digits", "data.size=32", "trainer.epochs=3", "data.batch_size=32"]

@@ -114,22 +114,16 @@ def test_what_failed_is_kept_and_tried_again_on_demand(cli, tiny, tmp_path):
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "ray"])
 def test_a_launcher_runs_every_job_and_the_table_comes_at_the_end(tiny, tmp_path, launcher):
     plugin(launcher)
-    words = [
-        "-m",
-        *tiny,
-        "method=linear,lora,bitfit",
-        "seed=0,1,1",
-        f"hydra/launcher={launcher}",
-        f"output_dir={tmp_path}",
-    ]
+    seeds = [0] if launcher == "submitit_local" else [0, 1]  # which starts all jobs at once
+    words = ["-m", *tiny, "method=linear,lora", f"seed={','.join(map(str, [*seeds, seeds[-1]]))}", "trainer.threads=1"]
+    words += [f"hydra/launcher={launcher}", f"output_dir={tmp_path}"]
     done = start(*words, RAY_AUTH_MODE="disabled")
     assert done.returncode == 0, done.stderr
     found = records(tmp_path)
     complete = [r["config"] for r in found.values() if r["status"] == "complete"]
-    names = sorted((c["method"]["name"], c["seed"]) for c in complete)
-    assert names == [("bitfit", 0), ("bitfit", 1), ("linear", 0), ("linear", 1)]
+    assert sorted((c["method"]["name"], c["seed"]) for c in complete) == [("linear", s) for s in seeds]
     assert "refused method=lora" in done.stdout
-    assert len(re.findall(r"^ (?:linear|bitfit) ", done.stdout, re.MULTILINE)) == 4
+    assert len(re.findall(r"^ linear ", done.stdout, re.MULTILINE)) == len(seeds)
     assert "Traceback" not in done.stderr
     before = {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/delta.safetensors")}
     assert start(*words, RAY_AUTH_MODE="disabled").returncode == 0
@@ -305,7 +299,7 @@ def vtab(folder: Path) -> Path:
 def test_the_whole_protocol_killed_half_way_and_resumed_then_reported(tmp_path, launcher):
     plugin(launcher)
     root, out = vtab(tmp_path / "vtab"), tmp_path / "out"
-    words = ["-m", "protocol=vtab1k", "protocol.trials=2", "protocol.seeds=2", "sweep.grid={optimizer.lr:[1e-3,1e-2]}"]
+    words = ["-m", "protocol=vtab1k", "protocol.trials=1", "protocol.seeds=2", "sweep.grid={optimizer.lr:[1e-2]}"]
     words += [
         "data=glob(vtab/*)",
         f"data.root={root}",
@@ -332,11 +326,11 @@ def test_the_whole_protocol_killed_half_way_and_resumed_then_reported(tmp_path, 
     os.killpg(victim.pid, signal.SIGKILL)
     victim.wait()
     before = {p: p.stat().st_mtime_ns for p in out.glob("*/delta.safetensors")}
-    assert 60 <= len(before) < 3 * 19 * 4
+    assert 60 <= len(before) < 3 * 19 * 3
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=env, timeout=1800)
     assert done.returncode == 0, done.stderr
     found = records(out)
-    assert len(found) == 3 * 19 * 4
+    assert len(found) == 3 * 19 * 3
     assert {r["status"] for r in found.values()} == {"complete"}
     after = {p: p.stat().st_mtime_ns for p in out.glob("*/delta.safetensors")}
     assert {p: after[p] for p in before} == before, "what was complete was not run again"

@@ -48,8 +48,9 @@ def run(arguments: list[str]) -> int:
     for kept in (_JOBS, _WAITING, _SWEEP, _MISTAKES, _MANY):
         kept.clear()
     GlobalHydra.instance().clear()
-    before, sys.argv = sys.argv, ["peftbench", *words]
-    os.environ["PEFTBENCH_SWEEP"] = datetime.now().strftime("%Y-%m-%d_%H-%M-%S_%f")
+    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S_%f")
+    os.environ["PEFTBENCH_SWEEP"] = stamp
+    before, sys.argv = sys.argv, ["peftbench", *words, *_place(words, stamp)]
     # Hydra then raises instead of printing its own message and leaving.
     full, os.environ["HYDRA_FULL_ERROR"] = os.environ.get("HYDRA_FULL_ERROR"), "1"
     stopped, broken = False, False
@@ -140,6 +141,17 @@ def _job(composed: DictConfig) -> float:
     return _noted(state, sweep, jobs.safely([state], lambda: jobs.carry_out([config], sweep.name, many.retry)))
 
 
+def _place(words: list[str], stamp: str) -> list[str]:
+    """Where a sweep's jobs meet, said as a word, which reaches machines that this process's environment does not."""
+    if not _of_many(words) or any(w.startswith("hydra.sweep.dir=") for w in words):
+        return []
+    return [f"hydra.sweep.dir=${{output_dir}}/.sweeps/{stamp}"]
+
+
+def _of_many(words: list[str]) -> bool:
+    return bool({"-m", "--multirun"} & set(words)) or any(w.startswith("experiment=") for w in words)
+
+
 _NO_SWEEP = "{}: only a sweep has runs to train together, or to choose from; start it with peftbench -m."
 
 
@@ -165,7 +177,7 @@ _EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slu
 
 def _sensible(arguments: list[str]) -> None:
     """Refuses what the words alone show to be wrong. Raises UserError."""
-    many = {"-m", "--multirun"} & set(arguments) or any(a.startswith("experiment=") for a in arguments)
+    many = _of_many(arguments)
     for word in arguments:
         key, _, value = word.partition("=")
         if key == "sweep.together":

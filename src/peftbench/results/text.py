@@ -223,7 +223,7 @@ def rest(found: Sequence[Board], collected: Collected) -> list[Table]:
     every = []
     tuning = [r for r in outside if r.status == "complete"]
     if tuning:
-        text = f"{len(tuning)} complete runs have no such metric (of data.stage=tune, say), and are in no table."
+        text = f"Complete, but without this metric (of data.stage=tune, say), and in no table: {len(tuning)} runs."
         every.append(Table("Left out", [], [], [text]))
     broken = [r for r in outside if r.status != "complete"]
     if broken:
