@@ -1,6 +1,6 @@
 """The benchmarks (`make bench`): ratios against a peer measured in the same run; `--write` puts them in the docs.
 
-python scripts/bench.py [help|step|side|quickstart|ftp|spt|petah|plan|serve|vtab …] [--write]
+python scripts/bench.py [help|step|side|quickstart|ftp|spt|petah|plan|serve|vtab|report|sweep …] [--write]
 
 The side methods' peer is HF peft (pip install 'peftbench[bench]').
 """
@@ -34,6 +34,18 @@ def main(config):
     pass
 
 main()
+"""
+
+
+# A process keeps the peak of the one it was forked from: this small one stands between.
+WATCHED = """\
+import os, subprocess, sys, time
+
+begun = time.perf_counter()
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, used = os.wait4(process.pid, 0)
+print(time.perf_counter() - begun, used.ru_maxrss * 1024)
+sys.exit(os.waitstatus_to_exitcode(status))
 """
 
 
@@ -654,6 +666,88 @@ def bench_vtab(rounds: int = 5) -> list[Row]:
     return rows
 
 
+def bench_sweep(count: int = 64) -> list[Row]:
+    """A sweep of small runs in one process: how much of its time, from the command to the table, is not training.
+
+    Training is what the records say of training, validating and testing: three epochs over a thousand small digits.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        words = ["backbone=resnet_nano", "data=digits", "data.size=32", "trainer.epochs=3", "data.batch_size=32"]
+        words += ["method=bitfit", f"seed=range({count})", "trainer.progress=false", "logger=none"]
+        begun = time.perf_counter()
+        command = [sys.executable, "-m", "peftbench.cli.main", "-m", *words, f"output_dir={folder}"]
+        subprocess.run(command, check=True, capture_output=True)
+        seconds = time.perf_counter() - begun
+        times = [json.loads(p.read_text())["costs"]["time"] for p in Path(folder).glob("[!.]*/result.json")]
+    assert len(times) == count
+    inside = sum(t[k] for t in times for k in ("train", "validate", "test"))
+    share = 1 - inside / seconds
+    what = f"a sweep of {count} runs of {inside / count:.1f} s in one process: share of its time outside training"
+    return [(what, f"{share:.3f}", "–", "–", "0.20", verdict(share < 0.2))]
+
+
+def bench_report(count: int = 10_000) -> list[Row]:
+    """`peftbench report` over records as large as those of runs of 100 epochs, in the terminal and as a page."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        _records(Path(folder), count)
+        for form in ("terminal", "html"):
+            command = [sys.executable, "-m", "peftbench.cli.main", "report", folder, f"--format={form}"]
+            done = subprocess.run([sys.executable, "-c", WATCHED, *command], check=True, capture_output=True, text=True)
+            seconds, peak = map(float, done.stdout.split())
+            what = f"report over {count:,} records, {form}"
+            rows.append((what, f"{seconds:.1f} s", "–", "–", "10 s", verdict(seconds < 10)))
+            rows.append((f"{what}: peak memory", f"{peak / 1e6:.0f} MB", "–", "–", "1 GB", verdict(peak < 1e9)))
+    return rows
+
+
+def _records(folder: Path, count: int) -> None:
+    """Records of nine methods in several settings on VTAB's tasks, with stamps, histories and, of some, plans."""
+    import random
+
+    import peftbench
+    from peftbench.vtab import GROUPS
+
+    tasks = [f"vtab/{t}" for group in GROUPS.values() for t in group]
+    methods = ("full", "linear", "bitfit", "lora", "spt_lora", "losa", "lst", "ftp", "l2sp")
+    draw = random.Random(0)
+    configs = {m: peftbench.compose(f"method={m}", "backbone=vit_b", "data=vtab/cifar").to_dict() for m in methods}
+    transform = {"size": 224, "interpolation": "bicubic", "mean": [0.5] * 3, "std": [0.5] * 3, "augment": "none"}
+    layers = [
+        {"name": f"blocks.{b}.{n}.weight", "kind": "lora", "parameters": 6144} for b in range(12) for n in "abcdef"
+    ]
+    for i in range(count):
+        seed, rest = i % 5, i // 5
+        task, rest = tasks[rest % 19], rest // 19
+        method, setting = methods[rest % 9], rest // 9
+        own = json.loads(json.dumps(configs[method]))
+        own["seed"], own["data"]["name"], own["choices"]["data"] = seed, task, task
+        own["optimizer"]["lr"] = 1e-4 * (setting + 1)
+        history = [
+            {"epoch": e, "step": 16 * e, "train_loss": draw.random(), "lr": draw.random(), "train_seconds": 1.5 * e,
+             "val_accuracy": draw.random(), "val_class_accuracy": draw.random(), "val_loss": draw.random()}
+            for e in range(1, 101)
+        ]  # fmt: skip
+        name = f"{method}-vit_b-{task.replace('/', '_')}-s{seed}-{i:010x}"
+        costs = {"parameters": {"method": 300_000, "head": 76_900}, "memory": {"peak": {"allocated": 4e9}},
+                 "time": {"step": {"median": 0.1}, "train": 160 + draw.random(), "validate": 5.0}}  # fmt: skip
+        stamps = {
+            "backbone": {
+                "name": own["backbone"]["name"],
+                "weights": "hub",
+                "pretrained": True,
+                "fingerprint": "0" * 64,
+            },
+            "data": {"split": task, "stage": "final", "hash": f"{tasks.index(task):064x}", "transform": transform},
+            "machine": {"processor": "-", "threads": 8, "devices": ["a GPU"]},
+        }
+        content = {"schema": 1, "id": name, "status": "complete", "reason": None, "config": own, "stamps": stamps,
+                   "metrics": {"test/accuracy": draw.random(), "test/loss": draw.random()}, "costs": costs,
+                   "history": history, "plan": {"layers": layers} if method == "spt_lora" else {}}  # fmt: skip
+        (folder / name).mkdir()
+        (folder / name / "result.json").write_text(json.dumps(content, indent=2, sort_keys=True))
+
+
 def ms(seconds: float) -> str:
     return f"{1000 * seconds:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
@@ -669,6 +763,8 @@ BENCHES = {
     "plan": bench_plan,
     "serve": bench_serve,
     "vtab": bench_vtab,
+    "report": bench_report,
+    "sweep": bench_sweep,
 }
 
 

@@ -30,6 +30,7 @@ LAYERS = [
     {"fit", "predict", "export", "serve"},
     {"pipeline"},
     {"together", "plan"},
+    {"protocol"},
     {"cli"},
 ]
 OWNERS = {
@@ -39,6 +40,7 @@ OWNERS = {
     "wandb": {"loggers"},
     "av": {"data"},
     "omegaconf": {"cli", "pipeline"},
+    "optuna": {"cli"},
 }
 
 
@@ -116,7 +118,11 @@ def test_fields_read_from_source_are_those_of_the_imported_class(path):
 
 
 @pytest.mark.parametrize(
-    "group", ["method", "backbone", "data", "trainer", "optimizer", "task", "logger", "experiment"]
+    "group",
+    [
+        *("method", "backbone", "data", "trainer", "optimizer", "task", "logger", "experiment", "protocol"),
+        *("hydra/launcher", "hydra/sweeper"),
+    ],
 )
 def test_every_yaml_says_what_it_is(group):
     for name, path in names(group, [CONFIGS]).items():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -15,6 +16,7 @@ import peftbench
 from peftbench.cli.groups import names
 from peftbench.cli.overrides import prepare
 from peftbench.config import CONFIGS, FAMILIES, Config, identity, run_id
+from peftbench.results.published import BACKBONE, TABLE
 from peftbench.vtab import ALIASES, GROUPS
 
 NEEDS = {"folder": ["data.root=photos"], "video_folder": ["data.root=clips"], "timm": ["backbone.name=resnet18"]}
@@ -28,14 +30,41 @@ def test_every_shipped_yaml_composes_and_is_valid(group):
         assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
-@pytest.mark.parametrize("words", [["experiment=quickstart"], ["debug=smoke"], ["experiment=baselines_digits"]])
+@pytest.mark.parametrize(
+    "words",
+    [["experiment=quickstart"], ["debug=smoke"], ["experiment=baselines_digits"]]
+    + [["protocol=vtab1k"], ["protocol=none"]]
+    + [[f"hydra/{g}={n}"] for g in ("launcher", "sweeper") for n in names(f"hydra/{g}", [CONFIGS])],
+)
 def test_recipes_compose(words):
     peftbench.compose(*words)
 
 
 def test_every_experiment_and_debug_recipe_is_among_the_tested():
     recipes = {*names("experiment", [CONFIGS]), *names("debug", [CONFIGS])}
-    assert recipes == {"quickstart", "baselines_digits", "smoke"}
+    vtab = {f"vtab1k/{m}" for m in names("method", [CONFIGS])}
+    assert recipes == {"quickstart", "baselines_digits", "smoke"} | vtab
+
+
+@pytest.mark.parametrize("method", names("method", [CONFIGS]))
+def test_the_recipe_of_vtab_for_a_method_runs_it_on_all_tasks_and_says_what_to_expect(method):
+    config = peftbench.compose(f"experiment=vtab1k/{method}")
+    assert (config.method.name, config.trainer.epochs) == (method, 100)
+    assert config.backbone.name == BACKBONE
+    header = (CONFIGS / f"experiment/vtab1k/{method}.yaml").read_text()
+    assert f"command:   peftbench experiment=vtab1k/{method} " in header
+    assert "run time:" in header
+    told = header.split("published: ")[1].split("\n")[0]
+    for row in TABLE:
+        if row.method == method:
+            assert f"mean {row.mean:.1f}" in told
+            assert f"{row.natural:.1f} / {row.specialized:.1f} / {row.structured:.1f}" in told
+    if method not in {r.method for r in TABLE}:
+        assert not re.search(r"\d\d\.\d", told), "nothing that was not verified"
+    base = yaml.safe_load((CONFIGS / "experiment/vtab1k/_base.yaml").read_text())
+    assert base["hydra"]["sweeper"]["params"]["data"].split(",") == [
+        f"vtab/{t}" for group in GROUPS.values() for t in group
+    ]
 
 
 def test_every_backbone_names_weights_that_exist_and_its_family():

@@ -145,9 +145,31 @@ class Logger:
     tags: tuple[str, ...] = ()
 
 
+@checked(config=_STRICT, frozen=True)
+class Sweep:
+    """What concerns the runs of a sweep but not their numbers.
+
+    `together`: up to so many runs of a side method in one pass. `retry`: run again what failed. `grid`: values by key,
+    over which a protocol tunes.
+    """
+
+    together: int = 1
+    retry: bool = False
+    grid: dict[str, list[Any]] | None = None
+
+
+@checked(config=_STRICT, frozen=True)
+class Protocol:
+    """How a sweep's jobs are carried out; `vtab1k` tunes on validation images, with `trials` points of a grid each."""
+
+    name: Literal["none", "vtab1k"] = "none"
+    trials: int = 6
+    seeds: int = 3
+
+
 @dataclass(frozen=True)
 class Config:
-    """One run, resolved and checked."""
+    """One run, resolved and checked. `protocol` says how its setting was chosen, if by a protocol."""
 
     method: Method
     backbone: Backbone
@@ -163,6 +185,7 @@ class Config:
     data_dir: str = "data"
     choices: Mapping[str, str] = field(default_factory=dict)
     pruning: Pruning = field(default_factory=Pruning)
+    protocol: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionaries, fit for JSON and for `from_dict`."""
@@ -275,10 +298,48 @@ def _class_of(name: Any, folders: Iterable[Path]) -> str:
     return found[str(name)]
 
 
+def replaced(config: Config, changes: Mapping[str, Any]) -> Config:
+    """The config with other values under dotted keys, such as `optimizer.lr` or `method.rank`, checked again.
+
+    Raises:
+        UserError: a key that is not there, or a value that its section refuses.
+    """
+    values = config.to_dict()
+    choices, protocol = values.pop("choices"), values.pop("protocol")
+    for section in ("method", "data"):  # as the YAML files have them
+        values[section] |= values[section].pop("options")
+    for key, value in changes.items():
+        section, _, name = key.partition(".")
+        place = values.get(section) if name else values
+        if not isinstance(place, dict) or (name or section) not in place:
+            known = [f"{s}.{k}" if k else s for s, v in values.items() for k in (v if isinstance(v, dict) else [""])]
+            raise UserError(f"{key}: there is no such key{nearest(key, known)}.")
+        place[name or section] = value
+    return replace(check(values, choices), protocol=protocol)
+
+
+def study(sweep: Any, protocol: Any) -> tuple[Sweep, Protocol]:
+    """The sections `sweep` and `protocol`, checked. Raises UserError."""
+    found = []
+    for name, schema, values in (("sweep", Sweep, sweep), ("protocol", Protocol, protocol)):
+        values = _mapping(values, name)
+        _known(values, [f.name for f in fields(schema)], f"{name}.")
+        found.append(_validate(schema, values, name))
+    chosen, rule = found
+    for key, value in {
+        "sweep.together": chosen.together,
+        "protocol.trials": rule.trials,
+        "protocol.seeds": rule.seeds,
+    }.items():
+        if value < 1:
+            raise UserError(f"{key}={value}: expected at least 1.")
+    return chosen, rule
+
+
 def identity(config: Config) -> dict[str, Any]:
     """The part of a config that can change its numbers: what a run's id is a hash of."""
     whole = config.to_dict()
-    for key in ("logger", "force", "output_dir", "data_dir", "choices"):
+    for key in ("logger", "force", "output_dir", "data_dir", "choices", "protocol"):
         del whole[key]
     for section, keys in _NOT_IDENTITY.items():
         for key in keys:
@@ -314,10 +375,10 @@ def _short(config: Config, group: str) -> str:
 def _method(values: Any) -> Method:
     values = _mapping(values, "method")
     declared_ = _own(values, "method")
-    options = {k: v for k, v in values.items() if k not in ("name", "path", "lr")}
+    options = {k: v for k, v in values.items() if k not in ("name", "path", "lr", "grid")}
     if "lr" in values and not isinstance(values["lr"], int | float):
         raise UserError(f"method.lr={values['lr']!r}: expected a number.")
-    _known(options, [*declared_.fields, "lr", "name", "path"], "method.")
+    _known(options, [*declared_.fields, "lr", "grid", "name", "path"], "method.")
     return Method(name=values["name"], path=values["path"], options=_options(declared_, options, "method"))
 
 

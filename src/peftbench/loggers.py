@@ -69,7 +69,8 @@ class WandbLogger(Logger):
 
     def finish(self, record: Record) -> None:
         try:
-            self.run.summary.update({"status": record.status, **record.metrics, **_flat(record.costs, "cost")})
+            told = {"status": record.status, "reason": record.reason, **record.metrics}
+            self.run.summary.update(told | _flat(record.costs, "cost") | _flat(record.stamps, "stamp"))
         finally:
             self.run.finish(exit_code=0 if record.status == "complete" else 1)
 

@@ -36,19 +36,20 @@ from peftbench.results import Record, read
 from peftbench.tasks import TASKS
 
 
-def run(config: Config, group: str | None = None) -> Record:
+def run(config: Config, group: str | None = None, retry: bool = True) -> Record:
     """Carries out one run and returns its record; a run whose record is complete is read, not repeated.
 
-    `group` is the sweep that the run belongs to. Upon Ctrl-C the record says `interrupted`, and nothing is raised.
+    `group` is the sweep that the run belongs to; without `retry` a run that failed before is read too. Upon Ctrl-C the
+    record says `interrupted`, and nothing is raised.
 
     Raises:
         UserError: see the message; where the run had begun, its record says `failed` or `refused` with the reason.
     """
-    return run_together([config], group)[0]
+    return run_together([config], group, retry)[0]
 
 
-def run_together(configs: Sequence[Config], group: str | None = None) -> list[Record]:
-    """Carries out runs in one pass over the data, and returns a record each.
+def run_together(configs: Sequence[Config], group: str | None = None, retry: bool = True) -> list[Record]:
+    """Carries out runs in one pass over the data, and returns a record each; equal ones are one run.
 
     They must be of a side method, over one backbone, with the same taps, data, order of batches, epochs, precision
     and kind of optimizer, as `together.signature` tells. A run that diverges fails alone, in its record.
@@ -71,13 +72,15 @@ def run_together(configs: Sequence[Config], group: str | None = None) -> list[Re
     shifts = ood.shifts(config, splits)
     backbone = build_backbone(config, _teller(config, rank))
     transform = transform_of(config, backbone)
-    runs = [_Run(c, m, backbone, splits, split_hash(*roles), shifts) for c, m in zip(configs, methods, strict=True)]
+    every = [_Run(c, m, backbone, splits, split_hash(*roles), shifts) for c, m in zip(configs, methods, strict=True)]
+    runs = list({one.name: one for one in reversed(every)}.values())[::-1]
+    carried_out = {one.name: one for one in runs}
     with contextlib.suppress(Stopped, KeyboardInterrupt), contextlib.ExitStack() as stack:
         for one in runs:
-            stack.enter_context(one.opened(rank, group))
-        todo = [one for one in runs if one.record.status != "complete"]
+            stack.enter_context(one.opened(rank, group, retry))
+        todo = [one for one in runs if not one.done]
         if not todo:
-            return [one.record for one in runs]
+            return [carried_out[one.name].record for one in every]
         with _progress(config, rank, "reading images") as watch:
             data = _loaders(config, roles, transform, rank, world, watch)
             data = dataclasses.replace(data, ood=ood.shifted(shifts, data, config, rank, world))
@@ -97,7 +100,7 @@ def run_together(configs: Sequence[Config], group: str | None = None) -> list[Re
             if taps is not None:
                 one.record.costs["taps"] = taps
             one.end(outcome, rank)
-    return [one.record for one in runs]
+    return [carried_out[one.name].record for one in every]
 
 
 class _Run:
@@ -123,16 +126,16 @@ class _Run:
         self.record = Record(self.name, "running", config.to_dict(), stamps=stamps)
         self.logger = loggers.Logger()
         self.saved_in = self.folder
+        self.done = False
 
     @contextlib.contextmanager
-    def opened(self, rank: int, group: str | None) -> Iterator[None]:
+    def opened(self, rank: int, group: str | None, retry: bool) -> Iterator[None]:
         """The run's folder is its own, and whatever happens inside is recorded; a complete run is read instead."""
-        with _owned(self.folder, rank):
-            if not self.config.force and (old := read(self.folder)) and old.status == "complete":
-                if rank == 0 and self.config.trainer.progress:
-                    text = f"{self.folder}: already complete; force=true repeats it"
-                    Console().print(text, highlight=False, soft_wrap=True)
-                self.record = old
+        with _owned(self.folder, rank, group):
+            if not self.config.force and (old := read(self.folder)) and self._over(old, retry):
+                if rank == 0:
+                    self._say(old)
+                self.record, self.done = old, True
                 yield
                 return
             if rank == 0:
@@ -144,6 +147,19 @@ class _Run:
                     self.record.write(self.folder)
                     self.logger = loggers.make(self.config, self.name, self.folder, group)
                 yield
+
+    def _over(self, old: Record, retry: bool) -> bool:
+        return old.status == "complete" or (old.status == "failed" and not retry)
+
+    def _say(self, old: Record) -> None:
+        """Tells why nothing is done; a protocol that chose this setting is noted in its record."""
+        if self.config.protocol and old.config.get("protocol") != self.config.protocol:
+            old.config["protocol"] = self.config.to_dict()["protocol"]
+            old.write(self.folder)
+        if self.config.trainer.progress:
+            done = "already complete; force=true repeats it"
+            text = done if old.status == "complete" else "failed before; sweep.retry=true tries again"
+            Console().print(f"{self.folder}: {text}", highlight=False, soft_wrap=True)
 
     def build(
         self, backbone: backbones.Backbone, splits: Splits, transform: Transform, data: Loaders, rank: int
@@ -376,8 +392,12 @@ def _written(record: Record, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _owned(folder: Path, rank: int) -> Iterator[None]:
-    """One process carries out a run at a time. Raises UserError where another is at it, or nothing can be written."""
+def _owned(folder: Path, rank: int, group: str | None) -> Iterator[None]:
+    """One process carries out a run at a time; another job of the same sweep waits until it is over.
+
+    Raises:
+        UserError: another process is at it, or nothing can be written.
+    """
     if rank:
         yield
         return
@@ -385,18 +405,27 @@ def _owned(folder: Path, rank: int) -> Iterator[None]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         locks = folder.parent / ".locks"
         locks.mkdir(exist_ok=True)
-        lock = (locks / folder.name).open("w")
+        lock = (locks / folder.name).open("a+")
     except OSError as problem:
         raise UserError(f"output_dir={folder.parent}: cannot be written ({problem.strerror}); give another.") from None
     with lock:
         try:
             import fcntl
 
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                lock.seek(0)
+                if not group or lock.read() != group:
+                    raise
+                fcntl.flock(lock, fcntl.LOCK_EX)
         except ImportError:  # not on Windows: two processes at one run are then not noticed
             pass
         except OSError:
             raise UserError(f"{folder}: another process is carrying out this very run; wait for it.") from None
+        lock.truncate(0)
+        lock.write(group or "")
+        lock.flush()
         yield
 
 

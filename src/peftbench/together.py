@@ -1,4 +1,4 @@
-"""Which runs of a sweep can be trained together."""
+"""Which runs of a sweep can be trained together, and which are one and the same."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from collections.abc import Hashable, Sequence
 
 from peftbench.config import Config, identity
+from peftbench.errors import UserError
 from peftbench.methods.base import Method, Plan
 from peftbench.pipeline import build, check
 
@@ -44,6 +45,19 @@ def signature(config: Config) -> Hashable | None:
 def _apart(config: Config, kind: type[Method]) -> bool:
     own = kind.optimizer is not Method.optimizer or kind.finish is not Method.finish
     return own or bool(config.data.ood) or config.optimizer.name not in ("adamw", "sgd")
+
+
+def arranged(configs: Sequence[Config], size: int) -> list[list[int]]:
+    """Indices of the configs in groups that can be trained in one pass, up to `size` each."""
+    if size == 1:
+        return [[i] for i in range(len(configs))]
+    kinds: list[Hashable | None] = []
+    for config in configs:
+        try:
+            kinds.append(signature(config))
+        except UserError:  # said again, and recorded, when its turn comes
+            kinds.append(None)
+    return groups(kinds, size)
 
 
 def groups(signatures: Sequence[Hashable | None], size: int) -> list[list[int]]:

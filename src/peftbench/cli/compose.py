@@ -13,9 +13,12 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from peftbench.cli import devices
 from peftbench.cli.overrides import prepare
 from peftbench.config import CONFIGS, Config, check
 from peftbench.errors import UserError, nearest
+
+devices.register()
 
 
 def compose(*overrides: str) -> Config:
@@ -39,13 +42,14 @@ def compose(*overrides: str) -> Config:
 
 def checked(composed: DictConfig, chosen: Mapping[str, Any]) -> Config:
     """A composed Hydra config, resolved and checked. Raises UserError."""
-    missing = sorted(k for k in OmegaConf.missing_keys(composed) if not k.startswith("hydra"))
+    missing = sorted(k for k in OmegaConf.missing_keys(composed) if not k.startswith(("hydra", "sweep")))
     if missing:
         raise UserError(f"{missing[0]}: needs a value; give {missing[0]}=….")
     from omegaconf import open_dict
 
     with open_dict(composed):
-        composed.pop("hydra", None)
+        for name in ("hydra", "sweep", "protocol"):  # of many runs, not of one
+            composed.pop(name, None)
     values = OmegaConf.to_container(composed, resolve=True)
     assert isinstance(values, dict)
     groups = {k: str(v) for k, v in chosen.items() if k in values and v is not None}

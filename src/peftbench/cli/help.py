@@ -16,6 +16,8 @@ peftbench {version}: fine-tune any pretrained vision backbone with any adaptatio
   peftbench data prepare|check|sources        the tasks of VTAB-1k on disk: made, checked, where they come from
   peftbench taps list|clear                   kept taps of frozen backbones (taps=auto|disk|memory|off)
   peftbench layers RUN_FOLDER                 where an SPT run's budget went
+  peftbench report [FOLDER …] [--format=html]  what all records say together; markdown, csv, latex
+  peftbench choose [FOLDER …] max_memory=2GB max_minutes=10 max_params=0.4M    which method, within a budget
 
 methods    {methods}
 backbones  {backbones}
@@ -29,6 +31,9 @@ examples
 
   -m                     every combination of comma-separated values, in one table
   sweep.together=8       with -m: up to eight runs of a side method in one pass
+  sweep.retry=true       with -m: run again what failed, too
+  hydra/launcher=joblib  with -m: several at a time; submitit_slurm, ray; hydra/sweeper=optuna searches
+  protocol=vtab1k        with -m: tune on validation images, test once (experiment=vtab1k/<method>)
   --cfg job              print the composed config instead of running (-p data: one part; --resolve)
   --config-dir DIR       your own YAML files beside peftbench's; so does hydra.searchpath=[file:///…]
   -sc install=bash       shell completion: eval "$(peftbench -sc install=bash)"

@@ -15,6 +15,8 @@ VERBS = {
     "export": "peftbench.cli.export",
     "share": "peftbench.cli.share",
     "layers": "peftbench.cli.layers",
+    "report": "peftbench.cli.report",
+    "choose": "peftbench.cli.choose",
     "taps": "peftbench.cli.taps",
     "data": "peftbench.cli.data",
 }
@@ -37,10 +39,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
+_TAKES_VALUE = {"--config-dir", "-cd", "--cfg", "-c", "--package", "-p", "--info", "-i", "--config-name", "-cn"}
+_TAKES_VALUE |= {"--config-path", "-cp", "--shell-completion", "-sc"}
+
+
 def _words(arguments: list[str]) -> list[str]:
     """The arguments that are no options, nor the value of one."""
     pairs = zip(["", *arguments], arguments, strict=False)
-    return [a for before, a in pairs if not a.startswith("-") and before not in ("--config-dir", "-cd")]
+    return [a for before, a in pairs if not a.startswith("-") and before not in _TAKES_VALUE]
 
 
 def _verb(arguments: list[str]) -> Callable[[list[str]], int]:

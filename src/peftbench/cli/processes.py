@@ -18,7 +18,7 @@ from peftbench.errors import UserError
 from peftbench.results import Record
 
 
-def launch(config: Config, group: str | None) -> Record:
+def launch(config: Config, group: str | None, retry: bool = True) -> Record:
     """Starts `trainer.devices` processes on this machine and returns the record that rank zero wrote.
 
     Raises:
@@ -31,7 +31,7 @@ def launch(config: Config, group: str | None) -> Record:
     world = config.trainer.devices
     with tempfile.TemporaryDirectory(prefix="peftbench-") as folder:
         task = Path(folder) / "config.json"
-        task.write_text(json.dumps({"config": config.to_dict(), "group": group}))
+        task.write_text(json.dumps({"config": config.to_dict(), "group": group, "retry": retry}))
         shared = {
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(_free_port()),

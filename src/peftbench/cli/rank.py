@@ -20,7 +20,8 @@ def main(task: str, answer: str) -> int:
     reply: dict[str, Any] = {}
     status = 1
     try:
-        reply = {"record": dataclasses.asdict(run(Config.from_dict(told["config"]), told["group"]))}
+        record = run(Config.from_dict(told["config"]), told["group"], told["retry"])
+        reply = {"record": dataclasses.asdict(record)}
         status = 0
     except UserError as mistake:
         reply, status = {"error": str(mistake)}, 2

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
+import importlib.util
 import json
 import os
 import sys
 import traceback
+import warnings
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,55 +19,60 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
 
+from peftbench.cli import jobs
 from peftbench.cli.compose import checked, explained
 from peftbench.cli.overrides import prepare
-from peftbench.config import CONFIGS, Config
-from peftbench.errors import Refusal, UserError, nearest
+from peftbench.config import CONFIGS, Config, study
+from peftbench.config import Sweep as Many
+from peftbench.errors import UserError
 from peftbench.results import Record, render
 
-
-class Waiting(list[tuple[Any, Config]]):
-    """Jobs of a sweep that are carried out when all are known, up to `size` of them together."""
-
-    size = 1
-
+# Our launchers' files have the names of their plugins' schemas, which Hydra 1.3 then matches, as it should.
+warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
 
 _JOBS: list[Record] = []
 _SWEEP: list[Path] = []
 _MISTAKES: list[UserError] = []
-_WAITING = Waiting()
+_MANY: list[Many] = []  # what this sweep was told of all its runs
+_WAITING: list[jobs.Job] = []  # jobs of a sweep that are carried out when all are known
 
 
 def run(arguments: list[str]) -> int:
     """Runs what the arguments ask for; returns the exit status."""
-    size, rest = _together(arguments)
-    words = prepare(rest)
-    _JOBS.clear()
-    _WAITING.clear()
-    _WAITING.size = size
-    _SWEEP.clear()
-    _MISTAKES.clear()
+    _sensible(arguments)
+    words = prepare(arguments)
+    for kept in (_JOBS, _WAITING, _SWEEP, _MISTAKES, _MANY):
+        kept.clear()
     GlobalHydra.instance().clear()
-    before, sys.argv = sys.argv, ["peftbench", *words]
-    os.environ["PEFTBENCH_SWEEP"] = datetime.now().strftime("%Y-%m-%d_%H-%M-%S_%f")
+    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S_%f")
+    os.environ["PEFTBENCH_SWEEP"] = stamp
+    before, sys.argv = sys.argv, ["peftbench", *words, *_place(words, stamp)]
     # Hydra then raises instead of printing its own message and leaving.
     full, os.environ["HYDRA_FULL_ERROR"] = os.environ.get("HYDRA_FULL_ERROR"), "1"
-    stopped = False
+    stopped, broken = False, False
     try:
         app = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")(_job)
         app()
-        _carry_out_waiting()
+        if _WAITING:
+            sweep, many = _SWEEP[0], _MANY[-1]
+            jobs.together(_WAITING, many, sweep.name, lambda state, record: jobs.note(sweep, state, [record]))
     except (HydraException, OmegaConfBaseException) as problem:
         raise explained(problem, words) from None
     except KeyboardInterrupt:  # of a sweep: what is done is shown all the same
         stopped = True
-    except BrokenPipeError:
+    except (BrokenPipeError, UserError):
         raise
     except OSError as problem:
         raise UserError(f"{problem.filename or 'output_dir'}: cannot be written ({problem.strerror}).") from None
+    except Exception:  # a launcher's: a worker that died, a job that a cluster lost
+        if not _SWEEP:
+            raise
+        print(traceback.format_exc(), file=sys.stderr)
+        broken = True
     finally:
         sys.argv = before
         GlobalHydra.instance().clear()
@@ -79,7 +85,13 @@ def run(arguments: list[str]) -> int:
     records = _collect()
     if records:
         render(records)
+        _board(records)
         _where(records)
+    if broken:
+        print("peftbench: the launcher stopped (above); the same command goes on with what is left.", file=sys.stderr)
+        return 1
+    if _SWEEP and any(r.status == "failed" for r in records):
+        print("what failed is kept as it is when the same command runs again; sweep.retry=true tries it again.")
     if stopped:
         print("stopped; the same command goes on with what is left.")
         return 130
@@ -100,134 +112,127 @@ def _job(composed: DictConfig) -> float:
     """
     state = HydraConfig.get()
     sweep = Path(state.sweep.dir) if state.mode == RunMode.MULTIRUN else None
+    launcher = str(state.launcher.get("_target_", ""))
     if sweep:
-        print(f"job {state.job.num}: {' '.join(state.overrides.task)}", flush=True)
+        from peftbench.cli.devices import assign
+
+        place = assign(sweep, launcher, composed)
+        print(f"job {state.job.num}: {' '.join(state.overrides.task)}{place}", flush=True)
     try:
+        plain = [OmegaConf.to_container(composed[k], resolve=True) for k in ("sweep", "protocol")]
+        many, rule = study(*plain)
         config = checked(composed.copy(), state.runtime.choices)
+        if sweep is None and (rule.name != "none" or many.together > 1):
+            raise UserError(_NO_SWEEP.format(f"protocol={rule.name}" if rule.name != "none" else "sweep.together"))
     except (UserError, OmegaConfBaseException) as problem:
         mistake = problem if isinstance(problem, UserError) else explained(problem, state.overrides.task)
         if sweep is None:
             _MISTAKES.append(mistake)
             return float("nan")
-        return _noted(state, sweep, _stand_in(state, mistake))
-    if sweep and _WAITING.size > 1:
+        return _noted(state, sweep, [jobs.stand_in(state, mistake)])
+    if sweep is None:
+        return _single(config)
+    if rule.name != "none":
+        return _noted(state, sweep, jobs.under_protocol(state, config, rule, many, sweep.name))
+    if many.together > 1 and launcher.endswith("BasicLauncher"):
+        _MANY.append(many)
         _WAITING.append((copy.deepcopy(state), config))
         return float("nan")
+    return _noted(state, sweep, jobs.safely([state], lambda: jobs.carry_out([config], sweep.name, many.retry)))
+
+
+def _place(words: list[str], stamp: str) -> list[str]:
+    """Where a sweep's jobs meet, said as a word, which reaches machines that this process's environment does not."""
+    if not _of_many(words) or any(w.startswith("hydra.sweep.dir=") for w in words):
+        return []
+    return [f"hydra.sweep.dir=${{output_dir}}/.sweeps/{stamp}"]
+
+
+def _of_many(words: list[str]) -> bool:
+    return bool({"-m", "--multirun"} & set(words)) or any(w.startswith("experiment=") for w in words)
+
+
+_NO_SWEEP = "{}: only a sweep has runs to train together, or to choose from; start it with peftbench -m."
+
+
+def _single(config: Config) -> float:
     try:
-        record = _carry_out([config], sweep.name if sweep else None)[0]
+        _JOBS.extend(jobs.carry_out([config], None, True))
     except UserError as mistake:
-        if sweep is None:
-            _MISTAKES.append(mistake)
-            return float("nan")
-        record = _stand_in(state, mistake)
-    except Exception as problem:
-        print(traceback.format_exc(), file=sys.stderr)
-        record = _stand_in(state, problem)
-    return _noted(state, sweep, record)
+        _MISTAKES.append(mistake)
+    return float("nan")
 
 
-def _noted(state: Any, sweep: Path | None, record: Record) -> float:
-    if sweep is None:
-        _JOBS.append(record)
-    else:
-        jobs = sweep / "jobs"
-        jobs.mkdir(parents=True, exist_ok=True)
-        record.write(jobs / f"{int(state.job.num):05d}")
-        if record.status == "interrupted":
-            raise KeyboardInterrupt
-    return record.metrics.get("val/accuracy", float("nan"))
+def _noted(state: Any, sweep: Path, records: list[Record]) -> float:
+    """The mean validation accuracy; raises KeyboardInterrupt where a run was interrupted."""
+    jobs.note(sweep, state, records)
+    if any(r.status == "interrupted" for r in records):
+        raise KeyboardInterrupt
+    found = [r.metrics.get("val/accuracy", float("nan")) for r in records]
+    return sum(found) / len(found) if found else float("nan")
 
 
-def _together(arguments: list[str]) -> tuple[int, list[str]]:
-    """The value of sweep.together, and the other arguments. Raises UserError."""
-    given = [a for a in arguments if a.startswith("sweep.")]
-    for word in given:
+_EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
+
+
+def _sensible(arguments: list[str]) -> None:
+    """Refuses what the words alone show to be wrong. Raises UserError."""
+    many = _of_many(arguments)
+    for word in arguments:
         key, _, value = word.partition("=")
-        if key != "sweep.together":
-            raise UserError(f"{key}: there is no such key{nearest(key, ['sweep.together'])}; known: sweep.together.")
-        if not value.isdecimal() or int(value) < 1:
-            raise UserError(f"{word}: expected how many runs to train in one pass, such as sweep.together=8.")
-        if not {"-m", "--multirun"} & set(arguments):
-            raise UserError(f"{word}: only a sweep has runs to train together; start it with peftbench -m.")
-        if launcher := next((a for a in arguments if a.startswith("hydra/launcher=") and "basic" not in a), None):
-            raise UserError(f"{word}: runs that train together share a process; leave {launcher} out.")
-    size = int(given[-1].partition("=")[2]) if given else 1
-    return size, [a for a in arguments if a not in given]
-
-
-def _carry_out_waiting() -> None:
-    """The jobs that waited, in groups that can be trained in one pass, each with its own record."""
-    if not _WAITING:
-        return
-    from peftbench.together import groups, signature
-
-    sweep = _SWEEP[0]
-    kinds: list[Any] = []
-    for _, config in _WAITING:
-        try:
-            kinds.append(signature(config))
-        except UserError:  # said again, and recorded, when its turn comes
-            kinds.append(None)
-    for indices in groups(kinds, _WAITING.size):
-        states = [_WAITING[i][0] for i in indices]
-        if len(indices) > 1:
-            print(f"jobs {', '.join(str(s.job.num) for s in states)}: together", flush=True)
-        try:
-            records = _carry_out([_WAITING[i][1] for i in indices], sweep.name)
-        except UserError as mistake:
-            records = [_stand_in(s, mistake) for s in states]
-        except Exception as problem:
-            print(traceback.format_exc(), file=sys.stderr)
-            records = [_stand_in(s, problem) for s in states]
-        stopped = [r for r in records if r.status == "interrupted"]
-        for state, record in zip(states, records, strict=True):
-            with contextlib.suppress(KeyboardInterrupt):
-                _noted(state, sweep, record)
-        if stopped:
-            raise KeyboardInterrupt
-
-
-def _carry_out(configs: list[Config], group: str | None) -> list[Record]:
-    config = configs[0]
-    if (
-        config.trainer.devices * config.trainer.nodes > 1
-        and "RANK" not in os.environ
-        and "SLURM_PROCID" not in os.environ
-    ):
-        from peftbench.cli.processes import launch
-
-        return [launch(config, group)]
-    from peftbench.pipeline import run_together
-
-    return run_together(configs, group)
-
-
-def _stand_in(state: Any, problem: Exception) -> Record:
-    """The record of a job that ended before it had one."""
-    status = "refused" if isinstance(problem, Refusal) else "failed"
-    reason = str(problem) if isinstance(problem, UserError) else f"{type(problem).__name__}: {problem}"
-    choices = {k: str(v) for k, v in state.runtime.choices.items() if k in ("method", "backbone", "data")}
-    seed = next((int(o[5:]) for o in state.overrides.task if o.startswith("seed=") and o[5:].isdecimal()), 0)
-    return Record("", status, {"choices": choices, "seed": seed}, reason=reason)
+        if key == "sweep.together":
+            if not value.isdecimal() or int(value) < 1:
+                raise UserError(f"{word}: expected how many runs to train in one pass, such as sweep.together=8.")
+            if not many:
+                raise UserError(_NO_SWEEP.format(word))
+            protocol = any(a.startswith(("protocol=", "experiment=vtab1k/")) for a in arguments)
+            launcher = next((a for a in arguments if a.startswith("hydra/launcher=") and "basic" not in a), None)
+            if launcher and not protocol:
+                raise UserError(f"{word}: runs that train together share a process; leave {launcher} out.")
+        if key == "protocol" and value != "none" and not many:
+            raise UserError(_NO_SWEEP.format(word))
+        if key == "hydra/launcher" and value in _EXTRAS:
+            extra = _EXTRAS[value]
+            plugin = f"hydra_plugins.hydra_{extra.replace('slurm', 'submitit')}_launcher"
+            if importlib.util.find_spec(plugin) is None:
+                raise UserError(f"{word}: is not installed; pip install 'peftbench[{extra}]'.")
 
 
 def _collect() -> list[Record]:
     """The records of this command: its own job's, or those that the jobs of its sweep left, wherever they ran."""
     if not _SWEEP:
         return list(_JOBS)
-    found = sorted((_SWEEP[0] / "jobs").glob("*/result.json"))
-    records = [json.loads(p.read_text()) for p in found]
-    return [Record(**r, folder=str(_SWEEP[0].parents[1] / r["id"]) if r["id"] else "") for r in records]
+    found = []
+    for path in sorted((_SWEEP[0] / "jobs").glob("*/result.json")):
+        content = json.loads(path.read_text())
+        found.append(Record(**content, folder=str(_SWEEP[0].parents[1] / content["id"]) if content["id"] else ""))
+    once = {r.id or i: r for i, r in enumerate(found)}  # jobs that came to the same run
+    return list(once.values())
+
+
+def _board(records: list[Record]) -> None:
+    """Under a protocol, what its runs say together."""
+    if not any(r.config.get("protocol") for r in records):
+        return
+    from peftbench.results import formats, text
+    from peftbench.results.boards import boards
+    from peftbench.results.collect import collect
+
+    collected = collect([Path(r.folder) for r in records if r.status == "complete" and r.folder])
+    found = boards(collected.runs, "test/accuracy")
+    formats.terminal([t for i, board in enumerate(found) for t in text.of(board, i, False)], Console())
 
 
 def _where(records: list[Record]) -> None:
     done = [r for r in records if r.status == "complete" and r.folder]
     if len(done) == 1:
         print(f"record, delta and config: {done[0].folder}")
-        if done[0].plan:
+        if done[0].plan.get("layers"):
             print(f"where the budget went: peftbench layers {done[0].folder}")
     elif done:
-        print(f"records, deltas and configs of {len(done)} runs: {Path(done[0].folder).parent}")
+        place = Path(done[0].folder).parent
+        print(f"records, deltas and configs of {len(done)} runs: {place}")
+        print(f"what they say together: peftbench report {place}")
 
 
 def _status(records: list[Record]) -> int:

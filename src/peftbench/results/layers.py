@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from peftbench.errors import UserError
+from peftbench.results.collect import layer
 from peftbench.results.record import Record
 from peftbench.results.table import count, label
 
@@ -27,9 +28,7 @@ def render_layers(record: Record, console: Console | None = None) -> None:
         )
     layers: dict[str, dict[str, int]] = {}
     for row in record.plan["layers"]:
-        stem, _, last = row["name"].rpartition(".")
-        third = f"[{last.partition('[')[2]}" if "[" in last else ""
-        kinds = layers.setdefault((stem or last) + third, {})
+        kinds = layers.setdefault(layer(row["name"]), {})
         kinds[row["kind"]] = kinds.get(row["kind"], 0) + row["parameters"]
     most = max(sum(kinds.values()) for kinds in layers.values())
     table = Table(show_header=False, box=None, padding=(0, 1))

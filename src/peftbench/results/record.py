@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import from_json
+
 from peftbench.errors import UserError
 
 SCHEMA = 1
@@ -61,7 +63,7 @@ def read(folder: Path) -> Record | None:
         return None
     known = {f.name for f in fields(Record)}
     try:
-        content = json.loads(path.read_text())
+        content = from_json(path.read_bytes())  # twice as fast as json
         if content["schema"] != SCHEMA:
             raise UserError(f"{path}: has record schema {content['schema']}, this version reads {SCHEMA}.")
         return Record(**{k: v for k, v in content.items() if k in known}, folder=str(folder))

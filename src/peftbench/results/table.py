@@ -155,7 +155,8 @@ def size(value: float) -> str:
     return f"{value:.1f} GB"
 
 
-def _seconds(value: float) -> str:
+def seconds(value: float) -> str:
+    """12.3 s, or minutes from two on."""
     return f"{value:.1f} s" if value < 120 else f"{value / 60:.1f} min"
 
 
@@ -169,7 +170,7 @@ def _taps(record: Record) -> str:
     taps = record.costs.get("taps") or {"mode": "off"}
     if taps["mode"] == "off":
         return "–"
-    return f"{taps['mode']}, {_seconds(taps['seconds'])} to fill" if taps["computed"] else f"{taps['mode']}, filled"
+    return f"{taps['mode']}, {seconds(taps['seconds'])} to fill" if taps["computed"] else f"{taps['mode']}, filled"
 
 
 _COLUMNS: list[tuple[str, str, Callable[[Record], str]]] = [
@@ -181,7 +182,7 @@ _COLUMNS: list[tuple[str, str, Callable[[Record], str]]] = [
     ("ood %", "right", _shifted),
     ("params", "right", _cost("parameters.method", count)),
     ("head", "right", _cost("parameters.head", count)),
-    ("train", "right", _cost("time.train", _seconds)),
+    ("train", "right", _cost("time.train", seconds)),
     ("step", "right", lambda r: _cost("time.step.median", lambda v: f"{1000 * v:.1f} ms")(r) + _shared(r)),
     ("taps", "right", lambda r: _taps(r)),
     ("images/s", "right", _cost("time.images_per_second", lambda v: f"{v:.0f}")),

@@ -1,0 +1,72 @@
+"""Which GPU a sweep's job gets, where its launcher does not say: joblib's processes see all of them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+_SLOT: list[Any] = []  # the open file that keeps this process's place; free again when the process ends
+
+
+def assign(sweep: Path, launcher: str, composed: DictConfig) -> str:
+    """Gives this process its share of the GPUs, once, before torch looks for them; returns how to say so.
+
+    Processes take places in the order in which they come, each `trainer.devices` GPUs; with more processes than GPUs
+    the places go round. Only under joblib: Slurm and Ray do this themselves.
+    """
+    if "Joblib" not in launcher or composed.trainer.accelerator == "cpu":
+        return ""
+    if not _SLOT:
+        known = gpus()
+        if not known:
+            return ""
+        count = max(1, int(composed.trainer.devices))
+        place = _place(sweep / "places") * count
+        chosen = [known[(place + i) % len(known)] for i in range(min(count, len(known)))]
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(chosen)
+    return f" on GPU {os.environ['CUDA_VISIBLE_DEVICES']}"
+
+
+def _place(folder: Path) -> int:
+    import fcntl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(10_000):
+        file = (folder / str(number)).open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            continue
+        _SLOT.append(file)
+        return number
+    return 0
+
+
+@cache
+def gpus() -> tuple[str, ...]:
+    """The GPUs that may be used: those of CUDA_VISIBLE_DEVICES, or else all that nvidia-smi lists."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return tuple(g.strip() for g in given.split(",") if g.strip() and g.strip() != "-1")
+    try:
+        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    return tuple(str(i) for i, line in enumerate(line for line in done.stdout.splitlines() if line.startswith("GPU ")))
+
+
+def at_once() -> int:
+    """How many jobs to run at a time: one a GPU, or one for every four cores and at least two."""
+    return len(gpus()) or max(2, (os.cpu_count() or 1) // 4)
+
+
+def register() -> None:
+    """Makes `${jobs_at_once:}` and `${gpus_per_job:}` known to configs."""
+    OmegaConf.register_new_resolver("jobs_at_once", at_once, replace=True)
+    OmegaConf.register_new_resolver("gpus_per_job", lambda: min(1, len(gpus())), replace=True)

@@ -1,0 +1,303 @@
+"use strict";
+// The tables are in the page already; this makes them sortable and filterable and draws the charts.
+const boards = JSON.parse(document.getElementById("data").textContent);
+const state = new URLSearchParams(location.hash.slice(1));
+document.documentElement.classList.add("js");
+
+const NS = "http://www.w3.org/2000/svg";
+function svg(name, attributes = {}, text) {
+  const node = document.createElementNS(NS, name);
+  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+  if (text !== undefined) node.textContent = text;
+  return node;
+}
+function html(name, text, kind) {
+  const node = document.createElement(name);
+  if (text !== undefined) node.textContent = text;
+  if (kind) node.className = kind;
+  return node;
+}
+const color = (i) => (i < 8 ? `var(--c${i})` : "var(--soft)");
+const percent = (v) => (100 * v).toFixed(1);
+
+// -- tables
+
+function number(cell) {
+  const given = cell.dataset.value;
+  if (given !== undefined) return given === "" ? NaN : Number(given);
+  const found = cell.textContent.replace(/,/g, "").match(/^[+<]?-?[\d.]+/);
+  return found ? Number(found[0].replace("<", "")) : NaN;
+}
+function sort(table, index, descending) {
+  const body = table.tBodies[0], heads = table.tHead.rows[0].cells;
+  const numeric = heads[index].classList.contains("number");
+  const rows = [...body.rows];
+  rows.sort((a, b) => {
+    if (!numeric) return a.cells[index].textContent.localeCompare(b.cells[index].textContent) * (descending ? -1 : 1);
+    const x = number(a.cells[index]), y = number(b.cells[index]);
+    if (Number.isNaN(x) || Number.isNaN(y)) return Number.isNaN(x) - Number.isNaN(y);
+    return descending ? y - x : x - y;
+  });
+  body.append(...rows);
+  for (const head of heads) head.removeAttribute("aria-sort");
+  heads[index].setAttribute("aria-sort", descending ? "descending" : "ascending");
+}
+for (const table of document.querySelectorAll("table")) {
+  [...table.tHead.rows[0].cells].forEach((head, index) => {
+    head.tabIndex = 0;
+    const act = () => sort(table, index, head.getAttribute("aria-sort") !== "descending" && head.classList.contains("number")
+      || head.getAttribute("aria-sort") === "ascending");
+    head.addEventListener("click", act);
+    head.addEventListener("keydown", (event) => { if (event.key === "Enter") act(); });
+  });
+}
+
+// -- charts
+
+const ticks = (low, high, log) => {
+  if (log) {
+    const found = [];
+    for (let e = Math.floor(Math.log10(low)); e <= Math.ceil(Math.log10(high)); e++)
+      for (const m of [1, 2, 5]) { const v = m * 10 ** e; if (v >= low && v <= high) found.push(v); }
+    return found.length > 6 ? found.filter((v) => /^1/.test(v.toExponential())) : found;
+  }
+  const raw = (high - low) / 4 || 1, power = 10 ** Math.floor(Math.log10(raw));
+  const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= raw);
+  const found = [];
+  for (let v = Math.ceil(low / step) * step; v <= high + step / 1e6; v += step) found.push(v);
+  return found;
+};
+const short = (v) => {
+  for (const [unit, size] of [["G", 1e9], ["M", 1e6], ["k", 1e3]]) if (v >= size) return `${+(v / size).toPrecision(3)}${unit}`;
+  return String(+v.toPrecision(3));
+};
+
+// A frame with axes: returns the drawing and the two scales.
+function frame(width, height, xs, ys, { log = false, xform = short, yform = short, title = "" } = {}) {
+  const left = 46, right = 12, top = 10, bottom = 30;
+  const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": title });
+  let [x0, x1] = [Math.min(...xs), Math.max(...xs)], [y0, y1] = [Math.min(...ys), Math.max(...ys)];
+  if (log) { x0 /= 1.8; x1 *= 1.3; } else if (x0 === x1) { x0 -= 0.5; x1 += 0.5; }
+  const pad = (y1 - y0) * 0.08 || Math.abs(y0) * 0.02 || 1;
+  y0 -= pad; y1 += pad;
+  const f = log ? Math.log10 : (v) => v;
+  const x = (v) => left + ((f(v) - f(x0)) / (f(x1) - f(x0))) * (width - left - right);
+  const y = (v) => height - bottom - ((v - y0) / (y1 - y0)) * (height - top - bottom);
+  root.append(svg("path", { class: "axis", d: `M${left} ${top}V${height - bottom}H${width - right}` }));
+  for (const v of ticks(x0, x1, log))
+    root.append(svg("text", { x: x(v), y: height - bottom + 14, "text-anchor": "middle", class: "soft" }, xform(v)));
+  for (const v of ticks(y0, y1, false))
+    root.append(svg("text", { x: left - 5, y: y(v) + 4, "text-anchor": "end", class: "soft" }, yform(v)));
+  return { root, x, y };
+}
+
+// Accuracy against one cost, with the front of those that none beats in both.
+function scatter(board, cost) {
+  const shown = board.rows.map((row, i) => ({ row, i, x: row.costs[cost.key], y: row.accuracy }))
+    .filter((p) => !p.row.hidden && p.x !== null && p.y !== null && (cost.free || p.row.comparable));
+  const figure = html("figure");
+  figure.append(html("figcaption", cost.name));
+  if (!shown.length) { figure.append(html("p", "nothing to compare", "note")); return figure; }
+  const positive = shown.map((p) => p.x).filter((v) => v > 0), zero = positive.length < shown.length;
+  const { root, x: scaled, y } = frame(400, 290, positive.length ? positive : [1], shown.map((p) => 100 * p.y), { log: true, title: cost.name });
+  root.dataset.cost = cost.key;
+  const x = (v) => (v > 0 ? scaled(v) : 52); // a logarithm has no place for zero: it stands at the edge
+  if (zero) root.append(svg("text", { x: 52, y: 274, "text-anchor": "middle", class: "soft" }, "0"));
+  // Costs of another kind or machine are not compared: each has a front of its own.
+  const kinds = new Map();
+  for (const p of shown) {
+    const kind = cost.free ? "" : cost.timed ? `${p.row.times}|${p.row.machine}` : p.row.machine;
+    kinds.set(kind, [...(kinds.get(kind) ?? []), p]);
+  }
+  const front = new Set();
+  for (const points of kinds.values()) {
+    let best = -1;
+    const line = [...points].sort((a, b) => a.x - b.x || b.y - a.y).filter((p) => p.y > best && ((best = p.y), true));
+    line.forEach((p) => front.add(p.i));
+    root.append(svg("path", { class: "front", d: line.map((p, k) => `${k ? "L" : "M"}${x(p.x)} ${y(100 * p.y)}`).join("") }));
+  }
+  for (const p of shown) {
+    const [cx, cy] = [x(p.x), y(100 * p.y)];
+    if (p.row.half !== null)
+      root.append(svg("path", { stroke: color(p.i), d: `M${cx} ${y(100 * (p.y - p.row.half))}V${y(100 * (p.y + p.row.half))}` }));
+    const point = svg("circle", { cx, cy, r: front.has(p.i) ? 5 : 3.5, stroke: color(p.i),
+      fill: p.row.times ? "var(--ground)" : color(p.i), "data-label": p.row.label, "data-front": front.has(p.i) });
+    point.append(svg("title", {}, `${p.row.label}: ${percent(p.y)} %, ${cost.form(p.x)}${p.row.times ? `, ${p.row.times}` : ""}`));
+    root.append(point);
+    if (shown.length <= 20)
+      root.append(svg("text", { x: cx > 300 ? cx - 8 : cx + 8, y: cy - 6, "text-anchor": cx > 300 ? "end" : "start" }, p.row.label));
+  }
+  figure.append(root);
+  return figure;
+}
+
+function bars(board, task) {
+  const rows = board.rows.map((row, i) => ({ row, i, cell: row.cells[task] })).filter((b) => !b.row.hidden && b.cell).slice(0, 16);
+  const figure = html("figure");
+  figure.append(html("figcaption", `${task}, %`));
+  const height = 18 * rows.length + 22, left = 120, wide = 180;
+  const root = svg("svg", { viewBox: `0 0 ${left + wide + 50} ${height}`, width: left + wide + 50, height, role: "img", "aria-label": task });
+  rows.forEach(({ row, i, cell: [mean, half] }, at) => {
+    const y = 18 * at + 4, label = row.label.length > 19 ? `${row.label.slice(0, 18)}…` : row.label;
+    root.append(svg("text", { x: left - 6, y: y + 11, "text-anchor": "end" }, label));
+    const bar = svg("rect", { x: left, y, width: wide * mean, height: 13, rx: 2, fill: color(i), "data-label": row.label, "data-task": task });
+    bar.append(svg("title", {}, `${row.label}: ${percent(mean)}${half === null ? "" : ` ± ${percent(half)}`} %`));
+    root.append(bar);
+    if (half !== null) {
+      const low = left + wide * Math.max(0, mean - half), high = left + wide * Math.min(1, mean + half);
+      root.append(svg("path", { stroke: "var(--ink)", d: `M${low} ${y + 6.5}H${high}` }));
+    }
+    root.append(svg("text", { x: left + wide * Math.min(1, mean + (half ?? 0)) + 5, y: y + 11 }, percent(mean)));
+  });
+  figure.append(root);
+  return figure;
+}
+
+function curves(board, task, which) {
+  const lines = board.rows.map((row, i) => ({ row, i, curve: row.curves[task] })).filter((c) => !c.row.hidden && c.curve)
+    .map((c) => ({ ...c, points: c.curve.epochs.map((e, k) => [e, c.curve[which][k]]).filter((p) => p[1] !== null) }))
+    .filter((c) => c.points.length).slice(0, 16);
+  const figure = html("figure");
+  if (!lines.length) { figure.append(html("p", "none was recorded", "note")); return figure; }
+  const scale = which === "val" ? 100 : 1, all = lines.flatMap((l) => l.points);
+  const { root, x, y } = frame(640, 300, all.map((p) => p[0]), all.map((p) => scale * p[1]), { title: `${task}, ${which}` });
+  for (const line of lines) {
+    const path = svg("path", { fill: "none", stroke: color(line.i), "stroke-width": 1.6,
+      d: line.points.map((p, k) => `${k ? "L" : "M"}${x(p[0])} ${y(scale * p[1])}`).join("") });
+    path.append(svg("title", {}, line.row.label));
+    root.append(path);
+    if (line.points.length === 1) root.append(svg("circle", { cx: x(line.points[0][0]), cy: y(scale * line.points[0][1]), r: 3, fill: color(line.i) }));
+  }
+  figure.append(root, legend(lines));
+  return figure;
+}
+
+function legend(lines) {
+  const box = html("div", undefined, "legend");
+  for (const { row, i } of lines) {
+    const item = html("span"), swatch = html("i");
+    swatch.style.background = color(i);
+    item.append(swatch, row.label);
+    box.append(item);
+  }
+  return box;
+}
+
+function layers(row, task) {
+  const parts = row.layers[task], kinds = [...new Set(parts.map((p) => p[1]))].sort();
+  const totals = new Map();
+  for (const [name, kind, count] of parts) {
+    if (!totals.has(name)) totals.set(name, new Map());
+    totals.get(name).set(kind, count);
+  }
+  const sum = (m) => [...m.values()].reduce((a, b) => a + b, 0);
+  const most = Math.max(...[...totals.values()].map(sum)), left = 230, wide = 380;
+  const root = svg("svg", { viewBox: `0 0 700 ${15 * totals.size + 10}`, width: 700, height: 15 * totals.size + 10, role: "img",
+    "aria-label": `${row.label}: budget by layer` });
+  [...totals].forEach(([name, counts], at) => {
+    const y = 15 * at + 4;
+    let x = left;
+    root.append(svg("text", { x: left - 6, y: y + 10, "text-anchor": "end" }, name.length > 36 ? `…${name.slice(-35)}` : name));
+    kinds.forEach((kind, k) => {
+      if (!counts.has(kind)) return;
+      const width = (wide * counts.get(kind)) / most;
+      const bar = svg("rect", { x, y, width, height: 11, fill: color(k) });
+      bar.append(svg("title", {}, `${name}, ${kind}: ${counts.get(kind).toLocaleString("en")}`));
+      root.append(bar);
+      x += width;
+    });
+    root.append(svg("text", { x: x + 5, y: y + 10, class: "soft" }, sum(counts).toLocaleString("en")));
+  });
+  const figure = html("figure");
+  figure.append(legend(kinds.map((kind, i) => ({ row: { label: kind }, i }))), root);
+  return figure;
+}
+
+function choice(options, act, label) {
+  const box = html("label", `${label} `), list = html("select");
+  for (const [value, text] of options) { const o = html("option", text); o.value = value; list.append(o); }
+  list.addEventListener("change", () => act(list.value));
+  box.append(list);
+  return { box, list };
+}
+
+const COSTS = [
+  { key: "train", name: "accuracy % against training time, s", form: (v) => `${short(v)} s`, timed: true },
+  { key: "memory", name: "accuracy % against peak memory, bytes", form: (v) => `${short(v)}B` },
+  { key: "parameters", name: "accuracy % against trainable parameters, without the head", form: short, free: true },
+];
+
+function draw(section, board) {
+  const place = section.querySelector(".drawn");
+  place.replaceChildren();
+  const tasks = board.tasks.filter((t) => !board.query.tasks.length || board.query.tasks.includes(t));
+  const part = (title) => { place.append(html("h3", title)); const box = html("div", undefined, "charts"); place.append(box); return box; };
+  part("What accuracy costs").append(...COSTS.map((c) => scatter(board, c)));
+  place.append(html("p", "Dashed: the Pareto front, of equal kinds of times on one machine. Hollow: times from kept taps. "
+    + "Bars: 95 % intervals. Not shown: costs of several machines, times of runs trained together, and rows without a mean.", "note"));
+  part("Accuracy by task").append(...tasks.map((t) => bars(board, t)));
+  if (board.rows.some((r) => Object.keys(r.curves).length)) {
+    const box = part("Learning curves"), holder = html("div");
+    let task = tasks[0], which = board.rows.some((r) => r.curves[task]?.val.some((v) => v !== null)) ? "val" : "loss";
+    const show = () => holder.replaceChildren(curves(board, task, which));
+    const a = choice(tasks.map((t) => [t, t]), (v) => { task = v; show(); }, "task");
+    const b = choice([["val", "validation accuracy, %"], ["loss", "training loss"]], (v) => { which = v; show(); }, "of");
+    b.list.value = which;
+    const controls = html("div", undefined, "controls");
+    controls.append(a.box, b.box);
+    box.before(controls);
+    box.append(holder);
+    show();
+  }
+  const planned = board.rows.flatMap((row, i) => (row.hidden ? [] : Object.keys(row.layers).map((t) => [i, t])));
+  if (planned.length) {
+    const box = part("Where the budget went, by layer"), holder = html("div");
+    const show = (at) => { const [i, t] = planned[at]; holder.replaceChildren(layers(board.rows[i], t)); };
+    const c = choice(planned.map(([i, t], at) => [at, `${board.rows[i].label}, ${t}`]), show, "run");
+    const controls = html("div", undefined, "controls");
+    controls.append(c.box);
+    box.before(controls);
+    box.append(holder);
+    show(0);
+  }
+}
+
+// -- what is shown
+
+function filter(text) {
+  const words = text.toLowerCase().split(/\s+/).filter(Boolean);
+  let rows = 0, all = 0;
+  document.querySelectorAll("section.board").forEach((section, at) => {
+    const board = boards[at];
+    const names = board.tasks.filter((t) => words.some((w) => t.toLowerCase().includes(w)));
+    const rest = words.filter((w) => !board.tasks.some((t) => t.toLowerCase().includes(w)));
+    board.query = { tasks: names };
+    for (const row of board.rows) {
+      row.hidden = rest.length > 0 && !rest.some((w) => row.label.toLowerCase().includes(w));
+      all += 1;
+      rows += !row.hidden;
+    }
+    const shown = new Set(board.rows.filter((r) => !r.hidden).map((r) => r.label));
+    const known = new Set(board.rows.map((r) => r.label));
+    for (const line of section.querySelectorAll("tbody tr")) {
+      const labels = [...line.cells].slice(0, 2).map((c) => c.textContent).filter((l) => known.has(l));
+      line.hidden = labels.some((l) => !shown.has(l));
+    }
+    draw(section, board);
+  });
+  document.getElementById("count").textContent = `${rows} of ${all} rows`;
+}
+const search = document.getElementById("search");
+search.value = state.get("q") ?? "";
+search.addEventListener("input", () => {
+  history.replaceState(null, "", search.value ? `#q=${encodeURIComponent(search.value)}` : location.pathname);
+  filter(search.value);
+});
+document.getElementById("controls").hidden = false;
+filter(search.value);
+if (state.get("sort")) {
+  for (const table of document.querySelectorAll("table.means")) {
+    const index = [...table.tHead.rows[0].cells].findIndex((h) => h.textContent === state.get("sort"));
+    if (index >= 0) sort(table, index, state.get("order") !== "ascending");
+  }
+}
