@@ -92,7 +92,7 @@ def stamp(backbone: backbones.Backbone, config: Config) -> dict[str, Any]:
         }
     else:
         found = {"kept": json.loads(json.dumps(backbone.kept))}
-    return {"name": config.pruning.name, "ratio": config.pruning.ratio, **found}
+    return {"name": config.pruning.name, "ratio": config.pruning.ratio, "origin": backbone.origin, **found}
 
 
 def _images(folder: str | None, backbone: backbones.Backbone) -> Tensor:

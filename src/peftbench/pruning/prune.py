@@ -48,14 +48,14 @@ def prune(backbone: Backbone, spec: config.Pruning, images: Tensor | None = None
     if spec.name == "none":
         return backbone
     score = magnitude if spec.criterion == "magnitude" or images is None else partial(taylor, backbone, images=images)
-    net, facts = backbone.net, backbone.facts
+    net, facts, origin = backbone.net, backbone.facts, "" if backbone.on_meta else backbone.fingerprint
     kept: dict[str, dict[str, int]] = {}
     if spec.name == "structured":
         kept = removed(backbone, spec.ratio, spec.round_to, spec.heads, score)
     elif not backbone.on_meta:
         zeroed(backbone, score(prunable(backbone)), spec.ratio, spec.scope)
     pruned = Backbone(net, facts.name, facts.family, facts.input_size)
-    pruned.kept = kept
+    pruned.kept, pruned.origin = kept, origin
     if spec.name == "unstructured":
         pruned.masks = {n: p.detach() != 0 for n, p in prunable(pruned).items()}
     return pruned

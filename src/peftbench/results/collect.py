@@ -208,10 +208,11 @@ def _basis(config: Mapping[str, Any], stamps: Mapping[str, Any]) -> Setting:
     transform = data.get("transform") or {}
     random = backbone.get("pretrained") is False  # then the weights are drawn from the seed
     split = str(data.get("split")).partition("@")[2]  # `vtab/cifar@tfds-order`: what lists do not name is computed
+    whole = (backbone.get("pruning") or {}).get("origin") or backbone.get("fingerprint", "unknown")
     found = {
         "backbone": backbone.get("name", config["backbone"]["name"]),
         "weights": "random" if random else backbone.get("weights", "unknown"),
-        "fingerprint": "" if random else str(backbone.get("fingerprint", "unknown"))[:12],
+        "fingerprint": "" if random else str(whole)[:12],
         "input": f"{transform.get('size', '?')} px, {transform.get('interpolation', '?')}",
         "normalisation": f"mean {_numbers(transform.get('mean'))}, std {_numbers(transform.get('std'))}",
         "split": split or OWN,
@@ -241,9 +242,16 @@ def _setting(config: Mapping[str, Any], protocol: Mapping[str, Any]) -> Setting:
         *_flat(config.get("optimizer") or {}, "optimizer."),
         *_flat({k: trainer.get(k) for k in _TRAINER}, "trainer."),
         *_flat({"label_smoothing": (config.get("task") or {}).get("label_smoothing", 0.0)}, "task."),
+        *_flat(_pruning(config), "pruning."),
         *_flat({"drop_path": config["backbone"].get("drop_path", 0.0)}, "backbone."),
     ]
     return tuple((k, v) for k, v in found if k not in (protocol.get("grid") or {}))
+
+
+def _pruning(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What was chosen for pruning: a pruned backbone is part of a method's setting, and compared with the whole one."""
+    chosen = config.get("pruning") or {}
+    return {} if chosen.get("name", "none") == "none" else chosen
 
 
 def _batch(config: Mapping[str, Any]) -> Setting:
