@@ -11,15 +11,9 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
+import standins
 import torch
-from PIL import Image
-
-from peftbench.data.vtab import _LISTS
-from peftbench.vtab import GROUPS
-
-TASKS = [t for group in GROUPS.values() for t in group]
 
 
 def records(folder: Path) -> dict[str, dict]:
@@ -273,36 +267,28 @@ def test_the_runs_of_a_sweep_are_one_group(cli, tiny, tmp_path):
 # -- all of it
 
 
-def vtab(folder: Path) -> Path:
-    """All 19 tasks in VTAB's layout, a handful of small images each."""
-    from peftbench.cli.groups import names
-    from peftbench.config import CONFIGS
-
-    rng = np.random.default_rng(0)
-    assert {f"vtab/{t}" for t in TASKS} <= set(names("data", [CONFIGS]))
-    for task in TASKS:
-        place = folder / task
-        for role, (file, count) in zip(_LISTS, zip(_LISTS.values(), (8, 4, 12, 6), strict=True), strict=True):
-            lines = []
-            for i in range(count):
-                name = f"images/{role}/{i:06d}.png"
-                (place / name).parent.mkdir(parents=True, exist_ok=True)
-                pixels = rng.integers(0, 100, (16, 16, 3)) + 150 * (i % 2)
-                Image.fromarray(pixels.astype(np.uint8)).save(place / name)
-                lines.append(f"{name} {i % 2}")
-            (place / file).write_text("\n".join(lines) + "\n")
+@pytest.fixture(scope="module")
+def vtab(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All 19 tasks, prepared from stand-ins of their sources in the true formats, in one split, so that there is a mean."""
+    needs("h5py")
+    archives = standins.make_all(tmp_path_factory.mktemp("sources"))
+    folder = tmp_path_factory.mktemp("prepared")
+    made = start(
+        "data", "prepare", "vtab", f"dir={folder}", f"archives={archives}", "split=peftbench-v1", *standins.WORDS
+    )
+    assert made.returncode == 0, made.stderr
     return folder
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["joblib", "ray"])
-def test_the_whole_protocol_killed_half_way_and_resumed_then_reported(tmp_path, launcher):
+def test_the_whole_protocol_killed_half_way_and_resumed_then_reported(vtab, tmp_path, launcher):
     plugin(launcher)
-    root, out = vtab(tmp_path / "vtab"), tmp_path / "out"
+    out = tmp_path / "out"
     words = ["-m", "protocol=vtab1k", "protocol.trials=1", "protocol.seeds=2", "sweep.grid={optimizer.lr:[1e-2]}"]
     words += [
         "data=glob(vtab/*)",
-        f"data.root={root}",
+        f"data.root={vtab}",
         "backbone=resnet_nano",
         "backbone.pretrained=false",
         "data.size=32",
