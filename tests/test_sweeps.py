@@ -269,7 +269,7 @@ def test_the_runs_of_a_sweep_are_one_group(cli, tiny, tmp_path):
 
 @pytest.fixture(scope="module")
 def vtab(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All 19 tasks, prepared from stand-ins of their sources in the true formats, in one split, so that there is a mean."""
+    """All 19 tasks, prepared from stand-ins of their sources in the true formats; in one split, for a mean."""
     needs("h5py")
     archives = standins.make_all(tmp_path_factory.mktemp("sources"))
     folder = tmp_path_factory.mktemp("prepared")
