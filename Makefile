@@ -9,11 +9,14 @@ export UV_COMPILE_BYTECODE := 1
 quickstart: .venv/ready  ## fine-tune a pretrained backbone on photos and show the table
 	$(BIN)/peftbench experiment=quickstart
 
+# one thread in each of several processes: threads that share cores with other processes wait for each other
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile
+
 test: .venv/ready        ## the fast tests
-	$(BIN)/python -m pytest
+	$(TESTS)
 
 test-all: .venv/ready    ## the slow ones too
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(TESTS) -m "slow or not slow"
 
 smoke: .venv/ready       ## every method x one backbone of each family x every task, two batches each
 	$(BIN)/python scripts/smoke.py
