@@ -549,7 +549,13 @@ def bench_plan() -> list[Row]:
     for backbone in ("vit_s", "efficientformer_l1"):
         for method in ("full", "bitfit", "lora", "petah", "losa", "cst", "lst"):
             with tempfile.TemporaryDirectory() as folder:
-                words = [f"method={method}", f"backbone={backbone}", "backbone.pretrained=false", "data=photos"]
+                words = [
+                    f"method={method}",
+                    "pruning=none",
+                    f"backbone={backbone}",
+                    "backbone.pretrained=false",
+                    "data=photos",
+                ]
                 words += ["taps=off", "trainer.epochs=1", "trainer.max_batches=2", "data.batch_size=16", "logger=none"]
                 words += ["data.eval_batch_size=16", f"output_dir={folder}", "trainer.progress=false"]
                 command = [str(Path(sys.executable).parent / "peftbench"), *words]
