@@ -7,6 +7,7 @@ import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import peftbench
@@ -231,6 +232,14 @@ def test_what_another_module_reads_is_never_taken():
         shrink(whole, kept, {})
         assert features(whole).isfinite().all()
         torch.manual_seed(0)
+
+
+@pytest.mark.parametrize("name", ["regnety_002", "resnext26ts"])
+def test_channels_that_read_a_group_of_inputs_are_never_taken(name):
+    whole = backbones.meta(config.Backbone(name, pretrained=False))
+    grouped = [n for n, m in whole.net.named_modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
+    assert grouped
+    assert not {g.first for g in hidden(whole)} & set(grouped)
 
 
 def test_macs_fall_and_forward_works_at_any_batch():
