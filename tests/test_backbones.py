@@ -177,6 +177,11 @@ def test_what_cannot_be_built_is_one_sentence(wrong, says):
     assert "\n" not in str(mistake.value)
 
 
+def test_a_model_with_several_branches_is_refused():
+    with pytest.raises(Refusal, match="not one tensor but several"):
+        backbones.meta(config.Backbone("crossvit_tiny_240", pretrained=False))
+
+
 def test_a_model_of_one_input_size_refuses_another():
     with pytest.raises(Refusal, match="built for one input size"):
         backbones.meta(spec("efficientformer_l1"), 64)

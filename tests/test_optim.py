@@ -458,7 +458,10 @@ def learned(record):
     return safetensors.torch.load_file(Path(record.folder) / "delta.safetensors")
 
 
-@pytest.mark.parametrize("words", PROJECTED, ids=" ".join)
+PRUNED = [["method=petah"], ["method=full", "pruning=unstructured"], ["method=losa", "pruning=structured"]]
+
+
+@pytest.mark.parametrize("words", PROJECTED + PRUNED, ids=" ".join)
 def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path, monkeypatch, words):
     config = [peftbench.compose(*QUICK, *words, f"output_dir={tmp_path / place}") for place in "ab"]
     undisturbed = run(config[0])

@@ -1,5 +1,7 @@
 """PETAH: counts, updates of every kind of layer, merging, what stays as it was."""
 
+import re
+
 import pytest
 import timm
 import torch
@@ -271,6 +273,11 @@ def test_weight_standardised_convolutions_are_refused_with_what_would_work():
     assert any(isinstance(m, StdConv2d) for m in backbone.net.modules())
     with pytest.raises(peftbench.Refusal, match="standardised"):
         PETAH().check(backbone)
+    mixed = backbones.meta(config.Backbone("vit_tiny_r_s16_p8_224", pretrained=False))
+    with pytest.raises(peftbench.Refusal, match="standardised") as told:
+        PETAH().check(mixed)
+    targets = tuple(re.search(r"method\.targets=\[(.+)\]", str(told.value))[1].split(","))
+    PETAH(targets=targets).check(mixed)
 
 
 @pytest.mark.parametrize(

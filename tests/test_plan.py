@@ -5,6 +5,7 @@ import json
 import pytest
 
 import peftbench
+from peftbench import backbones, config, pruning
 from peftbench.plan import plan
 
 METHODS = ["full", "bitfit", "petah", "losa", "cst"]
@@ -86,3 +87,14 @@ def test_what_cannot_be_planned_is_one_sentence(cli, words, answer):
     assert status == 2
     assert answer in told
     assert len(told.strip().splitlines()) == 1
+
+
+def test_a_plan_of_a_pruned_file_says_whose_zeros_they_are(cli, tmp_path):
+    backbone = backbones.build(peftbench.compose("backbone=vit_nano", "data=digits").backbone)
+    pruned = pruning.prune(backbone, config.Pruning("unstructured", 0.5))
+    pruning.save(pruned, tmp_path / "it.safetensors")
+    words = ("plan", "method=lora", "backbone=vit_nano", "data=digits", f"backbone.weights={tmp_path}/it.safetensors")
+    status, told, _ = cli(*words)
+    assert status == 0
+    assert "their zeros are in the file" in " ".join(told.split())
+    assert "0 of" not in told

@@ -10,6 +10,7 @@ from finished_runs import finish, logits_of, pictures
 
 import peftbench
 from peftbench.cli.main import main
+from peftbench.export import export
 
 MODES = ("unmerged", "masked", "dense", "structured")
 
@@ -94,6 +95,29 @@ def test_a_smaller_backbone_is_exported_as_a_graph(runs, tmp_path, capsys):
     assert main(["export", f"run={folder}", "format=safetensors", f"out={tmp_path / 'a.safetensors'}"]) == 2
     assert "was pruned, and timm's model of that name is whole" in capsys.readouterr().err
     assert main(["export", f"run={folder}", "format=torch_export", f"out={tmp_path / 'a.pt2'}"]) == 0
+
+
+@pytest.mark.parametrize("pruning", ["structured", "unstructured"])
+def test_an_adapter_of_a_pruned_backbone_is_not_handed_to_peft(pruning, data, tmp_path, capsys):
+    record = finish(tmp_path, data, "lora", "vit_nano", f"pruning={pruning}")
+    assert main(["export", f"run={tmp_path / record.id}", "format=peft"]) == 2
+    assert "PEFT would put the adapter on timm's whole weights" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("backbone", ["vit_nano", "resnet_nano"])
+def test_sparse_updates_beside_zeros_are_exported_as_a_graph(backbone, data, tmp_path):
+    record = finish(tmp_path, data, "spt_sparse", backbone, "pruning=unstructured", "optimizer.lr=0.01")
+    assert record.stamps["backbone"]["pruning"]["merge"] == "unmerged"
+    for format_, name in (("torch_export", "a.pt2"), ("onnx", "a.onnx")):
+        made = export(tmp_path / record.id, format_, tmp_path / name)
+        assert made.difference < 1e-3
+    (kept,) = (tmp_path / "backbones").iterdir()
+    with safetensors.safe_open(kept, "pt") as file:
+        masked = json.loads(file.metadata()["masked"])
+    held = {i.name: onnx.numpy_helper.to_array(i) for i in onnx.load(tmp_path / "a.onnx").graph.initializer}
+    found = [held[f"backbone.net.{n}"] for n in masked if f"backbone.net.{n}" in held]
+    assert found
+    assert sum((w == 0).sum() for w in found) > 0.3 * sum(w.size for w in found)
 
 
 def test_tasks_share_a_pruned_backbone_and_other_masks_are_refused(runs, data):

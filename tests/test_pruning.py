@@ -1,12 +1,14 @@
 """Pruning: exact counts of zeros and of what goes, what stays pruned, and the pruned backbone as a file."""
 
 import json
+import re
 
 import pytest
 import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import peftbench
@@ -233,6 +235,14 @@ def test_what_another_module_reads_is_never_taken():
         torch.manual_seed(0)
 
 
+@pytest.mark.parametrize("name", ["regnety_002", "resnext26ts"])
+def test_channels_that_read_a_group_of_inputs_are_never_taken(name):
+    whole = backbones.meta(config.Backbone(name, pretrained=False))
+    grouped = [n for n, m in whole.net.named_modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
+    assert grouped
+    assert not {g.first for g in hidden(whole)} & set(grouped)
+
+
 def test_macs_fall_and_forward_works_at_any_batch():
     counted = {}
     for ratio in (0.0, 0.5):
@@ -303,6 +313,37 @@ def test_a_pruned_backbone_is_one_of_its_own(tmp_path, spec):
     assert torch.equal(features(again), features(pruned))
     with pytest.raises(peftbench.Refusal, match="are of a pruned backbone"):
         pruning.prune(again, spec)
+
+
+@pytest.mark.parametrize(
+    ("name", "told", "says"),
+    [
+        ("resnet_nano", {}, "is mobilevit_xxs, pruned; give backbone.name=mobilevit_xxs"),
+        ("hybrid_nano", {"kept": {"channels": {}}}, "does not fit mobilevit_xxs"),
+        ("hybrid_nano", {"kept": {"channels": {"any": -1}}}, "does not say how it was pruned"),
+        ("hybrid_nano", {"kept": [1]}, "does not say how it was pruned"),
+        ("hybrid_nano", {"masked": ["nothing.weight"]}, "masks nothing.weight"),
+    ],
+    ids=str,
+)
+def test_a_pruned_file_of_another_model_or_altered_is_one_sentence(tmp_path, name, told, says):
+    pruned = pruning.prune(backbones.build(of("hybrid_nano")), structured())
+    path = tmp_path / "it.safetensors"
+    pruning.save(pruned, path)
+    with safetensors.safe_open(path, "pt") as file:
+        about = file.metadata()
+    tensors = safetensors.torch.load_file(path)
+    safetensors.torch.save_file(tensors, path, metadata=about | {k: json.dumps(v) for k, v in told.items()})
+    with pytest.raises(peftbench.UserError, match=re.escape(says)):
+        backbones.build(config.Backbone(**{**vars(of(name)), "weights": str(path)}))
+
+
+def test_a_pruned_file_that_keeps_more_than_there_is_is_refused(tmp_path):
+    pruned = pruning.prune(backbones.build(of("hybrid_nano")), structured())
+    pruned.kept["channels"] = dict.fromkeys(pruned.kept["channels"], 9999)
+    pruning.save(pruned, tmp_path / "it.safetensors")
+    with pytest.raises(peftbench.UserError, match="does not fit mobilevit_xxs"):
+        backbones.build(config.Backbone(**{**vars(of("hybrid_nano")), "weights": str(tmp_path / "it.safetensors")}))
 
 
 def test_the_command_line_prunes_says_so_and_shares_the_file(cli, tmp_path, tiny):

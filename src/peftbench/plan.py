@@ -80,7 +80,11 @@ def plan(config: Config) -> Planned:
     whole, _ = _model(config, Full(), splits)
     full = arithmetic(whole, lambda: _batch(whole, splits, batch))
     notes = []
-    if masks:
+    if masks and config.pruning.name == "none":
+        notes.append(
+            f"pruning: the weights given are pruned; their zeros are in the file, merging is {model.backbone.merging}"
+        )
+    elif masks:
         every = sum(m.numel() for m in masks.values())
         notes.append(
             f"pruning: {round(every * config.pruning.ratio):,} of {every:,} weights become zero; merging is "

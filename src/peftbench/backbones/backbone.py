@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from peftbench.backbones import layouts
+from peftbench.errors import Refusal
 
 WHOLE = "forward_features"
 
@@ -199,6 +200,11 @@ class Backbone(nn.Module):
         info = [dict(i) for i in getattr(info, "info", info)]
         with torch.no_grad():
             taps, tail, features, called = self._cut(image, info)
+            if not isinstance(features, Tensor):
+                raise Refusal(
+                    f"backbone.name={name}: its features are not one tensor but several ({type(features).__name__}), "
+                    f"which no head here reads; take a model with a single branch."
+                )
             pooled = self.net.forward_head(features, pre_logits=True)
         if not taps:  # no cut reproduces this model: its whole output is the only tap
             shape = tuple(features.shape[1:])

@@ -28,7 +28,7 @@ def meta(spec: config.Backbone, size: int | None = None) -> Backbone:
         UserError: an unknown timm name, or arguments that the model does not take.
     """
     _known(spec)
-    about = pruned(spec.weights) if spec.pretrained else {}
+    about = _about(spec)
     try:
         with torch.device("meta"):
             return _marked(_shrunk(_wrap(spec, _create(spec, size), size), about), about)
@@ -46,7 +46,7 @@ def build(spec: config.Backbone, size: int | None = None) -> Backbone:
     _known(spec)
     if spec.stream:
         return _streamed(spec, size)
-    if spec.pretrained and (about := pruned(spec.weights)):
+    if about := _about(spec):
         return _from_pruned(spec, size, about)
     state = _uncopied(fetch(spec.name, spec.weights)) if spec.pretrained else None
     return _wrap(spec, _create(spec, size, state), size)
@@ -76,14 +76,26 @@ def _from_pruned(spec: config.Backbone, size: int | None, about: dict[str, Any])
     return _marked(_wrap(spec, whole.net, size), about)
 
 
+def _about(spec: config.Backbone) -> dict[str, Any]:
+    """What the file of a pruned backbone says of itself, nothing of other weights."""
+    about = pruned(spec.weights) if spec.pretrained else {}
+    if about and about["name"].partition(".")[0] != spec.name.partition(".")[0]:
+        raise UserError(
+            f"backbone.weights={spec.weights}: is {about['name']}, pruned; give backbone.name={about['name']} with it, "
+            f"not {spec.name}."
+        )
+    return about
+
+
 def _shrunk(backbone: Backbone, about: dict[str, Any]) -> Backbone:
     """With as many channels and heads as the file of a pruned backbone has."""
     if not about or not any(about["kept"].values()):
         return backbone
-    kept = {
-        what: {n: torch.arange(c) for n, c in about["kept"].get(what, {}).items()} for what in ("channels", "heads")
-    }
-    shrink(backbone, kept["channels"], kept["heads"])
+    channels, heads = ({n: torch.arange(c) for n, c in about["kept"][w].items()} for w in ("channels", "heads"))
+    try:
+        shrink(backbone, channels, heads)
+    except (IndexError, RuntimeError) as problem:
+        raise UserError(f"backbone.weights: this file does not fit {backbone.facts.name} ({problem}).") from None
     facts = backbone.facts
     return Backbone(backbone.net, facts.name, facts.family, facts.input_size)
 
@@ -92,14 +104,17 @@ def _marked(backbone: Backbone, about: dict[str, Any]) -> Backbone:
     """Knowing of itself how it was pruned."""
     if about:
         backbone.kept = about["kept"]
-        backbone.masks = {n: backbone.net.get_parameter(n).detach() != 0 for n in about["masked"]}
+        known = dict(backbone.net.named_parameters())
+        if foreign := [n for n in about["masked"] if n not in known]:
+            raise UserError(f"backbone.weights: this file masks {foreign[0]}, which {backbone.facts.name} has not.")
+        backbone.masks = {n: known[n].detach() != 0 for n in about["masked"]}
     return backbone
 
 
 def _streamed(spec: config.Backbone, size: int | None) -> Streamed:
     """The backbone whose blocks stay in their file. timm loads it as ever, so that its renaming of weights holds."""
     path = locate(spec.name, spec.weights)
-    if any(pruned(spec.weights).get("kept", {}).values()):
+    if any(_about(spec).get("kept", {}).values()):
         raise Refusal(
             f"backbone.stream=true: {path} holds a backbone with channels taken out, which is small enough to be in "
             f"memory; {INSTEAD}."

@@ -202,6 +202,8 @@ def _follow(net: nn.Module, first: str, watch: _Watch) -> Channels | None:
     layer: Any = net.get_submodule(first)
     if not _dense(layer) or watch.calls[first] != 1 or _standardised(layer):
         return None
+    if getattr(layer, "groups", 1) > 1:  # which inputs a channel reads goes by its place
+        return None
     count, tensor = layer.weight.shape[0], watch.outputs[first]
     between: list[str] = []
     readers = list(watch.readers[id(tensor)])

@@ -59,7 +59,11 @@ def locate(name: str, source: str) -> Path:
 
 
 def pruned(source: str) -> dict[str, Any]:
-    """What a file of a pruned backbone says of itself (`kept`, `masked`), nothing of any other file."""
+    """What a file of a pruned backbone says of itself (`name`, `kept`, `masked`), nothing of any other file.
+
+    Raises:
+        UserError: it does not say all of it.
+    """
     path = Path(source).expanduser()
     if path.suffix != ".safetensors" or not path.is_file():
         return {}
@@ -71,8 +75,12 @@ def pruned(source: str) -> dict[str, Any]:
     if about.get("format") != "peftbench-backbone-1":
         return {}
     try:
-        return {key: json.loads(about[key]) for key in ("kept", "masked")}
-    except (KeyError, ValueError):
+        kept, masked = (json.loads(about[key]) for key in ("kept", "masked"))
+        counts = {what: {str(n): int(c) for n, c in kept.get(what, {}).items()} for what in ("channels", "heads")}
+        if any(c < 1 for found in counts.values() for c in found.values()):
+            raise ValueError("nothing is kept")
+        return {"name": about["name"], "kept": counts if kept else {}, "masked": [str(n) for n in masked]}
+    except (KeyError, ValueError, TypeError, AttributeError):
         raise UserError(f"{path}: is of a pruned backbone, but does not say how it was pruned; make it anew.") from None
 
 

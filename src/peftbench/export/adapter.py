@@ -18,7 +18,7 @@ def to_adapter(run: Run, folder: Path, told: Mapping[str, str]) -> None:
     """Writes the adapter of `timm.create_model(**create)`, `create` being in the metadata of the adapter's tensors.
 
     Raises:
-        Refusal: another method than LoRA, or layers that PEFT cannot adapt.
+        Refusal: another method than LoRA, a pruned backbone, or layers that PEFT cannot adapt.
     """
     spec = run.config
     name = spec.backbone.name
@@ -29,6 +29,11 @@ def to_adapter(run: Run, folder: Path, told: Mapping[str, str]) -> None:
         )
     if run.frames is not None:
         raise Refusal("format=peft: a timm model takes images, and this run is of clips; format=onnx holds it whole.")
+    if run.record.stamps["backbone"].get("pruning"):  # on the whole weights it would compute something else, unnoticed
+        raise Refusal(
+            f"format=peft: {name} was pruned, and PEFT would put the adapter on timm's whole weights; format=onnx and "
+            f"format=torch_export hold the pruned ones with it."
+        )
     timm_model, arguments = backbones.with_classifier(spec.backbone, spec.data.size, len(run.classes))
     backbone = backbones.meta(spec.backbone, spec.data.size)
     others = [c for c in backbone.classifiers if not isinstance(timm_model.get_submodule(c), nn.Linear)]

@@ -58,7 +58,7 @@ class PETAH(Method):
         found = [x for x in every if x.kind in self.targets]
         for layer in found:
             if "standardised" in layer.fixed:
-                usable = sorted({x.kind for x in every if not x.fixed})
+                usable = sorted({x.kind for x in every} - {x.kind for x in every if "standardised" in x.fixed})
                 instead = f"give method.targets=[{','.join(usable)}]" if usable else "method=bitfit and full work"
                 raise Refusal(
                     f"method=petah: {backbone.facts.name} cannot be adapted in {layer.name}, because "

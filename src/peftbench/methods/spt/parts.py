@@ -229,7 +229,9 @@ def linear_forward(self: Any, x: Tensor) -> Tensor:
     """`forward` of a tuned nn.Linear."""
     sparse, lora, adapter = (self._modules.get(n) for n in ("sparse_weight", "lora", "adapter"))
     frozen = self._parameters["weight"]
-    if sparse is not None:
+    if sparse is not None and torch.compiler.is_compiling():  # what is traced for export can patch nothing in place
+        y = F.linear(x, sparse.added(frozen), self.bias)
+    elif sparse is not None:
         y = _Linear.apply(x, sparse.values, self.bias, frozen, sparse)
     else:
         y = F.linear(x, frozen, self.bias)
@@ -242,7 +244,10 @@ def conv_forward(self: Any, x: Tensor) -> Tensor:
     """`forward` of a tuned nn.Conv2d."""
     sparse, lora, adapter = (self._modules.get(n) for n in ("sparse_weight", "lora", "adapter"))
     frozen = self._parameters["weight"]
-    if sparse is not None:
+    if sparse is not None and torch.compiler.is_compiling():
+        whole = sparse.added(frozen)
+        y = F.conv2d(x, whole, self.bias, self.stride, self.padding, self.dilation, self.groups)
+    elif sparse is not None:
         y = _Conv.apply(x, sparse.values, self.bias, frozen, sparse, self)
     else:
         y = F.conv2d(x, frozen, self.bias, self.stride, self.padding, self.dilation, self.groups)
