@@ -391,3 +391,36 @@ def test_a_table_says_what_runs_of_the_same_names_differ_in():
     records = [record(name="none", ratio=0.0), record(name="structured", ratio=0.5), record("lora"), record(seed=1)]
     found = differences(records)
     assert [found[id(r)] for r in records] == ["pruning=none", "pruning=structured pruning.ratio=0.5", "", ""]
+
+
+def test_zeros_survive_averaging_and_folding_of_batch_norms():
+    torch.manual_seed(0)
+    pruned = pruning.prune(backbones.build(of("resnet_nano")), unstructured(0.6))
+    averaged = torch.optim.swa_utils.AveragedModel(
+        pruned.net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn()
+    )
+    pruning.hold(pruned)
+    optimizer = torch.optim.AdamW(pruned.net.parameters(), lr=1e-3, weight_decay=0.5)
+    for _ in range(2):
+        pruned.net(torch.randn(2, 3, 64, 64)).square().mean().backward()
+        optimizer.step()
+        averaged.update_parameters(pruned.net)
+    state = averaged.module.state_dict()
+    assert all((state[n][~m] == 0).all() for n, m in pruned.masks.items())
+    block = pruned.net.layer1[0]
+    folded = torch.nn.utils.fuse_conv_bn_eval(block.conv1.eval(), block.bn1.eval())
+    mask = pruned.masks["layer1.0.conv1.weight"]
+    assert torch.equal(folded.weight == 0, ~mask)
+
+
+def test_merging_twice_is_merging_once():
+    torch.manual_seed(0)
+    whole, method = backbones.build(of("hybrid_nano")), PETAH()
+    method.adapt(whole, Plan())
+    for n, p in whole.net.named_parameters():
+        if n.endswith("lora_b"):
+            torch.nn.init.normal_(p, std=0.01)
+    method.merge(whole)
+    once = {n: t.clone() for n, t in whole.net.state_dict().items()}
+    method.merge(whole)
+    assert all(torch.equal(t, once[n]) for n, t in whole.net.state_dict().items())
