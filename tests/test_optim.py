@@ -562,10 +562,19 @@ def test_bf16_clipping_accumulation_and_sgd_pass(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_reach_what_one_does(tmp_path):
+@pytest.mark.parametrize(
+    "trained",
+    [
+        ["method=bitfit", "optimizer=ftp", "optimizer.inner=sgd"],
+        ["method=spt_lora", "optimizer=sgd", "method.batches=2", "method.dropout=0", "method.drop_path=0"],
+        ["method=petah", "optimizer=sgd", "pruning.merge=masked"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_two_processes_reach_what_one_does(tmp_path, trained):
     found = []
     for place, more in (("one", []), ("two", ["trainer=ddp", "trainer.devices=2"])):
-        words = [*QUICK, "method=bitfit", "optimizer=ftp", "optimizer.inner=sgd", "optimizer.lr=0.01"]
+        words = [*QUICK, *trained, "optimizer.lr=0.01"]
         words += ["trainer.accelerator=cpu", "data.eval_batch_size=500", f"output_dir={tmp_path / place}"]
         command = [sys.executable, "-m", "peftbench.cli.main", *more, *words]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
