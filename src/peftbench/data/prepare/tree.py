@@ -9,6 +9,7 @@ import stat
 import tarfile
 import zipfile
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from peftbench.errors import UserError
 _BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, gzip.BadGzipFile)
 
 
-class Tree:
+class Tree(ABC):
     """Named files. Names are posix paths relative to the root; what leads out of it is refused.
 
     Raises, from every method:
@@ -33,9 +34,9 @@ class Tree:
         """Every file, in the archive's order; a folder's are sorted."""
         return [name for name, _ in self.walk(lambda name: False)]
 
+    @abstractmethod
     def walk(self, wanted: Callable[[str], bool]) -> Iterator[tuple[str, IO[bytes] | None]]:
         """Every file once, those that are `wanted` opened for as long as the iterator stays there."""
-        raise NotImplementedError
 
     def read(self, wanted: Collection[str], key: Callable[[str], str] = str) -> Iterator[tuple[str, bytes]]:
         """(key, bytes) of the files whose `key(path)` is wanted, in the archive's order.

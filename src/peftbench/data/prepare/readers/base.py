@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -13,7 +14,7 @@ from peftbench.data.prepare.order import Entry
 from peftbench.data.prepare.tree import Tree
 
 
-class Reader:
+class Reader(ABC):
     """Reads the files of one source for one task.
 
     Attributes:
@@ -24,16 +25,16 @@ class Reader:
         self.files, self.task = files, task
         self.classes: tuple[str, ...] = ()
 
+    @abstractmethod
     def splits(self) -> dict[str, list[Entry]]:
         """Every image, by split of TFDS's data set. An entry's key is the record's key there, its label the task's.
 
         Raises UserError where files are missing, damaged, or not of the format.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def pictures(self, entries: Sequence[Entry]) -> Iterator[tuple[int, bytes]]:
         """(index, image file) of each entry, in any order: the original file's bytes, or a PNG of the same pixels."""
-        raise NotImplementedError
 
 
 def png(pixels: np.ndarray) -> bytes:
