@@ -70,15 +70,15 @@ class Data:
 
     name: str
     path: str
-    task: Literal["classification"]
+    task: Literal["classification", "detection"]
     options: dict[str, Any]
     stage: Literal["fit", "tune", "final"] = "fit"
     batch_size: int = 64
     eval_batch_size: int = 64
-    size: int | None = None
+    size: int | tuple[int, int] | None = None
     interpolation: Literal["model", "bicubic", "bilinear", "nearest", "lanczos"] = "model"
     normalize: Literal["model", "imagenet", "none"] = "model"
-    augment: Literal["none", "flip", "crop", "rrc", "trivial"] = "none"
+    augment: Literal["none", "flip", "crop", "rrc", "trivial", "multiscale", "lsj", "ssd"] = "none"
     on_error: Literal["refuse", "skip"] = "refuse"
     memory_gb: float = 4.0
     workers: int = 0
@@ -87,9 +87,35 @@ class Data:
 
 
 @checked(config=_STRICT, frozen=True)
-class Task:
+class Classification:
     name: Literal["classification"]
     label_smoothing: float = 0.0
+
+
+@checked(config=_STRICT, frozen=True)
+class Detection:
+    """A detector of torchvision over the backbone's maps.
+
+    `weights`: a whole detector to start from, backbone included: `coco` (torchvision's), `package:<name>` or a file.
+    `neck`, `rpn` and `head` say what of it trains besides the method; `rpn` is Faster R-CNN's alone. `width`: channels
+    of the pyramid; `hidden`: of Faster R-CNN's box head. `anchor_scale`: side of an anchor in strides of its level.
+    """
+
+    name: Literal["detection"]
+    detector: Literal["fasterrcnn", "retinanet", "fcos"] = "fasterrcnn"
+    weights: str | None = None
+    neck: bool = True
+    rpn: bool = True
+    head: Literal["all", "predictor"] = "all"
+    width: int = 256
+    hidden: int = 1024
+    anchor_scale: float | None = None
+    score_threshold: float = 0.05
+    nms_threshold: float = 0.5
+
+
+Task = Classification | Detection
+TASKS: dict[str, type] = {"classification": Classification, "detection": Detection}
 
 
 @checked(config=_STRICT, frozen=True)
@@ -195,9 +221,9 @@ class Config:
     def from_dict(values: Mapping[str, Any]) -> Config:
         """The inverse of `to_dict`; every section is checked again. Raises UserError."""
         parts = {f.name: values[f.name] for f in fields(Config) if f.name in values}
-        for name, schema in SECTIONS.items():
+        for name in SECTIONS:
             if name in parts:
-                parts[name] = _validate(schema, parts[name], name)
+                parts[name] = _validate(_schema(name, parts[name]), parts[name], name)
         return Config(**parts)
 
 
@@ -206,7 +232,7 @@ SECTIONS: dict[str, type] = {
     "backbone": Backbone,
     "pruning": Pruning,
     "data": Data,
-    "task": Task,
+    "task": Classification,
     "optimizer": Optimizer,
     "trainer": Trainer,
     "taps": Taps,
@@ -404,9 +430,18 @@ def _options(declared_: Declared, values: Mapping[str, Any], section: str) -> di
     return _validate(model, values, section).model_dump(mode="json")
 
 
+def _schema(name: str, values: Mapping[str, Any]) -> type:
+    """What a section may hold; of a task, by its name."""
+    if name != "task":
+        return SECTIONS[name]
+    if (task := values.get("name")) not in TASKS:
+        raise UserError(f"task.name={task!r}: expected {' or '.join(TASKS)}.")
+    return TASKS[task]
+
+
 def _section(name: str, values: Any) -> Any:
-    schema = SECTIONS[name]
     values = _mapping(values, name)
+    schema = _schema(name, values)
     _known(values, [f.name for f in fields(schema)], f"{name}.")
     if isinstance(values.get("precision"), int):  # YAML reads precision=16 as a number
         values = {**values, "precision": str(values["precision"])}
@@ -468,7 +503,6 @@ def _combinations(config: Config) -> None:
         **{
             k: v
             for k, v in (
-                ("data.size", data.size),
                 ("trainer.max_batches", trainer.max_batches),
                 ("trainer.threads", trainer.threads),
             )
@@ -480,7 +514,7 @@ def _combinations(config: Config) -> None:
             raise UserError(f"{key}={value}: expected at least 1.")
     shares = {
         "backbone.drop_path": config.backbone.drop_path,
-        "task.label_smoothing": config.task.label_smoothing,
+        "task.label_smoothing": getattr(config.task, "label_smoothing", 0.0),
         "optimizer.warmup": optimizer.warmup,
         "pruning.ratio": config.pruning.ratio,
         "pruning.heads": config.pruning.heads,
@@ -530,6 +564,9 @@ def _combinations(config: Config) -> None:
             f"task={config.task.name}: data={config.data.name} is made for task={data.task}; leave task= out, "
             f"the data set chooses it."
         )
+    _sizes(config)
+    if isinstance(config.task, Detection):
+        _detection(config, config.task)
     if trainer.devices * trainer.nodes > 1 and trainer.strategy == "single":
         raise UserError(f"trainer.devices={trainer.devices}: more than one needs trainer=ddp or trainer=fsdp.")
     if config.backbone.stream and not config.backbone.pretrained:
@@ -543,3 +580,51 @@ def _combinations(config: Config) -> None:
         )
     if trainer.precision == "16" and trainer.accelerator == "cpu":
         raise UserError("trainer.precision='16': half precision needs a GPU; on a CPU use 'bf16' or '32'.")
+
+
+_AUGMENTATIONS = {
+    "classification": ("none", "flip", "crop", "rrc", "trivial"),
+    "detection": ("none", "flip", "multiscale", "lsj", "ssd"),
+}
+
+
+def _sizes(config: Config) -> None:
+    """What images are made into, which each task does in its own way."""
+    data, task = config.data, config.task.name
+    if isinstance(data.size, tuple) and task != "detection":
+        raise UserError(f"data.size={list(data.size)}: task={task} takes square images; give one number.")
+    for side in (data.size,) if isinstance(data.size, int) else data.size or ():
+        if side < 1:
+            raise UserError(f"data.size={data.size}: expected at least 1.")
+    if data.augment not in _AUGMENTATIONS[task]:
+        raise UserError(
+            f"data.augment={data.augment}: is not for task={task}; expected {', '.join(_AUGMENTATIONS[task])}."
+        )
+
+
+def _detection(config: Config, task: Detection) -> None:
+    """What only detection asks for, and what it does not offer."""
+    for key, value in (("width", task.width), ("hidden", task.hidden)):
+        if value < 1:
+            raise UserError(f"task.{key}={value}: expected at least 1.")
+    if task.anchor_scale is not None and task.anchor_scale <= 0:
+        raise UserError(f"task.anchor_scale={task.anchor_scale}: expected a number above 0, or null.")
+    for key, share in (("score_threshold", task.score_threshold), ("nms_threshold", task.nms_threshold)):
+        if not 0 <= share <= 1:
+            raise UserError(f"task.{key}={share}: expected a number from 0 to 1.")
+    refused = {
+        "data.ood": (config.data.ood, "shifted test sets are of classification; leave it out"),
+        "taps.views": (config.taps.views, "boxes of augmented views are not kept; give taps.views=0"),
+        "trainer.strategy": (
+            config.trainer.strategy == "fsdp" and "fsdp",
+            "a detector is not sharded; use trainer=ddp",
+        ),
+        "backbone.stream": (config.backbone.stream and "true", "detection reads all of the backbone at once; leave it out"),
+    }
+    for key, (found, why) in refused.items():
+        if found:
+            raise UserError(f"{key}={list(found) if isinstance(found, tuple) else found}: with task=detection, {why}.")
+    if config.taps.mode in ("memory", "disk") and config.data.size is None:
+        raise UserError(
+            f"taps={config.taps.mode}: images of different sizes have no taps of one shape; give data.size=[H,W]."
+        )

@@ -99,8 +99,8 @@ def _shapes(config: Config, model: Model | Together) -> list[Tensor]:
     assert model.side is not None
     facts = model.backbone.facts
     dtype = HALF[config.trainer.precision] or torch.float32
-    taps = [torch.empty((1, *facts.taps[i].shape), dtype=dtype, device="meta") for i in model.side.wanted]
-    return model.side.condense(taps)
+    taps = [torch.empty((1, *facts.taps[i].shape), dtype=dtype, device="meta") for i in model.kept]
+    return model.condense(taps)
 
 
 def _about(
@@ -112,7 +112,7 @@ def _about(
     return {
         "backbone": facts.name,
         "fingerprint": fingerprint,
-        "taps": [facts.taps[i].module for i in model.side.wanted],
+        "taps": [facts.taps[i].module for i in model.kept],
         "condensed": model.side.condensed,
         "pixels": [transform.size, transform.interpolation, list(transform.mean), list(transform.std)],
         "augment": transform.augment if images.views else "none",

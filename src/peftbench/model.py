@@ -31,6 +31,8 @@ class Model(nn.Module):
     Attributes:
         multiple: a frozen backbone gets its batches padded to a multiple of this. Some kernels round differently for
             odd sizes; with 8, an image's taps have the same bits whatever batch it is in, which kept taps need.
+        reads: the taps that the task reads, as indices into `facts.taps`.
+        passed: those of them that a side net leaves as they are.
     """
 
     mean: Tensor
@@ -47,14 +49,18 @@ class Model(nn.Module):
         self.backbone, self.task = backbone, task
         self.side: Side | None = None
         self.multiple = 1
+        self.reads = task.reads(backbone.facts)
+        self.passed: tuple[int, ...] = ()
         self.register_buffer("mean", torch.tensor(mean).mul(255).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).mul(255).view(3, 1, 1), persistent=False)
 
     def adapted(self, side: Side | None) -> None:
         """Called when the method has adapted the backbone: takes its side net, freezes what the task leaves unused."""
         self.side = side
+        self.reads = self.task.reads(self.backbone.facts)
         if side is not None:
             side.every = not self.task.uses_tail
+            self.passed = tuple(i for i in self.reads if i not in self._given()) if side.every else ()
         if not self.task.uses_tail:
             for parameter in self.backbone.tail_parameters():
                 parameter.requires_grad = False
@@ -68,8 +74,20 @@ class Model(nn.Module):
     def extract(self, images: Tensor, cached: list[Tensor] | None = None) -> list[Tensor]:
         """Adapted taps: live ones of a weight method, or the side net's over frozen (or `cached`) ones."""
         if self.side is None:
-            return self.backbone.taps(self._frames(images), self._wanted())
-        return _through([self.side], self.frozen(images) if cached is None else cached)[0]
+            return self.backbone.taps(self._frames(images), self.reads)
+        return _through([self], self.frozen(images) if cached is None else cached)[0]
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """The taps that `frozen` computes: those that the side net reads, then those that are passed on."""
+        assert self.side is not None
+        return (*self.side.wanted, *self.passed)
+
+    def condense(self, taps: list[Tensor]) -> list[Tensor]:
+        """What is kept of the taps `kept`."""
+        assert self.side is not None
+        count = len(self.side.wanted)
+        return [*self.side.condense(taps[:count]), *taps[count:]]
 
     @torch.no_grad()
     def frozen(self, images: Tensor) -> list[Tensor]:
@@ -82,12 +100,17 @@ class Model(nn.Module):
         kind = images.device.type
         half = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         with torch.autocast(kind, half, enabled=half is not None and (kind != "cpu" or has_bf16())):
-            taps = self.side.condense(self.backbone.taps(images, self.side.wanted))
+            taps = self.condense(self.backbone.taps(images, self.kept))
         return [t[:count] if half is None else t[:count].to(half) for t in taps]
 
     def forward(self, images: Tensor, cached: list[Tensor] | None = None) -> Any:
         """Predictions, in the task's own form: logits (B, classes) for classification."""
         return self.task.predict(partial(self.extract, cached=cached), self.backbone, images)
+
+    def evaluate(self, batch: Any) -> Any:
+        """Predictions for a batch, in the form that the task's metrics take."""
+        extract = partial(self.extract, cached=getattr(batch, "taps", None))
+        return self.task.evaluate(extract, self.backbone, batch)
 
     def loss(self, batch: Any, cached: list[Tensor] | None = None) -> Tensor:
         """The training loss of one batch, a scalar: what training, and a method's scoring, differentiate.
@@ -119,15 +142,25 @@ class Model(nn.Module):
         return [(n, p) for n, p in self.named_parameters() if p.requires_grad]
 
     def start(self) -> dict[str, str]:
-        """The backbone's starting hashes under this model's names."""
-        return {f"backbone.{name}": digest for name, digest in self.backbone.start.items()}
+        """The starting hashes of the backbone, and of a task that starts from a file, under this model's names."""
+        own = {f"backbone.{name}": digest for name, digest in self.backbone.start.items()}
+        return own | {f"task.{name}": digest for name, digest in self.task.start.items()}
 
     def _frames(self, images: Tensor) -> Tensor:
         """Normalised images (B, 3, H, W), or the frames of clips, (B * T, 3, H, W)."""
         return self.normalize(images).flatten(0, -4)
 
-    def _wanted(self) -> tuple[int, ...]:
-        return (-1,) if self.task.uses_tail else tuple(range(len(self.backbone.facts.taps)))
+    def _given(self) -> tuple[int, ...]:
+        """The taps that the side net gives, counted from the first."""
+        assert self.side is not None
+        return tuple(range(len(self.backbone.facts.taps))[i] for i in self.side.given)
+
+    def merged(self, given: list[Tensor], passed: list[Tensor]) -> list[Tensor]:
+        """The taps that the task reads, of those that the side net gives and those that are passed on."""
+        if not self.task.uses_tail:
+            every = dict(zip((*self._given(), *self.passed), (*given, *passed), strict=True))
+            return [every[i] for i in self.reads]
+        return given
 
 
 @cache
@@ -144,13 +177,17 @@ def has_bf16() -> bool:
     return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
-def _through(sides: Sequence[Side], taps: list[Tensor]) -> list[list[Tensor]]:
-    """What side nets of one class give for the taps; in fp32 where bf16 would only be emulated."""
-    kind = taps[-1].device.type
+def _through(models: Sequence[Model], taps: list[Tensor]) -> list[list[Tensor]]:
+    """What models with side nets of one class give for the kept taps; in fp32 where bf16 would only be emulated."""
+    sides = [cast(Side, m.side) for m in models]
+    kind, count = taps[-1].device.type, len(taps) - len(models[0].passed)
+    own, passed = taps[:count], taps[count:]
     if kind != "cpu" or not torch.is_autocast_enabled(kind) or has_bf16():
-        return type(sides[0]).together(sides, taps)
-    with torch.autocast(kind, enabled=False):
-        return type(sides[0]).together(sides, taps if sides[0].halves else [t.float() for t in taps])
+        given = type(sides[0]).together(sides, own)
+    else:
+        with torch.autocast(kind, enabled=False):
+            given = type(sides[0]).together(sides, own if sides[0].halves else [t.float() for t in own])
+    return [m.merged(taps, passed) for m, taps in zip(models, given, strict=True)]
 
 
 def _given(taps: list[Tensor]) -> Extract:
@@ -193,6 +230,14 @@ class Together(nn.Module):
     def multiple(self, value: int) -> None:
         self.models[0].multiple = value
 
+    @property
+    def kept(self) -> tuple[int, ...]:
+        return self.models[0].kept
+
+    def condense(self, taps: list[Tensor]) -> list[Tensor]:
+        """As `Model.condense`."""
+        return self.models[0].condense(taps)
+
     def frozen(self, images: Tensor) -> list[Tensor]:
         """As `Model.frozen`."""
         return self.models[0].frozen(images)
@@ -201,6 +246,11 @@ class Together(nn.Module):
         """Each run's predictions."""
         given = zip(self.models, self._extracted(images, cached), strict=True)
         return [m.task.predict(_given(taps), m.backbone, images) for m, taps in given]
+
+    def evaluate(self, batch: Any) -> list[Any]:
+        """Each run's predictions for a batch, in the form that its task's metrics take."""
+        given = zip(self.models, self._extracted(batch[0], getattr(batch, "taps", None)), strict=True)
+        return [m.task.evaluate(_given(taps), m.backbone, batch) for m, taps in given]
 
     def loss(self, batch: Any, cached: list[Tensor] | None = None) -> Tensor:
         """Each run's training loss (K,): the gradient of their sum is each one's own."""
@@ -217,5 +267,4 @@ class Together(nn.Module):
         return {f"runs.{i}.{n}": d for i, m in enumerate(self.models) for n, d in m.start().items()}
 
     def _extracted(self, images: Tensor, cached: list[Tensor] | None) -> list[list[Tensor]]:
-        sides = [cast(Side, m.side) for m in self.models]
-        return _through(sides, self.frozen(images) if cached is None else cached)
+        return _through(self.models, self.frozen(images) if cached is None else cached)

@@ -18,11 +18,12 @@ def signature(config: Config) -> Hashable | None:
 
     Seeds, options of the method and settings of the optimizer may differ; the order of the batches may not, which is
     `data.order_seed` or else the seed. Runs with shifted test sets (`data.ood`), with a method that has an optimizer or
-    a last step of its own, or with an optimizer other than AdamW and SGD go apart. Raises Refusal where the method
+    a last step of its own, or with an optimizer other than AdamW and SGD go apart, and so does detection. Raises Refusal where the method
     refuses the backbone.
     """
     method: Method = build(config.method)
-    if not method.side or config.trainer.devices * config.trainer.nodes > 1:
+    several = config.trainer.devices * config.trainer.nodes > 1
+    if not method.side or several or config.task.name != "classification":
         return None
     if _apart(config, type(method)):
         return None

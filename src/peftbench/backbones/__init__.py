@@ -1,7 +1,7 @@
 """Backbones: any timm model, cut into taps and a tail, with weights from wherever they lie."""
 
 from peftbench.backbones import layouts
-from peftbench.backbones.backbone import Backbone, Facts, Tap
+from peftbench.backbones.backbone import Backbone, Facts, Size, Tap
 from peftbench.backbones.build import build, meta, with_classifier
 
-__all__ = ["Backbone", "Facts", "Tap", "build", "layouts", "meta", "with_classifier"]
+__all__ = ["Backbone", "Facts", "Size", "Tap", "build", "layouts", "meta", "with_classifier"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -18,15 +19,23 @@ from peftbench.errors import Refusal
 WHOLE = "forward_features"
 
 
+Size = int | tuple[int, int]
+"""Pixels of an input image: the side of a square one, else height and width."""
+
+
 @dataclass(frozen=True)
 class Tap:
-    """One tapped module: `shape` is that of its output for one image, in the model's own `layout`."""
+    """One tapped module: `shape` is that of its output for one image, in the model's own `layout`.
+
+    `grid` is the height and width of its map; None where its tokens (prefix apart) lie on none.
+    """
 
     module: str
     channels: int
     reduction: int
     shape: tuple[int, ...]
     layout: str  # NLC | NCHW | NHWC
+    grid: layouts.Grid | None = None
 
 
 @dataclass(frozen=True)
@@ -40,7 +49,7 @@ class Facts:
 
     name: str
     family: str | None
-    input_size: int
+    input_size: Size
     taps: tuple[Tap, ...]
     tail: tuple[str, ...]
     width: int
@@ -50,6 +59,12 @@ class Facts:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: str
+
+    @property
+    def canvas(self) -> tuple[int, int]:
+        """Height and width of an input image."""
+        size = self.input_size
+        return (size, size) if isinstance(size, int) else size
 
 
 class _Reached(Exception):
@@ -74,7 +89,7 @@ class Backbone(nn.Module):
     net: Any  # a timm model: nn.Module would hide its methods
 
     def __init__(
-        self, net: nn.Module, name: str, family: str | None, input_size: int, start: dict[str, str] | None = None
+        self, net: nn.Module, name: str, family: str | None, input_size: Size, start: dict[str, str] | None = None
     ) -> None:
         super().__init__()
         self.net = net.eval()
@@ -166,7 +181,7 @@ class Backbone(nn.Module):
             return x
         if tap.layout == "NHWC":
             return x.permute(0, 3, 1, 2).contiguous()
-        size = layouts.grid(x, tap.layout, self.facts.prefix)
+        size = layouts.grid(x, tap, self.facts.prefix)
         return x[:, self.facts.prefix :].transpose(1, 2).reshape(x.shape[0], -1, *size)
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -191,9 +206,10 @@ class Backbone(nn.Module):
             for handle in handles:
                 handle.remove()
 
-    def _learn(self, name: str, family: str | None, size: int) -> Facts:
+    def _learn(self, name: str, family: str | None, size: Size) -> Facts:
         cfg = self.net.pretrained_cfg
-        image = torch.linspace(-50, 50, 3 * size * size).sin().reshape(1, 3, size, size)
+        height, width = (size, size) if isinstance(size, int) else size
+        image = torch.linspace(-50, 50, 3 * height * width).sin().reshape(1, 3, height, width)
         image = image.to("meta" if self.on_meta else "cpu")
         prefix = int(getattr(self.net, "num_prefix_tokens", 0) or 0)
         info = getattr(self.net, "feature_info", None) or []
@@ -209,7 +225,8 @@ class Backbone(nn.Module):
         if not taps:  # no cut reproduces this model: its whole output is the only tap
             shape = tuple(features.shape[1:])
             layout = "NLC" if len(shape) == 2 else "NCHW" if len(shape) == 3 else "NC"
-            taps = [Tap(WHOLE, shape[-1] if layout == "NLC" else shape[0], 0, shape, layout)]
+            channels = shape[-1] if layout == "NLC" else shape[0]
+            taps = [Tap(WHOLE, channels, 0, shape, layout, _grid(shape, layout, prefix, 0, (height, width)))]
         return Facts(
             name=name,
             family=family,
@@ -268,8 +285,9 @@ class Backbone(nn.Module):
         tail = [n for n in tail if _changes(modules[n])]
         if not self._replays(found[names[-1]], tail, features):
             return [], [], features, frozenset(called)
+        prefix = int(getattr(self.net, "num_prefix_tokens", 0) or 0)
         taps = [
-            Tap(n, i["num_chs"], i["reduction"], tuple(found[n].shape[1:]), _layout(found[n], i["num_chs"]))
+            _tap(n, i["num_chs"], i["reduction"], found[n], prefix, image.shape[2:])
             for n, i in zip(names, info, strict=True)
         ]
         return taps, tail, features, frozenset(called)
@@ -287,6 +305,25 @@ class Backbone(nn.Module):
 
 def _changes(module: nn.Module) -> bool:
     return not isinstance(module, nn.Identity)
+
+
+def _tap(name: str, channels: int, reduction: int, output: Tensor, prefix: int, image: Sequence[int]) -> Tap:
+    shape, layout = tuple(output.shape[1:]), _layout(output, channels)
+    return Tap(name, channels, reduction, shape, layout, _grid(shape, layout, prefix, reduction, image))
+
+
+def _grid(
+    shape: tuple[int, ...], layout: str, prefix: int, reduction: int, image: Sequence[int]
+) -> layouts.Grid | None:
+    if layout == "NC":
+        return None
+    if layout != "NLC":
+        return (shape[1], shape[2]) if layout == "NCHW" else (shape[0], shape[1])
+    tokens = max(shape[0] - prefix, 0)
+    if reduction and math.prod(rows := tuple(-(-side // reduction) for side in image)) == tokens:
+        return rows[0], rows[1]
+    side = math.isqrt(tokens)
+    return (side, side) if side * side == tokens else None
 
 
 def _layout(tap: Tensor, channels: int) -> str:

@@ -14,14 +14,14 @@ from timm.models import PretrainedCfg
 from torch import nn
 
 from peftbench import config
-from peftbench.backbones.backbone import Backbone
+from peftbench.backbones.backbone import Backbone, Size
 from peftbench.backbones.channels import shrink
 from peftbench.backbones.stream import INSTEAD, Blocks, File, Streamed, Weightless
 from peftbench.backbones.weights import State, Uncopied, fetch, locate, pruned, read
 from peftbench.errors import Refusal, UserError, nearest
 
 
-def meta(spec: config.Backbone, size: int | None = None) -> Backbone:
+def meta(spec: config.Backbone, size: Size | None = None) -> Backbone:
     """The backbone without weights or memory: shapes, counts and refusals.
 
     Raises:
@@ -36,7 +36,7 @@ def meta(spec: config.Backbone, size: int | None = None) -> Backbone:
         return _marked(_shrunk(_wrap(spec, _create(spec, size), size), about), about)
 
 
-def build(spec: config.Backbone, size: int | None = None) -> Backbone:
+def build(spec: config.Backbone, size: Size | None = None) -> Backbone:
     """The backbone with its weights (or random ones, where `pretrained: false` asks for them), on the CPU.
 
     Raises:
@@ -52,7 +52,7 @@ def build(spec: config.Backbone, size: int | None = None) -> Backbone:
     return _wrap(spec, _create(spec, size, state), size)
 
 
-def _wrap(spec: config.Backbone, net: Any, size: int | None) -> Backbone:
+def _wrap(spec: config.Backbone, net: Any, size: Size | None) -> Backbone:
     try:
         return Backbone(net, spec.name, spec.family, _input_size(net, size))
     except NotImplementedError:  # not the size's fault: `meta` has another way
@@ -65,7 +65,7 @@ def _wrap(spec: config.Backbone, net: Any, size: int | None) -> Backbone:
         ) from None
 
 
-def _from_pruned(spec: config.Backbone, size: int | None, about: dict[str, Any]) -> Backbone:
+def _from_pruned(spec: config.Backbone, size: Size | None, about: dict[str, Any]) -> Backbone:
     """The backbone in a file that `pruning.save` wrote: its shapes are those that were kept."""
     state = read(Path(spec.weights).expanduser())
     whole = _shrunk(_wrap(spec, _create(spec, size), size), about)
@@ -111,7 +111,7 @@ def _marked(backbone: Backbone, about: dict[str, Any]) -> Backbone:
     return backbone
 
 
-def _streamed(spec: config.Backbone, size: int | None) -> Streamed:
+def _streamed(spec: config.Backbone, size: Size | None) -> Streamed:
     """The backbone whose blocks stay in their file. timm loads it as ever, so that its renaming of weights holds."""
     path = locate(spec.name, spec.weights)
     if any(_about(spec).get("kept", {}).values()):
@@ -160,14 +160,14 @@ def _known(spec: config.Backbone) -> None:
         )
 
 
-def with_classifier(spec: config.Backbone, size: int | None, classes: int) -> tuple[nn.Module, dict[str, Any]]:
+def with_classifier(spec: config.Backbone, size: Size | None, classes: int) -> tuple[nn.Module, dict[str, Any]]:
     """timm's own model with a classifier of so many classes, untrained; and how `timm.create_model` makes it again."""
     spec = replace(spec, drop_path=0.0)
     arguments = {"model_name": spec.name, "num_classes": classes, **_arguments(spec, size)}
     return timm.create_model(**arguments).eval(), arguments
 
 
-def _arguments(spec: config.Backbone, size: int | None) -> dict[str, Any]:
+def _arguments(spec: config.Backbone, size: Size | None) -> dict[str, Any]:
     """What the model is made with."""
     base = timm.get_pretrained_cfg(spec.name, allow_unregistered=True) or PretrainedCfg()
     arguments: dict[str, Any] = dict(spec.args)
@@ -179,7 +179,7 @@ def _arguments(spec: config.Backbone, size: int | None) -> dict[str, Any]:
     return arguments
 
 
-def _create(spec: config.Backbone, size: int | None, state: State | None = None) -> Any:
+def _create(spec: config.Backbone, size: Size | None, state: State | None = None) -> Any:
     overlay = dict(spec.cfg)
     base = timm.get_pretrained_cfg(spec.name, allow_unregistered=True) or PretrainedCfg()
     arguments = _arguments(spec, size)
@@ -241,7 +241,7 @@ def _mismatch(problem: Exception) -> str:
 
 
 def _argument_error(
-    spec: config.Backbone, arguments: dict[str, Any], size: int | None, problem: TypeError
+    spec: config.Backbone, arguments: dict[str, Any], size: Size | None, problem: TypeError
 ) -> UserError:
     found = re.search(r"unexpected keyword argument '(\w+)'", str(problem))
     name = found[1] if found else ""
@@ -256,9 +256,9 @@ def _argument_error(
     return UserError(f"backbone.args={spec.args}: {spec.name} cannot be built with them ({problem}).")
 
 
-def _input_size(net: Any, size: int | None) -> int:
-    embed = getattr(net, "patch_embed", None)
-    fixed = getattr(embed, "img_size", None)
-    if isinstance(fixed, tuple):
-        return int(fixed[-1])
-    return int(size or net.pretrained_cfg["input_size"][-1])
+def _input_size(net: Any, size: Size | None) -> Size:
+    fixed = getattr(getattr(net, "patch_embed", None), "img_size", None)
+    found = fixed if isinstance(fixed, tuple) else size or net.pretrained_cfg["input_size"][-1]
+    if isinstance(found, tuple):
+        return found[0] if found[0] == found[1] else found
+    return int(found)

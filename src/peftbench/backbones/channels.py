@@ -51,9 +51,8 @@ def hidden(backbone: Backbone) -> list[Channels]:
     net = backbone.net
     watch = _Watch(net, {t.module for t in backbone.facts.taps})
     parameter = next(net.parameters())
-    size = backbone.facts.input_size
     with torch.no_grad(), watch.hooked(), watch:
-        net.forward_features(torch.zeros(1, 3, size, size, device=parameter.device, dtype=parameter.dtype))
+        net.forward_features(torch.zeros(1, 3, *backbone.facts.canvas, device=parameter.device, dtype=parameter.dtype))
     found = []
     for name in list(watch.outputs)[1:]:
         if group := _follow(net, name, watch):

@@ -13,19 +13,25 @@ from torch.nn import functional as F
 from peftbench.errors import Refusal
 
 if TYPE_CHECKING:
-    from peftbench.backbones.backbone import Facts
+    from peftbench.backbones.backbone import Facts, Tap
 
 Grid = tuple[int, int]
 """Height and width of a tap's map; prefix tokens are not on it."""
 
 
-def grid(tap: Tensor, layout: str, prefix: int) -> Grid:
-    """Height and width of a raw tap (B, …). Raises ValueError where its tokens are not a square grid."""
-    if layout == "NCHW":
+def grid(tap: Tensor, built: Tap, prefix: int) -> Grid:
+    """Height and width of a raw tap (B, …), which `built` describes as the backbone was built.
+
+    Raises:
+        ValueError: it has as many tokens as no square grid has, nor the one that it was built for.
+    """
+    if built.layout == "NCHW":
         return tap.shape[2], tap.shape[3]
-    if layout == "NHWC":
+    if built.layout == "NHWC":
         return tap.shape[1], tap.shape[2]
     tokens = tap.shape[1] - prefix
+    if built.grid is not None and math.prod(built.grid) == tokens:
+        return built.grid
     side = math.isqrt(tokens)
     if side * side != tokens:
         raise ValueError(f"{tokens} tokens are not a square grid")
@@ -82,10 +88,10 @@ def require_maps(facts: Facts, indices: Sequence[int], method: str) -> None:
                 f"method={method}: {tap.module} of {facts.name} has no position left at {facts.input_size} pixels "
                 f"(its output is {' x '.join(map(str, tap.shape))}); give a larger data.size."
             )
-        if tap.layout == "NC" or (tap.layout == "NLC" and math.isqrt(tokens) ** 2 != tokens):
+        if tap.grid is None:
             raise Refusal(
                 f"method={method}: {tap.module} of {facts.name} gives {' x '.join(map(str, tap.shape))}, which is no "
-                f"map and no square grid of tokens; method=linear works."
+                f"map and no grid of tokens; method=linear works."
             )
     if facts.prefix and len({facts.taps[i].layout for i in indices}) > 1:
         raise Refusal(

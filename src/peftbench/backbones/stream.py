@@ -18,7 +18,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from peftbench.backbones.backbone import WHOLE, Backbone, Facts, digests
+from peftbench.backbones.backbone import WHOLE, Backbone, Facts, Size, digests
 from peftbench.errors import Refusal, UserError
 
 BOUND = 128 * 2**20
@@ -305,7 +305,7 @@ class Streamed(Backbone):
 
     streamed: ClassVar[bool] = True
 
-    def __init__(self, net: nn.Module, name: str, family: str | None, input_size: int, blocks: Blocks) -> None:
+    def __init__(self, net: nn.Module, name: str, family: str | None, input_size: Size, blocks: Blocks) -> None:
         _whole(net)
         start = digests({n: t for n, t in net.state_dict().items() if not t.is_meta}) | blocks.digests()
         super().__init__(net, name, family, input_size, {f"net.{n}": d for n, d in start.items()})

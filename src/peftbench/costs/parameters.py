@@ -8,7 +8,10 @@ from peftbench.model import Model
 
 
 def parameters(model: Model) -> dict[str, Any]:
-    """`method` (trainable, without the head), `head`, `backbone` (all of it), and both as shares of the backbone."""
+    """`method` (trainable, without the head), `head`, `backbone` (all of it), and both as shares of the backbone.
+
+    `parts` are those of a head that has several, a detector's.
+    """
     head = sum(p.numel() for p in model.task.parameters() if p.requires_grad)
     method = sum(p.numel() for _, p in model.trainable()) - head
     backbone = model.backbone.facts.parameters
@@ -18,4 +21,5 @@ def parameters(model: Model) -> dict[str, Any]:
         "backbone": backbone,
         "method_share": method / backbone,
         "head_share": head / backbone,
+        **({"parts": parts} if (parts := dict(model.task.parts())) else {}),
     }

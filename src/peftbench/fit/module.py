@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
-from torchmetrics import MetricCollection
 
 from peftbench import optim
 from peftbench.config import Config
@@ -19,6 +18,7 @@ from peftbench.deltas import changed
 from peftbench.errors import UserError
 from peftbench.methods.base import Method
 from peftbench.model import Model, Together
+from peftbench.tasks.base import Metrics
 
 ADVICE = "a lower optimizer.lr or trainer.clip=1 usually helps, and bf16 instead of 16"
 
@@ -177,21 +177,23 @@ class Fit(LightningModule):
     def on_test_epoch_end(self) -> None:
         self.test_results = self._finish_evaluation(self.test_metrics)
 
-    def _start_evaluation(self, metrics: MetricCollection) -> None:
+    def _start_evaluation(self, metrics: Metrics) -> None:
         metrics.reset()
         self._eval_loss = torch.zeros(2, device=self.device)
 
-    def _evaluate(self, batch: Any, metrics: MetricCollection) -> None:
-        predictions = self.model(batch[0], getattr(batch, "taps", None))
+    def _evaluate(self, batch: Any, metrics: Metrics) -> None:
+        predictions = self.model.evaluate(batch)
         if not self.model.task.size(batch):  # this process's share of a small last batch may be nothing
             return
         metrics.update(predictions, self.model.task.targets(batch))
-        self._eval_loss[0] += self.model.task.evaluation_loss(predictions, batch)
-        self._eval_loss[1] += self.model.task.size(batch)
+        if (loss := self.model.task.evaluation_loss(predictions, batch)) is not None:
+            self._eval_loss[0] += loss
+            self._eval_loss[1] += self.model.task.size(batch)
 
-    def _finish_evaluation(self, metrics: MetricCollection) -> dict[str, float]:
+    def _finish_evaluation(self, metrics: Metrics) -> dict[str, float]:
         total = self.trainer.strategy.reduce(self._eval_loss, reduce_op="sum")
-        return {n: v.item() for n, v in metrics.compute().items()} | {"loss": (total[0] / total[1]).item()}
+        found = {n: v.item() for n, v in metrics.compute().items()}
+        return found | {"loss": (total[0] / total[1]).item()} if total[1] else found
 
     # -- what a checkpoint holds: the delta, not the frozen backbone
 

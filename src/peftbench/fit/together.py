@@ -7,7 +7,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
 
 from peftbench import optim
 from peftbench.config import Config
@@ -15,6 +14,7 @@ from peftbench.costs import SavedBytes
 from peftbench.fit.module import ADVICE, Diverged, Fit
 from peftbench.methods.base import Method
 from peftbench.model import Together
+from peftbench.tasks.base import Metrics
 
 
 class FitTogether(Fit):
@@ -95,26 +95,28 @@ class FitTogether(Fit):
 
     # -- evaluation
 
-    def _metrics(self, metrics: MetricCollection) -> list[MetricCollection]:
+    def _metrics(self, metrics: Metrics) -> list[Metrics]:
         each = self.val_each if metrics is self.val_metrics else self.test_each
-        return [cast(MetricCollection, m) for m in each]
+        return [cast(Metrics, m) for m in each]
 
-    def _start_evaluation(self, metrics: MetricCollection) -> None:
+    def _start_evaluation(self, metrics: Metrics) -> None:
         for own in self._metrics(metrics):
             own.reset()
         self._eval_loss = torch.zeros(len(self.configs) + 1, device=self.device)
 
-    def _evaluate(self, batch: Any, metrics: MetricCollection) -> None:
-        predictions = self.model(batch[0], getattr(batch, "taps", None))
+    def _evaluate(self, batch: Any, metrics: Metrics) -> None:
+        predictions = self.model.evaluate(batch)
         task = self.model.task
         if not task.size(batch):
             return
         for i, (own, predicted) in enumerate(zip(self._metrics(metrics), predictions, strict=True)):
             own.update(predicted, task.targets(batch))
-            self._eval_loss[i] += task.evaluation_loss(predicted, batch)
+            loss = task.evaluation_loss(predicted, batch)
+            assert loss is not None  # detection goes apart
+            self._eval_loss[i] += loss
         self._eval_loss[-1] += task.size(batch)
 
-    def _finish_evaluation(self, metrics: MetricCollection) -> dict[str, float]:
+    def _finish_evaluation(self, metrics: Metrics) -> dict[str, float]:
         total = self.trainer.strategy.reduce(self._eval_loss, reduce_op="sum")
         losses = (total[:-1] / total[-1]).tolist()
         self.results_each = [

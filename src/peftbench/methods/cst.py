@@ -109,7 +109,7 @@ class SideNet(Side):
         self.wanted = self.given if self.stem is None else (self.stem, *self.given)
         taps = [facts.taps[i] for i in self.wanted]
         self.prefix = facts.prefix if taps[-1].layout == "NLC" else 0
-        self.layout = taps[0].layout
+        self.first, self.layout = taps[0], taps[0].layout
         self.halvings = 0 if self.stem is None else _halvings(*taps[:2])
         self.condensed = f"stem-{self.halvings}" if self.halvings else ""
         self.stages = nn.ModuleList()
@@ -130,7 +130,7 @@ class SideNet(Side):
 
     def begin(self, stem: Tensor) -> State:
         """What the first stage sees below it: the condensed stem."""
-        return State(layouts.flat(stem, self.layout), layouts.grid(stem, self.layout, self.prefix), None)
+        return State(layouts.flat(stem, self.layout), layouts.grid(stem, self.first, self.prefix), None)
 
     def forward(self, taps: Sequence[Tensor]) -> list[Tensor]:
         below = None if self.stem is None else self.begin(taps[0])
@@ -154,7 +154,7 @@ class Stage(nn.Module):
 
     def __init__(self, tap: Tap, below: int | None, prefix: int, options: CST) -> None:
         super().__init__()
-        self.layout, self.prefix = tap.layout, prefix
+        self.tap, self.layout, self.prefix = tap, tap.layout, prefix
         self.width = width = tap.channels // options.reduction
         self.reduce = nn.Linear(tap.channels, width, bias=False)
         self.reduce_norm = norm(options.norm, width)
@@ -172,7 +172,7 @@ class Stage(nn.Module):
 
     def forward(self, tap: Tensor, below: State | None) -> State:
         """S (B, c, N) of this stage, from B (B, …) and the state of the stage below."""
-        grid = layouts.grid(tap, self.layout, self.prefix)
+        grid = layouts.grid(tap, self.tap, self.prefix)
         mixed = F.relu_(self.reduce_norm(layouts.read(tap, self.reduce.weight, self.layout)))
         if below is not None and self.gate is not None:
             weight = self.transition.weight

@@ -6,6 +6,7 @@ arXiv 2402.02887. (Not the Long-Short-range Adapter, nor the sparse language-mod
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -14,8 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peftbench.backbones import Backbone
-from peftbench.backbones.backbone import Tap
+from peftbench.backbones import Backbone, Tap, layouts
 from peftbench.errors import Refusal, UserError
 from peftbench.methods.base import Method, Plan, Side, freeze
 from peftbench.methods.parts import lowrank
@@ -134,7 +134,7 @@ class SideMixers(Side):
         self.wanted = spec.chosen(backbone)
         taps = spec.taps(backbone)
         last, facts = taps[-1], backbone.facts
-        self.layouts = [t.layout for t in taps]
+        self.built, self.layouts = taps, [t.layout for t in taps]
         self.shape = last.shape
         self.advice = f"give images of {facts.input_size} pixels, or build the model for another data.size"
         self.start = spec.start
@@ -143,7 +143,7 @@ class SideMixers(Side):
         # class tokens have no place on a grid
         self.left_out = facts.prefix if last.layout == "NLC" and (spec.leaves_prefix_out or not plain) else 0
         self.prefixes = [facts.prefix if t.layout == "NLC" and not plain else 0 for t in taps]
-        self.grid = None if plain else _grid(last, facts.prefix)
+        self.grid = None if plain else last.grid
         self.condensed = "" if self.grid is None else f"tokens of the last stage's grid {self.grid}"
         size = {
             "channel": last.channels,
@@ -177,7 +177,7 @@ class SideMixers(Side):
             )
         if self.grid is None:
             return list(taps)
-        return [_onto(t, layout, p, self.grid) for t, layout, p in zip(taps, self.layouts, self.prefixes, strict=True)]
+        return [_onto(t, built, p, self.grid) for t, built, p in zip(taps, self.built, self.prefixes, strict=True)]
 
     def forward(self, taps: Sequence[Tensor]) -> list[Tensor]:
         return self.together([self], taps)[0]
@@ -240,27 +240,16 @@ def _stacked(mixers: Sequence[Mixer]) -> tuple[Tensor, Tensor]:
     return torch.stack(down), torch.stack([F.pad(m.up, (0, rank - m.up.shape[2])) for m in mixers])
 
 
-def _grid(tap: Tap, prefix: int) -> tuple[int, int]:
-    if tap.layout == "NCHW":
-        return tap.shape[1], tap.shape[2]
-    if tap.layout == "NHWC":
-        return tap.shape[0], tap.shape[1]
-    side = round((tap.shape[0] - prefix) ** 0.5)
-    return side, side
-
-
 def _tokens(tap: Tap, prefix: int) -> int:
     if tap.layout == "NLC":
         return tap.shape[0] - prefix
-    height, width = _grid(tap, prefix)
-    return height * width
+    return math.prod(tap.shape[1:] if tap.layout == "NCHW" else tap.shape[:2])
 
 
-def _onto(tap: Tensor, layout: str, prefix: int, grid: tuple[int, int]) -> Tensor:
+def _onto(tap: Tensor, built: Tap, prefix: int, grid: layouts.Grid) -> Tensor:
     """A raw tap as tokens (B, h w, C), averaged onto a grid of h x w."""
-    if layout == "NLC":
-        side = round((tap.shape[1] - prefix) ** 0.5)
-        tap = tap[:, prefix:].unflatten(1, (side, side))
-    if layout != "NCHW":
+    if built.layout == "NLC":
+        tap = tap[:, prefix:].unflatten(1, layouts.grid(tap, built, prefix))
+    if built.layout != "NCHW":
         tap = tap.permute(0, 3, 1, 2)
     return F.adaptive_avg_pool2d(tap, grid).flatten(2).transpose(1, 2).contiguous()

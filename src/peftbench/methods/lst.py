@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peftbench.backbones import Backbone, Facts, layouts
+from peftbench.backbones import Backbone, Facts, Tap, layouts
 from peftbench.errors import Refusal, UserError
 from peftbench.methods.base import Method, Plan, Side, freeze
 
@@ -79,7 +79,7 @@ class Ladder(Side):
     def __init__(self, facts: Facts, options: LST) -> None:
         super().__init__()
         kept = [i for i in range(len(facts.taps)) if i not in options.drop]
-        last = facts.taps[-1]
+        self.last = last = facts.taps[-1]
         self.wanted = self.given = tuple(dict.fromkeys([*kept, len(facts.taps) - 1]))
         self.layout = last.layout
         self.prefix = facts.prefix if self.layout == "NLC" else 0
@@ -88,7 +88,7 @@ class Ladder(Side):
         for i in kept:
             tap = facts.taps[i]
             width = tap.channels // options.reduction
-            self.rungs.append(Rung(tap.channels, width, below, tap.layout, self.prefix))
+            self.rungs.append(Rung(tap, width, below, self.prefix))
             below = width
         self.norm = nn.LayerNorm(width)
         self.up = nn.Linear(width, last.channels, bias=False)
@@ -99,7 +99,7 @@ class Ladder(Side):
         for rung, tap in zip(self.rungs, taps, strict=False):
             side, grid = rung(tap, side, grid)
         assert side is not None
-        side = layouts.resize(side, self.prefix, grid, layouts.grid(taps[-1], self.layout, self.prefix))
+        side = layouts.resize(side, self.prefix, grid, layouts.grid(taps[-1], self.last, self.prefix))
         side = self.norm(side.mT).mT
         return [*taps[:-1], taps[-1] + layouts.write(side, self.up.weight, self.layout, taps[-1].shape)]
 
@@ -108,22 +108,23 @@ class Rung(nn.Module):
     """One step of the ladder: what is below it and the tap, through a gate and a block.
 
     Args:
-        channels, width: of the tap and of the side path.
+        tap: in the backbone.
+        width: of the side path.
         below: the width of the side path below, if there is one.
     """
 
-    def __init__(self, channels: int, width: int, below: int | None, layout: str, prefix: int) -> None:
+    def __init__(self, tap: Tap, width: int, below: int | None, prefix: int) -> None:
         super().__init__()
-        self.layout, self.prefix = layout, prefix
-        self.down = nn.Linear(channels, width, bias=False)
+        self.tap, self.layout, self.prefix = tap, tap.layout, prefix
+        self.down = nn.Linear(tap.channels, width, bias=False)
         self.step = nn.Linear(below, width, bias=False) if below not in (None, width) else None
         if below is not None:
             self.alpha = nn.Parameter(torch.zeros(1))
-        self.block = Attention(width, channels // 64) if layout == "NLC" else Convolution(width)
+        self.block = Attention(width, tap.channels // 64) if tap.layout == "NLC" else Convolution(width)
 
     def forward(self, tap: Tensor, below: Tensor | None, old: layouts.Grid) -> tuple[Tensor, layouts.Grid]:
         """h (B, c, N) and its grid, from a raw tap and the state below on its grid."""
-        grid = layouts.grid(tap, self.layout, self.prefix)
+        grid = layouts.grid(tap, self.tap, self.prefix)
         side = layouts.read(tap, self.down.weight, self.layout)
         if below is not None:
             below = layouts.resize(below, self.prefix, old, grid)

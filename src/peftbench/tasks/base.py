@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 
-from peftbench.backbones import Backbone
+from peftbench.backbones import Backbone, Facts
 
 Extract = Callable[[Tensor], list[Tensor]]
-"""From images to taps, live or cached: `Model.extract`."""
+"""From images to the taps that the task reads, live or cached: `Model.extract`."""
+Metrics = Metric | MetricCollection
+"""What `update(predictions, targets)` is called on; `compute()` gives a scalar tensor by name."""
 
 
 class Task(nn.Module):
@@ -22,27 +24,41 @@ class Task(nn.Module):
     """Whether it pools through the backbone's tail; a task that reads maps alone leaves the tail frozen."""
 
     classes: tuple[str, ...]
+    start: Mapping[str, str] = {}
+    """Hashes of what it starts from, by name, where that was read from a file."""
+
+    def reads(self, facts: Facts) -> tuple[int, ...]:
+        """The taps that it reads, as indices into `facts.taps`."""
+        return (len(facts.taps) - 1,)
 
     @abstractmethod
     def predict(self, extract: Extract, backbone: Backbone, images: Tensor) -> Any:
         """Predictions for images."""
+
+    def evaluate(self, extract: Extract, backbone: Backbone, batch: Any) -> Any:
+        """Predictions for a batch, in the form that the metrics compare with its targets."""
+        return self.predict(extract, backbone, batch[0])
 
     @abstractmethod
     def loss(self, extract: Extract, backbone: Backbone, batch: Any) -> Tensor:
         """The training loss of a batch, a scalar."""
 
     @abstractmethod
-    def metrics(self) -> MetricCollection:
+    def metrics(self) -> Metrics:
         """Metrics whose `update(predictions, targets)` is called on every batch of an evaluation."""
 
     @abstractmethod
     def targets(self, batch: Any) -> Any:
         """What the metrics compare predictions with."""
 
-    @abstractmethod
-    def evaluation_loss(self, predictions: Any, batch: Any) -> Tensor:
-        """The loss that evaluations report, summed over the batch."""
+    def evaluation_loss(self, predictions: Any, batch: Any) -> Tensor | None:
+        """The loss that evaluations report, summed over the batch; None where they report none."""
+        return None
 
     @abstractmethod
     def size(self, batch: Any) -> int:
         """The number of images in a batch."""
+
+    def parts(self) -> Mapping[str, int]:
+        """Its trainable parameters by part, where it has several."""
+        return {}
