@@ -377,6 +377,8 @@ def identity(config: Config) -> dict[str, Any]:
         whole["data"]["options"].pop(key, None)
     if Path(whole["backbone"]["weights"]).suffix:
         del whole["backbone"]["weights"]
+    if Path(whole["task"].get("weights") or "").suffix:  # stamped by the hash of its file
+        del whole["task"]["weights"]
     del whole["pruning"]["images"]
     if config.pruning.name == "none":
         del whole["pruning"]
@@ -607,6 +609,13 @@ def _detection(config: Config, task: Detection) -> None:
     for key, value in (("width", task.width), ("hidden", task.hidden)):
         if value < 1:
             raise UserError(f"task.{key}={value}: expected at least 1.")
+    if task.anchor_scale is not None and task.detector == "fcos":
+        raise UserError("task.anchor_scale: FCOS has points instead of anchors; leave it out.")
+    if task.weights is not None and not config.backbone.pretrained:
+        raise UserError(
+            f"task.weights={task.weights}: holds the backbone too, and backbone.pretrained=false asks for a random one; "
+            f"leave one of them out."
+        )
     if task.anchor_scale is not None and task.anchor_scale <= 0:
         raise UserError(f"task.anchor_scale={task.anchor_scale}: expected a number above 0, or null.")
     for key, share in (("score_threshold", task.score_threshold), ("nms_threshold", task.nms_threshold)):

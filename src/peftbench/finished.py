@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from peftbench import adapters, backbones, config, deltas, pruning, starting
+from peftbench import adapters, backbones, config, deltas, pruning, starting, tasks
 from peftbench.config import Config
 from peftbench.data.loading import IMAGENET, Transform
 from peftbench.errors import Refusal, UserError
@@ -21,7 +21,6 @@ from peftbench.methods.base import Method, Plan
 from peftbench.methods.lora import LoRA
 from peftbench.model import Model
 from peftbench.results import Record, read
-from peftbench.tasks import TASKS
 
 CONFIG = "config.yaml"
 PLAN = "plan"
@@ -82,6 +81,7 @@ def metadata(record: Record, model: Model, plan: Plan) -> dict[str, str]:
         "mask": pruning.mask_hash(model.backbone.masks),
         "task": spec["task"]["name"],
         "classes": json.dumps(list(model.task.classes)),
+        "categories": json.dumps(list(getattr(model.task, "categories", ()))),
         "input_size": str(stamps["backbone"]["input_size"]),
         "transform": json.dumps(stamps["data"]["transform"]),
         "versions": json.dumps({n: version(n) for n in ("peftbench", "torch", "timm")}),
@@ -118,6 +118,11 @@ class Run:
         return tuple(json.loads(self.metadata["classes"]))
 
     @property
+    def categories(self) -> tuple[int, ...]:
+        """The numbers of the classes in the files of a detection set; empty otherwise."""
+        return tuple(json.loads(self.metadata.get("categories", "[]")))
+
+    @property
     def frames(self) -> int | None:
         """The frames of a clip; None where the run was on images."""
         return self.record.stamps["data"].get("frames")
@@ -130,7 +135,8 @@ class Run:
         """
         self._fits(backbone)
         with torch.random.fork_rng():  # what starts at random is replaced by the delta
-            task = TASKS[self.config.task.name](backbone, self.classes, self.config.task.label_smoothing)
+            task = tasks.make(self.config.task, backbone, self.classes, self.categories)
+            tasks.start(task, self.config.task, self.config.backbone)
             scale = transform_of(self.config, backbone)
             model = Model(backbone, task, scale.mean, scale.std)
             starting.as_merged(backbone, self.config, self.method)
@@ -277,7 +283,7 @@ def _merging(run: Run, backbone: backbones.Backbone, wanted: str) -> str:
 
 def _adapted(run: Run, folder: Path) -> Run:
     """The run with a PEFT adapter in the place of its method and delta."""
-    found = adapters.read(folder, backbones.meta(run.config.backbone, run.config.data.size).classifiers)
+    found = adapters.read(folder, backbones.meta(run.config.backbone, starting.size(run.config)).classifiers)
     method = LoRA(found.rank, found.alpha, found.dropout, found.layers)
     options = json.loads(json.dumps(dataclasses.asdict(method)))
     spec = config.Method("lora", "peftbench.methods.lora.LoRA", options)

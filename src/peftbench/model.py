@@ -123,7 +123,8 @@ class Model(nn.Module):
     def train(self, mode: bool = True) -> Model:
         """The one place that decides modes.
 
-        Batch-norm statistics move only where the whole layer trains (and is not marked `fixed_statistics`); under a
+        Batch-norm statistics move only where the whole layer trains (and is not marked `fixed_statistics`), and not at
+        all where the task says so; under a
         side method the backbone is in eval mode (no dropout, no drop-path); every other module follows `mode`.
         """
         super().train(mode)
@@ -132,7 +133,9 @@ class Model(nn.Module):
             return self
         for module in self.backbone.modules():
             if isinstance(module, _NormBase) and (
-                getattr(module, "fixed_statistics", False) or not all(p.requires_grad for p in module.parameters())
+                not self.task.moves_statistics
+                or getattr(module, "fixed_statistics", False)
+                or not all(p.requires_grad for p in module.parameters())
             ):
                 module.eval()
         return self
@@ -190,7 +193,7 @@ def _through(models: Sequence[Model], taps: list[Tensor]) -> list[list[Tensor]]:
     return [m.merged(taps, passed) for m, taps in zip(models, given, strict=True)]
 
 
-def _given(taps: list[Tensor]) -> Extract:
+def _known(taps: list[Tensor]) -> Extract:
     """An `extract` that answers what is known already."""
     return lambda images: taps
 
@@ -245,18 +248,18 @@ class Together(nn.Module):
     def forward(self, images: Tensor, cached: list[Tensor] | None = None) -> list[Any]:
         """Each run's predictions."""
         given = zip(self.models, self._extracted(images, cached), strict=True)
-        return [m.task.predict(_given(taps), m.backbone, images) for m, taps in given]
+        return [m.task.predict(_known(taps), m.backbone, images) for m, taps in given]
 
     def evaluate(self, batch: Any) -> list[Any]:
         """Each run's predictions for a batch, in the form that its task's metrics take."""
         given = zip(self.models, self._extracted(batch[0], getattr(batch, "taps", None)), strict=True)
-        return [m.task.evaluate(_given(taps), m.backbone, batch) for m, taps in given]
+        return [m.task.evaluate(_known(taps), m.backbone, batch) for m, taps in given]
 
     def loss(self, batch: Any, cached: list[Tensor] | None = None) -> Tensor:
         """Each run's training loss (K,): the gradient of their sum is each one's own."""
         cached = getattr(batch, "taps", None) if cached is None else cached
         given = zip(self.models, self._extracted(batch[0], cached), strict=True)
-        return torch.stack([m.task.loss(_given(taps), m.backbone, batch) for m, taps in given])
+        return torch.stack([m.task.loss(_known(taps), m.backbone, batch) for m, taps in given])
 
     def trainable(self) -> list[tuple[str, nn.Parameter]]:
         """(name, parameter) of everything that trains, of all runs."""

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from peftbench import backbones, costs, deltas, frozen, loggers, pruning, starting
+from peftbench import backbones, costs, deltas, frozen, loggers, pruning, starting, tasks
 from peftbench.config import Config, run_id
 from peftbench.data import ood
 from peftbench.data.base import DataSet, Splits, split_hash
@@ -33,7 +33,6 @@ from peftbench.methods.base import Method, Plan
 from peftbench.model import Model, Together
 from peftbench.progress import Watch, counted
 from peftbench.results import Record, read
-from peftbench.tasks import TASKS
 
 
 def run(config: Config, group: str | None = None, retry: bool = True) -> Record:
@@ -121,7 +120,8 @@ class _Run:
         self.config, self.method, self.backbone = config, method, backbone
         stamps = _stamps(config, backbone, splits, hash_)
         stamps["data"] |= {"ood": ood.stamps(shifts)} if shifts else {}
-        self.name = run_id(config, stamps["backbone"]["fingerprint"], stamps["data"]["hash"])
+        start = "".join([stamps["backbone"]["fingerprint"], stamps.get("task", {}).get("sha256", "")])
+        self.name = run_id(config, start, stamps["data"]["hash"])
         self.folder = Path(config.output_dir) / self.name
         self.record = Record(self.name, "running", config.to_dict(), stamps=stamps)
         self.logger = loggers.Logger()
@@ -168,7 +168,9 @@ class _Run:
         config = self.config
         self.record.stamps["data"]["skipped"] = list(data.skipped)
         torch.manual_seed(mix(config.seed, 0))
-        task = TASKS[config.task.name](backbone, splits.classes, config.task.label_smoothing)
+        task = tasks.make(config.task, backbone, splits.classes, splits.train.categories)
+        if note := tasks.start(task, config.task, config.backbone):
+            _teller(config, rank)(note)
         self.model = Model(backbone, task, transform.mean, transform.std)
         self.plan = _plan(self.folder, self.method, self.model, data, config, rank)
         self.record.plan = dict(self.plan.facts)
@@ -220,12 +222,13 @@ def check(config: Config, method: Method) -> backbones.Backbone:
             f"for every batch; take a side method such as linear, or give backbone.stream=false."
         )
     backbone = starting.meta(config, method)
-    if config.data.size and config.data.size != backbone.facts.input_size:
+    if (wanted := starting.size(config)) and wanted != backbone.facts.input_size:
         raise Refusal(
             f"data.size={config.data.size}: {backbone.facts.name} takes {backbone.facts.input_size} pixels; "
             f"leave data.size out."
         )
     method.check(backbone)
+    _detects(config, method, backbone)
     name, kind = config.method.name, type(method)
     own = kind.optimizer is not Method.optimizer
     if own and config.optimizer.name == "ftp":
@@ -235,6 +238,20 @@ def check(config: Config, method: Method) -> backbones.Backbone:
     if kind.prepare is not Method.prepare and config.trainer.strategy == "fsdp":
         raise Refusal(f"method={name}: tunes single entries of whole tensors; use trainer=ddp instead of fsdp.")
     return backbone
+
+
+def _detects(config: Config, method: Method, backbone: backbones.Backbone) -> None:
+    """Raises Refusal where a detector cannot read this backbone, or not with images of different sizes."""
+    if config.task.name != "detection":
+        return
+    if config.data.size is None and (method.fixed_size or not backbone.resizes()):
+        who = f"method={config.method.name}" if method.fixed_size else backbone.facts.name
+        raise Refusal(
+            f"data.size=null: {who} is built for one input size, and images keep theirs; give data.size=[H,W], such as "
+            f"data.size=[512,512], to which images are scaled and padded."
+        )
+    with torch.device("meta"):
+        tasks.make(config.task, backbone, ("object",))
 
 
 def _frames_agree(config: Config) -> None:
@@ -346,10 +363,9 @@ def _complete(record: Record, folder: Path, method: Method, model: Model, plan: 
 
 
 def _image(backbone: backbones.Backbone, frames: int | None) -> torch.Tensor:
-    """One image (1, 3, S, S), or one clip (1, T, 3, S, S)."""
-    size = backbone.facts.input_size
+    """One image (1, 3, H, W), or one clip (1, T, 3, H, W)."""
     clip = () if frames is None else (frames,)
-    return torch.zeros(1, *clip, 3, size, size, dtype=torch.uint8)
+    return torch.zeros(1, *clip, 3, *backbone.facts.canvas, dtype=torch.uint8)
 
 
 @contextlib.contextmanager
@@ -465,10 +481,12 @@ def _rank(config: Config) -> tuple[int, int]:
 
 def _stamps(config: Config, backbone: backbones.Backbone, splits: Splits, hash_: str) -> dict[str, Any]:
     """What a number needs to be compared: weights, data, code and machine."""
+    detector = tasks.file_of(config.task, config.backbone)
+    weights = config.backbone.weights if detector is None else f"those of task.weights={config.task.weights}"  # type: ignore[union-attr]
     return {
         "backbone": {
             "name": config.backbone.name,
-            "weights": config.backbone.weights if config.backbone.pretrained else "random",
+            "weights": weights if config.backbone.pretrained else "random",
             "pretrained": config.backbone.pretrained,
             "fingerprint": backbone.fingerprint,
             "input_size": backbone.facts.input_size,
@@ -483,6 +501,7 @@ def _stamps(config: Config, backbone: backbones.Backbone, splits: Splits, hash_:
             "frames": splits.train.frames,
             "transform": dataclasses.asdict(transform_of(config, backbone)),
         },
+        **({"task": started} if (started := tasks.stamp(config.task, detector)) else {}),
         "seed": config.seed,
         "versions": {n: version(n) for n in ("peftbench", "torch", "torchvision", "timm", "lightning", "numpy")},
         "commit": _commit(),

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peftbench import backbones, costs, optim, starting
+from peftbench import backbones, costs, optim, starting, tasks
 from peftbench.backbones.layers import layers
 from peftbench.config import Config
 from peftbench.costs.simulated import Step, arithmetic, step
@@ -19,7 +19,6 @@ from peftbench.methods.base import Method, Plan
 from peftbench.methods.full import Full
 from peftbench.model import Model
 from peftbench.pipeline import check
-from peftbench.tasks import TASKS
 
 HALF = {"32": None, "bf16": torch.bfloat16, "16": torch.float16}
 
@@ -100,7 +99,7 @@ def plan(config: Config) -> Planned:
 def _model(config: Config, method: Method, splits: Splits) -> tuple[Model, Mapping[str, str]]:
     backbone = starting.meta(config, method)
     with torch.device("meta"):
-        task = TASKS[config.task.name](backbone, splits.classes, config.task.label_smoothing)
+        task = tasks.make(config.task, backbone, splits.classes)
         model = Model(backbone, task)
         skipped = method.skipped(backbone)
         model.adapted(method.adapt(backbone, Plan()))
@@ -108,9 +107,8 @@ def _model(config: Config, method: Method, splits: Splits) -> tuple[Model, Mappi
 
 
 def _batch(model: Model, splits: Splits, count: int) -> tuple[Tensor, Tensor]:
-    size = model.backbone.facts.input_size
     clip = () if splits.train.frames is None else (splits.train.frames,)
-    return torch.zeros(count, *clip, 3, size, size, dtype=torch.uint8), torch.zeros(count, dtype=torch.long)
+    return torch.zeros(count, *clip, 3, *model.backbone.facts.canvas, dtype=torch.uint8), torch.zeros(count, dtype=torch.long)
 
 
 def _optimizer(config: Config, model: Model) -> torch.optim.Optimizer:
@@ -125,7 +123,7 @@ def _half(config: Config) -> torch.dtype | None:
 
 
 def _rows(config: Config, method: Method, model: Model, skipped: Mapping[str, str]) -> list[Row]:
-    whole = backbones.meta(config.backbone, config.data.size)
+    whole = backbones.meta(config.backbone, starting.size(config))
     kinds = {x.name: x.kind for x in layers(whole)}
     each = config.pruning.scope == "layer"  # else the zeros are chosen over all layers together, by their values
     masks = {n: round(m.numel() * config.pruning.ratio) for n, m in model.backbone.masks.items() if each}

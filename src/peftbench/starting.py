@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from peftbench import backbones, deltas, pruning
+from peftbench import backbones, deltas, pruning, tasks
 from peftbench.config import Config
 from peftbench.data.folder import Folder
 from peftbench.data.loading import decode, mix
@@ -20,9 +21,27 @@ from peftbench.methods.base import Method
 MOST = 64  # images that pruning looks at
 
 
+def size(config: Config) -> backbones.Size | None:
+    """The input size that the backbone is built for, None for its own.
+
+    Where images of detection keep their shapes, that of a 4:3 image: costs are measured at it.
+    """
+    wanted, options = config.data.size, config.data.options
+    if wanted is None and config.task.name == "detection":
+        short = options["min_size"][-1]
+        wanted = (_up(short), _up(min(short * 4 // 3, options["max_size"])))
+    if isinstance(wanted, tuple) and wanted[0] == wanted[1]:
+        return wanted[0]
+    return wanted
+
+
+def _up(pixels: int) -> int:
+    return -(-pixels // 32) * 32
+
+
 def meta(config: Config, method: Method) -> backbones.Backbone:
     """The backbone on the meta device, pruned: its shapes are those of the run. Raises Refusal."""
-    whole = backbones.meta(config.backbone, config.data.size)
+    whole = backbones.meta(config.backbone, size(config))
     return as_merged(pruning.prune(whole, config.pruning), config, method)
 
 
@@ -33,7 +52,12 @@ def build(config: Config, method: Method, tell: Callable[[str], None] = lambda t
         UserError: as `backbones.build`, and of the images that pruning looks at.
     """
     torch.manual_seed(mix(config.seed, 1))  # of a backbone that starts from random weights
-    backbone = backbones.build(config.backbone, config.data.size)
+    source = config.backbone
+    if (detector := tasks.file_of(config.task, source)) is not None:  # its backbone is in the same file
+        source = replace(source, weights=str(detector), pretrained=True)
+    backbone = backbones.build(source, size(config))
+    if detector is not None:
+        tasks.settle(backbone, detector)
     spec, whole = config.pruning, backbone.facts.parameters
     if spec.name == "none" or backbone.masks or backbone.kept:  # the file of the pruned one was given
         return as_merged(backbone, config, method)

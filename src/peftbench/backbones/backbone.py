@@ -167,6 +167,22 @@ class Backbone(nn.Module):
         """Pools `token` or `avg` from now on."""
         self.net.global_pool = kind
 
+    @torch.no_grad()
+    def resizes(self) -> bool:
+        """Whether it takes images of other sizes than the one that it was built for."""
+        if any(tap.layout == "NLC" or tap.grid is None for tap in self.facts.taps):
+            return False
+        height, width = self.facts.canvas
+        parameter = next(self.net.parameters())
+        image = torch.zeros(1, 3, height + 64, width + 32, device=parameter.device, dtype=parameter.dtype)
+        try:
+            maps = self.maps(self.taps(image))
+        except Exception:  # each model fails in its own way
+            return False
+        strides = [round(height / tap.grid[0]) for tap in self.facts.taps if tap.grid]
+        sizes = [(-(-(height + 64) // s), -(-(width + 32) // s)) for s in strides]
+        return [tuple(m.shape[2:]) for m in maps] == sizes
+
     def maps(self, taps: Sequence[Tensor], indices: Sequence[int] | None = None) -> list[Tensor]:
         """Taps as feature maps (B, C, H, W): prefix tokens dropped, tokens laid out on their grid."""
         indices = range(len(taps)) if indices is None else indices

@@ -20,6 +20,8 @@ from peftbench.errors import UserError
 State = dict[str, torch.Tensor]
 HERE = Path(__file__).parent / "weights"
 LITE0 = "package:efficientnet_lite0"
+BODY = "backbone.body."
+"""What the names of a backbone begin with in the file of a whole detector, as torchvision writes them."""
 
 
 class Uncopied(torch.Tensor):
@@ -85,6 +87,15 @@ def pruned(source: str) -> dict[str, Any]:
 
 
 def read(path: Path) -> State:
+    """The state dict of a backbone: `read_all`, or of a whole detector in that file its backbone alone."""
+    state = read_all(path)
+    body = {n.removeprefix(BODY): t for n, t in state.items() if n.startswith(BODY)}
+    for name in [n for n in body if n.endswith("running_mean")]:  # torchvision's frozen batch norms count nothing
+        body.setdefault(name.replace("running_mean", "num_batches_tracked"), torch.tensor(0))
+    return body or state
+
+
+def read_all(path: Path) -> State:
     """A state dict from a safetensors file, or from a torch file read with `weights_only`. Raises UserError."""
     try:
         if path.suffix == ".safetensors":

@@ -27,6 +27,7 @@ class Split:
     labels: np.ndarray
     names: Sequence[str]
     frames: int | None = None
+    categories: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -32,6 +32,8 @@ class Method:
 
     side: ClassVar[bool] = False
     """A side method reads taps and never sends a gradient into the backbone."""
+    fixed_size: ClassVar[bool] = False
+    """What it adds is built for one input size."""
     merges: ClassVar[tuple[str, ...]] = ("masked",)
     """What can become of a pruned backbone's zeros, the default first: `unmerged` leaves updates beside the weights,
     `masked` keeps every zero, `dense` merges over them. Weights that train themselves always keep their zeros."""

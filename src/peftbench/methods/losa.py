@@ -43,6 +43,7 @@ class LoSA(Method):
     """
 
     side: ClassVar[bool] = True
+    fixed_size: ClassVar[bool] = True
 
     rank: int = 8
     norm: Literal["none", "ln", "ln_noaffine"] = "none"

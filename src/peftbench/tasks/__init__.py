@@ -1,8 +1,31 @@
 """Tasks: head, loss and metrics."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from peftbench import config
+from peftbench.backbones import Backbone
 from peftbench.tasks.base import Task
 from peftbench.tasks.classification import Classification
+from peftbench.tasks.detection import Detection, begin, file_of, settle, stamp
 
-TASKS = {"classification": Classification}
+__all__ = ["Classification", "Detection", "Task", "file_of", "make", "settle", "stamp", "start"]
 
-__all__ = ["TASKS", "Classification", "Task"]
+
+def make(spec: config.Task, backbone: Backbone, classes: Sequence[str], categories: Sequence[int] = ()) -> Task:
+    """The task that a config asks for, with fresh parameters.
+
+    `categories` number the classes in a detection set's own files. Raises Refusal where this backbone cannot do it.
+    """
+    if isinstance(spec, config.Detection):
+        return Detection(spec, backbone, classes, categories)
+    return Classification(spec, backbone, classes)
+
+
+def start(task: Task, spec: config.Task, backbone: config.Backbone) -> str:
+    """Has the task start from the file that the config names, if any; returns what the user should know of it."""
+    file = file_of(spec, backbone)
+    if file is None or not isinstance(task, Detection):
+        return ""
+    return begin(task, file)

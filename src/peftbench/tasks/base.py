@@ -23,6 +23,9 @@ class Task(nn.Module):
     uses_tail: ClassVar[bool] = True
     """Whether it pools through the backbone's tail; a task that reads maps alone leaves the tail frozen."""
 
+    moves_statistics: ClassVar[bool] = True
+    """Whether the statistics of batch norms that train move; batches of detection are too small for it."""
+
     classes: tuple[str, ...]
     start: Mapping[str, str] = {}
     """Hashes of what it starts from, by name, where that was read from a file."""

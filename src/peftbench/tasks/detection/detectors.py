@@ -1,0 +1,217 @@
+"""torchvision's detectors behind one interface: losses and detections from a pyramid's maps."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops.poolers import initLevelMapper
+
+from peftbench import config
+from peftbench.backbones import Facts
+from peftbench.tasks.detection.pyramid import Levels, Pyramid, extra, levels
+
+Maps = OrderedDict[str, Tensor]
+Target = dict[str, Tensor]
+MOST = 100
+"""Detections an image, COCO's limit."""
+
+
+class Detector(nn.Module):
+    """One of torchvision's, over a pyramid.
+
+    Attributes:
+        net: torchvision's module; `net.backbone` is the pyramid.
+        levels: what the pyramid is made of.
+        first: the label of the first class; where it is 1, 0 is the background.
+        predictors: name in `net` of each parameter's layer that gives classes or boxes -> how its rows lie: so many
+            groups, each of a block of rows for each class, or None where it knows no classes.
+    """
+
+    finest: ClassVar[int]
+    most: ClassVar[int]
+    first: ClassVar[int] = 0
+    scale: ClassVar[float]
+    predictors: ClassVar[dict[str, str | None]]
+
+    net: Any
+    levels: Levels
+
+    @abstractmethod
+    def build(self, spec: config.Detection, pyramid: Pyramid, strides: Sequence[int], classes: int) -> nn.Module:
+        """torchvision's detector of so many classes; `strides` are those of all levels, the extra ones too."""
+
+    @abstractmethod
+    def losses(self, maps: Maps, images: ImageList, targets: list[Target]) -> dict[str, Tensor]:
+        """Its losses by name."""
+
+    @abstractmethod
+    def detections(self, maps: Maps, images: ImageList) -> list[Target]:
+        """`boxes` (n, 4), x1 y1 x2 y2 in pixels of the input, `scores` (n,) and torchvision's `labels` (n,)."""
+
+    def __init__(self, spec: config.Detection, facts: Facts, classes: int) -> None:
+        super().__init__()
+        self.levels = levels(facts, self.finest, self.most)
+        last = self.levels.strides[-1]
+        added = ("pool", [2 * last]) if self.finest == 4 else ("convolutions", [2 * last, 4 * last])
+        pyramid = Pyramid(self.levels, spec.width, extra(added[0], spec.width))
+        self.net = self.build(spec, pyramid, [*self.levels.strides, *added[1]], classes)
+        self.net.transform = nn.Identity()  # images come resized, normalised and padded
+
+    def loss(self, maps: Sequence[Tensor], canvas: tuple[int, int], targets: Sequence[Target]) -> Tensor:
+        """The sum of all losses for images on a canvas (H, W); `targets` have `boxes`, `labels` from 0, and `size`."""
+        theirs = [{"boxes": t["boxes"], "labels": t["labels"] + self.first} for t in targets]
+        images = _images(maps, canvas, [_size(t["size"]) for t in targets])
+        with self._mode(True):
+            losses = self.losses(self.net.backbone(maps), images, theirs)
+        return torch.stack([x.float() for x in losses.values()]).sum()
+
+    def detect(self, maps: Sequence[Tensor], canvas: tuple[int, int], sizes: Sequence[Any]) -> list[Target]:
+        """What is found on images whose valid heights and widths are `sizes`, the best first; labels from 0."""
+        images = _images(maps, canvas, [_size(s) for s in sizes])
+        with self._mode(False):
+            found = self.detections(self.net.backbone(maps), images)
+        best = [f["scores"].argsort(descending=True, stable=True)[:MOST] for f in found]
+        return [
+            {"boxes": f["boxes"][b].float(), "scores": f["scores"][b].float(), "labels": f["labels"][b] - self.first}
+            for f, b in zip(found, best, strict=True)
+        ]
+
+    @contextmanager
+    def _mode(self, training: bool) -> Iterator[None]:
+        """torchvision's parts give losses in training mode and detections in the other; no layer of them differs."""
+        before = self.net.training
+        self.net.train(training)
+        try:
+            yield
+        finally:
+            self.net.train(before)
+
+
+class FasterRCNNDetector(Detector):
+    """Faster R-CNN (Ren et al., 2015, arXiv 1506.01497) with a feature pyramid (arXiv 1612.03144)."""
+
+    finest, most, first, scale = 4, 4, 1, 8.0
+    predictors: ClassVar = {"roi_heads.box_predictor.cls_score": "class", "roi_heads.box_predictor.bbox_pred": "class"}
+
+    def build(self, spec: config.Detection, pyramid: Pyramid, strides: Sequence[int], classes: int) -> nn.Module:
+        side = spec.anchor_scale or self.scale
+        own = self.levels.strides
+        names = [str(i) for i in range(len(own))]
+        pooling = MultiScaleRoIAlign(featmap_names=names, output_size=7, sampling_ratio=2)
+        # Said here, since torchvision would infer them from the sizes of images, which padding hides.
+        pooling.scales = [1 / s for s in own]
+        first = (own[0] - 1).bit_length()
+        pooling.map_levels = initLevelMapper(first, first + len(own) - 1)
+        return FasterRCNN(
+            pyramid,
+            rpn_anchor_generator=AnchorGenerator(tuple((side * s,) for s in strides), ((0.5, 1.0, 2.0),) * len(strides)),
+            box_roi_pool=pooling,
+            box_head=TwoMLPHead(spec.width * 49, spec.hidden),
+            box_predictor=FastRCNNPredictor(spec.hidden, classes + 1),
+            box_score_thresh=spec.score_threshold,
+            box_nms_thresh=spec.nms_threshold,
+            box_detections_per_img=MOST,
+        )
+
+    def losses(self, maps: Maps, images: ImageList, targets: list[Target]) -> dict[str, Tensor]:
+        proposals, first = self.net.rpn(images, maps, targets)
+        _, second = self.net.roi_heads(maps, proposals, images.image_sizes, targets)
+        return first | second
+
+    def detections(self, maps: Maps, images: ImageList) -> list[Target]:
+        proposals, _ = self.net.rpn(images, maps)
+        return self.net.roi_heads(maps, proposals, images.image_sizes)[0]
+
+
+class OneStage(Detector):
+    """What RetinaNet and FCOS share: a head over all levels of the pyramid."""
+
+    finest, most = 8, 3
+
+    def outputs(self, maps: Maps, images: ImageList) -> tuple[dict[str, Tensor], list[Tensor], list[int]]:
+        """The head's outputs, each image's anchors, and the number of positions on each level."""
+        each = list(maps.values())
+        return self.net.head(each), self.net.anchor_generator(images, each), [m.shape[2] * m.shape[3] for m in each]
+
+    def detections(self, maps: Maps, images: ImageList) -> list[Target]:
+        outputs, anchors, positions = self.outputs(maps, images)
+        each = outputs["cls_logits"].shape[1] // sum(positions)
+        counts = [p * each for p in positions]
+        split = {name: list(x.split(counts, 1)) for name, x in outputs.items()}
+        return self.net.postprocess_detections(split, [list(a.split(counts)) for a in anchors], images.image_sizes)
+
+
+class RetinaNetDetector(OneStage):
+    """RetinaNet (Lin et al., 2017, arXiv 1708.02002)."""
+
+    scale = 4.0
+    predictors: ClassVar = {"head.classification_head.cls_logits": "anchor", "head.regression_head.bbox_reg": None}
+
+    def build(self, spec: config.Detection, pyramid: Pyramid, strides: Sequence[int], classes: int) -> nn.Module:
+        side = spec.anchor_scale or self.scale
+        sizes = tuple(tuple(int(side * s * 2 ** (i / 3)) for i in range(3)) for s in strides)
+        return RetinaNet(
+            pyramid,
+            classes,
+            anchor_generator=AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes)),
+            score_thresh=spec.score_threshold,
+            nms_thresh=spec.nms_threshold,
+            detections_per_img=MOST,
+        )
+
+    def losses(self, maps: Maps, images: ImageList, targets: list[Target]) -> dict[str, Tensor]:
+        outputs, anchors, _ = self.outputs(maps, images)
+        return self.net.compute_loss(targets, outputs, anchors)
+
+
+class FCOSDetector(OneStage):
+    """FCOS (Tian et al., 2019, arXiv 1904.01355)."""
+
+    scale = 1.0
+    predictors: ClassVar = {
+        "head.classification_head.cls_logits": "anchor",
+        "head.regression_head.bbox_reg": None,
+        "head.regression_head.bbox_ctrness": None,
+    }
+
+    def build(self, spec: config.Detection, pyramid: Pyramid, strides: Sequence[int], classes: int) -> nn.Module:
+        return FCOS(
+            pyramid,
+            classes,
+            anchor_generator=AnchorGenerator(tuple((s,) for s in strides), ((1.0,),) * len(strides)),
+            score_thresh=spec.score_threshold,
+            nms_thresh=spec.nms_threshold,
+            detections_per_img=MOST,
+        )
+
+    def losses(self, maps: Maps, images: ImageList, targets: list[Target]) -> dict[str, Tensor]:
+        outputs, anchors, positions = self.outputs(maps, images)
+        return self.net.compute_loss(targets, outputs, anchors, positions)
+
+
+DETECTORS: dict[str, type[Detector]] = {
+    "fasterrcnn": FasterRCNNDetector,
+    "retinanet": RetinaNetDetector,
+    "fcos": FCOSDetector,
+}
+
+
+def _images(maps: Sequence[Tensor], canvas: tuple[int, int], sizes: list[tuple[int, int]]) -> ImageList:
+    """The images as torchvision's parts ask of them: a canvas and the valid sizes on it, no pixels."""
+    return ImageList(maps[0].new_empty(()).expand(len(sizes), 3, *canvas), sizes)
+
+
+def _size(size: Any) -> tuple[int, int]:
+    height, width = (int(n) for n in size)
+    return height, width
