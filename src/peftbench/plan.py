@@ -46,19 +46,19 @@ class Planned:
     Attributes:
         rows: every layer of the backbone with parameters, then what stands beside it.
         parameters: as in a record: `method`, `head`, `backbone` and shares.
-        step: of the run, without kept taps.
+        step: of the run, without kept taps; None of detection, whose proposals depend on the images.
         full: arithmetic of a step of full fine-tuning of the same backbone, which `relative_time` is against.
     """
 
     rows: tuple[Row, ...]
     parameters: Mapping[str, Any]
-    step: Step
+    step: Step | None
     full: int
     notes: tuple[str, ...] = field(default=())
 
     @property
-    def relative_time(self) -> float:
-        return self.step.flops / self.full
+    def relative_time(self) -> float | None:
+        return None if self.step is None else self.step.flops / self.full
 
 
 def plan(config: Config) -> Planned:
@@ -75,10 +75,14 @@ def plan(config: Config) -> Planned:
     rows = _rows(config, method, model, skipped)
     parameters, masks = costs.parameters(model), model.backbone.masks
     batch = min(config.data.batch_size, len(splits.roles(config.data.stage)[0]))
-    taken = step(model, lambda: _batch(model, splits, batch), lambda: _optimizer(config, model), _half(config))
-    whole, _ = _model(config, Full(), splits)
-    full = arithmetic(whole, lambda: _batch(whole, splits, batch))
     notes = []
+    taken, full = None, 0
+    if config.task.name == "classification":
+        taken = step(model, lambda: _batch(model, splits, batch), lambda: _optimizer(config, model), _half(config))
+        whole, _ = _model(config, Full(), splits)
+        full = arithmetic(whole, lambda: _batch(whole, splits, batch))
+    else:
+        notes.append("memory and time: not foretold, since a detector's proposals depend on the images; a run measures them")
     if masks and config.pruning.name == "none":
         notes.append(
             f"pruning: the weights given are pruned; their zeros are in the file, merging is {model.backbone.merging}"

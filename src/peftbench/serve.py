@@ -55,6 +55,9 @@ class MultiTask(nn.Module):
     ) -> None:
         super().__init__()
         self.runs = _opened(deltas, config_dir)
+        for name, run in self.runs.items():
+            if run.config.task.name != "classification":
+                raise Refusal(f"MultiTask: {name} is of task={run.config.task.name}; it serves classification alone.")
         first = next(iter(self.runs.values()))
         if backbone is None:
             with torch.random.fork_rng():

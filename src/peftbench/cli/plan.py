@@ -67,9 +67,12 @@ def _sums(planned: Any, config: Any) -> Table:
     table.add_column(justify="right")
     counts, step = planned.parameters, planned.step
     table.add_row("parameters of the method", f"{counts['method']:,} ({counts['method_share']:.2%} of the backbone)")
-    table.add_row("of the head", f"{counts['head']:,}")
     table.add_row("of the backbone", f"{counts['backbone']:,}")
-    table.add_row("memory of a step, allocated", f"{step.peak / 1e6:,.0f} MB (batch {config.data.batch_size})")
-    table.add_row("of it kept for backward", f"{step.saved / 1e6:,.0f} MB")
-    table.add_row("arithmetic of a step, against full fine-tuning", f"{planned.relative_time:.2f}")
+    table.add_row("of the head", f"{counts['head']:,}")
+    for part, count in counts.get("parts", {}).items():
+        table.add_row(f"of it the detector's {part}", f"{count:,}")
+    if step is not None:
+        table.add_row("memory of a step, allocated", f"{step.peak / 1e6:,.0f} MB (batch {config.data.batch_size})")
+        table.add_row("of it kept for backward", f"{step.saved / 1e6:,.0f} MB")
+        table.add_row("arithmetic of a step, against full fine-tuning", f"{planned.relative_time:.2f}")
     return table

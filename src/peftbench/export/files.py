@@ -13,7 +13,7 @@ from typing import Literal, TypeVar
 from safetensors import SafetensorError
 
 from peftbench import pruning
-from peftbench.errors import UserError, nearest
+from peftbench.errors import Refusal, UserError, nearest
 from peftbench.export.adapter import to_adapter
 from peftbench.export.graph import Sample
 from peftbench.export.plain import to_state_dict
@@ -61,6 +61,11 @@ def export(
     if format not in FORMATS:
         raise UserError(f"format={format}: expected one of {', '.join(FORMATS)}{nearest(format, FORMATS)}.")
     finished = run if isinstance(run, Run) else open_run(run, config_dir)
+    if finished.config.task.name != "classification":
+        raise Refusal(
+            f"run={finished.folder}: is of task={finished.config.task.name}, and only classification is exported; "
+            f"peftbench.load(run) gives the detector in torch, and peftbench predict applies it."
+        )
     name = "adapter" if format == "peft" else _WRITERS[format][0]
     path = Path(out).expanduser() if out is not None else finished.folder / name
     if path.exists() and not force:

@@ -20,7 +20,7 @@ def make(spec: config.Task, backbone: Backbone, classes: Sequence[str], categori
     """
     if isinstance(spec, config.Detection):
         return Detection(spec, backbone, classes, categories)
-    return Classification(spec, backbone, classes)
+    return Classification(backbone, classes, spec.label_smoothing)
 
 
 def start(task: Task, spec: config.Task, backbone: config.Backbone) -> str:

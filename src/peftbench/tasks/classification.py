@@ -9,7 +9,6 @@ from torch.nn import functional as F
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from peftbench import config
 from peftbench.backbones import Backbone
 from peftbench.tasks.base import Extract, Task
 
@@ -17,10 +16,10 @@ from peftbench.tasks.base import Extract, Task
 class Classification(Task):
     """`head`: Linear(width, classes), weights N(0, 0.02) cut at two sigma, bias 0."""
 
-    def __init__(self, spec: config.Classification, backbone: Backbone, classes: Sequence[str]) -> None:
+    def __init__(self, backbone: Backbone, classes: Sequence[str], label_smoothing: float = 0.0) -> None:
         super().__init__()
         self.classes = tuple(classes)
-        self.label_smoothing = spec.label_smoothing
+        self.label_smoothing = label_smoothing
         self.head = nn.Linear(backbone.facts.width, len(classes))
         nn.init.trunc_normal_(self.head.weight, std=0.02, a=-0.04, b=0.04)
         nn.init.zeros_(self.head.bias)
