@@ -70,15 +70,15 @@ class Data:
 
     name: str
     path: str
-    task: Literal["classification"]
+    task: Literal["classification", "detection"]
     options: dict[str, Any]
     stage: Literal["fit", "tune", "final"] = "fit"
     batch_size: int = 64
     eval_batch_size: int = 64
-    size: int | None = None
+    size: int | tuple[int, int] | None = None
     interpolation: Literal["model", "bicubic", "bilinear", "nearest", "lanczos"] = "model"
     normalize: Literal["model", "imagenet", "none"] = "model"
-    augment: Literal["none", "flip", "crop", "rrc", "trivial"] = "none"
+    augment: Literal["none", "flip", "crop", "rrc", "trivial", "multiscale", "lsj", "ssd"] = "none"
     on_error: Literal["refuse", "skip"] = "refuse"
     memory_gb: float = 4.0
     workers: int = 0
@@ -468,7 +468,7 @@ def _combinations(config: Config) -> None:
         **{
             k: v
             for k, v in (
-                ("data.size", data.size),
+                *(("data.size", side) for side in (data.size if isinstance(data.size, tuple) else (data.size,))),
                 ("trainer.max_batches", trainer.max_batches),
                 ("trainer.threads", trainer.threads),
             )
