@@ -16,7 +16,7 @@ from peftbench.declared import declared
 SOURCE = Path(__file__).parents[1] / "src" / "peftbench"
 # A module imports from layers before its own, and from its own package.
 LAYERS = [
-    {"errors", "progress"},
+    {"errors", "progress", "cache"},
     {"declared", "vtab"},
     {"config"},
     {"backbones", "optim"},

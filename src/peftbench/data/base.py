@@ -21,6 +21,7 @@ class Split:
 
     `images` is a uint8 array (N, H, W) or (N, H, W, 3), or N paths; `names` say what each is, relative to the set.
     Where `frames` is given, the paths are those of clips, each read as that many frames: a folder, or a video file.
+    `categories` number the classes of a detection set in its own files.
     """
 
     images: np.ndarray | Sequence[Path]
@@ -31,6 +32,11 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def unknown(self, classes: int) -> tuple[int, int] | None:
+        """(place, label) of the first image with a label that is none of so many classes."""
+        outside = np.flatnonzero((self.labels < 0) | (self.labels >= classes))
+        return (int(outside[0]), int(self.labels[outside[0]])) if len(outside) else None
 
     def take(self, indices: Sequence[int] | np.ndarray) -> Split:
         """The split of the images at `indices`, in that order."""
@@ -57,8 +63,7 @@ class Split:
         if isinstance(self.images, np.ndarray):
             stamps = [hashlib.sha256(np.ascontiguousarray(i).data).hexdigest()[:16] for i in self.images]
         else:
-            with ThreadPoolExecutor() as pool:
-                stamps = list(pool.map(_stamp, self.images))
+            stamps = stamps_of(self.images)
         return [line(n, y, s) for n, y, s in zip(self.names, self.labels, stamps, strict=True)]
 
 
@@ -75,6 +80,12 @@ def content_of(lines: Sequence[str]) -> str:
 def stamp(content: bytes) -> str:
     """The hash of an image file's bytes."""
     return hashlib.sha256(content).hexdigest()[:16]
+
+
+def stamps_of(paths: Iterable[Path]) -> list[str]:
+    """The hash of each file's bytes, or of a folder's frames. Raises UserError."""
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(_stamp, paths))
 
 
 def _stamp(path: Path) -> str:
@@ -95,7 +106,8 @@ def _digest(path: Path) -> bytes:
 class Splits:
     """The splits of one data set. `trainval`, where given, is the official union of train and val.
 
-    `source` says where the images come from and in what files they are, where that is known.
+    `source` says where the images come from and in what files they are, where that is known; `notes` are what a user
+    should know of how they were read, a sentence each.
     """
 
     name: str
@@ -105,6 +117,7 @@ class Splits:
     test: Split | None = None
     trainval: Split | None = None
     source: str = ""
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for role in ("train", "val", "test", "trainval"):
@@ -113,11 +126,10 @@ class Splits:
                 continue
             if not len(split):
                 raise UserError(f"{self.name}: the {role} split is empty; expected at least one image.")
-            outside = np.flatnonzero((split.labels < 0) | (split.labels >= len(self.classes)))
-            if len(outside):
-                at = int(outside[0])
+            if found := split.unknown(len(self.classes)):
+                at, label = found
                 raise UserError(
-                    f"{self.name}: {split.names[at]} of the {role} split has label {int(split.labels[at])}; "
+                    f"{self.name}: {split.names[at]} of the {role} split has label {label}; "
                     f"expected 0 to {len(self.classes) - 1} ({len(self.classes)} classes)."
                 )
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -16,10 +16,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from peftbench.data.base import Split
-from peftbench.data.media import DAMAGED, read_clip
+from peftbench.data.media import DAMAGED, read_clip, upright
 from peftbench.errors import UserError
 
-_FILTERS = {
+if TYPE_CHECKING:
+    from peftbench.data.scenes import SceneTransform
+
+FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
     "nearest": Image.Resampling.NEAREST,
@@ -52,6 +55,12 @@ class Transform:
         except DAMAGED as problem:
             raise UserError(f"{image}: cannot be read as an image ({problem}).") from None
 
+    def over(
+        self, split: Split, on_error: str, memory_gb: float, watch: Callable[[int, int], None], views: int = 0
+    ) -> Images:
+        """A split's images in this form."""
+        return Images(split, self, on_error, memory_gb, watch, views)
+
 
 def decode(source: np.ndarray | Path, size: int, interpolation: str) -> np.ndarray:
     """An image as uint8 (3, size, size): EXIF rotation applied, any mode to RGB, resized without regard to shape."""
@@ -60,13 +69,18 @@ def decode(source: np.ndarray | Path, size: int, interpolation: str) -> np.ndarr
     else:
         with Image.open(source) as opened:
             opened.load()
-            image = _upright(opened)
+            image = upright(opened)
+    image = rgb(image).resize((size, size), FILTERS[interpolation])
+    return np.asarray(image).transpose(2, 0, 1)
+
+
+def rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode in RGB."""
     if image.mode.startswith("I"):  # 16 bit grey: PIL would clip to 255
         image = Image.fromarray((np.asarray(image, dtype=np.float64) / 257).round().clip(0, 255).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
-    image = image.convert("RGB").resize((size, size), _FILTERS[interpolation])
-    return np.asarray(image).transpose(2, 0, 1)
+    return image.convert("RGB")
 
 
 def decode_clip(clip: Path, frames: int, size: int, interpolation: str) -> np.ndarray:
@@ -79,32 +93,6 @@ def decode_clip(clip: Path, frames: int, size: int, interpolation: str) -> np.nd
             raise ValueError(f"{frame.name}: {problem}" if isinstance(frame, Path) else str(problem)) from None
 
     return np.stack(read_clip(clip, frames, read))
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Turned as its EXIF says, where that can be read; PIL's own way fails where any other tag is damaged."""
-    try:
-        turn = _TURNS.get(image.getexif().get(0x0112, 1))
-    except Exception:  # damaged EXIF beside whole pixels: the image counts as upright
-        turn = None
-    return image if turn is None else image.transpose(turn)
-
-
-_TURNS = dict(
-    zip(
-        range(2, 9),
-        (
-            Image.Transpose.FLIP_LEFT_RIGHT,
-            Image.Transpose.ROTATE_180,
-            Image.Transpose.FLIP_TOP_BOTTOM,
-            Image.Transpose.TRANSPOSE,
-            Image.Transpose.ROTATE_270,
-            Image.Transpose.TRANSVERSE,
-            Image.Transpose.ROTATE_90,
-        ),
-        strict=True,
-    )
-)
 
 
 class Batch(NamedTuple):
@@ -138,18 +126,27 @@ class Images(Dataset):
         watch: Callable[[int, int], None],
         views: int = 0,
     ) -> None:
-        self.transform, self.split = transform, split
         self.kept = round(transform.size * _MARGIN.get(transform.augment, 1.0))
-        self.shape = (*(() if split.frames is None else (split.frames,)), 3, self.kept, self.kept)
+        shape = (*(() if split.frames is None else (split.frames,)), 3, self.kept, self.kept)
+        self.transform, self.augment = transform, _augmentation(transform)
+        self.views = views if self.augment is not None else 0
+        self._begin(split, shape, len(split) * math.prod(shape) <= memory_gb * 2**30, on_error, watch)
+
+    def _begin(
+        self, split: Split, shape: tuple[int, ...], fits: bool, on_error: str, watch: Callable[[int, int], None]
+    ) -> None:
+        self.split, self.shape, self.fits = split, shape, fits
         self.kind = "image" if split.frames is None else "clip"
         self.skipped: list[str] = []
         self.pixels: Tensor | None = None
-        self.fits = len(split) * math.prod(self.shape) <= memory_gb * 2**30
-        self.augment = _augmentation(transform)
-        self.views = views if self.augment is not None else 0
         self.stored: Callable[[Tensor], list[Tensor]] | None = None
         if on_error == "skip":
             self._decode_all(on_error, watch, self.fits)
+
+    @property
+    def groups(self) -> Tensor | None:
+        """The group of each image, (N,), where batches should be of one group."""
+        return None
 
     def load(self, watch: Callable[[int, int], None] = lambda done, of: None) -> None:
         """Decodes into memory, if the images fit and are not there yet."""
@@ -210,11 +207,14 @@ class Images(Dataset):
                 return decode(source, *how)
             return decode_clip(source, self.split.frames, *how)
         except DAMAGED as problem:
-            a = "an" if self.kind == "image" else "a"
-            raise UserError(
-                f"{self._where(index)}: cannot be read as {a} {self.kind} ({problem}); repair or remove it, or leave "
-                f"such {self.kind}s out with data.on_error=skip."
-            ) from None
+            raise self._damaged(index, problem) from None
+
+    def _damaged(self, index: int, problem: Exception) -> UserError:
+        a = "an" if self.kind == "image" else "a"
+        return UserError(
+            f"{self._where(index)}: cannot be read as {a} {self.kind} ({problem}); repair or remove it, or leave "
+            f"such {self.kind}s out with data.on_error=skip."
+        )
 
     def _where(self, index: int) -> str:
         source = self.split.images[index]
@@ -260,7 +260,13 @@ def _augmentation(transform: Transform) -> Callable[[Tensor], Tensor] | None:
         "rrc": [v2.RandomResizedCrop(size, scale=(0.3, 1.0), antialias=True), v2.RandomHorizontalFlip()],
         "trivial": [v2.RandomHorizontalFlip(), v2.TrivialAugmentWide()],
     }
-    return v2.Compose(steps[transform.augment]) if transform.augment != "none" else None
+    if transform.augment == "none":
+        return None
+    if transform.augment not in steps:
+        raise UserError(
+            f"data.augment={transform.augment}: is for detection; for classification give none, {', '.join(steps)}."
+        )
+    return v2.Compose(steps[transform.augment])
 
 
 class Indices(list[int]):
@@ -277,6 +283,8 @@ class Order(Sampler[Indices]):
 
     `place()` gives (epoch, batches already done in it). A batch is shared out over `world` processes; a trailing
     batch too small to give each at least one image (two where there is one process, for batch-norm) is left out.
+    Where `groups` are given, (size,), a training batch is of one group as far as these go; what is left over from
+    each comes in mixed batches.
     """
 
     size: int
@@ -287,6 +295,7 @@ class Order(Sampler[Indices]):
     world: int = 1
     limit: int | None = None
     place: Callable[[], tuple[int, int]] = field(default=lambda: (0, 0))
+    groups: Tensor | None = None
 
     def __len__(self) -> int:
         whole, rest = divmod(self.size, self.batch_size)
@@ -298,10 +307,30 @@ class Order(Sampler[Indices]):
         epoch, done = self.place()
         order = torch.arange(self.size)
         if self.shuffle:
-            order = torch.randperm(self.size, generator=torch.Generator().manual_seed(mix(self.seed, epoch)))
+            generator = torch.Generator().manual_seed(mix(self.seed, epoch))
+            order = torch.randperm(self.size, generator=generator)
+            if self.groups is not None:
+                order = self._grouped(order, generator)
         for i in range(done, len(self)):
             share = order[i * self.batch_size : (i + 1) * self.batch_size][self.rank :: self.world]
             yield Indices(share.tolist(), mix(self.seed, epoch, i, self.rank) if self.shuffle else None)
+
+    def _grouped(self, order: Tensor, generator: torch.Generator) -> Tensor:
+        """The same images in whole batches of one group, these in random order, then the rest."""
+        assert self.groups is not None
+        batches: list[Tensor] = []
+        left = torch.ones(self.size, dtype=torch.bool)
+        groups = self.groups[order]
+        for group in groups.unique().tolist():
+            members = (groups == group).nonzero().squeeze(1)
+            whole = members[: len(members) // self.batch_size * self.batch_size]
+            left[whole] = False
+            batches += whole.split(self.batch_size)
+        rest = left.nonzero().squeeze(1).split(self.batch_size)
+        batches += [part for part in rest if len(part) == self.batch_size]
+        trailing = [part for part in rest if 0 < len(part) < self.batch_size]
+        shuffled = [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+        return order[torch.cat([*shuffled, *trailing])]
 
 
 def mix(*numbers: int) -> int:
@@ -333,7 +362,7 @@ class Loaders:
 
 def loaders(
     roles: tuple[Split, Split | None, Split | None],
-    transform: Transform,
+    transform: Transform | SceneTransform,
     *,
     batch_size: int,
     eval_batch_size: int,
@@ -348,7 +377,7 @@ def loaders(
     views: int = 0,
     watch: Callable[[int, int], None] = lambda done, of: None,
 ) -> Loaders:
-    """Loaders of uint8 images or clips for (train, val, test); `batch_size` counts over all processes.
+    """Loaders of uint8 images, clips or scenes for (train, val, test); `batch_size` counts over all processes.
 
     `seed` decides the order of training batches. Nothing is decoded yet, except to find damaged images to skip.
 
@@ -357,16 +386,17 @@ def loaders(
     """
     if batch_size % world:
         raise UserError(f"data.batch_size={batch_size}: cannot be shared evenly by {world} devices.")
-    plain = Transform(transform.size, transform.interpolation, transform.mean, transform.std)
+    plain = replace(transform, augment="none")
     skipped: list[str] = []
 
     def make(split: Split | None, train: bool) -> tuple[DataLoader, Order] | None:
         if split is None:
             return None
-        images = Images(split, transform if train else plain, on_error, memory_gb, watch, views)
+        images = (transform if train else plain).over(split, on_error, memory_gb, watch, views)
         skipped.extend(images.skipped)
         size = batch_size if train else eval_batch_size * world
         order = Order(len(images), size, seed, shuffle=train, rank=rank, world=world, limit=limit)
+        order.groups = images.groups if train else None
         processes = workers if not images.fits or images.augment is not None else 0
         loader = DataLoader(
             images,

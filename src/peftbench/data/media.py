@@ -1,4 +1,4 @@
-"""Which files are images, frames and clips, and how the frames that stand for a clip are chosen and read."""
+"""Which files are images, frames and clips, which way up, and how the frames that stand for a clip are read."""
 
 from __future__ import annotations
 
@@ -19,6 +19,48 @@ DAMAGED = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # wh
 # The readers of these; FFmpeg's others include playlists, which make it open whatever else a file names.
 _FORMATS = "avi,mov,matroska,mpeg,mpegts,asf"
 _MOST_PIXELS = 178_956_970  # of one picture of a video: where Pillow refuses an image
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF says, where that can be read; PIL's own way fails where any other tag is damaged."""
+    turn = _turn(image)
+    return image if turn is None else image.transpose(turn)
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """(height, width) of an image once it stands upright; needs no pixels."""
+    turn = _turn(image)
+    return (image.width, image.height) if turn in _ON_ITS_SIDE else (image.height, image.width)
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    try:
+        return _TURNS.get(image.getexif().get(0x0112, 1))
+    except Exception:  # damaged EXIF beside whole pixels: the image counts as upright
+        return None
+
+
+_TURNS = dict(
+    zip(
+        range(2, 9),
+        (
+            Image.Transpose.FLIP_LEFT_RIGHT,
+            Image.Transpose.ROTATE_180,
+            Image.Transpose.FLIP_TOP_BOTTOM,
+            Image.Transpose.TRANSPOSE,
+            Image.Transpose.ROTATE_270,
+            Image.Transpose.TRANSVERSE,
+            Image.Transpose.ROTATE_90,
+        ),
+        strict=True,
+    )
+)
+_ON_ITS_SIDE = {
+    Image.Transpose.TRANSPOSE,
+    Image.Transpose.ROTATE_270,
+    Image.Transpose.TRANSVERSE,
+    Image.Transpose.ROTATE_90,
+}
 
 
 def visible(folder: Path) -> list[Path]:

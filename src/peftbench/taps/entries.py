@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from peftbench.cache import cache
 from peftbench.errors import UserError
 
 ABOUT = "about.json"
@@ -27,8 +28,7 @@ def place(given: str | None) -> Path:
     """The folder of the cache: the given one, or `taps` in $PEFTBENCH_CACHE, $XDG_CACHE_HOME/peftbench or ~/.cache."""
     if given:
         return Path(given).expanduser()
-    base = os.environ.get("PEFTBENCH_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "peftbench"
-    return Path(base).expanduser() / "taps"
+    return cache() / "taps"
 
 
 @dataclass(frozen=True)

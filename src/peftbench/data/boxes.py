@@ -1,0 +1,165 @@
+"""What a detection data set is: images with the objects annotated in them. Needs no torch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from peftbench.data.base import DataSet, Split, Splits, stamps_of
+from peftbench.errors import UserError
+
+HASHED = 2 * 10**9
+"""Bytes of image files up to which a split's hash is over the bytes themselves."""
+
+
+@dataclass(frozen=True)
+class Objects:
+    """What is annotated in one image, in pixels of the original image as it stands upright.
+
+    Attributes:
+        id: of the image, in its file.
+        size: (height, width).
+        boxes: float32 (n, 4), x1 y1 x2 y2, within the image, x2 > x1 and y2 > y1.
+        labels: int64 (n,), indices of classes.
+        crowd: bool (n,), whether a box stands for a group, which COCO neither trains on nor counts as missed.
+        area: float32 (n,) in square pixels: the segment's where the file gives it, which is what COCO's small, medium
+            and large go by; else the box's.
+    """
+
+    id: int
+    size: tuple[int, int]
+    boxes: np.ndarray
+    labels: np.ndarray
+    crowd: np.ndarray
+    area: np.ndarray
+
+    @property
+    def stamp(self) -> str:
+        """A hash of all of it."""
+        whole = hashlib.sha256(repr((self.id, self.size)).encode())
+        for values in (self.boxes, self.labels, self.crowd, self.area):
+            whole.update(np.ascontiguousarray(values).tobytes())
+        return whole.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class BoxSplit(Split):
+    """Images whose `labels` are an object array of `Objects`; `categories` are the classes' ids in their file."""
+
+    def unknown(self, classes: int) -> tuple[int, int] | None:
+        for at, objects in enumerate(self.labels):
+            outside = objects.labels[(objects.labels < 0) | (objects.labels >= classes)]
+            if len(outside):
+                return at, int(outside[0])
+        return None
+
+    def lines(self) -> list[str]:
+        """One line an image: its name, its objects, and its bytes.
+
+        Where the files hold more than 2 GB together, as COCO's 18 GB do, reading them at every start would take
+        minutes; then each file's size stands for its bytes.
+        """
+        assert not isinstance(self.images, np.ndarray)
+        try:
+            sizes = [path.stat().st_size for path in self.images]
+        except OSError as problem:
+            raise UserError(f"{problem.filename}: cannot be read ({problem.strerror}).") from None
+        stamps = stamps_of(self.images) if sum(sizes) <= HASHED else [f"{size}B" for size in sizes]
+        rows = zip(self.names, self.labels, stamps, strict=True)
+        return [f"{name} {objects.stamp} {stamp}" for name, objects, stamp in rows]
+
+
+def box_split(images: Sequence[Path], objects: Sequence[Objects], names: Sequence[str], ids: Sequence[int]) -> BoxSplit:
+    """The split of these images; `ids` are the category ids of the classes."""
+    labels = np.empty(len(objects), dtype=object)
+    labels[:] = objects
+    return BoxSplit(images, labels, names, categories=tuple(ids))
+
+
+@dataclass(frozen=True)
+class BoxSet(DataSet):
+    """What all detection data sets can be asked for.
+
+    With `data.size: null` images are resized so that the shorter side is `min_size` pixels, but the longer at most
+    `max_size`: the last of several, which `data.augment=multiscale` draws among for each training image.
+
+    `val_images` limits the validation images of an epoch, evenly spaced. `val_fraction` of the training images, drawn
+    with `split_seed`, are held out to validate on, where no validation file is given. `empty` trains on images without
+    objects too (evaluation always has them). `missing` is the share of listed images that may not be there, and of
+    annotations whose image may not be listed; they are left out.
+    """
+
+    min_size: tuple[int, ...] = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
+    max_size: int = 1333
+    val_images: int | None = None
+    val_fraction: float = 0.0
+    split_seed: int = 0
+    empty: bool = False
+    missing: float = 0.0
+
+    def check(self) -> None:
+        """Raises UserError: an option without sense."""
+        if not self.min_size or min(self.min_size) < 1:
+            raise UserError(f"data.min_size={list(self.min_size)}: expected one or more sizes in pixels, 1 or more.")
+        for key, value in (("max_size", self.max_size), ("val_images", self.val_images)):
+            if value is not None and value < 1:
+                raise UserError(f"data.{key}={value}: expected at least 1.")
+        if not 0 <= self.val_fraction < 1:
+            raise UserError(f"data.val_fraction={self.val_fraction}: expected at least 0 and below 1.")
+        if not 0 <= self.missing <= 1:
+            raise UserError(f"data.missing={self.missing}: expected a share from 0 to 1.")
+        if self.split_seed < 0:
+            raise UserError(f"data.split_seed={self.split_seed}: expected 0 or more.")
+
+    def splits(
+        self,
+        name: str,
+        classes: tuple[str, ...],
+        train: Split,
+        val: Split | None,
+        test: Split | None,
+        notes: Sequence[str] = (),
+    ) -> Splits:
+        """The splits as the options ask for them. Raises UserError."""
+        if self.val_fraction:
+            if val is not None:
+                raise UserError(
+                    f"data.val_fraction={self.val_fraction}: {name} has validation images of its own; leave it out."
+                )
+            train, val = self._held_out(train)
+            name = f"{name}-val{self.val_fraction:g}-s{self.split_seed}"
+        watched = val
+        if val is not None and self.val_images is not None and self.val_images < len(val):
+            watched = val.take(np.linspace(0, len(val) - 1, self.val_images).round().astype(np.int64))
+        both = self._with_objects(name, train + val) if val is not None else None
+        said = (*notes, *_shared(train, val, test))
+        return Splits(name, classes, self._with_objects(name, train), watched, test, both, notes=said)
+
+    def _held_out(self, train: Split) -> tuple[Split, Split]:
+        count = min(max(round(self.val_fraction * len(train)), 1), len(train) - 1)
+        if count < 1:
+            raise UserError(f"data.val_fraction={self.val_fraction}: there is one training image, too few to hold out.")
+        order = np.random.default_rng(self.split_seed).permutation(len(train))
+        return train.take(np.sort(order[count:])), train.take(np.sort(order[:count]))
+
+    def _with_objects(self, name: str, train: Split) -> Split:
+        if self.empty:
+            return train
+        kept = np.flatnonzero([not objects.crowd.all() for objects in train.labels])
+        if not len(kept):
+            raise UserError(f"{name}: none of the {len(train)} training images has an object; expected some boxes.")
+        return train if len(kept) == len(train) else train.take(kept)
+
+
+def _shared(train: Split, val: Split | None, test: Split | None) -> list[str]:
+    """A sentence where images to evaluate on are trained on too."""
+    trained, said = {str(path) for path in train.images}, []
+    for role, split in (("validation", val), ("test", test)):
+        found = zip(split.names, split.images, strict=True) if split is not None else ()
+        if twice := [name for name, path in found if str(path) in trained]:
+            said.append(f"{len(twice):,} of the {role} images are training images too, such as {twice[0]}")
+    return said

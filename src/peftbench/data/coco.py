@@ -1,0 +1,218 @@
+"""Detection data in COCO's format: the official folders of COCO 2017, and anybody's own JSON files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from peftbench.data.annotations import Annotations, read
+from peftbench.data.base import Splits
+from peftbench.data.boxes import BoxSet, BoxSplit, Objects, box_split
+from peftbench.data.media import DAMAGED, upright_size
+from peftbench.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coco(BoxSet):
+    """COCO 2017 under `root`: annotations/instances_{train,val}2017.json, train2017/, val2017/.
+
+    Its val2017, on which everybody reports, is the test set here: it is looked at once. Validation images come from
+    train2017, with `val_fraction`.
+    """
+
+    root: str
+
+    def load(self) -> Splits:
+        self.check()
+        root = _folder(self.root, "COCO's, with annotations/, train2017/ and val2017/")
+        files = {"train": "annotations/instances_train2017.json", "test": "annotations/instances_val2017.json"}
+        for file in files.values():
+            if not (root / file).is_file():
+                raise UserError(
+                    f"data.root={self.root}: {file} is not in {root.absolute()}; put COCO 2017 there, or take "
+                    f"data=coco_folder for files of your own."
+                )
+        folders = {"train": [root / "train2017"], "test": [root / "val2017"]}
+        return from_files(self, "coco2017", {role: root / file for role, file in files.items()}, folders)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CocoFolder(BoxSet):
+    """JSON files in COCO's format, `train` and the like, absolute or relative to `root`.
+
+    With three files `val` is watched after every epoch and `test` tested once. Where only one of `val` and `test` is
+    given, it is the test set, since what was watched is no test. `images` is the folder of the images, or several;
+    without it they are looked for beside the JSON file, in root/<split>, root/images/<split>, root/images and root.
+    """
+
+    root: str
+    train: str = "annotations/instances_train.json"
+    val: str | None = "annotations/instances_val.json"
+    test: str | None = None
+    images: str | tuple[str, ...] | None = None
+
+    def load(self) -> Splits:
+        self.check()
+        root = _folder(self.root, "your annotations and images")
+        given = {"train": self.train, "val": self.val, "test": self.test}
+        files = {role: root / Path(file).expanduser() for role, file in given.items() if file is not None}
+        for role, file in files.items():
+            if not file.is_file():
+                raise UserError(f"data.{role}={given[role]}: there is no file {file.absolute()}.")
+        folders = {role: self._folders(root, role, file) for role, file in files.items()}
+        if "test" not in files and "val" in files:
+            files["test"], folders["test"] = files.pop("val"), folders["val"]
+        return from_files(self, root.resolve().name, files, folders, spread=self.images is not None)
+
+    def _folders(self, root: Path, role: str, file: Path) -> list[Path]:
+        if self.images is None:
+            places = (file.parent, root / role, root / "images" / role, root / "images", root)
+            return [place for place in dict.fromkeys(places) if place.is_dir()]
+        given = (self.images,) if isinstance(self.images, str) else self.images
+        found = [root / Path(folder).expanduser() for folder in given]
+        for folder in found:
+            if not folder.is_dir():
+                raise UserError(f"data.images={self.images}: there is no folder {folder.absolute()}.")
+        return found
+
+
+def _folder(root: str, what: str) -> Path:
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"data.root={root}: there is no folder {folder.absolute()}; give the folder of {what}.")
+    return folder
+
+
+def from_files(
+    of: BoxSet, name: str, files: dict[str, Path], folders: dict[str, list[Path]], spread: bool = True
+) -> Splits:
+    """The splits of JSON files by role; `spread`: images may be in any of the folders, else all are in one."""
+    read_ = {role: read(file) for role, file in files.items()}
+    first = read_["train"]
+    for other in read_.values():
+        _agree(first, other)
+    notes: list[str] = []
+    splits = {r: _split(a, _places(a, folders[r], spread), of.missing, notes) for r, a in read_.items()}
+    return of.splits(
+        name, _classes(first.categories), splits["train"], splits.get("val"), splits.get("test"), tuple(notes)
+    )
+
+
+def _classes(categories: Sequence[tuple[int, str]]) -> tuple[str, ...]:
+    """The names; where two categories have the same, their ids tell them apart."""
+    names = [name for _, name in categories]
+    return tuple(f"{name} (id {id_})" if names.count(name) > 1 else name for id_, name in categories)
+
+
+def _agree(first: Annotations, other: Annotations) -> None:
+    ours, theirs = dict(first.categories), dict(other.categories)
+    if ours == theirs:
+        return
+    id_ = min(i for i in ours | theirs if ours.get(i) != theirs.get(i))
+    here, there = (f"'{c[id_]}'" if id_ in c else "nothing" for c in (theirs, ours))
+    raise UserError(
+        f"{other.file}: category {id_} is {here}, but {there} in {first.file}; expected the same categories in both."
+    )
+
+
+def _places(found: Annotations, folders: Sequence[Path], spread: bool) -> list[Path | None]:
+    """Where each image is; None where it is in none of the folders. Folders are listed, not asked for each file."""
+    split = [name.rpartition("/") for name in found.names]
+    parents = {parent for parent, _, _ in split}
+    there = [{(parent, file) for parent in parents for file in _files(folder / parent)} for folder in folders]
+    if not spread and there:
+        hits = [sum((parent, file) in listed for parent, _, file in split) for listed in there]
+        best = hits.index(max(hits))
+        folders, there = [folders[best]], [there[best]]
+    return [
+        next((f / name for f, listed in zip(folders, there, strict=True) if (parent, file) in listed), None)
+        for name, (parent, _, file) in zip(found.names, split, strict=True)
+    ]
+
+
+def _files(folder: Path) -> list[str]:
+    try:
+        return [entry.name for entry in os.scandir(folder) if not entry.is_dir()]
+    except (OSError, ValueError):
+        return []
+
+
+def _split(found: Annotations, places: Sequence[Path | None], missing: float, notes: list[str]) -> BoxSplit:
+    """The images that are there with their objects; what was left out is refused above the share `missing`, or told."""
+    gone = [at for at, place in enumerate(places) if place is None]
+    if gone:
+        what = f"{len(gone):,} of {len(places):,} images are not there, such as {found.names[gone[0]]}"
+        if len(gone) > missing * len(places) or len(gone) == len(places):
+            raise UserError(
+                f"{found.file}: {what}; give their folder in data.images, or leave out up to such a share with "
+                f"data.missing=0.1."
+            )
+        notes.append(f"{found.file.name}: {what}; they are left out")
+    if found.orphan:
+        count = int((found.image < 0).sum())
+        what = f"{count:,} of {len(found.image):,} annotations are of images that are not listed, such as"
+        if count > missing * len(found.image):
+            raise UserError(
+                f"{found.file}: {what} {found.orphan}; expected each image_id among the images' ids, or a larger "
+                f"share to leave out, such as data.missing=0.1."
+            )
+        notes.append(f"{found.file.name}: {what} {found.orphan}; they are left out")
+    sizes = _sizes(found, places)
+    objects = _objects(found, sizes, notes)
+    kept = [at for at, place in enumerate(places) if place is not None]
+    return box_split(
+        [place for place in places if place is not None],
+        [objects[at] for at in kept],
+        [found.names[at] for at in kept],
+        [id_ for id_, _ in found.categories],
+    )
+
+
+def _sizes(found: Annotations, places: Sequence[Path | None]) -> np.ndarray:
+    """Height and width of each image: what the file says, else what the image does once it stands upright."""
+    sizes = found.sizes.copy()
+    unknown = [at for at in np.flatnonzero(sizes[:, 0] == 0).tolist() if places[at] is not None]
+
+    def look(at: int) -> tuple[int, int]:
+        place = places[at]
+        try:
+            with Image.open(place) as opened:  # type: ignore[arg-type]
+                return upright_size(opened)
+        except DAMAGED as problem:
+            raise UserError(
+                f"{place}: cannot be read as an image ({problem}), and {found.file} does not say its width and "
+                f"height; repair it, or take it out of the file."
+            ) from None
+
+    if unknown:
+        with ThreadPoolExecutor() as pool:
+            sizes[unknown] = list(pool.map(look, unknown))
+    return sizes
+
+
+def _objects(found: Annotations, sizes: np.ndarray, notes: list[str]) -> list[Objects]:
+    """The objects of each image, their boxes clipped to it; what is empty then is left out."""
+    listed = found.image >= 0
+    limits = sizes[found.image][:, [1, 0, 1, 0]]  # those without an image take any, and are dropped
+    boxes = np.clip(found.boxes, 0, limits).astype(np.float32)
+    whole = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    known = sizes[found.image, 0] > 0  # else the image is not there
+    if dropped := int((listed & known & ~whole).sum()):
+        notes.append(
+            f"{found.file.name}: {dropped:,} of {len(boxes):,} boxes are empty or outside their image and left out"
+        )
+    area = np.where(np.isnan(found.area), (boxes[:, 2:] - boxes[:, :2]).prod(axis=1), found.area).astype(np.float32)
+    keep = np.flatnonzero(listed & whole)
+    keep = keep[np.argsort(found.image[keep], kind="stable")]
+    ends = np.searchsorted(found.image[keep], np.arange(len(sizes) + 1))
+    boxes, labels, crowd, area = boxes[keep], found.labels[keep], found.crowd[keep], area[keep]
+    return [
+        Objects(int(id_), (int(h), int(w)), boxes[a:b], labels[a:b], crowd[a:b], area[a:b])
+        for id_, (h, w), a, b in zip(found.ids, sizes, ends[:-1], ends[1:], strict=True)
+    ]

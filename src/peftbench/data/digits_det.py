@@ -1,0 +1,208 @@
+"""Handwritten digits to be found on textured canvases: real digits and photographs, put together once; no download."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from peftbench.cache import cache
+from peftbench.data.base import Split, Splits
+from peftbench.data.boxes import BoxSet
+from peftbench.data.coco import from_files
+from peftbench.data.digits import Digits
+from peftbench.errors import UserError
+
+ROLES = ("train", "val", "test")
+_VERSION = 1
+_STAMP = "stamp.json"
+_INK = 0.3  # of a digit's full ink: what counts as its pixels
+_HEIGHT = (0.2, 0.42)  # of a digit, as a share of the canvas
+_TURN = 12.0  # degrees either way
+_OVERLAP = 0.2  # of the smaller of two boxes
+_CONTRAST = 80.0  # grey levels between a digit and what lies under it, at least
+
+
+@dataclass(frozen=True, kw_only=True)
+class DigitsDet(BoxSet):
+    """One to five digits of scikit-learn's on each canvas cut from its two photographs, in COCO's format.
+
+    `images` are to train, validate and test, and each kind has digits of its own: those of `data=digits`' splits (the
+    photographs are shared). A canvas has `canvas` pixels a side. Digits differ in size, colour, contrast and slant,
+    and may overlap a little. The files are drawn once, from `drawing_seed`, and kept in the cache.
+    """
+
+    images: tuple[int, int, int] = (600, 100, 200)
+    canvas: int = 128
+    drawing_seed: int = 0
+
+    def load(self) -> Splits:
+        self.check()
+        if min(self.images) < 1:
+            raise UserError(f"data.images={list(self.images)}: expected at least 1 to train, validate and test.")
+        if not 32 <= self.canvas <= 4096:
+            raise UserError(f"data.canvas={self.canvas}: expected 32 to 4096 pixels.")
+        if self.drawing_seed < 0:
+            raise UserError(f"data.drawing_seed={self.drawing_seed}: expected 0 or more.")
+        folder = self._folder()
+        files = {role: folder / "annotations" / f"instances_{role}.json" for role in ROLES}
+        return from_files(self, "digits_det-v1", files, {role: [folder / "images"] for role in ROLES})
+
+    def _folder(self) -> Path:
+        """The folder of the files, made if it is not whole."""
+        recipe = {
+            "version": _VERSION,
+            "images": list(self.images),
+            "canvas": self.canvas,
+            "drawing_seed": self.drawing_seed,
+        }
+        key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
+        folder = cache() / "digits_det" / key
+        if _whole(folder, recipe):
+            return folder
+        part = folder.with_name(f".{key}.{os.getpid()}.part")
+        try:
+            part.mkdir(parents=True)
+            self._draw(part)
+            (part / _STAMP).write_text(json.dumps({"recipe": recipe, "files": _sizes(part)}))
+            if folder.exists() and not _whole(folder, recipe):
+                shutil.rmtree(folder)
+            with contextlib.suppress(FileExistsError, OSError):  # another process was faster
+                part.rename(folder)
+            if not _whole(folder, recipe):
+                raise UserError(f"{folder}: could not be put in place; is another process removing it?")
+        except OSError as problem:
+            raise UserError(
+                f"{folder}: could not be written ({problem.strerror or problem}); PEFTBENCH_CACHE names another place."
+            ) from None
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+        return folder
+
+    def _draw(self, folder: Path) -> None:
+        digits = Digits().load()
+        photos = _photos()
+        (folder / "annotations").mkdir()
+        for number, role in enumerate(ROLES):
+            (folder / "images" / role).mkdir(parents=True)
+            source: Split = getattr(digits, role)
+            images: list[dict[str, Any]] = []
+            annotations: list[dict[str, Any]] = []
+            for at in range(self.images[number]):
+                rng = np.random.default_rng([self.drawing_seed, number, at])
+                pixels, found = _scene(rng, source, photos, self.canvas)
+                name = f"{role}/{at:06d}.jpg"
+                Image.fromarray(pixels).save(folder / "images" / name, quality=92)
+                images.append({"id": at + 1, "file_name": name, "width": self.canvas, "height": self.canvas})
+                for label, (x1, y1, x2, y2) in found:
+                    annotations.append(
+                        {
+                            "id": len(annotations) + 1,
+                            "image_id": at + 1,
+                            "category_id": label + 1,
+                            "bbox": [x1, y1, x2 - x1, y2 - y1],
+                            "area": (x2 - x1) * (y2 - y1),
+                            "iscrowd": 0,
+                        }
+                    )
+            content = {
+                "info": {"description": "scikit-learn's digits (UCI) on parts of its photographs (CC BY 2.0)"},
+                "categories": [{"id": i + 1, "name": name} for i, name in enumerate(digits.classes)],
+                "images": images,
+                "annotations": annotations,
+            }
+            (folder / "annotations" / f"instances_{role}.json").write_text(json.dumps(content))
+
+
+def _photos() -> list[np.ndarray]:
+    from sklearn.datasets import load_sample_image
+
+    return [load_sample_image(name) for name in ("china.jpg", "flower.jpg")]
+
+
+def _scene(
+    rng: np.random.Generator, digits: Split, photos: Sequence[np.ndarray], size: int
+) -> tuple[np.ndarray, list[tuple[int, tuple[int, int, int, int]]]]:
+    """uint8 (size, size, 3), and the label and box (x1, y1, x2, y2) of each digit on it."""
+    canvas = _texture(rng, photos, size)
+    found: list[tuple[int, tuple[int, int, int, int]]] = []
+    wanted = int(rng.integers(1, 6))
+    for _ in range(50):
+        if len(found) == wanted:
+            break
+        at = int(rng.integers(len(digits)))
+        ink = _slanted(rng, np.asarray(digits.images[at]), max(round(size * rng.uniform(*_HEIGHT)), 8))
+        height, width = ink.shape
+        top, left = int(rng.integers(size - height + 1)), int(rng.integers(size - width + 1))
+        box = (left, top, left + width, top + height)
+        if any(_overlap(box, other) > _OVERLAP for _, other in found):
+            continue
+        under = canvas[top : top + height, left : left + width]
+        colour = _colour(rng, under.mean((0, 1)))
+        under += ink[..., None] * (colour - under)
+        found.append((int(digits.labels[at]), box))
+    noisy = canvas + rng.normal(0, 3, canvas.shape)
+    return noisy.round().clip(0, 255).astype(np.uint8), found
+
+
+def _texture(rng: np.random.Generator, photos: Sequence[np.ndarray], size: int) -> np.ndarray:
+    """float (size, size, 3): a square of a photograph, turned or mirrored, its contrast a third or more."""
+    photo = photos[int(rng.integers(len(photos)))]
+    side = int(rng.integers(100, min(photo.shape[:2]) + 1))
+    top, left = (int(rng.integers(photo.shape[axis] - side + 1)) for axis in (0, 1))
+    part = Image.fromarray(photo[top : top + side, left : left + side]).resize((size, size), Image.Resampling.BICUBIC)
+    texture = np.rot90(np.asarray(part, dtype=np.float64), int(rng.integers(4)))
+    if rng.random() < 0.5:
+        texture = texture[:, ::-1]
+    mean = texture.mean((0, 1))
+    return (texture - mean) * rng.uniform(1 / 3, 1) + mean
+
+
+def _slanted(rng: np.random.Generator, digit: np.ndarray, height: int) -> np.ndarray:
+    """A digit's ink, 0 to 1 and about `height` pixels high, turned a little; cut to its pixels."""
+    large = Image.fromarray(digit).resize((height, height), Image.Resampling.BICUBIC)
+    turned = large.rotate(float(rng.uniform(-_TURN, _TURN)), Image.Resampling.BICUBIC, expand=True)
+    ink = np.clip(np.asarray(turned, dtype=np.float64) / 255 * 1.25, 0, 1)
+    rows, columns = (np.flatnonzero((ink > _INK).any(axis=axis)) for axis in (1, 0))
+    return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def _colour(rng: np.random.Generator, under: np.ndarray) -> np.ndarray:
+    """A colour that stands out from what is under it."""
+    grey = np.array([0.299, 0.587, 0.114])
+    for _ in range(100):
+        colour = rng.uniform(0, 255, 3)
+        if abs(float((colour - under) @ grey)) >= _CONTRAST:
+            return colour
+    return np.full(3, 255.0 if float(under @ grey) < 128 else 0.0)
+
+
+def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> float:
+    """The share of the smaller box that the other covers."""
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    smaller = min((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b))
+    return max(width, 0) * max(height, 0) / smaller
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """The size of every file but the stamp."""
+    files = (p for p in folder.rglob("*") if p.is_file() and p.name != _STAMP)
+    return {p.relative_to(folder).as_posix(): p.stat().st_size for p in sorted(files)}
+
+
+def _whole(folder: Path, recipe: dict[str, Any]) -> bool:
+    """Whether all files are there as they were written."""
+    try:
+        stamp = json.loads((folder / _STAMP).read_text())
+        return stamp["recipe"] == recipe and stamp["files"] == _sizes(folder)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
