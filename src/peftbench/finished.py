@@ -10,12 +10,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from peftbench import adapters, backbones, config, deltas, pruning, starting, tasks
 from peftbench.config import Config
 from peftbench.data.loading import IMAGENET, Transform
+from peftbench.data.scenes import SceneTransform
 from peftbench.errors import Refusal, UserError
 from peftbench.methods.base import Method, Plan
 from peftbench.methods.lora import LoRA
@@ -48,12 +50,19 @@ def whole(spec: Config) -> Config:
     return dataclasses.replace(spec, backbone=dataclasses.replace(spec.backbone, stream=False))
 
 
-def transform_of(spec: Config, backbone: backbones.Backbone) -> Transform:
+def transform_of(spec: Config, backbone: backbones.Backbone) -> Transform | SceneTransform:
     """From an image to this backbone's input."""
     facts, data = backbone.facts, spec.data
     scales = {"model": (facts.mean, facts.std), "imagenet": IMAGENET, "none": ((0.0,) * 3, (1.0,) * 3)}
     filter_ = facts.interpolation if data.interpolation == "model" else data.interpolation
-    return Transform(facts.input_size, filter_, *scales[data.normalize], data.augment)
+    mean, std = scales[data.normalize]
+    if spec.task.name == "detection":
+        size = None if data.size is None else facts.canvas
+        shorter, longer = data.options["min_size"], data.options["max_size"]
+        coarsest = max(starting.DIVISOR, *(round(facts.canvas[0] / tap.grid[0]) for tap in facts.taps if tap.grid))
+        return SceneTransform(size, tuple(shorter), longer, filter_, mean, std, data.augment, coarsest)
+    assert isinstance(facts.input_size, int)
+    return Transform(facts.input_size, filter_, mean, std, data.augment)
 
 
 def read_plan(folder: Path) -> Plan:
@@ -207,16 +216,32 @@ class Tuned(nn.Module):
 
     Attributes:
         model: backbone, method and head.
-        transform: `transform(file)` is the model's input (3, S, S) in uint8.
+        transform: `transform(file)` is the model's input (3, S, S) in uint8; of a detector, see `SceneTransform`.
         classes: their names, in the order of the logits.
         run: what it was made of.
         merged: whether the method's update has been folded into the weights.
     """
 
-    def __init__(self, run: Run, model: Model, transform: Transform, merged: bool) -> None:
+    def __init__(self, run: Run, model: Model, transform: Transform | SceneTransform, merged: bool) -> None:
         super().__init__()
         self.run, self.model, self.transform, self.merged = run, model, transform, merged
         self.classes = run.classes
+
+    @torch.no_grad()
+    def detect(self, image: str | Path | np.ndarray) -> dict[str, Tensor]:
+        """What a tuned detector finds on an image: a file, or pixels (h, w) or (h, w, 3) in uint8. The best come first.
+
+        `boxes` (n, 4), x1 y1 x2 y2 in pixels of the upright image, `scores` (n,), `labels` (n,), indices of `classes`.
+
+        Raises:
+            UserError: the run is no detector's, or the image cannot be read.
+        """
+        if not isinstance(self.transform, SceneTransform):
+            raise UserError(f"{self.run.folder}: is of task={self.run.config.task.name}; only a detector detects.")
+        pixels, place = self.transform(image)
+        device = next(self.parameters()).device
+        given = [{name: t.to(device) for name, t in place.items()}]
+        return {name: t.cpu() for name, t in self.model.evaluate((pixels[None].to(device), given))[0].items()}
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, classes) of uint8 images (B, 3, S, S), or clips (B, T, 3, S, S); floating ones are normalised."""

@@ -45,10 +45,13 @@ def keep(
         return None
     if spec.mode == "off":
         return {"mode": "off"}
+    if config.task.name == "detection" and config.data.size is None:
+        tell("taps: not kept, since images have different sizes; data.size=[H,W] pads them to one")
+        return {"mode": "off"}
     if config.data.augment != "none" and not spec.views:
         tell(
             f"taps: not kept, since data.augment={config.data.augment} changes the images in every epoch; "
-            f"taps.views=4 keeps those of four fixed views"
+            + ("data.augment=none keeps them" if config.task.name == "detection" else "taps.views=4 keeps those of four fixed views")
         )
         return {"mode": "off"}
     parts = [images for images in map(images_of, (data.train, data.val)) if images is not None]
@@ -114,7 +117,7 @@ def _about(
         "fingerprint": fingerprint,
         "taps": [facts.taps[i].module for i in model.kept],
         "condensed": model.side.condensed,
-        "pixels": [transform.size, transform.interpolation, list(transform.mean), list(transform.std)],
+        "pixels": [_plain(transform.size), transform.interpolation, list(transform.mean), list(transform.std)],
         "augment": transform.augment if images.views else "none",
         "views": images.views,
         "frames": images.split.frames,
@@ -137,3 +140,8 @@ def _computed(config: Config, model: Model | Together, images: Images, device: t
         with torch.autocast(device.type, half, enabled=half is not None):
             taps = [t.cpu() for t in model.frozen(pictures)]
         yield taps if images.split.frames is None else [t.unflatten(0, (len(rows), -1)) for t in taps]  # a row a clip
+
+
+def _plain(size: Any) -> Any:
+    """As JSON gives it back."""
+    return list(size) if isinstance(size, tuple) else size

@@ -26,6 +26,7 @@ from peftbench.data import ood
 from peftbench.data.base import DataSet, Splits, split_hash
 from peftbench.data.loading import Loaders, Transform, loaders, mix
 from peftbench.data.plain import plain_batches
+from peftbench.data.scenes import SceneTransform
 from peftbench.errors import Refusal, UserError
 from peftbench.finished import CONFIG, PLAN, build, build_backbone, metadata, read_plan, transform_of
 from peftbench.fit import CHECKPOINT, Aborted, Diverged, Outcome, Stopped, device, fit, fit_together
@@ -67,6 +68,8 @@ def run_together(configs: Sequence[Config], group: str | None = None, retry: boo
         _frames_agree(each)
     dataset: DataSet = build(config.data)
     splits = dataset.load()
+    for note in splits.notes:
+        _teller(config, rank)(f"data={config.data.name}: {note}")
     roles = splits.roles(config.data.stage)
     shifts = ood.shifts(config, splits)
     backbone = build_backbone(config, _teller(config, rank))
@@ -162,7 +165,7 @@ class _Run:
             Console().print(f"{self.folder}: {text}", highlight=False, soft_wrap=True)
 
     def build(
-        self, backbone: backbones.Backbone, splits: Splits, transform: Transform, data: Loaders, rank: int
+        self, backbone: backbones.Backbone, splits: Splits, transform: Transform | SceneTransform, data: Loaders, rank: int
     ) -> None:
         """The model of this run."""
         config = self.config
@@ -281,7 +284,7 @@ def count_parameters(method: str, backbone: str, **overrides: Any) -> int:
     return sum(p.numel() for p in trained if p.requires_grad)
 
 
-def _loaders(config: Config, roles: Any, transform: Transform, rank: int, world: int, watch: Watch) -> Loaders:
+def _loaders(config: Config, roles: Any, transform: Transform | SceneTransform, rank: int, world: int, watch: Watch) -> Loaders:
     data = config.data
     return loaders(
         roles,

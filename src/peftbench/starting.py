@@ -19,6 +19,8 @@ from peftbench.errors import Refusal, UserError
 from peftbench.methods.base import Method
 
 MOST = 64  # images that pruning looks at
+DIVISOR = 32
+"""Images of different sizes are padded to multiples of it, or of a coarser stride of the backbone."""
 
 
 def size(config: Config) -> backbones.Size | None:
@@ -36,7 +38,7 @@ def size(config: Config) -> backbones.Size | None:
 
 
 def _up(pixels: int) -> int:
-    return -(-pixels // 32) * 32
+    return -(-pixels // DIVISOR) * DIVISOR
 
 
 def meta(config: Config, method: Method) -> backbones.Backbone:
