@@ -25,7 +25,7 @@ LAYERS = [
     {"tasks"},
     {"model"},
     {"taps", "deltas", "costs", "data"},
-    {"results", "frozen", "starting", "adapters"},
+    {"results", "frozen", "starting", "adapters", "detections"},
     {"loggers", "finished"},
     {"fit", "predict", "export", "serve"},
     {"pipeline"},

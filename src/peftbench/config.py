@@ -98,7 +98,7 @@ class Detection:
 
     `weights`: a whole detector to start from, backbone included: `coco` (torchvision's), `package:<name>` or a file.
     `neck`, `rpn` and `head` say what of it trains besides the method; `rpn` is Faster R-CNN's alone. `width`: channels
-    of the pyramid; `hidden`: of Faster R-CNN's box head. `anchor_scale`: side of an anchor in strides of its level.
+    of the pyramid; `hidden`: of Faster R-CNN's box head, which learns from `rois` regions an image. `anchor_scale`: side of an anchor in strides of its level.
     """
 
     name: Literal["detection"]
@@ -109,6 +109,7 @@ class Detection:
     head: Literal["all", "predictor"] = "all"
     width: int = 256
     hidden: int = 1024
+    rois: int = 512
     anchor_scale: float | None = None
     score_threshold: float = 0.05
     nms_threshold: float = 0.5
@@ -606,7 +607,7 @@ def _sizes(config: Config) -> None:
 
 def _detection(config: Config, task: Detection) -> None:
     """What only detection asks for, and what it does not offer."""
-    for key, value in (("width", task.width), ("hidden", task.hidden)):
+    for key, value in (("width", task.width), ("hidden", task.hidden), ("rois", task.rois)):
         if value < 1:
             raise UserError(f"task.{key}={value}: expected at least 1.")
     if task.anchor_scale is not None and task.detector == "fcos":

@@ -122,6 +122,7 @@ class FasterRCNNDetector(Detector):
             box_score_thresh=spec.score_threshold,
             box_nms_thresh=spec.nms_threshold,
             box_detections_per_img=MOST,
+            box_batch_size_per_image=spec.rois,
         )
 
     def losses(self, maps: Maps, images: ImageList, targets: list[Target]) -> dict[str, Tensor]:

@@ -1,0 +1,156 @@
+"""COCO's average precision for boxes, counted by faster-coco-eval."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from faster_coco_eval import COCO, COCOeval_faster
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+DETECTIONS = 100
+"""COCO looks at as many of an image, those of the highest scores, whatever their classes."""
+
+
+class BoxAP(Metric):
+    """AP and AR of COCO (https://cocodataset.org/#detection-eval), equal to those of pycocotools.
+
+    In several processes each keeps its own images, as many as it has, also none. An image that two of them were given
+    (samplers repeat some to fill up) counts once. Detections that are not finite are left out.
+
+    Args:
+        classes: names, in the order of the labels.
+        categories: the category id of each in the COCO file.
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+    # Rows of all images, one after the other: without their own ends between them, processes can be put together.
+    images: list[Tensor]  # int64 (id, number of detections, number of truths)
+    found: list[Tensor]  # float (x1, y1, x2, y2, score, label)
+    truths: list[Tensor]  # float (x1, y1, x2, y2, label, crowd, area)
+
+    def __init__(self, classes: Sequence[str], categories: Sequence[int], **options: Any) -> None:
+        super().__init__(**options)
+        if len(classes) != len(categories):
+            raise ValueError(f"{len(classes)} classes, but {len(categories)} categories")
+        self.classes, self.categories = tuple(classes), tuple(categories)
+        for name in ("images", "found", "truths"):
+            self.add_state(name, [], dist_reduce_fx="cat")
+
+    def update(self, predictions: Sequence[Mapping[str, Tensor]], targets: Sequence[Mapping[str, Tensor]]) -> None:
+        """Takes the detections and the truth of some images, boxes in pixels of the original image.
+
+        Args:
+            predictions: of each image `boxes` (n, 4) as x1, y1, x2, y2, `scores` (n,) and `labels` (n,) from 0.
+            targets: of each image `image_id`, `true_boxes` (m, 4), `true_labels` (m,), `true_crowd` (m,), 1 where a box
+                holds a crowd, and `true_area` (m,), by which COCO calls an object small, medium or large.
+        """
+        counts, found, truths = [], [], []
+        for p, t in zip(predictions, targets, strict=True):
+            counts.append([int(t["image_id"]), len(p["scores"]), len(t["true_labels"])])
+            found.append((p["boxes"], p["scores"], p["labels"]))
+            truths.append((t["true_boxes"], t["true_labels"], t["true_crowd"], t["true_area"]))
+        self._keep(counts, found, truths)
+
+    def _keep(
+        self, counts: list[list[int]], found: Sequence[tuple[Tensor, ...]], truths: Sequence[tuple[Tensor, ...]]
+    ) -> None:
+        self.images.append(torch.tensor(counts, dtype=torch.int64, device=self.device).reshape(-1, 3))
+        real = torch.float32 if self.device.type == "mps" else torch.float64  # MPS has no float64
+        for state, images, width in ((self.found, found, 6), (self.truths, truths, 7)):
+            empty = torch.zeros(0, width, dtype=real, device=self.device)
+            rows = [torch.column_stack([b.to(empty).reshape(-1, 4), *(c.to(empty) for c in cs)]) for b, *cs in images]
+            state.append(torch.cat([empty, *rows]))
+
+    def sync(self, *args: Any, **options: Any) -> None:
+        if not self._is_synced:  # a process without images must hand on states of the shape and type that the others do
+            self._keep([], [], [])
+        super().sync(*args, **options)
+
+    def compute(self) -> dict[str, Tensor]:
+        """`AP`, `AP50`, `AP75`, `AP_small`, `AP_medium`, `AP_large`, `AR` (100 detections) and `AP/<class>`, in 0 to 1.
+
+        What has no truth (COCO's -1) is left out; `AP` is then nan.
+        """
+        ids, found, truths = self._gathered()
+        images, categories = [{"id": i} for i in ids], [{"id": i} for i in range(len(self.classes))]
+        sets = COCO(), COCO()
+        for coco, boxes in zip(sets, (_truths(truths), _detections(found)), strict=True):
+            coco.dataset = {"images": images, "categories": categories, "annotations": boxes}
+            coco.createIndex()
+        values = {"AP": float("nan")}
+        if len(truths):
+            evaluation = COCOeval_faster(*sets, iouType="bbox")
+            evaluation.params.maxDets = [DETECTIONS]
+            evaluation.evaluate()
+            evaluation.accumulate()
+            precision = evaluation.eval["precision"][..., 0]  # overlaps, recalls, classes, sizes
+            parts = {"AP": precision[..., 0], "AP50": precision[0, ..., 0], "AP75": precision[5, ..., 0]}
+            parts |= {f"AP_{size}": precision[..., i] for i, size in enumerate(("small", "medium", "large"), start=1)}
+            parts["AR"] = evaluation.eval["recall"][:, :, 0, 0]
+            parts |= {f"AP/{name}": precision[:, :, i, 0] for i, name in enumerate(self.classes)}
+            values |= {name: part[part > -1].mean() for name, part in parts.items() if (part > -1).any()}
+        return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
+
+    def results(self) -> list[dict[str, Any]]:
+        """The detections in all images as rows of COCO's result JSON. In several processes each calls this."""
+        with self.sync_context(should_sync=not self._is_synced, should_unsync=not self._is_synced):
+            found = self._gathered()[1]
+        return [
+            {"image_id": image, "category_id": self.categories[label], "bbox": box, "score": score}
+            for image, label, box, score in _columns(found)
+        ]
+
+    def _gathered(self) -> tuple[list[int], np.ndarray, np.ndarray]:
+        """Image ids in their order, the detections and the truths of these images, with the image's id before each."""
+        images, found, truths = (dim_zero_cat(s).cpu().numpy() for s in (self.images, self.found, self.truths))
+        ids, first = np.unique(images[:, 0], return_index=True)
+        once = np.zeros(len(images), dtype=bool)
+        once[first] = True
+        sorted_rows = []
+        for rows, counts in ((found, images[:, 1]), (truths, images[:, 2])):
+            rows = np.column_stack([np.repeat(images[:, 0], counts), rows])[np.repeat(once, counts)]
+            sorted_rows.append(rows[np.argsort(rows[:, 0], kind="stable")])
+        return ids.tolist(), _best(sorted_rows[0]), sorted_rows[1]
+
+
+def _best(rows: np.ndarray) -> np.ndarray:
+    """The finite ones among (image id, box, score, label), and of these an image's best, in the order they were in."""
+    rows = rows[np.isfinite(rows).all(1)]
+    order = np.lexsort((-rows[:, 5], rows[:, 0]))
+    ids = rows[order, 0]
+    place = np.arange(len(rows)) - np.searchsorted(ids, ids)
+    return rows[np.sort(order[place < DETECTIONS])]
+
+
+def _boxes(rows: np.ndarray) -> list[list[float]]:
+    """x, y, width, height of (image id, x1, y1, x2, y2, …)."""
+    return np.column_stack([rows[:, 1:3], rows[:, 3:5] - rows[:, 1:3]]).tolist()
+
+
+def _columns(found: np.ndarray) -> Iterator[tuple[int, int, list[float], float]]:
+    """Image id, label, box as x, y, width, height, and score of each detection."""
+    ids, labels = (found[:, i].astype(int).tolist() for i in (0, 6))
+    return zip(ids, labels, _boxes(found), found[:, 5].tolist(), strict=True)
+
+
+def _detections(found: np.ndarray) -> list[dict[str, Any]]:
+    return [
+        {"id": i, "image_id": image, "category_id": label, "bbox": box, "area": box[2] * box[3], "score": score}
+        for i, (image, label, box, score) in enumerate(_columns(found), start=1)
+    ]
+
+
+def _truths(truths: np.ndarray) -> list[dict[str, Any]]:
+    ids, labels, crowds = (truths[:, i].astype(int).tolist() for i in (0, 5, 6))
+    columns = zip(ids, labels, crowds, _boxes(truths), truths[:, 7].tolist(), strict=True)
+    return [
+        {"id": i, "image_id": image, "category_id": label, "iscrowd": crowd, "bbox": box, "area": area}
+        for i, (image, label, crowd, box, area) in enumerate(columns, start=1)
+    ]
