@@ -76,7 +76,7 @@ class DigitsDet(BoxSet):
             (part / _STAMP).write_text(json.dumps({"recipe": recipe, "files": _sizes(part)}))
             if folder.exists() and not _whole(folder, recipe):
                 shutil.rmtree(folder)
-            with contextlib.suppress(FileExistsError, OSError):  # another process was faster
+            with contextlib.suppress(OSError):  # another process was faster
                 part.rename(folder)
             if not _whole(folder, recipe):
                 raise UserError(f"{folder}: could not be put in place; is another process removing it?")
