@@ -288,7 +288,12 @@ def test_what_is_not_coco_is_named(tmp_path, content, sentence):
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6) | st.sampled_from([10**400, "a/../b"]),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=6)
+    | st.sampled_from([10**400, "a/../b"]),
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
     max_leaves=6,
 )
@@ -308,10 +313,13 @@ def test_any_value_in_any_field_is_read_or_refused_in_a_sentence(tmp_path_factor
         content[part][at][key] = value
     root = tmp_path_factory.getbasetemp() / "any"
     write(root, content)
+    sentence = ""
     try:
         splits = load(root, missing=1.0)
     except UserError as told:
-        assert "\n" not in str(told)
+        sentence = str(told)
+    assert "\n" not in sentence
+    if sentence:
         return
     for objects in splits.train.labels:
         h, w = objects.size

@@ -149,8 +149,8 @@ def test_sizes_of_the_input(tmp_path):
     fixed = batch(scenes(split(tmp_path), transform((64, 96))))
     assert [t["size"].tolist() for t in fixed.targets] == [[58, 96], [64, 38], [64, 64], [24, 96], [64, 48]]
     assert fixed.images.shape == (5, 3, 64, 96)
-    drawn = {tuple(t["size"].tolist()) for seed in range(9)
-             for t in batch(scenes(split(tmp_path, [(60, 100)]), transform(None, "multiscale")), seed).targets}  # fmt: skip
+    several = scenes(split(tmp_path, [(60, 100)]), transform(None, "multiscale"))
+    drawn = {tuple(t["size"].tolist()) for seed in range(9) for t in batch(several, seed).targets}
     assert drawn == {(40, 67), (48, 80), (64, 107)}
 
 
