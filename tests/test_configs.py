@@ -24,6 +24,7 @@ NEEDS = {
     "coco_folder": ["data.root=boxes"],
     "video_folder": ["data.root=clips"],
     "timm": ["backbone.name=resnet18"],
+    "detection": ["data=digits_det"],
 }
 
 
