@@ -468,7 +468,7 @@ def _combinations(config: Config) -> None:
         **{
             k: v
             for k, v in (
-                *(("data.size", side) for side in (data.size if isinstance(data.size, tuple) else (data.size,))),
+                ("data.size", min(data.size) if isinstance(data.size, tuple) else data.size),
                 ("trainer.max_batches", trainer.max_batches),
                 ("trainer.threads", trainer.threads),
             )
