@@ -189,7 +189,7 @@ def test_what_is_missing_is_left_out_up_to_a_share(tmp_path):
     (root / "images" / "7.png").unlink()
     told = refusal(CocoFolder(root=str(root), val=None, missing=0.3))
     assert "1 of 3 images are not there, such as 7.png" in told
-    assert "data.missing" in told
+    assert f"looked for in {root / 'annotations'}, {root / 'images'}" in told
     splits = load(root, missing=0.34)
     assert [o.id for o in splits.train.labels] == [5, 9]
     assert splits.notes == (
