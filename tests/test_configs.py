@@ -19,7 +19,13 @@ from peftbench.config import CONFIGS, FAMILIES, Config, identity, run_id
 from peftbench.results.published import BACKBONE, TABLE
 from peftbench.vtab import ALIASES, GROUPS
 
-NEEDS = {"folder": ["data.root=photos"], "video_folder": ["data.root=clips"], "timm": ["backbone.name=resnet18"]}
+NEEDS = {
+    "folder": ["data.root=photos"],
+    "coco_folder": ["data.root=boxes"],
+    "video_folder": ["data.root=clips"],
+    "timm": ["backbone.name=resnet18"],
+    "detection": ["data=digits_det"],
+}
 
 
 @pytest.mark.parametrize("group", ["method", "backbone", "data", "trainer", "optimizer", "task", "logger"])

@@ -27,6 +27,7 @@ from peftbench.data.base import DataSet, Splits, split_hash
 from peftbench.data.loading import Loaders, Transform, loaders, mix
 from peftbench.data.plain import plain_batches
 from peftbench.data.scenes import SceneTransform
+from peftbench.detections import write_results
 from peftbench.errors import Refusal, UserError
 from peftbench.finished import CONFIG, PLAN, build, build_backbone, metadata, read_plan, transform_of
 from peftbench.fit import CHECKPOINT, Aborted, Diverged, Outcome, Stopped, device, fit, fit_together
@@ -34,6 +35,8 @@ from peftbench.methods.base import Method, Plan
 from peftbench.model import Model, Together
 from peftbench.progress import Watch, counted
 from peftbench.results import Record, read
+
+DETECTIONS = "detections.json"
 
 
 def run(config: Config, group: str | None = None, retry: bool = True) -> Record:
@@ -195,6 +198,8 @@ class _Run:
         if isinstance(outcome, Diverged):
             self.record.status, self.record.reason = "failed", str(outcome)
         elif rank == 0:
+            if outcome.rows is not None:
+                write_results(outcome.rows, self.folder / DETECTIONS)
             _complete(self.record, self.folder, self.method, self.model, self.plan, outcome)
 
 

@@ -1,4 +1,4 @@
-"""`peftbench data prepare|check|sources`: the tasks of VTAB-1k on disk."""
+"""`peftbench data prepare|check|sources`: the tasks of VTAB-1k on disk; `convert`: annotations in COCO's format."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from peftbench.data.prepare.adopt import adopt
 from peftbench.data.prepare.original import Wanted, prepare
 from peftbench.data.prepare.sources import SOURCES
 from peftbench.data.provenance import Provenance
+from peftbench.data.voc import convert
 from peftbench.data.vtab import find
 from peftbench.errors import UserError, nearest
 from peftbench.progress import Stages, watching
@@ -22,12 +23,14 @@ _OPTIONS = {
     "prepare": ("source", "path", "dir", "archives", "mirror", "split", "train", "val", "test"),
     "check": ("dir", "stage", "like"),
     "sources": (),
+    "convert": ("out", "classes", "zero_based"),
 }
 _USAGE = {
     "prepare": "peftbench data prepare vtab|vtab/<task> … [source=original|folder] [path=…] [dir=…] [archives=…] "
     "[mirror=…] [split=tfds-order|peftbench-v1] [train=N val=N test=N]",
     "check": "peftbench data check [vtab|vtab/<task>|FOLDER …] [dir=…] [stage=final|tune|fit] [like=FOLDER]",
     "sources": "peftbench data sources",
+    "convert": "peftbench data convert voc ROOT out=DIR [classes=a,b,c] [zero_based=true]",
 }
 
 
@@ -37,6 +40,7 @@ def run(arguments: Sequence[str]) -> int:
     verb = words[0] if words else ""
     if verb not in _USAGE:
         raise UserError(f"data {verb}: there is no such command{nearest(verb, _USAGE)}; expected {', '.join(_USAGE)}.")
+    words = _undashed(words)
     given = [w for w in words[1:] if "=" not in w or Path(w).exists()]
     options = dict(w.split("=", 1) for w in words[1:] if w not in given)
     for key in options:
@@ -44,9 +48,46 @@ def run(arguments: Sequence[str]) -> int:
             raise UserError(f"{key}: data {verb} has no such option{nearest(key, _OPTIONS[verb])}; {_USAGE[verb]}.")
     if verb == "sources":
         return _sources()
+    if verb == "convert":
+        return _convert(given, options)
     console = Console(soft_wrap=True, highlight=False, markup=False)  # which prints beside its bar, a line a task
     with watching(console) as watch:
         return (_prepare if verb == "prepare" else _check)(given, options, console, watch)
+
+
+def _undashed(words: Sequence[str]) -> list[str]:
+    """`--out DIR`, `--out=DIR` and `--zero-based` as out=DIR and zero_based=true."""
+    found: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        if word.startswith("--"):
+            key, sign, value = word[2:].partition("=")
+            key = key.replace("-", "_")
+            word = f"{key}={value if sign else 'true' if key == 'zero_based' else next(rest, '')}"
+        found.append(word)
+    return found
+
+
+def _convert(words: list[str], options: dict[str, str]) -> int:
+    if len(words) != 2 or words[0] != "voc":
+        raise UserError(f"data convert: expected voc and one folder; {_USAGE['convert']}.")
+    if not options.get("out"):
+        raise UserError(f"data convert: give out=DIR, the folder of the JSON files; {_USAGE['convert']}.")
+    if options.get("zero_based", "false") not in ("true", "false"):
+        raise UserError(f"zero_based={options['zero_based']}: expected true or false.")
+    classes = [name.strip() for name in options.get("classes", "").split(",") if name.strip()]
+    root, out = Path(words[1]).expanduser(), Path(options["out"]).expanduser()
+    done = convert(root, out, classes, options.get("zero_based") == "true")
+    for name, file in done.files.items():
+        print(f"made   {file}: {done.images[name]:,} images, {done.objects[name]:,} objects")
+    print(f"{len(done.classes)} classes: {', '.join(done.classes[:20])}{', …' if len(done.classes) > 20 else ''}")
+    for note in done.notes:
+        print(f"note: {note}")
+    roles = {role: done.files[role].absolute() for role in ("train", "val", "test") if role in done.files}
+    if "train" in roles:
+        given = " ".join(f"data.{role}={file}" for role, file in roles.items())
+        print(f"train with: data=coco_folder data.root={root} {given}{'' if 'val' in roles else ' data.val=null'}")
+    return 0
 
 
 def _data() -> Path:

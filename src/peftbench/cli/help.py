@@ -14,6 +14,7 @@ peftbench {version}: fine-tune any pretrained vision backbone with any adaptatio
   peftbench export run=FOLDER format=safetensors|onnx|torch_export|peft [out=…]
   peftbench share FOLDER …                    storage and memory of several runs on one backbone
   peftbench data prepare|check|sources        the tasks of VTAB-1k on disk: made, checked, where they come from
+  peftbench data convert voc ROOT out=DIR     Pascal VOC's annotations as JSON that data=coco_folder reads
   peftbench taps list|clear                   kept taps of frozen backbones (taps=auto|disk|memory|off)
   peftbench layers RUN_FOLDER                 where an SPT run's budget went
   peftbench report [FOLDER …] [--format=html]  what all records say together; markdown, csv, latex

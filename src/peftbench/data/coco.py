@@ -30,7 +30,7 @@ class Coco(BoxSet):
 
     def load(self) -> Splits:
         self.check()
-        root = _folder(self.root, "COCO's, with annotations/, train2017/ and val2017/")
+        root = _folder(self.root, "COCO 2017, with annotations/, train2017/ and val2017/")
         files = {"train": "annotations/instances_train2017.json", "test": "annotations/instances_val2017.json"}
         for file in files.values():
             if not (root / file).is_file():
@@ -98,7 +98,7 @@ def from_files(
     for other in read_.values():
         _agree(first, other)
     notes: list[str] = []
-    splits = {r: _split(a, _places(a, folders[r], spread), of.missing, notes) for r, a in read_.items()}
+    splits = {r: _split(a, _places(a, folders[r], spread), folders[r], of.missing, notes) for r, a in read_.items()}
     return of.splits(
         name, _classes(first.categories), splits["train"], splits.get("val"), splits.get("test"), tuple(notes)
     )
@@ -143,15 +143,17 @@ def _files(folder: Path) -> list[str]:
         return []
 
 
-def _split(found: Annotations, places: Sequence[Path | None], missing: float, notes: list[str]) -> BoxSplit:
+def _split(
+    found: Annotations, places: Sequence[Path | None], folders: Sequence[Path], missing: float, notes: list[str]
+) -> BoxSplit:
     """The images that are there with their objects; what was left out is refused above the share `missing`, or told."""
     gone = [at for at, place in enumerate(places) if place is None]
     if gone:
         what = f"{len(gone):,} of {len(places):,} images are not there, such as {found.names[gone[0]]}"
         if len(gone) > missing * len(places) or len(gone) == len(places):
             raise UserError(
-                f"{found.file}: {what}; give their folder in data.images, or leave out up to such a share with "
-                f"data.missing=0.1."
+                f"{found.file}: {what} (looked for in {', '.join(map(str, folders)) or 'no folder'}); expected all, or "
+                f"a larger share to leave out, such as data.missing=0.1."
             )
         notes.append(f"{found.file.name}: {what}; they are left out")
     if found.orphan:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,14 +69,16 @@ class DigitsDet(BoxSet):
         folder = cache() / "digits_det" / key
         if _whole(folder, recipe):
             return folder
-        part = folder.with_name(f".{key}.{os.getpid()}.part")
+        part = folder
         try:
-            part.mkdir(parents=True)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            part = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=folder.parent))
+            part.chmod(0o755)
             self._draw(part)
             (part / _STAMP).write_text(json.dumps({"recipe": recipe, "files": _sizes(part)}))
             if folder.exists() and not _whole(folder, recipe):
                 shutil.rmtree(folder)
-            with contextlib.suppress(FileExistsError, OSError):  # another process was faster
+            with contextlib.suppress(OSError):  # another process was faster
                 part.rename(folder)
             if not _whole(folder, recipe):
                 raise UserError(f"{folder}: could not be put in place; is another process removing it?")
@@ -85,7 +87,8 @@ class DigitsDet(BoxSet):
                 f"{folder}: could not be written ({problem.strerror or problem}); PEFTBENCH_CACHE names another place."
             ) from None
         finally:
-            shutil.rmtree(part, ignore_errors=True)
+            if part != folder:
+                shutil.rmtree(part, ignore_errors=True)
         return folder
 
     def _draw(self, folder: Path) -> None:

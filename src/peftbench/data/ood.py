@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from peftbench.config import Config
 from peftbench.data.base import Split, Splits, split_hash
+from peftbench.data.boxes import BoxSplit
 from peftbench.data.corruptions import CORRUPTIONS, SEVERITIES, Corrupted
 from peftbench.data.folder import Folder
 from peftbench.data.loading import Images, Loaders, Order, whole
@@ -24,11 +25,13 @@ def shifts(config: Config, splits: Splits) -> Shifts:
     """Name -> a folder's images, or a corruption and its severity, in the order in which `data.ood` names them.
 
     Raises:
-        UserError: a data set of clips, an entry that is neither, a severity that there is not, a folder without images
-            or with classes that the data set has not.
+        UserError: a data set of clips or for detection, an entry that is neither, a severity that there is not, a
+            folder without images or with classes that the data set has not.
     """
     if config.data.ood and splits.train.frames is not None:
         raise UserError(f"data.ood: {splits.name} holds clips, and only images can be shifted so far; leave it out.")
+    if config.data.ood and isinstance(splits.train, BoxSplit):
+        raise UserError(f"data.ood: {splits.name} is for detection, and only classified images can be shifted so far.")
     found: Shifts = {}
     for entry in config.data.ood:
         name, colon, severity = entry.partition(":")

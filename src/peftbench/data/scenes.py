@@ -268,10 +268,10 @@ class Scenes(Images):
         target = {"boxes": scene.boxes, "labels": scene.labels, "image_id": torch.tensor(objects.id)}
         target |= _place(size, scene.scale, objects.size)
         if not training:
-            target["true_boxes"] = torch.from_numpy(objects.boxes)
-            target["true_labels"] = torch.from_numpy(objects.labels)
-            target["true_crowd"] = torch.from_numpy(objects.crowd.astype(np.int64))
-            target["true_area"] = torch.from_numpy(objects.area)
+            target["true_boxes"] = torch.tensor(objects.boxes)  # copies: whoever changes a batch changes no data
+            target["true_labels"] = torch.tensor(objects.labels)
+            target["true_crowd"] = torch.tensor(objects.crowd, dtype=torch.int64)
+            target["true_area"] = torch.tensor(objects.area)
         return target
 
 

@@ -54,6 +54,8 @@ class Fit(LightningModule):
         self._counted = 0
         self.counts_saved = True
         self._eval_loss = torch.zeros(2)
+        self.rows: list[dict[str, Any]] | None = None
+        self.evaluated = 0  # images of this process in the last evaluation
 
     def next_place(self) -> tuple[int, int]:
         """Where the order of batches begins; Lightning counts an epoch only after a resumed run has begun the next."""
@@ -176,16 +178,19 @@ class Fit(LightningModule):
 
     def on_test_epoch_end(self) -> None:
         self.test_results = self._finish_evaluation(self.test_metrics)
+        self.rows = self.model.task.rows(self.test_metrics)
 
     def _start_evaluation(self, metrics: Metrics) -> None:
         metrics.reset()
         self._eval_loss = torch.zeros(2, device=self.device)
+        self.evaluated = 0
 
     def _evaluate(self, batch: Any, metrics: Metrics) -> None:
         predictions = self.model.evaluate(batch)
         if not self.model.task.size(batch):  # this process's share of a small last batch may be nothing
             return
         metrics.update(predictions, self.model.task.targets(batch))
+        self.evaluated += self.model.task.size(batch)
         if (loss := self.model.task.evaluation_loss(predictions, batch)) is not None:
             self._eval_loss[0] += loss
             self._eval_loss[1] += self.model.task.size(batch)

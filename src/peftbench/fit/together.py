@@ -103,6 +103,7 @@ class FitTogether(Fit):
         for own in self._metrics(metrics):
             own.reset()
         self._eval_loss = torch.zeros(len(self.configs) + 1, device=self.device)
+        self.evaluated = 0
 
     def _evaluate(self, batch: Any, metrics: Metrics) -> None:
         predictions = self.model.evaluate(batch)
@@ -115,6 +116,7 @@ class FitTogether(Fit):
             assert loss is not None  # detection goes apart
             self._eval_loss[i] += loss
         self._eval_loss[-1] += task.size(batch)
+        self.evaluated += task.size(batch)
 
     def _finish_evaluation(self, metrics: Metrics) -> dict[str, float]:
         total = self.trainer.strategy.reduce(self._eval_loss, reduce_op="sum")

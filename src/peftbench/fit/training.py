@@ -9,7 +9,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +39,17 @@ Watch = Callable[[list[dict[str, float]]], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What training left: metrics by role, history, costs, the device, and the full state of the model."""
+    """What training left: metrics by role, history, costs, the device, and the full state of the model.
+
+    `rows` are the predictions for the test images, where the task writes them to a file.
+    """
 
     metrics: dict[str, float]
     history: list[dict[str, float]]
     costs: dict[str, Any]
     device: torch.device
     state: Mapping[str, Tensor]
+    rows: list[dict[str, Any]] | None = None
 
 
 def fit(
@@ -67,7 +71,7 @@ def fit(
     state, figures, place, metrics = _trained(module, loaders, folder, watch)
     if _finishes(method) and loaders.val is not None:  # of the weights that are kept
         metrics |= {f"val/{n}": v for n, v in module.validated.items()}
-    return _outcome(module.history, metrics, figures, place, state)
+    return replace(_outcome(module.history, metrics, figures, place, state), rows=module.rows)
 
 
 def fit_together(
@@ -120,7 +124,7 @@ def _trained(
         begun = time.perf_counter()
         if loaders.test is not None:
             trainer.test(module, loaders.test, verbose=False)
-        tested = time.perf_counter() - begun
+        tested = time.perf_counter() - begun, module.evaluated
         results = dict(module.test_results) if loaders.test is not None else {}
         shifted = _shifted(trainer, module, loaders)
     return state, meters.costs(module, config, loaders.order.size, tested), meters.device, _tested(results) | shifted
@@ -189,7 +193,7 @@ class Meters(Callback):
             saved = module.saved.total if module.counts_saved else None
             module.measured = {"step": self.clock.summary(), "peak": self.memory.read(), "saved": saved}
 
-    def costs(self, module: Fit, config: Config, images: int, tested: float) -> dict[str, Any]:
+    def costs(self, module: Fit, config: Config, images: int, tested: tuple[float, int]) -> dict[str, Any]:
         steps = module.measured["step"]
         return {
             "time": {
@@ -197,7 +201,8 @@ class Meters(Callback):
                 "images_per_second": min(config.data.batch_size, images) / steps["median"],
                 "train": module.elapsed["train"],
                 "validate": module.elapsed["validate"],
-                "test": tested,
+                "test": tested[0],
+                "test_image": tested[0] / tested[1] if tested[1] else None,
                 "sessions": module.sessions,
             },
             "memory": {"peak": module.measured["peak"], "saved_for_backward": module.measured["saved"]},

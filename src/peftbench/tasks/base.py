@@ -62,6 +62,10 @@ class Task(nn.Module):
     def size(self, batch: Any) -> int:
         """The number of images in a batch."""
 
+    def rows(self, metrics: Metrics) -> list[dict[str, Any]] | None:
+        """All that was predicted, of all processes, to be written beside the record; None where nothing is."""
+        return None
+
     def parts(self) -> Mapping[str, int]:
         """Its trainable parameters by part, where it has several."""
         return {}

@@ -60,6 +60,11 @@ class Detection(Task):
         """COCO's average precision: see `BoxAP`."""
         return BoxAP(self.classes, self.categories)
 
+    def rows(self, metrics: Metrics) -> list[dict[str, Any]]:
+        """COCO's result JSON."""
+        assert isinstance(metrics, BoxAP)
+        return metrics.results()
+
     def targets(self, batch: Any) -> list[Target]:
         return batch[1]
 

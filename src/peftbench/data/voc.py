@@ -1,0 +1,253 @@
+"""Pascal VOC's annotation folders as COCO's JSON (Everingham et al., 2010); images stay where they are."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+from xml.parsers import expat
+
+from PIL import Image
+
+from peftbench.data.media import DAMAGED, IMAGES, upright_size
+from peftbench.errors import UserError, nearest
+
+_LISTS = ("train", "val", "trainval", "test")
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_MOST = 2**24  # bytes of one annotation
+
+
+@dataclass
+class Converted:
+    """What became of the lists.
+
+    Attributes:
+        files: the JSON file of each list.
+        images, objects: how many, by list.
+        classes: in the order of their category ids, which begin at 1.
+        notes: what was left out, a sentence each.
+    """
+
+    files: dict[str, Path] = field(default_factory=dict)
+    images: dict[str, int] = field(default_factory=dict)
+    objects: dict[str, int] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Object:
+    name: str
+    box: tuple[float, float, float, float]  # as written
+    difficult: bool
+
+
+@dataclass(frozen=True)
+class _Annotation:
+    path: Path
+    image: str
+    size: tuple[int, int]
+    objects: tuple[_Object, ...]
+
+
+def convert(root: Path, out: Path, classes: Sequence[str] = (), zero_based: bool = False) -> Converted:
+    """Writes instances_<list>.json to `out` for each of train, val, trainval and test in ImageSets/Main.
+
+    Without ImageSets all annotations are one file, instances_all.json. `file_name` is relative to `root`. VOC counts
+    pixels from 1 and both corners are within the box, so x = xmin - 1 and width = xmax - xmin + 1; with `zero_based`
+    x = xmin and width = xmax - xmin, as most annotation tools write it. Classes are those of all objects, by name, or
+    `classes` in that order, without the rest. A `difficult` object becomes a crowd (our reading): neither format
+    trains on it, nor counts it as missed or its detection as wrong.
+
+    Raises:
+        UserError: a missing or wrong file, by name; a file in `out` that is there already.
+    """
+    lists = _lists(root)
+    targets = {name: out / f"instances_{name}.json" for name in lists}
+    for target in targets.values():
+        if target.exists():
+            raise UserError(f"{target}: is there already; move it away, or give another out=.")
+    read = {stem: _read(root, stem) for stem in dict.fromkeys(s for stems in lists.values() for s in stems)}
+    done = Converted(targets, classes=_classes(root, read.values(), classes))
+    contents = {name: _content(done, name, [read[s] for s in stems], zero_based) for name, stems in lists.items()}
+    left = Counter(o.name for a in read.values() for o in a.objects if o.name not in done.classes)
+    if left:
+        told = ", ".join(f"{name} ({count:,})" for name, count in left.most_common(5))
+        done.notes.append(f"{left.total():,} objects are of other classes and left out: {told}")
+    _write(targets, contents)
+    return done
+
+
+def _lists(root: Path) -> dict[str, list[str]]:
+    """The names of the annotations in each list."""
+    folder = root / "Annotations"
+    if not folder.is_dir():
+        inner = next((p.parent for p in sorted(root.glob("*/Annotations"))), None) if root.is_dir() else None
+        raise UserError(
+            f"{root}: has no folder Annotations; give the folder that holds Annotations/ and JPEGImages/"
+            f"{f', such as {inner}' if inner else ''}."
+        )
+    there = {p.stem for p in folder.glob("*.xml")}
+    found: dict[str, list[str]] = {}
+    for name in _LISTS:
+        file = root / "ImageSets" / "Main" / f"{name}.txt"
+        if not file.is_file():
+            continue
+        try:
+            lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        except (OSError, UnicodeDecodeError) as problem:
+            raise UserError(f"{file}: cannot be read as text ({problem}).") from None
+        stems = [line if line in there else line.split()[0] for line in lines]  # some lists have a second column
+        for number, stem in enumerate(stems, start=1):
+            if stem not in there:
+                raise UserError(f"{file}:{number}: there is no Annotations/{stem}.xml.")
+        if stems:
+            found[name] = list(dict.fromkeys(stems))
+    if not found and there:
+        found["all"] = sorted(there)
+    if not found:
+        raise UserError(f"{folder}: holds no annotations; expected <image>.xml.")
+    return found
+
+
+def _read(root: Path, stem: str) -> _Annotation:
+    path = root / "Annotations" / f"{stem}.xml"
+    tree = _tree(path)
+    if tree.tag != "annotation":
+        raise UserError(f"{path}: is <{tree.tag}>; expected VOC's <annotation>.")
+    image = _image(root, stem, tree.findtext("filename") or "", path)
+    objects = tuple(_object(path, number, o) for number, o in enumerate(tree.findall("object"), start=1))
+    return _Annotation(path, image.relative_to(root).as_posix(), _size(tree, image), objects)
+
+
+def _tree(path: Path) -> ElementTree.Element:
+    """The XML, which is data from anywhere: what declares entities is refused before they are expanded."""
+
+    def refuse(*_: Any) -> None:
+        raise UserError(f"{path}: declares a document type, which VOC's files do not; remove its <!DOCTYPE …>.")
+
+    try:
+        if path.stat().st_size > _MOST:
+            raise UserError(f"{path}: has more than {_MOST:,} bytes; expected the boxes of one image.")
+        content = path.read_bytes()
+        guard = expat.ParserCreate()
+        guard.StartDoctypeDeclHandler = refuse
+        guard.Parse(content, True)
+        return ElementTree.fromstring(content)
+    except OSError as problem:
+        raise UserError(f"{path}: cannot be read ({problem.strerror}).") from None
+    except (expat.ExpatError, ElementTree.ParseError, ValueError, LookupError) as problem:
+        raise UserError(f"{path}: cannot be read as XML ({problem}).") from None
+
+
+def _image(root: Path, stem: str, filename: str, path: Path) -> Path:
+    """The image of an annotation: of the same name, as VOC has it, or the one that it names."""
+    folder = root / "JPEGImages"
+    named = [filename] if filename and Path(filename).name == filename else []
+    for name in (*(f"{stem}{suffix}" for suffix in (".jpg", *sorted(IMAGES), ".JPG")), *named):
+        if (folder / name).is_file():
+            return folder / name
+    raise UserError(f"{path}: its image is not in {folder}; expected {stem}.jpg there.")
+
+
+def _size(tree: ElementTree.Element, image: Path) -> tuple[int, int]:
+    """(height, width) as the annotation has it, or as the image does where that says nothing."""
+    given = [(tree.findtext(f"size/{key}") or "").strip() for key in ("height", "width")]
+    if all(text.isdecimal() and len(text) < 10 and int(text) for text in given):
+        return int(given[0]), int(given[1])
+    try:
+        with Image.open(image) as opened:
+            return upright_size(opened)
+    except DAMAGED as problem:
+        raise UserError(f"{image}: cannot be read as an image ({problem}), and its annotation has no size.") from None
+
+
+def _object(path: Path, number: int, found: ElementTree.Element) -> _Object:
+    name = (found.findtext("name") or "").strip()
+    if not name:
+        raise UserError(f"{path}: object {number} has no name; expected its class.")
+    corners = [found.findtext(f"bndbox/{key}") for key in _CORNERS]
+    try:
+        box = tuple(float(text or "") for text in corners)
+    except ValueError:
+        box = (math.nan,)
+    if len(box) != 4 or not all(map(math.isfinite, box)):
+        told = ", ".join(f"{k}={t!r}" for k, t in zip(_CORNERS, corners, strict=True))
+        raise UserError(f"{path}: object {number} ({name}) has the box {told}; expected four numbers.")
+    difficult = (found.findtext("difficult") or "0").strip()
+    if difficult not in ("0", "1"):
+        raise UserError(f"{path}: object {number} ({name}) has difficult={difficult!r}; expected 0 or 1.")
+    return _Object(name, box, difficult == "1")
+
+
+def _classes(root: Path, found: Any, wanted: Sequence[str]) -> tuple[str, ...]:
+    there = sorted({o.name for annotation in found for o in annotation.objects})
+    if not there:
+        raise UserError(f"{root}: no annotation has an object; expected some boxes.")
+    for name in wanted:
+        if name not in there:
+            raise UserError(f"classes={','.join(wanted)}: no object is called '{name}'{nearest(name, there)}.")
+    if len(set(wanted)) < len(wanted):
+        raise UserError(f"classes={','.join(wanted)}: names a class twice.")
+    return tuple(wanted or there)
+
+
+def _content(done: Converted, name: str, annotations: Sequence[_Annotation], zero_based: bool) -> dict[str, Any]:
+    """COCO's object of a list. Counts what it holds."""
+    ids = {name: i for i, name in enumerate(done.classes, start=1)}
+    images: list[dict[str, Any]] = []
+    objects: list[dict[str, Any]] = []
+    empty: list[str] = []
+    for at, annotation in enumerate(annotations, start=1):
+        height, width = annotation.size
+        images.append({"id": at, "file_name": annotation.image, "width": width, "height": height})
+        for found in annotation.objects:
+            if found.name not in ids:
+                continue
+            first = 0 if zero_based else 1
+            x, y = found.box[0] - first, found.box[1] - first
+            w, h = found.box[2] - found.box[0] + first, found.box[3] - found.box[1] + first
+            if w <= 0 or h <= 0:
+                empty.append(f"{annotation.path.name} ({found.name})")
+                continue
+            # A whole number stays one: 47, not 47.0.
+            bbox = [int(v) if v.is_integer() else v for v in (x, y, w, h)]
+            objects.append(
+                {
+                    "id": len(objects) + 1,
+                    "image_id": at,
+                    "category_id": ids[found.name],
+                    "bbox": bbox,
+                    "area": bbox[2] * bbox[3],
+                    "iscrowd": int(found.difficult),
+                    "difficult": int(found.difficult),
+                }
+            )
+    if empty:
+        done.notes.append(f"{name}: {len(empty):,} empty boxes are left out, such as one of {empty[0]}")
+    done.images[name], done.objects[name] = len(images), len(objects)
+    categories = [{"id": i, "name": name} for name, i in ids.items()]
+    info = {"description": f"converted from Pascal VOC's XML; pixels counted from {0 if zero_based else 1} there"}
+    return {"info": info, "categories": categories, "images": images, "annotations": objects}
+
+
+def _write(targets: dict[str, Path], contents: dict[str, dict[str, Any]]) -> None:
+    """All files or none."""
+    parts = {name: target.with_name(f".{target.name}.{os.getpid()}.part") for name, target in targets.items()}
+    try:
+        for name, part in parts.items():
+            part.parent.mkdir(parents=True, exist_ok=True)
+            part.write_text(json.dumps(contents[name]), encoding="utf-8")
+        for name, part in parts.items():
+            part.rename(targets[name])
+    except OSError as problem:
+        raise UserError(f"{problem.filename}: could not be written ({problem.strerror}).") from None
+    finally:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
