@@ -506,10 +506,6 @@ def _combinations(config: Config) -> None:
         **{
             k: v
             for k, v in (
-<<<<<<< HEAD
-=======
-                ("data.size", min(data.size) if isinstance(data.size, tuple) else data.size),
->>>>>>> det-data
                 ("trainer.max_batches", trainer.max_batches),
                 ("trainer.threads", trainer.threads),
             )
