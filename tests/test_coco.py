@@ -16,11 +16,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import peftbench.data.boxes
+from peftbench import compose
 from peftbench.data.base import Splits
 from peftbench.data.boxes import BoxSet, BoxSplit
 from peftbench.data.coco import Coco, CocoFolder
 from peftbench.data.digits import Digits
 from peftbench.data.digits_det import DigitsDet
+from peftbench.data.ood import shifts
 from peftbench.errors import UserError
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -211,6 +213,27 @@ def test_the_small_coco_and_the_blood_cells():
     splits = (cells.train, cells.val, cells.test)
     assert [len(s or ()) for s in splits] == [205, 87, 72]
     assert [sum(len(o.labels) for o in s.labels) for s in splits if s] == [2804, 1137, 945]
+
+
+def test_what_is_read_is_what_pycocotools_reads():
+    api = pytest.importorskip("pycocotools.coco").COCO(shared("coco-mini") + "/annotations/instances_train.json")
+    train = CocoFolder(root=shared("coco-mini"), empty=True).load().train
+    assert isinstance(train, BoxSplit)
+    assert list(train.categories) == sorted(api.getCatIds())
+    assert [o.id for o in train.labels] == list(api.imgs)
+    for objects in train.labels:
+        theirs = api.loadAnns(api.getAnnIds(objects.id))
+        width_height = objects.boxes[:, 2:] - objects.boxes[:, :2]
+        ours = np.concatenate([objects.boxes[:, :2], width_height], axis=1)
+        np.testing.assert_allclose(ours, np.reshape([a["bbox"] for a in theirs], (-1, 4)), atol=1e-3)
+        assert [train.categories[label] for label in objects.labels] == [a["category_id"] for a in theirs]
+        assert objects.crowd.tolist() == [bool(a["iscrowd"]) for a in theirs]
+        np.testing.assert_allclose(objects.area, [a["area"] for a in theirs], rtol=1e-6)
+
+
+def test_shifted_test_sets_are_not_offered(few):
+    with pytest.raises(UserError, match="is for detection, and only classified images can be shifted"):
+        shifts(compose("data=digits", "data.ood=[noise:1]"), few)
 
 
 def test_the_official_layout(tmp_path):
