@@ -374,7 +374,8 @@ def identity(config: Config) -> dict[str, Any]:
     # Where taps are kept changes nothing; without them a run costs more, so it is another one.
     whole["taps"]["mode"] = "off" if config.taps.mode == "off" else "kept"
     # Where files lie does not matter; what is in them is stamped by fingerprint and split hash.
-    for key in ("root", "labels"):
+    files = ("train", "val", "test", "images") if config.task.name == "detection" else ()
+    for key in ("root", "labels", *files):
         whole["data"]["options"].pop(key, None)
     if Path(whole["backbone"]["weights"]).suffix:
         del whole["backbone"]["weights"]
@@ -610,6 +611,10 @@ def _detection(config: Config, task: Detection) -> None:
     for key, value in (("width", task.width), ("hidden", task.hidden), ("rois", task.rois)):
         if value < 1:
             raise UserError(f"task.{key}={value}: expected at least 1.")
+    if task.detector == "fcos" and (task.width % 32 or task.width < 64):
+        raise UserError(
+            f"task.width={task.width}: FCOS norms its channels in 32 groups; expected a multiple of 32, at least 64."
+        )
     if task.anchor_scale is not None and task.detector == "fcos":
         raise UserError("task.anchor_scale: FCOS has points instead of anchors; leave it out.")
     if task.weights is not None and not config.backbone.pretrained:
