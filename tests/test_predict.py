@@ -134,6 +134,7 @@ def test_a_file_that_is_there_is_kept(lora, data, tmp_path, told):
         (["run=RUN", "images=IMAGES", "top_k=0"], ["top_k=0: expected at least 1"]),
         (["run=RUN", "images=IMAGES", "batch_size=0"], ["batch_size=0: expected at least 1"]),
         (["run=RUN", "images=IMAGES", "device=toaster"], ["device=toaster"]),
+        (["run=RUN", "images=IMAGES", "draw=x"], ["draw=x: is not for a run of task=classification"]),
     ],
     ids=lambda words: " ".join(words),
 )

@@ -130,17 +130,17 @@ def test_means_are_of_groups_and_intervals_of_seeds(suite):
         found = [json.loads(p.read_text()) for p in suite.glob(f"lora-x-{task.replace('/', '_')}-s*/result.json")]
         values[task] = np.array([r["metrics"]["test/accuracy"] for r in found])
         cell = one(lines, method="lora", task=task)
-        assert float(cell["accuracy"]) == pytest.approx(values[task].mean())
+        assert float(cell["value"]) == pytest.approx(values[task].mean())
         low, high = scipy.stats.t.interval(0.95, 2, values[task].mean(), scipy.stats.sem(values[task]))
         assert float(cell["half"]) == pytest.approx((high - low) / 2)
         assert cell["n"] == "3"
     by_group = {g: np.mean([values[f"vtab/{t}"].mean() for t in tasks]) for g, tasks in GROUPS.items()}
     for group, mean in by_group.items():
-        assert float(one(lines, method="lora", task=group)["accuracy"]) == pytest.approx(mean)
+        assert float(one(lines, method="lora", task=group)["value"]) == pytest.approx(mean)
     grouped = one(lines, method="lora", task="mean of groups")
-    assert float(grouped["accuracy"]) == pytest.approx(np.mean(list(by_group.values())))
+    assert float(grouped["value"]) == pytest.approx(np.mean(list(by_group.values())))
     flat = one(lines, method="lora", task="flat mean")
-    assert float(flat["accuracy"]) == pytest.approx(np.mean([v.mean() for v in values.values()]))
+    assert float(flat["value"]) == pytest.approx(np.mean([v.mean() for v in values.values()]))
     weights = {f"vtab/{t}": 1 / 3 / len(tasks) for tasks in GROUPS.values() for t in tasks}
     parts = np.array([weights[t] ** 2 * v.var(ddof=1) / 3 for t, v in values.items()])
     freedom = parts.sum() ** 2 / (parts**2 / 2).sum()
@@ -185,11 +185,11 @@ def test_a_mean_over_fewer_tasks_is_refused_unless_asked_for_and_then_named(suit
     lines = leaderboard(tmp_path)
     for name in ("structured", "mean of groups", "flat mean"):
         line = one(lines, method="lora", task=name)
-        assert (line["accuracy"], line["missing"]) == ("", "vtab/kitti")
-    assert one(lines, method="lora", task="natural")["accuracy"] != ""
+        assert (line["value"], line["missing"]) == ("", "vtab/kitti")
+    assert one(lines, method="lora", task="natural")["value"] != ""
     assert "lora: 1 task missing (kitti); incomplete=true gives" in tell("report", tmp_path)
     asked = one(leaderboard(tmp_path, incomplete="true"), method="lora", task="flat mean")
-    assert float(asked["accuracy"]) > 0.5
+    assert float(asked["value"]) > 0.5
     assert asked["missing"] == "vtab/kitti"
     assert re.search(r"\d \* +│|\d\*", tell("report", tmp_path, "--incomplete"))
 
@@ -271,9 +271,9 @@ def test_what_cannot_be_compared_stands_apart_with_the_reason(tmp_path, what):
     write(tmp_path, *(record("lora", seed=s, accuracy=0.1, **changes) | {"id": f"other-{s}"} for s in (0, 1)))
     lines = leaderboard(tmp_path)
     first = one(lines, board="0", method="lora", task="digits")
-    assert (float(first["accuracy"]), first["n"]) == (pytest.approx(0.9), "2")
+    assert (float(first["value"]), first["n"]) == (pytest.approx(0.9), "2")
     second = one(lines, board="1", method="lora", task="digits")
-    assert (float(second["accuracy"]), second["n"]) == (pytest.approx(0.1), "2")
+    assert (float(second["value"]), second["n"]) == (pytest.approx(0.1), "2")
     assert reason in second["apart"]
     for form in ("terminal", "markdown"):
         assert "Apart from the boards before" in tell("report", tmp_path, f"--format={form}")
@@ -332,8 +332,8 @@ def test_tuning_runs_and_failures_are_counted_and_in_no_mean(tmp_path):
     assert "without this metric (of data.stage=tune, say), and in no table: 1 runs" in out
     assert "the loss became nan" in out
     line = one(leaderboard(tmp_path), task="digits")
-    assert (line["accuracy"], line["n"], line["failed"]) == ("0.9", "1", "1")
-    assert one(leaderboard(tmp_path, metric="val/accuracy"), task="digits")["accuracy"] == "0.1"
+    assert (line["value"], line["n"], line["failed"]) == ("0.9", "1", "1")
+    assert one(leaderboard(tmp_path, metric="val/accuracy"), task="digits")["value"] == "0.1"
 
 
 # -- files that are no records
@@ -377,7 +377,7 @@ def test_two_records_of_one_run_count_once_and_are_named(tmp_path):
     assert "Repeated: counted once (1)" in out
     assert "with other figures" in out
     line = one(leaderboard(tmp_path), task="digits")
-    assert (line["accuracy"], line["n"]) == ("0.9", "1")
+    assert (line["value"], line["n"]) == ("0.9", "1")
     again = leaderboard(tmp_path / "a", tmp_path / "a" / ".." / "a")
     assert one(again, task="digits")["n"] == "1"
     assert not collect([tmp_path / "a", tmp_path / "a"]).repeated
@@ -594,7 +594,7 @@ def test_in_a_browser_the_page_draws_sorts_and_filters(suite, tmp_path):
     bars = [a for t, a in whole.nodes if t == "rect" and a.get("data-task") == "kitti"]
     lines = leaderboard(tmp_path / "runs")
     for bar in bars:
-        mean = float(one(lines, method=bar["data-label"], task="vtab/kitti")["accuracy"])
+        mean = float(one(lines, method=bar["data-label"], task="vtab/kitti")["value"])
         assert float(bar["width"]) == pytest.approx(180 * mean, rel=1e-4), "bars are as long as the means are large"
     assert len(bars) == 3
     assert len([a for t, a in whole.nodes if t == "svg" and a["aria-label"] == "lora: budget by layer"]) == 1
@@ -623,7 +623,7 @@ def test_choose_names_the_best_that_fits(suite):
     overall = out.split("all 19 tasks: ")[1]
     assert overall.startswith("bitfit: ")
     mean = one(leaderboard(suite), method="bitfit", task="mean of groups")
-    assert overall.startswith(f"bitfit: {100 * float(mean['accuracy']):.1f} ±")
+    assert overall.startswith(f"bitfit: {100 * float(mean['value']):.1f} ±")
     assert (
         "better, but over max_memory=900MB (1.0 GB, 1.1 times) and max_params=0.2M (300,000, 1.5 times): lora"
         in overall

@@ -1,14 +1,43 @@
-"""Files of detections."""
+"""Files of detections: COCO's JSON, CSV, and pictures with boxes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import colorsys
+import csv
+import json
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from PIL import Image
 from pydantic_core import to_json
+from torch import Tensor
+from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
+from torchvision.utils import draw_bounding_boxes
 
+from peftbench.data.loading import rgb
+from peftbench.data.media import upright
 from peftbench.deltas import replacing
+
+
+@dataclass(frozen=True)
+class Detected:
+    """What was found on one image, the best first: `boxes` (n, 4) as x1, y1, x2, y2 in pixels of the upright image,
+    `labels` indices of `classes`.
+    """
+
+    path: Path
+    boxes: Tensor
+    labels: tuple[int, ...]
+    scores: tuple[float, ...]
+    classes: tuple[str, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """The class of each box."""
+        return [self.classes[label] for label in self.labels]
 
 
 def write_results(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
@@ -19,3 +48,72 @@ def write_results(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
     """
     with replacing(path) as part:
         part.write_bytes(to_json(list(rows)) + b"\n")
+
+
+def as_csv(file: IO[str], found: Iterable[Detected]) -> None:
+    """A row for each box, in pixels; an image without any has a row with its name alone."""
+    rows = csv.writer(file, lineterminator="\n")
+    for i, one in enumerate(found):
+        if not i:  # nothing at all is written where no image can be read
+            rows.writerow(["file", "class", "score", "x1", "y1", "x2", "y2"])
+        boxes = [[f"{v:.2f}" for v in box] for box in one.boxes.tolist()]
+        if not boxes:
+            rows.writerow([one.path, *[""] * 6])
+        for name, score, box in zip(one.names, one.scores, boxes, strict=True):
+            rows.writerow([one.path, name, f"{score:.6f}", *box])
+
+
+def as_coco(
+    file: IO[str],
+    run: str,
+    categories: Mapping[str, int],
+    found: Iterable[Detected],
+    skipped: Sequence[tuple[Path, str]],
+) -> None:
+    """COCO's JSON: `images` with their files, also those without a box, `annotations` with a score each (the rows of
+    a result file), `categories` with the ids that they had in the training data, and what was skipped.
+    """
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for one in found:
+        images.append({"id": len(images) + 1, "file_name": str(one.path)})
+        for name, score, (x1, y1, x2, y2) in zip(one.names, one.scores, one.boxes.double().tolist(), strict=True):
+            box = [round(v, 2) for v in (x1, y1, x2 - x1, y2 - y1)]
+            place = {"id": len(annotations) + 1, "image_id": len(images), "category_id": categories[name]}
+            annotations.append(place | {"bbox": box, "area": round(box[2] * box[3], 2), "score": round(score, 6)})
+    content = {
+        "info": {"run": run},
+        "images": images,
+        "annotations": [a | {"iscrowd": 0} for a in annotations],
+        "categories": [{"id": i, "name": n} for n, i in categories.items()],
+        "skipped": [{"file": str(path), "why": why} for path, why in skipped],
+    }
+    json.dump(content, file, indent=1, ensure_ascii=False)
+    file.write("\n")
+
+
+def draw(image_file: Path, boxes: Tensor, labels: Sequence[str], scores: Sequence[float], out: Path) -> None:
+    """Writes the upright image with its boxes, their classes and scores to `out`, in the form that its name says.
+
+    Args:
+        boxes: (n, 4) as x1, y1, x2, y2 in pixels of the upright image.
+
+    Raises:
+        UserError: `out` cannot be written.
+    """
+    with Image.open(image_file) as opened:
+        opened.load()
+        pixels = pil_to_tensor(rgb(upright(opened)))
+    if len(boxes):
+        height, width = pixels.shape[1:]
+        texts = [f"{label} {score:.2f}" for label, score in zip(labels, scores, strict=True)]
+        line = max(1, round(max(height, width) / 300))
+        pixels = draw_bounding_boxes(pixels, boxes.cpu(), texts, [_color(label) for label in labels], width=line)
+    with replacing(out) as part:
+        to_pil_image(pixels).save(part, Image.registered_extensions()[out.suffix.lower()], quality=95)
+
+
+def _color(name: str) -> tuple[int, int, int]:
+    """A bright colour, the same for a class on every image."""
+    red, green, blue = colorsys.hsv_to_rgb(zlib.crc32(name.encode()) % 360 / 360, 0.9, 1.0)
+    return round(255 * red), round(255 * green), round(255 * blue)

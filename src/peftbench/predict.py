@@ -13,6 +13,7 @@ from torch import Tensor
 
 from peftbench.data.loading import DAMAGED, decode_clip
 from peftbench.data.media import IMAGES, VIDEOS, clips, frame_files, require_reader, visible
+from peftbench.detections import Detected
 from peftbench.errors import UserError
 from peftbench.finished import Tuned
 from peftbench.frozen import HALF
@@ -106,6 +107,28 @@ def predict(
             watch(start + len(batch), len(items))
 
 
+def detect(
+    tuned: Tuned, items: Sequence[Path], *, score: float, skip: Skip, watch: Watch = lambda done, of: None
+) -> Iterator[Detected]:
+    """What a detector finds on images with at least that score, in the precision of the run.
+
+    A file that cannot be read is skipped.
+    """
+    if not 0 <= score <= 1:
+        raise UserError(f"score={score:g}: expected 0 to 1.")
+    for count, path in enumerate(items, start=1):
+        try:
+            with _precision(tuned):
+                found = tuned.detect(path)
+        except UserError as problem:
+            skip(path, _why(path, problem))
+        else:
+            sure = found["scores"] >= score
+            boxes, labels, scores = (found[n][sure].cpu() for n in ("boxes", "labels", "scores"))
+            yield Detected(path, boxes, tuple(labels.tolist()), tuple(scores.tolist()), tuned.classes)
+        watch(count, len(items))
+
+
 def _read(tuned: Tuned, path: Path) -> Tensor | str:
     """Pixels, or why there are none."""
     transform, frames = tuned.transform, tuned.run.frames
@@ -115,18 +138,27 @@ def _read(tuned: Tuned, path: Path) -> Tensor | str:
         pixels = decode_clip(path, frames, transform.size, transform.interpolation)
         return torch.from_numpy(pixels)
     except UserError as problem:
-        return str(problem).removeprefix(f"{path}: ").rstrip(".")
+        return _why(path, problem)
     except DAMAGED as problem:
         return f"cannot be read as a clip ({problem})"
+
+
+def _why(path: Path, problem: UserError) -> str:
+    return str(problem).removeprefix(f"{path}: ").rstrip(".")
 
 
 @torch.no_grad()
 def _probabilities(tuned: Tuned, pixels: Tensor) -> Tensor:
     """(B, classes) in float32, on the CPU."""
+    with _precision(tuned):
+        logits = tuned(pixels.to(tuned.model.mean.device))
+    return logits.float().softmax(1).cpu()
+
+
+def _precision(tuned: Tuned) -> torch.autocast:
+    """The arithmetic that the run was tested in."""
     device = tuned.model.mean.device
     half = HALF[tuned.run.config.trainer.precision]
     if half is torch.float16 and device.type == "cpu":  # trained on a GPU; this has no such arithmetic
         half = None
-    with torch.autocast(device.type, half, enabled=half is not None):
-        logits = tuned(pixels.to(device))
-    return logits.float().softmax(1).cpu()
+    return torch.autocast(device.type, half, enabled=half is not None)

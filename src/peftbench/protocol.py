@@ -10,7 +10,7 @@ from typing import Any
 
 from peftbench.config import Config, Protocol, Sweep, replaced
 from peftbench.errors import UserError
-from peftbench.results import Record
+from peftbench.results import PRIMARY, Record
 from peftbench.together import arranged
 
 CarryOut = Callable[[list[Config]], list[Record]]
@@ -33,7 +33,8 @@ def vtab1k(config: Config, rule: Protocol, sweep: Sweep, carry_out: CarryOut) ->
     records = _all(trials, sweep.together, carry_out)
     if len(records) < len(trials) or any(r.status == "interrupted" for r in records):
         return records
-    judged = [(_merit(r), -i) for i, r in enumerate(records) if r.status == "complete"]
+    metric = f"val/{PRIMARY[config.task.name]}"
+    judged = [(_merit(r, metric), -i) for i, r in enumerate(records) if r.status == "complete"]
     if not judged:
         return records
     best = -max(judged)[1]
@@ -43,7 +44,7 @@ def vtab1k(config: Config, rule: Protocol, sweep: Sweep, carry_out: CarryOut) ->
         "grid": grid,
         "tuned_with_seed": config.seed,
         "chosen": points[best],
-        "tried": [{"run": r.id, "point": p, "val/accuracy": r.metrics.get("val/accuracy")}
+        "tried": [{"run": r.id, "point": p, metric: r.metrics.get(metric)}
                   for p, r in zip(points, records, strict=True)],
     }  # fmt: skip
     finals = []
@@ -82,6 +83,6 @@ def _all(configs: Sequence[Config], size: int, carry_out: CarryOut) -> list[Reco
     return [found[i] for i in sorted(found)]
 
 
-def _merit(record: Record) -> tuple[float, float]:
-    accuracy, loss = (record.metrics.get(f"val/{n}", math.nan) for n in ("accuracy", "loss"))
-    return (accuracy if math.isfinite(accuracy) else -1.0), (-loss if math.isfinite(loss) else -math.inf)
+def _merit(record: Record, metric: str) -> tuple[float, float]:
+    value, loss = (record.metrics.get(n, math.nan) for n in (metric, "val/loss"))
+    return (value if math.isfinite(value) else -1.0), (-loss if math.isfinite(loss) else -math.inf)

@@ -9,6 +9,7 @@ from peftbench.errors import UserError, nearest
 from peftbench.results.boards import Board, Row, boards
 from peftbench.results.choice import Candidate, Limit, candidates, cheaper, limits
 from peftbench.results.collect import collect
+from peftbench.results.primary import percent
 from peftbench.vtab import ALIASES
 
 _OPTIONS: dict[str, Sequence[str] | None] = {
@@ -32,11 +33,12 @@ def run(arguments: list[str]) -> int:
     if not bounds:
         raise UserError("choose: needs a budget, such as max_memory=2GB max_minutes=10 max_params=0.4M.")
     collected = collect(places)
-    found = boards(collected.runs, options.get("metric", "test/accuracy"))
+    found = boards(collected.runs, options.get("metric"))
     tasks = list(dict.fromkeys(t for b in found for t in b.tasks))
     if not tasks:
         raise UserError(
-            f"choose {places[0]}: none of the {len(collected.runs)} records is complete with a test accuracy."
+            f"choose {places[0]}: none of the {len(collected.runs)} records is complete with "
+            f"{options.get('metric') or 'what its task is judged by on test images'}."
         )
     if "data" in options:
         family, _, task = options["data"].partition("/")
@@ -46,8 +48,10 @@ def run(arguments: list[str]) -> int:
         tasks = [name]
     print("within " + ", ".join(f"{b.key}={b.given}" for b in bounds))
     fitted = [_answer(found, [task], task, bounds) for task in tasks]
-    if len(tasks) > 1 and candidates(found, tasks, bounds):
-        fitted.append(_answer(found, tasks, f"all {len(tasks)} tasks", bounds))
+    for metric in dict.fromkeys(b.metric for b in found):  # figures of one metric have a mean
+        alike = [t for t in tasks if any(t in b.tasks for b in found if b.metric == metric)]
+        if len(alike) > 1 and candidates(found, alike, bounds):
+            fitted.append(_answer(found, alike, f"all {len(alike)} tasks", bounds))
     if any(b.key == "max_minutes" for b in bounds) and any(row.times for b in found for row in b.rows):
         print("\nMinutes are of training, validation and filling taps; where taps were there, filling is not in them.")
     if any(len([b for b in found if t in b.tasks]) > 1 for t in tasks):
@@ -64,7 +68,7 @@ def _answer(found: Sequence[Board], tasks: Sequence[str], name: str, bounds: Seq
         return False
     fitting = [c for c in every if not c.over]
     if not fitting:
-        close = min(every, key=lambda c: (c.miss, -c.accuracy))
+        close = min(every, key=lambda c: (c.miss, -c.value))
         print(f"\n{name}: nothing fits. Nearest: {_line(close, found, bounds)}")
         print(f"  over {_excess(close, bounds)}")
         return False
@@ -72,7 +76,7 @@ def _answer(found: Sequence[Board], tasks: Sequence[str], name: str, bounds: Seq
     print(f"\n{name}: {_line(best, found, bounds)}")
     for other, what in cheaper(best, fitting, tasks)[:_SHOWN]:
         print(f"  inside its noise with less {what}: {_line(other, found, bounds)}")
-    better = [c for c in every if c.over and c.accuracy > best.accuracy]
+    better = [c for c in every if c.over and c.value > best.value]
     if better:
         print(f"  better, but over {_excess(better[0], bounds)}: {_line(better[0], found, bounds)}")
     return True
@@ -86,7 +90,8 @@ def _line(candidate: Candidate, found: Sequence[Board], bounds: Sequence[Limit])
     where = f" on {_name(row)} ({basis['input']})" if len(found) > 1 else ""
     kind = f", {row.times}" if row.times else ""
     seeds = f"{row.seeds} seed{'s' * (row.seeds != '1')}"
-    return f"{row.label}{where}: {100 * candidate.accuracy:.1f}{half} % ({seeds}), {', '.join(costs)}{kind}"
+    reached = f"{100 * candidate.value:.1f}{half} {percent(candidate.board.metric)}"
+    return f"{row.label}{where}: {reached} ({seeds}), {', '.join(costs)}{kind}"
 
 
 _WORDS = {"max_memory": "at its peak", "max_minutes": "to train", "max_params": "parameters"}

@@ -1,11 +1,12 @@
-"""`peftbench predict`: a table of what a tuned model says of images."""
+"""`peftbench predict`: a table of what a tuned model says of images, and pictures of what a detector finds."""
 
 from __future__ import annotations
 
 import csv
 import json
+import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -17,7 +18,7 @@ from peftbench.errors import UserError
 
 USAGE = (
     "peftbench predict run=FOLDER images=FILE|FOLDER|GLOB [out=FILE.csv|.json] [top_k=5] [batch_size=64] "
-    "[device=cpu|cuda] [weights=FILE] [adapter=FOLDER]"
+    "[device=cpu|cuda] [weights=FILE] [adapter=FOLDER]; of a detector [score=0.5] [draw=FOLDER]"
 )
 _KNOWN = {
     "run": NEEDED,
@@ -28,12 +29,19 @@ _KNOWN = {
     "device": "auto",
     "weights": None,
     "adapter": None,
+    "score": 0.5,
+    "draw": None,
     "force": False,
 }
+_NOT_FOR = {"classification": ("score", "draw"), "detection": ("top_k", "batch_size")}
 
 
 def run(arguments: list[str]) -> int:
-    """Writes a row for each image to `out`, or to the standard output. Raises UserError where no image can be read."""
+    """Writes a row for each image, or box, to `out`, or to the standard output, and pictures with boxes into `draw`.
+
+    Raises:
+        UserError: no image can be read, or a file is in the way.
+    """
     want = given(arguments, "predict", _KNOWN, USAGE)
     out = None if want["out"] is None else Path(want["out"]).expanduser()
     if out is not None and out.suffix.lower() not in (".csv", ".json"):
@@ -41,8 +49,9 @@ def run(arguments: list[str]) -> int:
     if out is not None and out.exists() and not want["force"]:
         raise UserError(f"out={out}: exists already; give another name, or force=true.")
 
+    from peftbench.detections import as_coco, as_csv
     from peftbench.finished import load, open_run, place
-    from peftbench.predict import find, predict
+    from peftbench.predict import detect, find, predict
     from peftbench.progress import counted
 
     console = Console(stderr=True)
@@ -53,9 +62,13 @@ def run(arguments: list[str]) -> int:
         console.print(f"skipped {path}: {why}", highlight=False, markup=False, soft_wrap=True)
 
     finished = open_run(want["run"], want["config_dir"])
+    task = finished.config.task.name
+    if foreign := [w for w in arguments if w.partition("=")[0] in _NOT_FOR[task]]:
+        raise UserError(f"{foreign[0]}: is not for a run of task={task}; leave it out.")
     items = find(want["images"], finished.frames is not None, skip)
     if not items:
         _none(want["images"], skipped)
+    places = {} if want["draw"] is None else _places(want["images"], items, want["draw"], want["force"])
     # Unmerged, in the run's own precision: what the record's accuracy is of.
     tuned = load(finished, merge=False, weights=want["weights"], adapter=want["adapter"]).to(place(want["device"]))
     count = 0
@@ -64,27 +77,67 @@ def run(arguments: list[str]) -> int:
 
         def counting() -> Iterator[Any]:
             nonlocal count
-            for one in predict(
-                tuned, items, top_k=want["top_k"], batch_size=want["batch_size"], skip=skip, watch=watch
-            ):
+            each: Iterator[Any]
+            if task == "detection":
+                each = _drawn(detect(tuned, items, score=want["score"], skip=skip, watch=watch), places)
+            else:
+                how = {"top_k": want["top_k"], "batch_size": want["batch_size"]}
+                each = predict(tuned, items, **how, skip=skip, watch=watch)
+            for one in each:
                 count += 1
                 yield one
             if not count:
                 _none(want["images"], skipped)
 
-        if out is not None and out.suffix.lower() == ".json":
+        as_json = out is not None and out.suffix.lower() == ".json"
+        if task == "detection" and as_json:
+            categories = dict(zip(tuned.classes, finished.categories, strict=True))
+            as_coco(file, finished.record.id, categories, counting(), skipped)
+        elif task == "detection":
+            as_csv(file, counting())
+        elif as_json:
             _json(file, finished.record.id, counting(), skipped)
         else:
             _csv(file, min(want["top_k"], len(tuned.classes)), counting())
-    if out is not None or skipped:
+    if out is not None or places or skipped:
         what = "clips" if finished.frames else "images"
         told = f"{count} {what}" + (f", {len(skipped)} files skipped" if skipped else "")
-        console.print(told + (f": {out}" if out else ""), highlight=False, markup=False, soft_wrap=True)
+        left = ", ".join(str(p) for p in (out, want["draw"]) if p)
+        console.print(told + (f": {left}" if left else ""), highlight=False, markup=False, soft_wrap=True)
     return 0
 
 
 def _none(images: str, skipped: list[tuple[Path, str]]) -> None:
     raise UserError(f"images={images}: none is left; {len(skipped)} files were skipped.")
+
+
+def _places(images: str, items: Sequence[Path], draw: str, force: bool) -> dict[Path, Path]:
+    """Where the picture of each image goes: as it lies below `images`, or below the folder that holds them all.
+
+    Raises:
+        UserError: something is in the way.
+    """
+    given, folder = (Path(os.path.abspath(Path(p).expanduser())) for p in (images, draw))
+    real = {item: Path(os.path.abspath(item)) for item in items}
+    base = given if given.is_dir() else Path(os.path.commonpath([p.parent for p in real.values()]))
+    found = {item: folder / path.relative_to(base) for item, path in real.items()}
+    sources = {p.resolve() for p in real.values()}
+    if folder.is_relative_to(given) or any(p.resolve() in sources for p in found.values()):
+        raise UserError(f"draw={draw}: lies among the images of images={images}; give a folder apart from them.")
+    there = [p for p in found.values() if p.exists()]
+    if there and not force:
+        more = f", as do {len(there) - 1} more" if len(there) > 1 else ""
+        raise UserError(f"draw={draw}: {there[0]} exists already{more}; give another folder, or force=true.")
+    return found
+
+
+def _drawn(found: Iterable[Any], places: Mapping[Path, Path]) -> Iterator[Any]:
+    from peftbench.detections import draw
+
+    for one in found:
+        if one.path in places:
+            draw(one.path, one.boxes, one.names, one.scores, places[one.path])
+        yield one
 
 
 @contextmanager

@@ -27,7 +27,7 @@ _OPTIONS: dict[str, Sequence[str] | None] = {
 def run(arguments: list[str]) -> int:
     """Prints or writes the report. Raises UserError where there is nothing to report, or a file is in the way."""
     places, options = parse("report", arguments, _OPTIONS)
-    metric, form = options.get("metric", "test/accuracy"), options.get("format", "terminal")
+    metric, form = options.get("metric"), options.get("format", "terminal")
     incomplete = options.get("incomplete") == "true"
     if "table" in options and form != "csv":
         raise UserError(f"table={options['table']}: only format=csv has one table; the others show all.")
@@ -36,7 +36,8 @@ def run(arguments: list[str]) -> int:
     collected = collect(places)
     found = boards(collected.runs, metric)
     if not found:
-        known = sorted({m for r in collected.runs for m in r.metrics if "loss" not in m})
+        known = sorted({m for r in collected.runs for m in r.metrics if "loss" not in m and "/AP/" not in m})
+        metric = metric or " or ".join(sorted({f"test/{r.primary}" for r in collected.runs}))
         hint = nearest(metric, known)
         there = f"there are {', '.join(known)}" if known else "no run is complete"
         raise UserError(f"metric={metric}: none of the {len(collected.runs)} records has it{hint}; {there}.")

@@ -16,6 +16,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from peftbench.errors import UserError, nearest
+from peftbench.results import PRIMARY
 
 _SAMPLERS = ("tpe", "random")
 
@@ -73,6 +74,7 @@ class Search(Sweeper):
             words = [[*fixed, *(f"{k}={_word(v)}" for k, v in trial.params.items())] for trial in asked]
             self.validate_batch_is_legal(words)
             for trial, returned in zip(asked, self.launcher.launch(words, initial_job_idx=done), strict=True):
+                _same(study, returned.cfg)
                 value = float(returned.return_value)
                 if math.isfinite(value):
                     study.tell(trial, value)
@@ -110,6 +112,15 @@ class Search(Sweeper):
             if not trial.state.is_finished():
                 known.tell(trial.number, state=optuna.trial.TrialState.FAIL)
         return known
+
+
+def _same(study: Any, config: Any) -> None:
+    """Values are compared in one study only where they are of one metric. Raises UserError."""
+    metric, before = PRIMARY[str(config.task.name)], study.user_attrs.get("metric")
+    if before is None:
+        study.set_user_attr("metric", metric)
+    elif metric != before:
+        raise UserError(f"hydra/sweeper=optuna: {metric} and {before} are no one scale; search over data of one task.")
 
 
 def _optuna() -> Any:
@@ -160,5 +171,6 @@ def _say(optuna: Any, study: Any) -> None:
     if good:
         best = max(good, key=lambda t: t.value)
         setting = " ".join(f"{k}={_word(v)}" for k, v in best.params.items())
-        print(f"best of {len(study.trials)} trials, by validation accuracy: {100 * best.value:.1f} % with {setting}")
+        metric = study.user_attrs.get("metric", "accuracy")
+        print(f"best of {len(study.trials)} trials, by validation {metric}: {100 * best.value:.1f} % with {setting}")
         print(f"test it: the same command without hydra/sweeper=optuna, with {setting}", flush=True)

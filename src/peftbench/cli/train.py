@@ -29,7 +29,7 @@ from peftbench.cli.overrides import prepare
 from peftbench.config import CONFIGS, Config, study
 from peftbench.config import Sweep as Many
 from peftbench.errors import UserError
-from peftbench.results import Record, render
+from peftbench.results import Record, primary, render
 
 # Our launchers' files have the names of their plugins' schemas, which Hydra 1.3 then matches, as it should.
 warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
@@ -106,7 +106,7 @@ class Sweep(Callback):
 
 
 def _job(composed: DictConfig) -> float:
-    """One job. A sweep goes on after a job that failed; the value is for sweepers: validation accuracy, or NaN.
+    """One job. A sweep goes on after a job that failed; the value is for sweepers: its metric on val, or NaN.
 
     Nothing is raised: Hydra would print lines of its own about it.
     """
@@ -164,11 +164,11 @@ def _single(config: Config) -> float:
 
 
 def _noted(state: Any, sweep: Path, records: list[Record]) -> float:
-    """The mean validation accuracy; raises KeyboardInterrupt where a run was interrupted."""
+    """The mean of what the runs are judged by, on val; raises KeyboardInterrupt where a run was interrupted."""
     jobs.note(sweep, state, records)
     if any(r.status == "interrupted" for r in records):
         raise KeyboardInterrupt
-    found = [r.metrics.get("val/accuracy", float("nan")) for r in records]
+    found = [r.metrics.get(f"val/{primary(r.config)}", float("nan")) for r in records]
     return sum(found) / len(found) if found else float("nan")
 
 
@@ -219,7 +219,7 @@ def _board(records: list[Record]) -> None:
     from peftbench.results.collect import collect
 
     collected = collect([Path(r.folder) for r in records if r.status == "complete" and r.folder])
-    found = boards(collected.runs, "test/accuracy")
+    found = boards(collected.runs)
     formats.terminal([t for i, board in enumerate(found) for t in text.of(board, i, False)], Console())
 
 

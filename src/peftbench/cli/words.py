@@ -52,4 +52,9 @@ def _value(key: str, value: str, default: Any) -> Any:
             return int(value)
         except ValueError:
             raise UserError(f"{key}={value}: expected a whole number.") from None
+    if isinstance(default, float):
+        try:
+            return float(value)
+        except ValueError:
+            raise UserError(f"{key}={value}: expected a number.") from None
     return value

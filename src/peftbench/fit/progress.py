@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from peftbench.progress import bar
+from peftbench.results.primary import PRIMARY, percent
 
 
 class Bar(Callback):
@@ -39,8 +40,9 @@ class Bar(Callback):
     def on_train_epoch_end(self, trainer: Trainer, module: Any) -> None:
         row = module.history[-1]
         self.text = f"epoch {row['epoch']}/{trainer.max_epochs} loss {row['train_loss']:.3f}"
-        if "val_accuracy" in row:
-            self.text += f" val {100 * row['val_accuracy']:.1f} %"
+        metric = PRIMARY[module.config.task.name]
+        if f"val_{metric}" in row:
+            self.text += f" val {100 * row[f'val_{metric}']:.1f} {percent(metric)}"
         if self.progress:
             self.progress.update(self.task, description=self.text)
         else:

@@ -10,6 +10,7 @@ from functools import cached_property
 from statistics import fmean
 
 from peftbench.results.collect import TOGETHER, Run, Setting
+from peftbench.results.primary import BESIDE
 from peftbench.results.stats import Difference, half_width, holm, paired, weighted
 from peftbench.vtab import GROUPS
 
@@ -115,6 +116,14 @@ class Board:
         values = row.values(task, self.metric)
         return Mean(fmean(values), half_width(values)) if values else Mean(None)
 
+    @property
+    def beside(self) -> str | None:
+        """A metric to show next to the board's own, where every run has it."""
+        role, _, name = self.metric.partition("/")
+        metric = f"{role}/{BESIDE.get(name, '')}"
+        every = (run.metrics for row in self.rows for runs in row.runs.values() for run in runs)
+        return metric if name in BESIDE and all(metric in m for m in every) else None
+
     def means(self, row: Row, incomplete: bool = False) -> dict[str, Mean]:
         """By name: VTAB's groups, the mean of their means, and the flat mean; elsewhere the flat mean alone."""
         if not self.vtab:
@@ -171,8 +180,10 @@ def named(task: str) -> str:
     return f"vtab/{task}"
 
 
-def boards(runs: Iterable[Run], metric: str) -> list[Board]:
-    """Leaderboards of all complete runs that have the metric, the one with most runs first."""
+def boards(runs: Iterable[Run], metric: str | None = None) -> list[Board]:
+    """Leaderboards of all complete runs that have the metric, or else the one that their task is judged by on test
+    images; the one with most runs first.
+    """
     kinds: dict[tuple[Setting, int], list[Run]] = defaultdict(list)
     bases: dict[Setting, list[Run]] = defaultdict(list)
     for run in runs:
@@ -187,9 +198,10 @@ def boards(runs: Iterable[Run], metric: str) -> list[Board]:
             kinds[basis, order[run.task].index(run.split)].append(run)
     found = []
     for (basis, _), own in kinds.items():
-        done = [r for r in own if r.status == "complete" and metric in r.metrics]
+        told = metric or f"test/{own[0].primary}"  # runs of one basis have one task
+        done = [r for r in own if r.status == "complete" and told in r.metrics]
         if done:
-            found.append((len(done), _board(basis, metric, done, [r for r in own if r.status == "failed"])))
+            found.append((len(done), _board(basis, told, done, [r for r in own if r.status == "failed"])))
     found.sort(key=lambda item: -item[0])
     ranked = [board for _, board in found]
     for board in ranked[1:]:
@@ -310,7 +322,7 @@ def timed(row: Row) -> bool:
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of the points (cost, accuracy) that none beats in both, by rising cost."""
+    """Indices of the points (cost, merit) that none beats in both, by rising cost."""
     order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1]))
     best, found = -1.0, []
     for i in order:

@@ -1,4 +1,4 @@
-"""Which method, with what accuracy, within a budget of memory, time and trainable parameters."""
+"""Which method, and how good, within a budget of memory, time and trainable parameters."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Candidate:
 
     board: Board
     row: Row
-    accuracy: float
+    value: float
     half: float | None
     worst: Mapping[str, float | None]
     over: Mapping[str, float]
@@ -77,7 +77,7 @@ def _minutes(run: Run) -> float | None:
 
 
 def candidates(boards: Sequence[Board], tasks: Sequence[str], bounds: Sequence[Limit]) -> list[Candidate]:
-    """All rows that have every one of the tasks, the most accurate first."""
+    """All rows that have every one of the tasks, the best first."""
     found = []
     for board in boards:
         if not set(tasks) <= set(board.tasks):
@@ -90,7 +90,7 @@ def candidates(boards: Sequence[Board], tasks: Sequence[str], bounds: Sequence[L
                 over = {b.key: _ratio(worst[b.key], b.most) for b in bounds}
                 over = {k: v for k, v in over.items() if v > 1}
                 found.append(Candidate(board, row, mean.value, mean.half, worst, over))
-    return sorted(found, key=lambda c: -c.accuracy)
+    return sorted(found, key=lambda c: -c.value)
 
 
 def _worst(row: Row, tasks: Sequence[str], bound: Limit) -> float | None:

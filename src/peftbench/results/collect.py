@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.errors import UserError
+from peftbench.results.primary import primary, task_of
 from peftbench.results.record import FILE, Record, read
 
 Setting = tuple[tuple[str, str], ...]  # (key, value as JSON), sorted
@@ -46,8 +47,9 @@ class Costs:
 class Run:
     """What a report keeps of a record.
 
-    `basis` is what runs must share to stand in one table. `setting` holds what was chosen for method, optimizer and
-    training, `batch` what was chosen for the data; `tuned` says which protocol chose some of it.
+    `primary` is the metric that its task is judged by. `basis` is what runs must share to stand in one table. `setting`
+    holds what was chosen for method, optimizer and training, `batch` what was chosen for the data; `tuned` says which
+    protocol chose some of it.
     """
 
     id: str
@@ -58,6 +60,7 @@ class Run:
     backbone: str
     task: str
     seed: int
+    primary: str
     basis: Setting
     split: str
     setting: Setting
@@ -188,6 +191,7 @@ def _run(record: Record, shared: _Shared) -> Run:
         backbone=shared(str(backbone["name"] if named in (None, "timm") else named)),
         task=shared(str(chosen.get("data") or data["name"])),
         seed=int(config.get("seed", 0)),
+        primary=primary(config),
         basis=shared(_basis(config, stamps)),
         split=shared(_split(stamps)),
         setting=shared(_setting(config, protocol)),
@@ -197,7 +201,7 @@ def _run(record: Record, shared: _Shared) -> Run:
         machine=shared(_machine(config, stamps)),
         metrics=_metrics(record.metrics or {}, shared),
         costs=costs,
-        curve=_curve(record.history or []),
+        curve=_curve(record.history or [], f"val_{primary(config)}"),
         layers=_layers(record.plan or {}, shared),
     )
 
@@ -218,6 +222,7 @@ def _basis(config: Mapping[str, Any], stamps: Mapping[str, Any]) -> Setting:
         "split": split or OWN,
         "trained on": {"final": "train and val"}.get(data.get("stage", ""), "train"),
         "data": "VTAB-1k" if str(config["data"]["name"]).startswith("vtab/") else "other data sets",
+        "task": task_of(config),
     }
     return tuple((k, str(v)) for k, v in found.items())
 
@@ -241,11 +246,18 @@ def _setting(config: Mapping[str, Any], protocol: Mapping[str, Any]) -> Setting:
         *_flat(config["method"].get("options") or {}, "method."),
         *_flat(config.get("optimizer") or {}, "optimizer."),
         *_flat({k: trainer.get(k) for k in _TRAINER}, "trainer."),
-        *_flat({"label_smoothing": (config.get("task") or {}).get("label_smoothing", 0.0)}, "task."),
+        *_flat(_task(config), "task."),
         *_flat(_pruning(config), "pruning."),
         *_flat({"drop_path": config["backbone"].get("drop_path", 0.0)}, "backbone."),
     ]
     return tuple((k, v) for k, v in found if k not in (protocol.get("grid") or {}))
+
+
+def _task(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    task = config.get("task") or {}
+    if task_of(config) == "classification":
+        return {"label_smoothing": task.get("label_smoothing", 0.0)}
+    return {k: v for k, v in task.items() if k != "name"}
 
 
 def _pruning(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -327,13 +339,12 @@ def _costs(costs: Mapping[str, Any]) -> Costs:
     )
 
 
-def _curve(history: Sequence[Mapping[str, Any]]) -> tuple[array[float], array[float], array[float]]:
-    """Epochs, training losses and validation accuracies; NaN where there is none."""
+def _curve(history: Sequence[Mapping[str, Any]], metric: str) -> tuple[array[float], array[float], array[float]]:
+    """Epochs, training losses and the metric on validation images; NaN where there is none."""
     every = max(1, math.ceil(len(history) / _POINTS))
     rows = [r for i, r in enumerate(history) if i % every == 0 or i == len(history) - 1]
-    columns = ("epoch", "train_loss", "val_accuracy")
-    epochs, losses, accuracies = (_column(rows, k) for k in columns)
-    return epochs, losses, accuracies
+    epochs, losses, values = (_column(rows, k) for k in ("epoch", "train_loss", metric))
+    return epochs, losses, values
 
 
 def _column(rows: Sequence[Mapping[str, Any]], name: str) -> array[float]:

@@ -133,7 +133,7 @@ def _tex(text: str) -> str:
 
 _COSTS = ("parameters", "head", "train", "step", "fill", "validate", "latency", "memory", "flops", "delta")
 _BEFORE = ("board", "backbone", "weights", "split", "apart", "method", "tuned", "times")
-COLUMNS = (*_BEFORE, "task", "accuracy", "half", "n", "failed", "missing", "machines", *_COSTS, "ood")
+COLUMNS = (*_BEFORE, "metric", "task", "value", "half", "n", "failed", "missing", "machines", *_COSTS, "ood")
 PAIRS = ("board", "first", "second", "difference", "half", "n", "over", "p", "p_holm", "p_wilcoxon", "verdict")
 
 
@@ -146,7 +146,7 @@ def leaderboard_csv(boards: Sequence[Board], incomplete: bool = False) -> str:
         basis = dict(board.basis)
         for row in board.rows:
             head = [number, basis["backbone"], basis["weights"], basis["split"], board.apart]
-            head += [row.label, row.tuned, row.times]
+            head += [row.label, row.tuned, row.times, board.metric]
             lines.writerows([*head, *_task(board, row, task)] for task in board.tasks)
             for name, mean in board.means(row, incomplete).items():
                 alone = len(row.machines) == 1

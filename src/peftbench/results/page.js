@@ -91,15 +91,15 @@ function frame(width, height, xs, ys, { log = false, xform = short, yform = shor
   return { root, x, y };
 }
 
-// Accuracy against one cost, with the front of those that none beats in both.
+// What a board is judged by against one cost, with the front of those that none beats in both.
 function scatter(board, cost) {
-  const shown = board.rows.map((row, i) => ({ row, i, x: row.costs[cost.key], y: row.accuracy }))
+  const shown = board.rows.map((row, i) => ({ row, i, x: row.costs[cost.key], y: row.value }))
     .filter((p) => !p.row.hidden && p.x !== null && p.y !== null && (cost.free || p.row.comparable));
   const figure = html("figure");
-  figure.append(html("figcaption", cost.name));
+  figure.append(html("figcaption", `${board.metric} % against ${cost.name}`));
   if (!shown.length) { figure.append(html("p", "nothing to compare", "note")); return figure; }
   const positive = shown.map((p) => p.x).filter((v) => v > 0), zero = positive.length < shown.length;
-  const { root, x: scaled, y } = frame(400, 290, positive.length ? positive : [1], shown.map((p) => 100 * p.y), { log: true, title: cost.name });
+  const { root, x: scaled, y } = frame(400, 290, positive.length ? positive : [1], shown.map((p) => 100 * p.y), { log: true, title: `${board.metric} % against ${cost.name}` });
   root.dataset.cost = cost.key;
   const x = (v) => (v > 0 ? scaled(v) : 52); // a logarithm has no place for zero: it stands at the edge
   if (zero) root.append(svg("text", { x: 52, y: 274, "text-anchor": "middle", class: "soft" }, "0"));
@@ -222,9 +222,9 @@ function choice(options, act, label) {
 }
 
 const COSTS = [
-  { key: "train", name: "accuracy % against training time, s", form: (v) => `${short(v)} s`, timed: true },
-  { key: "memory", name: "accuracy % against peak memory, bytes", form: (v) => `${short(v)}B` },
-  { key: "parameters", name: "accuracy % against trainable parameters, without the head", form: short, free: true },
+  { key: "train", name: "training time, s", form: (v) => `${short(v)} s`, timed: true },
+  { key: "memory", name: "peak memory, bytes", form: (v) => `${short(v)}B` },
+  { key: "parameters", name: "trainable parameters, without the head", form: short, free: true },
 ];
 
 function draw(section, board) {
@@ -232,16 +232,16 @@ function draw(section, board) {
   place.replaceChildren();
   const tasks = board.tasks.filter((t) => !board.query.tasks.length || board.query.tasks.includes(t));
   const part = (title) => { place.append(html("h3", title)); const box = html("div", undefined, "charts"); place.append(box); return box; };
-  part("What accuracy costs").append(...COSTS.map((c) => scatter(board, c)));
+  part(`What ${board.metric} costs`).append(...COSTS.map((c) => scatter(board, c)));
   place.append(html("p", "Dashed: the Pareto front, of equal kinds of times on one machine. Hollow: times from kept taps. "
     + "Bars: 95 % intervals. Not shown: costs of several machines, times of runs trained together, and rows without a mean.", "note"));
-  part("Accuracy by task").append(...tasks.map((t) => bars(board, t)));
+  part(`${board.metric[0].toUpperCase()}${board.metric.slice(1)} by task`).append(...tasks.map((t) => bars(board, t)));
   if (board.rows.some((r) => Object.keys(r.curves).length)) {
     const box = part("Learning curves"), holder = html("div");
     let task = tasks[0], which = board.rows.some((r) => r.curves[task]?.val.some((v) => v !== null)) ? "val" : "loss";
     const show = () => holder.replaceChildren(curves(board, task, which));
     const a = choice(tasks.map((t) => [t, t]), (v) => { task = v; show(); }, "task");
-    const b = choice([["val", "validation accuracy, %"], ["loss", "training loss"]], (v) => { which = v; show(); }, "of");
+    const b = choice([["val", `validation ${board.primary}, %`], ["loss", "training loss"]], (v) => { which = v; show(); }, "of");
     b.list.value = which;
     const controls = html("div", undefined, "controls");
     controls.append(a.box, b.box);

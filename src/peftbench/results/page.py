@@ -14,6 +14,7 @@ from peftbench.results import text
 from peftbench.results.boards import FLAT, MEAN, Board, Row, timed
 from peftbench.results.collect import Collected
 from peftbench.results.formats import MARKS
+from peftbench.results.primary import PRIMARY, short
 
 _HERE = Path(__file__).parent
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"  # nothing is fetched
@@ -22,12 +23,14 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inl
 def page(boards: Sequence[Board], collected: Collected, incomplete: bool = False) -> str:
     """The whole page. Everything from records is escaped."""
     runs = sum(len(r) for b in boards for row in b.rows for r in row.runs.values())
+    told = list(dict.fromkeys(b.metric for b in boards))
+    metrics = f"metric{'s' * (len(told) > 1)} {', '.join(told)}"
     parts = [
         f'{MARKS["html"]} report -->\n<html lang="en"><head><meta charset="utf-8">',
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
         '<meta name="viewport" content="width=device-width, initial-scale=1"><title>peftbench report</title>',
         f"<style>\n{(_HERE / 'page.css').read_text()}</style></head><body>",
-        f'<h1>peftbench report</h1><p class="note">{runs} runs, metric {escape(boards[0].metric)}</p>',
+        f'<h1>peftbench report</h1><p class="note">{runs} runs, {escape(metrics)}</p>',
         '<div class="controls" id="controls" hidden><input type="search" id="search" '
         'placeholder="filter: methods or tasks" aria-label="filter methods or tasks"><span id="count"></span></div>',
     ]
@@ -78,6 +81,8 @@ def _cell(kind: str, shown: str, value: float | None) -> str:
 
 def _payload(board: Board, incomplete: bool) -> dict[str, Any]:
     return {
+        "metric": short(board.metric),
+        "primary": PRIMARY[dict(board.basis)["task"]],
         "tasks": [t.removeprefix("vtab/") for t in board.tasks],
         "rows": [_row(board, row, incomplete) for row in board.rows],
     }
@@ -94,7 +99,7 @@ def _row(board: Board, row: Row, incomplete: bool) -> dict[str, Any]:
         "times": row.times,
         "machine": row.machines[0] if alone else "",
         "comparable": timed(row),
-        "accuracy": _round(mean.value),
+        "value": _round(mean.value),
         "half": _round(mean.half),
         "costs": {n: _round(v) for n, v in costs.items()},
         "cells": {short: [_round(c.value), _round(c.half), len(row.runs[there[short]])] for short, c in cells.items()},
@@ -109,8 +114,8 @@ def _curve(row: Row, task: str) -> dict[str, list[float | None]]:
     same = [c for c in curves if c[0] == curves[0][0]]
     if not same:
         return {}
-    losses, accuracies = ([_average(values) for values in zip(*(c[i] for c in same), strict=True)] for i in (1, 2))
-    return {"epochs": [_round(e) for e in same[0][0]], "loss": losses, "val": accuracies}
+    losses, values = ([_average(at) for at in zip(*(c[i] for c in same), strict=True)] for i in (1, 2))
+    return {"epochs": [_round(e) for e in same[0][0]], "loss": losses, "val": values}
 
 
 def _average(values: Sequence[float]) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,11 +12,12 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
+from peftbench.results.primary import task_of
 from peftbench.results.record import Record
 
 
 def render(records: Sequence[Record], console: Console | None = None) -> None:
-    """Prints accuracy beside what it cost: one run as a list, several as a table; what did not complete says why."""
+    """Prints how good runs are beside what they cost: one as a list, several as a table; then what is not complete."""
     console = console or Console()
     if not console.is_terminal:
         console = Console(width=200, file=console.file)
@@ -56,11 +58,12 @@ def _table(records: Sequence[Record], console: Console) -> Table:
 
 
 def _columns(records: Sequence[Record]) -> list[tuple[str, str, Callable[[Record], str]]]:
-    """All, but for the accuracy on shifted test sets and the taps where no run had any; and what runs differ in that
-    bear the same names.
+    """All, but for metrics of other tasks, the accuracy on shifted test sets and the taps where no run had any; and
+    what runs differ in that bear the same names.
     """
-    own = differences(records)
+    own, tasks = differences(records), {task_of(r.config) for r in records}
     some = {"ood %": any("ood/accuracy" in r.metrics for r in records), "taps": any(_taps(r) != "–" for r in records)}
+    some |= {"top-1 %": tasks != {"detection"}, "AP %": "detection" in tasks, "AP50 %": "detection" in tasks}
     columns = [c for c in _COLUMNS if some.get(c[0], True)]
     if any(own.values()):
         columns.insert(4, ("with", "left", lambda r: own[id(r)] or "–"))
@@ -112,12 +115,15 @@ def _name(group: str) -> Callable[[Record], str]:
     return show
 
 
-def _accuracy(record: Record) -> str:
-    if "test/accuracy" in record.metrics:
-        return f"{100 * record.metrics['test/accuracy']:.1f}"
-    if "val/accuracy" in record.metrics:
-        return f"{100 * record.metrics['val/accuracy']:.1f} (val)"
-    return "–"
+def _reached(metric: str) -> Callable[[Record], str]:
+    def show(record: Record) -> str:
+        for role, mark in (("test", ""), ("val", " (val)")):
+            value = record.metrics.get(f"{role}/{metric}", math.nan)
+            if math.isfinite(value):
+                return f"{100 * value:.1f}{mark}"
+        return "–"
+
+    return show
 
 
 def _shifted(record: Record) -> str:
@@ -178,7 +184,9 @@ _COLUMNS: list[tuple[str, str, Callable[[Record], str]]] = [
     ("backbone", "left", _name("backbone")),
     ("data", "left", _name("data")),
     ("seed", "right", lambda r: str(r.config["seed"])),
-    ("top-1 %", "right", _accuracy),
+    ("top-1 %", "right", _reached("accuracy")),
+    ("AP %", "right", _reached("AP")),
+    ("AP50 %", "right", _reached("AP50")),
     ("ood %", "right", _shifted),
     ("params", "right", _cost("parameters.method", count)),
     ("head", "right", _cost("parameters.head", count)),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from peftbench.results import published
 from peftbench.results.boards import FLAT, MEAN, Board, Mean, Row
 from peftbench.results.collect import OWN, Collected
+from peftbench.results.primary import short
 from peftbench.results.stats import Difference
 from peftbench.results.table import count, seconds, size
 
@@ -55,7 +56,8 @@ def title(board: Board) -> str:
     weights = f", weights {basis['weights']}" if basis["weights"] != "hub" else ""
     of = "VTAB-1k" if board.vtab else f"{len(board.tasks)} data set{'s' * (len(board.tasks) != 1)}"
     made = "" if basis["split"] == OWN else f", split {basis['split']}"
-    return f"{basis['backbone']}{weights}, {basis['input']}, trained on {basis['trained on']}: {of}{made}"
+    metric = "" if board.metric == "test/accuracy" else f", {board.metric}"
+    return f"{basis['backbone']}{weights}, {basis['input']}, trained on {basis['trained on']}: {of}{made}{metric}"
 
 
 def means(board: Board, number: int, incomplete: bool) -> Table:
@@ -63,16 +65,19 @@ def means(board: Board, number: int, incomplete: bool) -> Table:
     columns = [("method", False), ("seeds", True)]
     names = list(board.means(board.rows[0], incomplete))
     columns += [(f"{n} %" if len(board.tasks) > 1 or board.vtab else f"{board.tasks[0]} %", True) for n in names]
+    second = replace(board, metric=board.beside) if board.beside else None
+    columns += [(f"{short(second.metric)} %", True)] if second else []
     columns += [(n, True) for n in ("params", "head", "train", "step", "peak mem")] + [("times", False)]
     table = Table(("" if not number else "Apart: ") + title(board), columns)
     if board.apart:
         table.notes.append(f"Apart from the boards before: {board.apart}.")
     for row in board.rows:
         found = board.means(row, incomplete)
-        table.rows.append([row.label, row.seeds, *(shown(m) for m in found.values()), *costs(row)])
+        every = [*found.values(), *([second.mean(row, board.tasks, incomplete)] if second else [])]
+        table.rows.append([row.label, row.seeds, *map(shown, every), *costs(row)])
         alone = len(row.machines) == 1
         numbers = [row.cost(n) if alone or n in _ANYWHERE else None for n in _SHOWN]
-        table.values.append([None, None, *(m.value for m in found.values()), *numbers, None])
+        table.values.append([None, None, *(m.value for m in every), *numbers, None])
     table.notes += _notes(board, incomplete)
     return table
 
@@ -135,7 +140,11 @@ def _known(value: float | None, form: Callable[[float], str]) -> str:
 
 def tasks(board: Board) -> Table:
     """A cell for every method and task."""
-    table = Table("Accuracy by task, %", [("method", False), *((t.removeprefix("vtab/"), True) for t in board.tasks)])
+    name = short(board.metric)
+    table = Table(
+        f"{name[0].upper()}{name[1:]} by task, %",
+        [("method", False), *((t.removeprefix("vtab/"), True) for t in board.tasks)],
+    )
     for row in board.rows:
         table.rows.append([row.label, *(shown(board.cell(row, t), row.failed[t]) for t in board.tasks)])
     return table
@@ -167,7 +176,7 @@ def pairs(board: Board) -> Table:
     """Paired differences, and in words whether they are more than noise."""
     columns = [("first", False), ("second", False), ("difference", True), ("paired over", False)]
     columns += [("p (t, Holm)", True), ("p (Wilcoxon)", True), ("so", False)]
-    table = Table("Differences between methods, points of accuracy", columns)
+    table = Table(f"Differences between methods, points of {short(board.metric)}", columns)
     found = board.pairs()
     for a, b, difference, over in found:
         table.rows.append([a.label, b.label, points(difference), over, _p(difference.holm), _p(difference.wilcoxon),
