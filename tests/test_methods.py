@@ -11,7 +11,7 @@ from peftbench.cli.groups import names
 from peftbench.config import CONFIGS
 from peftbench.data.loading import mix
 from peftbench.methods.base import Plan
-from peftbench.methods.lora import LoRA, LowRankLinear, LowRankWeight
+from peftbench.methods.lora import LoRA, LowRankLinear, LowRankWeight, low_rank_conv
 from peftbench.model import Model
 from peftbench.pipeline import build
 from peftbench.tasks import Classification
@@ -25,7 +25,7 @@ COUNTS = {
     # ViT-B: 12 (768 + 2304 + 768 + 768 + 3072 + 768) + 768 (patches) + 768 (norm); ResNet-50: batch-norm biases
     "bitfit": {"vit_b": 102_912, "resnet50": 26_560, "efficientformer_l1": None, "swin_b": None},
     # ViT-B: 12 x 8 x (768 + 2304 + 768 + 768 + 768 + 3072 + 3072 + 768)
-    "lora": {"vit_b": 1_179_648, "resnet50": None, "efficientformer_l1": None, "swin_b": None},
+    "lora": {"vit_b": 1_179_648, "resnet50": "formula", "efficientformer_l1": None, "swin_b": None},
     # L 2 r (d + n): 12 x 16 x (768 + 197); ResNet-50: 5 x 16 x (2048 + 49) + 8 x (64 + 256 + 512 + 1024)
     # EfficientFormer-L1: 4 x 16 x (448 + 49) + 8 x (48 + 96 + 224)
     # Swin-B: 4 x 16 x (1024 + 49) + 8 x (128 + 256 + 512)
@@ -75,6 +75,9 @@ def expected(method, name):
         found = [m for m in net.modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)]
         return sum(8 * (len(m.weight) + m.weight[0].numel()) for m in found)
     linear = [m for m in net.modules() if isinstance(m, torch.nn.Linear)]
+    if not linear:  # A (r k, C k) and B (O k, r k) of each convolution with as many channels as the rank
+        found = [m for m in net.modules() if isinstance(m, torch.nn.Conv2d) and m.in_channels >= 8]
+        return sum(8 * m.kernel_size[0] ** 2 * (m.in_channels + m.out_channels) for m in found)
     return sum(8 * (m.in_features + m.out_features) for m in linear)
 
 
@@ -235,6 +238,35 @@ def test_a_merged_lora_is_a_plain_layer_of_the_same_outputs(kind):
     assert type(merged) is torch.nn.Linear
     assert set(merged.state_dict()) == {"weight", "bias"}
     assert torch.allclose(merged(x), want + merged.bias, atol=1e-6)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_lora_of_a_convolution_is_its_authors_and_merges(stride):
+    plain = torch.nn.Conv2d(6, 4, 3, stride=stride, padding=1)
+    layer = low_rank_conv(plain, rank=2, scale=0.5)
+    x = torch.randn(2, 6, 9, 9)
+    assert torch.equal(layer(x), plain(x))
+    assert (layer.lora_a.shape, layer.lora_b.shape) == ((6, 18), (12, 6))
+    torch.nn.init.normal_(layer.lora_b)
+    weight = plain.weight + 0.5 * (layer.lora_b @ layer.lora_a).reshape(4, 6, 3, 3)
+    want = torch.nn.functional.conv2d(x, weight, plain.bias, stride, 1)
+    assert torch.allclose(layer(x), want, atol=1e-6)
+    assert set(layer.state_dict()) == {"weight", "bias", "lora_a", "lora_b"}
+    backbone = backbones.build(SMALL["cnn"], 32)
+    method = build(peftbench.compose("method=lora").method)
+    names = set(backbone.state_dict())
+    method.adapt(backbone, Plan())
+    for name, parameter in backbone.named_parameters():
+        if name.endswith("lora_b"):
+            torch.nn.init.normal_(parameter, std=0.01)
+    image = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        tuned = backbone.taps(image)[-1]
+        backbone.merging = ""
+        method.merge(backbone)
+        assert torch.allclose(backbone.taps(image)[-1], tuned, atol=1e-4)
+    assert set(backbone.state_dict()) == names
+    assert not any(type(m).__name__ == "LowRankConv" for m in backbone.modules())
 
 
 def test_lora_reaches_layers_whose_weight_is_read_directly():

@@ -76,7 +76,7 @@ def test_a_billion_parameters_are_planned_without_weights():
     ("words", "answer"),
     [
         (["method=spt"], "decided by a look at the data"),
-        (["method=lora", "backbone=resnet50"], "method=petah adapts"),
+        (["method=lora", "method.dropout=0.1", "backbone=resnet50"], "give method.dropout=0"),
         (["--verbose"], "--verbose: there is no such option"),
         (["method=petah", "method.rank=0"], "method.rank=0"),
     ],

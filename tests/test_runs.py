@@ -228,16 +228,17 @@ def test_wandb_gets_the_same_figures_offline_and_is_closed(tmp_path, monkeypatch
 
 
 def test_a_sweep_lands_in_run_folders_and_lists_refusals(tmp_path):
-    command = [sys.executable, "-m", "peftbench.cli.main", "-m", *QUICK, "method=linear,lora", "seed=0,1"]
+    command = [sys.executable, "-m", "peftbench.cli.main", "-m", *QUICK, "method=petah,linear", "seed=0,1"]
+    command += ["pruning=unstructured", "pruning.ratio=0.1", "pruning.merge=dense"]  # which the probe cannot
     done = subprocess.run([*command, f"output_dir={tmp_path}"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert len(list(tmp_path.glob("linear-resnet_nano-digits-s?-*/result.json"))) == 2
-    assert done.stdout.count("refused method=lora") == 2
-    assert "petah" in done.stdout
+    assert len(list(tmp_path.glob("petah-resnet_nano-digits-s?-*/result.json"))) == 2
+    assert done.stdout.count("refused method=linear") == 2
+    assert "take method=petah" in done.stdout
     assert not list(tmp_path.rglob("multirun"))
     again = subprocess.run([*command, f"output_dir={tmp_path}"], capture_output=True, text=True, check=False)
     assert again.returncode == 0
-    assert len(list(tmp_path.glob("linear-*/"))) == 2
+    assert len(list(tmp_path.glob("petah-*/"))) == 2
 
 
 @pytest.mark.slow

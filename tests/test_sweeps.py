@@ -109,15 +109,16 @@ def test_what_failed_is_kept_and_tried_again_on_demand(cli, tiny, tmp_path):
 def test_a_launcher_runs_every_job_and_the_table_comes_at_the_end(tiny, tmp_path, launcher):
     plugin(launcher)
     seeds = [0] if launcher == "submitit_local" else [0, 1]  # which starts all jobs at once
-    words = ["-m", *tiny, "method=linear,lora", f"seed={','.join(map(str, [*seeds, seeds[-1]]))}", "trainer.threads=1"]
+    words = ["-m", *tiny, "method=petah,linear", f"seed={','.join(map(str, [*seeds, seeds[-1]]))}", "trainer.threads=1"]
+    words += ["pruning=unstructured", "pruning.ratio=0.1", "pruning.merge=dense"]  # which the probe cannot
     words += [f"hydra/launcher={launcher}", f"output_dir={tmp_path}"]
     done = start(*words, RAY_AUTH_MODE="disabled")
     assert done.returncode == 0, done.stderr
     found = records(tmp_path)
     complete = [r["config"] for r in found.values() if r["status"] == "complete"]
-    assert sorted((c["method"]["name"], c["seed"]) for c in complete) == [("linear", s) for s in seeds]
-    assert "refused method=lora" in done.stdout
-    assert len(re.findall(r"^ linear ", done.stdout, re.MULTILINE)) == len(seeds)
+    assert sorted((c["method"]["name"], c["seed"]) for c in complete) == [("petah", s) for s in seeds]
+    assert "refused method=linear" in done.stdout
+    assert len(re.findall(r"^ petah ", done.stdout, re.MULTILINE)) == len(seeds)
     assert "Traceback" not in done.stderr
     before = {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/delta.safetensors")}
     assert start(*words, RAY_AUTH_MODE="disabled").returncode == 0

@@ -36,6 +36,11 @@ def to_adapter(run: Run, folder: Path, told: Mapping[str, str]) -> None:
         )
     timm_model, arguments = backbones.with_classifier(spec.backbone, spec.data.size, len(run.classes))
     backbone = backbones.meta(spec.backbone, spec.data.size)
+    if not any(isinstance(m, nn.Linear) for m in backbone.net.modules()):
+        raise Refusal(
+            f"format=peft: LoRA adapts convolutions of {name}, in another form than PEFT's; format=safetensors holds "
+            f"the merged weights."
+        )
     others = [c for c in backbone.classifiers if not isinstance(timm_model.get_submodule(c), nn.Linear)]
     if others or not backbone.classifiers:
         raise Refusal(f"format=peft: the classifier of {name} is no linear layer ({others}); format=onnx holds it.")
