@@ -55,6 +55,15 @@ def test_a_report_has_a_board_for_each_task(mixed):
     assert by_ap50 == "test/AP50"
 
 
+@pytest.mark.parametrize(
+    ("size", "shown"), [(224, "224 px"), ([512, 640], "512x640 px"), (None, "800 to 1333 px"), ("?", "? px")]
+)
+def test_the_input_of_a_detector_is_told(size, shown, tmp_path):
+    transform = {"size": size, "min_size": [640, 800], "max_size": 1333, "interpolation": "bicubic"}
+    write(tmp_path, detection("lora", stamps__data__transform=transform))
+    assert f", {shown}, bicubic, " in tell("report", tmp_path)
+
+
 def test_the_page_names_the_metric(mixed, tmp_path):
     tell("report", mixed, "--format=html", f"output={tmp_path / 'r.html'}")
     content = (tmp_path / "r.html").read_text()

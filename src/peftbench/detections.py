@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from pydantic_core import to_json
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
@@ -93,7 +93,8 @@ def as_coco(
 
 
 def draw(image_file: Path, boxes: Tensor, labels: Sequence[str], scores: Sequence[float], out: Path) -> None:
-    """Writes the upright image with its boxes, their classes and scores to `out`, in the form that its name says.
+    """Writes the upright image with its boxes, their classes and scores to `out`, in the form that its name says. The
+    first box, which is the surest, lies on top.
 
     Args:
         boxes: (n, 4) as x1, y1, x2, y2 in pixels of the upright image.
@@ -103,14 +104,19 @@ def draw(image_file: Path, boxes: Tensor, labels: Sequence[str], scores: Sequenc
     """
     with Image.open(image_file) as opened:
         opened.load()
-        pixels = pil_to_tensor(rgb(upright(opened)))
+        image = rgb(upright(opened))
     if len(boxes):
-        height, width = pixels.shape[1:]
-        texts = [f"{label} {score:.2f}" for label, score in zip(labels, scores, strict=True)]
-        line = max(1, round(max(height, width) / 300))
-        pixels = draw_bounding_boxes(pixels, boxes.cpu(), texts, [_color(label) for label in labels], width=line)
+        line, height = (max(least, round(max(image.size) / part)) for least, part in ((1, 300), (10, 50)))
+        named = list(zip(boxes.tolist(), labels, scores, map(_color, labels), strict=True))[::-1]
+        colors = [color for *_, color in named]
+        image = to_pil_image(draw_bounding_boxes(pil_to_tensor(image), boxes.cpu().flip(0), colors=colors, width=line))
+        # torchvision would write ten pixels high, whatever the image's size
+        pen, font = ImageDraw.Draw(image), ImageFont.load_default(height)
+        for (x, y, *_), label, score, color in named:
+            text, place = f"{label} {score:.2f}", (x + 2 * line, y + line)
+            pen.text(place, text, color, font, stroke_width=max(1, line // 2), stroke_fill="black")
     with replacing(out) as part:
-        to_pil_image(pixels).save(part, Image.registered_extensions()[out.suffix.lower()], quality=95)
+        image.save(part, Image.registered_extensions()[out.suffix.lower()], quality=95)
 
 
 def _color(name: str) -> tuple[int, int, int]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from peftbench.data.loading import DAMAGED, decode_clip
+from peftbench.data.loading import DAMAGED, Transform, decode_clip
 from peftbench.data.media import IMAGES, VIDEOS, clips, frame_files, require_reader, visible
 from peftbench.detections import Detected
 from peftbench.errors import UserError
@@ -132,6 +132,7 @@ def detect(
 def _read(tuned: Tuned, path: Path) -> Tensor | str:
     """Pixels, or why there are none."""
     transform, frames = tuned.transform, tuned.run.frames
+    assert isinstance(transform, Transform)  # of a classifier
     try:
         if frames is None:
             return transform(path)

@@ -217,7 +217,7 @@ def _basis(config: Mapping[str, Any], stamps: Mapping[str, Any]) -> Setting:
         "backbone": backbone.get("name", config["backbone"]["name"]),
         "weights": "random" if random else backbone.get("weights", "unknown"),
         "fingerprint": "" if random else str(whole)[:12],
-        "input": f"{transform.get('size', '?')} px, {transform.get('interpolation', '?')}",
+        "input": f"{_size(transform)} px, {transform.get('interpolation', '?')}",
         "normalisation": f"mean {_numbers(transform.get('mean'))}, std {_numbers(transform.get('std'))}",
         "split": split or OWN,
         "trained on": {"final": "train and val"}.get(data.get("stage", ""), "train"),
@@ -225,6 +225,14 @@ def _basis(config: Mapping[str, Any], stamps: Mapping[str, Any]) -> Setting:
         "task": task_of(config),
     }
     return tuple((k, str(v)) for k, v in found.items())
+
+
+def _size(transform: Mapping[str, Any]) -> str:
+    """`224`; of a detector the canvas, `512x512`, or the shorter side and the most of the longer: `800 to 1333`."""
+    size = transform.get("size", "?")
+    if isinstance(size, Sequence) and not isinstance(size, str):
+        return "x".join(map(str, size))
+    return str(size) if size is not None else f"{transform['min_size'][-1]} to {transform['max_size']}"
 
 
 def _numbers(values: Any) -> str:
