@@ -22,6 +22,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+from bench_detection import bench_detect
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "benchmarks.md"
 Row = tuple[str, str, str, str, str, str]  # what, peftbench, peer, ratio, limit, kept?
@@ -832,6 +836,7 @@ BENCHES = {
     "serve": bench_serve,
     "vtab": bench_vtab,
     "map": bench_map,
+    "detect": bench_detect,
     "report": bench_report,
     "sweep": bench_sweep,
 }

@@ -98,7 +98,8 @@ class Detection:
 
     `weights`: a whole detector to start from, backbone included: `coco` (torchvision's), `package:<name>` or a file.
     `neck`, `rpn` and `head` say what of it trains besides the method; `rpn` is Faster R-CNN's alone. `width`: channels
-    of the pyramid; `hidden`: of Faster R-CNN's box head, which learns from `rois` regions an image. `anchor_scale`: side of an anchor in strides of its level.
+    of the pyramid; `hidden`: of Faster R-CNN's box head, which learns from `rois` regions an image. `anchor_scale`:
+    side of an anchor in strides of its level.
     """
 
     name: Literal["detection"]
@@ -619,7 +620,7 @@ def _detection(config: Config, task: Detection) -> None:
         raise UserError("task.anchor_scale: FCOS has points instead of anchors; leave it out.")
     if task.weights is not None and not config.backbone.pretrained:
         raise UserError(
-            f"task.weights={task.weights}: holds the backbone too, and backbone.pretrained=false asks for a random one; "
+            f"task.weights={task.weights}: holds the backbone too, and backbone.pretrained=false wants a random one; "
             f"leave one of them out."
         )
     if task.anchor_scale is not None and task.anchor_scale <= 0:
@@ -634,7 +635,10 @@ def _detection(config: Config, task: Detection) -> None:
             config.trainer.strategy == "fsdp" and "fsdp",
             "a detector is not sharded; use trainer=ddp",
         ),
-        "backbone.stream": (config.backbone.stream and "true", "detection reads all of the backbone at once; leave it out"),
+        "backbone.stream": (
+            config.backbone.stream and "true",
+            "detection reads all of the backbone at once; leave it out",
+        ),
     }
     for key, (found, why) in refused.items():
         if found:

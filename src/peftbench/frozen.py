@@ -51,7 +51,11 @@ def keep(
     if config.data.augment != "none" and not spec.views:
         tell(
             f"taps: not kept, since data.augment={config.data.augment} changes the images in every epoch; "
-            + ("data.augment=none keeps them" if config.task.name == "detection" else "taps.views=4 keeps those of four fixed views")
+            + (
+                "data.augment=none keeps them"
+                if config.task.name == "detection"
+                else "taps.views=4 keeps those of four fixed views"
+            )
         )
         return {"mode": "off"}
     parts = [images for images in map(images_of, (data.train, data.val)) if images is not None]

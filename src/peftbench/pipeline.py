@@ -168,7 +168,12 @@ class _Run:
             Console().print(f"{self.folder}: {text}", highlight=False, soft_wrap=True)
 
     def build(
-        self, backbone: backbones.Backbone, splits: Splits, transform: Transform | SceneTransform, data: Loaders, rank: int
+        self,
+        backbone: backbones.Backbone,
+        splits: Splits,
+        transform: Transform | SceneTransform,
+        data: Loaders,
+        rank: int,
     ) -> None:
         """The model of this run."""
         config = self.config
@@ -289,7 +294,9 @@ def count_parameters(method: str, backbone: str, **overrides: Any) -> int:
     return sum(p.numel() for p in trained if p.requires_grad)
 
 
-def _loaders(config: Config, roles: Any, transform: Transform | SceneTransform, rank: int, world: int, watch: Watch) -> Loaders:
+def _loaders(
+    config: Config, roles: Any, transform: Transform | SceneTransform, rank: int, world: int, watch: Watch
+) -> Loaders:
     data = config.data
     return loaders(
         roles,

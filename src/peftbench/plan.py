@@ -82,7 +82,9 @@ def plan(config: Config) -> Planned:
         whole, _ = _model(config, Full(), splits)
         full = arithmetic(whole, lambda: _batch(whole, splits, batch))
     else:
-        notes.append("memory and time: not foretold, since a detector's proposals depend on the images; a run measures them")
+        notes.append(
+            "memory and time: not foretold, since a detector's proposals depend on the images; a run measures them"
+        )
     if masks and config.pruning.name == "none":
         notes.append(
             f"pruning: the weights given are pruned; their zeros are in the file, merging is {model.backbone.merging}"
@@ -112,7 +114,9 @@ def _model(config: Config, method: Method, splits: Splits) -> tuple[Model, Mappi
 
 def _batch(model: Model, splits: Splits, count: int) -> tuple[Tensor, Tensor]:
     clip = () if splits.train.frames is None else (splits.train.frames,)
-    return torch.zeros(count, *clip, 3, *model.backbone.facts.canvas, dtype=torch.uint8), torch.zeros(count, dtype=torch.long)
+    return torch.zeros(count, *clip, 3, *model.backbone.facts.canvas, dtype=torch.uint8), torch.zeros(
+        count, dtype=torch.long
+    )
 
 
 def _optimizer(config: Config, model: Model) -> torch.optim.Optimizer:

@@ -156,8 +156,9 @@ def _opened(folders: Mapping[str, str | Path] | Sequence[str | Path], config_dir
 
 def _prepared(run: Run, backbone: Backbone) -> Transform:
     """How the run prepares images to test them."""
-    size = int(run.metadata.get("input_size", backbone.facts.input_size))
-    return replace(transform_of(run.config, backbone), size=size, augment="none")
+    transform = transform_of(run.config, backbone)
+    assert isinstance(transform, Transform)
+    return replace(transform, size=int(run.metadata.get("input_size", transform.size)), augment="none")
 
 
 def _view(backbone: Backbone) -> Backbone:

@@ -130,6 +130,6 @@ def _images(folder: str | None, backbone: backbones.Backbone) -> Tensor:
         raise UserError(f"pruning.images={folder}: {problem}") from None
     count = min(MOST, len(split))
     chosen = [split.images[i * len(split) // count] for i in range(count)]
-    pixels = torch.stack([torch.from_numpy(decode(i, facts.input_size, facts.interpolation).copy()) for i in chosen])
+    pixels = torch.stack([torch.from_numpy(decode(i, facts.canvas, facts.interpolation).copy()) for i in chosen])
     mean, std = (torch.tensor(v).mul(255).view(3, 1, 1) for v in (facts.mean, facts.std))
     return (pixels.float() - mean) / std

@@ -18,8 +18,8 @@ def signature(config: Config) -> Hashable | None:
 
     Seeds, options of the method and settings of the optimizer may differ; the order of the batches may not, which is
     `data.order_seed` or else the seed. Runs with shifted test sets (`data.ood`), with a method that has an optimizer or
-    a last step of its own, or with an optimizer other than AdamW and SGD go apart, and so does detection. Raises Refusal where the method
-    refuses the backbone.
+    a last step of its own, or with an optimizer other than AdamW and SGD go apart, and so does detection.
+    Raises Refusal where the method refuses the backbone.
     """
     method: Method = build(config.method)
     several = config.trainer.devices * config.trainer.nodes > 1

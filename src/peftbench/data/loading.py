@@ -62,15 +62,19 @@ class Transform:
         return Images(split, self, on_error, memory_gb, watch, views)
 
 
-def decode(source: np.ndarray | Path, size: int, interpolation: str) -> np.ndarray:
-    """An image as uint8 (3, size, size): EXIF rotation applied, any mode to RGB, resized without regard to shape."""
+def decode(source: np.ndarray | Path, size: int | tuple[int, int], interpolation: str) -> np.ndarray:
+    """An image as uint8 (3, size, size), or (3, *size): EXIF rotation applied, any mode to RGB, resized.
+
+    Its own shape is not kept.
+    """
     if isinstance(source, np.ndarray):
         image = Image.fromarray(source)
     else:
         with Image.open(source) as opened:
             opened.load()
             image = upright(opened)
-    image = rgb(image).resize((size, size), FILTERS[interpolation])
+    height, width = (size, size) if isinstance(size, int) else size
+    image = rgb(image).resize((width, height), FILTERS[interpolation])
     return np.asarray(image).transpose(2, 0, 1)
 
 

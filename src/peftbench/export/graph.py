@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from peftbench.data.loading import Transform
 from peftbench.data.media import IMAGES
 from peftbench.errors import UserError
 from peftbench.finished import Tuned
@@ -56,6 +57,7 @@ class Sample:
         files = sorted(p for p in PHOTOS.rglob("*") if p.suffix.lower() in IMAGES)
         shape = (6,) if tuned.run.frames is None else (6, tuned.run.frames)
         count = math.prod(shape)
+        assert isinstance(tuned.transform, Transform)
         pixels = [tuned.transform(files[i * len(files) // count]) for i in range(count)]
         self.images = torch.stack(pixels).unflatten(0, shape)
         self.logits = tuned(self.images)

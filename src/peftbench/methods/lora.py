@@ -77,7 +77,7 @@ def _with_update(kind: type[nn.Conv2d]) -> type[nn.Conv2d]:
 
     class LowRankConv(kind):  # type: ignore[misc, valid-type]
         @property
-        def weight(self) -> Tensor:  # type: ignore[override]
+        def weight(self) -> Tensor:
             frozen = self._parameters["weight"]
             return frozen + self.scale * (self.lora_b @ self.lora_a).view(frozen.shape)
 
@@ -86,7 +86,7 @@ def _with_update(kind: type[nn.Conv2d]) -> type[nn.Conv2d]:
 
 def low_rank_conv(layer: nn.Conv2d, rank: int, scale: float) -> nn.Conv2d:
     """The same convolution (its very parameters, hooks and mode), with an update that starts at zero."""
-    kind = _with_update(type(layer))
+    kind: Any = _with_update(type(layer))  # type: ignore[arg-type]
     new = kind.__new__(kind)
     new.__dict__.update(layer.__dict__)
     weight, (high, wide) = layer.weight, layer.kernel_size
@@ -110,7 +110,7 @@ def _merged_conv(layer: Any) -> nn.Conv2d:
 
 @dataclass(frozen=True)
 class LoRA(Method):
-    """Low-rank updates of linear layers, or, of a backbone that has none, of its dense convolutions; the rest is frozen.
+    """Low-rank updates of linear layers, or of a backbone without any of its dense convolutions; the rest is frozen.
 
     `layers` are patterns over the layer names (`*` is all, `*qkv` the attention inputs); the update is scaled by
     alpha / rank. Convolutions have the form of the authors' code, with r k columns for a kernel of k x k; one of fewer

@@ -115,7 +115,9 @@ class FasterRCNNDetector(Detector):
         pooling.map_levels = initLevelMapper(first, first + len(own) - 1)
         return FasterRCNN(
             pyramid,
-            rpn_anchor_generator=AnchorGenerator(tuple((side * s,) for s in strides), ((0.5, 1.0, 2.0),) * len(strides)),
+            rpn_anchor_generator=AnchorGenerator(
+                tuple((side * s,) for s in strides), ((0.5, 1.0, 2.0),) * len(strides)
+            ),
             box_roi_pool=pooling,
             box_head=TwoMLPHead(spec.width * 49, spec.hidden),
             box_predictor=FastRCNNPredictor(spec.hidden, classes + 1),

@@ -9,7 +9,12 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 from torchvision.models.convnext import LayerNorm2d
-from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, FeaturePyramidNetwork, LastLevelMaxPool, LastLevelP6P7
+from torchvision.ops.feature_pyramid_network import (
+    ExtraFPNBlock,
+    FeaturePyramidNetwork,
+    LastLevelMaxPool,
+    LastLevelP6P7,
+)
 
 from peftbench.backbones import Facts
 from peftbench.errors import Refusal
@@ -51,7 +56,7 @@ def levels(facts: Facts, finest: int, most: int) -> Levels:
             )
         found[max(round(height / tap.grid[0]), 1)] = i
     if len(found) == 1:
-        chosen = _plain(*found.items(), facts=facts, finest=finest, most=most)
+        chosen = _plain(facts, *found.popitem(), finest, most)
     else:
         strides = [s for s in sorted(found) if s >= finest][:most] or sorted(found)[-1:]
         taps = tuple(found[s] for s in strides)
@@ -67,8 +72,7 @@ def levels(facts: Facts, finest: int, most: int) -> Levels:
     return chosen
 
 
-def _plain(found: tuple[int, int], facts: Facts, finest: int, most: int) -> Levels:
-    patch, tap = found
+def _plain(facts: Facts, patch: int, tap: int, finest: int, most: int) -> Levels:
     factor = next((f for f in (4, 2) if patch % f == 0 and patch // f >= finest), 1)
     strides = tuple(patch // factor * 2**i for i in range(most))
     return Levels((tap,), (facts.taps[tap].channels,), strides, factor)

@@ -122,8 +122,11 @@ def begin(task: Detection, file: Path) -> str:
         f"detector.net.{n}": digest
         for n, digest in digests({n: t for n, t in detector.net.state_dict().items() if n in whole}).items()
     }
-    which = f"{len(kept)} of the {len(task.classes)} classes are known to it by name" if kept else "its classes are others"
-    return f"task.weights: starts from {file.name}; {which}, the predictor starts anew for the rest"
+    told = f"task.weights: starts from {file.name}; "
+    if len(kept) == len(task.classes):
+        return f"{told}it knows all {len(kept)} classes by name"
+    which = f"it knows {len(kept)} of the {len(task.classes)} classes by name" if kept else "its classes are others"
+    return f"{told}{which}, and the predictor starts anew for {'the rest' if kept else 'all'}"
 
 
 def save(task: Detection, backbone: Backbone, path: Path, detector: str) -> None:
@@ -175,7 +178,9 @@ def _classes(file: Path, detector: Detector, state: Mapping[str, Tensor]) -> dic
         try:
             return {str(name): i + detector.first for i, name in enumerate(json.loads(about["classes"]))}
         except (ValueError, TypeError):
-            raise UserError(f"{file}: says of its classes {about['classes'][:40]!r}; expected a list of names.") from None
+            raise UserError(
+                f"{file}: says of its classes {about['classes'][:40]!r}; expected a list of names."
+            ) from None
     names = next(iter(COCO.values())).meta["categories"]
     layer = next(layer for layer, kind in detector.predictors.items() if kind)
     bias = state.get(f"{layer}.bias", torch.empty(0))

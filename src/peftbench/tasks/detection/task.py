@@ -77,9 +77,7 @@ class Detection(Task):
             found[self._part(name)] += parameter.numel() * parameter.requires_grad
         return found
 
-    def _detect(
-        self, extract: Extract, backbone: Backbone, images: Tensor, sizes: Sequence[Any]
-    ) -> list[Target]:
+    def _detect(self, extract: Extract, backbone: Backbone, images: Tensor, sizes: Sequence[Any]) -> list[Target]:
         if not sizes:
             return []
         maps = backbone.maps(extract(images), self.detector.levels.taps)
