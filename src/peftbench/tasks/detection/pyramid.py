@@ -54,7 +54,7 @@ def levels(facts: Facts, finest: int, most: int) -> Levels:
                 f"{facts.input_size} pixels, which is no map; take a convolutional backbone, or a plain ViT with "
                 f"data.size=[H,W]."
             )
-        found[max(round(height / tap.grid[0]), 1)] = i
+        found[tap.reduction or max(round(height / tap.grid[0]), 1)] = i
     if len(found) == 1:
         chosen = _plain(facts, *found.popitem(), finest, most)
     else:
