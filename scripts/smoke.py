@@ -15,7 +15,7 @@ from peftbench.cli.main import main
 from peftbench.config import CONFIGS
 
 BACKBONES = {"vit": "vit_nano", "cnn": "resnet_nano", "hybrid": "hybrid_nano", "hierarchical_vit": "swin_t"}
-DATA = {"classification": "digits"}  # a data set for each task that needs no download
+DATA = {"classification": "digits", "detection": "digits_det"}  # a data set for each task that needs no download
 
 
 def smoke() -> int:

@@ -1,4 +1,4 @@
-"""Detection: every method on every detector and family, exact counts, and torchvision's own detectors as the measure."""
+"""Detection: every method on every detector and family, exact counts, torchvision's own detectors as the measure."""
 
 from __future__ import annotations
 
