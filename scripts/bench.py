@@ -738,6 +738,31 @@ def bench_map(images: int = 5000, classes: int = 80) -> list[Row]:
     return [(what, ms(ours), ms(peer), f"{ours / peer:.2f}", "20 s", verdict(ours < 20))]
 
 
+def bench_together(count: int = 8) -> list[Row]:
+    """Whole runs of LoSA on ViT-S/16, from the command to the table: `count` of them in one pass, against one alone."""
+    words = ["-m", "method=losa", "backbone=vit_s", "backbone.pretrained=false", "data=photos", "logger=none"]
+    words += ["trainer=cpu", "trainer.progress=false", "data.batch_size=16", f"sweep.together={count}"]
+
+    def seconds(runs: int) -> float:
+        with tempfile.TemporaryDirectory() as folder:  # a cache of their own: both compute the taps
+            rates = ",".join(f"{0.001 * (i + 1):g}" for i in range(runs))
+            command = [sys.executable, "-m", "peftbench.cli.main", *words, f"optimizer.lr={rates}"]
+            begun = time.perf_counter()
+            subprocess.run(
+                [*command, f"output_dir={folder}/runs"],
+                check=True,
+                stdout=subprocess.DEVNULL,
+                env={**os.environ, "PEFTBENCH_CACHE": folder},
+            )
+            found = time.perf_counter() - begun
+            assert len(list(Path(folder).glob("runs/*/delta.safetensors"))) == runs
+            return found
+
+    one, several = seconds(1), seconds(count)
+    what = f"{count} whole LoSA runs together (20 epochs, taps and test included), one run alone"
+    return [(what, ms(several), ms(one), f"{several / one:.2f}", "2.50", verdict(several <= 2.5 * one))]
+
+
 def bench_sweep(count: int = 64) -> list[Row]:
     """A sweep of small runs in one process: how much of its time, from the command to the table, is not training.
 
@@ -839,6 +864,7 @@ BENCHES = {
     "detect": bench_detect,
     "report": bench_report,
     "sweep": bench_sweep,
+    "together": bench_together,
 }
 
 
