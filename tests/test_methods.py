@@ -144,6 +144,7 @@ def methods_on(family):
 
 
 PAIRS = [(m, f) for f in SMALL for m in methods_on(f)]
+LONGER = [pytest.param(m, f, marks=pytest.mark.slow) if f == "hybrid" else (m, f) for m, f in PAIRS]
 
 
 @pytest.mark.parametrize(("method", "family"), PAIRS)
@@ -161,13 +162,13 @@ def test_what_is_frozen_stays_bit_identical_and_what_trains_moves(method, family
             assert same, f"{name} should be frozen"
 
 
-@pytest.mark.parametrize(("method", "family"), PAIRS)
+@pytest.mark.parametrize(("method", "family"), LONGER)
 def test_training_lowers_the_loss(method, family):
     losses = steps(make(method, family), 12)
     assert losses[-1] < losses[0] - 0.03
 
 
-@pytest.mark.parametrize("family", SMALL)
+@pytest.mark.parametrize("family", ["vit", "cnn", pytest.param("hybrid", marks=pytest.mark.slow)])
 def test_no_two_methods_compute_the_same(family):
     """Different trajectories from the same start: a copied method would show."""
     seen = {m: tuple(steps(make(m, family), 4)) for m in methods_on(family) if m not in SAME_STEPS}

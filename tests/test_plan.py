@@ -26,7 +26,7 @@ def test_a_plan_equals_its_run(method, tiny, tmp_path):
     assert planned.relative_time < 0.5 if side else planned.relative_time <= 1
 
 
-@pytest.mark.parametrize("pruning", ["unstructured", "structured"])
+@pytest.mark.parametrize("pruning", ["unstructured", pytest.param("structured", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("method", ["petah"])
 def test_a_plan_of_a_pruned_backbone_equals_its_run(method, pruning, tiny, tmp_path):
     words = [w for w in tiny if not w.startswith("backbone")]
@@ -50,6 +50,7 @@ def test_half_precision_is_planned_too(tiny, tmp_path):
     assert plan(config).step.saved == pytest.approx(saved, rel=0.01)  # autocast keeps some copies of its own
 
 
+@pytest.mark.slow
 def test_the_command_line_names_layers_and_reasons(cli):
     words = ("plan", "method=petah", "backbone=hybrid_nano", "data=digits", "data.size=64", "data.batch_size=2")
     status, out, told = cli(*words)
