@@ -112,8 +112,8 @@ def begin(task: Detection, file: Path) -> str:
         missing, foreign = detector.net.load_state_dict(state, strict=False)
     except RuntimeError as problem:
         raise UserError(
-            f"{file}: does not fit this detector{_mismatch(str(problem))}; task.width and task.hidden must be those that "
-            f"it was made with."
+            f"{file}: does not fit this detector{_mismatch(str(problem))}; task.width and task.hidden must be those "
+            f"that it was made with."
         ) from None
     if missing or foreign:
         what, names = ("has no", missing) if missing else ("has a foreign", foreign)
@@ -125,7 +125,9 @@ def begin(task: Detection, file: Path) -> str:
     if len(kept) == len(task.classes):
         which = "it knows all classes by name"
     elif kept:
-        which = f"it knows {len(kept)} of the {len(task.classes)} classes by name, and the predictor starts anew for the rest"
+        which = (
+            f"it knows {len(kept)} of the {len(task.classes)} classes by name; the predictor starts anew for the rest"
+        )
     else:
         which = "its classes are others, for which the predictor starts anew"
     return f"task.weights: starts from {file.name}; {which}"
