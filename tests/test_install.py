@@ -25,6 +25,7 @@ def test_a_wheel_holds_configs_weights_and_photos_and_runs_from_another_folder(t
     assert {"peftbench/results/page.js", "peftbench/results/page.css"} <= set(names)
     assert {"peftbench/configs/hydra/launcher/joblib.yaml", "hydra_plugins/peftbench_optuna/__init__.py"} <= set(names)
     assert "peftbench/backbones/weights/vit_nano.safetensors" in names
+    assert "peftbench/tasks/detection/weights/resnet_nano_fasterrcnn.safetensors" in names
     assert sum(n.startswith("peftbench/data/photos/") and n.endswith(".jpg") for n in names) == 500
     assert wheel.stat().st_size < 20e6
     elsewhere = tmp_path / "elsewhere"

@@ -173,6 +173,14 @@ class Run:
                 f"{self.source}: was made on {told['backbone']} with {_mask(told['mask'])}, and this backbone has "
                 f"{_mask(mask)}; a delta fits only the mask that it was made under."
             )
+        known = self.record.stamps.get("task", {}).get("sha256", "")
+        found = tasks.stamp(spec.task, tasks.file_of(spec.task, spec.backbone)).get("sha256", "")
+        if found != known:  # what of the detector did not train is in that file alone
+            raise Refusal(
+                f"{self.source}: was made from a detector with sha256 {known[:12] or 'nothing'}, and the file of "
+                f"task.weights={spec.task.weights} has {found[:12] or 'nothing'}; give the one that it was made from "  # type: ignore[union-attr]
+                f"with weights=FILE."
+            )
         if (found := backbone.fingerprint) != told["fingerprint"]:
             raise Refusal(
                 f"{self.source}: was made on {told['backbone']} with fingerprint {told['fingerprint'][:12]}, and "
@@ -335,4 +343,7 @@ def place(device: str = "auto") -> torch.device:
 
 
 def _moved(spec: Config, weights: str) -> Config:
+    """With weights that lie elsewhere: those of the whole detector, where the run started from one."""
+    if isinstance(spec.task, config.Detection) and spec.task.weights is not None:
+        return dataclasses.replace(spec, task=dataclasses.replace(spec.task, weights=weights))
     return dataclasses.replace(spec, backbone=dataclasses.replace(spec.backbone, weights=weights))

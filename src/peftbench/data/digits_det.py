@@ -93,7 +93,7 @@ class DigitsDet(BoxSet):
 
     def _draw(self, folder: Path) -> None:
         digits = Digits().load()
-        photos = _photos()
+        photos = photographs()
         (folder / "annotations").mkdir()
         for number, role in enumerate(ROLES):
             (folder / "images" / role).mkdir(parents=True)
@@ -126,7 +126,8 @@ class DigitsDet(BoxSet):
             (folder / "annotations" / f"instances_{role}.json").write_text(json.dumps(content))
 
 
-def _photos() -> list[np.ndarray]:
+def photographs() -> list[np.ndarray]:
+    """scikit-learn's two, uint8 (H, W, 3)."""
     from sklearn.datasets import load_sample_image
 
     return [load_sample_image(name) for name in ("china.jpg", "flower.jpg")]
@@ -136,7 +137,7 @@ def _scene(
     rng: np.random.Generator, digits: Split, photos: Sequence[np.ndarray], size: int
 ) -> tuple[np.ndarray, list[tuple[int, tuple[int, int, int, int]]]]:
     """uint8 (size, size, 3), and the label and box (x1, y1, x2, y2) of each digit on it."""
-    canvas = _texture(rng, photos, size)
+    canvas = texture(rng, photos, size)
     found: list[tuple[int, tuple[int, int, int, int]]] = []
     wanted = int(rng.integers(1, 6))
     for _ in range(50):
@@ -147,7 +148,7 @@ def _scene(
         height, width = ink.shape
         top, left = int(rng.integers(size - height + 1)), int(rng.integers(size - width + 1))
         box = (left, top, left + width, top + height)
-        if any(_overlap(box, other) > _OVERLAP for _, other in found):
+        if any(overlap(box, other) > _OVERLAP for _, other in found):
             continue
         under = canvas[top : top + height, left : left + width]
         colour = _colour(rng, under.mean((0, 1)))
@@ -157,17 +158,17 @@ def _scene(
     return noisy.round().clip(0, 255).astype(np.uint8), found
 
 
-def _texture(rng: np.random.Generator, photos: Sequence[np.ndarray], size: int) -> np.ndarray:
+def texture(rng: np.random.Generator, photos: Sequence[np.ndarray], size: int) -> np.ndarray:
     """float (size, size, 3): a square of a photograph, turned or mirrored, its contrast a third or more."""
     photo = photos[int(rng.integers(len(photos)))]
     side = int(rng.integers(100, min(photo.shape[:2]) + 1))
     top, left = (int(rng.integers(photo.shape[axis] - side + 1)) for axis in (0, 1))
     part = Image.fromarray(photo[top : top + side, left : left + side]).resize((size, size), Image.Resampling.BICUBIC)
-    texture = np.rot90(np.asarray(part, dtype=np.float64), int(rng.integers(4)))
+    turned = np.rot90(np.asarray(part, dtype=np.float64), int(rng.integers(4)))
     if rng.random() < 0.5:
-        texture = texture[:, ::-1]
-    mean = texture.mean((0, 1))
-    return (texture - mean) * rng.uniform(1 / 3, 1) + mean
+        turned = turned[:, ::-1]
+    mean = turned.mean((0, 1))
+    return (turned - mean) * rng.uniform(1 / 3, 1) + mean
 
 
 def _slanted(rng: np.random.Generator, digit: np.ndarray, height: int) -> np.ndarray:
@@ -189,7 +190,7 @@ def _colour(rng: np.random.Generator, under: np.ndarray) -> np.ndarray:
     return np.full(3, 255.0 if float(under @ grey) < 128 else 0.0)
 
 
-def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> float:
+def overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> float:
     """The share of the smaller box that the other covers."""
     width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
     smaller = min((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b))

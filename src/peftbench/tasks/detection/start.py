@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def file_of(spec: config.Task, backbone: config.Backbone) -> Path | None:
         ("backbone.name", about.get("backbone"), backbone.name),
         ("task.detector", about.get("detector"), spec.detector),
     ):
-        if found not in (None, given):
+        if found is not None and found.partition(".")[0] != given.partition(".")[0]:  # timm's tag says of other weights
             raise UserError(f"task.weights={spec.weights}: is of {key}={found}, and the run has {key}={given}.")
     return path
 
@@ -110,10 +111,9 @@ def begin(task: Detection, file: Path) -> str:
     try:
         missing, foreign = detector.net.load_state_dict(state, strict=False)
     except RuntimeError as problem:
-        text = " ".join(str(problem).split())
         raise UserError(
-            f"{file}: does not fit this detector ({text[text.find('size mismatch') :][:160]}); task.width and "
-            f"task.hidden must be those that it was made with."
+            f"{file}: does not fit this detector{_mismatch(str(problem))}; task.width and task.hidden must be those "
+            f"that it was made with."
         ) from None
     if missing or foreign:
         what, names = ("has no", missing) if missing else ("has a foreign", foreign)
@@ -122,23 +122,49 @@ def begin(task: Detection, file: Path) -> str:
         f"detector.net.{n}": digest
         for n, digest in digests({n: t for n, t in detector.net.state_dict().items() if n in whole}).items()
     }
-    told = f"task.weights: starts from {file.name}; "
     if len(kept) == len(task.classes):
-        return f"{told}it knows all {len(kept)} classes by name"
-    which = f"it knows {len(kept)} of the {len(task.classes)} classes by name" if kept else "its classes are others"
-    return f"{told}{which}, and the predictor starts anew for {'the rest' if kept else 'all'}"
+        which = "it knows all classes by name"
+    elif kept:
+        which = (
+            f"it knows {len(kept)} of the {len(task.classes)} classes by name; the predictor starts anew for the rest"
+        )
+    else:
+        which = "its classes are others, for which the predictor starts anew"
+    return f"task.weights: starts from {file.name}; {which}"
 
 
-def save(task: Detection, backbone: Backbone, path: Path, detector: str) -> None:
-    """Writes the whole detector, backbone included, in the form that `task.weights` reads."""
+def save(
+    task: Detection,
+    backbone: Backbone,
+    path: Path,
+    detector: str,
+    half: bool = False,
+    about: Mapping[str, str] | None = None,
+) -> None:
+    """Writes the whole detector, backbone included, in the form that `task.weights` reads.
+
+    Args:
+        detector: `task.detector` of the run.
+        half: write floating-point numbers in half precision.
+        about: what else the file should say of itself.
+    """
     state = {f"{BODY}{n}": t for n, t in backbone.net.state_dict().items()} | task.detector.net.state_dict()
-    about = {
+    told = {
+        **(about or {}),
         "format": FORMAT,
         "backbone": backbone.facts.name,
         "detector": detector,
         "classes": json.dumps(list(task.classes)),
     }
-    safetensors.torch.save_file({n: t.contiguous() for n, t in state.items()}, path, about)
+    if half:
+        state = {n: t.half() if t.is_floating_point() else t for n, t in state.items()}
+    safetensors.torch.save_file({n: t.contiguous() for n, t in state.items()}, path, told)
+
+
+def _mismatch(problem: str) -> str:
+    """Which tensor differs in shape, of torch's message."""
+    found = re.search(r"size mismatch for (\S+): .*?torch\.Size\((.*?)\).*?torch\.Size\((.*?)\)", problem, re.DOTALL)
+    return f": its {found[1]} is {found[2]}, and {found[3]} was expected" if found else ""
 
 
 def _rows(
@@ -173,18 +199,24 @@ def _total(ours: Tensor, given: Tensor, kind: str, count: int) -> int:
 
 def _classes(file: Path, detector: Detector, state: Mapping[str, Tensor]) -> dict[str, int]:
     """Name -> the number of its rows, of the classes that the file knows; torchvision's are told by their number."""
-    about = _about(file)
-    if "classes" in about:
-        try:
-            return {str(name): i + detector.first for i, name in enumerate(json.loads(about["classes"]))}
-        except (ValueError, TypeError):
-            raise UserError(
-                f"{file}: says of its classes {about['classes'][:40]!r}; expected a list of names."
-            ) from None
-    names = next(iter(COCO.values())).meta["categories"]
     layer = next(layer for layer, kind in detector.predictors.items() if kind)
     bias = state.get(f"{layer}.bias", torch.empty(0))
     each = 1 if detector.predictors[layer] == "class" else max(detector.net.anchor_generator.num_anchors_per_location())
+    about = _about(file)
+    if "classes" in about:
+        try:
+            told = json.loads(about["classes"])
+        except ValueError:
+            told = None
+        if not isinstance(told, list) or not all(isinstance(name, str) for name in told):
+            raise UserError(f"{file}: says of its classes {about['classes'][:40]!r}; expected a list of names.")
+        if len(bias) != each * (len(told) + detector.first):
+            raise UserError(
+                f"{file}: names {len(told)} classes, and its {layer}.bias has {len(bias)} rows; expected "
+                f"{each * (len(told) + detector.first)}."
+            )
+        return {name: i + detector.first for i, name in enumerate(told)}
+    names = next(iter(COCO.values())).meta["categories"]
     if len(bias) != each * len(names):
         return {}
     return {name: i for i, name in enumerate(names) if name not in ("N/A", "__background__")}
