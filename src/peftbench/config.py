@@ -481,7 +481,12 @@ def _validate(schema: Any, values: Mapping[str, Any], section: str) -> Any:
         found = values.get(key.split(".")[-1], "nothing")
         if first["type"] == "missing" and key.split(".")[-1] in values:
             raise UserError(f"{key}={found!r}: expected a longer list.") from None
-        every = [e["msg"] for e in problem.errors() if e["loc"][:1] == first["loc"][:1]]
+        lengths = {"too_long": "a shorter list", "too_short": "a longer list", "missing": "a longer list"}
+        every = [
+            lengths.get(e["type"], e["msg"]) if len(e["loc"]) > 1 else e["msg"]
+            for e in problem.errors()
+            if e["loc"][:1] == first["loc"][:1]
+        ]
         expected = (
             " or ".join(dict.fromkeys(every)).replace("Input should be ", "").replace("Field required", "a value")
         )
@@ -600,7 +605,8 @@ def _sizes(config: Config) -> None:
         raise UserError(f"data.size={list(data.size)}: task={task} takes square images; give one number.")
     for side in (data.size,) if isinstance(data.size, int) else data.size or ():
         if side < 1:
-            raise UserError(f"data.size={data.size}: expected at least 1.")
+            found = list(data.size) if isinstance(data.size, tuple) else data.size
+            raise UserError(f"data.size={found}: expected at least 1.")
     if data.augment not in _AUGMENTATIONS[task]:
         raise UserError(
             f"data.augment={data.augment}: is not for task={task}; expected {', '.join(_AUGMENTATIONS[task])}."
@@ -612,6 +618,10 @@ def _detection(config: Config, task: Detection) -> None:
     for key, value in (("width", task.width), ("hidden", task.hidden), ("rois", task.rois)):
         if value < 1:
             raise UserError(f"task.{key}={value}: expected at least 1.")
+    for key in ("min_size", "max_size"):
+        found = config.data.options.get(key, 1)
+        if min(found if isinstance(found, list | tuple) else [found], default=0) < 1:
+            raise UserError(f"data.{key}={found}: expected at least 1 pixel.")
     if task.detector == "fcos" and (task.width % 32 or task.width < 64):
         raise UserError(
             f"task.width={task.width}: FCOS norms its channels in 32 groups; expected a multiple of 32, at least 64."

@@ -238,7 +238,7 @@ def check(config: Config, method: Method) -> backbones.Backbone:
     if (wanted := starting.size(config)) and wanted != backbone.facts.input_size:
         raise Refusal(
             f"data.size={config.data.size}: {backbone.facts.name} takes {backbone.facts.input_size} pixels; "
-            f"leave data.size out."
+            f"give data.size={backbone.facts.input_size}."
         )
     method.check(backbone)
     _detects(config, method, backbone)

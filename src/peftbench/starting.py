@@ -57,7 +57,12 @@ def build(config: Config, method: Method, tell: Callable[[str], None] = lambda t
     source = config.backbone
     if (detector := tasks.file_of(config.task, source)) is not None:  # its backbone is in the same file
         source = replace(source, weights=str(detector), pretrained=True)
-    backbone = backbones.build(source, size(config))
+    try:
+        backbone = backbones.build(source, size(config))
+    except UserError as problem:
+        if detector is None:
+            raise
+        raise type(problem)(str(problem).replace("backbone.weights=", "task.weights=")) from None
     if detector is not None:
         tasks.settle(backbone, detector)
     spec, whole = config.pruning, backbone.facts.parameters

@@ -60,9 +60,7 @@ def _wrap(spec: config.Backbone, net: Any, size: Size | None) -> Backbone:
     except (RuntimeError, AssertionError, ValueError):  # its forward pass fails at this size
         if size is None:
             raise
-        raise Refusal(
-            f"data.size={size}: {spec.name} is built for one input size, or for larger images; leave data.size out."
-        ) from None
+        raise _wrong_size(spec, size, "is built for one input size, or for larger images") from None
 
 
 def _from_pruned(spec: config.Backbone, size: Size | None, about: dict[str, Any]) -> Backbone:
@@ -204,6 +202,8 @@ def _create(spec: config.Backbone, size: Size | None, state: State | None = None
     except TypeError as problem:
         raise _argument_error(spec, arguments, size, problem) from None
     except AssertionError as problem:
+        if size is not None and arguments.get("img_size") == size:
+            raise _wrong_size(spec, size, "cannot be built for it") from None
         raise UserError(f"backbone.name={spec.name}: cannot be built with {arguments}: {problem}") from None
     if classes:
         net.reset_classifier(0)
@@ -248,12 +248,19 @@ def _argument_error(
     if "PretrainedCfg" in str(problem):
         return UserError(f"backbone.cfg.{name}: timm's pretrained_cfg has no such key.")
     if name == "img_size" and arguments["img_size"] == size:
-        return Refusal(f"data.size={size}: {spec.name} is built for one input size; leave data.size out.")
+        return _wrong_size(spec, size, "is built for one input size")
     if name == "drop_path_rate":
         return Refusal(f"backbone.drop_path={spec.drop_path}: {spec.name} has no drop-path; set backbone.drop_path=0.")
     if name in arguments:
         return UserError(f"backbone.args.{name}: {spec.name} takes no such argument.")
     return UserError(f"backbone.args={spec.args}: {spec.name} cannot be built with them ({problem}).")
+
+
+def _wrong_size(spec: config.Backbone, size: Size | None, why: str) -> Refusal:
+    base = timm.get_pretrained_cfg(spec.name, allow_unregistered=True) or PretrainedCfg()
+    own = spec.cfg.get("input_size", base.input_size)[-1]
+    found = list(size) if isinstance(size, tuple) else size
+    return Refusal(f"data.size={found}: {spec.name} {why}; give data.size={own}.")
 
 
 def _input_size(net: Any, size: Size | None) -> Size:

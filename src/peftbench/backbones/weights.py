@@ -108,7 +108,7 @@ def read_all(path: Path) -> State:
             f"{path}: holds Python objects besides tensors, which are not loaded because they could run code; "
             f"save a plain state dict, or a safetensors file."
         ) from None
-    except (safetensors.SafetensorError, RuntimeError, EOFError, ValueError, KeyError, OSError) as problem:
+    except (safetensors.SafetensorError, RuntimeError, EOFError, ValueError, LookupError, OSError) as problem:
         raise UserError(f"{path}: is not a readable weights file ({_first_line(problem)}).") from None
     for key in ("state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):

@@ -14,6 +14,7 @@ from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import initLevelMapper
 
@@ -25,6 +26,33 @@ Maps = OrderedDict[str, Tensor]
 Target = dict[str, Tensor]
 MOST = 100
 """Detections an image, COCO's limit."""
+
+
+class Anchors(AnchorGenerator):
+    """torchvision's anchors in float32, whatever the maps are.
+
+    In mixed precision its boxes take the type of the maps and of what heads give, and bf16 has no odd pixels past 256.
+    """
+
+    def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
+        exact = [m.new_empty((), dtype=torch.float32).expand(m.shape) for m in feature_maps]
+        return super().forward(image_list, exact)
+
+
+class Proposals(RPNHead):
+    """The head of the region proposals, giving float32: see `Anchors`."""
+
+    def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        scores, deltas = super().forward(x)
+        return [s.float() for s in scores], [d.float() for d in deltas]
+
+
+class Predictor(FastRCNNPredictor):
+    """Faster R-CNN's last layers, giving float32: see `Anchors`."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        scores, deltas = super().forward(x)
+        return scores.float(), deltas.float()
 
 
 class Detector(nn.Module):
@@ -113,14 +141,14 @@ class FasterRCNNDetector(Detector):
         pooling.scales = [1 / s for s in own]
         first = (own[0] - 1).bit_length()
         pooling.map_levels = initLevelMapper(first, first + len(own) - 1)
+        anchors = Anchors(tuple((side * s,) for s in strides), ((0.5, 1.0, 2.0),) * len(strides))
         return FasterRCNN(
             pyramid,
-            rpn_anchor_generator=AnchorGenerator(
-                tuple((side * s,) for s in strides), ((0.5, 1.0, 2.0),) * len(strides)
-            ),
+            rpn_anchor_generator=anchors,
+            rpn_head=Proposals(spec.width, anchors.num_anchors_per_location()[0]),
             box_roi_pool=pooling,
             box_head=TwoMLPHead(spec.width * 49, spec.hidden),
-            box_predictor=FastRCNNPredictor(spec.hidden, classes + 1),
+            box_predictor=Predictor(spec.hidden, classes + 1),
             box_score_thresh=spec.score_threshold,
             box_nms_thresh=spec.nms_threshold,
             box_detections_per_img=MOST,
@@ -143,9 +171,10 @@ class OneStage(Detector):
     finest, most = 8, 3
 
     def outputs(self, maps: Maps, images: ImageList) -> tuple[dict[str, Tensor], list[Tensor], list[int]]:
-        """The head's outputs, each image's anchors, and the number of positions on each level."""
+        """The head's outputs in float32 (see `Anchors`), each image's anchors, and the number of positions on each level."""
         each = list(maps.values())
-        return self.net.head(each), self.net.anchor_generator(images, each), [m.shape[2] * m.shape[3] for m in each]
+        outputs = {name: x.float() for name, x in self.net.head(each).items()}
+        return outputs, self.net.anchor_generator(images, each), [m.shape[2] * m.shape[3] for m in each]
 
     def detections(self, maps: Maps, images: ImageList) -> list[Target]:
         outputs, anchors, positions = self.outputs(maps, images)
@@ -167,7 +196,7 @@ class RetinaNetDetector(OneStage):
         return RetinaNet(
             pyramid,
             classes,
-            anchor_generator=AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes)),
+            anchor_generator=Anchors(sizes, ((0.5, 1.0, 2.0),) * len(sizes)),
             score_thresh=spec.score_threshold,
             nms_thresh=spec.nms_threshold,
             detections_per_img=MOST,
@@ -192,7 +221,7 @@ class FCOSDetector(OneStage):
         return FCOS(
             pyramid,
             classes,
-            anchor_generator=AnchorGenerator(tuple((s,) for s in strides), ((1.0,),) * len(strides)),
+            anchor_generator=Anchors(tuple((s,) for s in strides), ((1.0,),) * len(strides)),
             score_thresh=spec.score_threshold,
             nms_thresh=spec.nms_threshold,
             detections_per_img=MOST,

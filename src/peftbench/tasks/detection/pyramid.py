@@ -16,7 +16,7 @@ from torchvision.ops.feature_pyramid_network import (
     LastLevelP6P7,
 )
 
-from peftbench.backbones import Facts
+from peftbench.backbones import Facts, Tap
 from peftbench.errors import Refusal
 
 
@@ -54,7 +54,7 @@ def levels(facts: Facts, finest: int, most: int) -> Levels:
                 f"{facts.input_size} pixels, which is no map; take a convolutional backbone, or a plain ViT with "
                 f"data.size=[H,W]."
             )
-        found[tap.reduction or max(round(height / tap.grid[0]), 1)] = i
+        found[_stride(tap, (height, width))] = i
     if len(found) == 1:
         chosen = _plain(facts, *found.popitem(), finest, most)
     else:
@@ -70,6 +70,15 @@ def levels(facts: Facts, finest: int, most: int) -> Levels:
             f"data.size=[{near[0]},{near[1]}]."
         )
     return chosen
+
+
+def _stride(tap: Tap, image: tuple[int, int]) -> int:
+    """Pixels of an image per entry of its map: what timm says where the map is of that size, rounded up or down."""
+    assert tap.grid is not None
+    sides = list(zip(image, tap.grid, strict=True))
+    if tap.reduction and all(entries in (side // tap.reduction, -(-side // tap.reduction)) for side, entries in sides):
+        return tap.reduction
+    return max(round(side / entries) for side, entries in sides)
 
 
 def _plain(facts: Facts, patch: int, tap: int, finest: int, most: int) -> Levels:

@@ -200,24 +200,21 @@ def _total(ours: Tensor, given: Tensor, kind: str, count: int) -> int:
 def _classes(file: Path, detector: Detector, state: Mapping[str, Tensor]) -> dict[str, int]:
     """Name -> the number of its rows, of the classes that the file knows; torchvision's are told by their number."""
     layer = next(layer for layer, kind in detector.predictors.items() if kind)
-    bias = state.get(f"{layer}.bias", torch.empty(0))
     each = 1 if detector.predictors[layer] == "class" else max(detector.net.anchor_generator.num_anchors_per_location())
+    rows = state[f"{layer}.bias"].numel() if f"{layer}.bias" in state else 0
     about = _about(file)
     if "classes" in about:
         try:
-            told = json.loads(about["classes"])
-        except ValueError:
-            told = None
-        if not isinstance(told, list) or not all(isinstance(name, str) for name in told):
+            names = json.loads(about["classes"])
+        except (ValueError, RecursionError):
+            names = None
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise UserError(f"{file}: says of its classes {about['classes'][:40]!r}; expected a list of names.")
-        if len(bias) != each * (len(told) + detector.first):
-            raise UserError(
-                f"{file}: names {len(told)} classes, and its {layer}.bias has {len(bias)} rows; expected "
-                f"{each * (len(told) + detector.first)}."
-            )
-        return {name: i + detector.first for i, name in enumerate(told)}
+        if rows and rows != each * (len(names) + detector.first):
+            raise UserError(f"{file}: names {len(names)} classes, and its predictor has {rows // each - detector.first}.")
+        return {name: i + detector.first for i, name in enumerate(names)}
     names = next(iter(COCO.values())).meta["categories"]
-    if len(bias) != each * len(names):
+    if rows != each * len(names):
         return {}
     return {name: i for i, name in enumerate(names) if name not in ("N/A", "__background__")}
 
