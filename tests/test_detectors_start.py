@@ -136,7 +136,7 @@ def test_the_shipped_file_tells_its_data_licence_and_classes():
         (["task.width=32"], "is [64, 32, 1, 1], and [32, 32, 1, 1] was expected; task.width"),
         (["task.hidden=128"], "task.hidden must be"),
         (["task.detector=retinanet"], "task.detector=fasterrcnn"),
-        (["backbone.pretrained=false"], "backbone.pretrained=false asks for a random one"),
+        (["backbone.pretrained=false"], "backbone.pretrained=false wants a random one"),
         (["task.weights=package:nano"], SHIPPED),
     ],
     ids=lambda v: v[0] if isinstance(v, list) else "",

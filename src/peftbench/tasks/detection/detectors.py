@@ -171,7 +171,7 @@ class OneStage(Detector):
     finest, most = 8, 3
 
     def outputs(self, maps: Maps, images: ImageList) -> tuple[dict[str, Tensor], list[Tensor], list[int]]:
-        """The head's outputs in float32 (see `Anchors`), each image's anchors, and the number of positions on each level."""
+        """The head's outputs in float32 (see `Anchors`), each image's anchors, and the positions on each level."""
         each = list(maps.values())
         outputs = {name: x.float() for name, x in self.net.head(each).items()}
         return outputs, self.net.anchor_generator(images, each), [m.shape[2] * m.shape[3] for m in each]
