@@ -10,6 +10,7 @@ from itertools import cycle
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from torchvision.models import detection as theirs
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
@@ -24,6 +25,7 @@ from peftbench.costs import SavedBytes, parameters
 from peftbench.errors import Refusal, UserError
 from peftbench.export import export
 from peftbench.finished import build
+from peftbench.fit.checkpoint import Checkpoints
 from peftbench.methods.base import Plan
 from peftbench.model import Model
 from peftbench.pipeline import check
@@ -399,6 +401,30 @@ def test_kept_taps_train_to_the_same_numbers(tmp_path):
     record, kept = (_run(tmp_path / kind, *few, f"taps={kind}") for kind in ("off", "disk"))
     assert [r["train_loss"] for r in record.history] == [r["train_loss"] for r in kept.history]
     assert record.metrics == kept.metrics
+
+
+@pytest.mark.parametrize("augment", ["none", pytest.param("multiscale", marks=pytest.mark.slow)])
+def test_a_resumed_run_ends_as_an_undisturbed_one(tmp_path, monkeypatch, augment):
+    words = ["method=lora", "backbone=resnet_nano", f"data.augment={augment}", "data.images=[12,2,4]"]
+    whole = _run(tmp_path / "a", *words)
+    ended, seen = Checkpoints.on_train_batch_end, []
+
+    def stop(self, *arguments):
+        seen.append(1)
+        self.stop = len(seen) >= 4  # in the second epoch
+        ended(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "on_train_batch_end", stop)
+        assert _run(tmp_path / "b", *words).status == "interrupted"
+    resumed = _run(tmp_path / "b", *words)
+    assert resumed.costs["time"]["sessions"] == 2
+    assert resumed.metrics == whole.metrics
+    assert [r["train_loss"] for r in resumed.history] == [r["train_loss"] for r in whole.history]
+    files = [Path(r.folder) / "delta.safetensors" for r in (whole, resumed)]
+    ours, theirs = (safetensors.torch.load_file(f) for f in files)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[n], theirs[n]) for n in ours)
 
 
 @pytest.mark.slow
