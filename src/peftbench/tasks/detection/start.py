@@ -185,7 +185,9 @@ def _classes(file: Path, detector: Detector, state: Mapping[str, Tensor]) -> dic
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise UserError(f"{file}: says of its classes {about['classes'][:40]!r}; expected a list of names.")
         if rows and rows != each * (len(names) + detector.first):
-            raise UserError(f"{file}: names {len(names)} classes, and its predictor has {rows // each - detector.first}.")
+            raise UserError(
+                f"{file}: names {len(names)} classes, and its predictor has {rows // each - detector.first}."
+            )
         return {name: i + detector.first for i, name in enumerate(names)}
     names = next(iter(COCO.values())).meta["categories"]
     if rows != each * len(names):
