@@ -20,6 +20,7 @@ from torchvision.ops.poolers import initLevelMapper
 
 from peftbench import config
 from peftbench.backbones import Facts
+from peftbench.errors import Refusal
 from peftbench.tasks.detection.pyramid import Levels, Pyramid, extra, levels
 
 Maps = OrderedDict[str, Tensor]
@@ -32,7 +33,15 @@ class Anchors(AnchorGenerator):
     """torchvision's anchors in float32, whatever the maps are.
 
     In mixed precision its boxes take the type of the maps and of what heads give, and bf16 has no odd pixels past 256.
+
+    Raises:
+        Refusal: anchors that rounding to whole pixels would leave empty.
     """
+
+    def __init__(self, sizes: Sequence[Sequence[float]], ratios: Sequence[Sequence[float]]) -> None:
+        super().__init__(tuple(sizes), tuple(ratios))
+        if (least := min(map(min, sizes))) < 1.5:
+            raise Refusal(f"task.anchor_scale: makes anchors of {least:g} pixels; expected a larger one.")
 
     def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
         exact = [m.new_empty((), dtype=torch.float32).expand(m.shape) for m in feature_maps]
@@ -171,7 +180,7 @@ class OneStage(Detector):
     finest, most = 8, 3
 
     def outputs(self, maps: Maps, images: ImageList) -> tuple[dict[str, Tensor], list[Tensor], list[int]]:
-        """The head's outputs in float32 (see `Anchors`), each image's anchors, and the positions on each level."""
+        """The head's outputs in float32, each image's anchors, and the number of positions on each level."""
         each = list(maps.values())
         outputs = {name: x.float() for name, x in self.net.head(each).items()}
         return outputs, self.net.anchor_generator(images, each), [m.shape[2] * m.shape[3] for m in each]
