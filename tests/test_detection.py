@@ -30,6 +30,7 @@ from peftbench.methods.base import Plan
 from peftbench.model import Model
 from peftbench.pipeline import check
 from peftbench.serve import MultiTask
+from peftbench.tasks.detection.pooling import Pooling
 from peftbench.tasks.detection.pyramid import levels
 
 DETECTORS = ("fasterrcnn", "retinanet", "fcos")
@@ -263,6 +264,29 @@ def test_a_backbone_can_be_taken_out_of_a_detectors_file(tmp_path):
             assert torch.equal(found[name.removeprefix(BODY)], tensor)
 
 
+@pytest.mark.parametrize("strides", [(4, 8, 16, 32), (7, 14, 28)])
+def test_pooling_equals_torchvisions_operator(strides):
+    g = torch.Generator().manual_seed(0)
+    side = strides[-1] * 8
+    maps = {
+        str(i): torch.randn(2, 5, side // s, side // s, generator=g, requires_grad=True) for i, s in enumerate(strides)
+    }
+    corners = torch.rand(2, 60, 2, generator=g) * side * 1.1 - 0.05 * side  # also outside, and empty
+    boxes = list(torch.cat([corners, corners + torch.rand(2, 60, 2, generator=g) ** 3 * side], 2))
+    boxes[0][0] = torch.tensor([5.0, 5, 5, 5])
+    weights = torch.randn(120, 5, 7, 7, generator=g)
+    found = []
+    pooling = Pooling(strides)
+    for pool in (pooling, super(Pooling, pooling)):
+        pooled = pool.forward(maps, boxes, [(side, side)] * 2)
+        found.append([pooled, *torch.autograd.grad((pooled * weights).sum(), list(maps.values()))])
+    for ours, peers in zip(*found, strict=True):
+        assert torch.allclose(ours, peers, atol=1e-3)
+    assert found[0][0].abs().sum() > 0
+    nothing = pooling(maps, [torch.zeros(0, 4)] * 2, [(side, side)] * 2)
+    assert nothing.shape == (0, 5, 7, 7)
+
+
 @pytest.mark.parametrize("backbone", FAMILIES.values())
 @pytest.mark.parametrize("method", ["cst", "losa", "lst"])
 def test_a_side_method_starts_as_the_frozen_detector(method, backbone):
@@ -470,6 +494,7 @@ def test_real_sets_train_and_evaluate_with_every_method(folder, cli):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
+        (["task=classification"], "leave task= out"),
         (["task.width=0"], "task.width=0: expected at least 1"),
         (["task.detector=fcos", "task.width=48"], "multiple of 32"),
         (["task.score_threshold=2"], "from 0 to 1"),

@@ -262,9 +262,14 @@ def check(values: Mapping[str, Any], choices: Mapping[str, str] | None = None) -
     for key, kind in TOP.items():
         if type(values.get(key)) is not kind:
             raise UserError(f"{key}={values.get(key)!r}: expected {_KINDS[kind]}.")
+    data = _data(values.get("data"))
+    if (task := _mapping(values.get("task"), "task").get("name")) in TASKS and task != data.task:
+        raise UserError(  # before the task's own keys, some of which the data set chooses
+            f"task={task}: data={data.name} is made for task={data.task}; leave task= out, the data set chooses it."
+        )
     sections = {
         "method": _method(values.get("method")),
-        "data": _data(values.get("data")),
+        "data": data,
         **{n: _section(n, values.get(n)) for n in SECTIONS if n not in ("method", "data")},
     }
     config = Config(**sections, **{k: values[k] for k in TOP}, choices=dict(choices or {}))
@@ -569,11 +574,6 @@ def _combinations(config: Config) -> None:
         raise UserError("optimizer.momentum=0: Nesterov momentum needs some; give optimizer.nesterov=false.")
     if data.ood and data.stage == "tune":
         raise UserError("data.ood: is tested, and data.stage=tune leaves test images alone; leave one of them out.")
-    if config.task.name != data.task:
-        raise UserError(
-            f"task={config.task.name}: data={config.data.name} is made for task={data.task}; leave task= out, "
-            f"the data set chooses it."
-        )
     _sizes(config)
     if isinstance(config.task, Detection):
         _detection(config, config.task)

@@ -15,12 +15,11 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RPNHead
-from torchvision.ops import MultiScaleRoIAlign
-from torchvision.ops.poolers import initLevelMapper
 
 from peftbench import config
 from peftbench.backbones import Facts
 from peftbench.errors import Refusal
+from peftbench.tasks.detection.pooling import Pooling
 from peftbench.tasks.detection.pyramid import Levels, Pyramid, extra, levels
 
 Maps = OrderedDict[str, Tensor]
@@ -143,19 +142,12 @@ class FasterRCNNDetector(Detector):
 
     def build(self, spec: config.Detection, pyramid: Pyramid, strides: Sequence[int], classes: int) -> nn.Module:
         side = spec.anchor_scale or self.scale
-        own = self.levels.strides
-        names = [str(i) for i in range(len(own))]
-        pooling = MultiScaleRoIAlign(featmap_names=names, output_size=7, sampling_ratio=2)
-        # Said here, since torchvision would infer them from the sizes of images, which padding hides.
-        pooling.scales = [1 / s for s in own]
-        first = (own[0] - 1).bit_length()
-        pooling.map_levels = initLevelMapper(first, first + len(own) - 1)
         anchors = Anchors(tuple((side * s,) for s in strides), ((0.5, 1.0, 2.0),) * len(strides))
         return FasterRCNN(
             pyramid,
             rpn_anchor_generator=anchors,
             rpn_head=Proposals(spec.width, anchors.num_anchors_per_location()[0]),
-            box_roi_pool=pooling,
+            box_roi_pool=Pooling(self.levels.strides),
             box_head=TwoMLPHead(spec.width * 49, spec.hidden),
             box_predictor=Predictor(spec.hidden, classes + 1),
             box_score_thresh=spec.score_threshold,
