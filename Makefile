@@ -10,7 +10,7 @@ quickstart: .venv/ready  ## fine-tune a pretrained backbone on photos and show t
 	$(BIN)/peftbench experiment=quickstart
 
 # one thread in each of several processes: threads that share cores with other processes wait for each other
-TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal
 
 test: .venv/ready        ## the fast tests
 	$(TESTS)

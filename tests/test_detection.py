@@ -146,7 +146,8 @@ def test_every_method_on_every_detector_and_family(method, family, detector):
     asked(method, family, detector)
 
 
-@pytest.mark.parametrize("family", ["cnn", *(pytest.param(f, marks=pytest.mark.slow) for f in ("vit", "hybrid"))])
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
 def test_no_two_methods_train_the_same(family):
     methods = ("full", "linear", "bitfit", "lora", "cst", "losa", "lst", "spt_sparse", "ftp", "petah")
     seen = {m: tuple(trained(make(m, FAMILIES[family]), 3, torch.optim.AdamW, 1e-2)) for m in methods}
@@ -288,7 +289,7 @@ def test_pooling_equals_torchvisions_operator(strides):
 
 
 @pytest.mark.parametrize("backbone", FAMILIES.values())
-@pytest.mark.parametrize("method", ["cst", "losa", "lst"])
+@pytest.mark.parametrize("method", ["cst", *(pytest.param(m, marks=pytest.mark.slow) for m in ("losa", "lst"))])
 def test_a_side_method_starts_as_the_frozen_detector(method, backbone):
     images = scenes()
     found = []
@@ -420,6 +421,7 @@ def test_a_run_leaves_its_detections_and_loads_again(tmp_path):
             assert float(found["scores"][0]) == pytest.approx(best[objects.id], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_kept_taps_train_to_the_same_numbers(tmp_path):
     few = ["method=losa", "backbone=resnet_nano", "trainer.epochs=1"]  # which passes three taps on
     record, kept = (_run(tmp_path / kind, *few, f"taps={kind}") for kind in ("off", "disk"))

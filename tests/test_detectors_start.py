@@ -83,6 +83,7 @@ def test_the_shipped_detector_starts_a_run_whose_frozen_parts_stay_out_of_the_de
     assert torch.equal(tuned.backbone.net.state_dict()["conv1.weight"], given["backbone.body.conv1.weight"].float())
 
 
+@pytest.mark.slow
 def test_a_run_knows_the_file_that_it_started_from(cli, tmp_path):
     """Classes of the same name keep their rows, and what did not train is in that file alone: another is refused."""
     file = written(tmp_path / "d.safetensors", "fasterrcnn", ("seven", "3", "0"))
@@ -105,6 +106,7 @@ def test_a_run_knows_the_file_that_it_started_from(cli, tmp_path):
         peftbench.load(folder)
 
 
+@pytest.mark.slow
 def test_what_trains_is_in_the_delta(cli, tmp_path):
     status, _, err = cli("method=linear", *RUN, f"task.weights=package:{SHIPPED}")
     assert status == 0, err
