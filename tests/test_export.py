@@ -80,8 +80,8 @@ def answer(path):
         ("lora", "safetensors", "model.safetensors"),
         ("lora", "onnx", "model.onnx"),
         ("lora", "torch_export", "model.pt2"),
-        ("cst", "onnx", "model.onnx"),
-        ("cst", "torch_export", "model.pt2"),
+        pytest.param("cst", "onnx", "model.onnx", marks=pytest.mark.slow),
+        pytest.param("cst", "torch_export", "model.pt2", marks=pytest.mark.slow),
     ],
 )
 def test_the_exported_file_has_the_records_accuracy(method, format_, name, lora, cst, data, tmp_path, capsys):

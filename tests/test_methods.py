@@ -144,7 +144,7 @@ def methods_on(family):
 
 
 PAIRS = [(m, f) for f in SMALL for m in methods_on(f)]
-LONGER = [pytest.param(m, f, marks=pytest.mark.slow) if f == "hybrid" else (m, f) for m, f in PAIRS]
+LONGER = [(m, f) if f == "vit" else pytest.param(m, f, marks=pytest.mark.slow) for m, f in PAIRS]
 
 
 @pytest.mark.parametrize(("method", "family"), PAIRS)
@@ -168,7 +168,7 @@ def test_training_lowers_the_loss(method, family):
     assert losses[-1] < losses[0] - 0.03
 
 
-@pytest.mark.parametrize("family", ["vit", "cnn", pytest.param("hybrid", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("family", ["vit", *(pytest.param(f, marks=pytest.mark.slow) for f in ("cnn", "hybrid"))])
 def test_no_two_methods_compute_the_same(family):
     """Different trajectories from the same start: a copied method would show."""
     seen = {m: tuple(steps(make(m, family), 4)) for m in methods_on(family) if m not in SAME_STEPS}

@@ -458,7 +458,10 @@ def learned(record):
     return safetensors.torch.load_file(Path(record.folder) / "delta.safetensors")
 
 
-PRUNED = [["method=petah"], ["method=full", "pruning=unstructured"], ["method=losa", "pruning=structured"]]
+PRUNED = [["method=full", "pruning=unstructured"]]
+PRUNED += [
+    pytest.param(words, marks=pytest.mark.slow) for words in (["method=petah"], ["method=losa", "pruning=structured"])
+]
 
 
 @pytest.mark.parametrize("words", PROJECTED + PRUNED, ids=" ".join)
@@ -499,7 +502,7 @@ def test_projection_stays_near_and_the_head_is_free(tmp_path):
         assert far["ftp", "head"] > 1e-3
 
 
-@pytest.mark.parametrize("method", ["lora", "spt"])
+@pytest.mark.parametrize("method", ["lora", pytest.param("spt", marks=pytest.mark.slow)])
 def test_other_methods_learn_under_ftp(tmp_path, method):
     """LoRA's A and B are anchored at their starts: at 0 both would never move."""
     words = ["backbone=vit_nano", "data=digits", f"method={method}", "optimizer=ftp", "trainer.progress=false"]

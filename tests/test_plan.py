@@ -8,7 +8,7 @@ import peftbench
 from peftbench import backbones, config, pruning
 from peftbench.plan import plan
 
-METHODS = ["full", "bitfit", "petah", "losa", "cst"]
+METHODS = ["petah", "cst", *(pytest.param(m, marks=pytest.mark.slow) for m in ("full", "bitfit", "losa"))]
 
 
 @pytest.mark.parametrize("method", METHODS)

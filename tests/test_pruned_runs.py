@@ -62,6 +62,7 @@ def test_an_unmerged_run_may_be_merged_densely_and_never_through_its_mask(runs, 
         peftbench.load(runs["structured"][0], merge="masked")
 
 
+@pytest.mark.slow
 def test_masked_weights_stay_zero_in_every_exported_file(runs, tmp_path):
     folder, record = runs["masked"]
     pruning = record.stamps["backbone"]["pruning"]
@@ -104,7 +105,7 @@ def test_an_adapter_of_a_pruned_backbone_is_not_handed_to_peft(pruning, data, tm
     assert "PEFT would put the adapter on timm's whole weights" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("backbone", ["vit_nano", "resnet_nano"])
+@pytest.mark.parametrize("backbone", [pytest.param("vit_nano", marks=pytest.mark.slow), "resnet_nano"])
 def test_sparse_updates_beside_zeros_are_exported_as_a_graph(backbone, data, tmp_path):
     record = finish(tmp_path, data, "spt_sparse", backbone, "pruning=unstructured", "optimizer.lr=0.01")
     assert record.stamps["backbone"]["pruning"]["merge"] == "unmerged"
