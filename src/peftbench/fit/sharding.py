@@ -31,4 +31,5 @@ class Sharded(Fit):
             if tap.module != WHOLE:
                 fully_shard(net.get_submodule(tap.module), mesh=mesh)
         fully_shard(self.model, mesh=mesh)
-        register_fsdp_forward_method(self.model, "loss")
+        for name in ("loss", "evaluate"):
+            register_fsdp_forward_method(self.model, name)
