@@ -553,11 +553,12 @@ def bench_plan() -> list[Row]:
     rows: list[Row] = []
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "262144"}
     for backbone in ("vit_s", "efficientformer_l1"):
-        for method in ("full", "bitfit", "lora", "petah", "losa", "cst", "lst"):
+        kinds = [(m, "none") for m in ("full", "bitfit", "lora", "petah", "losa", "cst", "lst")]
+        for method, pruning in [*kinds, ("petah", "unstructured"), ("petah", "structured")]:
             with tempfile.TemporaryDirectory() as folder:
                 words = [
                     f"method={method}",
-                    "pruning=none",
+                    f"pruning={pruning}",
                     f"backbone={backbone}",
                     "backbone.pretrained=false",
                     "data=photos",
@@ -573,7 +574,7 @@ def bench_plan() -> list[Row]:
             mb = (f"{said / 1e6:.0f} MB", f"{found / 1e6:.0f} MB")
             rows.append(
                 (
-                    f"memory of a step, {method} on {backbone}, batch 16: plan, run",
+                    f"memory of a step, {method}{f' ({pruning})' * (pruning != 'none')} on {backbone}, batch 16: plan, run",
                     *mb,
                     f"{said / found:.2f}",
                     "0.85 to 1.15",

@@ -33,7 +33,13 @@ class Step:
 
 
 class _Alive(TorchDispatchMode):
-    """The bytes of storages that exist, and their peak."""
+    """The bytes of storages that exist, and their peak.
+
+    Convolutions of oneDNN, which torch takes on a processor, hold input and output a second time while they work, in
+    a layout of their own.
+    """
+
+    _convolutions = (torch.ops.aten.convolution.default, torch.ops.aten.convolution_backward.default)
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,6 +54,9 @@ class _Alive(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         torch.utils._pytree.tree_map_only(Tensor, self._count, result)
+        if func in self._convolutions and torch.backends.mkldnn.is_available():
+            maps = [x for x in torch.utils._pytree.tree_leaves((args, result)) if isinstance(x, Tensor) and x.ndim > 2]
+            self.peak = max(self.peak, self.now + sum(x.untyped_storage().nbytes() for x in maps))
         return result
 
     def _count(self, tensor: Tensor) -> None:
