@@ -1,6 +1,6 @@
 """The benchmarks (`make bench`): ratios against a peer measured in the same run; `--write` puts them in the docs.
 
-python scripts/bench.py [help|step|side|quickstart|ftp|spt|petah|plan|serve|vtab|map|report|sweep …] [--write]
+python scripts/bench.py [help|step|side|quickstart|ftp|spt|petah|pruned|plan|serve|vtab|map|report|sweep …] [--write]
 
 The side methods' peer is HF peft (pip install 'peftbench[bench]').
 """
@@ -468,12 +468,10 @@ def bench_spt(rounds: int = 7) -> list[Row]:
 
 
 def bench_petah(rounds: int = 5) -> list[Row]:
-    """PETAH's update of the weight against HF peft's two branches, both in fp32; and what structured pruning gains."""
+    """PETAH's update of the weight against HF peft's two branches, both in fp32."""
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
 
-    import peftbench
-    from peftbench import backbones, config, pruning
+    from peftbench import backbones, config
     from peftbench.methods.base import Plan
     from peftbench.methods.petah import PETAH
     from peftbench.model import Model
@@ -521,9 +519,22 @@ def bench_petah(rounds: int = 5) -> list[Row]:
         rows.append(
             ratio_row(f"training step, {what}, batch 8: PETAH, HF peft LoRA", steps[0], steps[1], rounds, limit)
         )
+    return rows
+
+
+def bench_pruned(rounds: int = 30) -> list[Row]:
+    """What structured pruning at a half gains on one thread."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    import peftbench
+    from peftbench import backbones, config, pruning
+
+    rows = []
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    for choice, heads, batch in (("efficientformer_l1", 0.0, 1), ("hybrid_nano", 0.5, 32), ("hybrid_nano", 0.5, 1)):
+    cases = (("efficientformer_l1", 0.0, 1), ("efficientformer_l1", 0.0, 32), ("hybrid_nano", 0.0, 32))
+    for choice, heads, batch in (*cases, ("hybrid_nano", 0.5, 32), ("hybrid_nano", 0.0, 1), ("hybrid_nano", 0.5, 1)):
         spec = config.Backbone(**{**vars(peftbench.compose(f"backbone={choice}").backbone), "pretrained": False})
         half = config.Pruning("structured", ratio=0.5, heads=heads)
         nets = [backbones.build(spec), pruning.prune(backbones.build(spec), half)]
@@ -537,7 +548,7 @@ def bench_petah(rounds: int = 5) -> list[Row]:
         what += f"{' and heads' * bool(heads)} taken out ({macs[1]} multiply-adds), the whole ({macs[0]})"
         with torch.inference_mode():
             whole, small = (lambda net=net, image=image: net.net(image) for net in nets)
-            rows.append(ratio_row(what, small, whole, 30, 0.8))
+            rows.append(ratio_row(what, small, whole, rounds, 0.8))
     torch.set_num_threads(threads)
     return rows
 
@@ -571,10 +582,11 @@ def bench_plan() -> list[Row]:
             said = plan(peftbench.compose(*words)).step.peak
             found = record["costs"]["memory"]["peak"]["resident"]
             good = verdict(abs(said - found) <= 0.15 * found)
+            what = f"{method}{f' ({pruning})' * (pruning != 'none')} on {backbone}"
             mb = (f"{said / 1e6:.0f} MB", f"{found / 1e6:.0f} MB")
             rows.append(
                 (
-                    f"memory of a step, {method}{f' ({pruning})' * (pruning != 'none')} on {backbone}, batch 16: plan, run",
+                    f"memory of a step, {what}, batch 16: plan, run",
                     *mb,
                     f"{said / found:.2f}",
                     "0.85 to 1.15",
@@ -858,6 +870,7 @@ BENCHES = {
     "ftp": bench_ftp,
     "spt": bench_spt,
     "petah": bench_petah,
+    "pruned": bench_pruned,
     "plan": bench_plan,
     "serve": bench_serve,
     "vtab": bench_vtab,
