@@ -1,5 +1,6 @@
 """`peftbench export`: files that compute what the model does, and what cannot be exported."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -184,6 +185,23 @@ def test_what_is_there_already_is_kept(copied, capsys):
     assert (copied / "model.safetensors").read_text() == "mine"
     assert told(capsys, f"run={copied}", "format=safetensors", "force=true")[0] == 0
     assert metadata(copied / "model.safetensors")["method"] == "lora"
+    modes = [(copied / f"{name}.safetensors").stat().st_mode & 0o777 for name in ("model", "delta")]
+    assert modes[0] == modes[1]
+
+
+def test_a_folder_gives_way_to_an_adapter_only_where_it_is_one(copied, capsys):
+    before = sorted(p.name for p in copied.iterdir())
+    words = [f"run={copied}", "format=peft", "force=true"]
+    status, _, said = told(capsys, *words, f"out={copied}")
+    assert status == 2
+    assert "which is not of an adapter and would be lost" in said
+    assert sorted(p.name for p in copied.iterdir()) == before
+    assert told(capsys, *words)[0] == 0
+    old = (copied / "adapter" / "adapter_config.json").read_text()
+    (copied / "adapter" / "adapter_config.json").write_text("{}")
+    assert told(capsys, *words)[0] == 0
+    assert (copied / "adapter" / "adapter_config.json").read_text() == old
+    assert told(capsys, *words, "merge=dense")[2].startswith("peftbench: merge=dense: format=peft")
 
 
 @pytest.mark.parametrize(
@@ -262,7 +280,8 @@ def test_an_adapter_gives_the_same_logits_in_peft_and_comes_back(lora, data, tmp
 
 
 def test_an_adapter_that_we_wrote_is_the_delta(lora, tmp_path, capsys, data):
-    folder = export(lora.folder, "peft", tmp_path / "adapter").path
+    folder, difference = dataclasses.astuple(export(lora.folder, "peft", tmp_path / "adapter"))
+    assert difference < 1e-5
     assert sorted(p.name for p in folder.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
     back = peftbench.load(lora.folder, adapter=folder, merge=False)
     assert same(back.state_dict(), peftbench.load(lora.folder, merge=False).state_dict())
@@ -282,6 +301,7 @@ def test_an_adapter_that_we_wrote_is_the_delta(lora, tmp_path, capsys, data):
         ({"r": 4}, ["lora_a", "[8, 128]", "[4, 128]"]),
         ({"r": "many"}, ["adapter_config.json: is not the configuration"]),
         ({"init_lora_weights": "pissa"}, ["init_lora_weights='pissa'"]),
+        ({"lora_alpha": float("nan")}, ["adapter_config.json: is not the configuration"]),
     ],
     ids=str,
 )
@@ -303,6 +323,13 @@ def test_an_adapter_that_is_missing_damaged_or_foreign_is_told(lora, tmp_path):
     tensors, said = deltas.read(file)
     safetensors.torch.save_file({n: t for n, t in tensors.items() if "head" not in n}, file, said)
     with pytest.raises(peftbench.UserError, match=r"lacks task\.head\.weight"):
+        peftbench.load(lora.folder, adapter=folder)
+    name = next(iter(tensors))
+    safetensors.torch.save_file(tensors | {name: tensors[name] * float("nan")}, file, said)
+    with pytest.raises(peftbench.UserError, match="holds values that are not finite"):
+        peftbench.load(lora.folder, adapter=folder)
+    safetensors.torch.save_file(tensors, file, said | {"fingerprint": "0" * 64})
+    with pytest.raises(peftbench.Refusal, match="on a backbone with fingerprint 000000000000"):
         peftbench.load(lora.folder, adapter=folder)
     safetensors.torch.save_file(tensors | {"base_model.model.x.lora_A.weight": torch.zeros(8, 3, 1, 1)}, file)
     with pytest.raises(peftbench.UserError, match="neither LoRA of a linear layer nor the classifier"):

@@ -167,3 +167,26 @@ def test_weights_that_moved_are_given_and_others_refused(copied, tmp_path, bitfi
     safetensors.torch.save_file(state | {name: state[name] + 1e-6}, moved)
     refused(copied, bitfit.stamps["backbone"]["fingerprint"][:12], "elsewhere.safetensors", weights=moved)
     refused(copied, "there is no such file", weights=tmp_path / "nowhere.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "parts"),
+    [
+        ("data", "size", 64, ["size=32", "size=64"]),
+        ("data", "normalize", "none", ["mean=", "trained on images with"]),
+        ("data", "interpolation", "nearest", ["interpolation=", "gives interpolation=nearest"]),
+    ],
+)
+def test_images_are_prepared_as_in_training_or_not_at_all(copied, section, key, value, parts):
+    values = yaml.safe_load((copied / "config.yaml").read_text())
+    values[section][key] = value
+    (copied / "config.yaml").write_text(yaml.safe_dump(values))
+    refused(copied, "config.yaml", *parts)
+
+
+def test_the_delta_of_another_run_is_refused(copied):
+    from peftbench import deltas
+
+    tensors, told = deltas.load(copied / "delta.safetensors")
+    deltas.save(copied / "delta.safetensors", tensors, told | {"run": "bitfit-vit_nano-folder-s1-0123456789"})
+    refused(copied, "is of run bitfit-vit_nano-folder-s1-0123456789", "as it was left")

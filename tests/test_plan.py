@@ -90,6 +90,12 @@ def test_what_cannot_be_planned_is_one_sentence(cli, words, answer):
     assert len(told.strip().splitlines()) == 1
 
 
+def test_a_merge_that_the_run_takes_is_planned(tiny):
+    words = [w for w in tiny if not w.startswith("backbone")]
+    words += ["backbone=hybrid_nano", "data.size=64", "method=petah", "pruning=unstructured"]
+    assert plan(peftbench.compose(*words, "pruning.merge=dense")).step == plan(peftbench.compose(*words)).step
+
+
 def test_a_plan_of_a_pruned_file_says_whose_zeros_they_are(cli, tmp_path):
     backbone = backbones.build(peftbench.compose("backbone=vit_nano", "data=digits").backbone)
     pruned = pruning.prune(backbone, config.Pruning("unstructured", 0.5))

@@ -1,12 +1,14 @@
 """Runs on pruned backbones, from the end: loaded, exported, served; and how their updates may be merged."""
 
 import json
+import shutil
+from pathlib import Path
 
 import onnx
 import pytest
-import safetensors
+import safetensors.torch
 import torch
-from finished_runs import finish, logits_of, pictures
+from finished_runs import finish, logits_of, pictures, same
 
 import peftbench
 from peftbench.cli.main import main
@@ -103,6 +105,8 @@ def test_an_adapter_of_a_pruned_backbone_is_not_handed_to_peft(pruning, data, tm
     record = finish(tmp_path, data, "lora", "vit_nano", f"pruning={pruning}")
     assert main(["export", f"run={tmp_path / record.id}", "format=peft"]) == 2
     assert "PEFT would put the adapter on timm's whole weights" in capsys.readouterr().err
+    with pytest.raises(peftbench.Refusal, match=r"are of timm's whole weights, and the backbone of .* was pruned"):
+        peftbench.load(tmp_path / record.id, adapter=tmp_path)
 
 
 @pytest.mark.parametrize("backbone", [pytest.param("vit_nano", marks=pytest.mark.slow), "resnet_nano"])
@@ -138,6 +142,35 @@ def test_the_pruned_file_stands_in_for_the_weights(runs, data):
     a, _ = logits_of(data, peftbench.load(folder, weights=file))
     b, _ = logits_of(data, peftbench.load(folder))
     assert torch.equal(a, b)
+
+
+def test_a_run_on_the_pruned_file_is_stamped_as_the_one_that_pruned(runs, data, tmp_path):
+    folder, record = runs["unmerged"]
+    stamp = record.stamps["backbone"]["pruning"]
+    (file,) = [p for p in (folder.parent / "backbones").iterdir() if "-unstructured-0.5-" in p.name]
+    words = ["pruning=none", f"backbone.weights={file}"]
+    again = finish(tmp_path, data, "linear", "hybrid_nano", *words)
+    assert again.stamps["backbone"]["pruning"] == stamp | {"merge": "masked"}
+    assert not (tmp_path / "backbones").exists()
+
+
+def test_a_shared_file_that_is_not_whole_is_written_anew(runs, data, tmp_path):
+    folder, _ = runs["structured"]
+    (file,) = [p for p in (folder.parent / "backbones").iterdir() if p.name.startswith("mobilevit_xxs-structured")]
+    (tmp_path / "backbones").mkdir()
+    damaged = tmp_path / "backbones" / file.name
+    damaged.write_bytes(file.read_bytes()[:5000])
+    finish(tmp_path, data, "linear", "hybrid_nano", "pruning=structured")
+    assert same(*(safetensors.torch.load_file(f) for f in (damaged, file)))
+
+
+def test_how_updates_are_merged_is_not_changed_in_the_config(runs, tmp_path):
+    copy = Path(shutil.copytree(runs["unmerged"][0], tmp_path / "run"))
+    text = (copy / "config.yaml").read_text()
+    assert "merge: unmerged" in text
+    (copy / "config.yaml").write_text(text.replace("merge: unmerged", "merge: masked"))
+    with pytest.raises(peftbench.Refusal, match=r"pruning\.merge=unmerged, and .*config\.yaml has masked"):
+        peftbench.load(copy)
 
 
 def test_the_same_command_gives_the_same_delta(runs, data, tmp_path):

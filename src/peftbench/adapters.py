@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from peftbench import deltas
 from peftbench.errors import Refusal, UserError
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+FILES = (WEIGHTS, CONFIG, "README.md")
 _PREFIX = "base_model.model."
 _OURS = re.compile(r"backbone\.net\.(.+)\.lora_([ab])")
 _THEIRS = re.compile(r"(.+)\.lora_([AB])\.weight")
@@ -44,13 +46,17 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True)
 class Adapter:
-    """`tensors` are a delta's: `backbone.net.<layer>.lora_a` (r, d_in), `….lora_b` (d_out, r), and the head."""
+    """`tensors` are a delta's: `backbone.net.<layer>.lora_a` (r, d_in), `….lora_b` (d_out, r), and the head.
+
+    `fingerprint` is that of the backbone, where peftbench wrote the adapter.
+    """
 
     layers: tuple[str, ...]
     rank: int
     alpha: float
     dropout: float
     tensors: Mapping[str, Tensor]
+    fingerprint: str
 
 
 def write(
@@ -114,6 +120,8 @@ def read(folder: Path, classifiers: tuple[str, ...]) -> Adapter:
         settings = dict(json.loads(file.read_text(encoding="utf-8")))
         rank, alpha = int(settings["r"]), float(settings["lora_alpha"])
         dropout = float(settings.get("lora_dropout", 0.0))
+        if not (math.isfinite(alpha) and 0 <= dropout < 1):
+            raise ValueError
     except FileNotFoundError:
         raise UserError(
             f"adapter={folder}: holds no {CONFIG}; give a folder that PEFT has saved an adapter in."
@@ -123,7 +131,9 @@ def read(folder: Path, classifiers: tuple[str, ...]) -> Adapter:
     for key, plain in _PLAIN.items():
         if settings.get(key) and settings[key] not in plain:
             raise Refusal(f"{file}: {key}={settings[key]!r} is not read; expected plain LoRA, {key}={plain[0]!r}.")
-    tensors, _ = deltas.read(folder / WEIGHTS)
+    tensors, about = deltas.read(folder / WEIGHTS)
+    if broken := [n for n, t in tensors.items() if not t.isfinite().all()]:
+        raise UserError(f"{folder / WEIGHTS}: {broken[0]} holds values that are not finite; train it again.")
     layers: dict[str, None] = {}
     found: dict[str, Tensor] = {}
     heads: dict[str, list[Tensor]] = {}
@@ -139,4 +149,4 @@ def read(folder: Path, classifiers: tuple[str, ...]) -> Adapter:
             raise Refusal(f"{folder / WEIGHTS}: {name} is neither LoRA of a linear layer nor the classifier; not read.")
     # timm averages the logits of two classifiers.
     found |= {f"task.head.{p}": t[0] if len(t) == 1 else sum(t[1:], t[0]) / len(t) for p, t in heads.items()}
-    return Adapter(tuple(layers), rank, alpha, dropout, found)
+    return Adapter(tuple(layers), rank, alpha, dropout, found, about.get("fingerprint", ""))

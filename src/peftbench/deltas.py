@@ -23,8 +23,8 @@ FORMAT = 2
 _FORMAT = "peftbench-delta-"
 _JSON = ("options", "classes")
 _FIRST = ("run", "method", "backbone", "fingerprint", *_JSON)  # what format 1 said
-_UMASK = os.umask(0)  # it can only be read by setting it
-os.umask(_UMASK)
+UMASK = os.umask(0)  # it can only be read by setting it
+os.umask(UMASK)
 
 
 def changed(state: Mapping[str, Tensor], start: Mapping[str, str]) -> dict[str, Tensor]:
@@ -73,7 +73,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
-        part.chmod(0o666 & ~_UMASK)  # safetensors writes files that only their owner can read
+        part.chmod(0o666 & ~UMASK)  # safetensors writes files that only their owner can read
         with part.open("rb+") as written:
             os.fsync(written.fileno())
         part.replace(path)

@@ -88,6 +88,7 @@ def metadata(record: Record, model: Model, plan: Plan) -> dict[str, str]:
         "weights": stamps["backbone"]["weights"],
         "fingerprint": stamps["backbone"]["fingerprint"],
         "mask": pruning.mask_hash(model.backbone.masks),
+        "merge": model.backbone.merging,
         "task": spec["task"]["name"],
         "classes": json.dumps(list(model.task.classes)),
         "categories": json.dumps(list(getattr(model.task, "categories", ()))),
@@ -149,6 +150,11 @@ class Run:
             scale = transform_of(self.config, backbone)
             model = Model(backbone, task, scale.mean, scale.std)
             starting.as_merged(backbone, self.config, self.method)
+            if (trained := self.metadata.get("merge", backbone.merging)) != backbone.merging:
+                raise Refusal(
+                    f"{self.source}: was trained with pruning.merge={trained}, and {self.folder / CONFIG} has "
+                    f"{backbone.merging}; give the folder of the run as it was left."
+                )
             self.method.check(backbone)
             model.adapted(self.method.adapt(backbone, self.plan))
         model.eval()
@@ -157,6 +163,19 @@ class Run:
 
     def _fits(self, backbone: backbones.Backbone) -> None:
         told, spec = self.metadata, self.config
+        if told["run"] != self.record.id:
+            raise Refusal(
+                f"{self.source}: is of run {told['run']}, and {self.folder} of {self.record.id}; give the folder of "
+                f"the run as it was left."
+            )
+        prepares = json.loads(json.dumps(dataclasses.asdict(transform_of(spec, backbone))))
+        prepared = json.loads(told.get("transform", "{}"))
+        for key in prepares.keys() & prepared.keys() - {"augment"}:  # no shape of a tensor shows these
+            if prepares[key] != prepared[key]:
+                raise Refusal(
+                    f"{self.source}: was trained on images with {key}={prepared[key]}, and {self.folder / CONFIG} "
+                    f"gives {key}={prepares[key]}; give the folder of the run as it was left."
+                )
         theirs = {"name": told["method"], **json.loads(told["options"])}
         ours = {"name": spec.method.name, **spec.method.options}
         for key in {**theirs, **ours}:
@@ -316,7 +335,18 @@ def _merging(run: Run, backbone: backbones.Backbone, wanted: str) -> str:
 
 def _adapted(run: Run, folder: Path) -> Run:
     """The run with a PEFT adapter in the place of its method and delta."""
+    stamp = run.record.stamps["backbone"]
+    if stamp.get("pruning"):
+        raise Refusal(
+            f"adapter={folder}: PEFT's adapters are of timm's whole weights, and the backbone of {run.folder} was "
+            f"pruned; give the folder of a run with pruning=none."
+        )
     found = adapters.read(folder, backbones.meta(run.config.backbone, starting.size(run.config)).classifiers)
+    if found.fingerprint not in ("", stamp["fingerprint"]):
+        raise Refusal(
+            f"adapter={folder}: was made on a backbone with fingerprint {found.fingerprint[:12]}, and that of "
+            f"{run.folder} has {stamp['fingerprint'][:12]}; give the folder of a run on the same weights."
+        )
     method = LoRA(found.rank, found.alpha, found.dropout, found.layers)
     options = json.loads(json.dumps(dataclasses.asdict(method)))
     spec = config.Method("lora", "peftbench.methods.lora.LoRA", options)

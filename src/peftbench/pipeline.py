@@ -146,7 +146,7 @@ class _Run:
                 return
             if rank == 0:
                 _prepare(self.folder, self.config)
-                if "pruning" in self.record.stamps["backbone"]:
+                if self.config.pruning.name != "none":  # else the file that was given is the one to share
                     starting.keep(self.backbone, self.config)
             with _recorded(self, rank):
                 if rank == 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -79,7 +79,8 @@ def plan(config: Config) -> Planned:
     taken, full = None, 0
     if config.task.name == "classification":
         taken = step(model, lambda: _batch(model, splits, batch), lambda: _optimizer(config, model), _half(config))
-        whole, _ = _model(config, Full(), splits)
+        free = replace(config, pruning=replace(config.pruning, merge="auto"))  # the method's choice, not this one's
+        whole, _ = _model(free, Full(), splits)
         full = arithmetic(whole, lambda: _batch(whole, splits, batch))
     else:
         notes.append(

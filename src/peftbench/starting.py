@@ -99,11 +99,11 @@ def as_merged(backbone: backbones.Backbone, config: Config, method: Method) -> b
 
 
 def keep(backbone: backbones.Backbone, config: Config) -> Path:
-    """The file of a pruned backbone, which all tasks share; written where it is not there yet."""
+    """The file of a pruned backbone, which all tasks share; written where it is not there yet, or not whole."""
     spec = config.pruning
     name = f"{backbone.facts.name}-{spec.name}-{spec.ratio:g}-{backbone.fingerprint[:10]}.safetensors"
     path = Path(config.output_dir) / "backbones" / name
-    if not path.is_file():
+    if not pruning.saved(backbone, path):
         with deltas.replacing(path) as part:
             pruning.save(backbone, part)
     return path
@@ -123,7 +123,7 @@ def stamp(backbone: backbones.Backbone, config: Config) -> dict[str, Any]:
         }
     else:
         found = {"kept": json.loads(json.dumps(backbone.kept))}
-    return {"name": config.pruning.name, "ratio": config.pruning.ratio, "origin": backbone.origin, **found}
+    return {**backbone.pruned, "origin": backbone.origin, **found}
 
 
 def _images(folder: str | None, backbone: backbones.Backbone) -> Tensor:

@@ -81,6 +81,7 @@ class Backbone(nn.Module):
         streamed: whether its blocks are read from a file each time they compute (`stream.Streamed`).
         masks: of a pruned backbone, name in the net -> bool, false where a weight was set to zero.
         kept: of a pruned backbone, how many `channels` and `heads` were kept where some were taken out.
+        pruned: of a pruned backbone, how: `name` (unstructured or structured) and `ratio`.
         origin: of a pruned backbone, the fingerprint of the whole one.
         merging: what a method makes of the zeros when it is merged (`Method.merges`); "" where there are none.
     """
@@ -100,6 +101,7 @@ class Backbone(nn.Module):
         self.start = start
         self.masks: dict[str, Tensor] = {}
         self.kept: dict[str, dict[str, int]] = {}
+        self.pruned: dict[str, Any] = {}
         self.origin = ""
         self.merging = ""
 

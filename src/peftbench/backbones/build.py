@@ -101,7 +101,7 @@ def _shrunk(backbone: Backbone, about: dict[str, Any]) -> Backbone:
 def _marked(backbone: Backbone, about: dict[str, Any]) -> Backbone:
     """Knowing of itself how it was pruned."""
     if about:
-        backbone.kept = about["kept"]
+        backbone.kept, backbone.pruned, backbone.origin = about["kept"], about["pruned"], about["origin"]
         known = dict(backbone.net.named_parameters())
         if foreign := [n for n in about["masked"] if n not in known]:
             raise UserError(f"backbone.weights: this file masks {foreign[0]}, which {backbone.facts.name} has not.")

@@ -61,7 +61,7 @@ def locate(name: str, source: str) -> Path:
 
 
 def pruned(source: str) -> dict[str, Any]:
-    """What a file of a pruned backbone says of itself (`name`, `kept`, `masked`), nothing of any other file.
+    """What a file of a pruned backbone says of itself (`name`, `kept`, `masked`, `pruned`, `origin`), else nothing.
 
     Raises:
         UserError: it does not say all of it.
@@ -81,7 +81,13 @@ def pruned(source: str) -> dict[str, Any]:
         counts = {what: {str(n): int(c) for n, c in kept.get(what, {}).items()} for what in ("channels", "heads")}
         if any(c < 1 for found in counts.values() for c in found.values()):
             raise ValueError("nothing is kept")
-        return {"name": about["name"], "kept": counts if kept else {}, "masked": [str(n) for n in masked]}
+        return {
+            "name": about["name"],
+            "kept": counts if kept else {},
+            "masked": [str(n) for n in masked],
+            "pruned": dict(json.loads(about["pruned"])),
+            "origin": about["origin"],
+        }
     except (KeyError, ValueError, TypeError, AttributeError):
         raise UserError(f"{path}: is of a pruned backbone, but does not say how it was pruned; make it anew.") from None
 

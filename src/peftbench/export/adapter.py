@@ -6,16 +6,19 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from peftbench import adapters, backbones
 from peftbench.errors import Refusal
-from peftbench.finished import Run
+from peftbench.export.graph import Sample
+from peftbench.finished import Run, load
 from peftbench.methods.lora import LoRA
 
 
-def to_adapter(run: Run, folder: Path, told: Mapping[str, str]) -> None:
-    """Writes the adapter of `timm.create_model(**create)`, `create` being in the metadata of the adapter's tensors.
+def to_adapter(run: Run, sample: Sample, folder: Path, told: Mapping[str, str], weights: str | Path | None) -> float:
+    """Writes the adapter of `timm.create_model(**create)`, `create` being in the metadata of the adapter's tensors, and
+    says how far the logits are from the model's when it is read again.
 
     Raises:
         Refusal: another method than LoRA, a pruned backbone, or layers that PEFT cannot adapt.
@@ -52,3 +55,5 @@ def to_adapter(run: Run, folder: Path, told: Mapping[str, str]) -> None:
         )
     metadata = {**told, "create": json.dumps(arguments)}
     adapters.write(folder, run.tensors, spec.method.options, name, backbone.classifiers, metadata)
+    again = load(run, merge=False, weights=weights, adapter=folder)
+    return sample.difference(lambda images: again((images * 255).round().to(torch.uint8)), "format=peft")

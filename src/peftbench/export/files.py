@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
@@ -12,7 +11,7 @@ from typing import Literal, TypeVar
 
 from safetensors import SafetensorError
 
-from peftbench import pruning
+from peftbench import adapters, deltas, pruning
 from peftbench.errors import Refusal, UserError, nearest
 from peftbench.export.adapter import to_adapter
 from peftbench.export.graph import Sample
@@ -75,10 +74,16 @@ def export(
     if (suffix := Path(name).suffix) and path.suffix != suffix:
         raise UserError(f"out={path}: expected a name that ends in {suffix}.")
     if format == "peft":
-        told = _told(finished) | {"normalisation": OUTSIDE}
-        return Exported(_placed(path, lambda part: to_adapter(finished, part, told))[0], None)
+        _only_adapter(path)
+        if merge is not True:
+            raise UserError(
+                f"merge={str(merge).lower()}: format=peft holds the update apart from the weights; leave it out."
+            )
     finished = dataclasses.replace(finished, config=whole(finished.config))
     sample = Sample(load(finished, merge=False, weights=weights))
+    if format == "peft":
+        told = _told(finished) | {"normalisation": OUTSIDE}
+        return Exported(*_placed(path, lambda part: to_adapter(finished, sample, part, told, weights)))
     tuned = load(finished, merge=merge, weights=weights)
     _, normalisation, writer = _WRITERS[format]
     told = _told(finished) | {"merged": str(tuned.merged).lower(), "normalisation": normalisation}
@@ -100,11 +105,34 @@ def _placed(path: Path, write: Callable[[Path], Result]) -> tuple[Path, Result]:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
             part = Path(folder) / path.name
             answer = write(part)
-            if path.is_dir():
-                shutil.move(path, Path(folder) / "before")
-            part.replace(path)
+            if part.is_file():
+                part.chmod(0o666 & ~deltas.UMASK)  # safetensors writes files that only their owner can read
+            _put(part, path, Path(folder) / "before")
     except (OSError, SafetensorError) as problem:
         raise UserError(
             f"out={path}: could not be written ({getattr(problem, 'strerror', None) or problem})."
         ) from None
     return path, answer
+
+
+def _put(part: Path, path: Path, aside: Path) -> None:
+    """Moves `part` to `path`. A folder cannot be replaced: the old one steps aside, and comes back where that fails."""
+    if not path.is_dir():
+        part.replace(path)
+        return
+    path.replace(aside)
+    try:
+        part.replace(path)
+    except OSError:
+        aside.replace(path)
+        raise
+
+
+def _only_adapter(path: Path) -> None:
+    """Raises UserError where a folder to be replaced holds what is not of an adapter."""
+    other = sorted(p.name for p in path.iterdir() if p.name not in adapters.FILES) if path.is_dir() else []
+    if other:
+        raise UserError(
+            f"out={path}: holds {other[0]}, which is not of an adapter and would be lost; give a new name, or the "
+            f"folder of an adapter."
+        )

@@ -6,6 +6,7 @@ import json
 from functools import partial
 from pathlib import Path
 
+import safetensors
 import safetensors.torch
 from torch import Tensor
 
@@ -55,7 +56,7 @@ def prune(backbone: Backbone, spec: config.Pruning, images: Tensor | None = None
     elif not backbone.on_meta:
         zeroed(backbone, score(prunable(backbone)), spec.ratio, spec.scope)
     pruned = Backbone(net, facts.name, facts.family, facts.input_size)
-    pruned.kept, pruned.origin = kept, origin
+    pruned.kept, pruned.origin, pruned.pruned = kept, origin, {"name": spec.name, "ratio": spec.ratio}
     if spec.name == "unstructured":
         pruned.masks = {n: p.detach() != 0 for n, p in prunable(pruned).items()}
     return pruned
@@ -69,6 +70,18 @@ def save(backbone: Backbone, path: Path) -> None:
         "fingerprint": backbone.fingerprint,
         "kept": json.dumps(backbone.kept),
         "masked": json.dumps(sorted(backbone.masks)),
+        "pruned": json.dumps(backbone.pruned),
+        "origin": backbone.origin,
     }
     state = {n: t.contiguous().clone() for n, t in backbone.net.state_dict().items()}
     safetensors.torch.save_file(state, path, metadata=about)
+
+
+def saved(backbone: Backbone, path: Path) -> bool:
+    """Whether `path` is a whole file of this pruned backbone."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:  # which compares its length with what it says
+            about = file.metadata() or {}
+    except (OSError, safetensors.SafetensorError):
+        return False
+    return "pruned" in about and about.get("fingerprint") == backbone.fingerprint
