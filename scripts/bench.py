@@ -611,12 +611,12 @@ def bench_serve(rounds: int = 15) -> list[Row]:
         for name, shown in (("vit_s", "ViT-S/16"), ("resnet50", "ResNet-50")):
             spec = peftbench.compose(f"backbone={name}", "backbone.pretrained=false", *quick)
             plain = _plain(spec)
-            for method in ("losa", "cst"):
-                words = [f"backbone={name}", "backbone.pretrained=false", f"method={method}", *quick]
+            cases = [("LoSA", "losa"), ("CST", "cst"), ("CST (reduction 16)", "cst", "method.reduction=16")]
+            for kind, method, *options in cases:
+                words = [f"backbone={name}", "backbone.pretrained=false", f"method={method}", *options, *quick]
                 run = peftbench.run(peftbench.compose(*words)).folder
                 eight = partial(peftbench.MultiTask(None, {str(i): run for i in range(8)}), images)
                 torch.set_num_threads(1)
-                kind = {"losa": "LoSA", "cst": "CST"}[method]
                 label = f"eight {kind} tasks, {shown}, batch 8: one backbone forward"
                 rows.append(ratio_row(label, eight, partial(plain, images), rounds, 1.3))
                 torch.set_num_threads(before)
