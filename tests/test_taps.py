@@ -186,18 +186,33 @@ def test_a_disk_without_space_is_refused_before_filling(tmp_path, monkeypatch):
         cached(tmp_path)
 
 
-def test_a_disk_that_fills_up_while_writing_leaves_nothing_behind(tmp_path):
-    values = tensors()
+def test_a_disk_that_fills_up_while_writing_leaves_nothing_behind(tmp_path, monkeypatch):
+    written = store._Checked.write
 
-    def broken():
-        yield [t[:4] for t in values]
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def full(file, tap):
+        if len(tap) < 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written(file, tap)
 
-    with pytest.raises(UserError, match="the disk is full"):
-        on_disk(tmp_path, {"what": "a"}, 1, 2**30, broken, print)
+    with monkeypatch.context() as patched:
+        patched.setattr(store._Checked, "write", full)
+        with pytest.raises(UserError, match="the disk is full"):
+            cached(tmp_path)
     assert not list(tmp_path.glob("[0-9a-f]*"))
     assert not list((tmp_path / ".parts").glob("*"))
     assert cached(tmp_path).filled == 6  # and the next run fills it
+
+
+def test_a_damaged_image_is_no_failure_of_the_cache(cli, tmp_path, images, cache):
+    bad = shutil.copytree(images, tmp_path / "bad")
+    for path in (bad / "bee").iterdir():
+        path.write_bytes(path.read_bytes()[:60])
+    status, _, err = cli(*RUN, f"data.root={bad}")
+    assert status == 2
+    (line,) = [line for line in err.splitlines() if "cannot be read" in line]
+    assert line.startswith(f"peftbench: {bad / 'bee'}")
+    assert "taps=auto" not in err
+    assert not [p for p in cache.rglob("tap-*")]
 
 
 def test_a_cache_that_cannot_be_written_is_one_sentence(tmp_path):

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from peftbench.config import Config
 from peftbench.data.loading import Images, Loaders, images_of
-from peftbench.errors import UserError
 from peftbench.model import Model, Together
-from peftbench.taps.entries import place
+from peftbench.taps.entries import CacheError, place
 from peftbench.taps.store import Taps, in_memory, on_disk, size_of
 
 HALF = {"32": None, "16": torch.float16, "bf16": torch.bfloat16}
@@ -36,7 +35,8 @@ def keep(
     Test images are looked at once, so theirs are never kept. None for a method that changes the backbone.
 
     Raises:
-        UserError: `taps=disk` or `taps=memory` was asked for and there is no room.
+        CacheError: `taps=disk` was asked for and there is no room.
+        UserError: an image cannot be read.
     """
     spec = config.taps
     if model.side is None:
@@ -93,7 +93,7 @@ def _kept(spec: Any, about: dict[str, Any], bytes_: int, total: int, fill: Any, 
         return in_memory(fill)
     try:
         return on_disk(place(spec.dir), about, bytes_, int(spec.max_gb * 2**30), fill, tell)
-    except UserError as problem:
+    except CacheError as problem:
         if spec.mode == "disk":
             raise
         fits = total <= spec.memory_gb * 2**30

@@ -24,6 +24,10 @@ LOCKS = ".locks"
 PARTS = ".parts"
 
 
+class CacheError(UserError):
+    """The cache itself cannot hold an entry: there is no room, or its folder cannot be written or read back."""
+
+
 def place(given: str | None) -> Path:
     """The folder of the cache: the given one, or `taps` in $PEFTBENCH_CACHE, $XDG_CACHE_HOME/peftbench or ~/.cache."""
     if given:
@@ -97,11 +101,11 @@ def make_room(root: Path, needed: int, limit: int) -> None:
     """Removes the entries used longest ago until `needed` more bytes stay within `limit`.
 
     Raises:
-        UserError: they cannot, or the disk has not that much free.
+        CacheError: they cannot, or the disk has not that much free.
     """
     if needed > limit:
         most = round(limit / 2**30, 6)
-        raise UserError(f"taps.max_gb={most:g}: these taps need {needed / 2**30:.2f} GiB; give more, or taps=off.")
+        raise CacheError(f"taps.max_gb={most:g}: these taps need {needed / 2**30:.2f} GiB; give more, or taps=off.")
     there = entries(root)
     excess = sum(e.bytes for e in there) + needed - limit
     for oldest in reversed(there):
@@ -109,7 +113,7 @@ def make_room(root: Path, needed: int, limit: int) -> None:
             excess -= oldest.bytes
     free = shutil.disk_usage(root).free
     if free < needed + 2**26:
-        raise UserError(
+        raise CacheError(
             f"taps.dir={root}: these taps need {needed / 2**30:.2f} GiB and the disk has {free / 2**30:.2f} GiB free; "
             f"make room, give another taps.dir, or taps=off."
         )
@@ -146,7 +150,7 @@ def _open(root: Path, name: str) -> IO[Any]:
         (root / LOCKS).mkdir(parents=True, exist_ok=True)
         return (root / LOCKS / name).open("w")
     except OSError as problem:
-        raise UserError(f"taps.dir={root}: cannot be written ({problem.strerror}); give another.") from None
+        raise CacheError(f"taps.dir={root}: cannot be written ({problem.strerror}); give another.") from None
 
 
 def _flock(handle: IO[Any], shared: bool, wait: bool) -> bool:

@@ -11,7 +11,7 @@ import shutil
 import time
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from peftbench.errors import UserError
-from peftbench.taps.entries import ABOUT, PARTS, filling, make_room, read_about, sweep, touch, using
+from peftbench.taps.entries import ABOUT, PARTS, CacheError, filling, make_room, read_about, sweep, touch, using
 
 Fill = Callable[[], Iterable[list[Tensor]]]
 """Yields the taps of all rows in order, chunk by chunk: for each tap a CPU tensor (rows of the chunk, …)."""
@@ -77,7 +76,7 @@ def on_disk(
     whole cache.
 
     Raises:
-        UserError: no room for it, or a disk that cannot be written.
+        CacheError: no room for it, or a disk that cannot be written. What `fill` raises is passed on.
     """
     name = key(about)
     begun, filled = time.perf_counter(), 0
@@ -90,7 +89,7 @@ def on_disk(
             filled = _write(root, name, about, fill)
             found = _opened(root / name, about, tell)
     if found is None:
-        raise UserError(f"{root / name}: was written and cannot be read back; give another taps.dir, or taps=off.")
+        raise CacheError(f"{root / name}: was written and cannot be read back; give another taps.dir, or taps=off.")
     touch(root / name)
     return Taps(found, "disk", filled, time.perf_counter() - begun if filled else 0.0, name, [held])
 
@@ -101,17 +100,19 @@ def _write(root: Path, name: str, about: dict[str, Any], fill: Fill) -> int:
     rows, shapes = 0, []
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, part, ignore_errors=True)
-        try:
+        with _writing(root):
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(parents=True)
-            files: list[_Checked] = []
-            for chunk in fill():
+        files: list[_Checked] = []
+        for chunk in fill():  # outside of `_writing`: what goes wrong in there is not the cache's
+            with _writing(root):
                 if not files:
                     files = [stack.enter_context(_Checked(part / _file(i))) for i in range(len(chunk))]
                     shapes = [(list(t.shape[1:]), str(t.dtype).removeprefix("torch.")) for t in chunk]
                 rows += len(chunk[0])
                 for file, tap in zip(files, chunk, strict=True):
                     file.write(tap)
+        with _writing(root):
             for file in files:
                 file.close()
             listed = [
@@ -125,13 +126,19 @@ def _write(root: Path, name: str, about: dict[str, Any], fill: Fill) -> int:
             if (root / name).exists():  # a damaged one
                 (root / name).rename(old)
             part.rename(root / name)
-        except OSError as problem:
-            why = "the disk is full" if problem.errno == errno.ENOSPC else problem.strerror
-            raise UserError(
-                f"taps.dir={root}: the taps could not be written ({why}), and nothing of them is left there; make "
-                f"room, give another taps.dir, or taps=memory or taps=off."
-            ) from None
     return rows
+
+
+@contextlib.contextmanager
+def _writing(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as problem:
+        why = "the disk is full" if problem.errno == errno.ENOSPC else problem.strerror
+        raise CacheError(
+            f"taps.dir={root}: the taps could not be written ({why}), and nothing of them is left there; make "
+            f"room, give another taps.dir, or taps=memory or taps=off."
+        ) from None
 
 
 class _Checked:
