@@ -138,7 +138,7 @@ def _job(composed: DictConfig) -> float:
         _MANY.append(many)
         _WAITING.append((copy.deepcopy(state), config))
         return float("nan")
-    return _noted(state, sweep, jobs.safely([state], lambda: jobs.carry_out([config], sweep.name, many.retry)))
+    return _noted(state, sweep, jobs.safely([state], [config], lambda: jobs.carry_out([config], sweep.name, many.retry)))
 
 
 def _place(words: list[str], stamp: str) -> list[str]:
@@ -212,13 +212,14 @@ def _collect() -> list[Record]:
 
 def _board(records: list[Record]) -> None:
     """Under a protocol, what its runs say together."""
-    if not any(r.config.get("protocol") for r in records):
+    done = [r for r in records if r.status == "complete" and r.folder]
+    if not any(r.config.get("protocol") for r in done):
         return
     from peftbench.results import formats, text
     from peftbench.results.boards import boards
     from peftbench.results.collect import collect
 
-    collected = collect([Path(r.folder) for r in records if r.status == "complete" and r.folder])
+    collected = collect([Path(r.folder) for r in done])
     found = boards(collected.runs)
     formats.terminal([t for i, board in enumerate(found) for t in text.of(board, i, False)], Console())
 
