@@ -181,8 +181,10 @@ def test_no_room_is_one_sentence_before_anything_is_computed(cli, tmp_path, cach
 
 def test_a_disk_without_space_is_refused_before_filling(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10))
-    with pytest.raises(UserError, match="GiB free"):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=20 * 2**20))
+    with pytest.raises(UserError, match="need 3 MiB, and the disk has 20 MiB free, .* 64 MiB .*: 47 MiB too little"):
+        make_room(tmp_path, 3 * 2**20, 2**30)
+    with pytest.raises(UserError, match="too little"):
         cached(tmp_path)
 
 

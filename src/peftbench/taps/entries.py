@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import time
@@ -22,6 +23,8 @@ from peftbench.errors import UserError
 ABOUT = "about.json"
 LOCKS = ".locks"
 PARTS = ".parts"
+RESERVE = 2**26
+"""Bytes that stay free on the disk."""
 
 
 class CacheError(UserError):
@@ -105,18 +108,25 @@ def make_room(root: Path, needed: int, limit: int) -> None:
     """
     if needed > limit:
         most = round(limit / 2**30, 6)
-        raise CacheError(f"taps.max_gb={most:g}: these taps need {needed / 2**30:.2f} GiB; give more, or taps=off.")
+        raise CacheError(f"taps.max_gb={most:g}: these taps need {_amount(needed)}; give more, or taps=off.")
     there = entries(root)
     excess = sum(e.bytes for e in there) + needed - limit
     for oldest in reversed(there):
         if excess > 0 and remove(oldest):
             excess -= oldest.bytes
     free = shutil.disk_usage(root).free
-    if free < needed + 2**26:
+    if (lacking := needed + RESERVE - free) > 0:
         raise CacheError(
-            f"taps.dir={root}: these taps need {needed / 2**30:.2f} GiB and the disk has {free / 2**30:.2f} GiB free; "
-            f"make room, give another taps.dir, or taps=off."
+            f"taps.dir={root}: these taps need {_amount(needed)}, and the disk has {_amount(free)} free, of which "
+            f"{_amount(RESERVE)} are kept free: {_amount(lacking)} too little; make room, give another taps.dir, or "
+            f"taps=off."
         )
+
+
+def _amount(value: int) -> str:
+    """Bytes in MiB, or from 1 GiB on in GiB; rounded up."""
+    unit, length = ("GiB", 2**30) if value >= 2**30 else ("MiB", 2**20)
+    return f"{math.ceil(100 * value / length) / 100:g} {unit}"
 
 
 @contextlib.contextmanager
