@@ -111,6 +111,27 @@ def test_what_failed_is_named_by_what_tells_it_apart(cli, tiny, words):
             assert re.search(rf"failed method=losa .* seed={seed} (method\.)?rank={rank}: {words[0].split('=')[0]}", out)
 
 
+def test_options_may_stand_among_overrides(cli, tiny):
+    status, out, _ = cli(*tiny, "method=losa", "-m", "optimizer.lr=-1", "seed=0,1", "--multirun")
+    assert status == 1
+    assert "job 1: " in out
+    status, out, _ = cli("method=losa", "--cfg", "job", "seed=1", "--package", "taps", *tiny)
+    assert (status, out.splitlines()[0]) == (0, "# @package taps")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["-m", "--cfg", "job"], "-m --cfg: each asks for something else; give one of them."),
+        (["--multirn"], "--multirn: there is no such option (did you mean '--multirun'?); see peftbench --help."),
+        (["-x"], "-x: there is no such option; see peftbench --help."),
+    ],
+)
+def test_mistaken_options_are_one_sentence(cli, tiny, words, told):
+    status, out, err = cli(*tiny, "method=losa", *words, "seed=1")
+    assert (status, out, err) == (2, "", f"peftbench: {told}\n")
+
+
 # -- launchers
 
 

@@ -25,7 +25,7 @@ from rich.console import Console
 
 from peftbench.cli import jobs
 from peftbench.cli.compose import checked, explained
-from peftbench.cli.overrides import prepare
+from peftbench.cli.overrides import options_first, prepare
 from peftbench.config import CONFIGS, Config, study
 from peftbench.config import Sweep as Many
 from peftbench.errors import UserError
@@ -44,7 +44,7 @@ _WAITING: list[jobs.Job] = []  # jobs of a sweep that are carried out when all a
 def run(arguments: list[str]) -> int:
     """Runs what the arguments ask for; returns the exit status."""
     _sensible(arguments)
-    words = prepare(arguments)
+    words = options_first(prepare(arguments))
     for kept in (_JOBS, _WAITING, _SWEEP, _MISTAKES, _MANY):
         kept.clear()
     GlobalHydra.instance().clear()
