@@ -138,7 +138,8 @@ def _job(composed: DictConfig) -> float:
         _MANY.append(many)
         _WAITING.append((copy.deepcopy(state), config))
         return float("nan")
-    return _noted(state, sweep, jobs.safely([state], [config], lambda: jobs.carry_out([config], sweep.name, many.retry)))
+    records = jobs.safely([state], [config], lambda: jobs.carry_out([config], sweep.name, many.retry))
+    return _noted(state, sweep, records)
 
 
 def _place(words: list[str], stamp: str) -> list[str]:

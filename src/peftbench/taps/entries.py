@@ -10,6 +10,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from peftbench.errors import UserError
 ABOUT = "about.json"
 LOCKS = ".locks"
 PARTS = ".parts"
+DTYPES = ("float32", "float16", "bfloat16")
 RESERVE = 2**26
 """Bytes that stay free on the disk."""
 
@@ -40,7 +42,10 @@ def place(given: str | None) -> Path:
 
 @dataclass(frozen=True)
 class Entry:
-    """A whole entry: what it holds, its size in bytes, and when it was last read (seconds since 1970)."""
+    """An entry: what it holds, its size in bytes, and when it was last read (seconds since 1970).
+
+    `about` is empty where its description is missing or damaged.
+    """
 
     key: str
     folder: Path
@@ -50,24 +55,43 @@ class Entry:
 
 
 def entries(root: Path) -> list[Entry]:
-    """The whole entries under `root`, the last used first."""
+    """The entries under `root`, the last used first. What else lies there is none."""
     found = []
     for folder in root.glob("*"):
-        if folder.name.startswith(".") or not (about := read_about(folder)):
-            continue
-        with contextlib.suppress(OSError):  # another process may be removing it
-            size = sum(f.stat().st_size for f in folder.iterdir())
-            found.append(Entry(folder.name, folder, about, size, (folder / ABOUT).stat().st_mtime))
+        with contextlib.suppress(OSError):  # no folder; or another process is removing it
+            files = list(folder.iterdir())
+            about = read_about(folder)
+            if folder.name.startswith(".") or not (about or _damaged(folder, files)):
+                continue
+            size = sum(f.stat().st_size for f in files)
+            used = (folder / ABOUT if about else folder).stat().st_mtime
+            found.append(Entry(folder.name, folder, about or {}, size, used))
     return sorted(found, key=lambda e: -e.used)
 
 
+def _damaged(folder: Path, files: list[Path]) -> bool:
+    """Whether a folder without a sound description was an entry all the same, by its name and those of its files."""
+    named = re.fullmatch("[0-9a-f]{20}", folder.name) and not folder.is_symlink()
+    return bool(named) and bool(files) and all(re.fullmatch(r"about\.json|tap-\d+\.bin", f.name) for f in files)
+
+
 def read_about(folder: Path) -> dict[str, Any] | None:
-    """What an entry says of itself; None where it is not there or damaged."""
+    """What an entry says of itself: `about`, `rows`, and `shape`, `dtype` and `crc32` of its `taps`.
+
+    None where it is not there or damaged.
+    """
     try:
-        about = json.loads((folder / ABOUT).read_text())
-    except (OSError, ValueError):
+        content = json.loads((folder / ABOUT).read_text())
+        rows, taps = content["rows"], content["taps"]
+        sound = isinstance(content["about"], dict) and _counts([rows]) and rows * len(taps) > 0
+        each = [_counts(t["shape"]) and _counts(t["crc32"]) and t["dtype"] in DTYPES for t in taps]
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return None
-    return about if isinstance(about, dict) and "taps" in about else None
+    return content if sound and all(each) else None
+
+
+def _counts(values: Any) -> bool:
+    return isinstance(values, list) and all(type(v) is int and v >= 0 for v in values)
 
 
 def touch(folder: Path) -> None:
@@ -89,15 +113,30 @@ def remove(entry: Entry) -> bool:
         return not entry.folder.exists()
 
 
+def left_over(root: Path) -> list[int]:
+    """The size of each thing that a killed run left half-written."""
+    return [_size(part) for part in _left(root)]
+
+
 def sweep(root: Path) -> int:
     """Removes what killed runs left half-written; the number of bytes freed."""
     freed = 0
+    for part in _left(root):
+        freed += _size(part)
+        shutil.rmtree(part, ignore_errors=True)
+    return freed
+
+
+def _left(root: Path) -> Iterator[Path]:
+    """What lies half-written and no run is writing, nor begins to while it is looked at."""
     for part in (root / PARTS).glob("*"):
         with _lock(root, f"{part.name.split('.')[0]}.fill", wait=False) as held:
             if held is not None:
-                freed += sum(f.stat().st_size for f in part.rglob("*") if f.is_file())
-                shutil.rmtree(part, ignore_errors=True)
-    return freed
+                yield part
+
+
+def _size(folder: Path) -> int:
+    return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
 
 
 def make_room(root: Path, needed: int, limit: int) -> None:

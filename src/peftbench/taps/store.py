@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import time
@@ -184,10 +185,14 @@ def _opened(folder: Path, about: dict[str, Any], tell: Callable[[str], None]) ->
     if not folder.is_dir():
         return None
     content = read_about(folder)
-    if content is None or content["about"] != about:
-        tell(f"{folder}: its description is damaged; its taps are computed again")
-        return None
     try:
+        if content is None:
+            raise ValueError(f"its description is {'damaged' if (folder / ABOUT).exists() else 'missing'}")
+        theirs = content["about"]
+        if other := next((k for k in about if theirs.get(k, about[k]) != about[k]), None):
+            raise ValueError(f"it is of another {other} ({theirs[other]}, not {about[other]})")
+        if theirs != about:
+            raise ValueError("its description is damaged")
         maps = [_mapped(folder / _file(i), content["rows"], t) for i, t in enumerate(content["taps"])]
         stamp = (str(folder), os.stat(folder / _file(0)).st_mtime_ns)
         if stamp not in _VERIFIED:
@@ -197,14 +202,19 @@ def _opened(folder: Path, about: dict[str, Any], tell: Callable[[str], None]) ->
                 if list(pool.map(zlib.crc32, blocks)) != wanted:
                     raise ValueError("a checksum differs")
         _VERIFIED.add(stamp)
-    except (OSError, ValueError, KeyError, TypeError) as problem:
-        tell(f"{folder}: is damaged ({problem}); its taps are computed again")
+    except (OSError, ValueError) as problem:
+        why = str(problem)
+        if isinstance(problem, OSError):
+            why = f"{Path(problem.filename or folder).name} cannot be read ({problem.strerror})"
+        tell(f"{folder}: {why}; its taps are computed again")
         return None
     return [_tensor(m, content["rows"], t) for m, t in zip(maps, content["taps"], strict=True)]
 
 
 def _mapped(path: Path, rows: int, tap: dict[str, Any]) -> np.ndarray:
-    size = rows * int(np.prod(tap["shape"])) * getattr(torch, tap["dtype"]).itemsize
+    size = rows * math.prod(tap["shape"]) * getattr(torch, tap["dtype"]).itemsize
+    if not path.exists():
+        raise ValueError(f"{path.name} is missing")
     if (found := path.stat().st_size) != size:
         raise ValueError(f"{path.name} has {found} bytes, expected {size}")
     return np.memmap(path, np.uint8, "r")
