@@ -245,6 +245,18 @@ def test_the_published_sizes():
     assert peftbench.count_parameters("losa", "vit_b", **clip) == 186_624
 
 
+def test_over_four_tokens_the_token_mixer_has_rank_four_at_most():
+    def count(rank: int) -> int:
+        both, channel = (
+            peftbench.count_parameters("losa", "resnet_nano", rank=rank, mixers=m)
+            for m in (["channel", "token"], ["channel"])
+        )
+        return both - channel
+
+    taps = 5
+    assert [count(rank) for rank in (3, 4, 5)] == [2 * 4 * r * taps for r in (3, 4, 4)]
+
+
 def test_every_option_computes_something_else():
     variants = [
         {},

@@ -92,6 +92,30 @@ def test_exact_parameter_counts(method, name):
         assert peftbench.count_parameters(method, name) == count
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"rank": {"a": 1}}, r"method.rank={'a': 1}: expected a whole number."),
+        ({"rank=3 foo": 1}, r"method.rank=3 foo: there is no such key (did you mean"),
+        ({"rank": "4"}, r"method.rank='4': expected a whole number."),
+        ({"layers": {1}}, r"method.layers={1}: expected a number, a string, true, false, null or a list."),
+    ],
+)
+def test_options_that_cannot_be_counted_are_one_sentence(options, told):
+    with pytest.raises(peftbench.UserError) as raised:
+        peftbench.count_parameters("lora", "vit_nano", **options)
+    assert str(raised.value).startswith(told)
+
+
+@pytest.mark.parametrize("word", ['method.rank={"a": 1}', "method.rank foo=3", "method.layers=[*qkv"])
+def test_what_hydra_cannot_read_is_named_alone(word):
+    with pytest.raises(peftbench.UserError) as raised:
+        peftbench.compose("method=lora", "backbone=vit_nano", word, "data=digits")
+    assert (
+        str(raised.value) == f"{word}: cannot be read; expected key=value, special characters quoted: \"key='a [b'\"."
+    )
+
+
 def test_counts_follow_the_options():
     assert peftbench.count_parameters("lora", "vit_b", rank=4) == 589_824
     # query, key and value inputs alone: 12 x 8 x (768 + 2304), the 0.29 M of the literature

@@ -112,6 +112,16 @@ def test_one_copy_of_the_backbone_is_in_memory(tasks, runs):
     assert report["storage"]["copies"] == report["memory"]["copies"] == len(runs) * (base + heads)
 
 
+@pytest.mark.parametrize("names", [["losa"], ["lora"]])
+def test_images_of_another_size_or_shape_are_told_in_one_sentence(tasks, images, names):
+    with pytest.raises(peftbench.UserError, match=r"are 48 x 48 pixels, and vit_tiny_patch16_224 is built for 32 x 32"):
+        tasks(images.new_zeros(2, 3, 48, 48), names)
+    for shape in ((3, 32, 32), (2, 1, 32, 32), (2, 32, 32, 3)):
+        with pytest.raises(peftbench.UserError, match=r"expected \(B, 3, H, W\)") as told:
+            tasks(images.new_zeros(shape), names)
+        assert str(shape) in str(told.value)
+
+
 def test_side_tasks_take_a_small_share_of_full_copies(runs):
     report = peftbench.MultiTask(None, {f"{i}": runs["losa"] for i in range(8)}).report()
     assert report["storage"]["shared"] < 0.25 * report["storage"]["copies"]

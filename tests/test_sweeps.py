@@ -88,6 +88,7 @@ def test_what_failed_is_kept_and_tried_again_on_demand(cli, tiny, tmp_path):
     status, out, _ = cli(*words)
     assert status == 1
     assert "sweep.retry=true tries it again" in out
+    assert re.search(r"failed method=linear .* seed=0 optimizer.lr=1e\+30: ", out), "it says which one"
     times = {r["status"]: (tmp_path / n / "result.json").stat().st_mtime_ns for n, r in records(tmp_path).items()}
     assert set(times) == {"complete", "failed"}
     status, out, _ = cli(*words)
@@ -99,6 +100,37 @@ def test_what_failed_is_kept_and_tried_again_on_demand(cli, tiny, tmp_path):
     again = {r["status"]: (tmp_path / n / "result.json").stat().st_mtime_ns for n, r in records(tmp_path).items()}
     assert again["complete"] == times["complete"]
     assert again["failed"] > times["failed"]
+
+
+@pytest.mark.parametrize("words", [["optimizer.lr=-1"], ["method.tap_last=99"]])  # before and after there is a config
+def test_what_failed_is_named_by_what_tells_it_apart(cli, tiny, words):
+    status, out, _ = cli("-m", *tiny, "method=losa", "method.rank=2,3", "seed=0,1", *words)
+    assert status == 1
+    for rank in (2, 3):
+        for seed in (0, 1):
+            which = rf"failed method=losa .* seed={seed} (method\.)?rank={rank}: "
+            assert re.search(which + words[0].partition("=")[0], out)
+
+
+def test_options_may_stand_among_overrides(cli, tiny):
+    status, out, _ = cli(*tiny, "method=losa", "-m", "optimizer.lr=-1", "seed=0,1", "--multirun")
+    assert status == 1
+    assert "job 1: " in out
+    status, out, _ = cli("method=losa", "--cfg", "job", "seed=1", "--package", "taps", *tiny)
+    assert (status, out.splitlines()[0]) == (0, "# @package taps")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["-m", "--cfg", "job"], "-m --cfg: each asks for something else; give one of them."),
+        (["--multirn"], "--multirn: there is no such option (did you mean '--multirun'?); see peftbench --help."),
+        (["-x"], "-x: there is no such option; see peftbench --help."),
+    ],
+)
+def test_mistaken_options_are_one_sentence(cli, tiny, words, told):
+    status, out, err = cli(*tiny, "method=losa", *words, "seed=1")
+    assert (status, out, err) == (2, "", f"peftbench: {told}\n")
 
 
 # -- launchers

@@ -67,8 +67,8 @@ def chunks(given: list[torch.Tensor], size: int = 4):
 
 def cached(root: Path, n: int = 6, told: list[str] | None = None, about: str = "a", limit: int = 2**30) -> Taps:
     values = tensors(n)
-    size = store.size_of(values)
-    return on_disk(root, {"what": about}, size, limit, lambda: chunks(values), (told or []).append)
+    tell = [].append if told is None else told.append
+    return on_disk(root, {"what": about}, store.size_of(values), limit, lambda: chunks(values), tell)
 
 
 # -- runs
@@ -171,7 +171,7 @@ def test_no_room_is_one_sentence_before_anything_is_computed(cli, tmp_path, cach
     assert not list(cache.glob("[0-9a-f]*"))
     status, _, err = cli(*RUN, "taps.max_gb=0.0001", f"output_dir={tmp_path / 'auto'}")
     assert status == 0
-    assert "keeps them in memory" in err
+    assert err.count("these taps need") == err.count("keeps them in memory") == 1, "said of both splits at once"
     assert record(tmp_path / "auto")["costs"]["taps"]["mode"] == "memory"
     status, _, err = cli(*RUN, "taps.max_gb=0.0001", "taps.memory_gb=0", f"output_dir={tmp_path / 'off'}")
     assert status == 0
@@ -181,23 +181,40 @@ def test_no_room_is_one_sentence_before_anything_is_computed(cli, tmp_path, cach
 
 def test_a_disk_without_space_is_refused_before_filling(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10))
-    with pytest.raises(UserError, match="GiB free"):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=20 * 2**20))
+    with pytest.raises(UserError, match=r"need 3 MiB, and the disk has 20 MiB free, .* 64 MiB .*: 47 MiB too little"):
+        make_room(tmp_path, 3 * 2**20, 2**30)
+    with pytest.raises(UserError, match="too little"):
         cached(tmp_path)
 
 
-def test_a_disk_that_fills_up_while_writing_leaves_nothing_behind(tmp_path):
-    values = tensors()
+def test_a_disk_that_fills_up_while_writing_leaves_nothing_behind(tmp_path, monkeypatch):
+    written = store._Checked.write
 
-    def broken():
-        yield [t[:4] for t in values]
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def full(file, tap):
+        if len(tap) < 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written(file, tap)
 
-    with pytest.raises(UserError, match="the disk is full"):
-        on_disk(tmp_path, {"what": "a"}, 1, 2**30, broken, print)
+    with monkeypatch.context() as patched:
+        patched.setattr(store._Checked, "write", full)
+        with pytest.raises(UserError, match="the disk is full"):
+            cached(tmp_path)
     assert not list(tmp_path.glob("[0-9a-f]*"))
     assert not list((tmp_path / ".parts").glob("*"))
     assert cached(tmp_path).filled == 6  # and the next run fills it
+
+
+def test_a_damaged_image_is_no_failure_of_the_cache(cli, tmp_path, images, cache):
+    bad = shutil.copytree(images, tmp_path / "bad")
+    for path in (bad / "bee").iterdir():
+        path.write_bytes(path.read_bytes()[:60])
+    status, _, err = cli(*RUN, f"data.root={bad}")
+    assert status == 2
+    (line,) = [line for line in err.splitlines() if "cannot be read" in line]
+    assert line.startswith(f"peftbench: {bad / 'bee'}")
+    assert "taps=auto" not in err
+    assert not list(cache.rglob("tap-*"))
 
 
 def test_a_cache_that_cannot_be_written_is_one_sentence(tmp_path):
@@ -233,8 +250,25 @@ def test_rows_come_back_bit_for_bit(tmp_path_factory, n, size):
     assert taps.bytes == store.size_of(values)
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "longer", "gone", "about", "empty about", "other about"])
-def test_any_damage_is_found_and_mended(tmp_path, monkeypatch, damage):
+DAMAGE = {
+    "flip": "a checksum differs",
+    "cut": "tap-00.bin has 287 bytes, expected 288",
+    "longer": "tap-00.bin has 289 bytes, expected 288",
+    "gone": "tap-00.bin is missing",
+    "about": "its description is damaged",
+    "empty about": "its description is damaged",
+    "no number": "its description is damaged",
+    "no type": "its description is damaged",
+    "no text": "its description is damaged",
+    "no about": "its description is missing",
+    "other about": "it is of another what (b, not a)",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_any_damage_is_found_told_listed_and_mended(tmp_path, monkeypatch, damage, capsys):
+    from peftbench.cli.main import main
+
     monkeypatch.setattr(store, "BLOCK", 64)
     first = cached(tmp_path)
     folder = tmp_path / first.key
@@ -248,11 +282,19 @@ def test_any_damage_is_found_and_mended(tmp_path, monkeypatch, damage):
         "gone": path.unlink,
         "about": lambda: about.write_text("{"),
         "empty about": lambda: about.write_text('{"taps": 3, "about": {"what": "a"}}'),
+        "no number": lambda: about.write_text(about.read_text().replace('"rows": 6', '"rows": "6"')),
+        "no type": lambda: about.write_text(about.read_text().replace("float32", "__doc__")),
+        "no text": lambda: about.write_bytes(b"\xff\xfe"),
+        "no about": about.unlink,
         "other about": lambda: about.write_text(about.read_text().replace('"a"', '"b"')),
     }[damage]()
     monkeypatch.setattr(store, "_VERIFIED", set())
+    assert main(["taps", "list", f"taps.dir={tmp_path}"]) == 0
+    assert f"{tmp_path}: 1 entries" in (out := capsys.readouterr().out)
+    assert ("damaged" in out) == ("description" in DAMAGE[damage])
     told: list[str] = []
     second = cached(tmp_path, told=told)
+    assert told == [f"{folder}: {DAMAGE[damage]}; its taps are computed again"]
     assert second.filled == 6
     assert all(torch.equal(a, b) for a, b in zip(second.tensors, tensors(), strict=True))
     assert cached(tmp_path).filled == 0
@@ -281,10 +323,17 @@ print(taps.filled, taps(torch.tensor([2]))[0].tolist(), len(told))
     assert all("[[8.0, 9.0, 10.0, 11.0]]" in f[1] for f in found)
 
 
-def test_what_a_killed_run_left_is_swept_away(tmp_path):
+def test_what_a_killed_run_left_is_listed_and_swept_away(tmp_path, capsys):
     left = tmp_path / ".parts" / f"{key({'what': 'a'})}.123"
     left.mkdir(parents=True)
     (left / "tap-00.bin").write_bytes(b"x" * 1000)
+    from peftbench.cli.main import main
+
+    assert main(["taps", "list", f"taps.dir={tmp_path}"]) == 0
+    assert "1 half-written by killed runs, 1 kB; peftbench taps clear removes them" in capsys.readouterr().out
+    with entries.filling(tmp_path, key({"what": "a"})):  # by a run that lives
+        assert main(["taps", "list", f"taps.dir={tmp_path}"]) == 0
+    assert "half-written" not in capsys.readouterr().out
     cached(tmp_path)
     assert not left.exists()
 
@@ -305,6 +354,17 @@ def test_taps_are_listed_and_cleared(cli, tmp_path, cache):
     assert main(["taps", "clear"]) == 0
     assert entries.entries(cache) == []
     assert (tmp_path / "a").exists()
+
+
+def test_damaged_entries_are_cleared_and_what_is_none_is_left_alone(tmp_path):
+    from peftbench.cli.main import main
+
+    (tmp_path / cached(tmp_path).key / "about.json").write_text("{")
+    for name in ("0" * 20, "mine"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "notes.txt").write_text("mine")
+    assert main(["taps", "clear", f"taps.dir={tmp_path}"]) == 0
+    assert {p.name for p in tmp_path.iterdir()} == {".locks", ".parts", "0" * 20, "mine"}
 
 
 def test_what_is_being_read_is_not_cleared(cache, capsys):

@@ -131,6 +131,8 @@ def test_a_tree_that_holds_no_clips_is_refused(tmp_path, make, told):
 
 def test_fewer_frames_than_one_are_refused(tmp_path):
     assert refuses(VideoFolder(str(tree(tmp_path)), frames=0)) == "data.frames=0: expected at least 1."
+    with pytest.raises(UserError, match=r"^data\.frames=0: expected at least 1\.$"):
+        peftbench.compose("method=losa", "backbone=vit_nano", "data=video_folder", "data.frames=0", "data.root=x")
 
 
 # -- which frames stand for a clip

@@ -520,8 +520,9 @@ def _combinations(config: Config) -> None:
             for k, v in (
                 ("trainer.max_batches", trainer.max_batches),
                 ("trainer.threads", trainer.threads),
+                ("data.frames", data.options.get("frames")),  # before a method that mixes them names its own key
             )
-            if v is not None
+            if isinstance(v, int)
         },
     }
     for key, value in positive.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -10,11 +11,11 @@ import torch
 from torch import Tensor
 
 from peftbench.config import Config
+from peftbench.config import Taps as Spec
 from peftbench.data.loading import Images, Loaders, images_of
-from peftbench.errors import UserError
 from peftbench.model import Model, Together
-from peftbench.taps.entries import place
-from peftbench.taps.store import Taps, in_memory, on_disk, size_of
+from peftbench.taps.entries import CacheError, place
+from peftbench.taps.store import Fill, Taps, in_memory, on_disk, size_of
 
 HALF = {"32": None, "16": torch.float16, "bf16": torch.bfloat16}
 CHUNK = 2**30
@@ -36,7 +37,8 @@ def keep(
     Test images are looked at once, so theirs are never kept. None for a method that changes the backbone.
 
     Raises:
-        UserError: `taps=disk` or `taps=memory` was asked for and there is no room.
+        CacheError: `taps=disk` was asked for and there is no room.
+        UserError: an image cannot be read.
     """
     spec = config.taps
     if model.side is None:
@@ -72,11 +74,21 @@ def keep(
             watch(done, total)
 
     kept: list[Taps] = []
+    mode = spec.mode
     for images, bytes_ in zip(parts, sizes, strict=True):
         about = _about(config, model, images, fingerprint, device)
-        if (taps := _kept(spec, about, bytes_, sum(sizes), lambda images=images: fill(images), tell)) is None:
-            return {"mode": "off"}  # validation needs no more room than training, and training comes first
-        kept.append(taps)
+        try:
+            kept.append(_kept(spec, mode, about, bytes_, partial(fill, images), tell))
+        except CacheError as problem:
+            if spec.mode == "disk":
+                raise
+            fits = sum(sizes) <= spec.memory_gb * 2**30
+            tell(f"{str(problem).rstrip('.')}; taps=auto {'keeps them in memory' if fits else 'does without'}")
+            if not fits:
+                return {"mode": "off"}
+            mode = "memory"  # for what comes after too: the disk is not asked again
+            kept.append(in_memory(partial(fill, images)))
+    for images, taps in zip(parts, kept, strict=True):
         images.stored = taps
     return {
         "mode": kept[0].mode,
@@ -88,17 +100,10 @@ def keep(
     }
 
 
-def _kept(spec: Any, about: dict[str, Any], bytes_: int, total: int, fill: Any, tell: Tell) -> Taps | None:
-    if spec.mode == "memory":
+def _kept(spec: Spec, mode: str, about: dict[str, Any], bytes_: int, fill: Fill, tell: Tell) -> Taps:
+    if mode == "memory":
         return in_memory(fill)
-    try:
-        return on_disk(place(spec.dir), about, bytes_, int(spec.max_gb * 2**30), fill, tell)
-    except UserError as problem:
-        if spec.mode == "disk":
-            raise
-        fits = total <= spec.memory_gb * 2**30
-        tell(f"{str(problem).rstrip('.')}; taps=auto {'keeps them in memory' if fits else 'does without'}")
-        return in_memory(fill) if fits else None
+    return on_disk(place(spec.dir), about, bytes_, int(spec.max_gb * 2**30), fill, tell)
 
 
 def _shapes(config: Config, model: Model | Together) -> list[Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from peftbench.backbones import Backbone
+from peftbench.errors import UserError
 from peftbench.methods.base import Side
 from peftbench.tasks import Task
 from peftbench.tasks.base import Extract
@@ -71,10 +72,22 @@ class Model(nn.Module):
             return images
         return images.to(self.mean.dtype).sub_(self.mean).div_(self.std)
 
+    def frames(self, images: Tensor) -> Tensor:
+        """Normalised images (B, 3, H, W), or the frames of clips, (B * T, 3, H, W).
+
+        Raises:
+            UserError: they are of another shape.
+        """
+        if images.ndim not in (4, 5) or images.shape[-3] != 3:
+            raise UserError(
+                f"images: have the shape {tuple(images.shape)}; expected (B, 3, H, W), or clips (B, T, 3, H, W)."
+            )
+        return self.normalize(images).flatten(0, -4)
+
     def extract(self, images: Tensor, cached: list[Tensor] | None = None) -> list[Tensor]:
         """Adapted taps: live ones of a weight method, or the side net's over frozen (or `cached`) ones."""
         if self.side is None:
-            return self.backbone.taps(self._frames(images), self.reads)
+            return self.backbone.taps(self.frames(images), self.reads)
         return _through([self], self.frozen(images) if cached is None else cached)[0]
 
     @property
@@ -93,7 +106,7 @@ class Model(nn.Module):
     def frozen(self, images: Tensor) -> list[Tensor]:
         """The taps that the side net reads, condensed and in the precision of the run: what a tap cache holds."""
         assert self.side is not None
-        images = self._frames(images)
+        images = self.frames(images)
         count = len(images)
         if count % self.multiple:
             images = torch.cat([images, images[-1:].expand(-count % self.multiple, *images.shape[1:])])
@@ -148,10 +161,6 @@ class Model(nn.Module):
         """The starting hashes of the backbone, and of a task that starts from a file, under this model's names."""
         own = {f"backbone.{name}": digest for name, digest in self.backbone.start.items()}
         return own | {f"task.{name}": digest for name, digest in self.task.start.items()}
-
-    def _frames(self, images: Tensor) -> Tensor:
-        """Normalised images (B, 3, H, W), or the frames of clips, (B * T, 3, H, W)."""
-        return self.normalize(images).flatten(0, -4)
 
     def _given(self) -> tuple[int, ...]:
         """The taps that the side net gives, counted from the first."""

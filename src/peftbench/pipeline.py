@@ -21,7 +21,7 @@ import torch
 from rich.console import Console
 
 from peftbench import backbones, costs, deltas, frozen, loggers, pruning, starting, tasks
-from peftbench.config import Config, run_id
+from peftbench.config import Config, replaced, run_id
 from peftbench.data import ood
 from peftbench.data.base import DataSet, Splits, split_hash
 from peftbench.data.loading import Loaders, Transform, loaders, mix
@@ -282,11 +282,22 @@ def count_parameters(method: str, backbone: str, **overrides: Any) -> int:
 
         >>> peftbench.count_parameters("lora", "vit_b", rank=8)
         1179648
+
+    Raises:
+        UserError: there is no such method, backbone or option, or an option cannot have this value.
     """
     from peftbench.cli.compose import compose
 
-    given = [f"method.{k}={json.dumps(v)}" for k, v in overrides.items()]
-    config = compose(f"method={method}", f"backbone={backbone}", *given)
+    for key, value in overrides.items():
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError):
+            raise UserError(
+                f"method.{key}={value!r}: expected a number, a string, true, false, null or a list."
+            ) from None
+    config = replaced(
+        compose(f"method={method}", f"backbone={backbone}"), {f"method.{k}": v for k, v in overrides.items()}
+    )
     built: Method = build(config.method)
     meta = check(config, built)
     side = built.adapt(meta, Plan())

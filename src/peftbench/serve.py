@@ -89,7 +89,7 @@ class MultiTask(nn.Module):
         Images are in uint8; floating ones count as normalised.
 
         Raises:
-            UserError: an unknown task.
+            UserError: an unknown task, or images of a shape or size that the backbone does not take.
         """
         names = list(self.tasks if tasks is None else tasks)
         for name in names:
@@ -132,7 +132,7 @@ class MultiTask(nn.Module):
         count = len(self.backbone.facts.taps)
         reads = {n: [range(count)[i] for i in cast(Side, self.tasks[n].side).wanted] for n in names}
         union = sorted({i for indices in reads.values() for i in indices})
-        frames = self.tasks[names[0]].normalize(images).flatten(0, -4)
+        frames = self.tasks[names[0]].frames(images)
         taps = dict(zip(union, self.backbone.taps(frames, union), strict=True))
         found: dict[str, Tensor] = {}
         for group in groups.values():

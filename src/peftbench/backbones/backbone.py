@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from peftbench.backbones import layouts
-from peftbench.errors import Refusal
+from peftbench.errors import Refusal, UserError
 
 WHOLE = "forward_features"
 
@@ -124,16 +124,29 @@ class Backbone(nn.Module):
         `wanted` are indices into `facts.taps` (default: all); nothing behind the deepest of them is computed.
         With `emit` none is kept: `emit(index, tap)` is called as each is computed, and the list is empty.
         With `stop` false what lies behind is computed as well, for those who trace the pass: they cannot leave it.
+
+        Raises:
+            UserError: images of another size than `facts.input_size`, which this model cannot take.
         """
         count = len(self.facts.taps)
         indices = [range(count)[i] for i in (range(count) if wanted is None else wanted)]
         kept: dict[int, Tensor] = {}
         emit = emit or kept.__setitem__
-        if self.facts.taps[0].module == WHOLE:
-            emit(0, self.net.forward_features(x))
-        else:
-            with self._tapped(set(indices), emit, stop), suppress(_Reached):
-                self.net.forward_features(x)
+        try:
+            if self.facts.taps[0].module == WHOLE:
+                emit(0, self.net.forward_features(x))
+            else:
+                with self._tapped(set(indices), emit, stop), suppress(_Reached):
+                    self.net.forward_features(x)
+        except (AssertionError, RuntimeError) as problem:  # whatever position embeddings and windows make of the size
+            if tuple(x.shape[-2:]) == self.facts.canvas or isinstance(problem, torch.OutOfMemoryError):
+                raise
+            (height, width), (h, w) = x.shape[-2:], self.facts.canvas
+            raise UserError(
+                f"images: are {height} x {width} pixels, and {self.facts.name} is built for {h} x {w} "
+                f"({str(problem).splitlines()[0].rstrip('.')}); give images of {h if h == w else f'{h} x {w}'} pixels, "
+                f"or build the model for another data.size."
+            ) from None
         return [kept[i] for i in indices if kept]
 
     def pool(self, tap: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -73,10 +74,8 @@ def explained(problem: Exception, words: Sequence[str]) -> UserError:
     if found := re.search(
         r"LexerNoViableAltException|mismatched input|extraneous input|token recognition|no viable", text
     ):
-        first = text.splitlines()[0]
-        return UserError(
-            f"{' '.join(words)}: cannot be read ({first}); quote special characters: \"key='some value'\"."
-        )
+        first = next((w for w in words if "=" in w and not _readable(w)), " ".join(words))
+        return UserError(f"{first}: cannot be read; expected key=value, special characters quoted: \"key='a [b'\".")
     if found := re.search(r"(?:Ambiguous value for argument|Sweep parameters) '([^']+)'", text):
         return UserError(f"{found[1]}: several values make a sweep; start it with peftbench -m.")
     return UserError(
@@ -85,6 +84,14 @@ def explained(problem: Exception, words: Sequence[str]) -> UserError:
         ).rstrip(".")
         + "."
     )
+
+
+def _readable(word: str) -> bool:
+    try:
+        OverridesParser.create().parse_override(word)
+    except HydraException:
+        return False
+    return True
 
 
 def _keys(words: Sequence[str]) -> list[str]:

@@ -39,15 +39,15 @@ def _among_ranks() -> bool:
     return "RANK" in os.environ or "SLURM_PROCID" in os.environ
 
 
-def safely(states: Sequence[Any], work: Callable[[], list[Record]]) -> list[Record]:
+def safely(states: Sequence[Any], configs: Sequence[Config], work: Callable[[], list[Record]]) -> list[Record]:
     """The records of some work, or a record for each job that says why there is none."""
     try:
         return work()
     except UserError as mistake:
-        return [stand_in(s, mistake) for s in states]
+        return [stand_in(s, mistake, c) for s, c in zip(states, configs, strict=True)]
     except Exception as problem:
         print(traceback.format_exc(), file=sys.stderr)
-        return [stand_in(s, problem) for s in states]
+        return [stand_in(s, problem, c) for s, c in zip(states, configs, strict=True)]
 
 
 def under_protocol(state: Any, config: Config, rule: Protocol, sweep: Sweep, group: str) -> list[Record]:
@@ -59,9 +59,9 @@ def under_protocol(state: Any, config: Config, rule: Protocol, sweep: Sweep, gro
         for own in configs:
             told = f"seed={own.seed}" if own.protocol else _point(own, sweep.grid)
             print(f"job {state.job.num}, {said}: {told}{' (together)' * (len(configs) > 1)}", flush=True)
-        return safely([state] * len(configs), lambda: carry_out(configs, group, sweep.retry))
+        return safely([state] * len(configs), configs, lambda: carry_out(configs, group, sweep.retry))
 
-    return safely([state], lambda: vtab1k(config, rule, sweep, each))
+    return safely([state], [config], lambda: vtab1k(config, rule, sweep, each))
 
 
 def _point(config: Config, grid: Mapping[str, Any] | None) -> str:
@@ -85,7 +85,7 @@ def together(waiting: Sequence[Job], many: Sweep, group: str, note: Callable[[An
         configs = [waiting[i][1] for i in indices]
         if len(indices) > 1:
             print(f"jobs {', '.join(str(s.job.num) for s in states)}: together", flush=True)
-        records = safely(states, lambda configs=configs: carry_out(configs, group, many.retry))  # type: ignore[misc]
+        records = safely(states, configs, lambda configs=configs: carry_out(configs, group, many.retry))  # type: ignore[misc]
         for state, record in zip(states, records, strict=True):
             note(state, record)
         if any(r.status == "interrupted" for r in records):
@@ -100,10 +100,13 @@ def note(sweep: Path, state: Any, records: Sequence[Record]) -> None:
         copy.copy(record).write(sweep / "jobs" / f"{int(state.job.num):05d}.{i:03d}")
 
 
-def stand_in(state: Any, problem: Exception) -> Record:
-    """The record of a job that ended before it had one."""
+def stand_in(state: Any, problem: Exception, config: Config | None = None) -> Record:
+    """The record of a job that ended before it had one; without a config it holds what the job was given."""
     status = "refused" if isinstance(problem, Refusal) else "failed"
     reason = str(problem) if isinstance(problem, UserError) else f"{type(problem).__name__}: {problem}"
+    if config is not None:
+        return Record("", status, config.to_dict(), reason=reason)
     choices = {k: str(v) for k, v in state.runtime.choices.items() if k in ("method", "backbone", "data")}
-    seed = next((int(o[5:]) for o in state.overrides.task if o.startswith("seed=") and o[5:].isdecimal()), 0)
-    return Record("", status, {"choices": choices, "seed": seed}, reason=reason)
+    words = list(state.overrides.task)
+    seed = next((int(o[5:]) for o in words if o.startswith("seed=") and o[5:].isdecimal()), 0)
+    return Record("", status, {"choices": choices, "seed": seed, "given": words}, reason=reason)

@@ -24,6 +24,8 @@ _TAKES_VALUE = {
     "-cp",
 }
 _TAKES_VALUE |= {"--config-name", "-cn", "--experimental-rerun", "--shell-completion", "-sc"}
+_MODES = {"--multirun", "-m", "--run", "-r", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"}
+_OPTIONS = _TAKES_VALUE | _MODES | {"--resolve", "--hydra-help", "--help", "-h", "--version"}
 
 
 def prepare(arguments: Sequence[str]) -> list[str]:
@@ -36,6 +38,29 @@ def prepare(arguments: Sequence[str]) -> list[str]:
     known = groups(folders)
     _known_keys(arguments, known)
     return [_one(a, folders, known) for a in arguments]
+
+
+def options_first(words: Sequence[str]) -> list[str]:
+    """Options, such as `-m`, before all overrides: argparse takes overrides in one piece only.
+
+    Raises:
+        UserError: an option that is not there, or two of which each asks for something else.
+    """
+    options: list[str] = []
+    others: list[str] = []
+    modes: list[str] = []
+    value_follows = False
+    for word in words:
+        option, name = word.startswith("-") and not value_follows, word.partition("=")[0]
+        if option and name not in _OPTIONS:
+            known = [o for o in _OPTIONS if o.startswith("--")]
+            raise UserError(f"{name}: there is no such option{nearest(name, known)}; see peftbench --help.")
+        modes += [name] * (option and name in _MODES)
+        (options if option or value_follows else others).append(word)
+        value_follows = option and word in _TAKES_VALUE
+    if len({m.lstrip("-")[0] for m in modes}) > 1:  # short for the same have the same letter
+        raise UserError(f"{' '.join(modes)}: each asks for something else; give one of them.")
+    return [*options, *others]
 
 
 def _known_keys(arguments: Sequence[str], known: list[str]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from peftbench.errors import UserError, nearest
 from peftbench.results.table import size
-from peftbench.taps.entries import Entry, ago, entries, place, remove, sweep
+from peftbench.taps.entries import Entry, ago, entries, left_over, place, remove, sweep
 
 USAGE = "peftbench taps list, or peftbench taps clear [key …]; taps.dir=<folder> for another cache"
 
@@ -23,6 +23,8 @@ def run(arguments: Sequence[str]) -> int:
     if verb == "list":
         _show(there)
         print(f"{root}: {len(there)} entries, {size(sum(e.bytes for e in there))}")
+        if left := left_over(root):
+            print(f"{len(left)} half-written by killed runs, {size(sum(left))}; peftbench taps clear removes them")
         return 0
     for key in keys:
         if not any(e.key.startswith(key) for e in there):
@@ -46,8 +48,14 @@ def _show(found: Sequence[Entry]) -> None:
     for name in ("key", "backbone", "data", "rows", "taps", "pixels", "precision", "size", "last used"):
         table.add_column(name, no_wrap=True)
     for entry in found:
-        about = entry.about["about"]
-        row = [entry.key, about["backbone"], about["data"], entry.about["rows"], len(about["taps"]), about["pixels"][0]]
-        table.add_row(*(str(v) for v in [*row, about["precision"], size(entry.bytes), ago(entry.used)]))
+        table.add_row(entry.key, *_told(entry), size(entry.bytes), ago(entry.used))
     if found:
         Console(width=None if Console().is_terminal else 200).print(table)
+
+
+def _told(entry: Entry) -> list[str]:
+    if not entry.about:
+        return ["damaged", *["–"] * 5]
+    about = {"taps": (), "pixels": ("–",), **entry.about["about"]}
+    told = [about.get("backbone", "–"), about.get("data", "–"), entry.about["rows"], len(about["taps"])]
+    return [str(v) for v in (*told, about["pixels"][0], about.get("precision", "–"))]

@@ -25,7 +25,7 @@ from rich.console import Console
 
 from peftbench.cli import jobs
 from peftbench.cli.compose import checked, explained
-from peftbench.cli.overrides import prepare
+from peftbench.cli.overrides import options_first, prepare
 from peftbench.config import CONFIGS, Config, study
 from peftbench.config import Sweep as Many
 from peftbench.errors import UserError
@@ -44,7 +44,7 @@ _WAITING: list[jobs.Job] = []  # jobs of a sweep that are carried out when all a
 def run(arguments: list[str]) -> int:
     """Runs what the arguments ask for; returns the exit status."""
     _sensible(arguments)
-    words = prepare(arguments)
+    words = options_first(prepare(arguments))
     for kept in (_JOBS, _WAITING, _SWEEP, _MISTAKES, _MANY):
         kept.clear()
     GlobalHydra.instance().clear()
@@ -138,7 +138,8 @@ def _job(composed: DictConfig) -> float:
         _MANY.append(many)
         _WAITING.append((copy.deepcopy(state), config))
         return float("nan")
-    return _noted(state, sweep, jobs.safely([state], lambda: jobs.carry_out([config], sweep.name, many.retry)))
+    records = jobs.safely([state], [config], lambda: jobs.carry_out([config], sweep.name, many.retry))
+    return _noted(state, sweep, records)
 
 
 def _place(words: list[str], stamp: str) -> list[str]:
@@ -212,13 +213,14 @@ def _collect() -> list[Record]:
 
 def _board(records: list[Record]) -> None:
     """Under a protocol, what its runs say together."""
-    if not any(r.config.get("protocol") for r in records):
+    done = [r for r in records if r.status == "complete" and r.folder]
+    if not any(r.config.get("protocol") for r in done):
         return
     from peftbench.results import formats, text
     from peftbench.results.boards import boards
     from peftbench.results.collect import collect
 
-    collected = collect([Path(r.folder) for r in records if r.status == "complete" and r.folder])
+    collected = collect([Path(r.folder) for r in done])
     found = boards(collected.runs)
     formats.terminal([t for i, board in enumerate(found) for t in text.of(board, i, False)], Console())
 

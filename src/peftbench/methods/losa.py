@@ -39,7 +39,7 @@ class LoSA(Method):
     Where taps differ in resolution (CNNs, hybrids, hierarchical ViTs), which the paper does not treat, every stage's
     tap is averaged onto the last stage's grid. Where they differ in width, b_i and y_{i-1} meet in the channel
     mixer's bottleneck: C = GELU(N(b_i) A_i + N(y_{i-1}) W) U, with A_i of C_i x r parameters; the token mixer then
-    mixes y_{i-1} + C. A mixer along an axis shorter than r has that axis's rank.
+    mixes y_{i-1} + C. A mixer along an axis shorter than `rank` has that axis's rank: over n tokens min(rank, n).
     """
 
     side: ClassVar[bool] = True

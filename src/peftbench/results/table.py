@@ -26,9 +26,11 @@ def render(records: Sequence[Record], console: Console | None = None) -> None:
         console.print(_list(done[0]))
     elif done:
         console.print(_table(done, console))
+    own = differences(records)
     for record in records:
         if record.status != "complete":
-            text = f"[bold]{record.status}[/bold] {label(record)}: {escape(record.reason or '')}"
+            which = escape(" ".join([label(record), own[id(record)]]).strip())
+            text = f"[bold]{record.status}[/bold] {which}: {escape(record.reason or '')}"
             console.print(text, soft_wrap=True, highlight=False)
 
 
@@ -73,14 +75,15 @@ def _columns(records: Sequence[Record]) -> list[tuple[str, str, Callable[[Record
 def differences(records: Sequence[Record]) -> dict[int, str]:
     """By id of the record object: the options in which it differs from others of its method, backbone, data and seed.
 
-    "rank=4 pruning=none", say; the empty string where no other bears the same names.
+    "rank=4 pruning=none", say; the empty string where no other bears the same names. A record of a job that came to no
+    config is compared, by what the job was given, with others of that kind.
     """
-    alike: dict[str, list[Record]] = {}
+    alike: dict[tuple[str, bool], list[Record]] = {}
     for record in records:
-        alike.setdefault(label(record), []).append(record)
+        alike.setdefault((label(record), "given" in record.config), []).append(record)
     found: dict[int, str] = {}
     for group in alike.values():
-        flat = [dict(_flat({k: v for k, v in r.config.items() if k not in _PLACES})) for r in group]
+        flat = [_options(r.config) for r in group]
         keys = list(dict.fromkeys(k for one in flat for k in one))
         keys = [k for k in keys if len({str(one.get(k)) for one in flat}) > 1]
         names = [k.removesuffix(".name").removeprefix("method.options.") for k in keys]
@@ -88,6 +91,13 @@ def differences(records: Sequence[Record]) -> dict[int, str]:
             pairs = zip(names, (one.get(k) for k in keys), strict=True)
             found[id(record)] = " ".join(f"{n}={v}" for n, v in pairs if v)
     return found
+
+
+def _options(config: dict[str, Any]) -> dict[str, Any]:
+    """Values by dotted key."""
+    if "given" in config:
+        return {word.partition("=")[0]: word.partition("=")[2] for word in config["given"]}
+    return dict(_flat({k: v for k, v in config.items() if k not in _PLACES}))
 
 
 _PLACES = ("choices", "output_dir", "data_dir", "force", "logger")

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -22,6 +24,13 @@ from peftbench.errors import UserError
 ABOUT = "about.json"
 LOCKS = ".locks"
 PARTS = ".parts"
+DTYPES = ("float32", "float16", "bfloat16")
+RESERVE = 2**26
+"""Bytes that stay free on the disk."""
+
+
+class CacheError(UserError):
+    """The cache itself cannot hold an entry: there is no room, or its folder cannot be written or read back."""
 
 
 def place(given: str | None) -> Path:
@@ -33,7 +42,10 @@ def place(given: str | None) -> Path:
 
 @dataclass(frozen=True)
 class Entry:
-    """A whole entry: what it holds, its size in bytes, and when it was last read (seconds since 1970)."""
+    """An entry: what it holds, its size in bytes, and when it was last read (seconds since 1970).
+
+    `about` is empty where its description is missing or damaged.
+    """
 
     key: str
     folder: Path
@@ -43,24 +55,43 @@ class Entry:
 
 
 def entries(root: Path) -> list[Entry]:
-    """The whole entries under `root`, the last used first."""
+    """The entries under `root`, the last used first. What else lies there is none."""
     found = []
     for folder in root.glob("*"):
-        if folder.name.startswith(".") or not (about := read_about(folder)):
-            continue
-        with contextlib.suppress(OSError):  # another process may be removing it
-            size = sum(f.stat().st_size for f in folder.iterdir())
-            found.append(Entry(folder.name, folder, about, size, (folder / ABOUT).stat().st_mtime))
+        with contextlib.suppress(OSError):  # no folder; or another process is removing it
+            files = list(folder.iterdir())
+            about = read_about(folder)
+            if folder.name.startswith(".") or not (about or _damaged(folder, files)):
+                continue
+            size = sum(f.stat().st_size for f in files)
+            used = (folder / ABOUT if about else folder).stat().st_mtime
+            found.append(Entry(folder.name, folder, about or {}, size, used))
     return sorted(found, key=lambda e: -e.used)
 
 
+def _damaged(folder: Path, files: list[Path]) -> bool:
+    """Whether a folder without a sound description was an entry all the same, by its name and those of its files."""
+    named = re.fullmatch("[0-9a-f]{20}", folder.name) and not folder.is_symlink()
+    return bool(named) and bool(files) and all(re.fullmatch(r"about\.json|tap-\d+\.bin", f.name) for f in files)
+
+
 def read_about(folder: Path) -> dict[str, Any] | None:
-    """What an entry says of itself; None where it is not there or damaged."""
+    """What an entry says of itself: `about`, `rows`, and `shape`, `dtype` and `crc32` of its `taps`.
+
+    None where it is not there or damaged.
+    """
     try:
-        about = json.loads((folder / ABOUT).read_text())
-    except (OSError, ValueError):
+        content = json.loads((folder / ABOUT).read_text())
+        rows, taps = content["rows"], content["taps"]
+        sound = isinstance(content["about"], dict) and _counts([rows]) and rows * len(taps) > 0
+        each = [_counts(t["shape"]) and _counts(t["crc32"]) and t["dtype"] in DTYPES for t in taps]
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return None
-    return about if isinstance(about, dict) and "taps" in about else None
+    return content if sound and all(each) else None
+
+
+def _counts(values: Any) -> bool:
+    return isinstance(values, list) and all(type(v) is int and v >= 0 for v in values)
 
 
 def touch(folder: Path) -> None:
@@ -82,37 +113,59 @@ def remove(entry: Entry) -> bool:
         return not entry.folder.exists()
 
 
+def left_over(root: Path) -> list[int]:
+    """The size of each thing that a killed run left half-written."""
+    return [_size(part) for part in _left(root)]
+
+
 def sweep(root: Path) -> int:
     """Removes what killed runs left half-written; the number of bytes freed."""
     freed = 0
+    for part in _left(root):
+        freed += _size(part)
+        shutil.rmtree(part, ignore_errors=True)
+    return freed
+
+
+def _left(root: Path) -> Iterator[Path]:
+    """What lies half-written and no run is writing, nor begins to while it is looked at."""
     for part in (root / PARTS).glob("*"):
         with _lock(root, f"{part.name.split('.')[0]}.fill", wait=False) as held:
             if held is not None:
-                freed += sum(f.stat().st_size for f in part.rglob("*") if f.is_file())
-                shutil.rmtree(part, ignore_errors=True)
-    return freed
+                yield part
+
+
+def _size(folder: Path) -> int:
+    return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
 
 
 def make_room(root: Path, needed: int, limit: int) -> None:
     """Removes the entries used longest ago until `needed` more bytes stay within `limit`.
 
     Raises:
-        UserError: they cannot, or the disk has not that much free.
+        CacheError: they cannot, or the disk has not that much free.
     """
     if needed > limit:
         most = round(limit / 2**30, 6)
-        raise UserError(f"taps.max_gb={most:g}: these taps need {needed / 2**30:.2f} GiB; give more, or taps=off.")
+        raise CacheError(f"taps.max_gb={most:g}: these taps need {_amount(needed)}; give more, or taps=off.")
     there = entries(root)
     excess = sum(e.bytes for e in there) + needed - limit
     for oldest in reversed(there):
         if excess > 0 and remove(oldest):
             excess -= oldest.bytes
     free = shutil.disk_usage(root).free
-    if free < needed + 2**26:
-        raise UserError(
-            f"taps.dir={root}: these taps need {needed / 2**30:.2f} GiB and the disk has {free / 2**30:.2f} GiB free; "
-            f"make room, give another taps.dir, or taps=off."
+    if (lacking := needed + RESERVE - free) > 0:
+        raise CacheError(
+            f"taps.dir={root}: these taps need {_amount(needed)}, and the disk has {_amount(free)} free, of which "
+            f"{_amount(RESERVE)} are kept free: {_amount(lacking)} too little; make room, give another taps.dir, or "
+            f"taps=off."
         )
+
+
+def _amount(value: int) -> str:
+    """Bytes in MiB, or from 1 GiB on in GiB; rounded up."""
+    unit, length = ("GiB", 2**30) if value >= 2**30 else ("MiB", 2**20)
+    return f"{math.ceil(100 * value / length) / 100:g} {unit}"
 
 
 @contextlib.contextmanager
@@ -146,7 +199,7 @@ def _open(root: Path, name: str) -> IO[Any]:
         (root / LOCKS).mkdir(parents=True, exist_ok=True)
         return (root / LOCKS / name).open("w")
     except OSError as problem:
-        raise UserError(f"taps.dir={root}: cannot be written ({problem.strerror}); give another.") from None
+        raise CacheError(f"taps.dir={root}: cannot be written ({problem.strerror}); give another.") from None
 
 
 def _flock(handle: IO[Any], shared: bool, wait: bool) -> bool:

@@ -6,12 +6,13 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import time
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from peftbench.errors import UserError
-from peftbench.taps.entries import ABOUT, PARTS, filling, make_room, read_about, sweep, touch, using
+from peftbench.taps.entries import ABOUT, PARTS, CacheError, filling, make_room, read_about, sweep, touch, using
 
 Fill = Callable[[], Iterable[list[Tensor]]]
 """Yields the taps of all rows in order, chunk by chunk: for each tap a CPU tensor (rows of the chunk, …)."""
@@ -77,7 +77,7 @@ def on_disk(
     whole cache.
 
     Raises:
-        UserError: no room for it, or a disk that cannot be written.
+        CacheError: no room for it, or a disk that cannot be written. What `fill` raises is passed on.
     """
     name = key(about)
     begun, filled = time.perf_counter(), 0
@@ -90,7 +90,7 @@ def on_disk(
             filled = _write(root, name, about, fill)
             found = _opened(root / name, about, tell)
     if found is None:
-        raise UserError(f"{root / name}: was written and cannot be read back; give another taps.dir, or taps=off.")
+        raise CacheError(f"{root / name}: was written and cannot be read back; give another taps.dir, or taps=off.")
     touch(root / name)
     return Taps(found, "disk", filled, time.perf_counter() - begun if filled else 0.0, name, [held])
 
@@ -101,17 +101,19 @@ def _write(root: Path, name: str, about: dict[str, Any], fill: Fill) -> int:
     rows, shapes = 0, []
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, part, ignore_errors=True)
-        try:
+        with _writing(root):
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(parents=True)
-            files: list[_Checked] = []
-            for chunk in fill():
+        files: list[_Checked] = []
+        for chunk in fill():  # outside of `_writing`: what goes wrong in there is not the cache's
+            with _writing(root):
                 if not files:
                     files = [stack.enter_context(_Checked(part / _file(i))) for i in range(len(chunk))]
                     shapes = [(list(t.shape[1:]), str(t.dtype).removeprefix("torch.")) for t in chunk]
                 rows += len(chunk[0])
                 for file, tap in zip(files, chunk, strict=True):
                     file.write(tap)
+        with _writing(root):
             for file in files:
                 file.close()
             listed = [
@@ -125,13 +127,19 @@ def _write(root: Path, name: str, about: dict[str, Any], fill: Fill) -> int:
             if (root / name).exists():  # a damaged one
                 (root / name).rename(old)
             part.rename(root / name)
-        except OSError as problem:
-            why = "the disk is full" if problem.errno == errno.ENOSPC else problem.strerror
-            raise UserError(
-                f"taps.dir={root}: the taps could not be written ({why}), and nothing of them is left there; make "
-                f"room, give another taps.dir, or taps=memory or taps=off."
-            ) from None
     return rows
+
+
+@contextlib.contextmanager
+def _writing(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as problem:
+        why = "the disk is full" if problem.errno == errno.ENOSPC else problem.strerror
+        raise CacheError(
+            f"taps.dir={root}: the taps could not be written ({why}), and nothing of them is left there; make "
+            f"room, give another taps.dir, or taps=memory or taps=off."
+        ) from None
 
 
 class _Checked:
@@ -177,10 +185,14 @@ def _opened(folder: Path, about: dict[str, Any], tell: Callable[[str], None]) ->
     if not folder.is_dir():
         return None
     content = read_about(folder)
-    if content is None or content["about"] != about:
-        tell(f"{folder}: its description is damaged; its taps are computed again")
-        return None
     try:
+        if content is None:
+            raise ValueError(f"its description is {'damaged' if (folder / ABOUT).exists() else 'missing'}")
+        theirs = content["about"]
+        if other := next((k for k in about if theirs.get(k, about[k]) != about[k]), None):
+            raise ValueError(f"it is of another {other} ({theirs[other]}, not {about[other]})")
+        if theirs != about:
+            raise ValueError("its description is damaged")
         maps = [_mapped(folder / _file(i), content["rows"], t) for i, t in enumerate(content["taps"])]
         stamp = (str(folder), os.stat(folder / _file(0)).st_mtime_ns)
         if stamp not in _VERIFIED:
@@ -190,14 +202,19 @@ def _opened(folder: Path, about: dict[str, Any], tell: Callable[[str], None]) ->
                 if list(pool.map(zlib.crc32, blocks)) != wanted:
                     raise ValueError("a checksum differs")
         _VERIFIED.add(stamp)
-    except (OSError, ValueError, KeyError, TypeError) as problem:
-        tell(f"{folder}: is damaged ({problem}); its taps are computed again")
+    except (OSError, ValueError) as problem:
+        why = str(problem)
+        if isinstance(problem, OSError):
+            why = f"{Path(problem.filename or folder).name} cannot be read ({problem.strerror})"
+        tell(f"{folder}: {why}; its taps are computed again")
         return None
     return [_tensor(m, content["rows"], t) for m, t in zip(maps, content["taps"], strict=True)]
 
 
 def _mapped(path: Path, rows: int, tap: dict[str, Any]) -> np.ndarray:
-    size = rows * int(np.prod(tap["shape"])) * getattr(torch, tap["dtype"]).itemsize
+    size = rows * math.prod(tap["shape"]) * getattr(torch, tap["dtype"]).itemsize
+    if not path.exists():
+        raise ValueError(f"{path.name} is missing")
     if (found := path.stat().st_size) != size:
         raise ValueError(f"{path.name} has {found} bytes, expected {size}")
     return np.memmap(path, np.uint8, "r")
