@@ -9,8 +9,8 @@ import json
 import math
 import os
 import shutil
+import threading
 import time
-import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from peftbench.errors import UserError
 from peftbench.taps.entries import ABOUT, PARTS, CacheError, filling, make_room, read_about, sweep, touch, using
 
 Fill = Callable[[], Iterable[list[Tensor]]]
@@ -35,11 +36,11 @@ _VERIFIED: set[tuple[str, int]] = set()
 class Taps:
     """The taps of one split, row by row.
 
-    `tensors` has one (rows, …) tensor a tap, memory-mapped or in memory. `filled` counts the rows that went through
-    the backbone for it in this process, `seconds` how long that took.
+    `each` has one (rows, …) tensor a tap, in memory or in a file. `filled` counts the rows that went through the
+    backbone for it in this process, `seconds` how long that took.
     """
 
-    tensors: list[Tensor]
+    each: Sequence[Tensor | InFile]
     mode: str
     filled: int = 0
     seconds: float = 0.0
@@ -48,11 +49,50 @@ class Taps:
 
     def __call__(self, rows: Tensor) -> list[Tensor]:
         """The taps of some rows: for each tap (len(rows), …)."""
-        return [t.index_select(0, rows) for t in self.tensors]
+        return [t.index_select(0, rows) for t in self.each]
 
     @property
     def bytes(self) -> int:
-        return size_of(self.tensors)
+        return sum(t.nbytes for t in self.each)
+
+
+class InFile:
+    """A tap (rows, …) in a file. It is read, not mapped: mapped pages would count as the memory of whoever reads them,
+    and a file cut short would kill him.
+
+    Raises:
+        ValueError: the file is not as long as that.
+    """
+
+    def __init__(self, path: Path, rows: int, shape: Sequence[int], dtype: torch.dtype) -> None:
+        self.path, self.shape, self.dtype = path, (rows, *shape), dtype
+        self.nbytes = math.prod(self.shape) * dtype.itemsize
+        if (found := path.stat().st_size) != self.nbytes:
+            raise ValueError(f"{path.name} has {found} bytes, expected {self.nbytes}")
+        self._file, self._one = path.open("rb", buffering=0), threading.Lock()
+
+    def index_select(self, dim: int, rows: Tensor) -> Tensor:
+        """As torch's, of the first dimension. Raises UserError where the file cannot be read any more."""
+        assert dim == 0
+        found = torch.empty((len(rows), *self.shape[1:]), dtype=self.dtype)
+        size = self.nbytes // self.shape[0]
+        into = memoryview(found.flatten().view(torch.uint8).numpy())  # type: ignore[arg-type]
+        for i, row in enumerate(rows.tolist()):
+            if self._read(into[i * size : (i + 1) * size], row * size) != size:
+                raise UserError(f"{self.path}: has been cut short while it was read; run again.")
+        return found
+
+    def crc32(self, at: int) -> int:
+        """Of the block that begins there."""
+        block = bytearray(min(BLOCK, self.nbytes - at))
+        return zlib.crc32(memoryview(block)[: self._read(memoryview(block), at)])
+
+    def _read(self, into: memoryview, at: int) -> int:
+        if hasattr(os, "preadv"):  # not on Windows
+            return os.preadv(self._file.fileno(), [into], at)
+        with self._one:
+            self._file.seek(at)
+            return self._file.readinto(into)
 
 
 def key(about: dict[str, Any]) -> str:
@@ -180,8 +220,8 @@ class _Checked:
             self._file.close()
 
 
-def _opened(folder: Path, about: dict[str, Any], tell: Callable[[str], None]) -> list[Tensor] | None:
-    """The mapped taps of an entry; None where it is not there, or damaged, which is told."""
+def _opened(folder: Path, about: dict[str, Any], tell: Callable[[str], None]) -> list[InFile] | None:
+    """The taps of an entry; None where it is not there, or damaged, which is told."""
     if not folder.is_dir():
         return None
     content = read_about(folder)
@@ -193,13 +233,14 @@ def _opened(folder: Path, about: dict[str, Any], tell: Callable[[str], None]) ->
             raise ValueError(f"it is of another {other} ({theirs[other]}, not {about[other]})")
         if theirs != about:
             raise ValueError("its description is damaged")
-        maps = [_mapped(folder / _file(i), content["rows"], t) for i, t in enumerate(content["taps"])]
+        rows, listed = content["rows"], content["taps"]
+        taps = [InFile(folder / _file(i), rows, t["shape"], getattr(torch, t["dtype"])) for i, t in enumerate(listed)]
         stamp = (str(folder), os.stat(folder / _file(0)).st_mtime_ns)
         if stamp not in _VERIFIED:
-            wanted = [s for t in content["taps"] for s in t["crc32"]]
-            blocks = [m[at : at + BLOCK] for m in maps for at in range(0, len(m), BLOCK)]
+            wanted = [s for t in listed for s in t["crc32"]]
+            blocks = [(tap, at) for tap in taps for at in range(0, tap.nbytes, BLOCK)]
             with ThreadPoolExecutor() as pool:
-                if list(pool.map(zlib.crc32, blocks)) != wanted:
+                if list(pool.map(lambda block: block[0].crc32(block[1]), blocks)) != wanted:
                     raise ValueError("a checksum differs")
         _VERIFIED.add(stamp)
     except (OSError, ValueError) as problem:
@@ -208,23 +249,7 @@ def _opened(folder: Path, about: dict[str, Any], tell: Callable[[str], None]) ->
             why = f"{Path(problem.filename or folder).name} cannot be read ({problem.strerror})"
         tell(f"{folder}: {why}; its taps are computed again")
         return None
-    return [_tensor(m, content["rows"], t) for m, t in zip(maps, content["taps"], strict=True)]
-
-
-def _mapped(path: Path, rows: int, tap: dict[str, Any]) -> np.ndarray:
-    size = rows * math.prod(tap["shape"]) * getattr(torch, tap["dtype"]).itemsize
-    if not path.exists():
-        raise ValueError(f"{path.name} is missing")
-    if (found := path.stat().st_size) != size:
-        raise ValueError(f"{path.name} has {found} bytes, expected {size}")
-    return np.memmap(path, np.uint8, "r")
-
-
-def _tensor(mapped: np.ndarray, rows: int, tap: dict[str, Any]) -> Tensor:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it is not writable: nobody writes it
-        flat = torch.from_numpy(mapped)
-    return flat.view(getattr(torch, tap["dtype"])).view(rows, *tap["shape"])
+    return taps
 
 
 def _bytes(tap: Tensor) -> np.ndarray:
