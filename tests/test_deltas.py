@@ -223,7 +223,7 @@ def test_another_backbone_is_refused_and_both_are_named(copied, lora):
 
 def test_another_mask_is_refused_before_the_fingerprint_is_looked_at(copied):
     resaved(copied, mask="0123456789abcdef")
-    refused(copied, "the pruning mask 0123456789ab", "no pruning mask")
+    refused(copied, "with pruning=unstructured", "this backbone has pruning=none")
 
 
 def test_a_missing_or_a_foreign_tensor_is_named(copied):

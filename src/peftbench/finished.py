@@ -136,13 +136,16 @@ class Run:
         """The frames of a clip; None where the run was on images."""
         return self.record.stamps["data"].get("frames")
 
-    def model(self, backbone: backbones.Backbone) -> Model:
+    def model(self, backbone: backbones.Backbone, shared: str = "") -> Model:
         """The tuned model, in eval mode, of a backbone as it is before any method; the method changes it.
+
+        Args:
+            shared: whose the backbone is where it is not the run's own, for messages.
 
         Raises:
             Refusal: the delta belongs to another backbone, mask, plan, method or option; says which.
         """
-        self._fits(backbone)
+        self._fits(backbone, shared)
         with torch.random.fork_rng():  # what starts at random is replaced by the delta
             task = tasks.make(self.config.task, backbone, self.classes, self.categories)
             tasks.start(task, self.config.task, self.config.backbone)
@@ -155,7 +158,7 @@ class Run:
         deltas.attach(model, self.tensors, str(self.source))
         return model
 
-    def _fits(self, backbone: backbones.Backbone) -> None:
+    def _fits(self, backbone: backbones.Backbone, shared: str) -> None:
         told, spec = self.metadata, self.config
         theirs = {"name": told["method"], **json.loads(told["options"])}
         ours = {"name": spec.method.name, **spec.method.options}
@@ -168,11 +171,7 @@ class Run:
                 )
         if told["task"] != spec.task.name:
             raise Refusal(f"{self.source}: is of task={told['task']}, and {self.folder / CONFIG} of {spec.task.name}.")
-        if (mask := pruning.mask_hash(backbone.masks)) != told["mask"]:
-            raise Refusal(
-                f"{self.source}: was made on {told['backbone']} with {_mask(told['mask'])}, and this backbone has "
-                f"{_mask(mask)}; a delta fits only the mask that it was made under."
-            )
+        self._same_model(backbone, shared)
         known = self.record.stamps.get("task", {}).get("sha256", "")
         found = tasks.stamp(spec.task, tasks.file_of(spec.task, spec.backbone)).get("sha256", "")
         if found != known:  # what of the detector did not train is in that file alone
@@ -182,11 +181,7 @@ class Run:
                 f"with weights=FILE."
             )
         if (found := backbone.fingerprint) != told["fingerprint"]:
-            raise Refusal(
-                f"{self.source}: was made on {told['backbone']} with fingerprint {told['fingerprint'][:12]}, and "
-                f"{backbone.facts.name} of backbone.weights={spec.backbone.weights} has {found[:12]}; give the weights "
-                f"that it was made on with weights=FILE."
-            )
+            raise self._other_weights(backbone, shared, found)
         if told.get("plan", found := _hash(self.plan)) != found:
             raise Refusal(
                 f"{self.source}: was made with another plan than the one in {self.folder / PLAN}.json; give the folder "
@@ -194,8 +189,55 @@ class Run:
             )
 
 
-def _mask(mask: str) -> str:
-    return f"the pruning mask {mask[:12]}" if mask else "no pruning mask"
+    def _same_model(self, backbone: backbones.Backbone, shared: str) -> None:
+        """Raises Refusal where the backbone is another model, or is pruned otherwise, than the delta's."""
+        told, name = self.metadata, backbone.facts.name
+        if _untagged(told["backbone"]) != _untagged(name):
+            ours = shared or f"backbone.name in {self.folder / CONFIG}"
+            raise Refusal(
+                f"{self.source}: was made on {told['backbone']}, and {ours} is {name}; a delta fits only the backbone "
+                f"that it was made on."
+            )
+        stamp = self.record.stamps["backbone"].get("pruning", {})
+        theirs = "unstructured" if told["mask"] else "structured" if "kept" in stamp else "none"
+        ours = "unstructured" if backbone.masks else "structured" if backbone.kept else "none"
+        if theirs != ours:
+            raise Refusal(
+                f"{self.source}: was made on {told['backbone']} with pruning={theirs}, and {shared or 'this backbone'} "
+                f"has pruning={ours}; a delta fits only the pruned backbone that it was made on."
+            )
+        if (mask := pruning.mask_hash(backbone.masks)) != told["mask"]:
+            raise Refusal(
+                f"{self.source}: was made on {told['backbone']} with the pruning mask {told['mask'][:12]}, and "
+                f"{shared or 'this backbone'} has {mask[:12]}; a delta fits only the mask that it was made under."
+            )
+
+    def _other_weights(self, backbone: backbones.Backbone, shared: str, found: str) -> Refusal:
+        """Of a backbone of the same architecture whose starting tensors are others."""
+        told, name = self.metadata, backbone.facts.name
+        made = f"{self.source}: was made on {told['backbone']}"
+        size = str(backbone.facts.input_size)
+        if told.get("input_size", size) != size:  # a ViT's position embeddings are of its grid
+            where = shared or f"data.size in {self.folder / CONFIG}"
+            return Refusal(
+                f"{made} for images of {told['input_size']} pixels, and {where} is for {size}, which gives it other "
+                f"weights; a delta fits only the size that it was made for."
+            )
+        made += f" with fingerprint {told['fingerprint'][:12]}"
+        if shared:
+            return Refusal(
+                f"{made}, and {shared} is {name} with {found[:12]}; tasks share one backbone only where all were made "
+                f"on its very weights."
+            )
+        return Refusal(
+            f"{made}, and {name} of backbone.weights={self.config.backbone.weights} has {found[:12]}; give the weights "
+            f"that it was made on with weights=FILE."
+        )
+
+
+def _untagged(name: str) -> str:
+    """Of a timm name, the architecture alone."""
+    return name.partition(".")[0]
 
 
 def open_run(folder: str | Path, config_dir: str | Path | None = None) -> Run:

@@ -59,6 +59,7 @@ class MultiTask(nn.Module):
             if run.config.task.name != "classification":
                 raise Refusal(f"MultiTask: {name} is of task={run.config.task.name}; it serves classification alone.")
         first = next(iter(self.runs.values()))
+        shared = "the backbone that was given" if backbone is not None else f"that of {first.folder}, given first,"
         if backbone is None:
             with torch.random.fork_rng():
                 backbone = build_backbone(whole(first.config))
@@ -77,7 +78,7 @@ class MultiTask(nn.Module):
                     f"MultiTask: {name} wants images prepared otherwise than {next(iter(self.runs))} (size, "
                     f"interpolation, mean, std or frames); serve them apart."
                 )
-            self.models.append(run.model(_view(backbone)))
+            self.models.append(run.model(_view(backbone), shared))
         self.requires_grad_(False)
         self.tasks = {name: cast(Model, m) for name, m in zip(self.runs, self.models, strict=True)}
         self.classes = {name: run.classes for name, run in self.runs.items()}
