@@ -151,12 +151,32 @@ def test_a_spoilt_config_is_told_in_one_sentence(copied, content, parts):
 
 def test_what_is_no_finished_run_is_told(copied, tmp_path):
     refused(tmp_path / "nothing", f"run={tmp_path / 'nothing'}: holds no result.json")
-    refused(copied / "delta.safetensors", "holds no result.json")
+    refused(copied / "result.json", f"run={copied / 'result.json'}: is a file; give the folder of the run", str(copied))
     record = json.loads((copied / "result.json").read_text())
     (copied / "result.json").write_text(json.dumps(record | {"status": "interrupted", "reason": "stopped"}))
     refused(copied, "is not complete but interrupted (stopped)")
-    (copied / "result.json").write_text("{")
-    refused(copied, "is not a record")
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"{", "it is not JSON (EOF"),
+        (b"\xff\xfe\x00", "it is not JSON"),
+        (b"[1]", "but a list"),
+        (b"null", "but null"),
+        (b'{"id": "a"}', "it has no schema"),
+        (b'{"schema": 1, "id": "a", "status": "complete"}', "it has no config"),
+        (b'{"schema": 1, "id": "a", "status": 3, "config": {}}', "its status is a number, no string"),
+        (b'{"schema": 1, "id": "a", "status": "complete", "config": {}, "stamps": []}', "its stamps is a list, no"),
+    ],
+)
+def test_a_damaged_record_is_told_with_what_was_found(copied, content, found):
+    (copied / "result.json").write_bytes(content)
+    with pytest.raises(peftbench.UserError) as problem:
+        peftbench.load(copied)
+    assert str(copied / "result.json") in str(problem.value)
+    assert found in str(problem.value)
+    assert "remove" not in str(problem.value), "a finished run's file is not to be deleted"
 
 
 def test_weights_that_moved_are_given_and_others_refused(copied, tmp_path, bitfit):

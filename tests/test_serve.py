@@ -145,6 +145,8 @@ def test_batch_norm_statistics_of_one_task_are_not_anothers(data, tmp_path):
 def test_what_does_not_belong_together_is_refused(runs, data, tmp_path):
     with pytest.raises(peftbench.UserError, match="no deltas"):
         peftbench.MultiTask(None, [])
+    with pytest.raises(peftbench.UserError, match="expected a list of folders, or a mapping"):
+        peftbench.MultiTask(None, runs["losa"])
     with pytest.raises(peftbench.UserError, match="given twice"):
         peftbench.MultiTask(None, [runs["losa"], runs["losa"]])
     with pytest.raises(peftbench.UserError, match=r"holds no result\.json"):
@@ -177,7 +179,7 @@ def test_another_backbone_is_named_before_its_mask_or_weights(runs, data, tmp_pa
     with pytest.raises(peftbench.Refusal, match="the backbone that was given is resnet18; a delta fits only"):
         peftbench.MultiTask(cnn, [runs["lora"]])
     smaller = finish(tmp_path, data, "linear", "resnet_nano", "pruning=structured", "trainer.max_batches=1").folder
-    with pytest.raises(peftbench.Refusal, match="with pruning=structured, and .* has pruning=unstructured"):
+    with pytest.raises(peftbench.Refusal, match=r"with pruning=structured, and .* has pruning=unstructured"):
         peftbench.MultiTask(None, [petah, smaller])
     larger = peftbench.build_backbone(peftbench.compose("backbone=vit_nano", "data.size=64"))
     with pytest.raises(peftbench.Refusal, match="for images of 32 pixels, and the backbone that was given is for 64"):
@@ -192,6 +194,8 @@ def test_another_backbone_is_named_before_its_mask_or_weights(runs, data, tmp_pa
 def test_an_unknown_task_is_named(tasks, images):
     with pytest.raises(peftbench.UserError, match=r"is not served \(did you mean .losa.\?\)"):
         tasks(images, ["loza"])
+    with pytest.raises(peftbench.UserError, match=r"tasks='losa': expected a list of names"):
+        tasks(images, "losa")
 
 
 def test_the_command_tells_what_tasks_take(runs, capsys):

@@ -188,7 +188,6 @@ class Run:
                 f"of the run as it was left."
             )
 
-
     def _same_model(self, backbone: backbones.Backbone, shared: str) -> None:
         """Raises Refusal where the backbone is another model, or is pruned otherwise, than the delta's."""
         told, name = self.metadata, backbone.facts.name
@@ -250,7 +249,9 @@ def open_run(folder: str | Path, config_dir: str | Path | None = None) -> Run:
         UserError: there is no run, it is not complete, or a file of it is missing, damaged or of another version.
     """
     folder = Path(folder).expanduser()
-    record = read(folder)
+    if folder.is_file():
+        raise UserError(f"run={folder}: is a file; give the folder of the run, such as {folder.parent}.")
+    record = read(folder, "; a run's model is made again only with the record that it wrote")
     if record is None:
         raise UserError(f"run={folder}: holds no result.json; give the folder of a run, such as outputs/<run id>.")
     if record.status != "complete":

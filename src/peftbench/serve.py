@@ -90,8 +90,10 @@ class MultiTask(nn.Module):
         Images are in uint8; floating ones count as normalised.
 
         Raises:
-            UserError: an unknown task.
+            UserError: an unknown task, or one name that is in no list.
         """
+        if isinstance(tasks, str):
+            raise UserError(f"tasks={tasks!r}: expected a list of names, such as [{tasks!r}].")
         names = list(self.tasks if tasks is None else tasks)
         for name in names:
             if name not in self.tasks:
@@ -144,6 +146,10 @@ class MultiTask(nn.Module):
 
 
 def _opened(folders: Mapping[str, str | Path] | Sequence[str | Path], config_dir: str | Path | None) -> dict[str, Run]:
+    if isinstance(folders, str | Path):
+        raise UserError(
+            f"MultiTask: deltas={str(folders)!r}: expected a list of folders, or a mapping of names to them."
+        )
     if not folders:
         raise UserError("MultiTask: there are no deltas; give the folders of finished runs.")
     if isinstance(folders, Mapping):
