@@ -380,9 +380,13 @@ def place(device: str = "auto") -> torch.device:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        return torch.zeros(1, device=device).device
-    except (RuntimeError, AssertionError) as problem:
-        raise UserError(f"device={device}: is not there ({str(problem).splitlines()[0]}); give device=cpu.") from None
+        one = torch.zeros(1, device=device)
+        one.item()  # the meta device takes tensors, and holds nothing
+    except (RuntimeError, AssertionError):  # torch's own text is long, and lists what it could be built for
+        here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        here += ["mps"] if torch.backends.mps.is_available() else []
+        raise UserError(f"device={device}: torch has no such device here; expected {', '.join(here)}.") from None
+    return one.device
 
 
 def _moved(spec: Config, weights: str) -> Config:
