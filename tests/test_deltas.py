@@ -197,7 +197,9 @@ def test_another_format_is_refused_and_the_first_one_is_read(copied):
     safetensors.torch.save_file(tensors, file, told | {"format": "peftbench-delta-3"})
     refused(copied, "format 3", "1 to 2", f"wrote it, {peftbench.__version__}")
     safetensors.torch.save_file(tensors, file, {})
-    refused(copied, "no delta of peftbench")
+    refused(copied, "no delta of peftbench", "names no format; expected peftbench-delta-1 or peftbench-delta-2")
+    safetensors.torch.save_file(tensors, file, {"format": "pt"})
+    refused(copied, "no delta of peftbench (its format is 'pt'; expected peftbench-delta-1")
 
 
 def test_a_missing_file_is_named(copied):

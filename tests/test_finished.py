@@ -136,7 +136,8 @@ def test_a_method_of_ones_own_is_found_in_config_dir(copied, tmp_path, monkeypat
     [
         (None, ["config.yaml: is missing"]),
         ("a: [", ["config.yaml: cannot be read as YAML"]),
-        ("[1]", ["expected a mapping"]),
+        ("[1]", ["holds '[1]'; expected the mapping of sections"]),
+        ("", ["config.yaml: is empty; expected the mapping of sections"]),
         ("method: {name: bitfit}", ["is missing"]),
         ("nonsense: 1", ["nonsense: there is no such key"]),
         ("!!python/object/apply:os.system ['false']", ["cannot be read as YAML"]),
@@ -146,6 +147,25 @@ def test_a_spoilt_config_is_told_in_one_sentence(copied, content, parts):
     (copied / "config.yaml").unlink()
     if content is not None:
         (copied / "config.yaml").write_text(content)
+    refused(copied, str(copied / "config.yaml"), *parts)
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"method": {"name": "losa"}}, ["method.options.colour", "method.name=losa has no such option", "rank"]),
+        ({"method": {"name": "bitfit"}}, ["method.options.colour", "its options are "]),
+        ({"task": None}, ["task=None: expected a mapping"]),
+        ({"trainer": None}, ["trainer=None: expected a mapping"]),
+        ({"trainer": {"epoch": 3}}, ["trainer.epoch: there is no such key (did you mean 'epochs'?)"]),
+    ],
+)
+def test_a_key_of_the_config_that_nothing_knows_is_named(copied, changes, parts):
+    values = yaml.safe_load((copied / "config.yaml").read_text())
+    values["method"]["options"] = {"colour": "red"} if "method" in changes else values["method"]["options"]
+    for section, given in changes.items():
+        values[section] = None if given is None else values[section] | given
+    (copied / "config.yaml").write_text(yaml.safe_dump(values))
     refused(copied, str(copied / "config.yaml"), *parts)
 
 

@@ -100,7 +100,8 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     word = metadata.get("format", "")
     number = word.removeprefix(_FORMAT)
     if not word.startswith(_FORMAT) or not number.isdecimal():
-        raise UserError(f"{path}: is no delta of peftbench (its metadata names no format of one).")
+        found = f"its format is {word!r}" if word else "its metadata names no format"
+        raise UserError(f"{path}: is no delta of peftbench ({found}; expected {_FORMAT}1 or {_FORMAT}{FORMAT}).")
     if number == "1":  # it has no hash
         if wrong := [key for key in _FIRST if not metadata.get(key) or (key in _JSON and not _is_json(metadata[key]))]:
             raise UserError(f"{path}: is damaged: its metadata say no {wrong[0]}.")
