@@ -579,6 +579,11 @@ def _combinations(config: Config) -> None:
     if optimizer.gamma_lr <= 0:
         raise UserError(f"optimizer.gamma_lr={optimizer.gamma_lr}: expected a number above 0.")
     pruned = config.pruning.name != "none"
+    if pruned and config.pruning.images is not None and config.pruning.criterion != "taylor":
+        raise UserError(
+            f"pruning.images={config.pruning.images}: pruning.criterion={config.pruning.criterion} looks at no images; "
+            f"leave it out, or give pruning.criterion=taylor."
+        )
     if pruned and (config.backbone.stream or trainer.strategy == "fsdp"):
         found = "backbone.stream=true" if config.backbone.stream else "trainer=fsdp"
         raise UserError(f"pruning={config.pruning.name}: needs whole weights in memory, unlike {found}.")
