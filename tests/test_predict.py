@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from finished_runs import QUIET, finish, pictures
 from PIL import Image
 
@@ -110,6 +111,29 @@ def test_images_are_turned_as_their_exif_says(lora, data, tmp_path, told):
     source.transpose(Image.Transpose.ROTATE_90).save(lying, exif=exif)
     rows = told(f"run={lora.folder}", f"images={tmp_path}/*.png")[1].splitlines()[1:]
     assert rows[0].split(",")[1:] == rows[1].split(",")[1:]
+
+
+def test_an_image_in_memory_is_prepared_as_its_file(lora, data, tmp_path):
+    tuned = peftbench.load(lora.folder)
+    source = Image.open(next((data / "test" / "two").iterdir())).resize((40, 24))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    clear = source.convert("P")
+    clear.info["transparency"] = 3
+    deep = Image.fromarray(np.asarray(source).astype(np.uint16) * 257)
+    for name, image, more in (("turned.png", source, {"exif": exif}), ("clear.png", clear, {}), ("deep.png", deep, {})):
+        image.save(tmp_path / name, **more)
+        expected = tuned.transform(tmp_path / name)
+        assert torch.equal(tuned.transform(Image.open(tmp_path / name)), expected), name
+        assert torch.equal(tuned.transform(str(tmp_path / name)), expected), name
+    assert torch.equal(tuned.transform(source), tuned.transform(np.asarray(source)))
+    for wrong, found in (
+        (b"GIF", "in a bytes"),
+        (torch.zeros(3, 8, 8), "in a Tensor"),
+        (np.zeros((3, 8, 8)), "float64"),
+    ):
+        with pytest.raises(peftbench.UserError, match=f"{found}: expected"):
+            tuned.transform(wrong)
 
 
 def test_a_file_that_is_there_is_kept(lora, data, tmp_path, told):

@@ -10,13 +10,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from peftbench import adapters, backbones, config, deltas, pruning, starting, tasks
 from peftbench.config import Config
-from peftbench.data.loading import IMAGENET, Transform
+from peftbench.data.loading import IMAGENET, Picture, Transform
 from peftbench.data.scenes import SceneTransform
 from peftbench.errors import Refusal, UserError
 from peftbench.methods.base import Method, Plan
@@ -267,7 +266,8 @@ class Tuned(nn.Module):
 
     Attributes:
         model: backbone, method and head.
-        transform: `transform(file)` is the model's input (3, S, S) in uint8; of a detector, see `SceneTransform`.
+        transform: `transform(image)` is the model's input (3, S, S) in uint8, of a file, a PIL image or pixels; of a
+            detector, see `SceneTransform`.
         classes: their names, in the order of the logits.
         run: what it was made of.
         merged: whether the method's update has been folded into the weights.
@@ -279,8 +279,10 @@ class Tuned(nn.Module):
         self.classes = run.classes
 
     @torch.no_grad()
-    def detect(self, image: str | Path | np.ndarray) -> dict[str, Tensor]:
-        """What a tuned detector finds on an image: a file, or pixels (h, w) or (h, w, 3) in uint8. The best come first.
+    def detect(self, image: Picture) -> dict[str, Tensor]:
+        """What a tuned detector finds on an image: a file, a PIL image, or uint8 pixels (h, w) or (h, w, 3).
+
+        The best come first.
 
         `boxes` (n, 4), x1 y1 x2 y2 in pixels of the upright image, `scores` (n,), `labels` (n,), indices of `classes`.
 
