@@ -169,18 +169,18 @@ def test_what_does_not_belong_together_is_refused(runs, data, tmp_path):
 
 def test_another_backbone_is_named_before_its_mask_or_weights(runs, data, tmp_path, capsys):
     """Architecture, pruning, image size, weights: the first that differs is the reason."""
-    petah = finish(tmp_path, data, "petah", "resnet_nano", "trainer.max_batches=1").folder
+    masked = finish(tmp_path, data, "linear", "resnet_nano", "pruning=unstructured", "trainer.max_batches=1").folder
     with pytest.raises(peftbench.Refusal, match=r"made on resnet18, and that of .*, given first, is vit_tiny") as told:
-        peftbench.MultiTask(None, {"a": runs["lora"], "b": petah})
+        peftbench.MultiTask(None, {"a": runs["lora"], "b": masked})
     assert "mask" not in str(told.value)
-    assert main(["share", petah, runs["lora"]]) == 2
-    assert f"made on vit_tiny_patch16_224, and that of {petah}, given first, is resnet18" in capsys.readouterr().err
+    assert main(["share", masked, runs["lora"]]) == 2
+    assert f"made on vit_tiny_patch16_224, and that of {masked}, given first, is resnet18" in capsys.readouterr().err
     cnn = peftbench.build_backbone(peftbench.compose("backbone=resnet_nano", "data.size=32"))
     with pytest.raises(peftbench.Refusal, match="the backbone that was given is resnet18; a delta fits only"):
         peftbench.MultiTask(cnn, [runs["lora"]])
     smaller = finish(tmp_path, data, "linear", "resnet_nano", "pruning=structured", "trainer.max_batches=1").folder
     with pytest.raises(peftbench.Refusal, match=r"with pruning=structured, and .* has pruning=unstructured"):
-        peftbench.MultiTask(None, [petah, smaller])
+        peftbench.MultiTask(None, [masked, smaller])
     larger = peftbench.build_backbone(peftbench.compose("backbone=vit_nano", "data.size=64"))
     with pytest.raises(peftbench.Refusal, match="for images of 32 pixels, and the backbone that was given is for 64"):
         peftbench.MultiTask(larger, [runs["lora"]])
