@@ -142,6 +142,35 @@ def test_attaching_in_turn_is_bit_equal_and_detaching_gives_the_base_bytes():
         assert not torch.equal(model(images), plain), "the cache of attention biases was kept"
 
 
+def test_deltas_are_detached_in_the_order_that_gives_the_base_bytes():
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).eval()
+    base = {n: t.clone() for n, t in model.state_dict().items()}
+    names = ("0.weight", "1.running_mean")
+    for name in names:
+        first = deltas.Attached(model, {name: base[name] + 1})
+        second = deltas.Attached(model, {n: t + 2 for n, t in base.items() if t.is_floating_point()})
+        state = {n: t.clone() for n, t in model.state_dict().items()}
+        with pytest.raises(peftbench.UserError, match=rf"{name} of the model is no longer what it put"):
+            first.detach()
+        assert same(dict(model.state_dict()), state), "what is refused changes nothing"
+        second.detach()
+        first.detach()
+        assert same(dict(model.state_dict()), base)
+    twice = [deltas.Attached(model, {"1.running_mean": base["1.running_mean"]}) for _ in range(2)]
+    with pytest.raises(peftbench.UserError, match="no longer what it put"):
+        twice[0].detach()
+    for one in reversed(twice):
+        one.detach()
+    apart = [deltas.Attached(model, {name: base[name] + 1}) for name in names]
+    for one in apart:  # what has nothing in common comes off in any order
+        one.detach()
+    assert same(dict(model.state_dict()), base)
+    lost = deltas.Attached(model, {"0.weight": base["0.weight"] + 1})
+    model[0] = nn.Identity()
+    with pytest.raises(peftbench.UserError, match=r"0\.weight of the model is no longer what it put"):
+        lost.detach()
+
+
 def test_one_module_under_two_names_is_detached_as_it_was():
     shared = nn.Linear(2, 2)
     model = nn.ModuleDict({"a": shared, "b": shared})
@@ -197,7 +226,9 @@ def test_another_format_is_refused_and_the_first_one_is_read(copied):
     safetensors.torch.save_file(tensors, file, told | {"format": "peftbench-delta-3"})
     refused(copied, "format 3", "1 to 2", f"wrote it, {peftbench.__version__}")
     safetensors.torch.save_file(tensors, file, {})
-    refused(copied, "no delta of peftbench")
+    refused(copied, "no delta of peftbench", "names no format; expected peftbench-delta-1 or peftbench-delta-2")
+    safetensors.torch.save_file(tensors, file, {"format": "pt"})
+    refused(copied, "no delta of peftbench (its format is 'pt'; expected peftbench-delta-1")
 
 
 def test_a_missing_file_is_named(copied):
@@ -223,7 +254,7 @@ def test_another_backbone_is_refused_and_both_are_named(copied, lora):
 
 def test_another_mask_is_refused_before_the_fingerprint_is_looked_at(copied):
     resaved(copied, mask="0123456789abcdef")
-    refused(copied, "the pruning mask 0123456789ab", "no pruning mask")
+    refused(copied, "with pruning=unstructured", "this backbone has pruning=none")
 
 
 def test_a_missing_or_a_foreign_tensor_is_named(copied):

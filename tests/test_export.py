@@ -337,3 +337,11 @@ def test_an_adapter_that_is_missing_damaged_or_foreign_is_told(lora, tmp_path):
     torch.save(tensors, folder / "adapter_model.safetensors")
     with pytest.raises(peftbench.UserError, match="is a pickle or a torch file"):
         peftbench.load(lora.folder, adapter=folder)
+    (folder / "adapter_model.safetensors").unlink()
+    with pytest.raises(
+        peftbench.UserError, match=r"adapter=.*: holds no adapter_model\.safetensors; give a folder that PEFT"
+    ):
+        peftbench.load(lora.folder, adapter=folder)
+    torch.save(tensors, folder / "adapter_model.bin")
+    with pytest.raises(peftbench.UserError, match=r"adapter_model\.bin, a pickle.*; expected .*save_pretrained"):
+        peftbench.load(lora.folder, adapter=folder)

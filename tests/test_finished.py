@@ -136,7 +136,8 @@ def test_a_method_of_ones_own_is_found_in_config_dir(copied, tmp_path, monkeypat
     [
         (None, ["config.yaml: is missing"]),
         ("a: [", ["config.yaml: cannot be read as YAML"]),
-        ("[1]", ["expected a mapping"]),
+        ("[1]", ["holds '[1]'; expected the mapping of sections"]),
+        ("", ["config.yaml: is empty; expected the mapping of sections"]),
         ("method: {name: bitfit}", ["is missing"]),
         ("nonsense: 1", ["nonsense: there is no such key"]),
         ("!!python/object/apply:os.system ['false']", ["cannot be read as YAML"]),
@@ -149,14 +150,53 @@ def test_a_spoilt_config_is_told_in_one_sentence(copied, content, parts):
     refused(copied, str(copied / "config.yaml"), *parts)
 
 
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"method": {"name": "losa"}}, ["method.options.colour", "method.name=losa has no such option", "rank"]),
+        ({"method": {"name": "bitfit"}}, ["method.options.colour", "its options are "]),
+        ({"task": None}, ["task=None: expected a mapping"]),
+        ({"trainer": None}, ["trainer=None: expected a mapping"]),
+        ({"trainer": {"epoch": 3}}, ["trainer.epoch: there is no such key (did you mean 'epochs'?)"]),
+    ],
+)
+def test_a_key_of_the_config_that_nothing_knows_is_named(copied, changes, parts):
+    values = yaml.safe_load((copied / "config.yaml").read_text())
+    values["method"]["options"] = {"colour": "red"} if "method" in changes else values["method"]["options"]
+    for section, given in changes.items():
+        values[section] = None if given is None else values[section] | given
+    (copied / "config.yaml").write_text(yaml.safe_dump(values))
+    refused(copied, str(copied / "config.yaml"), *parts)
+
+
 def test_what_is_no_finished_run_is_told(copied, tmp_path):
     refused(tmp_path / "nothing", f"run={tmp_path / 'nothing'}: holds no result.json")
-    refused(copied / "delta.safetensors", "holds no result.json")
+    refused(copied / "result.json", f"run={copied / 'result.json'}: is a file; give the folder of the run", str(copied))
     record = json.loads((copied / "result.json").read_text())
     (copied / "result.json").write_text(json.dumps(record | {"status": "interrupted", "reason": "stopped"}))
     refused(copied, "is not complete but interrupted (stopped)")
-    (copied / "result.json").write_text("{")
-    refused(copied, "is not a record")
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"{", "it is not JSON (EOF"),
+        (b"\xff\xfe\x00", "it is not JSON"),
+        (b"[1]", "but a list"),
+        (b"null", "but null"),
+        (b'{"id": "a"}', "it has no schema"),
+        (b'{"schema": 1, "id": "a", "status": "complete"}', "it has no config"),
+        (b'{"schema": 1, "id": "a", "status": 3, "config": {}}', "its status is a number, no string"),
+        (b'{"schema": 1, "id": "a", "status": "complete", "config": {}, "stamps": []}', "its stamps is a list, no"),
+    ],
+)
+def test_a_damaged_record_is_told_with_what_was_found(copied, content, found):
+    (copied / "result.json").write_bytes(content)
+    with pytest.raises(peftbench.UserError) as problem:
+        peftbench.load(copied)
+    assert str(copied / "result.json") in str(problem.value)
+    assert found in str(problem.value)
+    assert "remove" not in str(problem.value), "a finished run's file is not to be deleted"
 
 
 def test_weights_that_moved_are_given_and_others_refused(copied, tmp_path, bitfit):
@@ -172,9 +212,9 @@ def test_weights_that_moved_are_given_and_others_refused(copied, tmp_path, bitfi
 @pytest.mark.parametrize(
     ("section", "key", "value", "parts"),
     [
-        ("data", "size", 64, ["size=32", "size=64"]),
+        ("data", "size", 64, ["32", "64"]),
         ("data", "normalize", "none", ["mean=", "trained on images with"]),
-        ("data", "interpolation", "nearest", ["interpolation=", "gives interpolation=nearest"]),
+        ("data", "interpolation", "nearest", ["interpolation=", "wants interpolation=nearest"]),
     ],
 )
 def test_images_are_prepared_as_in_training_or_not_at_all(copied, section, key, value, parts):

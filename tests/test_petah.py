@@ -280,6 +280,9 @@ def test_weight_standardised_convolutions_are_refused_with_what_would_work():
     PETAH(targets=targets).check(mixed)
 
 
+NOWHERE = "pruning.images=/nowhere: there is no folder /nowhere; give the folder of your images."
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -287,7 +290,9 @@ def test_weight_standardised_convolutions_are_refused_with_what_would_work():
         (["method.alpha=-1"], "method.alpha=-1"),
         (["method.targets=[conv]"], "'conv' is no kind of layer"),
         (["method.targets=[depthwise]", "backbone=vit_nano"], "kinds attn, mlp, stem"),
-        (["method.rank=100000"], "leave no layer"),
+        (["method.rank=100000"], "method.rank=100000: leaves no layer of mobilevit_xxs to adapt, since"),
+        (["method.rank=76"], "layer stages.4.1.conv_fusion.conv allows at most 75"),
+        (["method.targets=[depthwise]", "method.form=conv"], "to adapt (stages.0.0.conv2"),
         (["method.ranks=['*qkv']"], "expected pattern=rank"),
         (["method.ranks=['nothing=3']"], "no layer of"),
         (["method.ranks=['*qkv=4000']"], "allows at most"),
@@ -297,7 +302,8 @@ def test_weight_standardised_convolutions_are_refused_with_what_would_work():
         (["pruning=structured", "pruning.round_to=0"], "pruning.round_to=0"),
         (["pruning=structured", "pruning.heads=0.5", "backbone=efficientnet_lite0"], "no attention whose heads"),
         (["pruning=unstructured", "pruning.merge=masked", "method=lora"], "unmerged or dense"),
-        (["pruning=unstructured", "pruning.criterion=taylor", "pruning.images=/nowhere"], "/nowhere"),
+        (["pruning=unstructured", "pruning.criterion=taylor", "pruning.images=/nowhere"], NOWHERE),
+        (["pruning.images=/nowhere"], "pruning.images=/nowhere: pruning.criterion=magnitude looks at no images"),
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else "",
 )
@@ -305,4 +311,17 @@ def test_bad_options_are_one_sentence(cli, options, words):
     status, _, told = cli("method=petah", "backbone=hybrid_nano", "data=digits", *options)
     assert status == 2
     assert words in told
+    assert "data.root" not in told
     assert len(told.strip().splitlines()) == 1
+
+
+def test_an_image_that_pruning_cannot_read_is_named(cli, tmp_path):
+    for label in "ab":
+        (tmp_path / "seen" / label).mkdir(parents=True)
+        (tmp_path / "seen" / label / "broken.png").write_text("no picture")
+    words = ["pruning.criterion=taylor", f"pruning.images={tmp_path / 'seen'}", f"output_dir={tmp_path / 'out'}"]
+    status, _, told = cli("method=petah", "backbone=hybrid_nano", "data=digits", *words)
+    assert status == 2
+    assert "broken.png cannot be read as an image" in told
+    assert len(told.strip().splitlines()) == 1
+    assert not list(tmp_path.glob("out/**/*.*"))

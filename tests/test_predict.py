@@ -3,16 +3,20 @@
 import csv
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from finished_runs import QUIET, finish, pictures
 from PIL import Image
 
 import peftbench
 from peftbench.cli.main import main
+
+GONE = ("toaster", "tpu", "meta", "xla", "cuda:99")
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +98,7 @@ def test_where_no_image_is_left_nothing_is_written(lora, tmp_path, told, what, o
     words = [] if out is None else [f"out={tmp_path / out}"]
     status, printed, said = told(f"run={lora.folder}", f"images={folder}", *words)
     assert (status, printed) == (2, "")
-    assert "none is left; 1 files were skipped" in said
+    assert "none is left, 1 file was skipped; expected whole files of the types .bmp .gif .jpeg .jpg" in said
     assert [p.name for p in tmp_path.iterdir()] == ["none"]
 
 
@@ -107,6 +111,29 @@ def test_images_are_turned_as_their_exif_says(lora, data, tmp_path, told):
     source.transpose(Image.Transpose.ROTATE_90).save(lying, exif=exif)
     rows = told(f"run={lora.folder}", f"images={tmp_path}/*.png")[1].splitlines()[1:]
     assert rows[0].split(",")[1:] == rows[1].split(",")[1:]
+
+
+def test_an_image_in_memory_is_prepared_as_its_file(lora, data, tmp_path):
+    tuned = peftbench.load(lora.folder)
+    source = Image.open(next((data / "test" / "two").iterdir())).resize((40, 24))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    clear = source.convert("P")
+    clear.info["transparency"] = 3
+    deep = Image.fromarray(np.asarray(source).astype(np.uint16) * 257)
+    for name, image, more in (("turned.png", source, {"exif": exif}), ("clear.png", clear, {}), ("deep.png", deep, {})):
+        image.save(tmp_path / name, **more)
+        expected = tuned.transform(tmp_path / name)
+        assert torch.equal(tuned.transform(Image.open(tmp_path / name)), expected), name
+        assert torch.equal(tuned.transform(str(tmp_path / name)), expected), name
+    assert torch.equal(tuned.transform(source), tuned.transform(np.asarray(source)))
+    for wrong, found in (
+        (b"GIF", "in a bytes"),
+        (torch.zeros(3, 8, 8), "in a Tensor"),
+        (np.zeros((3, 8, 8)), "float64"),
+    ):
+        with pytest.raises(peftbench.UserError, match=f"{found}: expected"):
+            tuned.transform(wrong)
 
 
 def test_a_file_that_is_there_is_kept(lora, data, tmp_path, told):
@@ -133,16 +160,20 @@ def test_a_file_that_is_there_is_kept(lora, data, tmp_path, told):
         (["run=RUN", "images=/nowhere/*.png"], ["images=/nowhere/*.png: there is no such file"]),
         (["run=RUN", "images=IMAGES", "top_k=0"], ["top_k=0: expected at least 1"]),
         (["run=RUN", "images=IMAGES", "batch_size=0"], ["batch_size=0: expected at least 1"]),
-        (["run=RUN", "images=IMAGES", "device=toaster"], ["device=toaster"]),
+        *((["run=RUN", "images=IMAGES", f"device={d}"], [f"device={d}: torch", "here; expected cpu"]) for d in GONE),
+        (["run=RUN", "images=EMPTY"], ["empty: holds no image; expected whole files of the types .bmp", ".webp."]),
         (["run=RUN", "images=IMAGES", "draw=x"], ["draw=x: is not for a run of task=classification"]),
     ],
     ids=lambda words: " ".join(words),
 )
-def test_a_mistake_is_answered_in_one_sentence(lora, data, told, words, parts):
-    filled = [w.replace("RUN", lora.folder).replace("IMAGES", str(data / "test")) for w in words]
+def test_a_mistake_is_answered_in_one_sentence(lora, data, tmp_path, told, words, parts):
+    (tmp_path / "empty").mkdir()
+    places = {"RUN": lora.folder, "IMAGES": str(data / "test"), "EMPTY": str(tmp_path / "empty")}
+    filled = [re.sub("RUN|IMAGES|EMPTY", lambda found: places[found[0]], w) for w in words]
     status, printed, said = told(*filled)
     assert (status, printed) == (2, "")
     assert said.count("\n") == 1, said
+    assert len(said) < 400
     for part in parts:
         assert part in said
 

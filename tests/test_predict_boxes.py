@@ -207,7 +207,7 @@ def test_a_broken_image_is_skipped(told, images, tmp_path):
     status, _, said = told(f"images={images}", f"draw={tmp_path / 'drawn'}", f"out={tmp_path / 'o.csv'}")
     assert status == 0
     assert f"skipped {images / 'broken.png'}: cannot be read as an image" in said
-    assert "3 images, 1 files skipped" in said
+    assert "3 images, 1 file skipped" in said
     shutil.rmtree(tmp_path / "drawn")
     status, _, said = told(f"images={images / 'broken.png'}", f"draw={tmp_path / 'drawn'}", f"out={tmp_path / 'p.csv'}")
     assert status == 2

@@ -71,6 +71,19 @@ def white(image: torch.Tensor) -> torch.Tensor | None:
     return torch.tensor([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]).float()
 
 
+def test_an_image_in_memory_is_prepared_as_its_file(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = painted(tmp_path / "a.png", (40, 60), (5, 5, 50, 20), exif=exif)
+    expected, place = transform()(path)
+    found, there = transform()(Image.open(path))
+    assert torch.equal(found, expected)
+    assert {n: t.tolist() for n, t in there.items()} == {n: t.tolist() for n, t in place.items()}
+    assert place["original"].tolist() == [60, 40]
+    with pytest.raises(UserError, match="in a Tensor: expected a file, a PIL image or pixels"):
+        transform()(torch.zeros(3, 8, 8))
+
+
 @pytest.mark.parametrize("size", [None, (64, 96), (96, 96)], ids=str)
 @pytest.mark.parametrize("augment", SCENES)
 def test_boxes_go_where_the_pixels_go(tmp_path, augment, size):

@@ -1,5 +1,6 @@
 """`peftbench.MultiTask`: many tasks from one copy of a backbone."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,8 @@ def test_batch_norm_statistics_of_one_task_are_not_anothers(data, tmp_path):
 def test_what_does_not_belong_together_is_refused(runs, data, tmp_path):
     with pytest.raises(peftbench.UserError, match="no deltas"):
         peftbench.MultiTask(None, [])
+    with pytest.raises(peftbench.UserError, match="expected a list of folders, or a mapping"):
+        peftbench.MultiTask(None, runs["losa"])
     with pytest.raises(peftbench.UserError, match="given twice"):
         peftbench.MultiTask(None, [runs["losa"], runs["losa"]])
     with pytest.raises(peftbench.UserError, match=r"holds no result\.json"):
@@ -161,7 +164,7 @@ def test_what_does_not_belong_together_is_refused(runs, data, tmp_path):
     other = peftbench.build_backbone(
         peftbench.compose("backbone=vit_nano", "data.size=32", "backbone.pretrained=false")
     )
-    with pytest.raises(peftbench.Refusal, match="fingerprint"):
+    with pytest.raises(peftbench.Refusal, match=r"fingerprint .*, and the backbone that was given is vit_tiny"):
         peftbench.MultiTask(other, [runs["losa"]])
     changed = peftbench.build_backbone(peftbench.compose("backbone=vit_nano", "data.size=32"))
     with torch.no_grad():
@@ -174,9 +177,35 @@ def test_what_does_not_belong_together_is_refused(runs, data, tmp_path):
         peftbench.MultiTask(None, {"a": runs["losa"], "b": scaled})
 
 
+def test_another_backbone_is_named_before_its_mask_or_weights(runs, data, tmp_path, capsys):
+    """Architecture, pruning, image size, weights: the first that differs is the reason."""
+    masked = finish(tmp_path, data, "linear", "resnet_nano", "pruning=unstructured", "trainer.max_batches=1").folder
+    with pytest.raises(peftbench.Refusal, match=r"made on resnet18, and that of .*, given first, is vit_tiny") as told:
+        peftbench.MultiTask(None, {"a": runs["lora"], "b": masked})
+    assert "mask" not in str(told.value)
+    assert main(["share", masked, runs["lora"]]) == 2
+    assert f"made on vit_tiny_patch16_224, and that of {masked}, given first, is resnet18" in capsys.readouterr().err
+    cnn = peftbench.build_backbone(peftbench.compose("backbone=resnet_nano", "data.size=32"))
+    with pytest.raises(peftbench.Refusal, match="the backbone that was given is resnet18; a delta fits only"):
+        peftbench.MultiTask(cnn, [runs["lora"]])
+    smaller = finish(tmp_path, data, "linear", "resnet_nano", "pruning=structured", "trainer.max_batches=1").folder
+    with pytest.raises(peftbench.Refusal, match=r"with pruning=structured, and .* has pruning=unstructured"):
+        peftbench.MultiTask(None, [masked, smaller])
+    larger = peftbench.build_backbone(peftbench.compose("backbone=vit_nano", "data.size=64"))
+    with pytest.raises(peftbench.Refusal, match="for images of 32 pixels, and the backbone that was given is for 64"):
+        peftbench.MultiTask(larger, [runs["lora"]])
+    shutil.copytree(runs["lora"], tmp_path / "edited")
+    config = tmp_path / "edited" / "config.yaml"
+    config.write_text(config.read_text().replace("size: 32\n", "size: 64\n"))
+    with pytest.raises(peftbench.Refusal, match=r"of 32 pixels, and data\.size in .*config\.yaml is for 64"):
+        peftbench.load(tmp_path / "edited")
+
+
 def test_an_unknown_task_is_named(tasks, images):
     with pytest.raises(peftbench.UserError, match=r"is not served \(did you mean .losa.\?\)"):
         tasks(images, ["loza"])
+    with pytest.raises(peftbench.UserError, match=r"tasks='losa': expected a list of names"):
+        tasks(images, "losa")
 
 
 def test_the_command_tells_what_tasks_take(runs, capsys):

@@ -131,6 +131,8 @@ def read(folder: Path, classifiers: tuple[str, ...]) -> Adapter:
     for key, plain in _PLAIN.items():
         if settings.get(key) and settings[key] not in plain:
             raise Refusal(f"{file}: {key}={settings[key]!r} is not read; expected plain LoRA, {key}={plain[0]!r}.")
+    if not (folder / WEIGHTS).is_file():
+        raise _no_weights(folder)
     tensors, about = deltas.read(folder / WEIGHTS)
     if broken := [n for n, t in tensors.items() if not t.isfinite().all()]:
         raise UserError(f"{folder / WEIGHTS}: {broken[0]} holds values that are not finite; train it again.")
@@ -150,3 +152,15 @@ def read(folder: Path, classifiers: tuple[str, ...]) -> Adapter:
     # timm averages the logits of two classifiers.
     found |= {f"task.head.{p}": t[0] if len(t) == 1 else sum(t[1:], t[0]) / len(t) for p, t in heads.items()}
     return Adapter(tuple(layers), rank, alpha, dropout, found, about.get("fingerprint", ""))
+
+
+def _no_weights(folder: Path) -> UserError:
+    pickled = next((n for n in ("adapter_model.bin", "adapter_model.pt") if (folder / n).is_file()), None)
+    if pickled is None:
+        return UserError(
+            f"adapter={folder}: holds no {WEIGHTS}; give a folder that PEFT has saved an adapter in, whole."
+        )
+    return UserError(
+        f"adapter={folder}: holds its weights in {pickled}, a pickle, which could run code; expected {WEIGHTS}, which "
+        f"peft.PeftModel.from_pretrained(net, folder).save_pretrained(another) writes."
+    )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -225,7 +225,8 @@ class Config:
         parts = {f.name: values[f.name] for f in fields(Config) if f.name in values}
         for name in SECTIONS:
             if name in parts:
-                parts[name] = _validate(_schema(name, parts[name]), parts[name], name)
+                section = _mapping(parts[name], name)
+                parts[name] = _validate(_schema(name, section), section, name)
         return Config(**parts)
 
 
@@ -294,8 +295,11 @@ def restored(path: Path, folders: Iterable[Path] = ()) -> Config:
         raise UserError(f"{path}: is missing; give the folder of a run as it was left.") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
         raise UserError(f"{path}: cannot be read as YAML ({str(problem).splitlines()[0]}).") from None
+    if not isinstance(values, Mapping):
+        found = "is empty" if values is None else f"holds {str(values)[:40]!r}"
+        raise UserError(f"{path}: {found}; expected the mapping of sections that the run wrote.")
     try:
-        values = dict(_mapping(values, "config"))
+        values = dict(values)
         _known(values, [f.name for f in fields(Config)], "")
         needed = [f.name for f in fields(Config) if f.default is MISSING and f.default_factory is MISSING]
         if missing := [n for n in needed if n not in values]:
@@ -303,7 +307,14 @@ def restored(path: Path, folders: Iterable[Path] = ()) -> Config:
         method = dict(_mapping(values["method"], "method"))
         method["path"] = _class_of(method.get("name"), [CONFIGS, *folders])
         config = Config.from_dict({**values, "method": method})
-        options = _options(declared(method["path"], "method.path"), config.method.options, "method")
+        declared_ = declared(method["path"], "method.path")
+        if foreign := [n for n in config.method.options if n not in declared_.fields]:
+            known = ", ".join(sorted(declared_.fields)) or "none"
+            raise UserError(
+                f"method.options.{foreign[0]}: method.name={config.method.name} has no such option; its options "
+                f"are {known}."
+            )
+        options = _options(declared_, config.method.options, "method")
     except UserError as problem:
         raise UserError(f"{path}: {problem}") from None
     return replace(config, method=replace(config.method, options=options))
@@ -482,6 +493,9 @@ def _validate(schema: Any, values: Mapping[str, Any], section: str) -> Any:
         return TypeAdapter(schema).validate_json(json.dumps(dict(values)))
     except ValidationError as problem:
         first = problem.errors()[0]
+        if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+            known = [f.name for f in fields(schema)] if is_dataclass(schema) else list(schema.model_fields)
+            _known({str(first["loc"][0]): None}, known, f"{section}.")
         key = ".".join([section, *(str(part) for part in first["loc"] if str(part) in values)][:2])
         found = values.get(key.split(".")[-1], "nothing")
         if first["type"] == "missing" and key.split(".")[-1] in values:
@@ -566,6 +580,11 @@ def _combinations(config: Config) -> None:
     if optimizer.gamma_lr <= 0:
         raise UserError(f"optimizer.gamma_lr={optimizer.gamma_lr}: expected a number above 0.")
     pruned = config.pruning.name != "none"
+    if pruned and config.pruning.images is not None and config.pruning.criterion != "taylor":
+        raise UserError(
+            f"pruning.images={config.pruning.images}: pruning.criterion={config.pruning.criterion} looks at no images; "
+            f"leave it out, or give pruning.criterion=taylor."
+        )
     if pruned and (config.backbone.stream or trainer.strategy == "fsdp"):
         found = "backbone.stream=true" if config.backbone.stream else "trainer=fsdp"
         raise UserError(f"pruning={config.pruning.name}: needs whole weights in memory, unlike {found}.")

@@ -100,7 +100,8 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     word = metadata.get("format", "")
     number = word.removeprefix(_FORMAT)
     if not word.startswith(_FORMAT) or not number.isdecimal():
-        raise UserError(f"{path}: is no delta of peftbench (its metadata names no format of one).")
+        found = f"its format is {word!r}" if word else "its metadata names no format"
+        raise UserError(f"{path}: is no delta of peftbench ({found}; expected {_FORMAT}1 or {_FORMAT}{FORMAT}).")
     if number == "1":  # it has no hash
         if wrong := [key for key in _FIRST if not metadata.get(key) or (key in _JSON and not _is_json(metadata[key]))]:
             raise UserError(f"{path}: is damaged: its metadata say no {wrong[0]}.")
@@ -162,26 +163,52 @@ class Attached:
     def __init__(self, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         self.model = model
         self.before: dict[str, Tensor] = {}
-        self._swap(tensors, self.before)
+        own = {name: tensor.detach() for name, tensor in tensors.items()}  # objects by which it knows its own again
+        self._swap(own, self.before)
+        self.put = {name: self._found(name) for name in own}
 
     def detach(self) -> None:
-        """The model is as it was before, to the bit. Raises UserError where it has been detached already."""
+        """The model is as it was before, to the bit.
+
+        Raises:
+            UserError: it has been detached already, or something else is now in the place of its tensors: another
+                delta that was attached after it is detached first.
+        """
         if not self.before:
             raise UserError("this delta has been detached already.")
-        before, self.before = self.before, {}
+        for name, put in self.put.items():
+            if self._found(name) is not put:
+                raise UserError(
+                    f"this delta cannot be detached: {name} of the model is no longer what it put there; detach first "
+                    f"what was attached after it, and undo what else was done to the model."
+                )
+        before, self.before, self.put = self.before, {}, {}
         self._swap(dict(reversed(before.items())), {})  # a module under two names was swapped twice
+
+    def _place(self, name: str) -> tuple[dict[str, Tensor | None], str]:
+        path, _, last = name.rpartition(".")
+        owner = self.model.get_submodule(path)
+        return (owner._buffers if last in owner._buffers else owner._parameters), last  # type: ignore[return-value]
+
+    def _found(self, name: str) -> Tensor | None:
+        try:
+            place, last = self._place(name)
+        except AttributeError:  # its module is gone
+            return None
+        return place.get(last)
 
     def _swap(self, tensors: Mapping[str, Tensor], before: dict[str, Tensor]) -> None:
         for name, tensor in tensors.items():
-            path, _, last = name.rpartition(".")
-            owner = self.model.get_submodule(path)
-            place: dict[str, Tensor | None] = owner._buffers if last in owner._buffers else owner._parameters  # type: ignore[assignment]
+            place, last = self._place(name)
             old = place[last]
             assert old is not None
             before[name] = old
-            if isinstance(old, nn.Parameter) and not isinstance(tensor, nn.Parameter):
-                tensor = nn.Parameter(tensor.to(old.device), requires_grad=old.requires_grad)
-            place[last] = tensor.to(old.device) if last in owner._buffers else tensor
+            if isinstance(old, nn.Parameter):
+                if not isinstance(tensor, nn.Parameter):
+                    tensor = nn.Parameter(tensor.to(old.device), requires_grad=old.requires_grad)
+                place[last] = tensor
+            else:
+                place[last] = tensor.to(old.device)
         refresh(self.model)
 
 

@@ -10,13 +10,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from peftbench import adapters, backbones, config, deltas, pruning, starting, tasks
 from peftbench.config import Config
-from peftbench.data.loading import IMAGENET, Transform
+from peftbench.data.loading import IMAGENET, Picture, Transform
 from peftbench.data.scenes import SceneTransform
 from peftbench.errors import Refusal, UserError
 from peftbench.methods.base import Method, Plan
@@ -137,13 +136,16 @@ class Run:
         """The frames of a clip; None where the run was on images."""
         return self.record.stamps["data"].get("frames")
 
-    def model(self, backbone: backbones.Backbone) -> Model:
+    def model(self, backbone: backbones.Backbone, shared: str = "") -> Model:
         """The tuned model, in eval mode, of a backbone as it is before any method; the method changes it.
+
+        Args:
+            shared: whose the backbone is where it is not the run's own, for messages.
 
         Raises:
             Refusal: the delta belongs to another backbone, mask, plan, method or option; says which.
         """
-        self._fits(backbone)
+        self._fits(backbone, shared)
         with torch.random.fork_rng():  # what starts at random is replaced by the delta
             task = tasks.make(self.config.task, backbone, self.classes, self.categories)
             tasks.start(task, self.config.task, self.config.backbone)
@@ -161,21 +163,13 @@ class Run:
         deltas.attach(model, self.tensors, str(self.source))
         return model
 
-    def _fits(self, backbone: backbones.Backbone) -> None:
+    def _fits(self, backbone: backbones.Backbone, shared: str) -> None:
         told, spec = self.metadata, self.config
         if told["run"] != self.record.id:
             raise Refusal(
                 f"{self.source}: is of run {told['run']}, and {self.folder} of {self.record.id}; give the folder of "
                 f"the run as it was left."
             )
-        prepares = json.loads(json.dumps(dataclasses.asdict(transform_of(spec, backbone))))
-        prepared = json.loads(told.get("transform", "{}"))
-        for key in prepares.keys() & prepared.keys() - {"augment"}:  # no shape of a tensor shows these
-            if prepares[key] != prepared[key]:
-                raise Refusal(
-                    f"{self.source}: was trained on images with {key}={prepared[key]}, and {self.folder / CONFIG} "
-                    f"gives {key}={prepares[key]}; give the folder of the run as it was left."
-                )
         theirs = {"name": told["method"], **json.loads(told["options"])}
         ours = {"name": spec.method.name, **spec.method.options}
         for key in {**theirs, **ours}:
@@ -187,11 +181,7 @@ class Run:
                 )
         if told["task"] != spec.task.name:
             raise Refusal(f"{self.source}: is of task={told['task']}, and {self.folder / CONFIG} of {spec.task.name}.")
-        if (mask := pruning.mask_hash(backbone.masks)) != told["mask"]:
-            raise Refusal(
-                f"{self.source}: was made on {told['backbone']} with {_mask(told['mask'])}, and this backbone has "
-                f"{_mask(mask)}; a delta fits only the mask that it was made under."
-            )
+        self._same_model(backbone, shared)
         known = self.record.stamps.get("task", {}).get("sha256", "")
         found = tasks.stamp(spec.task, tasks.file_of(spec.task, spec.backbone)).get("sha256", "")
         if found != known:  # what of the detector did not train is in that file alone
@@ -201,20 +191,70 @@ class Run:
                 f"with weights=FILE."
             )
         if (found := backbone.fingerprint) != told["fingerprint"]:
-            raise Refusal(
-                f"{self.source}: was made on {told['backbone']} with fingerprint {told['fingerprint'][:12]}, and "
-                f"{backbone.facts.name} of backbone.weights={spec.backbone.weights} has {found[:12]}; give the weights "
-                f"that it was made on with weights=FILE."
-            )
+            raise self._other_weights(backbone, shared, found)
+        prepares = json.loads(json.dumps(dataclasses.asdict(transform_of(spec, backbone))))
+        prepared = json.loads(told.get("transform", "{}"))
+        for key in prepares.keys() & prepared.keys() - {"augment"}:  # no shape of a tensor shows these
+            if prepares[key] != prepared[key]:
+                raise Refusal(
+                    f"{self.source}: was trained on images with {key}={prepared[key]}, and "
+                    f"{shared or self.folder / CONFIG} wants {key}={prepares[key]}; a delta fits only the images that it was trained on."
+                )
         if told.get("plan", found := _hash(self.plan)) != found:
             raise Refusal(
                 f"{self.source}: was made with another plan than the one in {self.folder / PLAN}.json; give the folder "
                 f"of the run as it was left."
             )
 
+    def _same_model(self, backbone: backbones.Backbone, shared: str) -> None:
+        """Raises Refusal where the backbone is another model, or is pruned otherwise, than the delta's."""
+        told, name = self.metadata, backbone.facts.name
+        if _untagged(told["backbone"]) != _untagged(name):
+            ours = shared or f"backbone.name in {self.folder / CONFIG}"
+            raise Refusal(
+                f"{self.source}: was made on {told['backbone']}, and {ours} is {name}; a delta fits only the backbone "
+                f"that it was made on."
+            )
+        stamp = self.record.stamps["backbone"].get("pruning", {})
+        theirs = "unstructured" if told["mask"] else "structured" if "kept" in stamp else "none"
+        ours = "unstructured" if backbone.masks else "structured" if backbone.kept else "none"
+        if theirs != ours:
+            raise Refusal(
+                f"{self.source}: was made on {told['backbone']} with pruning={theirs}, and {shared or 'this backbone'} "
+                f"has pruning={ours}; a delta fits only the pruned backbone that it was made on."
+            )
+        if (mask := pruning.mask_hash(backbone.masks)) != told["mask"]:
+            raise Refusal(
+                f"{self.source}: was made on {told['backbone']} with the pruning mask {told['mask'][:12]}, and "
+                f"{shared or 'this backbone'} has {mask[:12]}; a delta fits only the mask that it was made under."
+            )
 
-def _mask(mask: str) -> str:
-    return f"the pruning mask {mask[:12]}" if mask else "no pruning mask"
+    def _other_weights(self, backbone: backbones.Backbone, shared: str, found: str) -> Refusal:
+        """Of a backbone of the same architecture whose starting tensors are others."""
+        told, name = self.metadata, backbone.facts.name
+        made = f"{self.source}: was made on {told['backbone']}"
+        size = str(backbone.facts.input_size)
+        if told.get("input_size", size) != size:  # a ViT's position embeddings are of its grid
+            where = shared or f"data.size in {self.folder / CONFIG}"
+            return Refusal(
+                f"{made} for images of {told['input_size']} pixels, and {where} is for {size}, which gives it other "
+                f"weights; a delta fits only the size that it was made for."
+            )
+        made += f" with fingerprint {told['fingerprint'][:12]}"
+        if shared:
+            return Refusal(
+                f"{made}, and {shared} is {name} with {found[:12]}; tasks share one backbone only where all were made "
+                f"on its very weights."
+            )
+        return Refusal(
+            f"{made}, and {name} of backbone.weights={self.config.backbone.weights} has {found[:12]}; give the weights "
+            f"that it was made on with weights=FILE."
+        )
+
+
+def _untagged(name: str) -> str:
+    """Of a timm name, the architecture alone."""
+    return name.partition(".")[0]
 
 
 def open_run(folder: str | Path, config_dir: str | Path | None = None) -> Run:
@@ -227,7 +267,9 @@ def open_run(folder: str | Path, config_dir: str | Path | None = None) -> Run:
         UserError: there is no run, it is not complete, or a file of it is missing, damaged or of another version.
     """
     folder = Path(folder).expanduser()
-    record = read(folder)
+    if folder.is_file():
+        raise UserError(f"run={folder}: is a file; give the folder of the run, such as {folder.parent}.")
+    record = read(folder, "; a run's model is made again only with the record that it wrote")
     if record is None:
         raise UserError(f"run={folder}: holds no result.json; give the folder of a run, such as outputs/<run id>.")
     if record.status != "complete":
@@ -243,7 +285,8 @@ class Tuned(nn.Module):
 
     Attributes:
         model: backbone, method and head.
-        transform: `transform(file)` is the model's input (3, S, S) in uint8; of a detector, see `SceneTransform`.
+        transform: `transform(image)` is the model's input (3, S, S) in uint8, of a file, a PIL image or pixels; of a
+            detector, see `SceneTransform`.
         classes: their names, in the order of the logits.
         run: what it was made of.
         merged: whether the method's update has been folded into the weights.
@@ -255,8 +298,10 @@ class Tuned(nn.Module):
         self.classes = run.classes
 
     @torch.no_grad()
-    def detect(self, image: str | Path | np.ndarray) -> dict[str, Tensor]:
-        """What a tuned detector finds on an image: a file, or pixels (h, w) or (h, w, 3) in uint8. The best come first.
+    def detect(self, image: Picture) -> dict[str, Tensor]:
+        """What a tuned detector finds on an image: a file, a PIL image, or uint8 pixels (h, w) or (h, w, 3).
+
+        The best come first.
 
         `boxes` (n, 4), x1 y1 x2 y2 in pixels of the upright image, `scores` (n,), `labels` (n,), indices of `classes`.
 
@@ -367,9 +412,13 @@ def place(device: str = "auto") -> torch.device:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        return torch.zeros(1, device=device).device
-    except (RuntimeError, AssertionError) as problem:
-        raise UserError(f"device={device}: is not there ({str(problem).splitlines()[0]}); give device=cpu.") from None
+        one = torch.zeros(1, device=device)
+        one.item()  # the meta device takes tensors, and holds nothing
+    except (RuntimeError, AssertionError):  # torch's own text is long, and lists what it could be built for
+        here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        here += ["mps"] if torch.backends.mps.is_available() else []
+        raise UserError(f"device={device}: torch has no such device here; expected {', '.join(here)}.") from None
+    return one.device
 
 
 def _moved(spec: Config, weights: str) -> Config:

@@ -138,7 +138,8 @@ class _Run:
     def opened(self, rank: int, group: str | None, retry: bool) -> Iterator[None]:
         """The run's folder is its own, and whatever happens inside is recorded; a complete run is read instead."""
         with _owned(self.folder, rank, group):
-            if not self.config.force and (old := read(self.folder)) and self._over(old, retry):
+            again = "; remove it, or give force=true, to run this again"
+            if not self.config.force and (old := read(self.folder, again)) and self._over(old, retry):
                 if rank == 0:
                     self._say(old)
                 self.record, self.done = old, True

@@ -59,6 +59,7 @@ class MultiTask(nn.Module):
             if run.config.task.name != "classification":
                 raise Refusal(f"MultiTask: {name} is of task={run.config.task.name}; it serves classification alone.")
         first = next(iter(self.runs.values()))
+        shared = "the backbone that was given" if backbone is not None else f"that of {first.folder}, given first,"
         if backbone is None:
             with torch.random.fork_rng():
                 backbone = build_backbone(whole(first.config))
@@ -77,7 +78,7 @@ class MultiTask(nn.Module):
                     f"MultiTask: {name} wants images prepared otherwise than {next(iter(self.runs))} (size, "
                     f"interpolation, mean, std or frames); serve them apart."
                 )
-            self.models.append(run.model(_view(backbone)))
+            self.models.append(run.model(_view(backbone), shared))
         self.requires_grad_(False)
         self.tasks = {name: cast(Model, m) for name, m in zip(self.runs, self.models, strict=True)}
         self.classes = {name: run.classes for name, run in self.runs.items()}
@@ -89,8 +90,11 @@ class MultiTask(nn.Module):
         Images are in uint8; floating ones count as normalised.
 
         Raises:
-            UserError: an unknown task, or images of a shape or size that the backbone does not take.
+            UserError: an unknown task, one name that is in no list, or images of a shape or size that the backbone does
+                not take.
         """
+        if isinstance(tasks, str):
+            raise UserError(f"tasks={tasks!r}: expected a list of names, such as [{tasks!r}].")
         names = list(self.tasks if tasks is None else tasks)
         for name in names:
             if name not in self.tasks:
@@ -143,6 +147,10 @@ class MultiTask(nn.Module):
 
 
 def _opened(folders: Mapping[str, str | Path] | Sequence[str | Path], config_dir: str | Path | None) -> dict[str, Run]:
+    if isinstance(folders, str | Path):
+        raise UserError(
+            f"MultiTask: deltas={str(folders)!r}: expected a list of folders, or a mapping of names to them."
+        )
     if not folders:
         raise UserError("MultiTask: there are no deltas; give the folders of finished runs.")
     if isinstance(folders, Mapping):

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from peftbench import backbones, deltas, pruning, tasks
 from peftbench.config import Config
 from peftbench.data.folder import Folder
 from peftbench.data.loading import decode, mix
+from peftbench.data.media import DAMAGED
 from peftbench.errors import Refusal, UserError
 from peftbench.methods.base import Method
 
@@ -131,10 +133,17 @@ def _images(folder: str | None, backbone: backbones.Backbone) -> Tensor:
     facts = backbone.facts
     try:
         split = Folder(folder or "package:photos", val_fraction=0.0, test_fraction=0.0).load().train
-    except UserError as problem:
-        raise UserError(f"pruning.images={folder}: {problem}") from None
+    except UserError as problem:  # a folder of pictures is read as a data set is
+        raise UserError(f"pruning.images={folder}: {str(problem).removeprefix(f'data.root={folder}: ')}") from None
     count = min(MOST, len(split))
     chosen = [split.images[i * len(split) // count] for i in range(count)]
-    pixels = torch.stack([torch.from_numpy(decode(i, facts.canvas, facts.interpolation).copy()) for i in chosen])
+    pixels = torch.stack([_pixels(i, facts) for i in chosen])
     mean, std = (torch.tensor(v).mul(255).view(3, 1, 1) for v in (facts.mean, facts.std))
     return (pixels.float() - mean) / std
+
+
+def _pixels(image: np.ndarray | Path, facts: backbones.Facts) -> Tensor:
+    try:
+        return torch.from_numpy(decode(image, facts.canvas, facts.interpolation).copy())
+    except DAMAGED as problem:
+        raise UserError(f"pruning.images: {image} cannot be read as an image ({problem}).") from None

@@ -67,7 +67,7 @@ def run(arguments: list[str]) -> int:
         raise UserError(f"{foreign[0]}: is not for a run of task={task}; leave it out.")
     items = find(want["images"], finished.frames is not None, skip)
     if not items:
-        _none(want["images"], skipped)
+        _none(want["images"], skipped, finished.frames is not None)
     places = {} if want["draw"] is None else _places(want["images"], items, want["draw"], want["force"])
     # Unmerged, in the run's own precision: what the record's accuracy is of.
     tuned = load(finished, merge=False, weights=want["weights"], adapter=want["adapter"]).to(place(want["device"]))
@@ -87,7 +87,7 @@ def run(arguments: list[str]) -> int:
                 count += 1
                 yield one
             if not count:
-                _none(want["images"], skipped)
+                _none(want["images"], skipped, finished.frames is not None)
 
         as_json = out is not None and out.suffix.lower() == ".json"
         if task == "detection" and as_json:
@@ -101,14 +101,24 @@ def run(arguments: list[str]) -> int:
             _csv(file, min(want["top_k"], len(tuned.classes)), counting())
     if out is not None or places or skipped:
         what = "clips" if finished.frames else "images"
-        told = f"{count} {what}" + (f", {len(skipped)} files skipped" if skipped else "")
+        told = f"{count} {what}" + (f", {_files(skipped)} skipped" if skipped else "")
         left = ", ".join(str(p) for p in (out, want["draw"]) if p)
         console.print(told + (f": {left}" if left else ""), highlight=False, markup=False, soft_wrap=True)
     return 0
 
 
-def _none(images: str, skipped: list[tuple[Path, str]]) -> None:
-    raise UserError(f"images={images}: none is left; {len(skipped)} files were skipped.")
+def _none(images: str, skipped: list[tuple[Path, str]], of_clips: bool) -> None:
+    from peftbench.data.media import IMAGES, VIDEOS
+
+    what, suffixes = ("clip", VIDEOS) if of_clips else ("image", IMAGES)
+    more = ", or folders of frames" if of_clips else ""
+    verb = "were" if len(skipped) > 1 else "was"
+    found = f"none is left, {_files(skipped)} {verb} skipped" if skipped else f"holds no {what}"
+    raise UserError(f"images={images}: {found}; expected whole files of the types {' '.join(sorted(suffixes))}{more}.")
+
+
+def _files(skipped: list[tuple[Path, str]]) -> str:
+    return f"{len(skipped)} file{'s' if len(skipped) > 1 else ''}"
 
 
 def _places(images: str, items: Sequence[Path], draw: str, force: bool) -> dict[Path, Path]:

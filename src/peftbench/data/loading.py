@@ -30,6 +30,8 @@ FILTERS = {
 }
 # How much larger than the input an image is kept, for augmentations that cut from it.
 _MARGIN = {"crop": 8 / 7, "rrc": 2.0}
+Picture = np.ndarray | str | Path | Image.Image
+"""What an image is read from: pixels (H, W) or (H, W, 3) in uint8, a file, or PIL's own."""
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -43,17 +45,19 @@ class Transform:
     std: tuple[float, ...]
     augment: str = "none"
 
-    def __call__(self, image: np.ndarray | str | Path) -> Tensor:
-        """uint8 (3, size, size) of a file, or of pixels (H, W) or (H, W, 3) in uint8; a model of ours normalises it.
+    def __call__(self, image: Picture) -> Tensor:
+        """uint8 (3, size, size) of a file, a PIL image, or pixels (H, W) or (H, W, 3) in uint8.
+
+        A model of ours normalises it.
 
         Raises:
             UserError: it cannot be read as an image.
         """
-        source = image if isinstance(image, np.ndarray) else Path(image)
         try:
-            return torch.from_numpy(decode(source, self.size, self.interpolation).copy())
+            return torch.from_numpy(decode(image, self.size, self.interpolation).copy())
         except DAMAGED as problem:
-            raise UserError(f"{image}: cannot be read as an image ({problem}).") from None
+            name = image if isinstance(image, str | Path) else "this image"
+            raise UserError(f"{name}: cannot be read as an image ({problem}).") from None
 
     def over(
         self, split: Split, on_error: str, memory_gb: float, watch: Callable[[int, int], None], views: int = 0
@@ -62,20 +66,38 @@ class Transform:
         return Images(split, self, on_error, memory_gb, watch, views)
 
 
-def decode(source: np.ndarray | Path, size: int | tuple[int, int], interpolation: str) -> np.ndarray:
+def decode(source: Picture, size: int | tuple[int, int], interpolation: str) -> np.ndarray:
     """An image as uint8 (3, size, size), or (3, *size): EXIF rotation applied, any mode to RGB, resized.
 
     Its own shape is not kept.
     """
-    if isinstance(source, np.ndarray):
-        image = Image.fromarray(source)
-    else:
-        with Image.open(source) as opened:
-            opened.load()
-            image = upright(opened)
     height, width = (size, size) if isinstance(size, int) else size
-    image = rgb(image).resize((width, height), FILTERS[interpolation])
+    image = rgb(opened(source)).resize((width, height), FILTERS[interpolation])
     return np.asarray(image).transpose(2, 0, 1)
+
+
+def opened(source: Picture) -> Image.Image:
+    """An image of any mode, turned as its EXIF says.
+
+    Raises:
+        UserError: it is nothing that holds an image.
+        OSError, ValueError: it cannot be read as one (`media.DAMAGED`).
+    """
+    if isinstance(source, np.ndarray):
+        try:
+            return Image.fromarray(source)
+        except TypeError:
+            raise UserError(
+                f"pixels of shape {list(source.shape)} in {source.dtype}: expected (H, W) or (H, W, 3) in uint8."
+            ) from None
+    if isinstance(source, Image.Image):
+        source.load()  # some files keep their EXIF behind the pixels
+        return upright(source)
+    if not isinstance(source, str | Path):
+        raise UserError(f"an image in a {type(source).__name__}: expected a file, a PIL image or pixels in NumPy.")
+    with Image.open(source) as file:
+        file.load()
+        return upright(file)
 
 
 def rgb(image: Image.Image) -> Image.Image:

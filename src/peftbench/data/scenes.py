@@ -18,7 +18,7 @@ from torchvision.transforms.v2 import functional
 
 from peftbench.data.base import Split
 from peftbench.data.boxes import BoxSplit, Objects
-from peftbench.data.loading import FILTERS, Batch, Images, Indices, rgb
+from peftbench.data.loading import FILTERS, Batch, Images, Indices, Picture, opened, rgb
 from peftbench.data.media import DAMAGED, upright
 from peftbench.errors import UserError
 
@@ -77,23 +77,21 @@ class SceneTransform:
         resized = rgb(image).resize(to[::-1], FILTERS[self.interpolation])
         return torch.from_numpy(np.asarray(resized).transpose(2, 0, 1).copy())
 
-    def __call__(self, image: np.ndarray | str | Path) -> tuple[Tensor, dict[str, Tensor]]:
-        """uint8 (3, H, W) of a file, or of pixels (h, w) or (h, w, 3), padded; and its `size`, `scale`, `original`.
+    def __call__(self, image: Picture) -> tuple[Tensor, dict[str, Tensor]]:
+        """uint8 (3, H, W) of a file, a PIL image, or pixels (h, w) or (h, w, 3), padded.
+
+        With it come its `size`, `scale` and `original`.
 
         Raises:
             UserError: it cannot be read as an image.
         """
         try:
-            if isinstance(image, np.ndarray):
-                opened = Image.fromarray(image)
-            else:
-                with Image.open(image) as file:
-                    file.load()
-                    opened = upright(file)
-            original = (opened.height, opened.width)
-            small = self.resized(opened, self.fit(original))
+            whole = opened(image)
+            original = (whole.height, whole.width)
+            small = self.resized(whole, self.fit(original))
         except DAMAGED as problem:
-            raise UserError(f"{image}: cannot be read as an image ({problem}).") from None
+            name = image if isinstance(image, str | Path) else "this image"
+            raise UserError(f"{name}: cannot be read as an image ({problem}).") from None
         size = (small.shape[1], small.shape[2])
         return self.padded([small])[0], _place(size, _scale(original, size), original)
 
@@ -201,16 +199,16 @@ class Scenes(Images):
         path = self.split.images[index]
         expected = self._objects(index).size
         try:
-            with Image.open(path) as opened:
-                opened.load()
-                image = upright(opened)
+            with Image.open(path) as file:
+                file.load()
+                image = upright(file)
                 if (image.height, image.width) != expected:
-                    if (opened.height, opened.width) != expected:
+                    if (file.height, file.width) != expected:
                         raise UserError(
                             f"{path}: is {image.width} x {image.height} pixels (width x height), and its annotations "
                             f"say {expected[1]} x {expected[0]}; expected the image that was annotated."
                         )
-                    image = opened  # annotated as the pixels lie in the file, without regard to EXIF
+                    image = file  # annotated as the pixels lie in the file, without regard to EXIF
                 return self.transform.resized(image, size)
         except DAMAGED as problem:
             raise self._damaged(index, problem) from None

@@ -65,12 +65,22 @@ class PETAH(Method):
                     f"{layer.fixed}; {instead}."
                 )
         if not self._chosen(backbone):
-            kinds = ", ".join(sorted({x.kind for x in every}))
-            why = next(iter(self.skipped(backbone).values()), f"it has layers of the kinds {kinds}")
-            raise UserError(
-                f"method.targets={list(self.targets)}, method.rank={self.rank}: leave no layer of "
-                f"{backbone.facts.name} to adapt ({why})."
+            raise self._nothing_left(backbone, every, found)
+
+    def _nothing_left(self, backbone: Backbone, every: list[Layer], found: list[Layer]) -> UserError:
+        allowed = {x.name: (x.rows * x.columns - 1) // (x.rows + x.columns) for x in found if not self._unsuited(x)}
+        most = max(allowed, key=lambda name: allowed[name], default="")
+        if most and allowed[most]:
+            return UserError(
+                f"method.rank={self.rank}: leaves no layer of {backbone.facts.name} to adapt, since an update would "
+                f"be no smaller than the weight; layer {most} allows at most {allowed[most]}, no other more."
             )
+        kinds = ", ".join(sorted({x.kind for x in every}))
+        skipped = (f"{name}: {why}" for name, why in self.skipped(backbone).items())
+        why = next(skipped, f"it has layers of the kinds {kinds}")
+        return UserError(
+            f"method.targets={list(self.targets)}: leaves no layer of {backbone.facts.name} to adapt ({why})."
+        )
 
     def adapt(self, backbone: Backbone, plan: Plan) -> None:
         freeze(backbone)
@@ -109,10 +119,14 @@ class PETAH(Method):
         """Why a layer of a wanted kind is left alone, or nothing."""
         rank = self._rank(layer)
         update = rank * (layer.rows + layer.columns)
+        if not layer.fixed and update >= layer.rows * layer.columns:
+            return f"its update of rank {rank} has {update:,} parameters, its weight {layer.rows * layer.columns:,}"
+        return self._unsuited(layer)
+
+    def _unsuited(self, layer: Layer) -> str:
+        """Why it is left alone whatever the rank, or nothing."""
         if layer.fixed:
             return layer.fixed
-        if update >= layer.rows * layer.columns:
-            return f"its update of rank {rank} has {update:,} parameters, its weight {layer.rows * layer.columns:,}"
         if self.form == "conv" and isinstance(layer.module, nn.Conv2d):
             if layer.module.groups > 1:
                 return "form=conv has no update of grouped convolutions, form=weight has"

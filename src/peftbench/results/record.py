@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +52,14 @@ class Record:
         self.folder = str(folder)
 
 
-def read(folder: Path) -> Record | None:
+_LIKE: dict[str, type] = {"id": str, "status": str, "config": dict, "stamps": dict, "metrics": dict, "costs": dict}
+
+
+def read(folder: Path, remedy: str = "") -> Record | None:
     """The record in a run's folder, None where there is none.
+
+    Args:
+        remedy: what to do about a damaged one, for the message.
 
     Raises:
         UserError: the file is damaged, or of a schema that this version does not know.
@@ -64,11 +70,26 @@ def read(folder: Path) -> Record | None:
     known = {f.name for f in fields(Record)}
     try:
         content = from_json(path.read_bytes())  # twice as fast as json
-        if content["schema"] != SCHEMA:
-            raise UserError(f"{path}: has record schema {content['schema']}, this version reads {SCHEMA}.")
-        return Record(**{k: v for k, v in content.items() if k in known}, folder=str(folder))
-    except (ValueError, KeyError, TypeError):  # no JSON, no text, no record
-        raise UserError(f"{path}: is not a record; remove it to run this again.") from None
+    except ValueError as problem:
+        raise UserError(f"{path}: is not a record, since it is not JSON ({problem}){remedy}.") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: is not a record but {_kind(content)}; expected a mapping with an id{remedy}.")
+    if content.get("schema", SCHEMA) != SCHEMA:
+        raise UserError(f"{path}: has record schema {content['schema']}, this version reads {SCHEMA}.")
+    needed = [f.name for f in fields(Record) if f.default is MISSING and f.default_factory is MISSING]
+    if missing := [n for n in ("schema", *needed) if n not in content]:
+        raise UserError(f"{path}: is not a whole record; it has no {missing[0]}{remedy}.")
+    for name, kind in _LIKE.items():
+        if not isinstance(found := content.get(name, kind()), kind):
+            raise UserError(f"{path}: is not a record; its {name} is {_kind(found)}, no {_KINDS[kind]}{remedy}.")
+    return Record(**{k: v for k, v in content.items() if k in known}, folder=str(folder))
+
+
+_KINDS = {dict: "mapping", list: "list", str: "string", int: "number", float: "number", bool: "truth value"}
+
+
+def _kind(found: Any) -> str:
+    return "null" if found is None else f"a {_KINDS[type(found)]}"
 
 
 def find(output_dir: Path) -> list[Record]:

@@ -67,6 +67,8 @@ class InFile:
     def __init__(self, path: Path, rows: int, shape: Sequence[int], dtype: torch.dtype) -> None:
         self.path, self.shape, self.dtype = path, (rows, *shape), dtype
         self.nbytes = math.prod(self.shape) * dtype.itemsize
+        if not path.exists():
+            raise ValueError(f"{path.name} is missing")
         if (found := path.stat().st_size) != self.nbytes:
             raise ValueError(f"{path.name} has {found} bytes, expected {self.nbytes}")
         self._file, self._one = path.open("rb", buffering=0), threading.Lock()
