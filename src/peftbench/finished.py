@@ -198,8 +198,8 @@ class Run:
             if prepares[key] != prepared[key]:
                 raise Refusal(
                     f"{self.source}: was trained on images with {key}={prepared[key]}, and "
-                    f"{shared or self.folder / CONFIG} wants {key}={prepares[key]}; a delta fits only images prepared as "
-                    f"those it was trained on."
+                    f"{shared or self.folder / CONFIG} wants {key}={prepares[key]}; a delta fits only images that are "
+                    f"prepared as those were."
                 )
         if told.get("plan", found := _hash(self.plan)) != found:
             raise Refusal(
