@@ -71,6 +71,32 @@ def cached(root: Path, n: int = 6, told: list[str] | None = None, about: str = "
     return on_disk(root, {"what": about}, store.size_of(values), limit, lambda: chunks(values), tell)
 
 
+def resident() -> int:
+    (line,) = [x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmRSS:")]
+    return int(line.split()[1]) * 1024
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_reading_a_large_cache_takes_no_memory_of_its_size(tmp_path):
+    rows, wide = 64, 2**18
+    fill = lambda: ([torch.full((8, wide), float(at))] for at in range(0, rows, 8))  # noqa: E731
+    taps = on_disk(tmp_path, {"what": "large"}, 4 * rows * wide, 2**30, fill, [].append)
+    before, most = resident(), 0
+    for at in torch.randperm(rows).split(4):
+        (found,) = taps(at)
+        assert torch.equal(found[:, -1], (at // 8 * 8).float())
+        most = max(most, resident())
+    assert most - before < 2**24 < taps.bytes == 2**26
+
+
+def test_a_cache_cut_short_while_it_is_read_is_one_sentence(tmp_path):
+    taps = cached(tmp_path)
+    file = next(tmp_path.glob("*/tap-01.bin"))
+    os.truncate(file, 8)
+    with pytest.raises(UserError, match=r"tap-01\.bin: has been cut short while it was read"):
+        taps(torch.arange(6))
+
+
 # -- runs
 
 

@@ -139,13 +139,14 @@ class Backbone(nn.Module):
                 with self._tapped(set(indices), emit, stop), suppress(_Reached):
                     self.net.forward_features(x)
         except (AssertionError, RuntimeError) as problem:  # whatever position embeddings and windows make of the size
-            if tuple(x.shape[-2:]) == self.facts.canvas or isinstance(problem, torch.OutOfMemoryError):
+            (height, width), size = x.shape[-2:], self.facts.input_size
+            one_size = isinstance(size, int) and (height, width) != (size, size)  # a detector's differ
+            if not one_size or isinstance(problem, torch.OutOfMemoryError):
                 raise
-            (height, width), (h, w) = x.shape[-2:], self.facts.canvas
             raise UserError(
-                f"images: are {height} x {width} pixels, and {self.facts.name} is built for {h} x {w} "
-                f"({str(problem).splitlines()[0].rstrip('.')}); give images of {h if h == w else f'{h} x {w}'} pixels, "
-                f"or build the model for another data.size."
+                f"images: are {height} x {width} pixels, and {self.facts.name} is built for {size} x {size} "
+                f"({str(problem).splitlines()[0].rstrip('.')}); give images of {size} pixels, or build the model for "
+                f"another data.size."
             ) from None
         return [kept[i] for i in indices if kept]
 
