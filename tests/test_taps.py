@@ -100,7 +100,10 @@ def test_a_cache_cut_short_while_it_is_read_is_one_sentence(tmp_path):
 # -- runs
 
 
-@pytest.mark.parametrize("backbone", ["vit_nano", "resnet_nano", "hybrid_nano", "efficientnet_lite0"])
+SLOWLY = [pytest.param(name, marks=pytest.mark.slow) for name in ("hybrid_nano", "efficientnet_lite0")]
+
+
+@pytest.mark.parametrize("backbone", ["vit_nano", "resnet_nano", *SLOWLY])
 def test_training_from_the_cache_is_training_without_it(cli, tmp_path, backbone):
     words = [w if not w.startswith("backbone") else f"backbone={backbone}" for w in RUN]
     words += ["data.batch_size=7", "data.stage=tune", "data.eval_batch_size=11"]
