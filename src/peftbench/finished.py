@@ -194,8 +194,8 @@ class Run:
             raise self._other_weights(backbone, shared, found)
         prepares = json.loads(json.dumps(dataclasses.asdict(transform_of(spec, backbone))))
         prepared = json.loads(told.get("transform", "{}"))
-        for key in prepares.keys() & prepared.keys() - {"augment"}:  # no shape of a tensor shows these
-            if prepares[key] != prepared[key]:
+        for key in prepares:  # no shape of a tensor shows these
+            if key != "augment" and prepares[key] != prepared.get(key, prepares[key]):
                 raise Refusal(
                     f"{self.source}: was trained on images with {key}={prepared[key]}, and "
                     f"{shared or self.folder / CONFIG} wants {key}={prepares[key]}; a delta fits only images that are "
