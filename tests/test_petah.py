@@ -299,6 +299,7 @@ NOWHERE = "pruning.images=/nowhere: there is no folder /nowhere; give the folder
         (["method.form=v9"], "method.form"),
         (["pruning.ratio=1"], "pruning.ratio=1"),
         (["pruning.ratio=-0.1"], "pruning.ratio=-0.1"),
+        (["pruning.ratio=nan"], "pruning.ratio=nan"),
         (["pruning=structured", "pruning.round_to=0"], "pruning.round_to=0"),
         (["pruning=structured", "pruning.heads=0.5", "backbone=efficientnet_lite0"], "no attention whose heads"),
         (["pruning=unstructured", "pruning.merge=masked", "method=lora"], "unmerged or dense"),

@@ -202,10 +202,16 @@ def test_a_reduction_that_leaves_no_width_is_refused(method, value):
         peftbench.count_parameters(method, "hybrid_nano", reduction=value)
 
 
-@pytest.mark.parametrize("method", SIDE)
-def test_taps_without_a_position_are_refused(method):
+@pytest.mark.parametrize(
+    ("method", "told"),
+    [
+        *((m, r"layer4 of resnet18 has no position left at 64 pixels .*data\.size") for m in SIDE),
+        ("losa", r"tap layer4 of resnet18 is empty at 64 pixels \(512 x 0 x 0\); give larger images with data\.size"),
+    ],
+)
+def test_taps_without_a_position_are_refused(method, told):
     backbone = backbones.meta(config.Backbone("resnet18", pretrained=False), 64)
     last = dataclasses.replace(backbone.facts.taps[-1], shape=(512, 0, 0))
     backbone.facts = dataclasses.replace(backbone.facts, taps=(*backbone.facts.taps[:-1], last))
-    with pytest.raises(peftbench.Refusal, match=r"layer4 of resnet18 has no position left at 64 pixels .*data\.size"):
+    with pytest.raises(peftbench.Refusal, match=told):
         build(peftbench.compose(f"method={method}").method).check(backbone)

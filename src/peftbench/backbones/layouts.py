@@ -59,9 +59,11 @@ def write(x: Tensor, weight: Tensor, layout: str, shape: Sequence[int]) -> Tenso
 
 def pointwise(x: Tensor, weight: Tensor) -> Tensor:
     """`weight` (K, C) at every position of `x` (B, C, N): (B, K, N)."""
-    if weight.shape[0] > x.shape[2]:  # below, the gradient of `weight` would be larger than `x`, image by image
-        return F.conv1d(x, weight[..., None])
-    return torch.bmm(weight.expand(x.shape[0], -1, -1), x)  # three times as fast as a convolution on a CPU
+    images, channels, positions = x.shape
+    if weight.shape[0] > positions:  # image by image, the gradient of `weight` would be larger than `x`
+        together = x.transpose(0, 1).reshape(channels, images * positions)
+        return torch.mm(weight, together).view(-1, images, positions).transpose(0, 1)
+    return torch.bmm(weight.expand(images, -1, -1), x)  # three times as fast as a convolution on a CPU
 
 
 def resize(x: Tensor, prefix: int, old: Grid, new: Grid) -> Tensor:
