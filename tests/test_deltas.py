@@ -220,15 +220,34 @@ def test_another_format_is_refused_and_the_first_one_is_read(copied):
     old = {k: told[k] for k in ("run", "method", "options", "backbone", "fingerprint", "classes", "transform")}
     safetensors.torch.save_file(tensors, file, old | {"format": "peftbench-delta-1"})
     assert same(peftbench.load(copied).model.state_dict(), before)
-    for spoilt in ({"classes": "[1"}, {"method": ""}):
+    for spoilt, told_of in (({"classes": "[1"}, "classes in its metadata is '[1'"), ({"method": ""}, "say no method")):
         safetensors.torch.save_file(tensors, file, old | {"format": "peftbench-delta-1"} | spoilt)
-        refused(copied, f"damaged: its metadata say no {next(iter(spoilt))}")
+        refused(copied, f"damaged: {'its metadata ' * ('say' in told_of)}{told_of}")
     safetensors.torch.save_file(tensors, file, told | {"format": "peftbench-delta-3"})
     refused(copied, "format 3", "1 to 2", f"wrote it, {peftbench.__version__}")
     safetensors.torch.save_file(tensors, file, {})
     refused(copied, "no delta of peftbench", "names no format; expected peftbench-delta-1 or peftbench-delta-2")
     safetensors.torch.save_file(tensors, file, {"format": "pt"})
     refused(copied, "no delta of peftbench (its format is 'pt'; expected peftbench-delta-1")
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "said"),
+    [
+        ({"run": None}, "its metadata say no run"),
+        ({"classes": None}, "its metadata say no classes"),
+        ({"mask": None}, "its metadata say no mask"),
+        ({"options": "x"}, "options in its metadata is 'x'"),
+        ({"transform": "[]"}, "transform in its metadata is '[]'"),
+        ({"input_size": "x"}, "input_size in its metadata is 'x'"),
+    ],
+    ids=str,
+)
+def test_metadata_that_nothing_can_be_made_of_are_told(copied, spoilt, said):
+    file = copied / "delta.safetensors"
+    tensors, told = deltas.load(file)
+    deltas.save(file, tensors, {k: v for k, v in (told | spoilt).items() if v is not None})  # its hash fits
+    refused(copied, str(file), said)
 
 
 def test_a_missing_file_is_named(copied):

@@ -57,13 +57,21 @@ def test_accuracy_through_predict_is_the_records(lora, data, tmp_path, told):
         assert {row[f"class_{i}"] for i in range(1, 5)} == {"zero", "one", "two", "three"}
 
 
-def test_a_file_a_folder_and_a_glob_give_the_same_rows(lora, data, told):
+def test_a_file_a_folder_and_a_glob_give_the_same_rows(lora, data, tmp_path, told):
+    data = Path(shutil.copytree(data, tmp_path / "copy"))
     folder = data / "test" / "two"
     by_folder = told(f"run={lora.folder}", f"images={folder}", "top_k=1")[1].splitlines()
     by_glob = told(f"run={lora.folder}", f"images={data}/test/tw*/*.png", "top_k=1")[1].splitlines()
     assert by_folder == by_glob
     assert by_folder[0] == "image,class_1,probability_1"
     assert len(by_folder) == 31
+    os.symlink(folder.parent, folder / "loop")  # which a glob follows, as far as the system does
+    every = told(f"run={lora.folder}", f"images={folder.parent}/**/*.png", "top_k=1")[1].splitlines()
+    (folder / "loop").unlink()
+    assert every == told(f"run={lora.folder}", f"images={folder.parent}", "top_k=1")[1].splitlines()
+    assert len(every) > len(by_folder)
+    shutil.copytree(folder, named := tmp_path / "set [x]")
+    assert len(told(f"run={lora.folder}", f"images={named}/*.png", "top_k=1")[1].splitlines()) == 31
     one = sorted(folder.iterdir())[0]
     (row,) = told(f"run={lora.folder}", f"images={one}", "top_k=1")[1].splitlines()[1:]
     assert row.split(",")[:2] == by_folder[1].split(",")[:2]

@@ -383,14 +383,21 @@ def test_a_table_says_what_runs_of_the_same_names_differ_in():
     from peftbench.results.record import Record
     from peftbench.results.table import differences
 
-    def record(method="petah", seed=0, **pruning):
-        options = {"name": method, "path": "x", "options": {"rank": 8}}
+    def record(method="petah", seed=0, scaled=False, **pruning):
+        options = {"name": method, "path": "x", "options": {"rank": 8, "rslora": scaled}}
         config = {"method": options, "backbone": {"name": "b"}, "data": {"name": "d"}, "seed": seed, "pruning": pruning}
         return Record("id", "complete", config)
 
     records = [record(name="none", ratio=0.0), record(name="structured", ratio=0.5), record("lora"), record(seed=1)]
     found = differences(records)
     assert [found[id(r)] for r in records] == ["pruning=none", "pruning=structured pruning.ratio=0.5", "", ""]
+    records = [record(scaled=s, name="structured", ratio=r) for s in (False, True) for r in (0.0, 0.5)]
+    found = differences(records)
+    assert [found[id(r)] for r in records[1:]] == [
+        "rslora=false pruning.ratio=0.5",
+        "rslora=true pruning.ratio=0.0",
+        "rslora=true pruning.ratio=0.5",
+    ]
 
 
 def test_zeros_survive_averaging_and_folding_of_batch_norms():

@@ -21,8 +21,9 @@ FILE = "delta.safetensors"
 FORMAT = 2
 """Of the file's metadata, as docs/using.md describes it. Format 1 had no hash, and knew no pruning."""
 _FORMAT = "peftbench-delta-"
-_JSON = ("options", "classes")
-_FIRST = ("run", "method", "backbone", "fingerprint", *_JSON)  # what format 1 said
+_FIRST = ("run", "method", "backbone", "fingerprint", "options", "classes")  # what format 1 said
+_SAYS = {1: _FIRST, FORMAT: (*_FIRST, "mask", "task")}  # else it cannot be used; what is not named came later
+_JSON = {"options": dict, "classes": list, "categories": list, "transform": dict}
 UMASK = os.umask(0)  # it can only be read by setting it
 os.umask(UMASK)
 
@@ -78,7 +79,8 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         part.replace(path)
     except (OSError, safetensors.SafetensorError) as problem:
-        raise UserError(f"{path}: could not be written ({problem}); what was there before is kept.") from None
+        why = getattr(problem, "strerror", None) or problem  # not the name of the part
+        raise UserError(f"{path}: could not be written ({why}); what was there before is kept.") from None
     except RuntimeError as problem:  # torch.save reports a full disk so
         if not any(w in str(problem) for w in ("write", "file", "unexpected pos")):
             raise
@@ -99,18 +101,22 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     tensors, metadata = read(path)
     word = metadata.get("format", "")
     number = word.removeprefix(_FORMAT)
-    if not word.startswith(_FORMAT) or not number.isdecimal():
+    if not word.startswith(_FORMAT) or not number.isdecimal() or number.startswith("0"):
         found = f"its format is {word!r}" if word else "its metadata names no format"
         raise UserError(f"{path}: is no delta of peftbench ({found}; expected {_FORMAT}1 or {_FORMAT}{FORMAT}).")
-    if number == "1":  # it has no hash
-        if wrong := [key for key in _FIRST if not metadata.get(key) or (key in _JSON and not _is_json(metadata[key]))]:
-            raise UserError(f"{path}: is damaged: its metadata say no {wrong[0]}.")
-        return tensors, {**metadata, "mask": "", "task": "classification"}
-    if int(number) != FORMAT:
+    if int(number) not in _SAYS:
         raise Refusal(
             f"{path}: is of delta format {number}, and this version reads 1 to {FORMAT}; read it with the peftbench "
             f"that wrote it{_by(metadata)}."
         )
+    if wrong := [k for k in _SAYS[int(number)] if k not in metadata or (k in _FIRST and not metadata[k])]:
+        raise UserError(f"{path}: is damaged: its metadata say no {wrong[0]}.")
+    if wrong := [key for key, kind in _JSON.items() if key in metadata and not _holds(metadata[key], kind)]:
+        raise UserError(f"{path}: is damaged: {wrong[0]} in its metadata is {metadata[wrong[0]]!r:.40}.")
+    if not metadata.get("input_size", "1").isdecimal():
+        raise UserError(f"{path}: is damaged: input_size in its metadata is {metadata['input_size']!r:.40}.")
+    if number == "1":  # it has no hash
+        return tensors, {**metadata, "mask": "", "task": "classification"}
     if metadata.get("tensors") != str(len(tensors)):
         raise UserError(
             f"{path}: is damaged: it was saved with {metadata.get('tensors', 'no')} tensors, and holds {len(tensors)}."
@@ -137,12 +143,12 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise UserError(f"{path}: cannot be read as a safetensors file ({problem}).") from None
 
 
-def _is_json(text: str) -> bool:
+def _holds(text: str, kind: type) -> bool:
+    """Whether it is JSON of an object or a list."""
     try:
-        json.loads(text)
-    except ValueError:
+        return isinstance(json.loads(text), kind)
+    except (ValueError, RecursionError):
         return False
-    return True
 
 
 def _pickled(path: Path) -> bool:

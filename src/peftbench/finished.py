@@ -268,6 +268,9 @@ def open_run(folder: str | Path, config_dir: str | Path | None = None) -> Run:
         UserError: there is no run, it is not complete, or a file of it is missing, damaged or of another version.
     """
     folder = Path(folder).expanduser()
+    own = [] if config_dir is None else [Path(config_dir).expanduser()]
+    if own and not own[0].is_dir():
+        raise UserError(f"config_dir={config_dir}: there is no such folder; give the one with your own YAML files.")
     if folder.is_file():
         raise UserError(f"run={folder}: is a file; give the folder of the run, such as {folder.parent}.")
     record = read(folder, "; a run's model is made again only with the record that it wrote")
@@ -276,7 +279,7 @@ def open_run(folder: str | Path, config_dir: str | Path | None = None) -> Run:
     if record.status != "complete":
         why = f" ({record.reason})" if record.reason else ""
         raise UserError(f"run={folder}: is not complete but {record.status}{why}; the same command finishes a run.")
-    spec = config.restored(folder / CONFIG, [] if config_dir is None else [Path(config_dir).expanduser()])
+    spec = config.restored(folder / CONFIG, own)
     tensors, told = deltas.load(folder / deltas.FILE)
     return Run(folder, record, spec, build(spec.method), read_plan(folder), tensors, told, folder / deltas.FILE)
 

@@ -34,17 +34,37 @@ class Prediction:
 def find(given: str, of_clips: bool, skip: Skip) -> list[Path]:
     """The images (or clips) that a file, a folder at any depth or a glob stands for, sorted; others are skipped.
 
+    What a glob reaches by several ways, through links to folders, counts once.
+
     Raises:
         UserError: there is nothing there.
     """
     path = Path(given).expanduser()
-    places = [path] if path.exists() else [Path(p) for p in sorted(glob.glob(str(path), recursive=True))]
-    if not places:
+    pattern = str(path)
+    found = [pattern] if path.exists() else glob.glob(pattern, recursive=True)
+    found = found or glob.glob(pattern.replace("[", "[[]"), recursive=True)  # in the name of a folder
+    if not found:
         raise UserError(f"images={given}: there is no such file or folder, and no file that matches it.")
+    left: set[Path] = set()
+
+    def skip_once(file: Path, why: str) -> None:
+        if (real := _real(file)) not in left:
+            left.add(real)
+            skip(file, why)
+
+    items: dict[Path, Path] = {}
     try:
-        return list(dict.fromkeys(i for place in places for i in (_clips if of_clips else _images)(place, skip)))
+        for place in sorted(map(Path, found), key=lambda p: (len(p.parts), p)):  # the shortest way first
+            for item in (_clips if of_clips else _images)(place, skip_once):
+                items.setdefault(_real(item), item)
     except OSError as problem:
         raise UserError(f"images={given}: {problem.filename} cannot be read ({problem.strerror}).") from None
+    return sorted(items.values())
+
+
+def _real(item: Path) -> Path:
+    """Where it lies; a link to a file stays what it is called."""
+    return item.parent.resolve() / item.name
 
 
 def _images(place: Path, skip: Skip) -> Iterator[Path]:
@@ -87,9 +107,6 @@ def predict(
     Args:
         top_k: how many classes of each, at most all.
     """
-    for key, value in (("top_k", top_k), ("batch_size", batch_size)):
-        if value < 1:
-            raise UserError(f"{key}={value}: expected at least 1.")
     k = min(top_k, len(tuned.classes))
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(items), batch_size):
@@ -114,8 +131,6 @@ def detect(
 
     A file that cannot be read is skipped.
     """
-    if not 0 <= score <= 1:
-        raise UserError(f"score={score:g}: expected 0 to 1.")
     for count, path in enumerate(items, start=1):
         try:
             with _precision(tuned):

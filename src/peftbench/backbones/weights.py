@@ -132,7 +132,8 @@ def _find(name: str, source: str) -> Path | State:
         return _shipped(source.removeprefix("package:"))
     path = Path(source).expanduser()
     if not path.is_file():
-        raise UserError(f"backbone.weights={path}: there is no such file; give a .safetensors or .pth file, or 'hub'.")
+        found = "is a folder" if path.is_dir() else "there is no such file"
+        raise UserError(f"backbone.weights={path}: {found}; give a .safetensors or .pth file, or 'hub'.")
     return path
 
 

@@ -26,6 +26,6 @@ def run(arguments: list[str]) -> int:
         weights=want["weights"],
         config_dir=want["config_dir"],
     )
-    off = "" if made.difference is None else f": logits on photos within {made.difference:.1g} of the model's"
+    off = "" if made.difference is None else f": logits on photographs within {made.difference:.1g} of the model's"
     print(f"{made.path}{off}")
     return 0

@@ -48,6 +48,11 @@ def run(arguments: list[str]) -> int:
         raise UserError(f"out={out}: expected a name that ends in .csv or .json.")
     if out is not None and out.exists() and not want["force"]:
         raise UserError(f"out={out}: exists already; give another name, or force=true.")
+    for key in ("top_k", "batch_size"):
+        if want[key] < 1:
+            raise UserError(f"{key}={want[key]}: expected at least 1.")
+    if not 0 <= want["score"] <= 1:
+        raise UserError(f"score={want['score']:g}: expected 0 to 1.")
 
     from peftbench.detections import as_coco, as_csv
     from peftbench.finished import load, open_run, place
@@ -65,12 +70,13 @@ def run(arguments: list[str]) -> int:
     task = finished.config.task.name
     if foreign := [w for w in arguments if w.partition("=")[0] in _NOT_FOR[task]]:
         raise UserError(f"{foreign[0]}: is not for a run of task={task}; leave it out.")
+    device = place(want["device"])
     items = find(want["images"], finished.frames is not None, skip)
     if not items:
         _none(want["images"], skipped, finished.frames is not None)
     places = {} if want["draw"] is None else _places(want["images"], items, want["draw"], want["force"])
     # Unmerged, in the run's own precision: what the record's accuracy is of.
-    tuned = load(finished, merge=False, weights=want["weights"], adapter=want["adapter"]).to(place(want["device"]))
+    tuned = load(finished, merge=False, weights=want["weights"], adapter=want["adapter"]).to(device)
     count = 0
     shown = out is not None or not sys.stdout.isatty()  # else the rows themselves are what moves
     with counted(console, "predicting", shown) as watch, _writer(out) as file:

@@ -91,7 +91,8 @@ def run(arguments: list[str]) -> int:
         print("peftbench: the launcher stopped (above); the same command goes on with what is left.", file=sys.stderr)
         return 1
     if _SWEEP and any(r.status == "failed" for r in records):
-        print("what failed is kept as it is when the same command runs again; sweep.retry=true tries it again.")
+        print("the same command goes on with what is left; a run that failed once it had begun is kept as it is:")
+        print("sweep.retry=true tries it again.")
     if stopped:
         print("stopped; the same command goes on with what is left.")
         return 130

@@ -82,7 +82,7 @@ def _cell(kind: str, shown: str, value: float | None) -> str:
 def _payload(board: Board, incomplete: bool) -> dict[str, Any]:
     return {
         "metric": short(board.metric),
-        "primary": PRIMARY[dict(board.basis)["task"]],
+        "primary": PRIMARY.get(dict(board.basis)["task"], "accuracy"),
         "tasks": [t.removeprefix("vtab/") for t in board.tasks],
         "rows": [_row(board, row, incomplete) for row in board.rows],
     }

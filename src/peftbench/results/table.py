@@ -88,9 +88,16 @@ def differences(records: Sequence[Record]) -> dict[int, str]:
         keys = [k for k in keys if len({str(one.get(k)) for one in flat}) > 1]
         names = [k.removesuffix(".name").removeprefix("method.options.") for k in keys]
         for record, one in zip(group, flat, strict=True):
-            pairs = zip(names, (one.get(k) for k in keys), strict=True)
-            found[id(record)] = " ".join(f"{n}={v}" for n, v in pairs if v)
+            off = [f"{k.removesuffix('.name')}." for k, v in one.items() if k.endswith(".name") and v == "none"]
+            values = (None if k.startswith(tuple(off)) and not k.endswith(".name") else one.get(k) for k in keys)
+            pairs = zip(names, values, strict=True)
+            found[id(record)] = " ".join(f"{n}={_word(v)}" for n, v in pairs if v is not None)
     return found
+
+
+def _word(value: Any) -> str:
+    """As it is given on the command line."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _options(config: dict[str, Any]) -> dict[str, Any]:
