@@ -19,6 +19,7 @@ _spec.loader.exec_module(golden)
 KNOWN = json.loads((HERE / "golden.json").read_text(encoding="utf-8"))
 ROWS = KNOWN["rows"]
 RUNS = golden.runs()
+TRAINED = [n for n in ROWS if n.startswith("run/") and "refused" not in ROWS[n]]
 FAST = {"run/losa/vit_nano", "run/lora/resnet_nano", "run/full/resnet_nano/fcos"}
 HOW = "make golden BASE=<commit> shows what moved; CONTRIBUTING.md says how to write the file anew"
 
@@ -41,7 +42,7 @@ def test_what_the_id_of_a_run_hashes(name):
     assert not golden.differences({name: ROWS[name]}, now), HOW
 
 
-@pytest.mark.parametrize("name", [n for n in ROWS if n.startswith("run/")])
+@pytest.mark.parametrize("name", TRAINED)
 def test_the_id_of_a_run(name):
     row = ROWS[name]
     config = peftbench.compose(*RUNS[name])
@@ -49,7 +50,7 @@ def test_the_id_of_a_run(name):
 
 
 # SPT's is decided by data: the trained rows count it.
-@pytest.mark.parametrize("name", [n for n in ROWS if fnmatch(n, "run/*/*_nano") and not n.startswith("run/spt")])
+@pytest.mark.parametrize("name", [n for n in TRAINED if fnmatch(n, "run/*/*_nano") and not n.startswith("run/spt")])
 def test_the_count_of_a_method(name):
     _, method, backbone = name.split("/")
     assert peftbench.count_parameters(method, backbone) == ROWS[name]["parameters"], HOW
@@ -61,7 +62,7 @@ def test_the_count_of_a_method(name):
 def test_three_batches(name, one_thread):
     """To the bit where the file was made; on another processor or with other versions, losses to 1e-4."""
     known, now = ROWS[name], golden.trained(RUNS[name])
-    if golden.stamp() == KNOWN["stamp"]:
+    if golden.stamp() == KNOWN["stamp"] or "refused" in known:
         assert now == known, HOW
         return
     exact = {"id", "parameters"}
