@@ -155,12 +155,12 @@ def bench_side(rounds: int = 3) -> list[Row]:
     """
     import torch
 
-    from peftbench.model import Together
+    from peftbench.models.joint import JointModel
 
     rows: list[Row] = []
     lora = _peft_lora()
     nets = {norm: _side("vit_s", "losa", f"method.norm={norm}") for norm in ("none", "ln_noaffine")}
-    eight = Together([_side("vit_s", "losa").model for _ in range(8)])
+    eight = JointModel([_side("vit_s", "losa").model for _ in range(8)])
     images, labels = torch.randint(0, 256, (16, 3, 224, 224), dtype=torch.uint8), torch.randint(0, 10, (16,))
     times: dict[str, list[float]] = {}
 
@@ -223,8 +223,8 @@ def bench_side(rounds: int = 3) -> list[Row]:
 
 
 def _methods() -> list[str]:
-    from peftbench.cli.groups import names
     from peftbench.config import CONFIGS
+    from peftbench.config.groups import names
 
     return list(names("method", [CONFIGS]))
 
@@ -262,15 +262,15 @@ def _side(backbone: str, method: str, *words: str) -> _Stepped:
     import peftbench
     from peftbench import backbones
     from peftbench.methods.base import Plan
-    from peftbench.model import Model
-    from peftbench.pipeline import build
-    from peftbench.tasks import Classification
+    from peftbench.models.model import Model
+    from peftbench.runs.build import instantiate
+    from peftbench.tasks.classification.task import Classification
 
     torch.manual_seed(0)
     config = peftbench.compose(f"backbone={backbone}", "backbone.pretrained=false", f"method={method}", *words)
     net = backbones.build(config.backbone)
     model = Model(net, Classification(net, [str(i) for i in range(10)]))
-    model.adapted(build(config.method).adapt(net, Plan()))
+    model.adapted(instantiate(config.method).adapt(net, Plan()))
     return _Stepped(model)
 
 
@@ -413,9 +413,9 @@ def bench_spt(rounds: int = 7) -> list[Row]:
     from peftbench.costs import SavedBytes
     from peftbench.methods.base import Plan
     from peftbench.methods.spt import sensitivity
-    from peftbench.model import Model
-    from peftbench.pipeline import build
-    from peftbench.tasks import Classification
+    from peftbench.models.model import Model
+    from peftbench.runs.build import instantiate
+    from peftbench.tasks.classification.task import Classification
 
     def model(*words: str, batches=None) -> Model:
         torch.manual_seed(0)
@@ -423,7 +423,7 @@ def bench_spt(rounds: int = 7) -> list[Row]:
         backbone = backbones.build(config.backbone)
         made = Model(backbone, Classification(backbone, ["x"] * 10))
         if batches is not None:
-            method = build(config.method)
+            method = instantiate(config.method)
             plan = method.prepare(made, batches) if "spt" in config.method.name else Plan()
             made.adapted(method.adapt(backbone, plan))
         return made.train()
@@ -474,8 +474,8 @@ def bench_petah(rounds: int = 5) -> list[Row]:
     from peftbench import backbones, config
     from peftbench.methods.base import Plan
     from peftbench.methods.petah import PETAH
-    from peftbench.model import Model
-    from peftbench.tasks import Classification
+    from peftbench.models.model import Model
+    from peftbench.tasks.classification.task import Classification
 
     try:
         from peft import LoraConfig, get_peft_model
@@ -559,7 +559,7 @@ def bench_plan() -> list[Row]:
     glibc is told to give freed memory back, which it otherwise keeps in pieces, up to as much again.
     """
     import peftbench
-    from peftbench.plan import plan
+    from peftbench.runs.dry_run import plan
 
     rows: list[Row] = []
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "262144"}
@@ -639,8 +639,8 @@ def _plain(spec: Any) -> Callable[[Any], Any]:
     import torch
 
     import peftbench
-    from peftbench.model import Model
-    from peftbench.tasks import Classification
+    from peftbench.models.model import Model
+    from peftbench.tasks.classification.task import Classification
 
     backbone = peftbench.build_backbone(spec)
     return torch.no_grad()(Model(backbone, Classification(backbone, [str(i) for i in range(10)])).eval().forward)
@@ -652,8 +652,8 @@ def bench_vtab(rounds: int = 5) -> list[Row]:
     import torch
     from PIL import Image
 
-    from peftbench.data.loading import IMAGENET, Images, Transform
-    from peftbench.data.vtab import Vtab
+    from peftbench.data.images import IMAGENET, Images, Transform
+    from peftbench.data.vtab.dataset import Vtab
 
     real = ROOT.parent / "shared" / "data" / "caltech101-vtab1k-like"
     if not real.is_dir():
@@ -706,7 +706,7 @@ def bench_map(images: int = 5000, classes: int = 80) -> list[Row]:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    from peftbench.tasks.average_precision import BoxAP
+    from peftbench.tasks.detection.average_precision import BoxAP
 
     rng = np.random.default_rng(0)
 
@@ -818,7 +818,7 @@ def _records(folder: Path, count: int) -> None:
     import random
 
     import peftbench
-    from peftbench.vtab import GROUPS
+    from peftbench.common.vtab_tasks import GROUPS
 
     tasks = [f"vtab/{t}" for group in GROUPS.values() for t in group]
     methods = ("full", "linear", "bitfit", "lora", "spt_lora", "losa", "lst", "ftp", "l2sp")
@@ -893,7 +893,7 @@ def table(rows: list[Row]) -> str:
 def machine() -> str:
     import torch
 
-    from peftbench.pipeline import _processor
+    from peftbench.runs.run import _processor
 
     threads, python = torch.get_num_threads(), platform.python_version()
     return f"{_processor()}, {threads} threads, torch {torch.__version__}, Python {python}"

@@ -71,11 +71,12 @@ def _inside(method: str, parts: str, rounds: int) -> dict[str, float]:
     import torch
 
     import peftbench
-    from peftbench import starting, tasks
     from peftbench.costs import PeakMemory
-    from peftbench.finished import build
     from peftbench.methods.base import Plan
-    from peftbench.model import Model
+    from peftbench.models.model import Model
+    from peftbench.runs import starting_backbone
+    from peftbench.runs.build import instantiate
+    from peftbench.tasks import making as tasks
 
     gpu = torch.cuda.is_available()
     side, batch = (800, 8) if gpu else (512, 2)
@@ -85,8 +86,8 @@ def _inside(method: str, parts: str, rounds: int) -> dict[str, float]:
     words = [f"method={method}", "backbone=resnet50", "backbone.pretrained=false", "data=coco_folder", "data.root=."]
     words += [f"data.size=[{side},{side}]", f"task.neck={neck}", f"task.rpn={rpn}", f"task.head={head}"]
     config = peftbench.compose(*words)
-    adapts: Any = build(config.method)
-    backbone = starting.build(config, adapts)
+    adapts: Any = instantiate(config.method)
+    backbone = starting_backbone.build(config, adapts)
     model = Model(backbone, tasks.make(config.task, backbone, [str(i) for i in range(20)]))
     model.adapted(adapts.adapt(backbone, Plan()))
     model.to(device).train()

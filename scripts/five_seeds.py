@@ -19,7 +19,7 @@ from scipy.stats import t
 
 import peftbench
 from peftbench import backbones
-from peftbench.data.loading import mix
+from peftbench.common.seeds import mix
 
 COMMON = ["backbone=resnet_nano", "data=digits", "data.size=32", "trainer.progress=false", "logger=none"]
 TRIALS: dict[str, tuple[list[str], dict[str, list[str]]]] = {

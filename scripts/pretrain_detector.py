@@ -25,10 +25,10 @@ from pretrain_nano import LICENCE, ROOT, read_images
 from scipy import ndimage
 
 import peftbench
+from peftbench.common.atomic_files import replacing
 from peftbench.data.digits_det import overlap, photographs, texture
-from peftbench.deltas import replacing
-from peftbench.finished import Tuned
-from peftbench.tasks import detection
+from peftbench.tasks.detection import start as detection
+from peftbench.tuned.load import Tuned
 
 NAME = "resnet_nano_fasterrcnn"
 WEIGHTS = ROOT / "src/peftbench/tasks/detection/weights"

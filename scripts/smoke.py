@@ -10,9 +10,9 @@ import sys
 import tempfile
 import time
 
-from peftbench.cli.groups import names
 from peftbench.cli.main import main
 from peftbench.config import CONFIGS
+from peftbench.config.groups import names
 
 BACKBONES = {"vit": "vit_nano", "cnn": "resnet_nano", "hybrid": "hybrid_nano", "hierarchical_vit": "swin_t"}
 DATA = {"classification": "digits", "detection": "digits_det"}  # a data set for each task that needs no download

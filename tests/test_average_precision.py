@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from peftbench.detections import write_results
-from peftbench.errors import UserError
-from peftbench.tasks.average_precision import BoxAP
+from peftbench.common.errors import UserError
+from peftbench.tasks.detection.average_precision import BoxAP
+from peftbench.tasks.detection.result_files import write_results
 
 CATEGORIES = [44, 3, 90, 7]  # with gaps, and not in order
 CLASSES = ["bottle", "car", "toothbrush", "train"]

@@ -7,8 +7,8 @@ import safetensors.torch
 import torch
 
 from peftbench import backbones, config
-from peftbench.backbones.backbone import WHOLE
-from peftbench.errors import Refusal, UserError
+from peftbench.backbones.facts import WHOLE
+from peftbench.common.errors import Refusal, UserError
 
 FAMILIES = [  # (timm name, arguments that make it small, input size)
     ("vit_tiny_patch16_224", {"depth": 2, "img_size": 64}, 64),
@@ -217,7 +217,7 @@ def test_efficientnet_lite0_recognises_photos_and_would_not_with_wrong_preproces
     from sklearn.datasets import load_sample_images
 
     from peftbench.backbones.weights import fetch
-    from peftbench.data.loading import decode
+    from peftbench.data.images import decode
 
     net = timm.create_model("tf_efficientnet_lite0")
     net.load_state_dict(fetch("tf_efficientnet_lite0", "package:efficientnet_lite0"))

@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 from peftbench import deltas
-from peftbench.errors import UserError
+from peftbench.common.errors import UserError
 
 NANO = {"channels": [32, 48, 96, 192], "num_classes": 0}  # of backbone=resnet_nano
 

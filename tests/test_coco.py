@@ -17,13 +17,13 @@ from PIL import Image
 
 import peftbench.data.boxes
 from peftbench import compose
+from peftbench.common.errors import UserError
 from peftbench.data.base import Splits
 from peftbench.data.boxes import BoxSet, BoxSplit
 from peftbench.data.coco import Coco, CocoFolder
 from peftbench.data.digits import Digits
 from peftbench.data.digits_det import DigitsDet
 from peftbench.data.ood import shifts
-from peftbench.errors import UserError
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 

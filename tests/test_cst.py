@@ -10,7 +10,7 @@ from torch.nn import functional as F
 import peftbench
 from peftbench import backbones, config
 from peftbench.methods.cst import CST, Gate, SideNet
-from peftbench.pipeline import build
+from peftbench.runs.build import instantiate
 
 GATES = ["gate", "max", "sum", "input_gate"]
 
@@ -40,7 +40,7 @@ def test_every_resnet_works_through_the_same_entry(name, scale, gate):
     words = ["backbone=timm", f"backbone.name={name}", "method=cst", f"method.gate={gate}"]
     settings = peftbench.compose(*words)
     backbone = backbones.meta(settings.backbone)
-    method = build(settings.method)
+    method = instantiate(settings.method)
     method.check(backbone)
     side = method.adapt(backbone, None)
     gates = {"gate": lambda w: w, "input_gate": lambda w: w * w + w}.get(gate, lambda w: 0)

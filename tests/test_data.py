@@ -20,16 +20,18 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from peftbench import compose
+from peftbench.common.errors import UserError
+from peftbench.common.seeds import mix
+from peftbench.common.vtab_tasks import ALIASES, GROUPS
 from peftbench.config import CONFIGS
 from peftbench.data.base import DataSet, Split, Splits, split_hash, stratified
 from peftbench.data.digits import Digits
 from peftbench.data.fashion_mnist import FashionMNIST
 from peftbench.data.folder import Folder
-from peftbench.data.loading import Images, Indices, Loaders, Order, Transform, decode, loaders, mix
-from peftbench.data.vtab import Vtab
-from peftbench.errors import UserError
-from peftbench.pipeline import build
-from peftbench.vtab import ALIASES, GROUPS
+from peftbench.data.images import Images, Indices, Transform, decode
+from peftbench.data.loading import Loaders, Order, loaders
+from peftbench.data.vtab.dataset import Vtab
+from peftbench.runs.build import instantiate
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -412,7 +414,7 @@ def test_a_split_seed_below_zero_is_refused(tmp_path):
 
 
 def test_photos_are_25_classes_of_ten_and_ten_images_in_less_than_5_mb():
-    dataset = build(compose("data=photos").data)
+    dataset = instantiate(compose("data=photos").data)
     splits = dataset.load()
     assert len(splits.classes) == 25
     assert splits.val is None
@@ -423,7 +425,7 @@ def test_photos_are_25_classes_of_ten_and_ten_images_in_less_than_5_mb():
 
 
 def test_every_photo_can_be_read():
-    train, _, test = build(compose("data=photos").data).load().roles("fit")
+    train, _, test = instantiate(compose("data=photos").data).load().roles("fit")
     made = load((train, None, test), transform=Transform(16, "bilinear", (0.5,) * 3, (0.5,) * 3))
     assert (len(made.train.dataset), len(made.test.dataset), made.skipped) == (250, 250, ())
 
@@ -537,7 +539,7 @@ def test_a_missing_task_is_told_where_it_was_looked_for(tmp_path):
 def test_the_caltech_sample_is_read_as_a_task_of_vtab(stage, sizes):
     root = shared("caltech101-vtab1k-like")
     config = compose("data=vtab/caltech101", f"data.root={root}", f"data.stage={stage}")
-    splits = build(config.data).load()
+    splits = instantiate(config.data).load()
     assert tuple(s and len(s) for s in splits.roles(stage)) == sizes
     assert (len(splits.classes), splits.classes[0]) == (102, "accordion")
 

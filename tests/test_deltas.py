@@ -19,8 +19,8 @@ import peftbench
 from peftbench import backbones, config, deltas
 from peftbench.methods.base import Plan
 from peftbench.methods.full import Full
-from peftbench.model import Model
-from peftbench.tasks import Classification
+from peftbench.models.model import Model
+from peftbench.tasks.classification.task import Classification
 
 
 @pytest.fixture(scope="module")

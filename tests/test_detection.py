@@ -17,21 +17,23 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 import peftbench
-from peftbench import backbones, config, starting, tasks
+from peftbench import backbones, config
 from peftbench.backbones.weights import BODY
-from peftbench.cli.groups import names
+from peftbench.common.errors import Refusal, UserError
 from peftbench.config import CONFIGS
+from peftbench.config.groups import names
 from peftbench.costs import SavedBytes, parameters
-from peftbench.errors import Refusal, UserError
-from peftbench.export import export
-from peftbench.finished import build
-from peftbench.fit.checkpoint import Checkpoints
 from peftbench.methods.base import Plan
-from peftbench.model import Model
-from peftbench.pipeline import check
-from peftbench.serve import MultiTask
+from peftbench.models.model import Model
+from peftbench.runs import starting_backbone
+from peftbench.runs.build import instantiate
+from peftbench.runs.compatibility import refuse_incompatible
+from peftbench.tasks import making as tasks
 from peftbench.tasks.detection.pooling import Pooling
 from peftbench.tasks.detection.pyramid import levels
+from peftbench.training.checkpoint import Checkpoints
+from peftbench.tuned.export import export
+from peftbench.tuned.multitask import MultiTask
 
 DETECTORS = ("fasterrcnn", "retinanet", "fcos")
 FAMILIES = {"cnn": "resnet_nano", "vit": "vit_nano", "hybrid": "hybrid_nano"}
@@ -67,10 +69,10 @@ def compose_words(method, backbone, words):
 
 def make(method, backbone, *words, size=CANVAS):
     spec = composed(method, backbone, *words, size=size)
-    built = build(spec.method)
-    check(spec, built)
+    built = instantiate(spec.method)
+    refuse_incompatible(spec, built)
     torch.manual_seed(0)
-    net = starting.build(spec, built)
+    net = starting_backbone.build(spec, built)
     torch.manual_seed(1)
     model = Model(net, tasks.make(spec.task, net, ("a", "b", "c")))
     with torch.random.fork_rng():
@@ -179,10 +181,10 @@ def test_parts_have_as_many_parameters_as_torchvisions(detector):
     whole = sum(p.numel() for p in peer.parameters()) - body
     words = [f"task.detector={detector}", "task.width=256", "task.hidden=1024"]
     spec = composed("cst", "resnet50", *words, size=(512, 512))
-    net = starting.meta(spec, build(spec.method))
+    net = starting_backbone.meta(spec, instantiate(spec.method))
     with torch.device("meta"):
         model = Model(net, tasks.make(spec.task, net, [str(i) for i in range(20)]))
-        model.adapted(build(spec.method).adapt(net, Plan()))
+        model.adapted(instantiate(spec.method).adapt(net, Plan()))
     counts = parameters(model)
     assert sum(counts["parts"].values()) == counts["head"] == whole
     assert counts["parts"]["neck"] == sum(p.numel() for p in peer.backbone.fpn.parameters())
@@ -226,12 +228,12 @@ def test_it_computes_what_torchvisions_detector_of_the_same_weights_does(detecto
     words = [f"task.detector={detector}", "task.width=256", "task.hidden=1024", "task.score_threshold=0"]
     words += ["backbone.name=resnet18", f"task.weights={tmp_path / 'peer.pth'}"]
     spec = composed("linear", "timm", *words, size=(96, 128))
-    net = starting.build(spec, build(spec.method))
+    net = starting_backbone.build(spec, instantiate(spec.method))
     classes = tuple(n for n in _categories() if n not in ("N/A", "__background__"))
     task = tasks.make(spec.task, net, classes)
     assert "knows all classes by name" in tasks.start(task, spec.task, spec.backbone)
     model = Model(net, task)
-    model.adapted(build(spec.method).adapt(net, Plan()))
+    model.adapted(instantiate(spec.method).adapt(net, Plan()))
     model.eval()
     image = torch.rand(3, 96, 128, generator=torch.Generator().manual_seed(3))
     peer.transform.min_size, peer.transform.max_size = (96,), 128
@@ -377,17 +379,17 @@ def test_what_cannot_be_read_is_refused_before_anything_is_loaded(words, size, t
     method, backbone, *more = (w.partition("=")[2] if i < 2 else w for i, w in enumerate(words))
     spec = composed(method, backbone, "data.min_size=[64]", "data.max_size=96", *more, size=size)
     if not told:
-        assert check(spec, build(spec.method))
+        assert refuse_incompatible(spec, instantiate(spec.method))
         return
     with pytest.raises(Refusal) as refused:
-        check(spec, build(spec.method))
+        refuse_incompatible(spec, instantiate(spec.method))
     assert told in str(refused.value)
 
 
 @pytest.mark.parametrize("backbone", ["resnet_nano", "hybrid_nano"])
 def test_images_keep_their_sizes_where_the_backbone_takes_any(backbone):
     spec = composed("cst", backbone, "data.min_size=[64]", "data.max_size=96", size=None)
-    assert check(spec, build(spec.method)).facts.input_size == (64, 96)
+    assert refuse_incompatible(spec, instantiate(spec.method)).facts.input_size == (64, 96)
     model = make("cst", backbone, "data.min_size=[64]", "data.max_size=96", size=None)
     for height, width in ((64, 128), (96, 64)):
         images = torch.randint(0, 256, (1, 3, height, width), dtype=torch.uint8)
@@ -413,7 +415,7 @@ def test_a_run_leaves_its_detections_and_loads_again(tmp_path):
     assert record.costs["taps"]["computed"] == 20
     tuned = peftbench.load(folder)
     spec = peftbench.compose(*SMALL, "data.images=[16,4,6]", "data.canvas=64", "method=cst")
-    test = build(spec.data).load().test
+    test = instantiate(spec.data).load().test
     best = {i: max((r["score"] for r in rows if r["image_id"] == i), default=0) for i in {r["image_id"] for r in rows}}
     for path, objects in zip(test.images, test.labels, strict=True):
         found = tuned.detect(path)

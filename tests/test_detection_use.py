@@ -12,14 +12,16 @@ import torch
 from PIL import Image
 
 import peftbench
-from peftbench import starting, tasks
+from peftbench.common.errors import UserError
 from peftbench.data.coco import CocoFolder
-from peftbench.data.loading import Indices
-from peftbench.data.scenes import Scenes, SceneTransform
-from peftbench.errors import UserError
-from peftbench.pipeline import build, check
-from peftbench.tasks.detection import save
+from peftbench.data.images import Indices
+from peftbench.runs import starting_backbone
+from peftbench.runs.build import instantiate
+from peftbench.runs.compatibility import refuse_incompatible
+from peftbench.tasks import making as tasks
 from peftbench.tasks.detection.detectors import DETECTORS
+from peftbench.tasks.detection.scenes import Scenes, SceneTransform
+from peftbench.tasks.detection.start import save
 
 SMALL = ["data.canvas=64", "data.images=[4,2,2]", "task.width=64", "task.hidden=16", "task.rois=16"]
 
@@ -33,13 +35,13 @@ def composed(*words: str):
 def built(*words: str):
     """(config, its backbone on the meta device)."""
     config = composed(*words)
-    return config, starting.meta(config, build(config.method))
+    return config, starting_backbone.meta(config, instantiate(config.method))
 
 
 def refused(*words: str) -> str:
     def asked() -> None:
         config = composed(*words)
-        check(config, build(config.method))
+        refuse_incompatible(config, instantiate(config.method))
 
     with pytest.raises(UserError) as problem:
         asked()
@@ -104,7 +106,7 @@ def test_what_cannot_be_is_refused_with_what_would_work(words, said):
 @pytest.fixture(scope="module")
 def detector(tmp_path_factory) -> Path:
     config = composed()
-    backbone = starting.build(config, build(config.method))
+    backbone = starting_backbone.build(config, instantiate(config.method))
     path = tmp_path_factory.mktemp("detectors") / "whole.safetensors"
     save(tasks.make(config.task, backbone, [str(i) for i in range(10)]), backbone, path, "fasterrcnn")
     return path
@@ -121,7 +123,7 @@ def changed(path: Path, name: str, tensors=lambda name: True, **about: str) -> P
 
 def begun(file: Path) -> None:
     config = composed(f"task.weights={file}")
-    backbone = starting.build(config, build(config.method))
+    backbone = starting_backbone.build(config, instantiate(config.method))
     task = tasks.make(config.task, backbone, [str(i) for i in range(10)])
     tasks.start(task, config.task, config.backbone)
 

@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import peftbench
-from peftbench import tasks
-from peftbench.errors import UserError
-from peftbench.tasks import detection
+from peftbench.common.errors import UserError
+from peftbench.tasks import making as tasks
+from peftbench.tasks.detection import start as detection
 from peftbench.tasks.detection.start import HERE
 
 SHIPPED = "resnet_nano_fasterrcnn"

@@ -17,9 +17,9 @@ import peftbench
 from peftbench import deltas
 from peftbench.backbones.weights import HERE
 from peftbench.cli.main import main
-from peftbench.export import export
-from peftbench.export.graph import Sample
 from peftbench.methods.lora import LoRA
+from peftbench.tuned.export import export
+from peftbench.tuned.export.graph import Sample
 
 TINY = ["backbone.pretrained=false", "+backbone.args.depths=[1,1,1,2]", "+backbone.args.embed_dims=[16,32,48,64]"]
 TINY += ["data.size=null", "trainer.max_batches=1", "data.batch_size=4", "data.eval_batch_size=4"]

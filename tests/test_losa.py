@@ -13,8 +13,8 @@ from peftbench.costs import SavedBytes
 from peftbench.methods.base import Plan
 from peftbench.methods.linear import Linear
 from peftbench.methods.losa import LoSA
-from peftbench.model import Model
-from peftbench.tasks import Classification
+from peftbench.models.model import Model
+from peftbench.tasks.classification.task import Classification
 
 
 def vit(**args: object) -> config.Backbone:

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peftbench.methods.parts import lowrank
-from peftbench.methods.parts.mixing import Mixer, Norms
-from peftbench.methods.parts.mixing import refine as plain
+from peftbench.methods.shared import lowrank
+from peftbench.methods.shared.mixing import Mixer, Norms
+from peftbench.methods.shared.mixing import refine as plain
 
 ORDERS = [("channel", "token"), ("token", "channel"), ("channel",), ("token",)]
 RANK = 3

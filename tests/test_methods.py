@@ -7,14 +7,14 @@ import torch
 
 import peftbench
 from peftbench import backbones, config
-from peftbench.cli.groups import names
+from peftbench.common.seeds import mix
 from peftbench.config import CONFIGS
-from peftbench.data.loading import mix
+from peftbench.config.groups import names
 from peftbench.methods.base import Plan
 from peftbench.methods.lora import LoRA, LowRankLinear, LowRankWeight, low_rank_conv
-from peftbench.model import Model
-from peftbench.pipeline import build
-from peftbench.tasks import Classification
+from peftbench.models.model import Model
+from peftbench.runs.build import instantiate
+from peftbench.tasks.classification.task import Classification
 
 # A method added later is one row: its parameters on ViT-B/16, ResNet-50, EfficientFormer-L1 and Swin-B, from the
 # formulas in the comments; None where it refuses.
@@ -126,7 +126,7 @@ def test_counts_follow_the_options():
 def make(method, family, classes=3):
     torch.manual_seed(0)
     backbone = backbones.build(SMALL[family], 32)
-    built = build(peftbench.compose(f"method={method}").method)
+    built = instantiate(peftbench.compose(f"method={method}").method)
     built.check(backbone)
     model = Model(backbone, Classification(backbone, ["x"] * classes))
     with torch.random.fork_rng():
@@ -161,7 +161,7 @@ def methods_on(family):
     for method in sorted(COUNTS):
         backbone = backbones.meta(SMALL[family], 32)
         try:
-            build(peftbench.compose(f"method={method}").method).check(backbone)
+            instantiate(peftbench.compose(f"method={method}").method).check(backbone)
         except peftbench.Refusal:
             continue
         yield method
@@ -217,7 +217,7 @@ def test_modes_frozen_norms_never_move_and_drop_path_is_off_under_side_methods()
     for method, live in (("linear", False), ("lora", True)):
         backbone = backbones.build(spec, 32)
         model = Model(backbone, Classification(backbone, ["x"] * 3))
-        model.adapted(build(peftbench.compose(f"method={method}").method).adapt(backbone, Plan()))
+        model.adapted(instantiate(peftbench.compose(f"method={method}").method).adapt(backbone, Plan()))
         model.train()
         drops = [m for m in backbone.modules() if type(m).__name__ == "DropPath"]
         assert drops
@@ -278,7 +278,7 @@ def test_lora_of_a_convolution_is_its_authors_and_merges(stride):
     assert torch.allclose(layer(x), want, atol=1e-6)
     assert set(layer.state_dict()) == {"weight", "bias", "lora_a", "lora_b"}
     backbone = backbones.build(SMALL["cnn"], 32)
-    method = build(peftbench.compose("method=lora").method)
+    method = instantiate(peftbench.compose("method=lora").method)
     names = set(backbone.state_dict())
     method.adapt(backbone, Plan())
     for name, parameter in backbone.named_parameters():

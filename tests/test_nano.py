@@ -9,8 +9,8 @@ import torch
 
 import peftbench
 from peftbench import backbones
-from peftbench.data.loading import decode
-from peftbench.pipeline import build
+from peftbench.data.images import decode
+from peftbench.runs.build import instantiate
 
 CALTECH = Path(__file__).parents[2] / "shared" / "data" / "caltech101-vtab1k-like"
 
@@ -38,7 +38,7 @@ def probe(backbone, splits):
 @pytest.mark.parametrize("name", ["vit_nano", "resnet_nano", "hybrid_nano"])
 def test_frozen_features_beat_random_ones_by_far(name):
     config = peftbench.compose(f"backbone={name}", "data=vtab/caltech101", f"data.root={CALTECH}")
-    splits = build(config.data).load()
+    splits = instantiate(config.data).load()
     pretrained = probe(backbones.build(config.backbone), splits)
     torch.manual_seed(0)
     random = probe(backbones.build(dataclasses.replace(config.backbone, pretrained=False)), splits)

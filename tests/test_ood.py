@@ -11,8 +11,8 @@ from PIL import Image
 import peftbench
 from peftbench.data.corruptions import CORRUPTIONS, corrupt
 from peftbench.data.ood import averages
-from peftbench.pipeline import run
 from peftbench.results import Record, render
+from peftbench.runs.run import run
 
 QUICK = ["backbone=resnet_nano", "backbone.pretrained=false", "data=digits", "data.size=32", "trainer.progress=false"]
 QUICK += ["trainer.epochs=1", "trainer.max_batches=2", "data.batch_size=20", "method=linear"]

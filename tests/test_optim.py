@@ -15,10 +15,10 @@ from torch import nn
 
 import peftbench
 from peftbench import backbones
-from peftbench.fit.checkpoint import Checkpoints
 from peftbench.optim import FTP, L2SP, TPGM
-from peftbench.pipeline import run
 from peftbench.results import find
+from peftbench.runs.run import run
+from peftbench.training.checkpoint import Checkpoints
 
 INNER = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1),

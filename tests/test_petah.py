@@ -12,10 +12,10 @@ import peftbench
 from peftbench import backbones, config
 from peftbench.backbones.layers import layers
 from peftbench.methods.base import Plan
-from peftbench.methods.parts.weightspace import merge, tune, tuned
 from peftbench.methods.petah import PETAH
-from peftbench.model import Model
-from peftbench.tasks import Classification
+from peftbench.methods.shared.weightspace import merge, tune, tuned
+from peftbench.models.model import Model
+from peftbench.tasks.classification.task import Classification
 
 FORMERS = {name: f"efficientformer_{name}" for name in ("l1", "l3", "l7")}
 FAMILIES = {

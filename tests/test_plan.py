@@ -6,7 +6,7 @@ import pytest
 
 import peftbench
 from peftbench import backbones, config, pruning
-from peftbench.plan import plan
+from peftbench.runs.dry_run import plan
 
 METHODS = ["petah", "cst", *(pytest.param(m, marks=pytest.mark.slow) for m in ("full", "bitfit", "losa"))]
 

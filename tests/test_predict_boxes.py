@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 from pycocotools.coco import COCO
 
-import peftbench.finished
+import peftbench.tuned.load
 from peftbench.cli.main import main
+from peftbench.common.errors import UserError
 from peftbench.data.media import upright
-from peftbench.errors import UserError
 
 
 class Bright:
@@ -55,8 +55,8 @@ class Bright:
 @pytest.fixture
 def told(capsys, monkeypatch):
     tuned = Bright()
-    monkeypatch.setattr(peftbench.finished, "open_run", lambda *_: tuned.run)
-    monkeypatch.setattr(peftbench.finished, "load", lambda *_, **__: tuned)
+    monkeypatch.setattr(peftbench.tuned.load, "open_run", lambda *_: tuned.run)
+    monkeypatch.setattr(peftbench.tuned.load, "load", lambda *_, **__: tuned)
 
     def call(*words):
         capsys.readouterr()

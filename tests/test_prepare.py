@@ -26,14 +26,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from standins import SIZES, WORDS, picture, tar, zipped
 
+from peftbench.common.errors import UserError
+from peftbench.common.vtab_tasks import ALIASES, TASKS
 from peftbench.data.prepare.download import fetch
 from peftbench.data.prepare.order import OURS, TFDS, Entry, hasher, ordered, pools
 from peftbench.data.prepare.readers.retinopathy import btgraham
 from peftbench.data.prepare.readers.tfrecord import crc32c, example, masked, records
 from peftbench.data.prepare.sources import SOURCES
 from peftbench.data.prepare.tree import tree
-from peftbench.errors import UserError
-from peftbench.vtab import ALIASES, TASKS
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "caltech101-vtab1k-like"
 Cli = Callable[..., tuple[int, str, str]]
@@ -180,7 +180,7 @@ def test_a_run_is_stamped_with_the_split_that_the_check_prints(prepared, data, c
 @pytest.mark.parametrize("stage", ["tune", "fit", "final"])
 def test_the_hash_is_that_of_the_stage(prepared, data, stage):
     from peftbench.data.base import split_hash
-    from peftbench.data.vtab import Vtab
+    from peftbench.data.vtab.dataset import Vtab
 
     splits = Vtab("dtd", 47, str(prepared[0])).load()
     wanted = split_hash(*splits.roles(stage))
@@ -809,7 +809,7 @@ def test_an_adopted_copy_has_the_hash_of_the_copy_and_a_plain_name_where_it_is_w
     data, tmp_path, sizes, words, name
 ):
     from peftbench.data.base import split_hash
-    from peftbench.data.vtab import Vtab
+    from peftbench.data.vtab.dataset import Vtab
 
     noah(tmp_path / "theirs", "kitti", sizes, task="kitti")
     assert data("prepare", "vtab/kitti", "source=folder", f"path={tmp_path}/theirs/kitti", *words)[0] == 0
@@ -1054,7 +1054,7 @@ def test_the_caltech_sample_is_checked(data):
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is missing")
 def test_the_caltech_sample_is_adopted_with_its_own_sizes(data, tmp_path):
     from peftbench.data.base import split_hash
-    from peftbench.data.vtab import Vtab
+    from peftbench.data.vtab.dataset import Vtab
 
     words = ("source=folder", f"path={SHARED}", "train=800", "val=200", "test=1020")
     status, told, error = data("prepare", "vtab/caltech101", *words)

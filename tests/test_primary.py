@@ -10,9 +10,9 @@ from test_report import call, leaderboard, one, record, tell, write
 
 import peftbench
 from peftbench.config import Protocol, Sweep
-from peftbench.fit.progress import Bar
-from peftbench.protocol import vtab1k
 from peftbench.results import PRIMARY, Record, render
+from peftbench.sweeps.protocol import vtab1k
+from peftbench.training.progress_bar import Bar
 
 
 def detection(method, seed=0, ap=0.4, task="digits_det", **more):

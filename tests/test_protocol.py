@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 import peftbench
-from peftbench.cli.groups import names
 from peftbench.config import CONFIGS, Protocol, Sweep, replaced
-from peftbench.protocol import vtab1k
+from peftbench.config.groups import names
 from peftbench.results import Record
+from peftbench.sweeps.protocol import vtab1k
 
 GRID = "sweep.grid={optimizer.lr:[1e-3,1e-1]}"
 RULE = ["protocol=vtab1k", "protocol.trials=2", "protocol.seeds=2", GRID]

@@ -12,7 +12,7 @@ from finished_runs import finish, logits_of, pictures, same
 
 import peftbench
 from peftbench.cli.main import main
-from peftbench.export import export
+from peftbench.tuned.export import export
 
 MODES = ("unmerged", "masked", "dense", "structured")
 

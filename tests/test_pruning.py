@@ -16,10 +16,10 @@ from peftbench import backbones, config, pruning
 from peftbench.backbones.channels import heads, hidden, members
 from peftbench.methods.base import Plan
 from peftbench.methods.petah import PETAH
-from peftbench.model import Model
-from peftbench.pipeline import build
+from peftbench.models.model import Model
 from peftbench.pruning.masks import lowest, prunable
-from peftbench.tasks import Classification
+from peftbench.runs.build import instantiate
+from peftbench.tasks.classification.task import Classification
 
 VIT = config.Backbone("vit_tiny_patch16_224", args={"img_size": 32, "depth": 2, "embed_dim": 48}, pretrained=False)
 
@@ -127,7 +127,7 @@ def test_zeros_survive_training(method, optimizer):
     torch.manual_seed(0)
     pruned = pruning.prune(backbones.build(of("hybrid_nano")), unstructured(0.7))
     count = zeros(pruned)
-    built = build(peftbench.compose(f"method={method}").method)
+    built = instantiate(peftbench.compose(f"method={method}").method)
     pruned.merging = "masked" if "masked" in built.merges else built.merges[0]
     model = Model(pruned, Classification(pruned, ["a", "b"]))
     model.adapted(built.adapt(pruned, Plan()))

@@ -23,10 +23,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from peftbench.cli.main import main
+from peftbench.common.vtab_tasks import GROUPS
 from peftbench.results.boards import boards, front
 from peftbench.results.collect import collect
 from peftbench.results.published import TABLE
-from peftbench.vtab import GROUPS
 
 TASKS = [f"vtab/{t}" for group in GROUPS.values() for t in group]
 

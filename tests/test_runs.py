@@ -16,14 +16,16 @@ import torch
 
 import peftbench
 from peftbench import backbones, deltas
-from peftbench.data.loading import decode, mix
-from peftbench.fit import Stopped
-from peftbench.fit.checkpoint import Checkpoints
+from peftbench.common.seeds import mix
+from peftbench.data.images import decode
 from peftbench.methods.base import Plan
-from peftbench.model import Model
-from peftbench.pipeline import build, run
+from peftbench.models.model import Model
 from peftbench.results import find, read
-from peftbench.tasks import Classification
+from peftbench.runs.build import instantiate
+from peftbench.runs.run import run
+from peftbench.tasks.classification.task import Classification
+from peftbench.training import Stopped
+from peftbench.training.checkpoint import Checkpoints
 
 SMALL = ["backbone=resnet_nano", "backbone.pretrained=false", "data=digits", "data.size=32", "trainer.progress=false"]
 QUICK = [*SMALL, "trainer.epochs=2", "trainer.max_batches=3", "data.batch_size=20"]
@@ -186,10 +188,10 @@ def test_a_delta_attached_to_a_new_model_predicts_the_same(tmp_path):
     backbone = backbones.build(config.backbone, 32)
     assert backbone.fingerprint == metadata["fingerprint"]
     model = Model(backbone, Classification(backbone, json.loads(metadata["classes"])))
-    model.adapted(build(config.method).adapt(backbone, Plan()))
+    model.adapted(instantiate(config.method).adapt(backbone, Plan()))
     model.eval()
     deltas.attach(model, tensors, "the delta")
-    dataset = build(config.data).load()
+    dataset = instantiate(config.data).load()
     images = torch.stack([torch.from_numpy(decode(i, 32, "bicubic").copy()) for i in dataset.test.images[:192]])
     with torch.no_grad():
         right = (model(images).argmax(1).numpy() == dataset.test.labels[:192]).mean()

@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from peftbench.common.errors import UserError
 from peftbench.data.boxes import BoxSplit, Objects, box_split
-from peftbench.data.loading import Batch, Indices, Loaders, Order, loaders
-from peftbench.data.scenes import SCENES, Scenes, SceneTransform
-from peftbench.errors import UserError
+from peftbench.data.images import Batch, Indices
+from peftbench.data.loading import Loaders, Order, loaders
+from peftbench.tasks.detection.scenes import SCENES, Scenes, SceneTransform
 
 SIZES = [(60, 100), (100, 60), (80, 80), (30, 120), (64, 48)]  # height, width
 

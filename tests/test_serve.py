@@ -9,8 +9,8 @@ from finished_runs import finish, pictures
 
 import peftbench
 from peftbench import deltas
-from peftbench.backbones.backbone import digests
 from peftbench.cli.main import main
+from peftbench.common.digests import digests
 
 WEIGHT = ("lora", "bitfit", "full", "spt", "cst_feedback")
 SIDE = ("linear", "losa", "losa_rank4", "losa_avg", "cst", "lst")

@@ -7,12 +7,12 @@ import torch
 
 import peftbench
 from peftbench import backbones, config, deltas
-from peftbench.backbones.backbone import digest
+from peftbench.common.digests import digest
 from peftbench.costs import SavedBytes
 from peftbench.methods.base import Plan
-from peftbench.model import Model
-from peftbench.pipeline import build
-from peftbench.tasks import Classification
+from peftbench.models.model import Model
+from peftbench.runs.build import instantiate
+from peftbench.tasks.classification.task import Classification
 
 SIDE = ["cst", "lst"]  # a side method added later is one word
 # every layout, with and without class tokens, stems and one width: (timm name, arguments, input size)
@@ -40,7 +40,7 @@ def make(method, family, *words, **changed):
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.weight, 0.5, 1)
             torch.nn.init.uniform_(module.running_mean, -0.1, 0.1)
-    built = build(peftbench.compose(f"method={method}", *words).method)
+    built = instantiate(peftbench.compose(f"method={method}", *words).method)
     built.check(backbone)
     torch.manual_seed(1)
     model = Model(backbone, Classification(backbone, ["x"] * 3))
@@ -214,4 +214,4 @@ def test_taps_without_a_position_are_refused(method, told):
     last = dataclasses.replace(backbone.facts.taps[-1], shape=(512, 0, 0))
     backbone.facts = dataclasses.replace(backbone.facts, taps=(*backbone.facts.taps[:-1], last))
     with pytest.raises(peftbench.Refusal, match=told):
-        build(peftbench.compose(f"method={method}").method).check(backbone)
+        instantiate(peftbench.compose(f"method={method}").method).check(backbone)

@@ -13,16 +13,16 @@ from torch.nn import functional as F
 
 import peftbench
 from peftbench import backbones, config, deltas
-from peftbench.fit.checkpoint import Checkpoints
 from peftbench.methods.base import Plan
 from peftbench.methods.spt import allocate, sensitivity
 from peftbench.methods.spt.parts import LowRank, Sparse, merge, tune
 from peftbench.methods.spt_adapter import SPTAdapter
 from peftbench.methods.spt_lora import SPTLoRA
 from peftbench.methods.spt_sparse import SPTSparse
-from peftbench.model import Model
-from peftbench.pipeline import run
-from peftbench.tasks import Classification
+from peftbench.models.model import Model
+from peftbench.runs.run import run
+from peftbench.tasks.classification.task import Classification
+from peftbench.training.checkpoint import Checkpoints
 
 X, T = torch.tensor([[1.0, 2, 3]]), torch.tensor([[1.0, -2]])
 METHODS = {"lora": SPTLoRA, "adapter": SPTAdapter, "sparse": SPTSparse}

@@ -17,7 +17,7 @@ from timm.models.vision_transformer import VisionTransformer, build_model_with_c
 import peftbench
 from peftbench import backbones, config
 from peftbench.backbones import stream
-from peftbench.errors import Refusal, UserError
+from peftbench.common.errors import Refusal, UserError
 from peftbench.methods.base import freeze
 from peftbench.results import find
 

@@ -169,17 +169,17 @@ def test_joblib_gives_each_process_a_gpu_of_its_own(tiny, tmp_path):
 def test_places_are_shared_out_over_gpus(tmp_path, monkeypatch):
     from omegaconf import OmegaConf
 
-    from peftbench.cli import devices
+    from peftbench.config import resolvers
 
     def taken(trainer: dict, given: str) -> list[str]:
         found = []
         for _ in range(3):  # each stands for a process that holds its place
-            monkeypatch.setattr(devices, "_SLOT", [])
+            monkeypatch.setattr(resolvers, "_SLOT", [])
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
-            devices.gpus.cache_clear()
+            resolvers.gpus.cache_clear()
             config = OmegaConf.create({"trainer": {"accelerator": "auto", "devices": 1, **trainer}})
-            devices.assign(tmp_path / given / str(trainer), "x.JoblibLauncher", config)
-            kept.append(devices._SLOT)
+            resolvers.assign(tmp_path / given / str(trainer), "x.JoblibLauncher", config)
+            kept.append(resolvers._SLOT)
             found.append(os.environ["CUDA_VISIBLE_DEVICES"])
         return found
 
@@ -187,7 +187,7 @@ def test_places_are_shared_out_over_gpus(tmp_path, monkeypatch):
     assert taken({}, "0,1") == ["0", "1", "0"]
     assert taken({"devices": 2}, "4,5,6,7") == ["4,5", "6,7", "4,5"]
     assert taken({"accelerator": "cpu"}, "0,1") == ["0,1"] * 3
-    devices.gpus.cache_clear()
+    resolvers.gpus.cache_clear()
 
 
 def test_a_slurm_sweep_asks_for_what_its_runs_need(tiny, tmp_path):

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from peftbench.errors import UserError
+from peftbench.common.errors import UserError
 from peftbench.taps import entries, store
 from peftbench.taps.entries import make_room
 from peftbench.taps.store import Taps, key, on_disk

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import peftbench
-from peftbench.pipeline import run_together
-from peftbench.together import groups, signature
+from peftbench.runs.run import run_together
+from peftbench.sweeps.grouping import groups, signature
 
 BASE = [
     "backbone=resnet_nano",

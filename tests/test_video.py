@@ -19,16 +19,17 @@ from PIL import Image
 
 import peftbench
 from peftbench import backbones, costs
+from peftbench.common.errors import UserError
 from peftbench.data.base import DataSet, Split, split_hash
-from peftbench.data.loading import Images, Indices, Transform, decode, decode_clip, loaders
+from peftbench.data.images import Images, Indices, Transform, decode, decode_clip
+from peftbench.data.loading import loaders
 from peftbench.data.media import frame_files, spread
 from peftbench.data.video_folder import VideoFolder
-from peftbench.errors import UserError
 from peftbench.methods.base import Plan
 from peftbench.methods.linear import Linear
-from peftbench.model import Model
+from peftbench.models.model import Model
 from peftbench.results import read
-from peftbench.tasks import Classification
+from peftbench.tasks.classification.task import Classification
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "make_clips.py"
 

@@ -15,28 +15,28 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from peftbench.cli.compose import compose as compose
-    from peftbench.errors import Refusal as Refusal
-    from peftbench.errors import UserError as UserError
-    from peftbench.finished import build_backbone as build_backbone
-    from peftbench.finished import load as load
-    from peftbench.pipeline import count_parameters as count_parameters
-    from peftbench.pipeline import run as run
+    from peftbench.api import count_parameters as count_parameters
+    from peftbench.common.errors import Refusal as Refusal
+    from peftbench.common.errors import UserError as UserError
+    from peftbench.config.compose import compose as compose
     from peftbench.results.record import Record as Record
-    from peftbench.serve import MultiTask as MultiTask
+    from peftbench.runs.build import build_backbone as build_backbone
+    from peftbench.runs.run import run as run
+    from peftbench.tuned.load import load as load
+    from peftbench.tuned.multitask import MultiTask as MultiTask
 
 __version__ = "0.1.0"
 
 _WHERE = {
-    "compose": "peftbench.cli.compose",
-    "count_parameters": "peftbench.pipeline",
-    "build_backbone": "peftbench.finished",
-    "load": "peftbench.finished",
-    "MultiTask": "peftbench.serve",
-    "run": "peftbench.pipeline",
+    "compose": "peftbench.config.compose",
+    "count_parameters": "peftbench.api",
+    "build_backbone": "peftbench.runs.build",
+    "load": "peftbench.tuned.load",
+    "MultiTask": "peftbench.tuned.multitask",
+    "run": "peftbench.runs.run",
     "Record": "peftbench.results.record",
-    "UserError": "peftbench.errors",
-    "Refusal": "peftbench.errors",
+    "UserError": "peftbench.common.errors",
+    "Refusal": "peftbench.common.errors",
 }
 __all__ = [
     "MultiTask",

@@ -5,66 +5,16 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from peftbench.backbones import layouts
-from peftbench.errors import Refusal, UserError
-
-WHOLE = "forward_features"
-
-
-Size = int | tuple[int, int]
-"""Pixels of an input image: the side of a square one, else height and width."""
-
-
-@dataclass(frozen=True)
-class Tap:
-    """One tapped module: `shape` is that of its output for one image, in the model's own `layout`.
-
-    `grid` is the height and width of its map; None where its tokens (prefix apart) lie on none.
-    """
-
-    module: str
-    channels: int
-    reduction: int
-    shape: tuple[int, ...]
-    layout: str  # NLC | NCHW | NHWC
-    grid: layouts.Grid | None = None
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What is known of a backbone without its weights.
-
-    `taps` in order of depth, `tail` the modules between the last tap and `forward_head`, `width` the number of
-    pooled features, `prefix` the number of class and register tokens, `parameters` the count without classifier,
-    `called` the modules whose forward runs (some models read a layer's weight instead).
-    """
-
-    name: str
-    family: str | None
-    input_size: Size
-    taps: tuple[Tap, ...]
-    tail: tuple[str, ...]
-    width: int
-    prefix: int
-    parameters: int
-    called: frozenset[str]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    interpolation: str
-
-    @property
-    def canvas(self) -> tuple[int, int]:
-        """Height and width of an input image."""
-        size = self.input_size
-        return (size, size) if isinstance(size, int) else size
+from peftbench.backbones.facts import WHOLE, Facts, Size, Tap, grid_of
+from peftbench.common.digests import digests
+from peftbench.common.errors import Refusal, UserError
 
 
 class _Reached(Exception):
@@ -213,7 +163,7 @@ class Backbone(nn.Module):
             return x
         if tap.layout == "NHWC":
             return x.permute(0, 3, 1, 2).contiguous()
-        size = layouts.grid(x, tap, self.facts.prefix)
+        size = grid_of(x, tap, self.facts.prefix)
         return x[:, self.facts.prefix :].transpose(1, 2).reshape(x.shape[0], -1, *size)
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -362,15 +312,3 @@ def _layout(tap: Tensor, channels: int) -> str:
     if tap.ndim == 3:
         return "NLC"
     return "NCHW" if tap.shape[1] == channels else "NHWC"
-
-
-def digests(state: dict[str, Tensor]) -> dict[str, str]:
-    """name -> sha256 of each tensor's bytes (on several threads: hashing releases the lock)."""
-    with ThreadPoolExecutor() as pool:
-        return dict(zip(state, pool.map(digest, state.values()), strict=True))
-
-
-def digest(tensor: Tensor) -> str:
-    """sha256 of a tensor's bytes."""
-    data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8) if tensor.numel() else tensor.new_empty(0)
-    return hashlib.sha256(data.numpy().data).hexdigest()

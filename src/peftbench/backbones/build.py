@@ -14,11 +14,12 @@ from timm.models import PretrainedCfg
 from torch import nn
 
 from peftbench import config
-from peftbench.backbones.backbone import Backbone, Size
+from peftbench.backbones.backbone import Backbone
 from peftbench.backbones.channels import shrink
+from peftbench.backbones.facts import Size
 from peftbench.backbones.stream import INSTEAD, Blocks, File, Streamed, Weightless
 from peftbench.backbones.weights import State, Uncopied, fetch, locate, pruned, read
-from peftbench.errors import Refusal, UserError, nearest
+from peftbench.common.errors import Refusal, UserError, nearest
 
 
 def meta(spec: config.Backbone, size: Size | None = None) -> Backbone:

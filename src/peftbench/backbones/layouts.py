@@ -10,32 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from peftbench.errors import Refusal
+from peftbench.backbones.facts import Grid
+from peftbench.common.errors import Refusal
 
 if TYPE_CHECKING:
-    from peftbench.backbones.backbone import Facts, Tap
-
-Grid = tuple[int, int]
-"""Height and width of a tap's map; prefix tokens are not on it."""
-
-
-def grid(tap: Tensor, built: Tap, prefix: int) -> Grid:
-    """Height and width of a raw tap (B, …), which `built` describes as the backbone was built.
-
-    Raises:
-        ValueError: it has as many tokens as no square grid has, nor the one that it was built for.
-    """
-    if built.layout == "NCHW":
-        return tap.shape[2], tap.shape[3]
-    if built.layout == "NHWC":
-        return tap.shape[1], tap.shape[2]
-    tokens = tap.shape[1] - prefix
-    if built.grid is not None and math.prod(built.grid) == tokens:
-        return built.grid
-    side = math.isqrt(tokens)
-    if side * side != tokens:
-        raise ValueError(f"{tokens} tokens are not a square grid")
-    return side, side
+    from peftbench.backbones.facts import Facts
 
 
 def flat(tap: Tensor, layout: str) -> Tensor:

@@ -18,8 +18,10 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from peftbench.backbones.backbone import WHOLE, Backbone, Facts, Size, digests
-from peftbench.errors import Refusal, UserError
+from peftbench.backbones.backbone import Backbone
+from peftbench.backbones.facts import WHOLE, Facts, Size
+from peftbench.common.digests import digests
+from peftbench.common.errors import Refusal, UserError
 
 BOUND = 128 * 2**20
 """Bytes: a larger module is read in parts."""

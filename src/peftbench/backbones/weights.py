@@ -15,7 +15,7 @@ import timm
 import torch
 from timm.models import clean_state_dict
 
-from peftbench.errors import UserError
+from peftbench.common.errors import UserError
 
 State = dict[str, torch.Tensor]
 HERE = Path(__file__).parent / "weights"

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from peftbench.cli.options import parse
-from peftbench.errors import UserError, nearest
+from peftbench.common.errors import UserError, nearest
+from peftbench.common.vtab_tasks import ALIASES
 from peftbench.results.boards import Board, Row, boards
 from peftbench.results.choice import Candidate, Limit, candidates, cheaper, limits
 from peftbench.results.collect import collect
 from peftbench.results.primary import percent
-from peftbench.vtab import ALIASES
 
 _OPTIONS: dict[str, Sequence[str] | None] = {
     "max_memory": None,

@@ -8,16 +8,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from peftbench.data.check import STAGES, Report, check, compare
+from peftbench.common.errors import UserError, nearest
+from peftbench.common.progress import Stages, watching
+from peftbench.common.vtab_tasks import ALIASES, TASKS, canonical
 from peftbench.data.prepare.adopt import adopt
 from peftbench.data.prepare.original import Wanted, prepare
 from peftbench.data.prepare.sources import SOURCES
-from peftbench.data.provenance import Provenance
 from peftbench.data.voc import convert
-from peftbench.data.vtab import find
-from peftbench.errors import UserError, nearest
-from peftbench.progress import Stages, watching
-from peftbench.vtab import ALIASES, TASKS, canonical
+from peftbench.data.vtab.dataset import find
+from peftbench.data.vtab.provenance import Provenance
+from peftbench.data.vtab.verify import STAGES, Report, check, compare
 
 _OPTIONS = {
     "prepare": ("source", "path", "dir", "archives", "mirror", "split", "train", "val", "test"),

@@ -15,7 +15,7 @@ def run(arguments: list[str]) -> int:
     """Writes the file and says where it is. Raises UserError where this run cannot be exported so."""
     want = given(arguments, "export", _KNOWN, USAGE)
 
-    from peftbench.export import export
+    from peftbench.tuned.export import export
 
     made = export(
         want["run"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from peftbench.cli.groups import names, roots
+from peftbench.config.groups import names, roots
 
 _TEXT = """\
 peftbench {version}: fine-tune any pretrained vision backbone with any adaptation method, and see what it cost.

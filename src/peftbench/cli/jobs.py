@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from peftbench.common.errors import Refusal, UserError
 from peftbench.config import Config, Protocol, Sweep
-from peftbench.errors import Refusal, UserError
 from peftbench.results import Record
 
 Job = tuple[Any, Config]  # Hydra's state of it, and its config
@@ -26,7 +26,7 @@ def carry_out(configs: Sequence[Config], group: str | None, retry: bool) -> list
         from peftbench.cli.processes import launch
 
         return [launch(config, group, retry)]
-    from peftbench.pipeline import run_together
+    from peftbench.runs.run import run_together
 
     if gc.get_freeze_count() == 0:
         gc.freeze()  # what torch and timm hold is there for good: no collection looks at it in every run
@@ -52,7 +52,7 @@ def safely(states: Sequence[Any], configs: Sequence[Config], work: Callable[[], 
 
 def under_protocol(state: Any, config: Config, rule: Protocol, sweep: Sweep, group: str) -> list[Record]:
     """One job of a protocol: its trials and final runs. A trial that fails is a point without merit."""
-    from peftbench.protocol import vtab1k
+    from peftbench.sweeps.protocol import vtab1k
 
     def each(configs: list[Config]) -> list[Record]:
         said = "final" if configs[0].protocol else "trial"
@@ -78,7 +78,7 @@ def together(waiting: Sequence[Job], many: Sweep, group: str, note: Callable[[An
     Raises:
         KeyboardInterrupt: one was interrupted.
     """
-    from peftbench.together import arranged
+    from peftbench.sweeps.grouping import arranged
 
     for indices in arranged([config for _, config in waiting], many.together):
         states = [waiting[i][0] for i in indices]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from peftbench.errors import UserError
+from peftbench.common.errors import UserError
 from peftbench.results import read, render_layers
 
 

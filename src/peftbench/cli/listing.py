@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from peftbench.cli.groups import PLURAL, describe, names, roots
-from peftbench.errors import UserError, nearest
+from peftbench.common.errors import UserError, nearest
+from peftbench.config.groups import PLURAL, describe, names, roots
 
 
 def run(arguments: list[str]) -> int:

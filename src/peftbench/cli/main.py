@@ -6,7 +6,7 @@ import importlib
 import sys
 from collections.abc import Callable, Sequence
 
-from peftbench.errors import UserError
+from peftbench.common.errors import UserError
 
 VERBS = {
     "list": "peftbench.cli.listing",
@@ -64,7 +64,7 @@ def _verb(arguments: list[str]) -> Callable[[list[str]], int]:
         run: Callable[[list[str]], int] = importlib.import_module(VERBS[first]).run
         return run
     if not first.startswith("-") and "=" not in first and first[:1] not in "+~":
-        from peftbench.errors import nearest
+        from peftbench.common.errors import nearest
 
         raise UserError(
             f"'{first}': there is no such command{nearest(first, [*VERBS, 'help'])}; a run is given as key=value, "

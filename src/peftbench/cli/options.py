@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from peftbench.errors import UserError, nearest
+from peftbench.common.errors import UserError, nearest
 
 
 def parse(

@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from peftbench.errors import UserError
+from peftbench.common.errors import UserError
 
 
 def run(arguments: list[str]) -> int:
@@ -21,10 +21,10 @@ def run(arguments: list[str]) -> int:
     if options := [w for w in words if w.startswith("-")]:
         raise UserError(f"plan {options[0]}: there is no such option; plan takes key=value as a run does, and --json.")
 
-    from peftbench.cli.compose import compose
+    from peftbench.config.compose import compose
 
     config = compose(*words)
-    from peftbench.plan import plan
+    from peftbench.runs.dry_run import plan
 
     planned = plan(config)
     if as_json:

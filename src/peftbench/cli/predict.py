@@ -14,7 +14,7 @@ from typing import IO, Any
 from rich.console import Console
 
 from peftbench.cli.words import NEEDED, given
-from peftbench.errors import UserError
+from peftbench.common.errors import UserError
 
 USAGE = (
     "peftbench predict run=FOLDER images=FILE|FOLDER|GLOB [out=FILE.csv|.json] [top_k=5] [batch_size=64] "
@@ -54,10 +54,10 @@ def run(arguments: list[str]) -> int:
     if not 0 <= want["score"] <= 1:
         raise UserError(f"score={want['score']:g}: expected 0 to 1.")
 
-    from peftbench.detections import as_coco, as_csv
-    from peftbench.finished import load, open_run, place
-    from peftbench.predict import detect, find, predict
-    from peftbench.progress import counted
+    from peftbench.common.progress import counted
+    from peftbench.tasks.detection.result_files import as_coco, as_csv
+    from peftbench.tuned.load import load, open_run, place
+    from peftbench.tuned.predict import detect, find, predict
 
     console = Console(stderr=True)
     skipped: list[tuple[Path, str]] = []
@@ -148,7 +148,7 @@ def _places(images: str, items: Sequence[Path], draw: str, force: bool) -> dict[
 
 
 def _drawn(found: Iterable[Any], places: Mapping[Path, Path]) -> Iterator[Any]:
-    from peftbench.detections import draw
+    from peftbench.tasks.detection.result_files import draw
 
     for one in found:
         if one.path in places:
@@ -161,7 +161,7 @@ def _writer(out: Path | None) -> Iterator[IO[str]]:
     if out is None:
         yield sys.stdout
         return
-    from peftbench.deltas import replacing
+    from peftbench.common.atomic_files import replacing
 
     with replacing(out) as part, part.open("w", encoding="utf-8", newline="") as file:
         yield file

@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from peftbench.common.errors import UserError
 from peftbench.config import Config
-from peftbench.errors import UserError
 from peftbench.results import Record
 
 
@@ -40,7 +40,7 @@ def launch(config: Config, group: str | None, retry: bool = True) -> Record:
         }
         processes = [
             subprocess.Popen(
-                [sys.executable, "-m", "peftbench.cli.rank", str(task), str(Path(folder) / f"{rank}.json")],
+                [sys.executable, "-m", "peftbench.cli.worker", str(task), str(Path(folder) / f"{rank}.json")],
                 env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             )
             for rank in range(world)

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from peftbench.cli.options import BOOLEAN, parse
-from peftbench.errors import UserError, nearest
+from peftbench.common.errors import UserError, nearest
 from peftbench.results import formats, page, text
 from peftbench.results.boards import boards
 from peftbench.results.collect import collect

@@ -15,7 +15,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from peftbench.errors import UserError, nearest
+from peftbench.common.errors import UserError, nearest
 from peftbench.results import PRIMARY
 
 _SAMPLERS = ("tpe", "random")

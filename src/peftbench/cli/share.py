@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from peftbench.cli.groups import roots
+from peftbench.common.errors import UserError
 from peftbench.config import CONFIGS
-from peftbench.errors import UserError
+from peftbench.config.groups import roots
 
 
 def run(arguments: list[str]) -> int:
@@ -16,7 +16,7 @@ def run(arguments: list[str]) -> int:
         raise UserError("share: expected folders of finished runs of one backbone.")
 
     from peftbench.results.table import size
-    from peftbench.serve import MultiTask
+    from peftbench.tuned.multitask import MultiTask
 
     told = MultiTask(None, folders, own[0] if own else None).report()
     print(f"{told['tasks']} tasks, backbone {size(told['backbone'])}")

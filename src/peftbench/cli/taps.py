@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from peftbench.errors import UserError, nearest
+from peftbench.common.errors import UserError, nearest
 from peftbench.results.table import size
 from peftbench.taps.entries import Entry, ago, entries, left_over, place, remove, sweep
 

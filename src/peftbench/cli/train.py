@@ -24,11 +24,11 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from peftbench.cli import jobs
-from peftbench.cli.compose import checked, explained
-from peftbench.cli.overrides import options_first, prepare
-from peftbench.config import CONFIGS, Config, study
+from peftbench.common.errors import UserError
+from peftbench.config import CONFIGS, Config, validate_study
 from peftbench.config import Sweep as Many
-from peftbench.errors import UserError
+from peftbench.config.compose import checked, explained
+from peftbench.config.overrides import options_first, prepare
 from peftbench.results import Record, primary, render
 
 # Our launchers' files have the names of their plugins' schemas, which Hydra 1.3 then matches, as it should.
@@ -115,13 +115,13 @@ def _job(composed: DictConfig) -> float:
     sweep = Path(state.sweep.dir) if state.mode == RunMode.MULTIRUN else None
     launcher = str(state.launcher.get("_target_", ""))
     if sweep:
-        from peftbench.cli.devices import assign
+        from peftbench.config.resolvers import assign
 
         place = assign(sweep, launcher, composed)
         print(f"job {state.job.num}: {' '.join(state.overrides.task)}{place}", flush=True)
     try:
         plain = [OmegaConf.to_container(composed[k], resolve=True) for k in ("sweep", "protocol")]
-        many, rule = study(*plain)
+        many, rule = validate_study(*plain)
         config = checked(composed.copy(), state.runtime.choices)
         if sweep is None and (rule.name != "none" or many.together > 1):
             raise UserError(_NO_SWEEP.format(f"protocol={rule.name}" if rule.name != "none" else "sweep.together"))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from peftbench.cli.groups import roots
+from peftbench.common.errors import UserError, nearest
 from peftbench.config import CONFIGS
-from peftbench.errors import UserError, nearest
+from peftbench.config.groups import roots
 
 NEEDED = object()
 _TRUTH = {"true": True, "false": False}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from peftbench.model import Model
+from peftbench.models.model import Model
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from peftbench.model import Model
+from peftbench.models.model import Model
 
 
 def parameters(model: Model) -> dict[str, Any]:

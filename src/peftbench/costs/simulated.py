@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from peftbench.costs.memory import SavedBytes
-from peftbench.model import Model
+from peftbench.models.model import Model
 
 
 @dataclass(frozen=True)

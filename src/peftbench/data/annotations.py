@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from peftbench.errors import UserError
+from peftbench.common.errors import UserError
 
 _INT = frozenset({int})
 _NUMBER = frozenset({int, float})

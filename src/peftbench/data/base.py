@@ -8,11 +8,12 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
+from peftbench.common.errors import UserError
 from peftbench.data.media import frame_files
-from peftbench.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,13 @@ class Splits:
 
 @dataclass(frozen=True)
 class DataSet:
-    """A family of data sets. Its fields are its options: plain types, literal defaults."""
+    """A family of data sets. Its fields are its options: plain types, literal defaults.
+
+    `places` are options that say where files lie. What is in the files is in the hash of the split, so that these are
+    no part of a run's id.
+    """
+
+    places: ClassVar[tuple[str, ...]] = ("root", "labels")
 
     def load(self) -> Splits:
         """Reads lists and labels, no pixels of files.

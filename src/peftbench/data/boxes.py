@@ -6,11 +6,12 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
+from peftbench.common.errors import UserError
 from peftbench.data.base import DataSet, Split, Splits, stamps_of
-from peftbench.errors import UserError
 
 HASHED = 2 * 10**9
 """Bytes of image files up to which a split's hash is over the bytes themselves."""
@@ -92,6 +93,8 @@ class BoxSet(DataSet):
     objects too (evaluation always has them). `missing` is the share of listed images that may not be there, and of
     annotations whose image may not be listed; they are left out.
     """
+
+    places: ClassVar[tuple[str, ...]] = ("root", "train", "val", "test", "images")
 
     min_size: tuple[int, ...] = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
     max_size: int = 1333

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from peftbench.common.errors import UserError
 from peftbench.data.annotations import Annotations, read
 from peftbench.data.base import Splits
 from peftbench.data.boxes import BoxSet, BoxSplit, Objects, box_split
 from peftbench.data.media import DAMAGED, upright_size
-from peftbench.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)

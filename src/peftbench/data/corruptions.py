@@ -17,7 +17,7 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from peftbench.data.loading import Batch, Images, Indices
+from peftbench.data.images import Batch, Images, Indices
 
 SEVERITIES = (1, 2, 3, 4, 5)
 

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from peftbench.cache import cache
+from peftbench.common.cache_folder import cache
+from peftbench.common.errors import UserError
 from peftbench.data.base import Split, Splits
 from peftbench.data.boxes import BoxSet
 from peftbench.data.coco import from_files
 from peftbench.data.digits import Digits
-from peftbench.errors import UserError
 
 ROLES = ("train", "val", "test")
 _VERSION = 1

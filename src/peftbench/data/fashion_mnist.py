@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from peftbench.common.errors import UserError
 from peftbench.data.base import DataSet, Split, Splits, stratified
-from peftbench.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from peftbench.common.errors import UserError
 from peftbench.data.base import DataSet, Split, Splits, stratified
 from peftbench.data.media import IMAGES, visible
-from peftbench.errors import UserError
 
 _ROLES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 SHIPPED = "package:"

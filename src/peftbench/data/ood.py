@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader
 
+from peftbench.common.errors import UserError, nearest
 from peftbench.config import Config
 from peftbench.data.base import Split, Splits, split_hash
 from peftbench.data.boxes import BoxSplit
 from peftbench.data.corruptions import CORRUPTIONS, SEVERITIES, Corrupted
 from peftbench.data.folder import Folder
-from peftbench.data.loading import Images, Loaders, Order, whole
-from peftbench.errors import UserError, nearest
+from peftbench.data.images import Images
+from peftbench.data.loading import Loaders, Order, whole
 
 ALL = "corruptions"
 Shifts = dict[str, Split | tuple[str, int]]

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
+from peftbench.common.errors import UserError
 from peftbench.data.base import Split, Splits
 from peftbench.data.folder import Folder
 from peftbench.data.media import VIDEOS, clips, frame_files, require_reader
-from peftbench.errors import UserError
 
 
 @dataclass(frozen=True)

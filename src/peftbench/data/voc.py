@@ -15,8 +15,8 @@ from xml.parsers import expat
 
 from PIL import Image
 
+from peftbench.common.errors import UserError, nearest
 from peftbench.data.media import DAMAGED, IMAGES, upright_size
-from peftbench.errors import UserError, nearest
 
 _LISTS = ("train", "val", "trainval", "test")
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")

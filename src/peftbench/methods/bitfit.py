@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from peftbench.backbones import Backbone
-from peftbench.errors import Refusal
+from peftbench.common.errors import Refusal
 from peftbench.methods.base import Method, Plan, freeze
 
 

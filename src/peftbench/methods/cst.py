@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftbench.backbones import Backbone, Facts, Tap, layouts
-from peftbench.errors import Refusal
+from peftbench.backbones.facts import grid_of
+from peftbench.common.errors import Refusal
 from peftbench.methods.base import Method, Plan, Side, freeze
 
 TEMPERATURE = 0.1
@@ -130,7 +131,7 @@ class SideNet(Side):
 
     def begin(self, stem: Tensor) -> State:
         """What the first stage sees below it: the condensed stem."""
-        return State(layouts.flat(stem, self.layout), layouts.grid(stem, self.first, self.prefix), None)
+        return State(layouts.flat(stem, self.layout), grid_of(stem, self.first, self.prefix), None)
 
     def forward(self, taps: Sequence[Tensor]) -> list[Tensor]:
         below = None if self.stem is None else self.begin(taps[0])
@@ -172,7 +173,7 @@ class Stage(nn.Module):
 
     def forward(self, tap: Tensor, below: State | None) -> State:
         """S (B, c, N) of this stage, from B (B, …) and the state of the stage below."""
-        grid = layouts.grid(tap, self.tap, self.prefix)
+        grid = grid_of(tap, self.tap, self.prefix)
         mixed = F.relu_(self.reduce_norm(layouts.read(tap, self.reduce.weight, self.layout)))
         if below is not None and self.gate is not None:
             weight = self.transition.weight

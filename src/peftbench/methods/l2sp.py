@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from peftbench import optim
 from peftbench.backbones import Backbone
-from peftbench.errors import UserError
+from peftbench.common.errors import UserError
 from peftbench.methods.full import Full
 
 

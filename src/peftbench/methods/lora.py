@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftbench.backbones import Backbone
-from peftbench.errors import Refusal, UserError
+from peftbench.common.errors import Refusal, UserError
 from peftbench.methods.base import Method, Plan, freeze
 
 

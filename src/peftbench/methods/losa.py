@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftbench.backbones import Backbone, Tap, layouts
-from peftbench.errors import Refusal, UserError
+from peftbench.backbones.facts import grid_of
+from peftbench.common.errors import Refusal, UserError
 from peftbench.methods.base import Method, Plan, Side, freeze
-from peftbench.methods.parts import lowrank
-from peftbench.methods.parts.mixing import Mixer, Norms, refine
+from peftbench.methods.shared import lowrank
+from peftbench.methods.shared.mixing import Mixer, Norms, refine
 
 
 @dataclass(frozen=True)
@@ -250,7 +251,7 @@ def _tokens(tap: Tap, prefix: int) -> int:
 def _onto(tap: Tensor, built: Tap, prefix: int, grid: layouts.Grid) -> Tensor:
     """A raw tap as tokens (B, h w, C), averaged onto a grid of h x w."""
     if built.layout == "NLC":
-        tap = tap[:, prefix:].unflatten(1, layouts.grid(tap, built, prefix))
+        tap = tap[:, prefix:].unflatten(1, grid_of(tap, built, prefix))
     if built.layout != "NCHW":
         tap = tap.permute(0, 3, 1, 2)
     return F.adaptive_avg_pool2d(tap, grid).flatten(2).transpose(1, 2).contiguous()

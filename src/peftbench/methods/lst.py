@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftbench.backbones import Backbone, Facts, Tap, layouts
-from peftbench.errors import Refusal, UserError
+from peftbench.backbones.facts import grid_of
+from peftbench.common.errors import Refusal, UserError
 from peftbench.methods.base import Method, Plan, Side, freeze
 
 TEMPERATURE = 0.1
@@ -99,7 +100,7 @@ class Ladder(Side):
         for rung, tap in zip(self.rungs, taps, strict=False):
             side, grid = rung(tap, side, grid)
         assert side is not None
-        side = layouts.resize(side, self.prefix, grid, layouts.grid(taps[-1], self.last, self.prefix))
+        side = layouts.resize(side, self.prefix, grid, grid_of(taps[-1], self.last, self.prefix))
         side = self.norm(side.mT).mT
         return [*taps[:-1], taps[-1] + layouts.write(side, self.up.weight, self.layout, taps[-1].shape)]
 
@@ -124,7 +125,7 @@ class Rung(nn.Module):
 
     def forward(self, tap: Tensor, below: Tensor | None, old: layouts.Grid) -> tuple[Tensor, layouts.Grid]:
         """h (B, c, N) and its grid, from a raw tap and the state below on its grid."""
-        grid = layouts.grid(tap, self.tap, self.prefix)
+        grid = grid_of(tap, self.tap, self.prefix)
         side = layouts.read(tap, self.down.weight, self.layout)
         if below is not None:
             below = layouts.resize(below, self.prefix, old, grid)

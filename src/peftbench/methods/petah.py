@@ -17,9 +17,9 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from peftbench.backbones import Backbone
 from peftbench.backbones.layers import Layer, layers
-from peftbench.errors import Refusal, UserError
+from peftbench.common.errors import Refusal, UserError
 from peftbench.methods.base import Method, Plan, freeze
-from peftbench.methods.parts.weightspace import merge, tune, tuned
+from peftbench.methods.shared.weightspace import merge, tune, tuned
 
 KINDS = ("attn", "mlp", "conv1x1", "convkxk", "downsample", "stem", "depthwise")
 

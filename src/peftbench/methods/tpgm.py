@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from peftbench import optim
 from peftbench.backbones import Backbone
-from peftbench.errors import Refusal, UserError
+from peftbench.common.errors import Refusal, UserError
 from peftbench.methods.full import Full
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from peftbench import config
-from peftbench.errors import UserError, nearest
+from peftbench.common.errors import UserError, nearest
 from peftbench.optim.ftp import FTP
 
 

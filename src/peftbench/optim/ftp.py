@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from peftbench.errors import UserError
+from peftbench.common.errors import UserError
 from peftbench.optim.radii import Radii, norms
 from peftbench.optim.wrapper import Anchored
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from torch import Tensor
 from torch.optim import Optimizer
 
-from peftbench.errors import UserError
+from peftbench.common.errors import UserError
 from peftbench.optim.wrapper import Anchored
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from peftbench.errors import Refusal, UserError, nearest
+from peftbench.common.errors import Refusal, UserError, nearest
 
 
 class Anchored(Optimizer):

@@ -13,7 +13,7 @@ from torch import Tensor
 from peftbench import config
 from peftbench.backbones import Backbone
 from peftbench.backbones.channels import heads, hidden
-from peftbench.errors import Refusal
+from peftbench.common.errors import Refusal
 from peftbench.pruning.masks import prunable, zeroed
 from peftbench.pruning.scores import magnitude, taylor
 from peftbench.pruning.structured import removed

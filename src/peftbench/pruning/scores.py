@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from peftbench.backbones import Backbone
-from peftbench.errors import UserError
+from peftbench.common.errors import UserError
 
 BATCH = 16
 

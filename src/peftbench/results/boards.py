@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import fmean
 
+from peftbench.common.vtab_tasks import GROUPS
 from peftbench.results.collect import TOGETHER, Run, Setting
 from peftbench.results.primary import BESIDE
 from peftbench.results.stats import Difference, half_width, holm, paired, weighted
-from peftbench.vtab import GROUPS
 
 MEAN, FLAT = "mean of groups", "flat mean"
 _ALL_PAIRS = 30  # rows; among more, each is compared with the best alone

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from peftbench.errors import UserError
+from peftbench.common.errors import UserError
 from peftbench.results.boards import Board, Row
 from peftbench.results.collect import TOGETHER, Run
 from peftbench.results.stats import paired

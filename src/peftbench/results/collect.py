@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from peftbench.errors import UserError
+from peftbench.common.errors import UserError
 from peftbench.results.primary import primary, task_of
 from peftbench.results.record import FILE, Record, read
 

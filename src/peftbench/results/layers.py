@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from peftbench.errors import UserError
+from peftbench.common.errors import UserError
 from peftbench.results.collect import layer
 from peftbench.results.record import Record
 from peftbench.results.table import count, label

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from peftbench.errors import UserError
+from peftbench.common.errors import UserError
 
 SCHEMA = 1
 FILE = "result.json"

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from peftbench.cache import cache
-from peftbench.errors import UserError
+from peftbench.common.cache_folder import cache
+from peftbench.common.errors import UserError
 
 ABOUT = "about.json"
 LOCKS = ".locks"

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from peftbench.errors import UserError
+from peftbench.common.errors import UserError
 from peftbench.taps.entries import ABOUT, PARTS, CacheError, filling, make_room, read_about, sweep, touch, using
 
 Fill = Callable[[], Iterable[list[Tensor]]]

@@ -7,14 +7,14 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from peftbench.data import lists, provenance
-from peftbench.data.check import Report, check
+from peftbench.common.errors import UserError, nearest
+from peftbench.common.progress import Stages, unwatched
+from peftbench.common.vtab_tasks import TASKS, spellings
 from peftbench.data.prepare.tree import FolderTree, Tree, tree
 from peftbench.data.prepare.write import building
-from peftbench.data.vtab import find
-from peftbench.errors import UserError, nearest
-from peftbench.progress import Stages, unwatched
-from peftbench.vtab import TASKS, spellings
+from peftbench.data.vtab import lists, provenance
+from peftbench.data.vtab.dataset import find
+from peftbench.data.vtab.verify import Report, check
 
 
 def adopt(

@@ -11,8 +11,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from peftbench.errors import UserError
-from peftbench.progress import Stages, unwatched
+from peftbench.common.errors import UserError
+from peftbench.common.progress import Stages, unwatched
 
 _MB = 2**20
 _AGAIN = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError)

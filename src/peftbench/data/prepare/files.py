@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from peftbench.common.errors import UserError
+from peftbench.common.progress import Stages, unwatched
 from peftbench.data.prepare.download import fetch
 from peftbench.data.prepare.sources import File, Source
 from peftbench.data.prepare.tree import Tree, tree
-from peftbench.errors import UserError
-from peftbench.progress import Stages, unwatched
 
 
 @dataclass

@@ -16,7 +16,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from peftbench.errors import UserError
+from peftbench.common.errors import UserError
 
 TFDS, OURS = "tfds-order", "peftbench-v1"
 ROLES = ("train", "val", "test")

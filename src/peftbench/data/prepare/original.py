@@ -6,14 +6,14 @@ import importlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from peftbench.common.errors import UserError
+from peftbench.common.progress import Stages, unwatched
+from peftbench.common.vtab_tasks import TASKS
 from peftbench.data.prepare.files import Files
 from peftbench.data.prepare.order import OURS, ROLES, TFDS, Entry, draw, pools
 from peftbench.data.prepare.sources import Source, source_of
 from peftbench.data.prepare.write import write
-from peftbench.data.provenance import Provenance
-from peftbench.errors import UserError
-from peftbench.progress import Stages, unwatched
-from peftbench.vtab import TASKS
+from peftbench.data.vtab.provenance import Provenance
 
 
 @dataclass(frozen=True)

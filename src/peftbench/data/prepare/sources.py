@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from peftbench.errors import UserError
+from peftbench.common.errors import UserError
 
 
 @dataclass(frozen=True)

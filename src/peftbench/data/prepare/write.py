@@ -9,12 +9,12 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from peftbench.data import lists, provenance
+from peftbench.common.errors import UserError
+from peftbench.common.progress import Stages, unwatched
 from peftbench.data.base import stamp
-from peftbench.data.check import contents_of, stage_hash
 from peftbench.data.prepare.order import ROLES, Entry
-from peftbench.errors import UserError
-from peftbench.progress import Stages, unwatched
+from peftbench.data.vtab import lists, provenance
+from peftbench.data.vtab.verify import contents_of, stage_hash
 
 # Gives (index, the bytes of an image file) for each of the entries it is asked for, in any order.
 Pictures = Callable[[Sequence[Entry]], Iterator[tuple[int, bytes]]]

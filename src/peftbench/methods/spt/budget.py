@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from peftbench.errors import UserError
+from peftbench.common.errors import UserError
 
 Structure = Literal["lora", "adapter", "none"]
 

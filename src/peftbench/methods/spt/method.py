@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from peftbench.backbones import Backbone
-from peftbench.errors import UserError
+from peftbench.common.errors import UserError
 from peftbench.methods.base import Method, Plan, freeze
 from peftbench.methods.spt.budget import Allocation, Structure, allocate, thirds
 from peftbench.methods.spt.parts import Adapter, LowRank, Sparse, forward_of, merge, tune

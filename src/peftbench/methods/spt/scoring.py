@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from peftbench.errors import UserError, nearest
+from peftbench.common.errors import UserError, nearest
 
 LEFT_OUT = ("head", "cls_token", "patch_embed", "pos_embed")
 """Tensors whose name contains one of these are no candidates, as in the official code."""

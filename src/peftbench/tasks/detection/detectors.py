@@ -16,9 +16,9 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RPNHead
 
-from peftbench import config
 from peftbench.backbones import Facts
-from peftbench.errors import Refusal
+from peftbench.common.errors import Refusal
+from peftbench.tasks.detection import schema
 from peftbench.tasks.detection.pooling import Pooling
 from peftbench.tasks.detection.pyramid import Levels, Pyramid, extra, levels
 
@@ -84,7 +84,7 @@ class Detector(nn.Module):
     levels: Levels
 
     @abstractmethod
-    def build(self, spec: config.Detection, pyramid: Pyramid, strides: Sequence[int], classes: int) -> nn.Module:
+    def build(self, spec: schema.Detection, pyramid: Pyramid, strides: Sequence[int], classes: int) -> nn.Module:
         """torchvision's detector of so many classes; `strides` are those of all levels, the extra ones too."""
 
     @abstractmethod
@@ -95,7 +95,7 @@ class Detector(nn.Module):
     def detections(self, maps: Maps, images: ImageList) -> list[Target]:
         """`boxes` (n, 4), x1 y1 x2 y2 in pixels of the input, `scores` (n,) and torchvision's `labels` (n,)."""
 
-    def __init__(self, spec: config.Detection, facts: Facts, classes: int) -> None:
+    def __init__(self, spec: schema.Detection, facts: Facts, classes: int) -> None:
         super().__init__()
         self.levels = levels(facts, self.finest, self.most)
         last = self.levels.strides[-1]
@@ -140,7 +140,7 @@ class FasterRCNNDetector(Detector):
     finest, most, first, scale = 4, 4, 1, 8.0
     predictors: ClassVar = {"roi_heads.box_predictor.cls_score": "class", "roi_heads.box_predictor.bbox_pred": "class"}
 
-    def build(self, spec: config.Detection, pyramid: Pyramid, strides: Sequence[int], classes: int) -> nn.Module:
+    def build(self, spec: schema.Detection, pyramid: Pyramid, strides: Sequence[int], classes: int) -> nn.Module:
         side = spec.anchor_scale or self.scale
         anchors = Anchors(tuple((side * s,) for s in strides), ((0.5, 1.0, 2.0),) * len(strides))
         return FasterRCNN(
@@ -191,7 +191,7 @@ class RetinaNetDetector(OneStage):
     scale = 4.0
     predictors: ClassVar = {"head.classification_head.cls_logits": "anchor", "head.regression_head.bbox_reg": None}
 
-    def build(self, spec: config.Detection, pyramid: Pyramid, strides: Sequence[int], classes: int) -> nn.Module:
+    def build(self, spec: schema.Detection, pyramid: Pyramid, strides: Sequence[int], classes: int) -> nn.Module:
         side = spec.anchor_scale or self.scale
         sizes = tuple(tuple(int(side * s * 2 ** (i / 3)) for i in range(3)) for s in strides)
         return RetinaNet(
@@ -218,7 +218,7 @@ class FCOSDetector(OneStage):
         "head.regression_head.bbox_ctrness": None,
     }
 
-    def build(self, spec: config.Detection, pyramid: Pyramid, strides: Sequence[int], classes: int) -> nn.Module:
+    def build(self, spec: schema.Detection, pyramid: Pyramid, strides: Sequence[int], classes: int) -> nn.Module:
         return FCOS(
             pyramid,
             classes,

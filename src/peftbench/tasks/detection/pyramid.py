@@ -17,7 +17,7 @@ from torchvision.ops.feature_pyramid_network import (
 )
 
 from peftbench.backbones import Facts, Tap
-from peftbench.errors import Refusal
+from peftbench.common.errors import Refusal
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,10 @@ from torchvision.models import detection as theirs
 
 from peftbench import config
 from peftbench.backbones import Backbone
-from peftbench.backbones.backbone import digests
 from peftbench.backbones.weights import BODY, read_all
-from peftbench.errors import UserError
+from peftbench.common.digests import digests
+from peftbench.common.errors import UserError
+from peftbench.tasks.detection import schema
 from peftbench.tasks.detection.detectors import Detector
 from peftbench.tasks.detection.task import Detection
 
@@ -34,13 +35,13 @@ COCO: dict[str, Any] = {
 _NO_EPSILON = ("fasterrcnn_resnet50_fpn_coco-258fb6c6", "retinanet_resnet50_fpn_coco-eeacb38b")
 
 
-def file_of(spec: config.Task, backbone: config.Backbone) -> Path | None:
+def file_of(spec: config.TaskSection, backbone: config.Backbone) -> Path | None:
     """The file of the detector that a task starts from, None where it starts anew.
 
     Raises:
         UserError: there is none, or it cannot be fetched, or it belongs to another backbone.
     """
-    if not isinstance(spec, config.Detection) or spec.weights is None:
+    if not isinstance(spec, schema.Detection) or spec.weights is None:
         return None
     if spec.weights == "coco":
         return _fetched(spec, backbone)
@@ -67,9 +68,9 @@ def file_of(spec: config.Task, backbone: config.Backbone) -> Path | None:
     return path
 
 
-def stamp(spec: config.Task, file: Path | None) -> dict[str, str]:
+def stamp(spec: config.TaskSection, file: Path | None) -> dict[str, str]:
     """What a number needs to be compared: where the detector comes from, and the sha256 of its file."""
-    if file is None or not isinstance(spec, config.Detection):
+    if file is None or not isinstance(spec, schema.Detection):
         return {}
     with file.open("rb") as opened:
         return {"weights": str(spec.weights), "sha256": hashlib.file_digest(opened, "sha256").hexdigest()}
@@ -231,7 +232,7 @@ def _about(path: Path) -> dict[str, str]:
         return {}
 
 
-def _fetched(spec: config.Detection, backbone: config.Backbone) -> Path:
+def _fetched(spec: schema.Detection, backbone: config.Backbone) -> Path:
     if backbone.name.partition(".")[0] != "resnet50":
         raise UserError(
             f"task.weights=coco: torchvision's detectors have a ResNet-50, and backbone.name is {backbone.name}; take "

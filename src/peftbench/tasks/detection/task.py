@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from peftbench import config
 from peftbench.backbones import Backbone, Facts
-from peftbench.tasks.average_precision import BoxAP
 from peftbench.tasks.base import Extract, Metrics, Task
+from peftbench.tasks.detection import schema
+from peftbench.tasks.detection.average_precision import BoxAP
 from peftbench.tasks.detection.detectors import DETECTORS, Target
 
 
@@ -26,7 +26,7 @@ class Detection(Task):
     moves_statistics: ClassVar[bool] = False
 
     def __init__(
-        self, spec: config.Detection, backbone: Backbone, classes: Sequence[str], categories: Sequence[int] = ()
+        self, spec: schema.Detection, backbone: Backbone, classes: Sequence[str], categories: Sequence[int] = ()
     ) -> None:
         super().__init__()
         self.classes = tuple(classes)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from peftbench.common.errors import UserError
 from peftbench.data.prepare.order import OURS, Entry, ordered
 from peftbench.data.prepare.readers import base
 from peftbench.data.prepare.tree import Tree, ZipTree
-from peftbench.errors import UserError
 
 _TRAIN, _CLASSES = 30, 102
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from peftbench.common.errors import UserError
 from peftbench.data.prepare.order import Entry
 from peftbench.data.prepare.readers import base
-from peftbench.errors import UserError
 
 _SPLITS = {"train": "train", "validation": "val"}
 _DISTANCES = np.array([0.0, 8.0, 8.5, 9.0, 9.5, 10.0, 100.0], dtype=np.float32)

@@ -16,10 +16,10 @@ from typing import IO
 
 import numpy as np
 
+from peftbench.common.errors import UserError
 from peftbench.data.prepare.order import Entry
 from peftbench.data.prepare.readers import base
 from peftbench.data.prepare.tree import ZipTree
-from peftbench.errors import UserError
 
 _FILE = "dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz"
 _COLUMN = {"dsprites_loc": (4, 32 / 16), "dsprites_ori": (3, 40 / 16)}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from peftbench.common.errors import UserError
 from peftbench.data.prepare.order import Entry
 from peftbench.data.prepare.readers import base
-from peftbench.errors import UserError
 
 _LISTS = {"train": "labels/train1.txt", "validation": "labels/val1.txt", "test": "labels/test1.txt"}
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from peftbench.common.errors import UserError
 from peftbench.data.prepare.order import Entry
 from peftbench.data.prepare.readers import base
 from peftbench.data.prepare.readers.mat import variables
-from peftbench.errors import UserError
 
 _SPLITS = {"train": "trnid", "validation": "valid", "test": "tstid"}
 

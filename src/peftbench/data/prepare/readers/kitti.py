@@ -14,9 +14,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from peftbench.common.errors import UserError
 from peftbench.data.prepare.order import Entry
 from peftbench.data.prepare.readers import base
-from peftbench.errors import UserError
 
 _VEHICLES = {"Car", "Van", "Truck"}
 _DISTANCES = np.array([-100.0, 8.0, 20.0, 999.0], dtype=np.float32)

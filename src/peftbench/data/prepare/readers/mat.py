@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from peftbench.errors import UserError
+from peftbench.common.errors import UserError
 
 
 def variables(path: Path, *names: str) -> list[np.ndarray]:

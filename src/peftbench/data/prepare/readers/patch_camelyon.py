@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from peftbench.common.errors import UserError
 from peftbench.data.prepare.order import Entry
 from peftbench.data.prepare.readers import base
-from peftbench.errors import UserError
 
 _SPLITS = {"train": "train", "validation": "valid", "test": "test"}
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from peftbench.common.errors import UserError
 from peftbench.data.prepare.order import Entry
 from peftbench.data.prepare.readers import base
-from peftbench.errors import UserError
 
 
 class Reader(base.Reader):

@@ -19,10 +19,10 @@ from itertools import islice
 import numpy as np
 from PIL import Image, ImageOps
 
+from peftbench.common.errors import UserError
 from peftbench.data.media import DAMAGED
 from peftbench.data.prepare.order import Entry
 from peftbench.data.prepare.readers import base
-from peftbench.errors import UserError
 
 _RADIUS, _KEPT = 300, 0.9
 

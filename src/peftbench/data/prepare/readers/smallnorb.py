@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
+from peftbench.common.errors import UserError
 from peftbench.data.prepare.order import Entry
 from peftbench.data.prepare.readers import base
 from peftbench.data.prepare.tree import gunzipped
-from peftbench.errors import UserError
 
 _TYPES: dict[int, np.dtype] = {0x1E3D4C55: np.dtype("u1"), 0x1E3D4C54: np.dtype("<i4")}
 _NAMES = {"train": ("46789", "training"), "test": ("01235", "testing")}

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from peftbench.common.errors import UserError
 from peftbench.data.prepare.order import Entry
 from peftbench.data.prepare.readers import base
 from peftbench.data.prepare.readers.mat import variables
-from peftbench.errors import UserError
 
 
 class Reader(base.Reader):

@@ -13,7 +13,7 @@ from typing import IO
 
 import numpy as np
 
-from peftbench.errors import UserError
+from peftbench.common.errors import UserError
 
 _LANE = 256  # bytes whose checksum is taken at once with those of the other lanes
 

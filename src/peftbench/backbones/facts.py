@@ -1,0 +1,81 @@
+"""What is known of a backbone: its taps, their shapes, its input."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+WHOLE = "forward_features"
+
+
+Size = int | tuple[int, int]
+"""Pixels of an input image: the side of a square one, else height and width."""
+
+
+Grid = tuple[int, int]
+"""Height and width of a tap's map; prefix tokens are not on it."""
+
+
+@dataclass(frozen=True)
+class Tap:
+    """One tapped module: `shape` is that of its output for one image, in the model's own `layout`.
+
+    `grid` is the height and width of its map; None where its tokens (prefix apart) lie on none.
+    """
+
+    module: str
+    channels: int
+    reduction: int
+    shape: tuple[int, ...]
+    layout: str  # NLC | NCHW | NHWC
+    grid: Grid | None = None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a backbone without its weights.
+
+    `taps` in order of depth, `tail` the modules between the last tap and `forward_head`, `width` the number of
+    pooled features, `prefix` the number of class and register tokens, `parameters` the count without classifier,
+    `called` the modules whose forward runs (some models read a layer's weight instead).
+    """
+
+    name: str
+    family: str | None
+    input_size: Size
+    taps: tuple[Tap, ...]
+    tail: tuple[str, ...]
+    width: int
+    prefix: int
+    parameters: int
+    called: frozenset[str]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+
+    @property
+    def canvas(self) -> tuple[int, int]:
+        """Height and width of an input image."""
+        size = self.input_size
+        return (size, size) if isinstance(size, int) else size
+
+
+def grid_of(tap: Tensor, built: Tap, prefix: int) -> Grid:
+    """Height and width of a raw tap (B, …), which `built` describes as the backbone was built.
+
+    Raises:
+        ValueError: it has as many tokens as no square grid has, nor the one that it was built for.
+    """
+    if built.layout == "NCHW":
+        return tap.shape[2], tap.shape[3]
+    if built.layout == "NHWC":
+        return tap.shape[1], tap.shape[2]
+    tokens = tap.shape[1] - prefix
+    if built.grid is not None and math.prod(built.grid) == tokens:
+        return built.grid
+    side = math.isqrt(tokens)
+    if side * side != tokens:
+        raise ValueError(f"{tokens} tokens are not a square grid")
+    return side, side

@@ -1,0 +1,34 @@
+"""One process of a run in several, started by `processes.py`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from peftbench.common.errors import UserError
+from peftbench.config import Config
+
+
+def main(task: str, answer: str) -> int:
+    """Runs the config in the file `task` and writes its record, or its error, to `answer`."""
+    from peftbench.runs.run import run
+
+    told = json.loads(Path(task).read_text())
+    reply: dict[str, Any] = {}
+    status = 1
+    try:
+        record = run(Config.from_dict(told["config"]), told["group"], told["retry"])
+        reply = {"record": dataclasses.asdict(record)}
+        status = 0
+    except UserError as mistake:
+        reply, status = {"error": str(mistake)}, 2
+    finally:
+        Path(answer).write_text(json.dumps(reply))
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

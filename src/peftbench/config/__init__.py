@@ -1,0 +1,50 @@
+"""The config of a run: what may be configured, of which type, and how words become a checked config; without torch.
+
+`compose`, `overrides` and `resolvers` know Hydra, and are imported where they are used.
+"""
+
+from peftbench.config.identity import identity, run_id
+from peftbench.config.schema import (
+    CONFIGS,
+    SECTIONS,
+    TOP,
+    Backbone,
+    Config,
+    Data,
+    Logger,
+    Method,
+    Optimizer,
+    Protocol,
+    Pruning,
+    Sweep,
+    Taps,
+    Trainer,
+)
+from peftbench.config.task_schema import TaskSection, task_path, task_schema
+from peftbench.config.validate import replaced, restored, validate, validate_study
+
+__all__ = [
+    "CONFIGS",
+    "SECTIONS",
+    "TOP",
+    "Backbone",
+    "Config",
+    "Data",
+    "Logger",
+    "Method",
+    "Optimizer",
+    "Protocol",
+    "Pruning",
+    "Sweep",
+    "Taps",
+    "TaskSection",
+    "Trainer",
+    "identity",
+    "replaced",
+    "restored",
+    "run_id",
+    "task_path",
+    "task_schema",
+    "validate",
+    "validate_study",
+]

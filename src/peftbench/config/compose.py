@@ -1,0 +1,113 @@
+"""From overrides to a checked config, in Python; and Hydra's complaints in one sentence."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from peftbench.common.errors import UserError, nearest
+from peftbench.config import CONFIGS, Config, resolvers, validate
+from peftbench.config.overrides import prepare
+
+resolvers.register()
+
+
+def compose(*overrides: str) -> Config:
+    """The config that the command line would compose from the same words.
+
+        config = peftbench.compose("method=lora", "backbone=vit_nano", "data=digits", "trainer.epochs=5")
+
+    Raises:
+        UserError: an unknown choice or key, a wrong type, a combination that cannot work.
+    """
+    GlobalHydra.instance().clear()
+    words = prepare(overrides)
+    try:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            composed = hydra_compose("train", overrides=words, return_hydra_config=True)
+            chosen = composed.hydra.runtime.choices
+            return checked(composed, chosen)
+    except (HydraException, OmegaConfBaseException) as problem:
+        raise explained(problem, words) from None
+
+
+def checked(composed: DictConfig, chosen: Mapping[str, Any]) -> Config:
+    """A composed Hydra config, resolved and checked. Raises UserError."""
+    missing = sorted(k for k in OmegaConf.missing_keys(composed) if not k.startswith(("hydra", "sweep")))
+    if missing:
+        raise UserError(f"{missing[0]}: needs a value; give {missing[0]}=….")
+    from omegaconf import open_dict
+
+    with open_dict(composed):
+        for name in ("hydra", "sweep", "protocol"):  # of many runs, not of one
+            composed.pop(name, None)
+    values = OmegaConf.to_container(composed, resolve=True)
+    assert isinstance(values, dict)
+    groups = {k: str(v) for k, v in chosen.items() if k in values and v is not None}
+    return validate({str(k): v for k, v in values.items()}, groups)
+
+
+def explained(problem: Exception, words: Sequence[str]) -> UserError:
+    """Hydra's complaint about the given overrides as one sentence with the nearest valid key."""
+    text = str(problem)
+    cause = problem.__cause__
+    if found := re.search(r"Could not override '([^']+)'", text) or re.search(
+        r"[Kk]ey '([^']+)' is not in struct", text
+    ):
+        key = found[1]
+        if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+            key = str(cause.full_key)
+        return UserError(f"{key}: there is no such key{nearest(key, _keys(words))}; see peftbench --cfg job.")
+    if "Could not find" in text:
+        first = text.replace("In 'train': ", "").splitlines()[0]
+        return UserError(f"{first}; see peftbench list.")
+    if found := re.search(
+        r"LexerNoViableAltException|mismatched input|extraneous input|token recognition|no viable", text
+    ):
+        first = next((w for w in words if "=" in w and not _readable(w)), " ".join(words))
+        return UserError(f"{first}: cannot be read; expected key=value, special characters quoted: \"key='a [b'\".")
+    if found := re.search(r"(?:Ambiguous value for argument|Sweep parameters) '([^']+)'", text):
+        return UserError(f"{found[1]}: several values make a sweep; start it with peftbench -m.")
+    return UserError(
+        " ".join(
+            [(text or type(problem).__name__).splitlines()[0], *([str(cause).splitlines()[0]] if cause else [])]
+        ).rstrip(".")
+        + "."
+    )
+
+
+def _readable(word: str) -> bool:
+    try:
+        OverridesParser.create().parse_override(word)
+    except HydraException:
+        return False
+    return True
+
+
+def _keys(words: Sequence[str]) -> list[str]:
+    """Every key of the config that the choices among the overrides give."""
+    choices = [w for w in words if "=" in w and "." not in w.partition("=")[0] and "," not in w and "(" not in w]
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            composed = hydra_compose(
+                "train", overrides=[w for w in choices if not w.startswith(("-", "+", "~", "hydra"))]
+            )
+    except (HydraException, OmegaConfBaseException):
+        return []
+    return list(_flat(OmegaConf.to_container(composed), ""))
+
+
+def _flat(values: Any, prefix: str) -> list[str]:
+    if not isinstance(values, dict):
+        return [prefix.rstrip(".")]
+    return [k for name, value in values.items() for k in [f"{prefix}{name}", *_flat(value, f"{prefix}{name}.")]]

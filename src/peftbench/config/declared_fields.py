@@ -1,0 +1,132 @@
+"""The fields of a dataclass, read from its source: types, defaults and docstring, without importing it.
+
+A method's file imports torch, which takes seconds; reading its source takes milliseconds, so that a wrong option is
+answered at once. Only literal defaults and plain types can be read so, which is the rule for option fields.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, Union
+
+from peftbench.common.errors import UserError
+
+_PLAIN: dict[str, Any] = {
+    "int": int,
+    "float": float,
+    "str": str,
+    "bool": bool,
+    "None": type(None),
+    "tuple": tuple,
+    "list": list,
+    "dict": dict,
+    "Any": Any,
+}
+
+
+@dataclass(frozen=True)
+class Declared:
+    """`fields`: name -> (type, default or ...), in pydantic's form; `doc`: the class's docstring."""
+
+    fields: dict[str, tuple[Any, Any]]
+    doc: str
+
+
+@cache
+def declared(path: str, key: str) -> Declared:
+    """The fields of the dataclass at the import path `package.module.Class`, inherited ones first.
+
+    Raises:
+        UserError: no such module or class, or a field that cannot be read from source; `key` names the config key.
+    """
+    module, _, name = path.rpartition(".")
+    tree = _source(module, path, key)
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return _read(node, tree, module, key)
+    if elsewhere := _where(name, tree, module):  # a package hands on what one of its modules defines
+        return declared(elsewhere, key)
+    raise UserError(f"{key}={path}: module {module} has no class '{name}'.")
+
+
+@cache
+def class_constant(path: str, name: str, key: str) -> Any:
+    """The value of the class attribute `name` at the import path `package.module.Class`, inherited where need be.
+
+    Raises:
+        UserError: as `declared`; or the class has no such attribute with a literal value.
+    """
+    module, _, class_name = path.rpartition(".")
+    tree = _source(module, path, key)
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name == class_name:
+            for item in node.body:
+                if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and item.target.id == name:
+                    return ast.literal_eval(item.value) if item.value is not None else None
+            for base in node.bases:
+                if isinstance(base, ast.Name) and (where := _where(base.id, tree, module)):
+                    return class_constant(where, name, key)
+    if elsewhere := _where(class_name, tree, module):
+        return class_constant(elsewhere, name, key)
+    raise UserError(f"{key}={path}: has no class attribute {name}.")
+
+
+def _source(module: str, path: str, key: str) -> ast.Module:
+    try:
+        spec = importlib.util.find_spec(module) if module else None
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
+        raise UserError(f"{key}={path}: expected the import path of a class, such as peftbench.methods.lora.LoRA.")
+    return ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+
+
+def _read(node: ast.ClassDef, tree: ast.Module, module: str, key: str) -> Declared:
+    found: dict[str, tuple[Any, Any]] = {}
+    for base in node.bases:
+        if isinstance(base, ast.Name) and (where := _where(base.id, tree, module)):
+            found |= declared(where, key).fields
+    for item in node.body:
+        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
+            if "ClassVar" in ast.unparse(item.annotation):
+                continue
+            try:
+                kind = _type(item.annotation)
+                default = ... if item.value is None else ast.literal_eval(item.value)
+            except (ValueError, KeyError):
+                raise UserError(
+                    f"{key}: {module}.{node.name}.{item.target.id} needs a plain type and a literal default."
+                ) from None
+            found[item.target.id] = (kind, default)
+    return Declared(found, ast.get_docstring(node) or "")
+
+
+def _where(name: str, tree: ast.Module, module: str) -> str | None:
+    """The import path of a base class named `name` in `tree`, if the tree says where it comes from."""
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return f"{module}.{name}"
+        if isinstance(node, ast.ImportFrom) and node.module and any(a.name == name for a in node.names):
+            return f"{node.module}.{name}"
+    return None
+
+
+def _type(node: ast.expr) -> Any:
+    """A type from its syntax: int, float | None, tuple[int, ...], Literal['a', 'b'], dict[str, int]."""
+    if isinstance(node, ast.Constant) and node.value is None:
+        return type(None)
+    if isinstance(node, ast.Name):
+        return _PLAIN[node.id]
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+        return Union[_type(node.left), _type(node.right)]  # noqa: UP007 - built at run time
+    if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name):
+        items = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+        if node.value.id == "Literal":
+            return Literal[tuple(ast.literal_eval(i) for i in items)]
+        inner = [... if isinstance(i, ast.Constant) and i.value is ... else _type(i) for i in items]
+        return _PLAIN[node.value.id][tuple(inner)]
+    raise ValueError(ast.unparse(node))

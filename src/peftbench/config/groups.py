@@ -1,0 +1,55 @@
+"""What there is to choose: the YAML files of each config group, with the line that describes each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from peftbench.common.errors import UserError
+from peftbench.config import CONFIGS
+
+PLURAL = {"methods": "method", "backbones": "backbone", "data": "data"}
+
+
+def roots(arguments: Sequence[str] = ()) -> list[Path]:
+    """The folders that configs are read from: peftbench's own and those that the arguments add. Raises UserError."""
+    found = [CONFIGS]
+    for i, argument in enumerate(arguments):
+        if argument in ("--config-dir", "-cd") and i + 1 < len(arguments):
+            found.append(Path(arguments[i + 1]))
+        elif argument.startswith("--config-dir="):
+            found.append(Path(argument.partition("=")[2]))
+        elif argument.startswith("hydra.searchpath="):
+            places = argument.partition("=")[2].strip("[]'\"").split(",")
+            found += [Path(p.strip(" '\"").removeprefix("file://")) for p in places if "pkg://" not in p]
+    if missing := next((f for f in found if not f.is_dir()), None):
+        raise UserError(f"{missing}: there is no such folder of configs.")
+    return found
+
+
+def names(group: str, folders: Iterable[Path]) -> dict[str, Path]:
+    """The choices of a group, nested ones with their folder (`vtab/cifar`), by name."""
+    found: dict[str, Path] = {}
+    for folder in folders:
+        base = folder / group
+        for path in sorted(base.rglob("*.yaml")):
+            name = path.relative_to(base).with_suffix("").as_posix()
+            if not path.name.startswith("_"):
+                found.setdefault(name, path)
+    return dict(sorted(found.items(), key=lambda item: ("/" in item[0], item[0])))
+
+
+def groups(folders: Iterable[Path]) -> list[str]:
+    """The config groups: the folders beside train.yaml, and those that the user's folders add."""
+    return sorted({p.name for f in folders for p in f.iterdir() if p.is_dir() and not p.name.startswith((".", "_"))})
+
+
+def describe(path: Path) -> str:
+    """The first comment of a YAML file that is not a package header."""
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            if line.startswith("#") and not line.startswith("# @package"):
+                return line.lstrip("# ").strip()
+            if not line.startswith("#"):
+                break
+    return ""

@@ -1,0 +1,67 @@
+"""What the config must know of a task, and what every task's section holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass as checked
+
+from peftbench.common.errors import UserError
+from peftbench.common.task_lookup import shipped_tasks, task_module
+
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+@checked(config=STRICT, frozen=True, kw_only=True)
+class TaskSection:
+    """The section `task` of a config; a task's own schema adds its options.
+
+    `path` is the import path of the task's package; the empty string stands for the one that peftbench ships.
+    """
+
+    name: str
+    path: str = ""
+
+
+@dataclass(frozen=True)
+class TaskSchema:
+    """What a task's `schema.py` says to the config, as `SCHEMA`.
+
+    Attributes:
+        section: the dataclass of its section, a `TaskSection`.
+        augmentations: what `data.augment` may be.
+        check: raises UserError where its section does not go with the others; called with the whole config.
+        files: options of the section that name files: what is in them is stamped, where they lie is no part of the id.
+        predicts: options of `peftbench predict` that are this task's alone, with their defaults.
+        smoke: the data set, and options, with which `make smoke` tries this task; nothing is downloaded.
+    """
+
+    section: type[TaskSection]
+    augmentations: tuple[str, ...]
+    check: Callable[[Any], None]
+    files: tuple[str, ...] = ()
+    predicts: Mapping[str, Any] = field(default_factory=dict)
+    smoke: tuple[str, ...] = ()
+
+
+def task_path(section: Mapping[str, Any]) -> str:
+    """The import path of the package of the task that a section names.
+
+    Raises:
+        UserError: peftbench ships no task of that name, and the section gives no path.
+    """
+    name, path = section.get("name"), section.get("path")
+    if isinstance(path, str) and path:
+        return path
+    if name not in shipped_tasks():
+        raise UserError(f"task.name={name!r}: expected {' or '.join(shipped_tasks())}.")
+    return shipped_tasks()[name]
+
+
+def task_schema(section: Mapping[str, Any]) -> TaskSchema:
+    """The schema of the task that a section names. Raises UserError."""
+    schema: TaskSchema = task_module(task_path(section), "schema").SCHEMA
+    return schema

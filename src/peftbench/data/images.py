@@ -1,0 +1,319 @@
+"""From files or arrays to pixels: decoding, resizing, augmentation, and splits as batches of tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from peftbench.common.errors import UserError
+from peftbench.common.seeds import mix
+from peftbench.data.base import Split
+from peftbench.data.media import DAMAGED, read_clip, upright
+
+FILTERS = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "nearest": Image.Resampling.NEAREST,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+# How much larger than the input an image is kept, for augmentations that cut from it.
+_MARGIN = {"crop": 8 / 7, "rrc": 2.0}
+
+
+Picture = np.ndarray | str | Path | Image.Image
+"""What an image is read from: pixels (H, W) or (H, W, 3) in uint8, a file, or PIL's own."""
+
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+class Preparation(Protocol):
+    """How a task prepares images for its model: a frozen dataclass, whose `augment` is for training alone."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    def over(
+        self, split: Split, on_error: str, memory_gb: float, watch: Callable[[int, int], None], views: int = 0
+    ) -> Images:
+        """A split's images in this form."""
+        ...
+
+
+@dataclass(frozen=True)
+class Transform:
+    """From an image to the model's input: squashed to size x size, no crop; then scaled by mean and std."""
+
+    size: int
+    interpolation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augment: str = "none"
+
+    def __call__(self, image: Picture) -> Tensor:
+        """uint8 (3, size, size) of a file, a PIL image, or pixels (H, W) or (H, W, 3) in uint8.
+
+        A model of ours normalises it.
+
+        Raises:
+            UserError: it cannot be read as an image.
+        """
+        try:
+            return torch.from_numpy(decode(image, self.size, self.interpolation).copy())
+        except DAMAGED as problem:
+            name = image if isinstance(image, str | Path) else "this image"
+            raise UserError(f"{name}: cannot be read as an image ({problem}).") from None
+
+    def over(
+        self, split: Split, on_error: str, memory_gb: float, watch: Callable[[int, int], None], views: int = 0
+    ) -> Images:
+        """A split's images in this form."""
+        return Images(split, self, on_error, memory_gb, watch, views)
+
+
+def decode(source: Picture, size: int | tuple[int, int], interpolation: str) -> np.ndarray:
+    """An image as uint8 (3, size, size), or (3, *size): EXIF rotation applied, any mode to RGB, resized.
+
+    Its own shape is not kept.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    image = rgb(opened(source)).resize((width, height), FILTERS[interpolation])
+    return np.asarray(image).transpose(2, 0, 1)
+
+
+def opened(source: Picture) -> Image.Image:
+    """An image of any mode, turned as its EXIF says.
+
+    Raises:
+        UserError: it is nothing that holds an image.
+        OSError, ValueError: it cannot be read as one (`media.DAMAGED`).
+    """
+    if isinstance(source, np.ndarray):
+        try:
+            return Image.fromarray(source)
+        except TypeError:
+            raise UserError(
+                f"pixels of shape {list(source.shape)} in {source.dtype}: expected (H, W) or (H, W, 3) in uint8."
+            ) from None
+    if isinstance(source, Image.Image):
+        source.load()  # some files keep their EXIF behind the pixels
+        return upright(source)
+    if not isinstance(source, str | Path):
+        raise UserError(f"an image in a {type(source).__name__}: expected a file, a PIL image or pixels in NumPy.")
+    with Image.open(source) as file:
+        file.load()
+        return upright(file)
+
+
+def rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode in RGB."""
+    if image.mode.startswith("I"):  # 16 bit grey: PIL would clip to 255
+        image = Image.fromarray((np.asarray(image, dtype=np.float64) / 257).round().clip(0, 255).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def decode_clip(clip: Path, frames: int, size: int, interpolation: str) -> np.ndarray:
+    """A clip as uint8 (frames, 3, size, size): a folder of images or a video file; each frame as `decode` makes it."""
+
+    def read(frame: np.ndarray | Path) -> np.ndarray:
+        try:
+            return decode(frame, size, interpolation)
+        except DAMAGED as problem:
+            raise ValueError(f"{frame.name}: {problem}" if isinstance(frame, Path) else str(problem)) from None
+
+    return np.stack(read_clip(clip, frames, read))
+
+
+class Batch(NamedTuple):
+    """Images with their targets: uint8, (B, 3, S, S), or clips, (B, T, 3, S, S).
+
+    Where `taps` stand in for them, the images are empty: (B, 3, 0, 0), or (B, T, 3, 0, 0) with taps (B * T, …).
+    """
+
+    images: Tensor
+    targets: Any
+    taps: list[Tensor] | None = None
+
+
+class Images(Dataset):
+    """A split as tensors: decoded once into memory while it fits, else from disk each time.
+
+    Attributes:
+        views: 0, or how many fixed augmented views stand for each image; training then draws among them.
+        stored: once set, gives the taps of rows, and no image is decoded for training any more.
+
+    Raises:
+        UserError: a damaged image, named, where `on_error` is `refuse`; else it is left out and named in `skipped`.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        transform: Transform,
+        on_error: str,
+        memory_gb: float,
+        watch: Callable[[int, int], None],
+        views: int = 0,
+    ) -> None:
+        self.kept = round(transform.size * _MARGIN.get(transform.augment, 1.0))
+        shape = (*(() if split.frames is None else (split.frames,)), 3, self.kept, self.kept)
+        self.transform, self.augment = transform, _augmentation(transform)
+        self.views = views if self.augment is not None else 0
+        self._begin(split, shape, len(split) * math.prod(shape) <= memory_gb * 2**30, on_error, watch)
+
+    def _begin(
+        self, split: Split, shape: tuple[int, ...], fits: bool, on_error: str, watch: Callable[[int, int], None]
+    ) -> None:
+        self.split, self.shape, self.fits = split, shape, fits
+        self.kind = "image" if split.frames is None else "clip"
+        self.skipped: list[str] = []
+        self.pixels: Tensor | None = None
+        self.stored: Callable[[Tensor], list[Tensor]] | None = None
+        if on_error == "skip":
+            self._decode_all(on_error, watch, self.fits)
+
+    @property
+    def groups(self) -> Tensor | None:
+        """The group of each image, (N,), where batches should be of one group."""
+        return None
+
+    def load(self, watch: Callable[[int, int], None] = lambda done, of: None) -> None:
+        """Decodes into memory, if the images fit and are not there yet."""
+        if self.fits and self.pixels is None:
+            self._decode_all("refuse", watch, True)
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    @property
+    def rows(self) -> int:
+        """How many different pictures there are: images times views."""
+        return len(self) * max(self.views, 1)
+
+    def __getitems__(self, batch: Indices) -> Batch:
+        """A whole batch at once, augmented where it has a seed."""
+        indices = torch.as_tensor(batch, dtype=torch.long)
+        targets = torch.from_numpy(self.split.labels)[indices]
+        if self.views:
+            seed = 0 if batch.seed is None else batch.seed
+            view = torch.randint(self.views, indices.shape, generator=torch.Generator().manual_seed(seed))
+            indices = indices * self.views + view
+        if self.stored is not None:
+            nothing = torch.empty((len(batch), *self.shape[:-2], 0, 0), dtype=torch.uint8)
+            taps = self.stored(indices)
+            return Batch(nothing, targets, taps if self.split.frames is None else [t.flatten(0, 1) for t in taps])
+        images = self.pictures(indices)
+        if self.augment is not None and not self.views and batch.seed is not None:
+            # Seeded by the batch's place in the run, so that a resumed run sees the same pixels.
+            images = self._augmented(images, batch.seed)
+        return Batch(images, targets)
+
+    def pictures(self, rows: Tensor) -> Tensor:
+        """uint8 images (B, 3, S, S) or clips (B, T, 3, S, S): row i is image i, or view i % views of i // views."""
+        self.load()
+        indices = rows // max(self.views, 1)
+        if self.pixels is not None:
+            images = self.pixels[indices]
+        elif not len(indices):
+            images = torch.empty((0, *self.shape), dtype=torch.uint8)
+        else:
+            images = torch.stack([torch.from_numpy(self._decode(i).copy()) for i in indices.tolist()])
+        if self.views:
+            views = [self._augmented(i[None], mix(int(row), 2)) for i, row in zip(images, rows, strict=True)]
+            images = torch.cat(views) if views else images
+        return images
+
+    def _augmented(self, images: Tensor, seed: int) -> Tensor:
+        assert self.augment is not None
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return torch.stack([self.augment(i) for i in images])  # one draw for all frames of a clip
+
+    def _decode(self, index: int) -> np.ndarray:
+        source, how = self.split.images[index], (self.kept, self.transform.interpolation)
+        try:
+            if self.split.frames is None:
+                return decode(source, *how)
+            return decode_clip(source, self.split.frames, *how)
+        except DAMAGED as problem:
+            raise self._damaged(index, problem) from None
+
+    def _damaged(self, index: int, problem: Exception) -> UserError:
+        a = "an" if self.kind == "image" else "a"
+        return UserError(
+            f"{self._where(index)}: cannot be read as {a} {self.kind} ({problem}); repair or remove it, or leave "
+            f"such {self.kind}s out with data.on_error=skip."
+        )
+
+    def _where(self, index: int) -> str:
+        source = self.split.images[index]
+        return str(source) if isinstance(source, Path) else self.split.names[index]
+
+    def _decode_all(self, on_error: str, watch: Callable[[int, int], None], keep: bool) -> None:
+        pixels = torch.empty((len(self.split), *self.shape), dtype=torch.uint8) if keep else None
+
+        def one(index: int) -> bool:
+            try:
+                image = self._decode(index)
+            except UserError:
+                if on_error == "refuse":
+                    raise
+                return False
+            if pixels is not None:
+                pixels[index] = torch.from_numpy(image.copy())
+            return True
+
+        good: list[int] = []
+        with ThreadPoolExecutor() as pool:
+            for index, fine in enumerate(pool.map(one, range(len(self.split)))):
+                watch(index + 1, len(self.split))
+                if fine:
+                    good.append(index)
+                else:
+                    self.skipped.append(self._where(index))
+        if not good:
+            raise UserError(f"none of the {len(self.split)} {self.kind}s can be read, such as {self.skipped[0]}.")
+        if self.skipped:
+            self.split = self.split.take(good)
+            pixels = pixels[torch.tensor(good)] if pixels is not None else None
+        self.pixels = pixels
+
+
+def _augmentation(transform: Transform) -> Callable[[Tensor], Tensor] | None:
+    from torchvision.transforms import v2
+
+    size = transform.size
+    steps: dict[str, list[Any]] = {
+        "flip": [v2.RandomHorizontalFlip()],
+        "crop": [v2.RandomCrop(size), v2.RandomHorizontalFlip()],
+        "rrc": [v2.RandomResizedCrop(size, scale=(0.3, 1.0), antialias=True), v2.RandomHorizontalFlip()],
+        "trivial": [v2.RandomHorizontalFlip(), v2.TrivialAugmentWide()],
+    }
+    if transform.augment == "none":
+        return None
+    if transform.augment not in steps:
+        raise UserError(
+            f"data.augment={transform.augment}: is for detection; for classification give none, {', '.join(steps)}."
+        )
+    return v2.Compose(steps[transform.augment])
+
+
+class Indices(list[int]):
+    """Indices of one batch, and the seed of its augmentation."""
+
+    def __init__(self, indices: Sequence[int], seed: int | None) -> None:
+        super().__init__(indices)
+        self.seed = seed

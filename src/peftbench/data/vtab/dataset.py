@@ -1,0 +1,84 @@
+"""The 19 tasks of VTAB-1k (Zhai et al., 2019, arXiv 1910.04867), read from the layout that PETL repositories share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from peftbench.common.errors import UserError
+from peftbench.common.vtab_tasks import spellings
+from peftbench.data.base import DataSet, Split, Splits
+from peftbench.data.vtab import lists, provenance
+
+
+@dataclass(frozen=True)
+class Vtab(DataSet):
+    """One task: four list files whose lines are `images/<split>/000000.jpg <label>`.
+
+    The task's folder is looked for in `root` under its name and its aliases. `root` may be the folder itself, whatever
+    it is called; its labels must then be exactly those of the task, so that no other task's images pass for it.
+    A split that peftbench made bears its name after the task's: `vtab/cifar@peftbench-v1`.
+    """
+
+    task_name: str
+    classes: int
+    root: str = "data/vtab"
+
+    def load(self) -> Splits:
+        folder = self._folder()
+        splits = {role: _read(folder, file, self.classes) for role, file in lists.FILES.items()}
+        if folder == Path(self.root).expanduser() and folder.name not in spellings(self.task_name):
+            found = {int(label) for split in splits.values() for label in split.labels}
+            if found != set(range(self.classes)):
+                raise UserError(
+                    f"data.root={self.root}: holds {len(found)} of the {self.classes} labels of vtab/{self.task_name}, "
+                    f"so it looks like another task; name the folder {self.task_name} if it is not."
+                )
+        made = provenance.read(folder)
+        name = f"vtab/{self.task_name}"
+        if made and made.split != provenance.ADOPTED:
+            name += f"@{made.split}"
+        kinds = sorted({Path(n).suffix.removeprefix(".") for split in splits.values() for n in split.names})
+        source = f"{made.source if made else 'as found'}; {', '.join(kinds)}"
+        return Splits(name, _class_names(folder, self.classes), **splits, source=source, notes=())
+
+    def _folder(self) -> Path:
+        root = Path(self.root).expanduser()
+        folder = find(root, self.task_name)
+        if folder is None:
+            raise UserError(
+                f"data=vtab/{self.task_name}: {lists.FILES['train']} was looked for in {root.absolute()} and its "
+                f"folder {self.task_name} and is not there; put the task's folder (four lists and images/) there, "
+                f"make it with peftbench data prepare vtab/{self.task_name}, or give data.root=<folder of the tasks>."
+            )
+        return folder
+
+
+def find(root: Path, task: str) -> Path | None:
+    """The folder of a task: `root` itself, or its folder of one of the task's names."""
+    for folder in (root, *(root / name for name in spellings(task))):
+        if (folder / lists.FILES["train"]).is_file():
+            return folder
+    return None
+
+
+def _read(folder: Path, file: str, classes: int) -> Split:
+    listed = lists.read(folder, file, classes)
+    if listed.problems:
+        raise UserError(listed.problems[0])
+    missing = [n for n in listed.names if not (folder / n).is_file()]
+    if missing:
+        raise UserError(
+            f"{listed.path}: {len(missing)} of its {len(listed.names)} images are missing, "
+            f"such as {folder / missing[0]}."
+        )
+    return Split([folder / n for n in listed.names], np.array(listed.labels, dtype=np.int64), listed.names)
+
+
+def _class_names(folder: Path, classes: int) -> tuple[str, ...]:
+    file = folder / "classes.txt"
+    names = file.read_text().split("\n") if file.is_file() else []
+    names = [n.strip() for n in names if n.strip()]
+    return tuple(names) if len(names) == classes else tuple(str(i) for i in range(classes))

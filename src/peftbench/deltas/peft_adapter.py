@@ -1,0 +1,167 @@
+"""LoRA of linear layers in the files of Hugging Face's PEFT: adapter_model.safetensors and adapter_config.json."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from peftbench import deltas
+from peftbench.common.atomic_files import replacing
+from peftbench.common.errors import Refusal, UserError
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+FILES = (WEIGHTS, CONFIG, "README.md")
+_PREFIX = "base_model.model."
+_OURS = re.compile(r"backbone\.net\.(.+)\.lora_([ab])")
+_THEIRS = re.compile(r"(.+)\.lora_([AB])\.weight")
+# What changes the update's form or size, with the value that leaves it as section 4.1 of LoRA's paper has it.
+_PLAIN: dict[str, tuple[Any, ...]] = {
+    "peft_type": ("LORA",),
+    "bias": ("none",),
+    "use_dora": (False,),
+    "use_rslora": (False,),
+    "fan_in_fan_out": (False,),
+    "rank_pattern": ({},),
+    "alpha_pattern": ({},),
+    "lora_bias": (False,),
+    "layer_replication": (None,),
+    "megatron_config": (None,),
+    "target_parameters": (None, []),
+    "trainable_token_indices": (None,),
+    "use_qalora": (False,),
+    "use_bdlora": (None,),
+    "kasa_config": (None,),
+    "velora_config": (None,),
+    "monteclora_config": (None,),
+    "alora_invocation_tokens": (None,),
+    "init_lora_weights": (True, False, "gaussian", "orthogonal", "eva"),  # others change the weights of the model too
+}
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """`tensors` are a delta's: `backbone.net.<layer>.lora_a` (r, d_in), `….lora_b` (d_out, r), and the head.
+
+    `fingerprint` is that of the backbone, where peftbench wrote the adapter.
+    """
+
+    layers: tuple[str, ...]
+    rank: int
+    alpha: float
+    dropout: float
+    tensors: Mapping[str, Tensor]
+    fingerprint: str
+
+
+def write(
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+    options: Mapping[str, Any],
+    base: str,
+    classifiers: tuple[str, ...],
+    metadata: Mapping[str, str],
+) -> None:
+    """Writes a delta of `method=lora` as an adapter of timm's model with a classifier of as many classes.
+
+    Args:
+        tensors: the delta.
+        options: of the method: rank, alpha, dropout.
+        base: the timm model's name.
+        classifiers: the names of its classifier layers; each gets the head.
+
+    Raises:
+        Refusal: the delta holds more than low-rank updates of linear layers and a head.
+    """
+    found: dict[str, Tensor] = {}
+    layers: dict[str, None] = {}
+    for name, tensor in tensors.items():
+        if match := _OURS.fullmatch(name):
+            layers[match[1]] = None
+            found[f"{_PREFIX}{match[1]}.lora_{match[2].upper()}.weight"] = tensor
+        elif name.startswith("task.head."):
+            found |= {f"{_PREFIX}{c}.{name.rpartition('.')[2]}": tensor for c in classifiers}
+        else:
+            raise Refusal(f"format=peft: the delta holds {name}, which is no low-rank update of a linear layer.")
+    settings = {
+        "peft_type": "LORA",
+        "task_type": None,
+        "base_model_name_or_path": base,
+        "r": options["rank"],
+        "lora_alpha": options["alpha"],
+        "lora_dropout": options["dropout"],
+        "target_modules": list(layers),
+        "modules_to_save": list(classifiers),
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "use_rslora": False,
+        "use_dora": False,
+        "inference_mode": True,
+    }
+    deltas.write(folder / WEIGHTS, found, {**metadata, "format": "pt"})
+    with replacing(folder / CONFIG) as part:
+        part.write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def read(folder: Path, classifiers: tuple[str, ...]) -> Adapter:
+    """An adapter that PEFT, or `write`, has saved.
+
+    Raises:
+        UserError: it is missing or damaged.
+        Refusal: it holds something besides plain LoRA of linear layers and a classifier.
+    """
+    file = folder / CONFIG
+    try:
+        settings = dict(json.loads(file.read_text(encoding="utf-8")))
+        rank, alpha = int(settings["r"]), float(settings["lora_alpha"])
+        dropout = float(settings.get("lora_dropout", 0.0))
+        if not (math.isfinite(alpha) and 0 <= dropout < 1):
+            raise ValueError
+    except FileNotFoundError:
+        raise UserError(
+            f"adapter={folder}: holds no {CONFIG}; give a folder that PEFT has saved an adapter in."
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{file}: is not the configuration of a LoRA adapter.") from None
+    for key, plain in _PLAIN.items():
+        if settings.get(key) and settings[key] not in plain:
+            raise Refusal(f"{file}: {key}={settings[key]!r} is not read; expected plain LoRA, {key}={plain[0]!r}.")
+    if not (folder / WEIGHTS).is_file():
+        raise _no_weights(folder)
+    tensors, about = deltas.read(folder / WEIGHTS)
+    if broken := [n for n, t in tensors.items() if not t.isfinite().all()]:
+        raise UserError(f"{folder / WEIGHTS}: {broken[0]} holds values that are not finite; train it again.")
+    layers: dict[str, None] = {}
+    found: dict[str, Tensor] = {}
+    heads: dict[str, list[Tensor]] = {}
+    for name, tensor in tensors.items():
+        short = name.removeprefix(_PREFIX)
+        layer, _, part = short.rpartition(".")
+        if (match := _THEIRS.fullmatch(short)) and tensor.ndim == 2:
+            layers[match[1]] = None
+            found[f"backbone.net.{match[1]}.lora_{match[2].lower()}"] = tensor
+        elif layer in classifiers and part in ("weight", "bias"):
+            heads.setdefault(part, []).append(tensor.flatten(1) if part == "weight" else tensor)
+        else:
+            raise Refusal(f"{folder / WEIGHTS}: {name} is neither LoRA of a linear layer nor the classifier; not read.")
+    # timm averages the logits of two classifiers.
+    found |= {f"task.head.{p}": t[0] if len(t) == 1 else sum(t[1:], t[0]) / len(t) for p, t in heads.items()}
+    return Adapter(tuple(layers), rank, alpha, dropout, found, about.get("fingerprint", ""))
+
+
+def _no_weights(folder: Path) -> UserError:
+    pickled = next((n for n in ("adapter_model.bin", "adapter_model.pt") if (folder / n).is_file()), None)
+    if pickled is None:
+        return UserError(
+            f"adapter={folder}: holds no {WEIGHTS}; give a folder that PEFT has saved an adapter in, whole."
+        )
+    return UserError(
+        f"adapter={folder}: holds its weights in {pickled}, a pickle, which could run code; expected {WEIGHTS}, which "
+        f"peft.PeftModel.from_pretrained(net, folder).save_pretrained(another) writes."
+    )

@@ -1,5 +1,0 @@
-"""A tuned model as a file for elsewhere: a plain timm state dict, ONNX, an exported program, a PEFT adapter."""
-
-from peftbench.export.files import FORMATS, export
-
-__all__ = ["FORMATS", "export"]

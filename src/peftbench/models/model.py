@@ -1,0 +1,187 @@
+"""Backbone, side net and task as one plain torch module."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from peftbench.backbones import Backbone
+from peftbench.common.errors import UserError
+from peftbench.common.machine import has_bf16
+from peftbench.methods.base import Side
+from peftbench.tasks.base import Task
+
+
+class Model(nn.Module):
+    """What is trained and what predicts.
+
+    Images are uint8 (B, 3, H, W) and are normalised here, on the device; floating images count as normalised.
+    Clips are (B, T, 3, H, W): the backbone sees their frames, and every tap has B * T rows, clip after clip.
+
+    Args:
+        backbone: adapted in place by the method.
+        task: head, loss and metrics.
+        mean, std: the normalisation, in units of the range 0 to 1.
+
+    Attributes:
+        multiple: a frozen backbone gets its batches padded to a multiple of this. Some kernels round differently for
+            odd sizes; with 8, an image's taps have the same bits whatever batch it is in, which kept taps need.
+        reads: the taps that the task reads, as indices into `facts.taps`.
+        passed: those of them that a side net leaves as they are.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        task: Task,
+        mean: Sequence[float] = (0.5, 0.5, 0.5),
+        std: Sequence[float] = (0.5, 0.5, 0.5),
+    ) -> None:
+        super().__init__()
+        self.backbone, self.task = backbone, task
+        self.side: Side | None = None
+        self.multiple = 1
+        self.reads = task.reads(backbone.facts)
+        self.passed: tuple[int, ...] = ()
+        self.register_buffer("mean", torch.tensor(mean).mul(255).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).mul(255).view(3, 1, 1), persistent=False)
+
+    def adapted(self, side: Side | None) -> None:
+        """Called when the method has adapted the backbone: takes its side net, freezes what the task leaves unused."""
+        self.side = side
+        self.reads = self.task.reads(self.backbone.facts)
+        if side is not None:
+            side.every = not self.task.uses_tail
+            self.passed = tuple(i for i in self.reads if i not in self._given()) if side.every else ()
+        if not self.task.uses_tail:
+            for parameter in self.backbone.tail_parameters():
+                parameter.requires_grad = False
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """uint8 images on the scale that the backbone was trained with; floating ones unchanged."""
+        if images.is_floating_point():
+            return images
+        return images.to(self.mean.dtype).sub_(self.mean).div_(self.std)
+
+    def frames(self, images: Tensor) -> Tensor:
+        """Normalised images (B, 3, H, W), or the frames of clips, (B * T, 3, H, W).
+
+        Raises:
+            UserError: they are of another shape.
+        """
+        if images.ndim not in (4, 5) or images.shape[-3] != 3:
+            raise UserError(
+                f"images: have the shape {tuple(images.shape)}; expected (B, 3, H, W), or clips (B, T, 3, H, W)."
+            )
+        return self.normalize(images).flatten(0, -4)
+
+    def extract(self, images: Tensor, cached: list[Tensor] | None = None) -> list[Tensor]:
+        """Adapted taps: live ones of a weight method, or the side net's over frozen (or `cached`) ones."""
+        if self.side is None:
+            return self.backbone.taps(self.frames(images), self.reads)
+        return _through([self], self.frozen(images) if cached is None else cached)[0]
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """The taps that `frozen` computes: those that the side net reads, then those that are passed on."""
+        assert self.side is not None
+        return (*self.side.wanted, *self.passed)
+
+    def condense(self, taps: list[Tensor]) -> list[Tensor]:
+        """What is kept of the taps `kept`."""
+        assert self.side is not None
+        count = len(self.side.wanted)
+        return [*self.side.condense(taps[:count]), *taps[count:]]
+
+    @torch.no_grad()
+    def frozen(self, images: Tensor) -> list[Tensor]:
+        """The taps that the side net reads, condensed and in the precision of the run: what a tap cache holds."""
+        assert self.side is not None
+        images = self.frames(images)
+        count = len(images)
+        if count % self.multiple:
+            images = torch.cat([images, images[-1:].expand(-count % self.multiple, *images.shape[1:])])
+        kind = images.device.type
+        half = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        with torch.autocast(kind, half, enabled=half is not None and (kind != "cpu" or has_bf16())):
+            taps = self.condense(self.backbone.taps(images, self.kept))
+        return [t[:count] if half is None else t[:count].to(half) for t in taps]
+
+    def forward(self, images: Tensor, cached: list[Tensor] | None = None) -> Any:
+        """Predictions, in the task's own form: logits (B, classes) for classification."""
+        return self.task.predict(partial(self.extract, cached=cached), self.backbone, images)
+
+    def evaluate(self, batch: Any) -> Any:
+        """Predictions for a batch, in the form that the task's metrics take."""
+        extract = partial(self.extract, cached=getattr(batch, "taps", None))
+        return self.task.evaluate(extract, self.backbone, batch)
+
+    def loss(self, batch: Any, cached: list[Tensor] | None = None) -> Tensor:
+        """The training loss of one batch, a scalar: what training, and a method's scoring, differentiate.
+
+        Taps come from `cached`, from the batch where it holds them, or else from its images.
+        """
+        cached = getattr(batch, "taps", None) if cached is None else cached
+        return self.task.loss(partial(self.extract, cached=cached), self.backbone, batch)
+
+    def train(self, mode: bool = True) -> Model:
+        """The one place that decides modes.
+
+        Batch-norm statistics move only where the whole layer trains (and is not marked `fixed_statistics`), and not at
+        all where the task says so; under a
+        side method the backbone is in eval mode (no dropout, no drop-path); every other module follows `mode`.
+        """
+        super().train(mode)
+        if self.side is not None:
+            self.backbone.eval()
+            return self
+        for module in self.backbone.modules():
+            if isinstance(module, _NormBase) and (
+                not self.task.moves_statistics
+                or getattr(module, "fixed_statistics", False)
+                or not all(p.requires_grad for p in module.parameters())
+            ):
+                module.eval()
+        return self
+
+    def trainable(self) -> list[tuple[str, nn.Parameter]]:
+        """(name, parameter) of everything that trains, head included."""
+        return [(n, p) for n, p in self.named_parameters() if p.requires_grad]
+
+    def start(self) -> dict[str, str]:
+        """The starting hashes of the backbone, and of a task that starts from a file, under this model's names."""
+        own = {f"backbone.{name}": digest for name, digest in self.backbone.start.items()}
+        return own | {f"task.{name}": digest for name, digest in self.task.start.items()}
+
+    def _given(self) -> tuple[int, ...]:
+        """The taps that the side net gives, counted from the first."""
+        assert self.side is not None
+        return tuple(range(len(self.backbone.facts.taps))[i] for i in self.side.given)
+
+    def merged(self, given: list[Tensor], passed: list[Tensor]) -> list[Tensor]:
+        """The taps that the task reads, of those that the side net gives and those that are passed on."""
+        if not self.task.uses_tail:
+            every = dict(zip((*self._given(), *self.passed), (*given, *passed), strict=True))
+            return [every[i] for i in self.reads]
+        return given
+
+
+def _through(models: Sequence[Model], taps: list[Tensor]) -> list[list[Tensor]]:
+    """What models with side nets of one class give for the kept taps; in fp32 where bf16 would only be emulated."""
+    sides = [cast(Side, m.side) for m in models]
+    kind, count = taps[-1].device.type, len(taps) - len(models[0].passed)
+    own, passed = taps[:count], taps[count:]
+    if kind != "cpu" or not torch.is_autocast_enabled(kind) or has_bf16():
+        given = type(sides[0]).together(sides, own)
+    else:
+        with torch.autocast(kind, enabled=False):
+            given = type(sides[0]).together(sides, own if sides[0].halves else [t.float() for t in own])
+    return [m.merged(taps, passed) for m, taps in zip(models, given, strict=True)]

@@ -1,0 +1,69 @@
+"""How the records of a task are judged and shown, as the task's own schema says."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from peftbench.common.task_lookup import shipped_tasks, task_module
+
+
+@dataclass(frozen=True)
+class TaskResults:
+    """What a task's `schema.py` says to the tables and reports, as `RESULTS`.
+
+    Every metric here is one of which more is better, and at most 1; it is shown in per cent.
+
+    Attributes:
+        metric: what a run is judged by; records have it as `val/<metric>` and `test/<metric>`, histories as
+            `val_<metric>`.
+        columns: heading -> metric, of the table at the end of a run.
+        beside: the metric that a report shows beside `metric`, if any.
+        setting: options of the task's section that are part of a method's setting, with what a record that does not
+            have them was run with; None where all of them are.
+    """
+
+    metric: str
+    columns: Mapping[str, str]
+    beside: str | None = None
+    setting: Mapping[str, Any] | None = None
+
+
+FIRST = "classification"
+"""The task of a record that names none: the first version of peftbench knew no other."""
+
+
+def task_name(config: Mapping[str, Any]) -> str:
+    """The name of the task in a record's config."""
+    return str((config.get("task") or {}).get("name") or FIRST)
+
+
+def results_of(config: Mapping[str, Any], metrics: Iterable[str] = ()) -> TaskResults:
+    """How a record with this config is judged and shown.
+
+    A record may come from anywhere, so nothing that it names is imported: a task from outside peftbench is asked where
+    this process runs it. Elsewhere the first of the record's `metrics` on test or validation images counts: a task
+    names first what it is judged by.
+    """
+    path = shipped_tasks().get(task_name(config))
+    if path is not None:
+        results: TaskResults = task_module(path, "schema").RESULTS
+        return results
+    here = sys.modules.get(f"{(config.get('task') or {}).get('path')}.schema")
+    if here is not None:
+        return here.RESULTS
+    measured = (name.partition("/")[2] for name in metrics if name.startswith(("test/", "val/")))
+    metric = next((name for name in measured if name != "loss"), "accuracy")
+    return TaskResults(metric, {f"{metric} %": metric})
+
+
+def short(metric: str) -> str:
+    """The metric without where it was measured: `AP` of `test/AP`."""
+    return metric.partition("/")[2] or metric
+
+
+def percent(metric: str) -> str:
+    """The unit of its figures: `%`, and of what, unless that is accuracy."""
+    return "%" if short(metric) == "accuracy" else f"% {short(metric)}"

@@ -1,0 +1,1 @@
+"""One run, from config to record; a run's folder, stamps and files."""

@@ -1,0 +1,197 @@
+"""What a run would do, without weights: layer by layer, in parameters, memory and arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from peftbench import backbones, costs, optim
+from peftbench.backbones.layers import layers
+from peftbench.common.precisions import HALF
+from peftbench.config import Config
+from peftbench.costs.simulated import Step, arithmetic, step
+from peftbench.data.base import DataSet, Splits
+from peftbench.methods.base import Method, Plan
+from peftbench.methods.full import Full
+from peftbench.models.model import Model
+from peftbench.runs import starting_backbone
+from peftbench.runs.build import instantiate
+from peftbench.runs.compatibility import refuse_incompatible
+from peftbench.tasks import making as tasks
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layer. Parameters: `base` of the backbone as it is, `pruned` of these taken out or set to zero, `trained`
+    of what is left, `added` by the method. `merges`: what is added is folded into the layer in the end.
+    """
+
+    name: str
+    kind: str
+    base: int = 0
+    pruned: int = 0
+    trained: int = 0
+    added: int = 0
+    merges: bool = False
+    skipped: str = ""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a run would train and what a step of it would take.
+
+    Attributes:
+        rows: every layer of the backbone with parameters, then what stands beside it.
+        parameters: as in a record: `method`, `head`, `backbone` and shares.
+        step: of the run, without kept taps; None of detection, whose proposals depend on the images.
+        full: arithmetic of a step of full fine-tuning of the same backbone, which `relative_time` is against.
+    """
+
+    rows: tuple[Row, ...]
+    parameters: Mapping[str, Any]
+    step: Step | None
+    full: int
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def relative_time(self) -> float | None:
+        return None if self.step is None else self.step.flops / self.full
+
+
+def plan(config: Config) -> Planned:
+    """What `peftbench.run(config)` would do. Nothing is trained, no weights and no images are read.
+
+    Raises:
+        UserError: what the run would say of this config; a method that decides by looking at data what it trains.
+    """
+    method: Method = instantiate(config.method)
+    refuse_incompatible(config, method)
+    dataset: DataSet = instantiate(config.data)
+    splits = dataset.load()
+    model, skipped = _model(config, method, splits)
+    rows = _rows(config, method, model, skipped)
+    parameters, masks = costs.parameters(model), model.backbone.masks
+    batch = min(config.data.batch_size, len(splits.roles(config.data.stage)[0]))
+    notes = []
+    taken, full = None, 0
+    if config.task.name == "classification":
+        taken = step(model, lambda: _batch(model, splits, batch), lambda: _optimizer(config, model), _half(config))
+        free = replace(config, pruning=replace(config.pruning, merge="auto"))  # the method's choice, not this one's
+        whole, _ = _model(free, Full(), splits)
+        full = arithmetic(whole, lambda: _batch(whole, splits, batch))
+    else:
+        notes.append(
+            "memory and time: not foretold, since a detector's proposals depend on the images; a run measures them"
+        )
+    if masks and config.pruning.name == "none":
+        notes.append(
+            f"pruning: the weights given are pruned; their zeros are in the file, merging is {model.backbone.merging}"
+        )
+    elif masks:
+        every = sum(m.numel() for m in masks.values())
+        notes.append(
+            f"pruning: {round(every * config.pruning.ratio):,} of {every:,} weights become zero; merging is "
+            f"{model.backbone.merging}"
+        )
+    if type(method).optimizer is not Method.optimizer or config.optimizer.name == "ftp":
+        notes.append("memory: without the anchors and differences that its optimizer keeps")
+    if method.side and config.taps.mode != "off":
+        notes.append("memory and time: of a step without kept taps; with them no backbone runs")
+    return Planned(tuple(rows), parameters, taken, full, tuple(notes))
+
+
+def _model(config: Config, method: Method, splits: Splits) -> tuple[Model, Mapping[str, str]]:
+    backbone = starting_backbone.meta(config, method)
+    with torch.device("meta"):
+        task = tasks.make(config.task, backbone, splits.classes)
+        model = Model(backbone, task)
+        skipped = method.skipped(backbone)
+        model.adapted(method.adapt(backbone, Plan()))
+    return model, skipped
+
+
+def _batch(model: Model, splits: Splits, count: int) -> tuple[Tensor, Tensor]:
+    clip = () if splits.train.frames is None else (splits.train.frames,)
+    return torch.zeros(count, *clip, 3, *model.backbone.facts.canvas, dtype=torch.uint8), torch.zeros(
+        count, dtype=torch.long
+    )
+
+
+def _optimizer(config: Config, model: Model) -> torch.optim.Optimizer:
+    spec = config.optimizer
+    if spec.name == "ftp":
+        spec = type(spec)(**{**vars(spec), "name": spec.inner or "adamw"})
+    return optim.optimizer(spec, model.trainable(), fused=True)
+
+
+def _half(config: Config) -> torch.dtype | None:
+    return HALF[config.trainer.precision]
+
+
+def _rows(config: Config, method: Method, model: Model, skipped: Mapping[str, str]) -> list[Row]:
+    whole = backbones.meta(config.backbone, starting_backbone.size(config))
+    kinds = {x.name: x.kind for x in layers(whole)}
+    each = config.pruning.scope == "layer"  # else the zeros are chosen over all layers together, by their values
+    masks = {n: round(m.numel() * config.pruning.ratio) for n, m in model.backbone.masks.items() if each}
+    base, left = _counts(whole.net.named_parameters()), _counts(model.backbone.net.named_parameters())
+    added = {n: p for n, p in model.backbone.net.named_parameters() if n not in dict(whole.net.named_parameters())}
+    stays = _after_merging(config, method)
+    rows = {}
+    for name, count in base.items():
+        own = {n for n in added if n.startswith(f"{name}.") and _owner(n, base) == name}
+        trained = _sum(p for n, p in _own(model.backbone.net, name) if p.requires_grad and n not in added)
+        gone = count - (left.get(name, 0) - _sum(added[n] for n in own if _last(n) == name))
+        rows[name] = Row(
+            name=name,
+            kind=kinds.get(name, "other"),
+            base=count,
+            pruned=gone + masks.get(f"{name}.weight", 0),
+            trained=trained,
+            added=_sum(added[n] for n in own),
+            merges=bool(own) and not own & stays,
+            skipped=skipped.get(name, ""),
+        )
+    beside = _counts(model.side.named_parameters(), 1) if model.side is not None else {}
+    return [*rows.values(), *(Row(f"side.{n}" if n else "side", "side", added=c) for n, c in beside.items())]
+
+
+def _after_merging(config: Config, method: Method) -> set[str]:
+    """The names of the backbone's parameters when the method has merged what it can."""
+    backbone = starting_backbone.meta(config, method)
+    with torch.device("meta"):
+        method.adapt(backbone, Plan())
+        method.merge(backbone)
+    return {n for n, _ in backbone.net.named_parameters()}
+
+
+def _own(net: nn.Module, name: str) -> Iterable[tuple[str, nn.Parameter]]:
+    module = net.get_submodule(name)
+    return ((f"{name}.{n}" if name else n, p) for n, p in module.named_parameters(recurse=False))
+
+
+def _counts(named: Iterable[tuple[str, nn.Parameter]], depth: int | None = None) -> dict[str, int]:
+    """Parameters by the module that owns them, or by the first words of their names."""
+    found: dict[str, int] = {}
+    for name, parameter in named:
+        owner = _last(name) if depth is None else ".".join(name.split(".")[:depth])
+        found[owner] = found.get(owner, 0) + parameter.numel()
+    return found
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _owner(name: str, owners: Mapping[str, Any]) -> str:
+    """The innermost of `owners` that holds a parameter."""
+    while name and name not in owners:
+        name = _last(name)
+    return name
+
+
+def _sum(parameters: Iterable[nn.Parameter]) -> int:
+    return sum(p.numel() for p in parameters)

@@ -1,0 +1,78 @@
+"""What a number needs to be compared: weights, data, code and machine."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from peftbench import backbones
+from peftbench.config import Config
+from peftbench.data.base import Splits
+from peftbench.runs import starting_backbone
+from peftbench.runs.build import transform_of
+from peftbench.tasks import making as tasks
+
+
+def stamps_of(config: Config, backbone: backbones.Backbone, splits: Splits, hash_: str) -> dict[str, Any]:
+    """What a number needs to be compared: weights, data, code and machine."""
+    detector = tasks.file_of(config.task, config.backbone)
+    weights = config.backbone.weights if detector is None else f"those of task.weights={config.task.weights}"  # type: ignore[attr-defined]
+    return {
+        "backbone": {
+            "name": config.backbone.name,
+            "weights": weights if config.backbone.pretrained else "random",
+            "pretrained": config.backbone.pretrained,
+            "fingerprint": backbone.fingerprint,
+            "input_size": backbone.facts.input_size,
+            **({"pruning": pruned} if (pruned := starting_backbone.stamp(backbone, config)) else {}),
+        },
+        "data": {
+            "split": splits.name,
+            "stage": config.data.stage,
+            "hash": hash_,
+            "source": splits.source,
+            "classes": len(splits.classes),
+            "frames": splits.train.frames,
+            "transform": dataclasses.asdict(transform_of(config, backbone)),
+        },
+        **({"task": started} if (started := tasks.stamp(config.task, detector)) else {}),
+        "seed": config.seed,
+        "versions": {n: version(n) for n in ("peftbench", "torch", "torchvision", "timm", "lightning", "numpy")},
+        "commit": _commit(),
+        "machine": {
+            "system": platform.platform(),
+            "python": platform.python_version(),
+            "processor": _processor(),
+            "threads": torch.get_num_threads(),
+            "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        },
+    }
+
+
+def _commit() -> str | None:
+    """The commit of a source checkout (with `+` where it has changes), None for an installed package."""
+    here = Path(__file__).resolve().parents[3]
+    if not (here / ".git").exists():
+        return None
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, check=False).stdout
+
+    return (
+        git("rev-parse", "HEAD").strip() + ("+" if git("status", "--porcelain", "--", "src", "configs") else "") or None
+    )
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()

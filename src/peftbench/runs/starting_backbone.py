@@ -1,0 +1,152 @@
+"""The backbone that a run starts from: built, pruned where the config asks for it, and kept as a file of its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from peftbench import backbones, pruning
+from peftbench.common.atomic_files import replacing
+from peftbench.common.errors import Refusal, UserError
+from peftbench.common.seeds import mix
+from peftbench.config import Config
+from peftbench.data.folder import Folder
+from peftbench.data.images import decode
+from peftbench.data.media import DAMAGED
+from peftbench.methods.base import Method
+from peftbench.tasks import making as tasks
+
+MOST = 64  # images that pruning looks at
+DIVISOR = 32
+"""Images of different sizes are padded to multiples of it, or of a coarser stride of the backbone."""
+
+
+def size(config: Config) -> backbones.Size | None:
+    """The input size that the backbone is built for, None for its own.
+
+    Where images of detection keep their shapes, that of a 4:3 image: costs are measured at it.
+    """
+    wanted, options = config.data.size, config.data.options
+    if wanted is None and config.task.name == "detection":
+        short = options["min_size"][-1]
+        wanted = (_up(short), _up(min(short * 4 // 3, options["max_size"])))
+    if isinstance(wanted, tuple) and wanted[0] == wanted[1]:
+        return wanted[0]
+    return wanted
+
+
+def _up(pixels: int) -> int:
+    return -(-pixels // DIVISOR) * DIVISOR
+
+
+def meta(config: Config, method: Method) -> backbones.Backbone:
+    """The backbone on the meta device, pruned: its shapes are those of the run. Raises Refusal."""
+    whole = backbones.meta(config.backbone, size(config))
+    return as_merged(pruning.prune(whole, config.pruning), config, method)
+
+
+def build(config: Config, method: Method, tell: Callable[[str], None] = lambda text: None) -> backbones.Backbone:
+    """The backbone with its weights, pruned. `tell` is given what the user should know of it.
+
+    Raises:
+        UserError: as `backbones.build`, and of the images that pruning looks at.
+    """
+    torch.manual_seed(mix(config.seed, 1))  # of a backbone that starts from random weights
+    source = config.backbone
+    if (detector := tasks.file_of(config.task, source)) is not None:  # its backbone is in the same file
+        source = replace(source, weights=str(detector), pretrained=True)
+    try:
+        backbone = backbones.build(source, size(config))
+    except UserError as problem:
+        if detector is None:
+            raise
+        raise type(problem)(str(problem).replace("backbone.weights=", "task.weights=")) from None
+    if detector is not None:
+        tasks.settle(backbone, detector)
+    spec, whole = config.pruning, backbone.facts.parameters
+    if spec.name == "none" or backbone.masks or backbone.kept:  # the file of the pruned one was given
+        return as_merged(backbone, config, method)
+    images = _images(spec.images, backbone) if spec.criterion == "taylor" else None
+    pruned = as_merged(pruning.prune(backbone, spec, images), config, method)
+    if spec.name == "structured":
+        tell(
+            f"pruning=structured: {whole - pruned.facts.parameters:,} of the backbone's {whole:,} parameters are taken "
+            f"out (pruning=none leaves it whole)"
+        )
+    else:
+        tell(
+            f"pruning=unstructured: {pruning.sparsity(pruned):.0%} of the backbone's weights are zero; merging is "
+            f"{pruned.merging} (pruning=none leaves it whole)"
+        )
+    return pruned
+
+
+def as_merged(backbone: backbones.Backbone, config: Config, method: Method) -> backbones.Backbone:
+    """The backbone, which now knows what a run makes of its zeros. Raises Refusal where the method cannot."""
+    if not backbone.masks:
+        return backbone
+    merges = type(method).merges
+    wanted = config.pruning.merge
+    if wanted != "auto" and wanted not in merges:
+        raise Refusal(
+            f"pruning.merge={wanted}: method={config.method.name} can leave a pruned backbone {' or '.join(merges)}; "
+            f"leave pruning.merge out, or take method=petah, which can do all three."
+        )
+    backbone.merging = merges[0] if wanted == "auto" else wanted
+    return backbone
+
+
+def keep(backbone: backbones.Backbone, config: Config) -> Path:
+    """The file of a pruned backbone, which all tasks share; written where it is not there yet, or not whole."""
+    spec = config.pruning
+    name = f"{backbone.facts.name}-{spec.name}-{spec.ratio:g}-{backbone.fingerprint[:10]}.safetensors"
+    path = Path(config.output_dir) / "backbones" / name
+    if not pruning.saved(backbone, path):
+        with replacing(path) as part:
+            pruning.save(backbone, part)
+    return path
+
+
+def stamp(backbone: backbones.Backbone, config: Config) -> dict[str, Any]:
+    """What a record says of pruning; nothing of a whole backbone."""
+    if not backbone.masks and not backbone.kept:
+        return {}
+    if backbone.masks:
+        zeros = {n: int((~m).sum()) for n, m in backbone.masks.items()}
+        found = {
+            "mask": pruning.mask_hash(backbone.masks),
+            "zeros": sum(zeros.values()),
+            "of": sum(m.numel() for m in backbone.masks.values()),
+            "merge": backbone.merging,
+        }
+    else:
+        found = {"kept": json.loads(json.dumps(backbone.kept))}
+    return {**backbone.pruned, "origin": backbone.origin, **found}
+
+
+def _images(folder: str | None, backbone: backbones.Backbone) -> Tensor:
+    """Up to 64 images of a folder, evenly chosen, as the backbone was trained to see them."""
+    facts = backbone.facts
+    try:
+        split = Folder(folder or "package:photos", val_fraction=0.0, test_fraction=0.0).load().train
+    except UserError as problem:  # a folder of pictures is read as a data set is
+        raise UserError(f"pruning.images={folder}: {str(problem).removeprefix(f'data.root={folder}: ')}") from None
+    count = min(MOST, len(split))
+    chosen = [split.images[i * len(split) // count] for i in range(count)]
+    pixels = torch.stack([_pixels(i, facts) for i in chosen])
+    mean, std = (torch.tensor(v).mul(255).view(3, 1, 1) for v in (facts.mean, facts.std))
+    return (pixels.float() - mean) / std
+
+
+def _pixels(image: np.ndarray | Path, facts: backbones.Facts) -> Tensor:
+    try:
+        return torch.from_numpy(decode(image, facts.canvas, facts.interpolation).copy())
+    except DAMAGED as problem:
+        raise UserError(f"pruning.images: {image} cannot be read as an image ({problem}).") from None

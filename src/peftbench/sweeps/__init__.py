@@ -1,0 +1,1 @@
+"""Many runs: which train in one pass, and how settings are chosen."""

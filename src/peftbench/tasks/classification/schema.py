@@ -1,0 +1,42 @@
+"""What classification says of itself without torch: its section, its rules, how its results are shown."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic.dataclasses import dataclass as checked
+
+from peftbench.common.errors import UserError
+from peftbench.config.schema import Config
+from peftbench.config.task_schema import STRICT, TaskSchema, TaskSection
+from peftbench.results.task_results import TaskResults
+
+
+@checked(config=STRICT, frozen=True, kw_only=True)
+class Classification(TaskSection):
+    """A linear head on pooled features. `label_smoothing` is of the training loss alone."""
+
+    name: Literal["classification"]
+    label_smoothing: float = 0.0
+
+
+def check_config(config: Config) -> None:
+    """Raises UserError: images that are not square."""
+    if isinstance(config.data.size, tuple):
+        raise UserError(
+            f"data.size={list(config.data.size)}: task={config.task.name} takes square images; give one number."
+        )
+
+
+SCHEMA = TaskSchema(
+    section=Classification,
+    augmentations=("none", "flip", "crop", "rrc", "trivial"),
+    check=check_config,
+    predicts={"top_k": 5, "batch_size": 64},
+    smoke=("data=digits",),
+)
+RESULTS = TaskResults(
+    metric="accuracy",
+    columns={"top-1 %": "accuracy"},
+    setting={"label_smoothing": 0.0},
+)

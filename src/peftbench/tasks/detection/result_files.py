@@ -1,0 +1,125 @@
+"""Files of detections: COCO's JSON, CSV, and pictures with boxes."""
+
+from __future__ import annotations
+
+import colorsys
+import csv
+import json
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from PIL import Image, ImageDraw, ImageFont
+from pydantic_core import to_json
+from torch import Tensor
+from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
+from torchvision.utils import draw_bounding_boxes
+
+from peftbench.common.atomic_files import replacing
+from peftbench.data.images import rgb
+from peftbench.data.media import upright
+
+
+@dataclass(frozen=True)
+class Detected:
+    """What was found on one image, the best first: `boxes` (n, 4) as x1, y1, x2, y2 in pixels of the upright image,
+    `labels` indices of `classes`.
+    """
+
+    path: Path
+    boxes: Tensor
+    labels: tuple[int, ...]
+    scores: tuple[float, ...]
+    classes: tuple[str, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """The class of each box."""
+        return [self.classes[label] for label in self.labels]
+
+
+def write_results(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
+    """Writes rows of COCO's result JSON (https://cocodataset.org/#format-results), whole or not at all.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    with replacing(path) as part:
+        part.write_bytes(to_json(list(rows)) + b"\n")
+
+
+def as_csv(file: IO[str], found: Iterable[Detected]) -> None:
+    """A row for each box, in pixels; an image without any has a row with its name alone."""
+    rows = csv.writer(file, lineterminator="\n")
+    for i, one in enumerate(found):
+        if not i:  # nothing at all is written where no image can be read
+            rows.writerow(["file", "class", "score", "x1", "y1", "x2", "y2"])
+        boxes = [[f"{v:.2f}" for v in box] for box in one.boxes.tolist()]
+        if not boxes:
+            rows.writerow([one.path, *[""] * 6])
+        for name, score, box in zip(one.names, one.scores, boxes, strict=True):
+            rows.writerow([one.path, name, f"{score:.6f}", *box])
+
+
+def as_coco(
+    file: IO[str],
+    run: str,
+    categories: Mapping[str, int],
+    found: Iterable[Detected],
+    skipped: Sequence[tuple[Path, str]],
+) -> None:
+    """COCO's JSON: `images` with their files, also those without a box, `annotations` with a score each (the rows of
+    a result file), `categories` with the ids that they had in the training data, and what was skipped.
+    """
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for one in found:
+        images.append({"id": len(images) + 1, "file_name": str(one.path)})
+        for name, score, (x1, y1, x2, y2) in zip(one.names, one.scores, one.boxes.double().tolist(), strict=True):
+            box = [round(v, 2) for v in (x1, y1, x2 - x1, y2 - y1)]
+            place = {"id": len(annotations) + 1, "image_id": len(images), "category_id": categories[name]}
+            annotations.append(place | {"bbox": box, "area": round(box[2] * box[3], 2), "score": round(score, 6)})
+    content = {
+        "info": {"run": run},
+        "images": images,
+        "annotations": [a | {"iscrowd": 0} for a in annotations],
+        "categories": [{"id": i, "name": n} for n, i in categories.items()],
+        "skipped": [{"file": str(path), "why": why} for path, why in skipped],
+    }
+    json.dump(content, file, indent=1, ensure_ascii=False)
+    file.write("\n")
+
+
+def draw(image_file: Path, boxes: Tensor, labels: Sequence[str], scores: Sequence[float], out: Path) -> None:
+    """Writes the upright image with its boxes, their classes and scores to `out`, in the form that its name says. The
+    first box, which is the surest, lies on top.
+
+    Args:
+        boxes: (n, 4) as x1, y1, x2, y2 in pixels of the upright image.
+
+    Raises:
+        UserError: `out` cannot be written.
+    """
+    with Image.open(image_file) as opened:
+        opened.load()
+        image = rgb(upright(opened))
+    if len(boxes):
+        line, height = (max(least, round(max(image.size) / part)) for least, part in ((1, 300), (10, 50)))
+        named = list(zip(boxes.tolist(), labels, scores, map(_color, labels), strict=True))[::-1]
+        colors = [color for *_, color in named]
+        image = to_pil_image(draw_bounding_boxes(pil_to_tensor(image), boxes.cpu().flip(0), colors=colors, width=line))
+        # torchvision would write ten pixels high, whatever the image's size
+        pen, font = ImageDraw.Draw(image), ImageFont.load_default(height)
+        for (x, y, *_), label, score, color in named:
+            text, place = f"{label} {score:.2f}", (x + 2 * line, y + line)
+            pen.text(place, text, color, font, stroke_width=max(1, line // 2), stroke_fill="black")
+    with replacing(out) as part:
+        image.save(part, Image.registered_extensions()[out.suffix.lower()], quality=95)
+
+
+def _color(name: str) -> tuple[int, int, int]:
+    """A bright colour, the same for a class on every image."""
+    red, green, blue = colorsys.hsv_to_rgb(zlib.crc32(name.encode()) % 360 / 360, 0.9, 1.0)
+    return round(255 * red), round(255 * green), round(255 * blue)

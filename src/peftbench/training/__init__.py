@@ -1,0 +1,8 @@
+"""Training and evaluation with Lightning; nothing else knows it."""
+
+from peftbench.training.checkpoint import FILE as CHECKPOINT
+from peftbench.training.checkpoint import Aborted, Stopped
+from peftbench.training.module import Diverged
+from peftbench.training.trainer import Outcome, device, fit, fit_together
+
+__all__ = ["CHECKPOINT", "Aborted", "Diverged", "Outcome", "Stopped", "device", "fit", "fit_together"]

@@ -1,0 +1,147 @@
+"""Several runs of a side method trained in one pass over the data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from peftbench import optim
+from peftbench.config import Config
+from peftbench.costs import SavedBytes
+from peftbench.methods.base import Method
+from peftbench.models.joint import JointModel
+from peftbench.tasks.base import Metrics
+from peftbench.training.module import ADVICE, Diverged, Fit
+
+
+class FitTogether(Fit):
+    """Trains K runs at once, each with its own optimizer settings; what is K-fold here is one thing in `Fit`.
+
+    A run whose loss or weights become NaN is noted in `failed` and left out of the sum that is differentiated; the
+    others go on. `history` is of the mean, for the progress bar; `histories` has each run's own.
+    """
+
+    model: JointModel
+
+    def __init__(self, model: JointModel, methods: Sequence[Method], configs: Sequence[Config], run_id: str) -> None:
+        super().__init__(model, methods[0], configs[0], {}, run_id)
+        self.configs = list(configs)
+        self.saved = SavedBytes(model)
+        self.val_each = nn.ModuleList([m.task.metrics() for m in model.models])
+        self.test_each = nn.ModuleList([m.task.metrics() for m in model.models])
+        self.histories: list[list[dict[str, float]]] = [[] for _ in configs]
+        self.failed: list[str] = ["" for _ in configs]
+        self.train_loss = torch.zeros(len(configs) + 1)  # sums, and the count last
+        self.results_each: list[dict[str, float]] = []
+
+    def configure_optimizers(self) -> Any:
+        named = [m.trainable() for m in self.model.models]
+        specs = [c.optimizer for c in self.configs]
+        steps = int(self.trainer.estimated_stepping_batches)
+        fused = self.fused and self.config.trainer.clip is None
+        optimizer, scheduler = optim.together(specs, named, steps, fused)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(self, optimizer: Any, *given: Any, **more: Any) -> None:
+        if self.config.trainer.clip is not None:
+            for model in self.model.models:
+                nn.utils.clip_grad_norm_([p for _, p in model.trainable()], self.config.trainer.clip)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        losses = self.counted(batch)
+        size = self.model.task.size(batch)
+        self.train_loss = self.train_loss.to(losses.device)
+        self.train_loss[:-1] += losses.detach().float() * size
+        self.train_loss[-1] += size
+        return torch.stack([x for x, why in zip(losses, self.failed, strict=True) if not why]).sum()
+
+    def check_weights(self) -> None:
+        """Notes the runs whose weights are no longer numbers. Raises Diverged where none is left."""
+        for i, model in enumerate(self.model.models):
+            bad = next((n for n, p in model.trainable() if not torch.isfinite(p).all()), None)
+            if bad and not self.failed[i]:
+                self.failed[i] = f"{bad} became nan in epoch {self.current_epoch + 1}; {ADVICE}"
+        if all(self.failed):
+            raise Diverged(self.failed[0])
+
+    def close_epoch(self) -> None:
+        total = self.trainer.strategy.reduce(self.train_loss.to(self.device), reduce_op="sum")
+        means = (total[:-1] / total[-1]).tolist()
+        self.train_loss = torch.zeros_like(self.train_loss)
+        at = {"epoch": self.current_epoch + 1, "step": self.global_step, "train_seconds": self.elapsed["train"]}
+        rates = self._rates()
+        for i, (mean, rate, history) in enumerate(zip(means, rates, self.histories, strict=True)):
+            row = {**at, "train_loss": mean, "lr": rate}
+            if self.trainer.num_val_batches:
+                row |= {f"val_{n}": v for n, v in self.results_each[i].items()}
+            history.append(row)
+        last = [h[-1] for h, why in zip(self.histories, self.failed, strict=True) if not why]
+        self.history.append({key: sum(row[key] for row in last) / len(last) for key in last[0]} | at)
+
+    def _rates(self) -> list[float]:
+        """Each run's learning rate now."""
+        groups = iter(self.trainer.optimizers[0].param_groups)
+        found = []
+        for model in self.model.models:
+            own = {id(p) for _, p in model.trainable()}
+            while own:
+                group = next(groups)
+                own -= {id(p) for p in group["params"]}
+            found.append(group["lr"])
+        return found
+
+    # -- evaluation
+
+    def _metrics(self, metrics: Metrics) -> list[Metrics]:
+        each = self.val_each if metrics is self.val_metrics else self.test_each
+        return [cast(Metrics, m) for m in each]
+
+    def _start_evaluation(self, metrics: Metrics) -> None:
+        for own in self._metrics(metrics):
+            own.reset()
+        self._eval_loss = torch.zeros(len(self.configs) + 1, device=self.device)
+        self.evaluated = 0
+
+    def _evaluate(self, batch: Any, metrics: Metrics) -> None:
+        predictions = self.model.evaluate(batch)
+        task = self.model.task
+        if not task.size(batch):
+            return
+        for i, (own, predicted) in enumerate(zip(self._metrics(metrics), predictions, strict=True)):
+            own.update(predicted, task.targets(batch))
+            loss = task.evaluation_loss(predicted, batch)
+            assert loss is not None  # detection goes apart
+            self._eval_loss[i] += loss
+        self._eval_loss[-1] += task.size(batch)
+        self.evaluated += task.size(batch)
+
+    def _finish_evaluation(self, metrics: Metrics) -> dict[str, float]:
+        total = self.trainer.strategy.reduce(self._eval_loss, reduce_op="sum")
+        losses = (total[:-1] / total[-1]).tolist()
+        self.results_each = [
+            {n: v.item() for n, v in own.compute().items()} | {"loss": loss}
+            for own, loss in zip(self._metrics(metrics), losses, strict=True)
+        ]
+        return self.results_each[0]
+
+    # -- what a checkpoint holds: the frozen backbone is in it for no run
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {n: t for n, t in state.items() if not _copies(n)}
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["peftbench"] |= {"histories": self.histories, "failed": self.failed}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.histories = checkpoint["peftbench"]["histories"]
+        self.failed = checkpoint["peftbench"]["failed"]
+
+
+def _copies(name: str) -> bool:
+    """Whether this is the backbone under the name of another run than the first."""
+    parts = name.split(".")
+    return parts[:2] == ["model", "runs"] and parts[2] != "0" and parts[3] == "backbone"

@@ -1,0 +1,230 @@
+"""The Lightning module: steps, seeds, optimizer, and what a resumed run must know."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from peftbench import optim
+from peftbench.common.errors import UserError
+from peftbench.common.seeds import mix
+from peftbench.config import Config
+from peftbench.costs import SavedBytes
+from peftbench.data.images import Indices
+from peftbench.deltas import changed
+from peftbench.methods.base import Method
+from peftbench.models.joint import JointModel
+from peftbench.models.model import Model
+from peftbench.tasks.base import Metrics
+
+ADVICE = "a lower optimizer.lr or trainer.clip=1 usually helps, and bf16 instead of 16"
+
+
+class Diverged(UserError):
+    """The loss is no longer a number."""
+
+
+class Fit(LightningModule):
+    """Trains a `Model`. Every batch is seeded by its place, so that where a run was interrupted leaves no trace.
+
+    `history` has one row an epoch; `elapsed` the seconds of training and validation so far, all sessions together.
+    """
+
+    def __init__(
+        self, model: Model | JointModel, method: Method, config: Config, anchors: Mapping[str, Tensor], run_id: str
+    ) -> None:
+        super().__init__()
+        self.strict_loading = False  # the frozen backbone is not in a checkpoint
+        self.model = model
+        self.method, self.config, self.anchors, self.run_id = method, config, anchors, run_id
+        self.start = {f"model.{n}": d for n, d in model.start().items()}
+        self.val_metrics, self.test_metrics = model.task.metrics(), model.task.metrics()
+        self.saved = SavedBytes(model)
+        self.history: list[dict[str, float]] = []
+        self.elapsed = {"train": 0.0, "validate": 0.0}
+        self.sessions = 1
+        self.place = (0, 0)  # (epoch, batches done in it) where a resumed run takes up
+        self.train_loss = torch.zeros(2)  # sum and count of this epoch
+        self.measured: dict[str, Any] = {}
+        """Step times and memory so far: what stands where a resumed run has no step left to measure."""
+        self._unchecked: tuple[Tensor, Any, int, int] | None = None
+        self._counted = 0
+        self.counts_saved = True
+        self._eval_loss = torch.zeros(2)
+        self.rows: list[dict[str, Any]] | None = None
+        self.evaluated = 0  # images of this process in the last evaluation
+
+    def next_place(self) -> tuple[int, int]:
+        """Where the order of batches begins; Lightning counts an epoch only after a resumed run has begun the next."""
+        epoch = max(self.trainer.current_epoch, self.place[0])
+        return epoch, self.place[1] if epoch == self.place[0] else 0
+
+    # -- training
+
+    def configure_optimizers(self) -> Any:
+        named = self.model.trainable()
+        inner = optim.optimizer(self.config.optimizer, named, self.anchors, self.fused)
+        optimizer = self.method.optimizer(named, self.anchors, inner)
+        if isinstance(optimizer, optim.TPGM):
+            optimizer.objective = self._held_out_loss
+        scheduler = optim.schedule(self.config.optimizer, optimizer, int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    @property
+    def fused(self) -> bool:
+        """Whether the optimizer may step in one kernel."""
+        trainer = self.config.trainer
+        # A fused step unscales gradients by itself, so in mixed precision Lightning does not clip before one.
+        clips = trainer.clip is not None and trainer.precision != "32"
+        return not clips and trainer.strategy != "fsdp" and self.device.type in ("cpu", "cuda")
+
+    def _held_out_loss(self) -> Tensor:
+        """The loss of the step's validation batch (of a training batch, where nothing is held out), in eval mode."""
+        loaders: Any = self.trainer.val_dataloaders or self.trainer.train_dataloader
+        size, images = loaders.batch_sampler.batch_size, len(loaders.dataset)
+        at = self.global_step % max(images // size, 1) * size
+        seed = mix(self.config.seed, self.global_step, 2)
+        batch = loaders.dataset.__getitems__(Indices(range(at, min(at + size, images)), seed))
+        batch = self.trainer.strategy.batch_to_device(batch, self.device)
+        self.model.eval()
+        with self.trainer.precision_plugin.forward_context():
+            loss = self.model.loss(batch)
+        self.model.train()
+        return loss
+
+    def on_train_start(self) -> None:
+        self.model.train()  # Lightning keeps the modes it finds, and a backbone is built in eval mode
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        torch.manual_seed(mix(self.config.seed, self.current_epoch, batch_idx, self.global_rank, 1))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = self.counted(batch)
+        size = self.model.task.size(batch)
+        self._check(loss)
+        self.train_loss = self.train_loss.to(loss.device)
+        self.train_loss[0] += loss.detach().float() * size
+        self.train_loss[1] += size  # no new tensor: copying one to the device would wait for it
+        return loss
+
+    def counted(self, batch: Any) -> Tensor:
+        """The batch's loss; of the largest batch so far (a resumed run may begin with a small one) the saved bytes."""
+        size = self.model.task.size(batch)
+        if not self.counts_saved or size <= self._counted:
+            return self.model.loss(batch)
+        self._counted = size
+        with self.saved.counting():
+            return self.model.loss(batch)
+
+    def _check(self, loss: Tensor) -> None:
+        """Raises Diverged. On CUDA the loss of the previous step is looked at: it has arrived by now, nobody waits."""
+        now = (loss.detach(), None, self.current_epoch + 1, self.global_step + 1)
+        if loss.is_cuda:
+            arrived = torch.cuda.Event()
+            copy = torch.empty((), pin_memory=True).copy_(loss.detach(), non_blocking=True)
+            arrived.record()
+            now, self._unchecked = self._unchecked, (copy, arrived, *now[2:])  # type: ignore[assignment]
+        if now is None:
+            return
+        value, event, epoch, step = now
+        if event is not None:
+            event.synchronize()
+        if not torch.isfinite(value):
+            raise Diverged(f"the loss became {value.item()} in epoch {epoch}, step {step}; {ADVICE}")
+
+    def check_weights(self) -> None:
+        """Raises Diverged where a trained weight is no longer a number: such a state is neither kept nor complete."""
+        bad = next((n for n, p in self.model.trainable() if not torch.isfinite(_local(p)).all()), None)
+        if self.trainer.strategy.reduce_boolean_decision(bad is not None, all=False):  # all processes raise together
+            what = bad or "a weight of another process"
+            raise Diverged(f"{what} became nan in epoch {self.current_epoch + 1}, step {self.global_step}; {ADVICE}")
+
+    def close_epoch(self) -> None:
+        """Adds the epoch's row to the history; called before any other hook of the epoch's end looks at it."""
+        total = self.trainer.strategy.reduce(self.train_loss.to(self.device), reduce_op="sum")
+        row = {
+            "epoch": self.current_epoch + 1,
+            "step": self.global_step,
+            "train_loss": (total[0] / total[1]).item(),
+            "lr": self.trainer.optimizers[0].param_groups[0]["lr"],
+            "train_seconds": self.elapsed["train"],
+        }
+        self.train_loss = torch.zeros(2)
+        if self.trainer.num_val_batches:
+            row |= {f"val_{n}": v for n, v in self.validated.items()}
+        self.history.append(row)
+
+    # -- evaluation
+
+    def on_validation_epoch_start(self) -> None:
+        self._begin = time.perf_counter()
+        self._start_evaluation(self.val_metrics)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self._evaluate(batch, self.val_metrics)
+
+    def on_validation_epoch_end(self) -> None:
+        self.validated = self._finish_evaluation(self.val_metrics)
+        self.elapsed["validate"] += time.perf_counter() - self._begin
+
+    def on_test_epoch_start(self) -> None:
+        self._start_evaluation(self.test_metrics)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self._evaluate(batch, self.test_metrics)
+
+    def on_test_epoch_end(self) -> None:
+        self.test_results = self._finish_evaluation(self.test_metrics)
+        self.rows = self.model.task.rows(self.test_metrics)
+
+    def _start_evaluation(self, metrics: Metrics) -> None:
+        metrics.reset()
+        self._eval_loss = torch.zeros(2, device=self.device)
+        self.evaluated = 0
+
+    def _evaluate(self, batch: Any, metrics: Metrics) -> None:
+        predictions = self.model.evaluate(batch)
+        if not self.model.task.size(batch):  # this process's share of a small last batch may be nothing
+            return
+        metrics.update(predictions, self.model.task.targets(batch))
+        self.evaluated += self.model.task.size(batch)
+        if (loss := self.model.task.evaluation_loss(predictions, batch)) is not None:
+            self._eval_loss[0] += loss
+            self._eval_loss[1] += self.model.task.size(batch)
+
+    def _finish_evaluation(self, metrics: Metrics) -> dict[str, float]:
+        total = self.trainer.strategy.reduce(self._eval_loss, reduce_op="sum")
+        found = {n: v.item() for n, v in metrics.compute().items()}
+        return found | {"loss": (total[0] / total[1]).item()} if total[1] else found
+
+    # -- what a checkpoint holds: the delta, not the frozen backbone
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["state_dict"] = changed(checkpoint["state_dict"], self.start)
+        checkpoint["peftbench"] = {
+            "id": self.run_id,
+            "place": list(self.place),
+            "history": self.history,
+            "elapsed": dict(self.elapsed),
+            "sessions": self.sessions,
+            "measured": self.measured,
+            "train_loss": self.train_loss.cpu(),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        kept = checkpoint["peftbench"]
+        self.place = tuple(kept["place"])
+        self.history, self.elapsed = kept["history"], kept["elapsed"]
+        self.sessions = kept["sessions"] + 1
+        self.measured = kept["measured"]
+        self.train_loss = kept["train_loss"]
+
+
+def _local(tensor: Tensor) -> Tensor:
+    """This process's share of a sharded tensor, or the tensor."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor

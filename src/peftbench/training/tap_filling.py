@@ -1,0 +1,160 @@
+"""Training from kept taps: whether, where, and how the taps of a run's images are computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from peftbench.common.precisions import HALF
+from peftbench.config import Config
+from peftbench.config import Taps as Spec
+from peftbench.data.images import Images
+from peftbench.data.loading import Loaders, images_of
+from peftbench.models.joint import JointModel
+from peftbench.models.model import Model
+from peftbench.taps.entries import CacheError, place
+from peftbench.taps.store import Fill, Taps, in_memory, on_disk, size_of
+
+CHUNK = 2**30
+"""Bytes of taps that are in memory at once while they are computed."""
+Tell = Callable[[str], None]
+
+
+def keep(
+    config: Config,
+    model: Model | JointModel,
+    data: Loaders,
+    fingerprint: str,
+    device: torch.device,
+    watch: Callable[[int, int], None],
+    tell: Tell,
+) -> dict[str, Any] | None:
+    """Has the training and validation images replaced by their taps; returns what that cost, for the record.
+
+    Test images are looked at once, so theirs are never kept. None for a method that changes the backbone.
+
+    Raises:
+        CacheError: `taps=disk` was asked for and there is no room.
+        UserError: an image cannot be read.
+    """
+    spec = config.taps
+    if model.side is None:
+        if spec.mode in ("memory", "disk"):
+            tell(f"taps={spec.mode}: method={config.method.name} changes the backbone, so there are no taps to keep")
+        return None
+    if spec.mode == "off":
+        return {"mode": "off"}
+    if config.task.name == "detection" and config.data.size is None:
+        tell("taps: not kept, since images have different sizes; data.size=[H,W] pads them to one")
+        return {"mode": "off"}
+    if config.data.augment != "none" and not spec.views:
+        tell(
+            f"taps: not kept, since data.augment={config.data.augment} changes the images in every epoch; "
+            + (
+                "data.augment=none keeps them"
+                if config.task.name == "detection"
+                else "taps.views=4 keeps those of four fixed views"
+            )
+        )
+        return {"mode": "off"}
+    parts = [images for images in map(images_of, (data.train, data.val)) if images is not None]
+    one = _shapes(config, model)
+    sizes = [size_of(one) * images.rows * (images.split.frames or 1) for images in parts]
+    model.to(device)
+    done, total = 0, sum(images.rows for images in parts)
+
+    def fill(images: Images) -> Iterator[list[Tensor]]:
+        nonlocal done
+        for chunk in _computed(config, model, images, device):
+            yield chunk
+            done += len(chunk[0])
+            watch(done, total)
+
+    kept: list[Taps] = []
+    mode = spec.mode
+    for images, bytes_ in zip(parts, sizes, strict=True):
+        about = _about(config, model, images, fingerprint, device)
+        try:
+            kept.append(_kept(spec, mode, about, bytes_, partial(fill, images), tell))
+        except CacheError as problem:
+            if spec.mode == "disk":
+                raise
+            fits = sum(sizes) <= spec.memory_gb * 2**30
+            tell(f"{str(problem).rstrip('.')}; taps=auto {'keeps them in memory' if fits else 'does without'}")
+            if not fits:
+                return {"mode": "off"}
+            mode = "memory"  # for what comes after too: the disk is not asked again
+            kept.append(in_memory(partial(fill, images)))
+    for images, taps in zip(parts, kept, strict=True):
+        images.stored = taps
+    return {
+        "mode": kept[0].mode,
+        "rows": total,
+        "computed": sum(t.filled for t in kept),
+        "bytes": sum(t.bytes for t in kept),
+        "seconds": sum(t.seconds for t in kept),
+        "views": config.taps.views,
+    }
+
+
+def _kept(spec: Spec, mode: str, about: dict[str, Any], bytes_: int, fill: Fill, tell: Tell) -> Taps:
+    if mode == "memory":
+        return in_memory(fill)
+    return on_disk(place(spec.dir), about, bytes_, int(spec.max_gb * 2**30), fill, tell)
+
+
+def _shapes(config: Config, model: Model | JointModel) -> list[Tensor]:
+    """The kept taps of one image, on the meta device."""
+    assert model.side is not None
+    facts = model.backbone.facts
+    dtype = HALF[config.trainer.precision] or torch.float32
+    taps = [torch.empty((1, *facts.taps[i].shape), dtype=dtype, device="meta") for i in model.kept]
+    return model.condense(taps)
+
+
+def _about(
+    config: Config, model: Model | JointModel, images: Images, fingerprint: str, device: torch.device
+) -> dict[str, Any]:
+    """All that decides the bits of the taps; its hash names the entry."""
+    assert model.side is not None
+    facts, transform = model.backbone.facts, images.transform
+    return {
+        "backbone": facts.name,
+        "fingerprint": fingerprint,
+        "taps": [facts.taps[i].module for i in model.kept],
+        "condensed": model.side.condensed,
+        "pixels": [_plain(transform.size), transform.interpolation, list(transform.mean), list(transform.std)],
+        "augment": transform.augment if images.views else "none",
+        "views": images.views,
+        "frames": images.split.frames,
+        "precision": config.trainer.precision,
+        "data": config.data.name,
+        "split": images.split.content,
+        "device": device.type,
+        "versions": {n: version(n) for n in ("torch", "timm")},
+    }
+
+
+def _computed(
+    config: Config, model: Model | JointModel, images: Images, device: torch.device
+) -> Iterator[list[Tensor]]:
+    """The taps of all rows, in chunks of data.eval_batch_size, or smaller ones where their taps would take too much."""
+    model.eval()
+    half = HALF[config.trainer.precision]
+    most = CHUNK // size_of(_shapes(config, model)) // (images.split.frames or 1)
+    size = max(min(config.data.eval_batch_size, most) // model.multiple, 1) * model.multiple
+    for rows in torch.arange(images.rows).split(size):
+        pictures = images.pictures(rows).to(device)
+        with torch.autocast(device.type, half, enabled=half is not None):
+            taps = [t.cpu() for t in model.frozen(pictures)]
+        yield taps if images.split.frames is None else [t.unflatten(0, (len(rows), -1)) for t in taps]  # a row a clip
+
+
+def _plain(size: Any) -> Any:
+    """As JSON gives it back."""
+    return list(size) if isinstance(size, tuple) else size

@@ -1,0 +1,292 @@
+"""One training with Lightning's Trainer: from a model and loaders to metrics, times and memory."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from peftbench.common.errors import UserError
+from peftbench.config import Config
+from peftbench.config import Trainer as TrainerConfig
+from peftbench.costs import PeakMemory, StepClock
+from peftbench.data.loading import Loaders
+from peftbench.data.ood import averages
+from peftbench.methods.base import Method
+from peftbench.models.joint import JointModel
+from peftbench.models.model import Model
+from peftbench.training.checkpoint import Checkpoints, DirectIO, Signals, resumable
+from peftbench.training.joint import FitTogether
+from peftbench.training.module import Diverged, Fit
+from peftbench.training.progress_bar import Bar
+from peftbench.training.sharding import Sharded
+
+PRECISION = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
+Watch = Callable[[list[dict[str, float]]], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What training left: metrics by role, history, costs, the device, and the full state of the model.
+
+    `rows` are the predictions for the test images, where the task writes them to a file.
+    """
+
+    metrics: dict[str, float]
+    history: list[dict[str, float]]
+    costs: dict[str, Any]
+    device: torch.device
+    state: Mapping[str, Tensor]
+    rows: list[dict[str, Any]] | None = None
+
+
+def fit(
+    model: Model, method: Method, config: Config, loaders: Loaders, folder: Path, run_id: str, watch: Watch
+) -> Outcome:
+    """Trains, resuming where a checkpoint lies in `folder`, then tests once.
+
+    `watch` is called with the whole history after every epoch, on rank zero.
+
+    Raises:
+        Stopped: interrupted, a checkpoint was written.
+        Diverged: the loss became NaN or infinite; the last checkpoint is kept.
+        UserError: devices that are not there, or a checkpoint of another run.
+    """
+    # Anchors are the values before any checkpoint is restored: those that methods stay near to.
+    anchors = _anchors(model) if _anchored(method, config) else {}
+    shape = Sharded if config.trainer.strategy == "fsdp" else Fit
+    module = shape(model, method, config, anchors, run_id)
+    state, figures, place, metrics = _trained(module, loaders, folder, watch)
+    if _finishes(method) and loaders.val is not None:  # of the weights that are kept
+        metrics |= {f"val/{n}": v for n, v in module.validated.items()}
+    return replace(_outcome(module.history, metrics, figures, place, state), rows=module.rows)
+
+
+def fit_together(
+    models: Sequence[Model],
+    methods: Sequence[Method],
+    configs: Sequence[Config],
+    loaders: Loaders,
+    folder: Path,
+    run_id: str,
+    watches: Sequence[Watch],
+) -> list[Outcome | Diverged]:
+    """As `fit`, for several runs of a side method over one backbone, in one pass; a run that diverged stands apart."""
+    module = FitTogether(JointModel(models), methods, configs, run_id)
+
+    def watch(_: list[dict[str, float]]) -> None:
+        for own, history in zip(watches, module.histories, strict=True):
+            own(history)
+
+    state, figures, place, _ = _trained(module, loaders, folder, watch)
+    figures["together"] = len(configs)
+    found: list[Outcome | Diverged] = []
+    for i, (history, why) in enumerate(zip(module.histories, module.failed, strict=True)):
+        own = {n.removeprefix(f"runs.{i}."): t for n, t in state.items() if n.startswith(f"runs.{i}.")}
+        results = module.results_each[i] if loaders.test is not None else {}
+        found.append(Diverged(why) if why else _outcome(history, _tested(results), copy.deepcopy(figures), place, own))
+    return found
+
+
+def _trained(
+    module: Fit, loaders: Loaders, folder: Path, watch: Watch
+) -> tuple[dict[str, Tensor], dict[str, Any], torch.device, dict[str, float]]:
+    """The model's state after training, what training and testing cost, the device, and metrics of all tests."""
+    config = module.config
+    loaders.order.place = module.next_place
+    meters = Meters()
+    checkpoints = Checkpoints(folder, config.trainer.checkpoint_seconds, meters.aside)
+    bars = [Bar()] if config.trainer.progress else []
+    trainer = _trainer(config, folder, [meters, Epochs(watch), *bars, checkpoints])
+    # What a streamed backbone leaves in its file is not there to be sent from process to process.
+    absent = [n for n, p in module.named_parameters(remove_duplicate=False) if p.is_meta]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, absent)
+    path = resumable(folder, module)
+    with Signals(checkpoints):
+        trainer.fit(module, loaders.train, loaders.val, ckpt_path=path, weights_only=True)
+        if _finishes(module.method):
+            module.method.finish(module.model, module.anchors)
+            if loaders.val is not None:
+                trainer.validate(module, loaders.val, verbose=False)
+        state = {n.removeprefix("model."): t for n, t in trainer.strategy.lightning_module_state_dict().items()}
+        begun = time.perf_counter()
+        if loaders.test is not None:
+            trainer.test(module, loaders.test, verbose=False)
+        tested = time.perf_counter() - begun, module.evaluated
+        results = dict(module.test_results) if loaders.test is not None else {}
+        shifted = _shifted(trainer, module, loaders)
+    return state, meters.costs(module, config, loaders.order.size, tested), meters.device, _tested(results) | shifted
+
+
+def _outcome(
+    history: list[dict[str, float]],
+    metrics: dict[str, float],
+    figures: dict[str, Any],
+    place: torch.device,
+    state: Mapping[str, Tensor],
+) -> Outcome:
+    """`metrics` are those of the tests, and of a validation after the last epoch where there was one."""
+    last = {f"val/{n.removeprefix('val_')}": v for n, v in history[-1].items() if n.startswith("val_")}
+    return Outcome(last | metrics | {"train/loss": history[-1]["train_loss"]}, history, figures, place, state)
+
+
+def _tested(results: Mapping[str, float]) -> dict[str, float]:
+    return {f"test/{n}": v for n, v in results.items()}
+
+
+def device(spec: TrainerConfig) -> torch.device:
+    """The device of this process: what Lightning will choose."""
+    if spec.accelerator in ("auto", "gpu") and torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    if spec.accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+class Meters(Callback):
+    """Times and memory of training, read when training ends and before testing begins."""
+
+    def on_fit_start(self, trainer: Trainer, module: Any) -> None:
+        self.device = trainer.strategy.root_device
+        self.clock, self.memory = StepClock(self.device), PeakMemory(self.device)
+        self.memory.start()
+        self.running = False
+
+    def on_train_batch_start(self, trainer: Trainer, module: Any, batch: Any, batch_idx: int) -> None:
+        if not self.running:
+            self.clock.begin()
+            self.begun = time.perf_counter()
+            self.running = True
+
+    def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.clock.step()
+        now = time.perf_counter()
+        module.elapsed["train"] += now - self.begun
+        self.begun = now
+        self.running = not trainer.is_last_batch
+
+    def on_train_end(self, trainer: Trainer, module: Any) -> None:
+        self.note(module)
+
+    @contextlib.contextmanager
+    def aside(self, module: Fit) -> Iterator[None]:
+        """Within it a checkpoint is written: it holds what was measured so far, and is not measured itself."""
+        self.note(module)
+        with self.memory.paused():
+            yield
+
+    def note(self, module: Fit) -> None:
+        """Notes what was measured so far in the module, which keeps it in its checkpoints."""
+        if self.clock.summary()["steps"]:
+            saved = module.saved.total if module.counts_saved else None
+            module.measured = {"step": self.clock.summary(), "peak": self.memory.read(), "saved": saved}
+
+    def costs(self, module: Fit, config: Config, images: int, tested: tuple[float, int]) -> dict[str, Any]:
+        steps = module.measured["step"]
+        return {
+            "time": {
+                "step": steps,
+                "images_per_second": min(config.data.batch_size, images) / steps["median"],
+                "train": module.elapsed["train"],
+                "validate": module.elapsed["validate"],
+                "test": tested[0],
+                "test_image": tested[0] / tested[1] if tested[1] else None,
+                "sessions": module.sessions,
+            },
+            "memory": {"peak": module.measured["peak"], "saved_for_backward": module.measured["saved"]},
+        }
+
+
+class Epochs(Callback):
+    """Closes every epoch and hands the history on."""
+
+    def __init__(self, watch: Watch) -> None:
+        self.watch = watch
+
+    def on_train_epoch_end(self, trainer: Trainer, module: Any) -> None:
+        module.close_epoch()
+        if trainer.is_global_zero:
+            self.watch(module.history)
+
+
+def _shifted(trainer: Trainer, module: Fit, loaders: Loaders) -> dict[str, float]:
+    """Accuracy on shifted test sets, each tested once as the test set is."""
+    found = {}
+    for name, loader in loaders.ood.items():
+        trainer.test(module, loader, verbose=False)
+        found[name] = dict(module.test_results)
+    return averages(found)
+
+
+def _finishes(method: Method) -> bool:
+    return type(method).finish is not Method.finish
+
+
+def _anchored(method: Method, config: Config) -> bool:
+    kind = type(method)
+    return kind.optimizer is not Method.optimizer or _finishes(method) or config.optimizer.name == "ftp"
+
+
+def _anchors(model: Model) -> dict[str, Tensor]:
+    """Everything that training can move: what trains, and the statistics of norms."""
+    moving = [*model.trainable(), *((n, b) for n, b in model.named_buffers() if b.is_floating_point())]
+    return {n: t.detach().clone() for n, t in moving}
+
+
+def _trainer(config: Config, folder: Path, callbacks: list[Callback]) -> Trainer:
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+    spec = config.trainer
+    if spec.precision == "16" and spec.accelerator == "auto" and not torch.cuda.is_available():
+        raise UserError("trainer.precision='16': half precision needs a GPU, and there is none; use 'bf16' or '32'.")
+    try:
+        return Trainer(
+            accelerator=spec.accelerator,
+            devices=spec.devices,
+            num_nodes=spec.nodes,
+            strategy=_strategy(spec),
+            precision=PRECISION[spec.precision],  # type: ignore[arg-type]
+            max_epochs=spec.epochs,
+            accumulate_grad_batches=spec.accumulate,
+            gradient_clip_val=spec.clip,
+            callbacks=callbacks,
+            plugins=[DirectIO()],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            inference_mode=False,  # its tensors must not be cached by modules that train later (attention biases)
+            default_root_dir=folder,
+        )
+    except (MisconfigurationException, RuntimeError, ValueError) as problem:
+        text = str(problem).splitlines()[0]
+        raise UserError(f"trainer.accelerator={spec.accelerator} trainer.devices={spec.devices}: {text}") from None
+
+
+def _strategy(spec: TrainerConfig) -> Any:
+    if spec.strategy == "ddp":
+        from lightning.pytorch.strategies import DDPStrategy
+
+        return DDPStrategy(gradient_as_bucket_view=True)
+    if spec.strategy == "fsdp":
+        from lightning.pytorch.strategies import ModelParallelStrategy
+
+        world = spec.devices * spec.nodes
+        return ModelParallelStrategy(world, tensor_parallel_size=1, save_distributed_checkpoint=False)
+    return "auto"

@@ -1,0 +1,1 @@
+"""A tuned model in use: loaded, predicting, serving several tasks, exported."""

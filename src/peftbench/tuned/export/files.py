@@ -1,0 +1,141 @@
+"""`export`: from a run's folder to a file, written whole or not at all, and only when it computes the same."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from safetensors import SafetensorError
+
+from peftbench import pruning
+from peftbench.common.atomic_files import give_usual_mode
+from peftbench.common.errors import Refusal, UserError, nearest
+from peftbench.deltas import peft_adapter
+from peftbench.runs.build import unstreamed
+from peftbench.tuned.export.graph import Sample
+from peftbench.tuned.export.peft_adapter import to_adapter
+from peftbench.tuned.export.timm_state_dict import to_state_dict
+from peftbench.tuned.export.traced import to_onnx, to_program
+from peftbench.tuned.load import Run, Tuned, load, open_run
+
+INSIDE = "inside: float32 images in [0, 1]"
+OUTSIDE = "outside: (image / 255 - mean) / std of transform"
+Result = TypeVar("Result")
+_Writer = Callable[[Tuned, Sample, Path, Mapping[str, str]], float]
+_WRITERS: dict[str, tuple[str, str, _Writer]] = {
+    "safetensors": ("model.safetensors", OUTSIDE, to_state_dict),
+    "onnx": ("model.onnx", INSIDE, to_onnx),
+    "torch_export": ("model.pt2", INSIDE, to_program),
+}
+FORMATS = (*_WRITERS, "peft")
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+    """`difference`: the largest one between its logits and the model's, as a share of the largest logit."""
+
+    path: Path
+    difference: float | None
+
+
+def export(
+    run: str | Path | Run,
+    format: str,
+    out: str | Path | None = None,
+    *,
+    force: bool = False,
+    merge: bool | Literal["dense", "masked"] = True,
+    weights: str | Path | None = None,
+    config_dir: str | Path | None = None,
+) -> Exported:
+    """Writes the tuned model of a run's folder in one of `FORMATS`, merged where the method merges (`load` says how).
+
+    It is checked against the model on photos before it takes its place, by default in the run's folder.
+
+    Raises:
+        UserError: no finished run, an unknown format, a file that is there already, or a library that is missing.
+        Refusal: this model cannot be exported so; says why, and what would work.
+    """
+    if format not in FORMATS:
+        raise UserError(f"format={format}: expected one of {', '.join(FORMATS)}{nearest(format, FORMATS)}.")
+    finished = run if isinstance(run, Run) else open_run(run, config_dir)
+    if finished.config.task.name != "classification":
+        raise Refusal(
+            f"run={finished.folder}: is of task={finished.config.task.name}, and only classification is exported; "
+            f"peftbench.load(run) gives the detector in torch, and peftbench predict applies it."
+        )
+    name = "adapter" if format == "peft" else _WRITERS[format][0]
+    path = Path(out).expanduser() if out is not None else finished.folder / name
+    if path.exists() and not force:
+        raise UserError(f"out={path}: exists already; give another name, or force=true.")
+    if path.is_dir() != (format == "peft") and path.exists():
+        raise UserError(f"out={path}: is a {'folder' if path.is_dir() else 'file'}; give another name.")
+    if (suffix := Path(name).suffix) and path.suffix != suffix:
+        raise UserError(f"out={path}: expected a name that ends in {suffix}.")
+    if format == "peft":
+        _only_adapter(path)
+        if merge is not True:
+            raise UserError(
+                f"merge={str(merge).lower()}: format=peft holds the update apart from the weights; leave it out."
+            )
+    finished = dataclasses.replace(finished, config=unstreamed(finished.config))
+    sample = Sample(load(finished, merge=False, weights=weights))
+    if format == "peft":
+        told = _told(finished) | {"normalisation": OUTSIDE}
+        return Exported(*_placed(path, lambda part: to_adapter(finished, sample, part, told, weights)))
+    tuned = load(finished, merge=merge, weights=weights)
+    _, normalisation, writer = _WRITERS[format]
+    told = _told(finished) | {"merged": str(tuned.merged).lower(), "normalisation": normalisation}
+    if (backbone := tuned.model.backbone).masks:
+        told |= {"merge": backbone.merging, "sparsity": f"{pruning.sparsity(backbone):.6f}"}
+    return Exported(*_placed(path, lambda part: writer(tuned, sample, part, told)))
+
+
+def _told(run: Run) -> dict[str, str]:
+    """What each file says of itself."""
+    keys = ("run", "method", "options", "backbone", "weights", "fingerprint", "mask", "classes", "transform")
+    return {**{k: run.metadata[k] for k in keys if k in run.metadata}, "peftbench": version("peftbench")}
+
+
+def _placed(path: Path, write: Callable[[Path], Result]) -> tuple[Path, Result]:
+    """`path` as `write` made it beside its place, and its answer; where that fails, what was there before is kept."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+            part = Path(folder) / path.name
+            answer = write(part)
+            if part.is_file():
+                give_usual_mode(part)
+            _put(part, path, Path(folder) / "before")
+    except (OSError, SafetensorError) as problem:
+        raise UserError(
+            f"out={path}: could not be written ({getattr(problem, 'strerror', None) or problem})."
+        ) from None
+    return path, answer
+
+
+def _put(part: Path, path: Path, aside: Path) -> None:
+    """Moves `part` to `path`. A folder cannot be replaced: the old one steps aside, and comes back where that fails."""
+    if not path.is_dir():
+        part.replace(path)
+        return
+    path.replace(aside)
+    try:
+        part.replace(path)
+    except OSError:
+        aside.replace(path)
+        raise
+
+
+def _only_adapter(path: Path) -> None:
+    """Raises UserError where a folder to be replaced holds what is not of an adapter."""
+    other = sorted(p.name for p in path.iterdir() if p.name not in peft_adapter.FILES) if path.is_dir() else []
+    if other:
+        raise UserError(
+            f"out={path}: holds {other[0]}, which is not of an adapter and would be lost; give a new name, or the "
+            f"folder of an adapter."
+        )

@@ -1,0 +1,82 @@
+"""The one graph that ONNX and exported programs hold, and the check that a file computes the same."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from peftbench.common.errors import UserError
+from peftbench.data.images import Transform
+from peftbench.data.media import IMAGES
+from peftbench.tasks.base import Task
+from peftbench.tuned.load import Tuned
+
+PHOTOS = Path(__file__).parents[2] / "data" / "photos" / "test"
+TOLERANCE = 1e-3
+"""Of the largest logit: fp32 rounded in another order stays far below it, a wrong operator does not."""
+
+
+class Graph(nn.Module):
+    """Backbone, side path and head: images in [0, 1], float32 (B, 3, S, S), or clips (B, T, 3, S, S), to logits."""
+
+    mean: Tensor
+    std: Tensor
+    task: Task
+
+    def __init__(self, tuned: Tuned) -> None:
+        super().__init__()
+        model = tuned.model
+        self.backbone, self.side, self.task = model.backbone, model.side, model.task
+        self.wanted = (-1,) if model.side is None else model.side.wanted
+        self.register_buffer("mean", model.mean / 255)
+        self.register_buffer("std", model.std / 255)
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        frames = ((images - self.mean) / self.std).flatten(0, -4)
+        taps = self.backbone.taps(frames, self.wanted, stop=False)
+        if self.side is not None:
+            taps = self.side(self.side.condense(taps))
+        return self.task.predict(lambda _: taps, self.backbone, images)
+
+
+class Sample:
+    """Photos that peftbench ships, and what the run's model, as it was tested, says of them.
+
+    Attributes:
+        images: uint8 (6, 3, S, S); clips are rows of photos, (6, T, 3, S, S).
+        logits: (6, classes).
+    """
+
+    @torch.no_grad()
+    def __init__(self, tuned: Tuned) -> None:
+        files = sorted(p for p in PHOTOS.rglob("*") if p.suffix.lower() in IMAGES)
+        shape = (6,) if tuned.run.frames is None else (6, tuned.run.frames)
+        count = math.prod(shape)
+        assert isinstance(tuned.transform, Transform)
+        pixels = [tuned.transform(files[i * len(files) // count]) for i in range(count)]
+        self.images = torch.stack(pixels).unflatten(0, shape)
+        self.logits = tuned(self.images)
+
+    @torch.no_grad()
+    def difference(self, answer: Callable[[Tensor], Tensor], what: str) -> float:
+        """The largest difference of the logits that `answer` gives for images in float32 in [0, 1], relative to the
+        largest logit. Batches of one, two and three are tried.
+
+        Raises:
+            UserError: it is more than rounding.
+        """
+        found = [answer(part.float() / 255) for part in self.images.split([1, 2, 3])]
+        scale = max(1e-3, self.logits.abs().max().item())
+        fits = [len(f) for f in found] == [1, 2, 3] and found[0].shape[1:] == self.logits.shape[1:]
+        off = (torch.cat(found) - self.logits).abs().max().item() / scale if fits else math.inf
+        if not off <= TOLERANCE:
+            raise UserError(
+                f"{what}: computes other logits than the model ({off:.2g} of the largest one away, at most "
+                f"{TOLERANCE:g} is rounding), so nothing is written."
+            )
+        return off

@@ -1,0 +1,60 @@
+"""A LoRA run as an adapter of Hugging Face's PEFT."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from peftbench import backbones
+from peftbench.common.errors import Refusal
+from peftbench.deltas import peft_adapter
+from peftbench.methods.lora import LoRA
+from peftbench.tuned.export.graph import Sample
+from peftbench.tuned.load import Run, load
+
+
+def to_adapter(run: Run, sample: Sample, folder: Path, told: Mapping[str, str], weights: str | Path | None) -> float:
+    """Writes the adapter of `timm.create_model(**create)`, `create` being in the metadata of the adapter's tensors, and
+    says how far the logits are from the model's when it is read again.
+
+    Raises:
+        Refusal: another method than LoRA, a pruned backbone, or layers that PEFT cannot adapt.
+    """
+    spec = run.config
+    name = spec.backbone.name
+    if not isinstance(run.method, LoRA):
+        raise Refusal(
+            f"format=peft: method={spec.method.name} is no LoRA of linear layers, which method=lora is; "
+            f"format=onnx and format=torch_export hold any method."
+        )
+    if run.frames is not None:
+        raise Refusal("format=peft: a timm model takes images, and this run is of clips; format=onnx holds it whole.")
+    if run.record.stamps["backbone"].get("pruning"):  # on the whole weights it would compute something else, unnoticed
+        raise Refusal(
+            f"format=peft: {name} was pruned, and PEFT would put the adapter on timm's whole weights; format=onnx and "
+            f"format=torch_export hold the pruned ones with it."
+        )
+    timm_model, arguments = backbones.with_classifier(spec.backbone, spec.data.size, len(run.classes))
+    backbone = backbones.meta(spec.backbone, spec.data.size)
+    if not any(isinstance(m, nn.Linear) for m in backbone.net.modules()):
+        raise Refusal(
+            f"format=peft: LoRA adapts convolutions of {name}, in another form than PEFT's; format=safetensors holds "
+            f"the merged weights."
+        )
+    others = [c for c in backbone.classifiers if not isinstance(timm_model.get_submodule(c), nn.Linear)]
+    if others or not backbone.classifiers:
+        raise Refusal(f"format=peft: the classifier of {name} is no linear layer ({others}); format=onnx holds it.")
+    adapted = {n.removeprefix("backbone.net.").removesuffix(".lora_a") for n in run.tensors if n.endswith(".lora_a")}
+    if read := sorted(adapted - backbone.facts.called):
+        raise Refusal(
+            f"format=peft: {name} reads the weight of {read[0]} instead of calling the layer, and PEFT adapts calls; "
+            f"format=safetensors holds the merged weights."
+        )
+    metadata = {**told, "create": json.dumps(arguments)}
+    peft_adapter.write(folder, run.tensors, spec.method.options, name, backbone.classifiers, metadata)
+    again = load(run, merge=False, weights=weights, adapter=folder)
+    return sample.difference(lambda images: again((images * 255).round().to(torch.uint8)), "format=peft")

@@ -1,0 +1,185 @@
+"""Many tasks from one backbone: one copy of it in memory, and a delta for each task."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from peftbench.backbones import Backbone
+from peftbench.common.digests import digests
+from peftbench.common.errors import Refusal, UserError, nearest
+from peftbench.data.images import Transform
+from peftbench.deltas import FILE, refresh
+from peftbench.methods.base import Side
+from peftbench.models.joint import JointModel
+from peftbench.models.model import Model
+from peftbench.runs.build import build_backbone, transform_of, unstreamed
+from peftbench.runs.plan_file import PLAN
+from peftbench.tuned.load import Run, open_run
+
+
+class MultiTask(nn.Module):
+    """Tasks that share a backbone's tensors; each has its own delta, head and classes.
+
+        tasks = peftbench.MultiTask(None, {"cars": "outputs/losa-…", "birds": "outputs/losa-…"})
+        logits = tasks(images)                    # {"cars": (B, 196), "birds": (B, 200)}
+        birds = tasks(images, ["birds"])["birds"]
+
+    Side methods: the backbone runs once for all of them, and side nets of a kind run together. Methods that change
+    weights: every task has the modules of a backbone of its own, but only the tensors that its delta changed are its
+    own. So going from one task to another costs nothing and leaves no trace. Updates stay unmerged, since a merged
+    weight would be another copy.
+
+    Args:
+        backbone: as it is before any method, or None: that of the first run.
+        deltas: folders of finished runs, by the names of their tasks, or in a list: then named by their run ids.
+        config_dir: a folder with the YAML of a method of your own.
+
+    Attributes:
+        transform: from an image to the input (3, S, S) of all tasks, in uint8.
+        classes: of each task, in the order of its logits.
+
+    Raises:
+        UserError: a run is not complete, or damaged; the backbone was changed after it was built.
+        Refusal: a delta belongs to another backbone, or the tasks want images prepared differently.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone | None,
+        deltas: Mapping[str, str | Path] | Sequence[str | Path],
+        config_dir: str | Path | None = None,
+    ) -> None:
+        super().__init__()
+        self.runs = _opened(deltas, config_dir)
+        for name, run in self.runs.items():
+            if run.config.task.name != "classification":
+                raise Refusal(f"MultiTask: {name} is of task={run.config.task.name}; it serves classification alone.")
+        first = next(iter(self.runs.values()))
+        shared = "the backbone that was given" if backbone is not None else f"that of {first.folder}, given first,"
+        if backbone is None:
+            with torch.random.fork_rng():
+                backbone = build_backbone(unstreamed(first.config))
+        if backbone.streamed:
+            raise Refusal("MultiTask: takes a backbone that is in memory; build it with backbone.stream=false.")
+        if digests(backbone.state_dict()) != backbone.start:
+            raise UserError("MultiTask: the backbone has been changed since it was built; give it as it was.")
+        self.backbone = backbone.requires_grad_(False).eval()
+        refresh(self.backbone)
+        self.transform = _prepared(first, backbone)
+        self.frames = first.frames
+        self.models = nn.ModuleList()
+        for name, run in self.runs.items():
+            if (_prepared(run, backbone), run.frames) != (self.transform, self.frames):
+                raise Refusal(
+                    f"MultiTask: {name} wants images prepared otherwise than {next(iter(self.runs))} (size, "
+                    f"interpolation, mean, std or frames); serve them apart."
+                )
+            self.models.append(run.model(_view(backbone), shared))
+        self.requires_grad_(False)
+        self.tasks = {name: cast(Model, m) for name, m in zip(self.runs, self.models, strict=True)}
+        self.classes = {name: run.classes for name, run in self.runs.items()}
+
+    @torch.no_grad()
+    def forward(self, images: Tensor, tasks: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """Logits (B, classes) of each task, or of the named ones, for images (B, 3, S, S), or clips (B, T, 3, S, S).
+
+        Images are in uint8; floating ones count as normalised.
+
+        Raises:
+            UserError: an unknown task, one name that is in no list, or images of a shape or size that the backbone does
+                not take.
+        """
+        if isinstance(tasks, str):
+            raise UserError(f"tasks={tasks!r}: expected a list of names, such as [{tasks!r}].")
+        names = list(self.tasks if tasks is None else tasks)
+        for name in names:
+            if name not in self.tasks:
+                raise UserError(
+                    f"task {name!r}: is not served{nearest(name, self.tasks)}; there are {', '.join(self.tasks)}."
+                )
+        sides = [n for n in names if self.tasks[n].side is not None]
+        found = self._through_sides(images, sides) if sides else {}
+        return {n: found[n] if n in found else self.tasks[n](images) for n in names}
+
+    def train(self, mode: bool = True) -> MultiTask:
+        """Stays in eval mode: in train mode batch norms would write into statistics that all tasks share."""
+        return super().train(False)
+
+    def report(self) -> dict[str, Any]:
+        """Bytes for these tasks from one backbone, and for as many full copies (backbone and head).
+
+        `storage` counts the files of deltas and plans, `memory` every tensor once.
+        """
+        base = _bytes(self.backbone)
+        copies = sum(base + _bytes(m.task) for m in self.tasks.values())
+        files = (r.folder / name for r in self.runs.values() for name in (FILE, f"{PLAN}.safetensors"))
+        storage = base + sum(f.stat().st_size for f in files if f.is_file())
+        return {
+            "tasks": len(self.tasks),
+            "backbone": base,
+            "storage": {"shared": storage, "copies": copies},
+            "memory": {"shared": _bytes(self), "copies": copies},
+        }
+
+    def _through_sides(self, images: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        """One pass of the backbone, then the side nets, those of a kind together."""
+        groups: dict[Hashable, list[str]] = {}
+        for name in names:
+            model = self.tasks[name]
+            side = cast(Side, model.side)
+            kind = (type(side), side.wanted, side.condensed, model.backbone.pooling)
+            groups.setdefault(kind, []).append(name)
+        count = len(self.backbone.facts.taps)
+        reads = {n: [range(count)[i] for i in cast(Side, self.tasks[n].side).wanted] for n in names}
+        union = sorted({i for indices in reads.values() for i in indices})
+        frames = self.tasks[names[0]].frames(images)
+        taps = dict(zip(union, self.backbone.taps(frames, union), strict=True))
+        found: dict[str, Tensor] = {}
+        for group in groups.values():
+            models = [self.tasks[n] for n in group]
+            condensed = cast(Side, models[0].side).condense([taps[i] for i in reads[group[0]]])
+            found |= zip(group, JointModel(models)(images, condensed), strict=True)
+        return found
+
+
+def _opened(folders: Mapping[str, str | Path] | Sequence[str | Path], config_dir: str | Path | None) -> dict[str, Run]:
+    if isinstance(folders, str | Path):
+        raise UserError(
+            f"MultiTask: deltas={str(folders)!r}: expected a list of folders, or a mapping of names to them."
+        )
+    if not folders:
+        raise UserError("MultiTask: there are no deltas; give the folders of finished runs.")
+    if isinstance(folders, Mapping):
+        return {name: open_run(folder, config_dir) for name, folder in folders.items()}
+    runs = [open_run(folder, config_dir) for folder in folders]
+    named = {run.record.id: run for run in runs}
+    if len(named) < len(runs):
+        raise UserError("MultiTask: a run is given twice; give names to tell its tasks apart, or give it once.")
+    return named
+
+
+def _prepared(run: Run, backbone: Backbone) -> Transform:
+    """How the run prepares images to test them."""
+    transform = transform_of(run.config, backbone)
+    assert isinstance(transform, Transform)
+    return replace(transform, size=int(run.metadata.get("input_size", transform.size)), augment="none")
+
+
+def _view(backbone: Backbone) -> Backbone:
+    """The same modules again over the very same tensors: a method may put others in their place."""
+    about = [value for name, value in vars(backbone).items() if not name.startswith("_")]  # facts, start, …
+    shared: list[Any] = [*backbone.parameters(), *backbone.buffers(), *about]
+    return copy.deepcopy(backbone, {id(one): one for one in shared})
+
+
+def _bytes(module: nn.Module) -> int:
+    """Of all its tensors, each counted once."""
+    every = {t.data_ptr(): t.nbytes for t in (*module.parameters(), *module.buffers())}
+    return sum(every.values())
