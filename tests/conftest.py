@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.register_assert_rewrite("support")  # what its helpers assert is told as fully as in a test
+
 os.environ["PEFTBENCH_CACHE"] = tempfile.mkdtemp(prefix="peftbench-taps-")  # never the cache of whoever runs the tests
 atexit.register(shutil.rmtree, os.environ["PEFTBENCH_CACHE"], ignore_errors=True)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is imported: no test asks the network

@@ -8,7 +8,7 @@ import onnx
 import pytest
 import safetensors.torch
 import torch
-from finished_runs import finish, logits_of, pictures, same
+from support.finished_runs import finish, logits_of, pictures, same
 
 import peftbench
 from peftbench.cli.main import main

@@ -6,7 +6,7 @@ import re
 from types import SimpleNamespace
 
 import pytest
-from test_report import call, leaderboard, one, record, tell, write
+from support.reports import call, leaderboard, one, record, tell, write
 
 import peftbench
 from peftbench.config import Protocol, Sweep

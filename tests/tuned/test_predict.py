@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from finished_runs import QUIET, finish, pictures
 from PIL import Image
+from support.finished_runs import QUIET, finish, pictures
 
 import peftbench
 from peftbench.cli.main import main

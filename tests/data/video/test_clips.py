@@ -30,7 +30,7 @@ from peftbench.model import Model
 from peftbench.results import read
 from peftbench.tasks import Classification
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "make_clips.py"
+SCRIPT = Path(__file__).parents[3] / "scripts" / "make_clips.py"
 
 
 def frame(value: int, size: tuple[int, int] = (10, 8)) -> Image.Image:

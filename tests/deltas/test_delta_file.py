@@ -9,9 +9,9 @@ import pytest
 import safetensors.torch
 import torch
 import yaml
-from finished_runs import finish, logits_of, pictures, same
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.finished_runs import finish, logits_of, pictures, same
 from torch import nn
 from torch.nn import functional as F
 

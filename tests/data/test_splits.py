@@ -31,7 +31,7 @@ from peftbench.errors import UserError
 from peftbench.pipeline import build
 from peftbench.vtab import ALIASES, GROUPS
 
-SHARED = Path(__file__).parents[2] / "shared" / "data"
+SHARED = Path(__file__).parents[3] / "shared" / "data"
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
 

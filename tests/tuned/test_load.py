@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 import yaml
-from finished_runs import finish, logits_of, pictures, same
+from support.finished_runs import finish, logits_of, pictures, same
 from torch.nn import functional as F
 
 import peftbench

@@ -20,11 +20,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import standins
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from standins import SIZES, WORDS, picture, tar, zipped
+from support import standins
+from support.standins import SIZES, WORDS, picture, tar, zipped
 
 from peftbench.data.prepare.download import fetch
 from peftbench.data.prepare.order import OURS, TFDS, Entry, hasher, ordered, pools
@@ -35,7 +35,7 @@ from peftbench.data.prepare.tree import tree
 from peftbench.errors import UserError
 from peftbench.vtab import ALIASES, TASKS
 
-SHARED = Path(__file__).parents[2] / "shared" / "data" / "caltech101-vtab1k-like"
+SHARED = Path(__file__).parents[4] / "shared" / "data" / "caltech101-vtab1k-like"
 Cli = Callable[..., tuple[int, str, str]]
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from test_side import batch, make, optimizer, randomise, saved, step
+from support.side import batch, make, optimizer, randomise, saved, step
 from torch.nn import functional as F
 
 import peftbench

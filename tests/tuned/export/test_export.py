@@ -10,7 +10,7 @@ import safetensors
 import safetensors.torch
 import timm
 import torch
-from finished_runs import QUIET, finish, logits_of, pictures, same
+from support.finished_runs import QUIET, finish, logits_of, pictures, same
 from torch import nn
 
 import peftbench

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_side import make, optimizer, randomise, step
+from support.side import make, optimizer, randomise, step
 from torch.nn import functional as F
 
 import peftbench

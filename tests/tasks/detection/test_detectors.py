@@ -38,7 +38,7 @@ FAMILIES = {"cnn": "resnet_nano", "vit": "vit_nano", "hybrid": "hybrid_nano"}
 METHODS = names("method", [CONFIGS])
 SMALL = ["data=digits_det", "task.width=64", "task.hidden=16", "task.rois=16"]
 CANVAS = (64, 96)
-SHARED = Path(__file__).parents[1].parent / "shared" / "data"
+SHARED = Path(__file__).parents[3].parent / "shared" / "data"
 
 
 def scenes(sizes=(CANVAS, (64, 48))):

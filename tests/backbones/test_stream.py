@@ -330,7 +330,7 @@ def test_two_processes_stream_what_one_does(tmp_path, tiny):
 
 @pytest.mark.slow
 def test_the_script_of_the_large_backbone_runs_on_a_small_one():
-    script = Path(__file__).parents[1] / "scripts" / "stream_vit_g.py"
+    script = Path(__file__).parents[2] / "scripts" / "stream_vit_g.py"
     command = [sys.executable, str(script), "--backbone", "vit_nano", "--images", "2"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "8 of 8 taps are equal to the bit" in done.stdout

@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
-import standins
 import torch
+from support import standins
 
 
 def records(folder: Path) -> dict[str, dict]:

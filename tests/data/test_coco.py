@@ -25,7 +25,7 @@ from peftbench.data.digits_det import DigitsDet
 from peftbench.data.ood import shifts
 from peftbench.errors import UserError
 
-SHARED = Path(__file__).parents[2] / "shared" / "data"
+SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 
 def shared(name: str) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from finished_runs import finish, pictures
+from support.finished_runs import finish, pictures
 
 import peftbench
 from peftbench import deltas

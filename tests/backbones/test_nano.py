@@ -12,7 +12,7 @@ from peftbench import backbones
 from peftbench.data.loading import decode
 from peftbench.pipeline import build
 
-CALTECH = Path(__file__).parents[2] / "shared" / "data" / "caltech101-vtab1k-like"
+CALTECH = Path(__file__).parents[3] / "shared" / "data" / "caltech101-vtab1k-like"
 
 
 def features(backbone, split):
