@@ -1,10 +1,9 @@
-"""Backbones: taps and tail to the bit, maps, weights from every source."""
-
-import pickle
+"""Backbones: taps and tail to the bit, maps of tokens, input sizes, and what cannot be built."""
 
 import pytest
 import safetensors.torch
 import torch
+from support.backbones import spec
 
 from peftbench import backbones, config
 from peftbench.backbones.backbone import WHOLE
@@ -32,10 +31,6 @@ FAMILIES = [  # (timm name, arguments that make it small, input size)
     ("swin_tiny_patch4_window7_224", {"img_size": 64, "depths": (1, 1, 2, 1)}, 64),
     ("pvt_v2_b0", {}, 64),
 ]
-
-
-def spec(name, args=None, **more):
-    return config.Backbone(name=name, args=args or {}, pretrained=False, **more)
 
 
 @pytest.mark.parametrize(("name", "args", "size"), FAMILIES, ids=[f"{f[0]}-{i}" for i, f in enumerate(FAMILIES)])
@@ -75,87 +70,6 @@ def test_maps_of_tokens_drop_the_prefix_and_keep_the_grid():
     (map_,) = backbone.maps([tap])
     assert map_.shape == (1, 192, 2, 2)
     assert torch.equal(map_[0, :, 0, 1], tap[0, 2])
-
-
-def test_the_fingerprint_is_of_names_shapes_and_bytes():
-    torch.manual_seed(0)
-    a = backbones.build(spec("resnet18"))
-    torch.manual_seed(0)
-    assert backbones.build(spec("resnet18")).fingerprint == a.fingerprint
-    torch.manual_seed(1)
-    assert backbones.build(spec("resnet18")).fingerprint != a.fingerprint
-
-
-@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-@pytest.mark.parametrize("classes", [0, 7])
-def test_a_local_file_is_loaded_whole_with_or_without_a_classifier(tmp_path, suffix, classes):
-    import timm
-
-    net = timm.create_model("resnet18", num_classes=classes)
-    path = tmp_path / f"weights{suffix}"
-    if suffix == ".pth":
-        torch.save({"state_dict": {f"module.{k}": v for k, v in net.state_dict().items()}}, path)
-    else:
-        safetensors.torch.save_file(net.state_dict(), path)
-    backbone = backbones.build(config.Backbone(name="resnet18", weights=str(path)))
-    for name, tensor in backbone.net.state_dict().items():
-        assert torch.equal(tensor, net.state_dict()[name]), name
-    assert backbone.net.pretrained_cfg["state_dict"] is None
-
-
-def test_mismatching_keys_and_shapes_are_reported(tmp_path):
-    import timm
-
-    state = timm.create_model("resnet18", num_classes=0).state_dict()
-    state["layer1.0.conv1.weight"] = torch.zeros(3, 3)
-    state["new.weight"] = torch.zeros(1)
-    del state["layer2.0.conv1.weight"]
-    path = tmp_path / "weights.safetensors"
-    safetensors.torch.save_file(state, path)
-    with pytest.raises(UserError) as mistake:
-        backbones.build(config.Backbone(name="resnet18", weights=str(path)))
-    for part in (str(path), "layer2.0.conv1.weight", "new.weight", "layer1.0.conv1.weight", "[3, 3]"):
-        assert part in str(mistake.value)
-
-
-class Payload:
-    def __reduce__(self):
-        return (exec, ("raise SystemExit('ran')",))
-
-
-@pytest.mark.parametrize("suffix", [".pth", ".pkl"])
-def test_a_pickle_is_refused_and_does_not_run(tmp_path, suffix):
-    path = tmp_path / f"weights{suffix}"
-    if suffix == ".pth":
-        torch.save({"w": Payload()}, path)
-    else:
-        path.write_bytes(pickle.dumps(Payload()))
-    with pytest.raises(UserError, match="Python objects"):
-        backbones.build(config.Backbone(name="resnet18", weights=str(path)))
-
-
-def test_weights_from_the_hub_are_read_from_its_file(tmp_path, monkeypatch):
-    import timm
-
-    net = timm.create_model("resnet18")
-    path = tmp_path / "model.safetensors"
-    safetensors.torch.save_file(net.state_dict(), path)
-    asked = []
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *a, **k: asked.append(a) or str(path))
-    backbone = backbones.build(config.Backbone(name="resnet18.a1_in1k"))
-    assert asked == [("timm/resnet18.a1_in1k", "model.safetensors")]
-    assert torch.equal(backbone.net.conv1.weight, net.conv1.weight)
-
-
-def test_without_a_network_the_message_says_what_works(monkeypatch):
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    def fail(*args, **kwargs):
-        raise LocalEntryNotFoundError("no network")
-
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
-    with pytest.raises(UserError, match=r"could not be fetched from timm/resnet18\.a1_in1k .*backbone\.weights=<file>"):
-        backbones.build(config.Backbone(name="resnet18.a1_in1k"))
 
 
 @pytest.mark.parametrize(

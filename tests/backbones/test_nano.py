@@ -1,18 +1,16 @@
 """The small backbones are really pretrained: a frozen-feature classifier on them against the same on random weights."""
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from support.places import CALTECH
 
 import peftbench
 from peftbench import backbones
 from peftbench.data.loading import decode
 from peftbench.pipeline import build
-
-CALTECH = Path(__file__).parents[3] / "shared" / "data" / "caltech101-vtab1k-like"
 
 
 def features(backbone, split):

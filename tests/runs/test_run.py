@@ -1,7 +1,6 @@
 """Whole runs: what they leave, that they repeat, resume and compare honestly."""
 
 import csv
-import glob
 import json
 import os
 import signal
@@ -13,6 +12,8 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from support.finished_runs import same
+from support.runs import QUICK, SMALL, compose, learned
 
 import peftbench
 from peftbench import backbones, deltas
@@ -24,21 +25,6 @@ from peftbench.model import Model
 from peftbench.pipeline import build, run
 from peftbench.results import find, read
 from peftbench.tasks import Classification
-
-SMALL = ["backbone=resnet_nano", "backbone.pretrained=false", "data=digits", "data.size=32", "trainer.progress=false"]
-QUICK = [*SMALL, "trainer.epochs=2", "trainer.max_batches=3", "data.batch_size=20"]
-
-
-def compose(folder, *words):
-    return peftbench.compose(*QUICK, f"output_dir={folder}", *words)
-
-
-def learned(record):
-    return safetensors.torch.load_file(Path(record.folder) / "delta.safetensors")
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
 @pytest.fixture(scope="module")
@@ -213,18 +199,6 @@ def test_bf16_label_smoothing_clipping_and_sgd_run(tmp_path):
 def test_learning_beats_chance_on_real_images(tmp_path):
     config = peftbench.compose(*SMALL, "method=full", "optimizer.lr=3e-3", "trainer.epochs=4", f"output_dir={tmp_path}")
     assert run(config).metrics["test/accuracy"] > 0.8
-
-
-def test_wandb_gets_the_same_figures_offline_and_is_closed(tmp_path, monkeypatch):
-    import wandb
-
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    for seed in (0, 1):
-        record = run(compose(tmp_path, "method=linear", "logger=wandb", f"seed={seed}"), group="a-sweep")
-        assert wandb.run is None
-        assert glob.glob(f"{record.folder}/wandb/offline-run-*/run-{record.id}.wandb")
 
 
 def test_a_sweep_lands_in_run_folders_and_lists_refusals(tmp_path):
