@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.runs import SMALL
 
 import peftbench
 from peftbench.data.corruptions import CORRUPTIONS, corrupt
 from peftbench.data.ood import averages
 from peftbench.pipeline import run
-from peftbench.results import Record, render
+from peftbench.results import render
 
-QUICK = ["backbone=resnet_nano", "backbone.pretrained=false", "data=digits", "data.size=32", "trainer.progress=false"]
-QUICK += ["trainer.epochs=1", "trainer.max_batches=2", "data.batch_size=20", "method=linear"]
+QUICK = [*SMALL, "trainer.epochs=1", "trainer.max_batches=2", "data.batch_size=20", "method=linear"]
 
 
 def smooth(n=2, size=48):
@@ -148,39 +148,3 @@ def test_mistakes_get_one_sentence(tmp_path, words, told):
     with pytest.raises(peftbench.UserError, match=told):
         run(peftbench.compose(*QUICK, *words, f"output_dir={tmp_path / 'out'}"))
     assert not list((tmp_path / "out").glob("*/result.json"))
-
-
-def test_layers_shows_where_a_budget_went(cli, tmp_path):
-    words = [w for w in QUICK if not w.startswith("method")]
-    assert cli(*words, "method=spt_lora", "method.budget=0.02")[0] == 0
-    (folder,) = tmp_path.glob("spt_lora-*")
-    plan = json.loads((folder / "result.json").read_text())["plan"]
-    status, out, _ = cli_verb("layers", str(folder))
-    assert status == 0
-    assert f"{plan['trainable']:,} trainable of a budget of {plan['budget']:,}" in out
-    assert all(row["name"].rpartition(".")[0] in out for row in plan["layers"])
-
-
-def cli_verb(*words):
-    import contextlib
-    import io
-
-    from peftbench.cli.main import main
-
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = main(list(words))
-    return status, out.getvalue(), err.getvalue()
-
-
-def test_layers_says_what_it_needs(tmp_path):
-    for words, told in [
-        (["layers"], "expected one run folder"),
-        (["layers", str(tmp_path)], "there is no result.json"),
-        (["layrs"], "did you mean 'layers'"),
-    ]:
-        status, _, err = cli_verb(*words)
-        assert status == 2
-        assert told in err
-    Record("r", "complete", {"method": {"name": "full"}}).write(tmp_path)
-    assert "method=full has no plan" in cli_verb("layers", str(tmp_path))[2]
