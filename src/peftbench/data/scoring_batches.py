@@ -14,12 +14,12 @@ from peftbench.common.seeds import mix
 from peftbench.config import Config
 from peftbench.data.images import Images, Indices
 
-SIZE = 32
-"""Images a batch: SPT's, whatever the batches of training are; of detection they are as in training."""
+def plain_batches(
+    train: DataLoader, config: Config, device: torch.device, batch_size: int | None
+) -> Iterator[list[Any]]:
+    """(images, targets) of all training images, the last batch smaller, shuffled by the run's seed.
 
-
-def plain_batches(train: DataLoader, config: Config, device: torch.device) -> Iterator[list[Any]]:
-    """(images, targets) of all training images in batches of 32, the last one smaller, shuffled by the run's seed.
+    `batch_size` None stands for that of training.
 
     The official code of SPT takes them in the order of the file, which is at random in VTAB's lists; in class folders
     it would be class by class, so that the first batches would show a few classes only.
@@ -29,8 +29,7 @@ def plain_batches(train: DataLoader, config: Config, device: torch.device) -> It
         plain = replace(images.transform, augment="none")
         images = Images(images.split, plain, "refuse", config.data.memory_gb, lambda done, of: None)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(mix(config.seed, 4)))
-    size = SIZE if config.task.name == "classification" else config.data.batch_size
-    batches = order.split(size)[: config.trainer.max_batches]
+    batches = order.split(batch_size or config.data.batch_size)[: config.trainer.max_batches]
     for batch in batches:
         given = images.__getitems__(Indices(batch.tolist(), None))
         yield [given.images.to(device), _moved(given.targets, device)]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic.dataclasses import dataclass as checked
 
@@ -28,11 +29,19 @@ def check_config(config: Config) -> None:
         )
 
 
+def check_predicts(options: Mapping[str, Any]) -> None:
+    """Raises UserError: a number of classes, or of images, below 1."""
+    for key in ("top_k", "batch_size"):
+        if options[key] < 1:
+            raise UserError(f"{key}={options[key]}: expected at least 1.")
+
+
 SCHEMA = TaskSchema(
     section=Classification,
     augmentations=("none", "flip", "crop", "rrc", "trivial"),
     check=check_config,
     predicts={"top_k": 5, "batch_size": 64},
+    check_predicts=check_predicts,
     smoke=("data=digits",),
 )
 RESULTS = TaskResults(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic.dataclasses import dataclass as checked
 
@@ -84,12 +85,19 @@ def check_config(config: Config) -> None:
         )
 
 
+def check_predicts(options: Mapping[str, Any]) -> None:
+    """Raises UserError: a score that is no share."""
+    if not 0 <= options["score"] <= 1:
+        raise UserError(f"score={options['score']:g}: expected 0 to 1.")
+
+
 SCHEMA = TaskSchema(
     section=Detection,
     augmentations=("none", "flip", "multiscale", "lsj", "ssd"),
     check=check_config,
     files=("weights",),
     predicts={"score": 0.5, "draw": None},
+    check_predicts=check_predicts,
     smoke=("data=digits_det",),
 )
 RESULTS = TaskResults(

@@ -22,7 +22,6 @@ from peftbench.common.digests import digests
 from peftbench.common.errors import UserError
 from peftbench.tasks.detection import schema
 from peftbench.tasks.detection.detectors import Detector
-from peftbench.tasks.detection.task import Detection
 
 FORMAT = "peftbench-detector-1"
 HERE = Path(__file__).parent / "weights"
@@ -35,13 +34,13 @@ COCO: dict[str, Any] = {
 _NO_EPSILON = ("fasterrcnn_resnet50_fpn_coco-258fb6c6", "retinanet_resnet50_fpn_coco-eeacb38b")
 
 
-def file_of(spec: config.TaskSection, backbone: config.Backbone) -> Path | None:
-    """The file of the detector that a task starts from, None where it starts anew.
+def detector_file(spec: schema.Detection, backbone: config.Backbone) -> Path | None:
+    """The file of the detector that a run starts from, None where it starts anew.
 
     Raises:
         UserError: there is none, or it cannot be fetched, or it belongs to another backbone.
     """
-    if not isinstance(spec, schema.Detection) or spec.weights is None:
+    if spec.weights is None:
         return None
     if spec.weights == "coco":
         return _fetched(spec, backbone)
@@ -68,15 +67,15 @@ def file_of(spec: config.TaskSection, backbone: config.Backbone) -> Path | None:
     return path
 
 
-def stamp(spec: config.TaskSection, file: Path | None) -> dict[str, str]:
+def stamp_of(spec: schema.Detection, file: Path | None) -> dict[str, str]:
     """What a number needs to be compared: where the detector comes from, and the sha256 of its file."""
-    if file is None or not isinstance(spec, schema.Detection):
+    if file is None:
         return {}
     with file.open("rb") as opened:
         return {"weights": str(spec.weights), "sha256": hashlib.file_digest(opened, "sha256").hexdigest()}
 
 
-def settle(backbone: Backbone, file: Path) -> None:
+def settle_batch_norms(backbone: Backbone, file: Path) -> None:
     """Has the backbone compute as it does in torchvision's detector, whose batch norms are without epsilon."""
     with file.open("rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
@@ -86,19 +85,20 @@ def settle(backbone: Backbone, file: Path) -> None:
                 module.eps = 0.0
 
 
-def begin(task: Detection, file: Path) -> str:
-    """Has the detector start from the file; returns what the user should know of it.
+def begin_detector(detector: Detector, classes: Sequence[str], file: Path) -> tuple[dict[str, str], str]:
+    """Has the detector start from the file.
+
+    Returns the hashes of what it starts from, by the names of the task's tensors, and what the user should know of it.
 
     Layers that give classes keep the rows of the classes that the file knows by the same name; the others start anew.
 
     Raises:
         UserError: the file does not fit; says what differs.
     """
-    detector = task.detector
     state = {n: t for n, t in read_all(file).items() if not n.startswith(BODY)}
     fresh = detector.net.state_dict()
     known = _classes(file, detector, state)
-    kept = [c for c in task.classes if c in known]
+    kept = [c for c in classes if c in known]
     whole = set(fresh)
     for layer, kind in detector.predictors.items():
         if kind is None:
@@ -106,9 +106,9 @@ def begin(task: Detection, file: Path) -> str:
         for name in (f"{layer}.weight", f"{layer}.bias"):
             if name not in state:
                 raise UserError(f"{file}: is no {type(detector).__name__.removesuffix('Detector')}: it has no {name}.")
-            if list(known) != list(task.classes):
+            if list(known) != list(classes):
                 whole.discard(name)
-            state[name] = _rows(fresh[name], state[name], kind, detector.first, task.classes, known)
+            state[name] = _rows(fresh[name], state[name], kind, detector.first, classes, known)
     try:
         missing, foreign = detector.net.load_state_dict(state, strict=False)
     except RuntimeError as problem:
@@ -119,47 +119,21 @@ def begin(task: Detection, file: Path) -> str:
     if missing or foreign:
         what, names = ("has no", missing) if missing else ("has a foreign", foreign)
         raise UserError(f"{file}: does not fit this detector: it {what} {names[0]}.")
-    task.start = {
+    start = {
         f"detector.net.{n}": digest
         for n, digest in digests({n: t for n, t in detector.net.state_dict().items() if n in whole}).items()
     }
-    if len(kept) == len(task.classes):
+    if len(kept) == len(classes):
         which = "it knows all classes by name"
     elif kept:
         which = (
-            f"it knows {len(kept)} of the {len(task.classes)} classes by name; the predictor starts anew for the rest"
+            f"it knows {len(kept)} of the {len(classes)} classes by name; the predictor starts anew for the rest"
         )
     else:
         which = "its classes are others, for which the predictor starts anew"
-    return f"task.weights: starts from {file.name}; {which}"
+    return start, f"task.weights: starts from {file.name}; {which}"
 
 
-def save(
-    task: Detection,
-    backbone: Backbone,
-    path: Path,
-    detector: str,
-    half: bool = False,
-    about: Mapping[str, str] | None = None,
-) -> None:
-    """Writes the whole detector, backbone included, in the form that `task.weights` reads.
-
-    Args:
-        detector: `task.detector` of the run.
-        half: write floating-point numbers in half precision.
-        about: what else the file should say of itself.
-    """
-    state = {f"{BODY}{n}": t for n, t in backbone.net.state_dict().items()} | task.detector.net.state_dict()
-    told = {
-        **(about or {}),
-        "format": FORMAT,
-        "backbone": backbone.facts.name,
-        "detector": detector,
-        "classes": json.dumps(list(task.classes)),
-    }
-    if half:
-        state = {n: t.half() if t.is_floating_point() else t for n, t in state.items()}
-    safetensors.torch.save_file({n: t.contiguous() for n, t in state.items()}, path, told)
 
 
 def _mismatch(problem: str) -> str:
