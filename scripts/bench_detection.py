@@ -76,7 +76,7 @@ def _inside(method: str, parts: str, rounds: int) -> dict[str, float]:
     from peftbench.models.model import Model
     from peftbench.runs import starting_backbone
     from peftbench.runs.build import instantiate
-    from peftbench.tasks import making as tasks
+    from peftbench.tasks.base import task_class
 
     gpu = torch.cuda.is_available()
     side, batch = (800, 8) if gpu else (512, 2)
@@ -88,7 +88,7 @@ def _inside(method: str, parts: str, rounds: int) -> dict[str, float]:
     config = peftbench.compose(*words)
     adapts: Any = instantiate(config.method)
     backbone = starting_backbone.build(config, adapts)
-    model = Model(backbone, tasks.make(config.task, backbone, [str(i) for i in range(20)]))
+    model = Model(backbone, task_class(config.task).build(config.task, backbone, [str(i) for i in range(20)]))
     model.adapted(adapts.adapt(backbone, Plan()))
     model.to(device).train()
     optimizer = torch.optim.SGD([p for _, p in model.trainable()], 1e-3, momentum=0.9)

@@ -14,6 +14,7 @@ from peftbench.common.seeds import mix
 from peftbench.config import Config
 from peftbench.data.images import Images, Indices
 
+
 def plain_batches(
     train: DataLoader, config: Config, device: torch.device, batch_size: int | None
 ) -> Iterator[list[Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any, cast
 
 import torch
@@ -50,9 +51,9 @@ class JointModel(nn.Module):
     def multiple(self) -> int:
         return self.models[0].multiple
 
-    @multiple.setter
-    def multiple(self, value: int) -> None:
-        self.models[0].multiple = value
+    def padded_batches(self) -> AbstractContextManager[None]:
+        """As `Model.padded_batches`."""
+        return self.models[0].padded_batches()
 
     @property
     def kept(self) -> tuple[int, ...]:

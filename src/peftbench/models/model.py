@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
 
@@ -15,6 +16,9 @@ from peftbench.common.errors import UserError
 from peftbench.common.machine import has_bf16
 from peftbench.methods.base import Side
 from peftbench.tasks.base import Task
+
+PADDED_TO = 8
+"""Some kernels round differently for odd batch sizes. In batches of a multiple of 8 they do not."""
 
 
 class Model(nn.Module):
@@ -88,6 +92,15 @@ class Model(nn.Module):
         if self.side is None:
             return self.backbone.taps(self.frames(images), self.reads)
         return _through([self], self.frozen(images) if cached is None else cached)[0]
+
+    @contextmanager
+    def padded_batches(self) -> Iterator[None]:
+        """Inside, an image's frozen taps have the same bits in every batch, which taps that are kept need."""
+        self.multiple = PADDED_TO
+        try:
+            yield
+        finally:
+            self.multiple = 1
 
     @property
     def kept(self) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ import torch
 
 from peftbench.backbones import Backbone
 from peftbench.common.errors import UserError
+from peftbench.common.progress import Watch
 from peftbench.config import Config
 from peftbench.data import ood
 from peftbench.data.base import DataSet, Split, Splits, split_hash
@@ -121,7 +122,7 @@ def carry_out(
         one.conclude(outcome)
 
 
-def _loaders(context: Context, data: Data, transform: Preparation, watch: ood.Watch) -> Loaders:
+def _loaders(context: Context, data: Data, transform: Preparation, watch: Watch) -> Loaders:
     section = context.config.data
     batches = loaders(
         data.roles,
@@ -147,7 +148,7 @@ def _keep_taps(context: Context, model: Model | JointModel, batches: Loaders, fi
     """Has training and validation images replaced by their taps, where that helps; what it cost, for the record."""
     place = device(context.config.trainer)
     with context.progress("computing taps") as watch:
-        return tap_filling.keep(context.config, model, batches, fingerprint, place, watch, context.tell)
+        return tap_filling.keep_taps(context.config, model, batches, fingerprint, place, watch, context.tell)
 
 
 def _train(runs: Sequence[SingleRun], batches: Loaders) -> list[Outcome | Diverged]:

@@ -63,9 +63,7 @@ class Task(nn.Module):
 
     @classmethod
     @abstractmethod
-    def build(
-        cls, section: Any, backbone: Backbone, classes: Sequence[str], categories: Sequence[int] = ()
-    ) -> Task:
+    def build(cls, section: Any, backbone: Backbone, classes: Sequence[str], categories: Sequence[int] = ()) -> Task:
         """The task that a config's section asks for, with fresh parameters.
 
         Args:

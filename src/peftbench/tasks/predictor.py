@@ -96,7 +96,7 @@ class Predictor:
 def read_batches(
     tuned: Any, items: Sequence[Path], batch_size: int, skip: Skip, watch: Watch
 ) -> Iterator[tuple[list[Path], Tensor]]:
-    """Batches of (files, pixels (B, 3, S, S) or (B, T, 3, S, S)), decoded as in training; what is damaged is skipped."""
+    """Batches of (files, pixels (B, 3, S, S) or (B, T, 3, S, S)), decoded as in training, without damaged ones."""
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(items), batch_size):
             batch = items[start : start + batch_size]

@@ -75,7 +75,7 @@ def fit(
     return replace(_outcome(module.history, metrics, figures, place, state), rows=module.rows)
 
 
-def fit_together(
+def fit_jointly(
     models: Sequence[Model],
     methods: Sequence[Method],
     configs: Sequence[Config],

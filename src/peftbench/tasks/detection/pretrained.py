@@ -126,14 +126,10 @@ def begin_detector(detector: Detector, classes: Sequence[str], file: Path) -> tu
     if len(kept) == len(classes):
         which = "it knows all classes by name"
     elif kept:
-        which = (
-            f"it knows {len(kept)} of the {len(classes)} classes by name; the predictor starts anew for the rest"
-        )
+        which = f"it knows {len(kept)} of the {len(classes)} classes by name; the predictor starts anew for the rest"
     else:
         which = "its classes are others, for which the predictor starts anew"
     return start, f"task.weights: starts from {file.name}; {which}"
-
-
 
 
 def _mismatch(problem: str) -> str:

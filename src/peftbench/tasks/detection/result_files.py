@@ -52,8 +52,6 @@ def write_results(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
         part.write_bytes(to_json(list(rows)) + b"\n")
 
 
-
-
 def as_coco(
     file: IO[str],
     run: str,

@@ -40,4 +40,3 @@ def save_detector(
     if half:
         state = {n: t.half() if t.is_floating_point() else t for n, t in state.items()}
     safetensors.torch.save_file({n: t.contiguous() for n, t in state.items()}, path, told)
-
