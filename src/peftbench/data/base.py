@@ -21,6 +21,7 @@ class Split:
     """Images with labels, not yet decoded.
 
     `images` is a uint8 array (N, H, W) or (N, H, W, 3), or N paths; `names` say what each is, relative to the set.
+    `labels` (N,) are int64 indices of classes, or float32 numbers where a set has none.
     Where `frames` is given, the paths are those of clips, each read as that many frames: a folder, or a video file.
     `categories` number the classes of a detection set in its own files.
     """
@@ -35,7 +36,12 @@ class Split:
         return len(self.labels)
 
     def unknown(self, classes: int) -> tuple[int, int] | None:
-        """(place, label) of the first image with a label that is none of so many classes."""
+        """(place, label) of the first image with a label that is none of so many classes.
+
+        Where there are no classes, labels are numbers, and any will do.
+        """
+        if not classes:
+            return None
         outside = np.flatnonzero((self.labels < 0) | (self.labels >= classes))
         return (int(outside[0]), int(self.labels[outside[0]])) if len(outside) else None
 
@@ -68,9 +74,10 @@ class Split:
         return [line(n, y, s) for n, y, s in zip(self.names, self.labels, stamps, strict=True)]
 
 
-def line(name: str, label: int, stamp: str) -> str:
+def line(name: str, label: float, stamp: str) -> str:
     """What the hash of a split sees of an image: its name, its label, and the hash of its bytes."""
-    return f"{name} {int(label)} {stamp}"
+    value = float(label) if isinstance(label, float | np.floating) else int(label)
+    return f"{name} {value} {stamp}"
 
 
 def content_of(lines: Sequence[str]) -> str:

@@ -57,7 +57,7 @@ class Predictor:
         """What the tuned model says of each item that can be read, in the precision of the run."""
         for paths, pixels in read_batches(tuned, self.items, self.batch_size, skip, watch):
             with torch.no_grad(), tuned.precision():
-                values = tuned(pixels.to(tuned.device)).float().flatten(1).cpu()
+                values = tuned(pixels.to(tuned.device)).float().reshape(len(pixels), -1).cpu()
             for path, row in zip(paths, values.tolist(), strict=True):
                 yield Prediction(path, row)
 
