@@ -78,8 +78,9 @@ class Backbone(nn.Module):
         Raises:
             UserError: images of another size than `facts.input_size`, which this model cannot take.
         """
-        count = len(self.facts.taps)
-        indices = [range(count)[i] for i in (range(count) if wanted is None else wanted)]
+        if wanted is None:
+            wanted = range(len(self.facts.taps))
+        indices = [self.facts.index(i) for i in wanted]
         kept: dict[int, Tensor] = {}
         emit = emit or kept.__setitem__
         try:

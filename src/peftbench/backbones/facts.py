@@ -61,6 +61,17 @@ class Facts:
         size = self.input_size
         return (size, size) if isinstance(size, int) else size
 
+    def index(self, i: int) -> int:
+        """The place of tap `i` among `taps`, counted from the end where `i` is negative: -1 is the last.
+
+        Raises:
+            IndexError: there are not so many taps.
+        """
+        count = len(self.taps)
+        if not -count <= i < count:
+            raise IndexError(f"tap {i} of {self.name}, which has {count}")
+        return i % count
+
 
 def grid_of(tap: Tensor, built: Tap, prefix: int) -> Grid:
     """Height and width of a raw tap (B, …), which `built` describes as the backbone was built.

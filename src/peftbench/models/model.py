@@ -164,7 +164,7 @@ class Model(nn.Module):
     def _given(self) -> tuple[int, ...]:
         """The taps that the side net gives, counted from the first."""
         assert self.side is not None
-        return tuple(range(len(self.backbone.facts.taps))[i] for i in self.side.given)
+        return tuple(self.backbone.facts.index(i) for i in self.side.given)
 
     def merged(self, given: list[Tensor], passed: list[Tensor]) -> list[Tensor]:
         """The taps that the task reads, of those that the side net gives and those that are passed on."""
