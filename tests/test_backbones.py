@@ -41,10 +41,10 @@ def spec(name, args=None, **more):
 @pytest.mark.parametrize(("name", "args", "size"), FAMILIES, ids=[f"{f[0]}-{i}" for i, f in enumerate(FAMILIES)])
 def test_taps_and_tail_reproduce_timm_to_the_bit(name, args, size):
     torch.manual_seed(0)
-    backbone = backbones.build(spec(name, args), size)
+    backbone = backbones.build_with_weights(spec(name, args), size)
     facts = backbone.facts
     assert facts.taps[-1].module != WHOLE
-    assert backbones.meta(spec(name, args), size).facts == facts
+    assert backbones.build_on_meta(spec(name, args), size).facts == facts
     x = torch.randn(2, 3, size, size)
     with torch.no_grad():
         taps = backbone.taps(x)
@@ -61,7 +61,7 @@ def test_taps_and_tail_reproduce_timm_to_the_bit(name, args, size):
 
 
 def test_a_model_that_cannot_be_cut_has_its_whole_output_as_tap():
-    backbone = backbones.build(spec("cait_xxs24_224", {"img_size": 64, "depth": 2}), 64)
+    backbone = backbones.build_with_weights(spec("cait_xxs24_224", {"img_size": 64, "depth": 2}), 64)
     assert [t.module for t in backbone.facts.taps] == [WHOLE]
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
@@ -70,7 +70,7 @@ def test_a_model_that_cannot_be_cut_has_its_whole_output_as_tap():
 
 
 def test_maps_of_tokens_drop_the_prefix_and_keep_the_grid():
-    backbone = backbones.build(spec("vit_tiny_patch16_224", {"depth": 1, "img_size": 32}), 32)
+    backbone = backbones.build_with_weights(spec("vit_tiny_patch16_224", {"depth": 1, "img_size": 32}), 32)
     tap = torch.arange(5 * 192.0).reshape(1, 5, 192)
     (map_,) = backbone.maps([tap])
     assert map_.shape == (1, 192, 2, 2)
@@ -79,11 +79,11 @@ def test_maps_of_tokens_drop_the_prefix_and_keep_the_grid():
 
 def test_the_fingerprint_is_of_names_shapes_and_bytes():
     torch.manual_seed(0)
-    a = backbones.build(spec("resnet18"))
+    a = backbones.build_with_weights(spec("resnet18"))
     torch.manual_seed(0)
-    assert backbones.build(spec("resnet18")).fingerprint == a.fingerprint
+    assert backbones.build_with_weights(spec("resnet18")).fingerprint == a.fingerprint
     torch.manual_seed(1)
-    assert backbones.build(spec("resnet18")).fingerprint != a.fingerprint
+    assert backbones.build_with_weights(spec("resnet18")).fingerprint != a.fingerprint
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
@@ -97,7 +97,7 @@ def test_a_local_file_is_loaded_whole_with_or_without_a_classifier(tmp_path, suf
         torch.save({"state_dict": {f"module.{k}": v for k, v in net.state_dict().items()}}, path)
     else:
         safetensors.torch.save_file(net.state_dict(), path)
-    backbone = backbones.build(config.Backbone(name="resnet18", weights=str(path)))
+    backbone = backbones.build_with_weights(config.Backbone(name="resnet18", weights=str(path)))
     for name, tensor in backbone.net.state_dict().items():
         assert torch.equal(tensor, net.state_dict()[name]), name
     assert backbone.net.pretrained_cfg["state_dict"] is None
@@ -113,7 +113,7 @@ def test_mismatching_keys_and_shapes_are_reported(tmp_path):
     path = tmp_path / "weights.safetensors"
     safetensors.torch.save_file(state, path)
     with pytest.raises(UserError) as mistake:
-        backbones.build(config.Backbone(name="resnet18", weights=str(path)))
+        backbones.build_with_weights(config.Backbone(name="resnet18", weights=str(path)))
     for part in (str(path), "layer2.0.conv1.weight", "new.weight", "layer1.0.conv1.weight", "[3, 3]"):
         assert part in str(mistake.value)
 
@@ -131,7 +131,7 @@ def test_a_pickle_is_refused_and_does_not_run(tmp_path, suffix):
     else:
         path.write_bytes(pickle.dumps(Payload()))
     with pytest.raises(UserError, match="Python objects"):
-        backbones.build(config.Backbone(name="resnet18", weights=str(path)))
+        backbones.build_with_weights(config.Backbone(name="resnet18", weights=str(path)))
 
 
 def test_weights_from_the_hub_are_read_from_its_file(tmp_path, monkeypatch):
@@ -142,7 +142,7 @@ def test_weights_from_the_hub_are_read_from_its_file(tmp_path, monkeypatch):
     safetensors.torch.save_file(net.state_dict(), path)
     asked = []
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *a, **k: asked.append(a) or str(path))
-    backbone = backbones.build(config.Backbone(name="resnet18.a1_in1k"))
+    backbone = backbones.build_with_weights(config.Backbone(name="resnet18.a1_in1k"))
     assert asked == [("timm/resnet18.a1_in1k", "model.safetensors")]
     assert torch.equal(backbone.net.conv1.weight, net.conv1.weight)
 
@@ -155,7 +155,7 @@ def test_without_a_network_the_message_says_what_works(monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
     with pytest.raises(UserError, match=r"could not be fetched from timm/resnet18\.a1_in1k .*backbone\.weights=<file>"):
-        backbones.build(config.Backbone(name="resnet18.a1_in1k"))
+        backbones.build_with_weights(config.Backbone(name="resnet18.a1_in1k"))
 
 
 @pytest.mark.parametrize(
@@ -172,19 +172,19 @@ def test_without_a_network_the_message_says_what_works(monkeypatch):
 )  # fmt: skip
 def test_what_cannot_be_built_is_one_sentence(wrong, says):
     with pytest.raises(UserError) as mistake:
-        backbones.build(config.Backbone(**{"pretrained": False, **wrong}))
+        backbones.build_with_weights(config.Backbone(**{"pretrained": False, **wrong}))
     assert says in str(mistake.value)
     assert "\n" not in str(mistake.value)
 
 
 def test_a_model_with_several_branches_is_refused():
     with pytest.raises(Refusal, match="not one tensor but several"):
-        backbones.meta(config.Backbone("crossvit_tiny_240", pretrained=False))
+        backbones.build_on_meta(config.Backbone("crossvit_tiny_240", pretrained=False))
 
 
 def test_a_model_of_one_input_size_refuses_another():
     with pytest.raises(Refusal, match="built for one input size"):
-        backbones.meta(spec("efficientformer_l1"), 64)
+        backbones.build_on_meta(spec("efficientformer_l1"), 64)
 
 
 def test_another_input_size_resamples_position_embeddings(tmp_path):
@@ -194,7 +194,9 @@ def test_another_input_size_resamples_position_embeddings(tmp_path):
     path = tmp_path / "weights.safetensors"
     safetensors.torch.save_file(net.state_dict(), path)
     args = {"depth": 1}
-    backbone = backbones.build(config.Backbone(name="vit_tiny_patch16_224", weights=str(path), args=args), 64)
+    backbone = backbones.build_with_weights(
+        config.Backbone(name="vit_tiny_patch16_224", weights=str(path), args=args), 64
+    )
     assert backbone.facts.input_size == 64
     assert backbone.net.pos_embed.shape == (1, 17, 192)
 
@@ -206,7 +208,7 @@ def test_the_small_backbones_are_small_and_shipped(name):
 
     path = HERE / f"{name}.safetensors"
     assert path.stat().st_size <= 4_000_000
-    backbone = backbones.build(peftbench.compose(f"backbone={name}").backbone)
+    backbone = backbones.build_with_weights(peftbench.compose(f"backbone={name}").backbone)
     assert backbone.facts.parameters < 2_000_000
     assert backbone.facts.input_size == 64
 
@@ -216,14 +218,14 @@ def test_efficientnet_lite0_recognises_photos_and_would_not_with_wrong_preproces
     import timm
     from sklearn.datasets import load_sample_images
 
-    from peftbench.backbones.weights import fetch
-    from peftbench.data.images import decode
+    from peftbench.backbones.weights import fetch_weights
+    from peftbench.data.images import decode_image
 
     net = timm.create_model("tf_efficientnet_lite0")
-    net.load_state_dict(fetch("tf_efficientnet_lite0", "package:efficientnet_lite0"))
+    net.load_state_dict(fetch_weights("tf_efficientnet_lite0", "package:efficientnet_lite0"))
     net.eval()
     china, flower = load_sample_images().images
-    images = torch.stack([torch.from_numpy(decode(i, 224, "bicubic").copy()) for i in (china, flower)])
+    images = torch.stack([torch.from_numpy(decode_image(i, 224, "bicubic").copy()) for i in (china, flower)])
     with torch.no_grad():
         logits = net((images.float() - 127.5) / 127.5)
     # ImageNet-1k: palace 698, monastery 663, bell cote 442, stupa 832, boathouse 449; daisy 985

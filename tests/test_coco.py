@@ -23,7 +23,7 @@ from peftbench.data.boxes import BoxSet, BoxSplit
 from peftbench.data.coco import Coco, CocoFolder
 from peftbench.data.digits import Digits
 from peftbench.data.digits_det import DigitsDet
-from peftbench.data.ood import shifts
+from peftbench.data.ood import read_shifts
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -233,7 +233,7 @@ def test_what_is_read_is_what_pycocotools_reads():
 
 def test_shifted_test_sets_are_not_offered(few):
     with pytest.raises(UserError, match="is for detection, and only classified images can be shifted"):
-        shifts(compose("data=digits", "data.ood=[noise:1]"), few)
+        read_shifts(compose("data=digits", "data.ood=[noise:1]"), few)
 
 
 def test_the_official_layout(tmp_path):

@@ -30,7 +30,7 @@ from peftbench.runs.build import instantiate
 from peftbench.runs.compatibility import refuse_incompatible
 from peftbench.tasks import making as tasks
 from peftbench.tasks.detection.pooling import Pooling
-from peftbench.tasks.detection.pyramid import levels
+from peftbench.tasks.detection.pyramid import choose_levels
 from peftbench.training.checkpoint import Checkpoints
 from peftbench.tuned.export import export
 from peftbench.tuned.multitask import MultiTask
@@ -261,7 +261,7 @@ def test_a_backbone_can_be_taken_out_of_a_detectors_file(tmp_path):
     peer = _torchvision("fasterrcnn")
     torch.save(peer.state_dict(), tmp_path / "peer.pth")
     spec = config.Backbone("resnet18", weights=str(tmp_path / "peer.pth"))
-    found = backbones.build(spec, 64).net.state_dict()
+    found = backbones.build_with_weights(spec, 64).net.state_dict()
     for name, tensor in peer.state_dict().items():
         if name.startswith(BODY):
             assert torch.equal(found[name.removeprefix(BODY)], tensor)
@@ -348,8 +348,8 @@ def test_what_is_not_to_train_does_not_and_is_not_counted(detector):
     ],
 )
 def test_the_pyramid_of_each_family(name, size, finest, strides, start):
-    facts = backbones.meta(config.Backbone(name, pretrained=False), size).facts
-    made = levels(facts, finest, 4 if finest == 4 else 3)
+    facts = backbones.build_on_meta(config.Backbone(name, pretrained=False), size).facts
+    made = choose_levels(facts, finest, 4 if finest == 4 else 3)
     assert (made.strides, made.start) == (strides, start)
     assert len(made.taps) == (1 if start else len(strides))
 

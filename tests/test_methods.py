@@ -68,7 +68,7 @@ def expected(method, name):
     count = COUNTS[method][name]
     if count != "formula":
         return count
-    net = backbones.meta(peftbench.compose(f"backbone={name}").backbone).net
+    net = backbones.build_on_meta(peftbench.compose(f"backbone={name}").backbone).net
     if method == "bitfit":
         return sum(p.numel() for n, p in net.named_parameters() if n.split(".")[-1] == "bias")
     if method == "petah":
@@ -125,7 +125,7 @@ def test_counts_follow_the_options():
 
 def make(method, family, classes=3):
     torch.manual_seed(0)
-    backbone = backbones.build(SMALL[family], 32)
+    backbone = backbones.build_with_weights(SMALL[family], 32)
     built = instantiate(peftbench.compose(f"method={method}").method)
     built.check(backbone)
     model = Model(backbone, Classification(backbone, ["x"] * classes))
@@ -159,7 +159,7 @@ def steps(model, n=3):
 
 def methods_on(family):
     for method in sorted(COUNTS):
-        backbone = backbones.meta(SMALL[family], 32)
+        backbone = backbones.build_on_meta(SMALL[family], 32)
         try:
             instantiate(peftbench.compose(f"method={method}").method).check(backbone)
         except peftbench.Refusal:
@@ -215,7 +215,7 @@ def test_the_linear_probe_sends_nothing_into_the_backbone():
 def test_modes_frozen_norms_never_move_and_drop_path_is_off_under_side_methods():
     spec = dataclasses.replace(SMALL["vit"], drop_path=0.5)
     for method, live in (("linear", False), ("lora", True)):
-        backbone = backbones.build(spec, 32)
+        backbone = backbones.build_with_weights(spec, 32)
         model = Model(backbone, Classification(backbone, ["x"] * 3))
         model.adapted(instantiate(peftbench.compose(f"method={method}").method).adapt(backbone, Plan()))
         model.train()
@@ -277,7 +277,7 @@ def test_lora_of_a_convolution_is_its_authors_and_merges(stride):
     want = torch.nn.functional.conv2d(x, weight, plain.bias, stride, 1)
     assert torch.allclose(layer(x), want, atol=1e-6)
     assert set(layer.state_dict()) == {"weight", "bias", "lora_a", "lora_b"}
-    backbone = backbones.build(SMALL["cnn"], 32)
+    backbone = backbones.build_with_weights(SMALL["cnn"], 32)
     method = instantiate(peftbench.compose("method=lora").method)
     names = set(backbone.state_dict())
     method.adapt(backbone, Plan())
@@ -298,7 +298,7 @@ def test_lora_reaches_layers_whose_weight_is_read_directly():
     spec = config.Backbone(
         "beit_base_patch16_224", args={"img_size": 32, "depth": 1, "embed_dim": 48, "num_heads": 2}, pretrained=False
     )
-    backbone = backbones.build(spec, 32)
+    backbone = backbones.build_with_weights(spec, 32)
     model = Model(backbone, Classification(backbone, ["x"] * 3))
     model.adapted(LoRA(rank=2).adapt(backbone, Plan()))
     model.loss(batch()).backward()

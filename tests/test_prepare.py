@@ -28,12 +28,12 @@ from standins import SIZES, WORDS, picture, tar, zipped
 
 from peftbench.common.errors import UserError
 from peftbench.common.vtab_tasks import ALIASES, TASKS
-from peftbench.data.prepare.download import fetch
-from peftbench.data.prepare.order import OURS, TFDS, Entry, hasher, ordered, pools
+from peftbench.data.prepare.download import fetch_file
+from peftbench.data.prepare.drawing import OURS, TFDS, Entry, key_hasher, ordered_entries, pools_of_roles
 from peftbench.data.prepare.readers.retinopathy import btgraham
-from peftbench.data.prepare.readers.tfrecord import crc32c, example, masked, records
+from peftbench.data.prepare.readers.tfrecord import crc32c, masked_checksum, parse_example, read_records
 from peftbench.data.prepare.sources import SOURCES
-from peftbench.data.prepare.tree import tree
+from peftbench.data.prepare.tree import open_tree
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "caltech101-vtab1k-like"
 Cli = Callable[..., tuple[int, str, str]]
@@ -194,10 +194,10 @@ def found(archives: Path, source: str, task: str) -> tuple[dict, object]:
     """The entries that a reader finds, by split, and the reader."""
     import importlib
 
-    from peftbench.data.prepare.files import Files
+    from peftbench.data.prepare.source_files import SourceFiles
 
     module = importlib.import_module(f"peftbench.data.prepare.readers.{SOURCES[source].reader}")
-    reader = module.Reader(Files(source, SOURCES[source], archives), task)
+    reader = module.Reader(SourceFiles(source, SOURCES[source], archives), task)
     return reader.splits(), reader
 
 
@@ -367,8 +367,8 @@ def test_the_checksum_is_crc_32c():
 @given(st.binary(max_size=3000))
 def test_checksums_of_any_length_are_those_taken_bit_by_bit(content):
     record = standins.tf_record(content)
-    assert list(records(io.BytesIO(record), "x")) == [content]
-    assert struct.unpack("<I", record[-4:])[0] == masked(crc32c(content))
+    assert list(read_records(io.BytesIO(record), "x")) == [content]
+    assert struct.unpack("<I", record[-4:])[0] == masked_checksum(crc32c(content))
 
 
 @given(
@@ -377,13 +377,13 @@ def test_checksums_of_any_length_are_those_taken_bit_by_bit(content):
     )
 )
 def test_examples_are_read_as_they_were_written(features):
-    assert example(standins.tf_example(**features), "x") == {name: [value] for name, value in features.items()}
+    assert parse_example(standins.tf_example(**features), "x") == {name: [value] for name, value in features.items()}
 
 
 @given(st.binary(max_size=60))
 def test_bytes_that_are_no_example_are_read_as_one_or_refused(content):
     with contextlib.suppress(UserError):
-        assert isinstance(example(content, "x"), dict)
+        assert isinstance(parse_example(content, "x"), dict)
 
 
 @pytest.mark.parametrize("at", [0, 9, 14, -1])
@@ -391,13 +391,13 @@ def test_a_changed_byte_of_a_record_is_found(at):
     record = bytearray(standins.tf_record(b"some data that is long enough"))
     record[at] ^= 1
     with pytest.raises(UserError, match=r"record 1 (has a wrong checksum|is cut off)"):
-        list(records(io.BytesIO(bytes(record)), "x"))
+        list(read_records(io.BytesIO(bytes(record)), "x"))
 
 
 def test_a_record_that_is_cut_off_is_named():
     whole = standins.tf_record(b"abc") + standins.tf_record(b"def")
     with pytest.raises(UserError, match="x: record 2 is cut off"):
-        list(records(io.BytesIO(whole[:-2]), "x"))
+        list(read_records(io.BytesIO(whole[:-2]), "x"))
 
 
 # -- the order
@@ -407,7 +407,7 @@ def test_the_order_is_that_of_tfds():
     """The first training images of CIFAR as TFDS gives them, which its documentation and Ray's show."""
     entries = [Entry(str(i), 0, i) for i in range(50_000)]
     first = [16399, 1680, 47917, 17307, 27051, 48736, 26263, 1456, 19135, 31598, 12970, 4223]
-    assert [e.place for e in ordered(entries, "train", TFDS)[:12]] == first
+    assert [e.place for e in ordered_entries(entries, "train", TFDS)[:12]] == first
 
 
 # Hashes over keys and labels, in order, of what TFDS 4.9.10's own builders and shuffler and task_adaptation 0.1's own
@@ -458,7 +458,7 @@ BY_TFDS = [
 @pytest.mark.parametrize(("name", "split", "hashed"), BY_TFDS)
 def test_tfds_gives_the_same_images_and_labels_in_the_same_order(archives, name, split, hashed):
     source = next(s for s in SOURCES if name in SOURCES[s].tasks)
-    ours = ordered(found(archives, source, name)[0][split], split, TFDS)
+    ours = ordered_entries(found(archives, source, name)[0][split], split, TFDS)
     text = "\n".join(f"{entry.key} {entry.label}" for entry in ours)
     assert hashlib.sha256(text.encode()).hexdigest()[:16] == hashed
 
@@ -476,21 +476,21 @@ def test_tfds_was_asked_for_every_task_but_the_one_it_cannot_tell():
     ],
 )
 def test_keys_are_hashed_as_tfds_tests_that_they_are(key, hashed):
-    assert int.from_bytes(hasher(TFDS, "")(key)) == hashed
+    assert int.from_bytes(key_hasher(TFDS, "")(key)) == hashed
 
 
 def test_pools_are_cut_as_task_adaptation_cuts_them():
     splits = {"train": [Entry(str(i), 0, i) for i in range(73_257)], "test": []}
-    cut = pools(splits, SOURCES["svhn"].cut, TFDS)
+    cut = pools_of_roles(splits, SOURCES["svhn"].cut, TFDS)
     assert [len(cut[r]) for r in ("train", "val", "test")] == [65_931, 7_326, 0]
     assert {e.place for e in cut["train"]}.isdisjoint(e.place for e in cut["val"])
 
 
 def test_our_own_order_depends_on_the_split_and_on_nothing_else():
     entries = [Entry(f"a/{i}.jpg", 0, i) for i in range(100)]
-    first = ordered(entries, "train", OURS)
-    assert first == ordered(entries[::-1], "train", OURS)
-    assert first != ordered(entries, "test", OURS)
+    first = ordered_entries(entries, "train", OURS)
+    assert first == ordered_entries(entries[::-1], "train", OURS)
+    assert first != ordered_entries(entries, "test", OURS)
     by_hand = sorted(entries, key=lambda e: hashlib.sha256(f"peftbench-v1/train/{e.key}".encode()).digest())
     assert first == by_hand
 
@@ -665,13 +665,13 @@ def test_a_link_that_leads_out_is_refused(tmp_path, link, target):
         member.type, member.linkname = (tarfile.SYMTYPE if link == "sym" else tarfile.LNKTYPE), target
         archive.addfile(member)
     with pytest.raises(UserError, match="leads out of its folder"):
-        tree(path).names()
+        open_tree(path).names()
 
 
 def test_a_rar_is_told_to_be_unpacked(tmp_path):
     (tmp_path / "a.zip").write_bytes(b"Rar!\x1a\x07\x00 and so on")
     with pytest.raises(UserError, match="rar archive; unpack it"):
-        tree(tmp_path / "a.zip")
+        open_tree(tmp_path / "a.zip")
 
 
 def test_an_unpacked_folder_stands_for_its_archive(archives, prepared, data, tmp_path):
@@ -1137,7 +1137,7 @@ def test_a_file_is_fetched_whole(server, tmp_path):
     url, here = server
     here.files["/a.bin"] = CONTENT
     told: list[tuple] = []
-    fetch(f"{url}/a.bin", tmp_path / "deep/a.bin", lambda *seen: told.append(seen))
+    fetch_file(f"{url}/a.bin", tmp_path / "deep/a.bin", lambda *seen: told.append(seen))
     assert (tmp_path / "deep/a.bin").read_bytes() == CONTENT
     assert told[-1] == ("fetching a.bin (MB)", 2, 3)
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["a.bin"]
@@ -1146,7 +1146,7 @@ def test_a_file_is_fetched_whole(server, tmp_path):
 def test_a_broken_connection_is_resumed_where_it_broke(server, tmp_path):
     url, here = server
     here.files["/a.bin"], here.cut = CONTENT, [1_000_000, 2_000_000]
-    fetch(f"{url}/a.bin", tmp_path / "a.bin", wait=0)
+    fetch_file(f"{url}/a.bin", tmp_path / "a.bin", wait=0)
     assert (tmp_path / "a.bin").read_bytes() == CONTENT
     assert here.asked == [None, "bytes=1000000-", "bytes=2000000-"]
 
@@ -1155,9 +1155,9 @@ def test_a_later_command_goes_on_with_the_part_that_is_kept(server, tmp_path):
     url, here = server
     here.files["/a.bin"], here.cut = CONTENT, [1_000_000]
     with pytest.raises(UserError, match=r"could not be fetched .*1\.0 MB are kept.*by hand"):
-        fetch(f"{url}/a.bin", tmp_path / "a.bin", tries=1)
+        fetch_file(f"{url}/a.bin", tmp_path / "a.bin", tries=1)
     assert not (tmp_path / "a.bin").exists()
-    fetch(f"{url}/a.bin", tmp_path / "a.bin", tries=1)
+    fetch_file(f"{url}/a.bin", tmp_path / "a.bin", tries=1)
     assert (tmp_path / "a.bin").read_bytes() == CONTENT
     assert here.asked == [None, "bytes=1000000-"]
 
@@ -1166,16 +1166,16 @@ def test_the_part_of_a_file_that_has_changed_is_not_continued(server, tmp_path):
     url, here = server
     here.files["/a.bin"], here.cut = CONTENT, [1_000_000]
     with pytest.raises(UserError):
-        fetch(f"{url}/a.bin", tmp_path / "a.bin", tries=1)
+        fetch_file(f"{url}/a.bin", tmp_path / "a.bin", tries=1)
     here.files["/a.bin"], here.tag = CONTENT[::-1], '"two"'
-    fetch(f"{url}/a.bin", tmp_path / "a.bin", tries=1)
+    fetch_file(f"{url}/a.bin", tmp_path / "a.bin", tries=1)
     assert (tmp_path / "a.bin").read_bytes() == CONTENT[::-1]
 
 
 def test_a_server_without_parts_sends_all_again(server, tmp_path):
     url, here = server
     here.files["/a.bin"], here.cut, here.ranges = CONTENT, [1_000_000], False
-    fetch(f"{url}/a.bin", tmp_path / "a.bin", wait=0)
+    fetch_file(f"{url}/a.bin", tmp_path / "a.bin", wait=0)
     assert (tmp_path / "a.bin").read_bytes() == CONTENT
 
 
@@ -1184,7 +1184,7 @@ def test_a_part_that_is_the_whole_file_is_taken(server, tmp_path):
     here.files["/a.bin"] = CONTENT
     (tmp_path / "a.bin.part").write_bytes(CONTENT)
     (tmp_path / "a.bin.part.json").write_text(json.dumps({"url": f"{url}/a.bin", "mark": here.tag}))
-    fetch(f"{url}/a.bin", tmp_path / "a.bin")
+    fetch_file(f"{url}/a.bin", tmp_path / "a.bin")
     assert (tmp_path / "a.bin").read_bytes() == CONTENT
     assert [p.name for p in tmp_path.iterdir()] == ["a.bin"]
 
@@ -1194,23 +1194,23 @@ def test_what_is_no_file_is_told_at_once(server, tmp_path, path, reason):
     url, here = server
     here.files["/page"] = b"<html>please log in</html>"
     with pytest.raises(UserError, match=f"could not be fetched .*{reason}.*; or do this"):
-        fetch(url + path, tmp_path / "a.bin", by_hand="do this")
+        fetch_file(url + path, tmp_path / "a.bin", by_hand="do this")
     assert len(here.asked) == 1
     assert not list(tmp_path.iterdir())
 
 
 def test_an_address_of_another_kind_is_refused(tmp_path):
     with pytest.raises(UserError, match="http"):
-        fetch("file:///etc/passwd", tmp_path / "a.bin")
+        fetch_file("file:///etc/passwd", tmp_path / "a.bin")
 
 
 def test_a_full_disk_keeps_what_was_fetched(server, tmp_path):
     url, here = server
     here.files["/a.bin"] = CONTENT
     with disk_full_beyond(2**20), pytest.raises(UserError, match="could not be written"):
-        fetch(f"{url}/a.bin", tmp_path / "a.bin", wait=0)
+        fetch_file(f"{url}/a.bin", tmp_path / "a.bin", wait=0)
     assert not (tmp_path / "a.bin").exists()
-    fetch(f"{url}/a.bin", tmp_path / "a.bin")
+    fetch_file(f"{url}/a.bin", tmp_path / "a.bin")
     assert (tmp_path / "a.bin").read_bytes() == CONTENT
     assert here.asked[1] == f"bytes={2**20}-"
 

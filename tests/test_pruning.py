@@ -13,11 +13,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import peftbench
 from peftbench import backbones, config, pruning
-from peftbench.backbones.channels import heads, hidden, members
+from peftbench.backbones.channels import attention_heads, hidden_channels, owned_parameters
 from peftbench.methods.base import Plan
 from peftbench.methods.petah import PETAH
 from peftbench.models.model import Model
-from peftbench.pruning.masks import lowest, prunable
+from peftbench.pruning.masks import masks_of_lowest, prunable
 from peftbench.runs.build import instantiate
 from peftbench.tasks.classification.task import Classification
 
@@ -59,7 +59,7 @@ def zeros(backbone):
 def test_exactly_the_share_is_masked_whatever_the_ties(sizes, ratio, values, seed):
     generator = torch.Generator().manual_seed(seed)
     scores = {f"w{i}": torch.randint(values, (n,), generator=generator).float() for i, n in enumerate(sizes)}
-    masks = lowest(scores, ratio)
+    masks = masks_of_lowest(scores, ratio)
     flat, kept = torch.cat(list(scores.values())), torch.cat([masks[n] for n in scores])
     assert int((~kept).sum()) == round(ratio * len(flat))
     if (~kept).any() and kept.any():
@@ -72,7 +72,7 @@ def test_exactly_the_share_is_masked_whatever_the_ties(sizes, ratio, values, see
 @pytest.mark.parametrize("ratio", [0, 0.3, 0.5, 0.9, 0.999999])
 @pytest.mark.parametrize("name", ["hybrid_nano", "vit_nano", "resnet_nano"])
 def test_zeros_are_exact_and_nothing_else_changes(name, ratio):
-    whole = backbones.build(of(name))
+    whole = backbones.build_with_weights(of(name))
     before = {n: t.clone() for n, t in whole.net.state_dict().items()}
     weights = prunable(whole)
     count = sum(p.numel() for p in weights.values())
@@ -88,7 +88,7 @@ def test_zeros_are_exact_and_nothing_else_changes(name, ratio):
 
 
 def test_constant_weights_are_pruned_to_the_count():
-    whole = backbones.build(VIT, 32)
+    whole = backbones.build_with_weights(VIT, 32)
     with torch.no_grad():
         for parameter in prunable(whole).values():
             parameter.fill_(1.0)
@@ -99,24 +99,24 @@ def test_constant_weights_are_pruned_to_the_count():
 def test_criteria_and_scopes_differ():
     images = torch.randn(4, 3, 64, 64)
     specs = [unstructured(), unstructured(scope="layer"), unstructured(criterion="taylor")]
-    found = [pruning.prune(backbones.build(of("hybrid_nano")), s, images) for s in specs]
+    found = [pruning.prune(backbones.build_with_weights(of("hybrid_nano")), s, images) for s in specs]
     assert len({pruning.mask_hash(b.masks) for b in found}) == len({b.fingerprint for b in found}) == 3
     per_layer = [(~m).float().mean().item() for m in found[1].masks.values()]
     assert all(abs(share - 0.5) < 0.02 for share in per_layer)
-    again = pruning.prune(backbones.build(of("hybrid_nano")), specs[2], images)
+    again = pruning.prune(backbones.build_with_weights(of("hybrid_nano")), specs[2], images)
     assert pruning.mask_hash(again.masks) == pruning.mask_hash(found[2].masks)
 
 
 def test_taylor_scores_are_weight_times_gradient():
-    whole = backbones.build(VIT, 32)
+    whole = backbones.build_with_weights(VIT, 32)
     images = torch.randn(3, 3, 32, 32)
     weight = whole.net.get_parameter("blocks.0.mlp.fc1.weight")
     weight.requires_grad = True
     loss = whole.pool(whole.taps(images, (-1,))[0]).square().sum() / 2 / 3
     (gradient,) = torch.autograd.grad(loss, weight)
-    from peftbench.pruning.scores import taylor
+    from peftbench.pruning.scores import taylor_scores
 
-    found = taylor(whole, prunable(whole), images)["blocks.0.mlp.fc1.weight"]
+    found = taylor_scores(whole, prunable(whole), images)["blocks.0.mlp.fc1.weight"]
     torch.testing.assert_close(found, (weight * gradient).abs().detach())
 
 
@@ -125,13 +125,13 @@ def test_taylor_scores_are_weight_times_gradient():
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_zeros_survive_training(method, optimizer):
     torch.manual_seed(0)
-    pruned = pruning.prune(backbones.build(of("hybrid_nano")), unstructured(0.7))
+    pruned = pruning.prune(backbones.build_with_weights(of("hybrid_nano")), unstructured(0.7))
     count = zeros(pruned)
     built = instantiate(peftbench.compose(f"method={method}").method)
     pruned.merging = "masked" if "masked" in built.merges else built.merges[0]
     model = Model(pruned, Classification(pruned, ["a", "b"]))
     model.adapted(built.adapt(pruned, Plan()))
-    pruning.hold(pruned)
+    pruning.hold_zeros(pruned)
     named = model.trainable()
     kinds = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
     options = {"lr": 1e-3, "weight_decay": 0.5} | ({"momentum": 0.9, "nesterov": True} if optimizer == "sgd" else {})
@@ -152,7 +152,7 @@ def test_the_three_ways_of_merging():
     found = {}
     for merging in ("unmerged", "masked", "dense"):
         torch.manual_seed(0)
-        pruned = pruning.prune(backbones.build(of("hybrid_nano")), unstructured(0.5))
+        pruned = pruning.prune(backbones.build_with_weights(of("hybrid_nano")), unstructured(0.5))
         pruned.merging = merging
         method = PETAH()
         method.adapt(pruned, Plan())
@@ -185,20 +185,20 @@ def test_the_three_ways_of_merging():
     ],
 )
 def test_exact_counts_of_what_goes(name, ratio, removed):
-    whole = backbones.meta(of(f"efficientformer_{name}"))
+    whole = backbones.build_on_meta(of(f"efficientformer_{name}"))
     count = whole.facts.parameters
     assert count - pruning.prune(whole, structured(ratio)).facts.parameters == removed
 
 
 def masked_twin(spec, kept):
     """The whole backbone with zeros where `kept` (first layer -> indices) leaves something out."""
-    whole = backbones.build(spec)
+    whole = backbones.build_with_weights(spec)
     with torch.no_grad():
-        for group in hidden(whole):
+        for group in hidden_channels(whole):
             if group.first in kept:
                 out = torch.ones(group.count, dtype=torch.bool)
                 out[kept[group.first]] = False
-                for parameter, dim in members(whole.net, group):
+                for parameter, dim in owned_parameters(whole.net, group):
                     parameter.movedim(dim, 0)[out] = 0
     return whole
 
@@ -206,15 +206,15 @@ def masked_twin(spec, kept):
 @pytest.mark.parametrize("name", ["hybrid_nano", "vit_nano", "resnet_nano", "efficientnet_lite0"])
 def test_the_smaller_net_equals_the_one_with_zeros(name):
     spec = of(name)
-    whole = backbones.build(spec)
+    whole = backbones.build_with_weights(spec)
     size = min(64, whole.facts.input_size)
-    kept = {g.first: torch.arange(0, g.count, 2) for g in hidden(whole)}
+    kept = {g.first: torch.arange(0, g.count, 2) for g in hidden_channels(whole)}
     assert kept
-    from peftbench.backbones.channels import shrink
+    from peftbench.backbones.channels import shrink_backbone
 
     twin = features(masked_twin(spec, kept), whole.facts.input_size if name == "vit_nano" else size)
     before = whole.facts.parameters
-    shrink(whole, kept, {})
+    shrink_backbone(whole, kept, {})
     small = backbones.Backbone(whole.net, "small", None, whole.facts.input_size)
     torch.testing.assert_close(
         features(small, whole.facts.input_size if name == "vit_nano" else size), twin, rtol=1e-4, atol=1e-5
@@ -226,32 +226,32 @@ def test_the_smaller_net_equals_the_one_with_zeros(name):
 def test_what_another_module_reads_is_never_taken():
     for name in ("densenet121", "vgg11_bn", "regnety_002", "mobilenetv3_small_100", "convnext_atto", "seresnet18"):
         spec = config.Backbone(name, pretrained=False)
-        whole = backbones.build(spec, 64)
-        kept = {g.first: torch.arange(0, g.count, 2) for g in hidden(whole)}
-        from peftbench.backbones.channels import shrink
+        whole = backbones.build_with_weights(spec, 64)
+        kept = {g.first: torch.arange(0, g.count, 2) for g in hidden_channels(whole)}
+        from peftbench.backbones.channels import shrink_backbone
 
-        shrink(whole, kept, {})
+        shrink_backbone(whole, kept, {})
         assert features(whole).isfinite().all()
         torch.manual_seed(0)
 
 
 @pytest.mark.parametrize("name", ["regnety_002", "resnext26ts"])
 def test_channels_that_read_a_group_of_inputs_are_never_taken(name):
-    whole = backbones.meta(config.Backbone(name, pretrained=False))
+    whole = backbones.build_on_meta(config.Backbone(name, pretrained=False))
     grouped = [n for n, m in whole.net.named_modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
     assert grouped
-    assert not {g.first for g in hidden(whole)} & set(grouped)
+    assert not {g.first for g in hidden_channels(whole)} & set(grouped)
 
 
 def test_macs_fall_and_forward_works_at_any_batch():
     counted = {}
     for ratio in (0.0, 0.5):
-        net = pruning.prune(backbones.meta(of("efficientformer_l1")), structured(ratio)).net
+        net = pruning.prune(backbones.build_on_meta(of("efficientformer_l1")), structured(ratio)).net
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             net(torch.zeros(1, 3, 224, 224, device="meta"))
         counted[ratio] = counter.get_total_flops()
     assert counted[0.5] < 0.65 * counted[0.0]
-    pruned = pruning.prune(backbones.build(of("hybrid_nano")), structured())
+    pruned = pruning.prune(backbones.build_with_weights(of("hybrid_nano")), structured())
     for batch in (1, 8):
         assert pruned.net(torch.zeros(batch, 3, 64, 64)).shape[0] == batch
 
@@ -260,10 +260,10 @@ def test_macs_fall_and_forward_works_at_any_batch():
 def test_heads_really_go(name):
     spec = config.Backbone(**{**vars(of(name)), "pretrained": name == "vit_nano"})
     torch.manual_seed(0)
-    whole = backbones.build(spec)
-    attentions = heads(whole)
+    whole = backbones.build_with_weights(spec)
+    attentions = attention_heads(whole)
     count = attentions[0].count
-    twin = backbones.build(spec)
+    twin = backbones.build_with_weights(spec)
     twin.net.load_state_dict(whole.net.state_dict())
     pruned = pruning.prune(whole, structured(0.0, heads=0.5))
     assert pruned.kept["heads"] == {h.module: count // 2 for h in attentions}
@@ -285,7 +285,7 @@ def test_heads_really_go(name):
 
 def test_adapting_then_pruning_equals_pruning_the_merged():
     torch.manual_seed(0)
-    whole = backbones.build(of("hybrid_nano"))
+    whole = backbones.build_with_weights(of("hybrid_nano"))
     method = PETAH()
     method.adapt(whole, Plan())
     for n, p in whole.net.named_parameters():
@@ -294,7 +294,7 @@ def test_adapting_then_pruning_equals_pruning_the_merged():
     method.merge(whole)
     merged = {n: t.clone() for n, t in whole.net.state_dict().items()}
     pruned = pruning.prune(whole, structured())
-    fresh = backbones.build(of("hybrid_nano"))
+    fresh = backbones.build_with_weights(of("hybrid_nano"))
     fresh.net.load_state_dict(merged)
     assert torch.equal(features(pruning.prune(fresh, structured())), features(pruned))
 
@@ -304,10 +304,12 @@ def test_adapting_then_pruning_equals_pruning_the_merged():
 
 @pytest.mark.parametrize("spec", [unstructured(0.7), structured(heads=0.5)], ids=["unstructured", "structured"])
 def test_a_pruned_backbone_is_one_of_its_own(tmp_path, spec):
-    pruned = pruning.prune(backbones.build(of("hybrid_nano")), spec)
-    pruning.save(pruned, tmp_path / "it.safetensors")
-    again = backbones.build(config.Backbone(**{**vars(of("hybrid_nano")), "weights": str(tmp_path / "it.safetensors")}))
-    assert again.fingerprint == pruned.fingerprint != backbones.build(of("hybrid_nano")).fingerprint
+    pruned = pruning.prune(backbones.build_with_weights(of("hybrid_nano")), spec)
+    pruning.save_pruned(pruned, tmp_path / "it.safetensors")
+    again = backbones.build_with_weights(
+        config.Backbone(**{**vars(of("hybrid_nano")), "weights": str(tmp_path / "it.safetensors")})
+    )
+    assert again.fingerprint == pruned.fingerprint != backbones.build_with_weights(of("hybrid_nano")).fingerprint
     assert pruning.mask_hash(again.masks) == pruning.mask_hash(pruned.masks)
     assert again.kept == pruned.kept
     assert torch.equal(features(again), features(pruned))
@@ -327,23 +329,25 @@ def test_a_pruned_backbone_is_one_of_its_own(tmp_path, spec):
     ids=str,
 )
 def test_a_pruned_file_of_another_model_or_altered_is_one_sentence(tmp_path, name, told, says):
-    pruned = pruning.prune(backbones.build(of("hybrid_nano")), structured())
+    pruned = pruning.prune(backbones.build_with_weights(of("hybrid_nano")), structured())
     path = tmp_path / "it.safetensors"
-    pruning.save(pruned, path)
+    pruning.save_pruned(pruned, path)
     with safetensors.safe_open(path, "pt") as file:
         about = file.metadata()
     tensors = safetensors.torch.load_file(path)
     safetensors.torch.save_file(tensors, path, metadata=about | {k: json.dumps(v) for k, v in told.items()})
     with pytest.raises(peftbench.UserError, match=re.escape(says)):
-        backbones.build(config.Backbone(**{**vars(of(name)), "weights": str(path)}))
+        backbones.build_with_weights(config.Backbone(**{**vars(of(name)), "weights": str(path)}))
 
 
 def test_a_pruned_file_that_keeps_more_than_there_is_is_refused(tmp_path):
-    pruned = pruning.prune(backbones.build(of("hybrid_nano")), structured())
+    pruned = pruning.prune(backbones.build_with_weights(of("hybrid_nano")), structured())
     pruned.kept["channels"] = dict.fromkeys(pruned.kept["channels"], 9999)
-    pruning.save(pruned, tmp_path / "it.safetensors")
+    pruning.save_pruned(pruned, tmp_path / "it.safetensors")
     with pytest.raises(peftbench.UserError, match="does not fit mobilevit_xxs"):
-        backbones.build(config.Backbone(**{**vars(of("hybrid_nano")), "weights": str(tmp_path / "it.safetensors")}))
+        backbones.build_with_weights(
+            config.Backbone(**{**vars(of("hybrid_nano")), "weights": str(tmp_path / "it.safetensors")})
+        )
 
 
 def test_the_command_line_prunes_says_so_and_shares_the_file(cli, tmp_path, tiny):
@@ -368,7 +372,7 @@ def test_the_command_line_prunes_says_so_and_shares_the_file(cli, tmp_path, tiny
     assert stamps["unstructured"]["pruning"]["mask"]
     assert all(s["fingerprint"][:10] in " ".join(files) for n, s in stamps.items() if n != "none")
     saved = safetensors.torch.load_file(tmp_path / "backbones" / files[0])
-    assert set(saved) == set(backbones.build(of("hybrid_nano")).net.state_dict())
+    assert set(saved) == set(backbones.build_with_weights(of("hybrid_nano")).net.state_dict())
     deltas = list(tmp_path.glob("petah-*/delta.safetensors"))
     names = set(safetensors.torch.load_file(deltas[0]))
     assert names
@@ -402,11 +406,11 @@ def test_a_table_says_what_runs_of_the_same_names_differ_in():
 
 def test_zeros_survive_averaging_and_folding_of_batch_norms():
     torch.manual_seed(0)
-    pruned = pruning.prune(backbones.build(of("resnet_nano")), unstructured(0.6))
+    pruned = pruning.prune(backbones.build_with_weights(of("resnet_nano")), unstructured(0.6))
     averaged = torch.optim.swa_utils.AveragedModel(
         pruned.net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn()
     )
-    pruning.hold(pruned)
+    pruning.hold_zeros(pruned)
     optimizer = torch.optim.AdamW(pruned.net.parameters(), lr=1e-3, weight_decay=0.5)
     for _ in range(2):
         pruned.net(torch.randn(2, 3, 64, 64)).square().mean().backward()
@@ -422,7 +426,7 @@ def test_zeros_survive_averaging_and_folding_of_batch_norms():
 
 def test_merging_twice_is_merging_once():
     torch.manual_seed(0)
-    whole, method = backbones.build(of("hybrid_nano")), PETAH()
+    whole, method = backbones.build_with_weights(of("hybrid_nano")), PETAH()
     method.adapt(whole, Plan())
     for n, p in whole.net.named_parameters():
         if n.endswith("lora_b"):

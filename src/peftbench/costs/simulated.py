@@ -73,7 +73,7 @@ class _Alive(TorchDispatchMode):
         self.now -= size
 
 
-def step(
+def simulate_step(
     model: Model,
     batch: Callable[[], tuple[Tensor, Any]],
     optimizer: Callable[[], torch.optim.Optimizer],
@@ -102,7 +102,7 @@ def step(
     return Step(alive.peak, saved.total, flops.get_total_flops())
 
 
-def arithmetic(model: Model, batch: Callable[[], tuple[Tensor, Any]]) -> int:
+def simulate_flops(model: Model, batch: Callable[[], tuple[Tensor, Any]]) -> int:
     """The floating-point operations of forward and backward; `model` is used up (of the meta device)."""
     with FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False) as flops:
         model.to_empty(device="cpu").train().loss(batch()).backward()

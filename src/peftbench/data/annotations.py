@@ -50,7 +50,7 @@ class Annotations:
     orphan: str = ""
 
 
-def read(file: Path) -> Annotations:
+def read_annotations(file: Path) -> Annotations:
     """The annotations in a JSON file; segments, captions and key points are passed over.
 
     Raises:

@@ -57,33 +57,33 @@ class Split:
     @functools.cached_property
     def content(self) -> str:
         """sha256 over the lines: what the split holds, whatever it is called."""
-        return content_of(self.lines())
+        return hash_of_lines(self.lines())
 
     def lines(self) -> list[str]:
         """One line an image: its name, its label, and its bytes (of a clip: those of all its frames)."""
         if isinstance(self.images, np.ndarray):
             stamps = [hashlib.sha256(np.ascontiguousarray(i).data).hexdigest()[:16] for i in self.images]
         else:
-            stamps = stamps_of(self.images)
-        return [line(n, y, s) for n, y, s in zip(self.names, self.labels, stamps, strict=True)]
+            stamps = stamps_of_files(self.images)
+        return [image_line(n, y, s) for n, y, s in zip(self.names, self.labels, stamps, strict=True)]
 
 
-def line(name: str, label: int, stamp: str) -> str:
+def image_line(name: str, label: int, stamp: str) -> str:
     """What the hash of a split sees of an image: its name, its label, and the hash of its bytes."""
     return f"{name} {int(label)} {stamp}"
 
 
-def content_of(lines: Sequence[str]) -> str:
+def hash_of_lines(lines: Sequence[str]) -> str:
     """sha256 over the lines of a split's images."""
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def stamp(content: bytes) -> str:
+def stamp_of_bytes(content: bytes) -> str:
     """The hash of an image file's bytes."""
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def stamps_of(paths: Iterable[Path]) -> list[str]:
+def stamps_of_files(paths: Iterable[Path]) -> list[str]:
     """The hash of each file's bytes, or of a folder's frames. Raises UserError."""
     with ThreadPoolExecutor() as pool:
         return list(pool.map(_stamp, paths))
@@ -92,7 +92,7 @@ def stamps_of(paths: Iterable[Path]) -> list[str]:
 def _stamp(path: Path) -> str:
     try:
         if path.is_dir():
-            return stamp(b"".join(map(_digest, frame_files(path))))
+            return stamp_of_bytes(b"".join(map(_digest, frame_files(path))))
         return _digest(path).hex()[:16]
     except OSError as problem:
         raise UserError(f"{path}: cannot be read ({problem.strerror}).") from None
@@ -175,10 +175,10 @@ class DataSet:
 
 def split_hash(*splits: Split | None) -> str:
     """sha256 over the contents of the splits, in order."""
-    return hash_of(None if s is None else s.content for s in splits)
+    return hash_of_contents(None if s is None else s.content for s in splits)
 
 
-def hash_of(contents: Iterable[str | None]) -> str:
+def hash_of_contents(contents: Iterable[str | None]) -> str:
     """The hash of splits whose contents are known."""
     return hashlib.sha256(" ".join(c or "-" for c in contents).encode()).hexdigest()
 

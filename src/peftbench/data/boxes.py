@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from peftbench.common.errors import UserError
-from peftbench.data.base import DataSet, Split, Splits, stamps_of
+from peftbench.data.base import DataSet, Split, Splits, stamps_of_files
 
 HASHED = 2 * 10**9
 """Bytes of image files up to which a split's hash is over the bytes themselves."""
@@ -69,7 +69,7 @@ class BoxSplit(Split):
             sizes = [path.stat().st_size for path in self.images]
         except OSError as problem:
             raise UserError(f"{problem.filename}: cannot be read ({problem.strerror}).") from None
-        stamps = stamps_of(self.images) if sum(sizes) <= HASHED else [f"{size}B" for size in sizes]
+        stamps = stamps_of_files(self.images) if sum(sizes) <= HASHED else [f"{size}B" for size in sizes]
         rows = zip(self.names, self.labels, stamps, strict=True)
         return [f"{name} {objects.stamp} {stamp}" for name, objects, stamp in rows]
 

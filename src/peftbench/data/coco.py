@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from peftbench.common.errors import UserError
-from peftbench.data.annotations import Annotations, read
+from peftbench.data.annotations import Annotations, read_annotations
 from peftbench.data.base import Splits
 from peftbench.data.boxes import BoxSet, BoxSplit, Objects, box_split
 from peftbench.data.media import DAMAGED, upright_size
@@ -39,7 +39,7 @@ class Coco(BoxSet):
                     f"data=coco_folder for files of your own."
                 )
         folders = {"train": [root / "train2017"], "test": [root / "val2017"]}
-        return from_files(self, "coco2017", {role: root / file for role, file in files.items()}, folders)
+        return splits_from_files(self, "coco2017", {role: root / file for role, file in files.items()}, folders)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ class CocoFolder(BoxSet):
         folders = {role: self._folders(root, role, file) for role, file in files.items()}
         if "test" not in files and "val" in files:
             files["test"], folders["test"] = files.pop("val"), folders["val"]
-        return from_files(self, root.resolve().name, files, folders, spread=self.images is not None)
+        return splits_from_files(self, root.resolve().name, files, folders, spread=self.images is not None)
 
     def _folders(self, root: Path, role: str, file: Path) -> list[Path]:
         if self.images is None:
@@ -89,11 +89,11 @@ def _folder(root: str, what: str) -> Path:
     return folder
 
 
-def from_files(
+def splits_from_files(
     of: BoxSet, name: str, files: dict[str, Path], folders: dict[str, list[Path]], spread: bool = True
 ) -> Splits:
     """The splits of JSON files by role; `spread`: images may be in any of the folders, else all are in one."""
-    read_ = {role: read(file) for role, file in files.items()}
+    read_ = {role: read_annotations(file) for role, file in files.items()}
     first = read_["train"]
     for other in read_.values():
         _agree(first, other)

@@ -19,7 +19,7 @@ from peftbench.common.cache_folder import cache
 from peftbench.common.errors import UserError
 from peftbench.data.base import Split, Splits
 from peftbench.data.boxes import BoxSet
-from peftbench.data.coco import from_files
+from peftbench.data.coco import splits_from_files
 from peftbench.data.digits import Digits
 
 ROLES = ("train", "val", "test")
@@ -55,7 +55,7 @@ class DigitsDet(BoxSet):
             raise UserError(f"data.drawing_seed={self.drawing_seed}: expected 0 or more.")
         folder = self._folder()
         files = {role: folder / "annotations" / f"instances_{role}.json" for role in ROLES}
-        return from_files(self, "digits_det-v1", files, {role: [folder / "images"] for role in ROLES})
+        return splits_from_files(self, "digits_det-v1", files, {role: [folder / "images"] for role in ROLES})
 
     def _folder(self) -> Path:
         """The folder of the files, made if it is not whole."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from peftbench.common.errors import UserError
 from peftbench.data.base import DataSet, Split, Splits, stratified
-from peftbench.data.media import IMAGES, visible
+from peftbench.data.media import IMAGES, visible_entries
 
 _ROLES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 SHIPPED = "package:"
@@ -142,7 +142,7 @@ class Folder(DataSet):
 
     def class_folders(self, folder: Path, root: Path) -> Iterable[tuple[str, str]]:
         """(path relative to `root`, class) of what lies in the class folders of `folder`."""
-        for label in filter(Path.is_dir, visible(folder)):
+        for label in filter(Path.is_dir, visible_entries(folder)):
             for item in self.items(label):
                 yield item.relative_to(root).as_posix(), label.name
 

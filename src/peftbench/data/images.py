@@ -70,7 +70,7 @@ class Transform:
             UserError: it cannot be read as an image.
         """
         try:
-            return torch.from_numpy(decode(image, self.size, self.interpolation).copy())
+            return torch.from_numpy(decode_image(image, self.size, self.interpolation).copy())
         except DAMAGED as problem:
             name = image if isinstance(image, str | Path) else "this image"
             raise UserError(f"{name}: cannot be read as an image ({problem}).") from None
@@ -82,17 +82,17 @@ class Transform:
         return Images(split, self, on_error, memory_gb, watch, views)
 
 
-def decode(source: Picture, size: int | tuple[int, int], interpolation: str) -> np.ndarray:
+def decode_image(source: Picture, size: int | tuple[int, int], interpolation: str) -> np.ndarray:
     """An image as uint8 (3, size, size), or (3, *size): EXIF rotation applied, any mode to RGB, resized.
 
     Its own shape is not kept.
     """
     height, width = (size, size) if isinstance(size, int) else size
-    image = rgb(opened(source)).resize((width, height), FILTERS[interpolation])
+    image = to_rgb(open_image(source)).resize((width, height), FILTERS[interpolation])
     return np.asarray(image).transpose(2, 0, 1)
 
 
-def opened(source: Picture) -> Image.Image:
+def open_image(source: Picture) -> Image.Image:
     """An image of any mode, turned as its EXIF says.
 
     Raises:
@@ -116,7 +116,7 @@ def opened(source: Picture) -> Image.Image:
         return upright(file)
 
 
-def rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
     """An image of any mode in RGB."""
     if image.mode.startswith("I"):  # 16 bit grey: PIL would clip to 255
         image = Image.fromarray((np.asarray(image, dtype=np.float64) / 257).round().clip(0, 255).astype(np.uint8))
@@ -126,11 +126,11 @@ def rgb(image: Image.Image) -> Image.Image:
 
 
 def decode_clip(clip: Path, frames: int, size: int, interpolation: str) -> np.ndarray:
-    """A clip as uint8 (frames, 3, size, size): a folder of images or a video file; each frame as `decode` makes it."""
+    """A clip as uint8 (frames, 3, size, size): a folder of images or a video file; each frame as `decode_image` makes it."""
 
     def read(frame: np.ndarray | Path) -> np.ndarray:
         try:
-            return decode(frame, size, interpolation)
+            return decode_image(frame, size, interpolation)
         except DAMAGED as problem:
             raise ValueError(f"{frame.name}: {problem}" if isinstance(frame, Path) else str(problem)) from None
 
@@ -246,7 +246,7 @@ class Images(Dataset):
         source, how = self.split.images[index], (self.kept, self.transform.interpolation)
         try:
             if self.split.frames is None:
-                return decode(source, *how)
+                return decode_image(source, *how)
             return decode_clip(source, self.split.frames, *how)
         except DAMAGED as problem:
             raise self._damaged(index, problem) from None

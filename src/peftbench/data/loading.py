@@ -17,7 +17,7 @@ from peftbench.data.images import Images, Indices, Preparation
 
 
 @dataclass
-class Order(Sampler[Indices]):
+class BatchOrder(Sampler[Indices]):
     """The batches of each epoch: a function of seed, epoch and place, and of nothing that happened before.
 
     `place()` gives (epoch, batches already done in it). A batch is shared out over `world` processes; a trailing
@@ -82,7 +82,7 @@ class Loaders:
     train: DataLoader
     val: DataLoader | None
     test: DataLoader | None
-    order: Order
+    order: BatchOrder
     skipped: tuple[str, ...]
     ood: Mapping[str, DataLoader] = field(default_factory=dict)
 
@@ -123,19 +123,19 @@ def loaders(
     plain = replace(transform, augment="none")
     skipped: list[str] = []
 
-    def make(split: Split | None, train: bool) -> tuple[DataLoader, Order] | None:
+    def make(split: Split | None, train: bool) -> tuple[DataLoader, BatchOrder] | None:
         if split is None:
             return None
         images = (transform if train else plain).over(split, on_error, memory_gb, watch, views)
         skipped.extend(images.skipped)
         size = batch_size if train else eval_batch_size * world
-        order = Order(len(images), size, seed, shuffle=train, rank=rank, world=world, limit=limit)
+        order = BatchOrder(len(images), size, seed, shuffle=train, rank=rank, world=world, limit=limit)
         order.groups = images.groups if train else None
         processes = workers if not images.fits or images.augment is not None else 0
         loader = DataLoader(
             images,
             batch_sampler=order,
-            collate_fn=whole,
+            collate_fn=pass_whole_batch,
             num_workers=processes,
             persistent_workers=False,
             pin_memory=pin,
@@ -153,6 +153,6 @@ def images_of(loader: DataLoader | None) -> Images | None:
     return None if loader is None else cast(Images, loader.dataset)
 
 
-def whole(batch: Any) -> Any:
+def pass_whole_batch(batch: Any) -> Any:
     """Collates nothing: `Images` gives whole batches."""
     return batch

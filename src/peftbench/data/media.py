@@ -63,28 +63,28 @@ _ON_ITS_SIDE = {
 }
 
 
-def visible(folder: Path) -> list[Path]:
+def visible_entries(folder: Path) -> list[Path]:
     """What lies in a folder, sorted, without hidden files."""
     return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
 
 
-def clips(folder: Path) -> Iterator[Path]:
+def find_clips(folder: Path) -> Iterator[Path]:
     """The clips at any depth below `folder`: video files, folders with frames, and folders with nothing at all."""
-    for path in visible(folder):
+    for path in visible_entries(folder):
         if path.suffix.lower() in VIDEOS and path.is_file():
             yield path
         elif path.is_dir():
             # A linked folder may be a clip, but may also lead back to where it lies: it is not looked through.
-            inner = [] if path.is_symlink() or frame_files(path) else list(clips(path))
+            inner = [] if path.is_symlink() or frame_files(path) else list(find_clips(path))
             yield from inner or [path]
 
 
 def frame_files(clip: Path) -> list[Path]:
     """The frames in a clip's folder, in the order of the numbers in their names: `f2.jpg` before `f10.jpg`."""
-    return sorted((p for p in visible(clip) if p.suffix.lower() in IMAGES), key=lambda p: _numbered(p.name))
+    return sorted((p for p in visible_entries(clip) if p.suffix.lower() in IMAGES), key=lambda p: _numbered(p.name))
 
 
-def spread(count: int, frames: int) -> list[int]:
+def spread_frames(count: int, frames: int) -> list[int]:
     """`frames` indices below `count`: the middle of each of as many equal stretches; they repeat where count is less.
 
     >>> spread(16, 4), spread(2, 4)
@@ -103,7 +103,7 @@ def read_clip(clip: Path, frames: int, read: Callable[[Path | np.ndarray], np.nd
         wanted, found = _from_video(clip, frames, read)
     else:
         files = frame_files(clip)
-        wanted = spread(len(files), frames)
+        wanted = spread_frames(len(files), frames)
         found = {i: read(files[i]) for i in set(wanted)} if files else {}
     if not found:
         raise ValueError("it holds no frames")
@@ -127,10 +127,10 @@ def _from_video(
     """The indices wanted, and the pictures at them. Only wanted pictures are ever held."""
     with _opened(path) as (container, stream):
         count = sum(1 for packet in container.demux(stream) if packet.size)
-    wanted = spread(count, frames)
+    wanted = spread_frames(count, frames)
     found, seen = _pictures(path, set(wanted), read)
     if len(found) < len(set(wanted)):  # fewer pictures than packets, as an edited or broken file may have
-        wanted = spread(seen, frames)
+        wanted = spread_frames(seen, frames)
         found, _ = _pictures(path, set(wanted), read)
     return wanted, found
 

@@ -16,13 +16,13 @@ from peftbench.data.boxes import BoxSplit
 from peftbench.data.corruptions import CORRUPTIONS, SEVERITIES, Corrupted
 from peftbench.data.folder import Folder
 from peftbench.data.images import Images
-from peftbench.data.loading import Loaders, Order, whole
+from peftbench.data.loading import BatchOrder, Loaders, pass_whole_batch
 
 ALL = "corruptions"
 Shifts = dict[str, Split | tuple[str, int]]
 
 
-def shifts(config: Config, splits: Splits) -> Shifts:
+def read_shifts(config: Config, splits: Splits) -> Shifts:
     """Name -> a folder's images, or a corruption and its severity, in the order in which `data.ood` names them.
 
     Raises:
@@ -45,7 +45,7 @@ def shifts(config: Config, splits: Splits) -> Shifts:
     return found
 
 
-def stamps(found: Shifts) -> dict[str, Any]:
+def stamps_of_shifts(found: Shifts) -> dict[str, Any]:
     """What a figure on a folder needs to be compared: images, classes and their hash."""
     return {
         name: {"images": len(shift), "classes": len(np.unique(shift.labels)), "hash": split_hash(shift)}
@@ -54,7 +54,7 @@ def stamps(found: Shifts) -> dict[str, Any]:
     }
 
 
-def shifted(found: Shifts, data: Loaders, config: Config, rank: int, world: int) -> dict[str, DataLoader]:
+def shifted_loaders(found: Shifts, data: Loaders, config: Config, rank: int, world: int) -> dict[str, DataLoader]:
     """Loaders of the shifted sets. Corruptions are of the run's own test images."""
     if not found:
         return {}
@@ -69,12 +69,14 @@ def shifted(found: Shifts, data: Loaders, config: Config, rank: int, world: int)
             images = Corrupted(test, *shift)
         size = config.data.eval_batch_size * world
         limit = config.trainer.max_batches
-        order = Order(len(images), size, config.seed, shuffle=False, rank=rank, world=world, limit=limit)
-        made[name] = DataLoader(images, batch_sampler=order, collate_fn=whole, num_workers=config.data.workers)
+        order = BatchOrder(len(images), size, config.seed, shuffle=False, rank=rank, world=world, limit=limit)
+        made[name] = DataLoader(
+            images, batch_sampler=order, collate_fn=pass_whole_batch, num_workers=config.data.workers
+        )
     return made
 
 
-def averages(results: dict[str, dict[str, float]]) -> dict[str, float]:
+def average_over_shifts(results: dict[str, dict[str, float]]) -> dict[str, float]:
     """`ood/<set>/<metric>` of every set, `ood/<corruption>/accuracy` over its severities, `ood/accuracy` over all.
 
     The last is the mean of the folders and corruptions, each of which counts once.

@@ -10,7 +10,7 @@ from typing import ClassVar
 from peftbench.common.errors import UserError
 from peftbench.data.base import Split, Splits
 from peftbench.data.folder import Folder
-from peftbench.data.media import VIDEOS, clips, frame_files, require_reader
+from peftbench.data.media import VIDEOS, find_clips, frame_files, require_reader
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class VideoFolder(Folder):
             raise UserError(
                 f"{folder}: holds images, not clips; expected <class>/<clip>/<frame>. Single images are data=folder."
             )
-        found = list(clips(folder))
+        found = list(find_clips(folder))
         if not found:
             raise UserError(f"{folder}: is a class folder without clips ({self.forms}); fill or remove it.")
         return found

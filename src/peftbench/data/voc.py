@@ -56,7 +56,7 @@ class _Annotation:
     objects: tuple[_Object, ...]
 
 
-def convert(root: Path, out: Path, classes: Sequence[str] = (), zero_based: bool = False) -> Converted:
+def convert_voc(root: Path, out: Path, classes: Sequence[str] = (), zero_based: bool = False) -> Converted:
     """Writes instances_<list>.json to `out` for each of train, val, trainval and test in ImageSets/Main.
 
     Without ImageSets all annotations are one file, instances_all.json. `file_name` is relative to `root`. VOC counts

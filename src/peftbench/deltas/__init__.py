@@ -5,13 +5,25 @@ from peftbench.deltas.delta_file import (
     FORMAT,
     Attached,
     attach,
-    changed,
-    content,
-    load,
-    read,
-    refresh,
-    save,
-    write,
+    changed_tensors,
+    content_hash,
+    drop_cached_values,
+    load_delta,
+    read_tensors,
+    save_delta,
+    write_tensors,
 )
 
-__all__ = ["FILE", "FORMAT", "Attached", "attach", "changed", "content", "load", "read", "refresh", "save", "write"]
+__all__ = [
+    "FILE",
+    "FORMAT",
+    "Attached",
+    "attach",
+    "changed_tensors",
+    "content_hash",
+    "drop_cached_values",
+    "load_delta",
+    "read_tensors",
+    "save_delta",
+    "write_tensors",
+]

@@ -26,14 +26,14 @@ _SAYS = {1: _FIRST, FORMAT: (*_FIRST, "mask", "task")}  # else it cannot be used
 _JSON = {"options": dict, "classes": list, "categories": list, "transform": dict}
 
 
-def changed(state: Mapping[str, Tensor], start: Mapping[str, str]) -> dict[str, Tensor]:
+def changed_tensors(state: Mapping[str, Tensor], start: Mapping[str, str]) -> dict[str, Tensor]:
     """The tensors of `state` that are new, or whose bytes are not those hashed in `start`."""
     known = {n: t for n, t in state.items() if n in start}
     now = digests(known)
     return {n: t for n, t in state.items() if n not in start or now[n] != start[n]}
 
 
-def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> int:
+def save_delta(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> int:
     """Writes a delta and returns its size in bytes; the file at `path` is replaced only when the new one is whole.
 
     Its format, the number of tensors and a hash of all that it holds are added to the metadata.
@@ -42,10 +42,10 @@ def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str])
         UserError: the disk is full, or the folder cannot be written.
     """
     told = {**metadata, "format": f"{_FORMAT}{FORMAT}", "tensors": str(len(tensors))}
-    return write(path, tensors, told | {"content": content(tensors, told)})
+    return write_tensors(path, tensors, told | {"content": content_hash(tensors, told)})
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> int:
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> int:
     """Writes tensors and metadata to a safetensors file, as `save` does, with nothing added. Raises UserError."""
     copies = {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}
     with replacing(path) as part:
@@ -53,7 +53,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
     return path.stat().st_size
 
 
-def content(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+def content_hash(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     """sha256 over names, shapes, types and bytes of all tensors and over the metadata, `content` itself left out."""
     hashes = digests(dict(tensors))
     lines = [f"{n} {tuple(tensors[n].shape)} {tensors[n].dtype} {hashes[n]}" for n in sorted(tensors)]
@@ -61,13 +61,13 @@ def content(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     return hashlib.sha256("\n".join([json.dumps(told, sort_keys=True), *lines]).encode()).hexdigest()
 
 
-def load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def load_delta(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a delta file, in this version's format; one of format 1 is migrated.
 
     Raises:
         UserError: it is missing, damaged, no delta, or of a format that this version does not know.
     """
-    tensors, metadata = read(path)
+    tensors, metadata = read_tensors(path)
     word = metadata.get("format", "")
     number = word.removeprefix(_FORMAT)
     if not word.startswith(_FORMAT) or not number.isdecimal() or number.startswith("0"):
@@ -90,12 +90,12 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise UserError(
             f"{path}: is damaged: it was saved with {metadata.get('tensors', 'no')} tensors, and holds {len(tensors)}."
         )
-    if content(tensors, metadata) != metadata.get("content"):
+    if content_hash(tensors, metadata) != metadata.get("content"):
         raise UserError(f"{path}: is damaged: what it holds is not what was saved in it (its sha256 is another).")
     return tensors, metadata
 
 
-def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of any safetensors file. Raises UserError where it is missing, damaged or another file."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
@@ -184,10 +184,10 @@ class Attached:
                 place[last] = tensor
             else:
                 place[last] = tensor.to(old.device)
-        refresh(self.model)
+        drop_cached_values(self.model)
 
 
-def refresh(model: nn.Module) -> None:
+def drop_cached_values(model: nn.Module) -> None:
     """Has modules forget what they computed from their weights in eval mode (timm's caches of attention biases)."""
     mode = model.training
     model.train(True)

@@ -60,7 +60,7 @@ class Adapter:
     fingerprint: str
 
 
-def write(
+def write_adapter(
     folder: Path,
     tensors: Mapping[str, Tensor],
     options: Mapping[str, Any],
@@ -104,13 +104,13 @@ def write(
         "use_dora": False,
         "inference_mode": True,
     }
-    deltas.write(folder / WEIGHTS, found, {**metadata, "format": "pt"})
+    deltas.write_tensors(folder / WEIGHTS, found, {**metadata, "format": "pt"})
     with replacing(folder / CONFIG) as part:
         part.write_text(json.dumps(settings, indent=2) + "\n")
 
 
-def read(folder: Path, classifiers: tuple[str, ...]) -> Adapter:
-    """An adapter that PEFT, or `write`, has saved.
+def read_adapter(folder: Path, classifiers: tuple[str, ...]) -> Adapter:
+    """An adapter that PEFT, or `write_adapter`, has saved.
 
     Raises:
         UserError: it is missing or damaged.
@@ -134,7 +134,7 @@ def read(folder: Path, classifiers: tuple[str, ...]) -> Adapter:
             raise Refusal(f"{file}: {key}={settings[key]!r} is not read; expected plain LoRA, {key}={plain[0]!r}.")
     if not (folder / WEIGHTS).is_file():
         raise _no_weights(folder)
-    tensors, about = deltas.read(folder / WEIGHTS)
+    tensors, about = deltas.read_tensors(folder / WEIGHTS)
     if broken := [n for n, t in tensors.items() if not t.isfinite().all()]:
         raise UserError(f"{folder / WEIGHTS}: {broken[0]} holds values that are not finite; train it again.")
     layers: dict[str, None] = {}

@@ -18,7 +18,7 @@ def prunable(backbone: Backbone) -> dict[str, nn.Parameter]:
     return {f"{x.name}.weight": x.weight for x in found if "standardised" not in x.fixed}
 
 
-def lowest(scores: Mapping[str, Tensor], ratio: float) -> dict[str, Tensor]:
+def masks_of_lowest(scores: Mapping[str, Tensor], ratio: float) -> dict[str, Tensor]:
     """Masks, true on what is kept: the round(ratio · N) lowest of all N scores are not, ties by their order.
 
     A threshold alone would take more, or less, where scores are equal.
@@ -36,15 +36,19 @@ def lowest(scores: Mapping[str, Tensor], ratio: float) -> dict[str, Tensor]:
     return {n: p.view(s.shape) for (n, s), p in zip(scores.items(), pieces, strict=True)}
 
 
-def zeroed(backbone: Backbone, scores: Mapping[str, Tensor], ratio: float, scope: str) -> None:
+def zero_lowest(backbone: Backbone, scores: Mapping[str, Tensor], ratio: float, scope: str) -> None:
     """Sets the lowest weights to zero, of all (`scope="global"`) or of each layer (`"layer"`)."""
-    masks = lowest(scores, ratio) if scope == "global" else {n: lowest({n: s}, ratio)[n] for n, s in scores.items()}
+    masks = (
+        masks_of_lowest(scores, ratio)
+        if scope == "global"
+        else {n: masks_of_lowest({n: s}, ratio)[n] for n, s in scores.items()}
+    )
     with torch.no_grad():
         for name, parameter in prunable(backbone).items():
             parameter.mul_(masks[name])
 
 
-def hold(backbone: Backbone) -> None:
+def hold_zeros(backbone: Backbone) -> None:
     """Zeros of weights that train stay zero, under momentum and weight decay too: their gradient is zero."""
     for name, parameter in backbone.net.named_parameters():
         if name in backbone.masks and parameter.requires_grad:

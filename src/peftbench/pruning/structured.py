@@ -8,12 +8,19 @@ import torch
 from torch import Tensor, nn
 
 from peftbench.backbones import Backbone
-from peftbench.backbones.channels import Channels, Heads, heads, hidden, members, shrink
+from peftbench.backbones.channels import (
+    Channels,
+    Heads,
+    attention_heads,
+    hidden_channels,
+    owned_parameters,
+    shrink_backbone,
+)
 
 Score = Callable[[Mapping[str, nn.Parameter]], dict[str, Tensor]]
 
 
-def removed(
+def remove_parts(
     backbone: Backbone, ratio: float, round_to: int, of_heads: float, score: Score
 ) -> dict[str, dict[str, int]]:
     """Takes the share `ratio` of each block's hidden channels, and `of_heads` of each attention's heads, out.
@@ -22,14 +29,14 @@ def removed(
     worth the norm of what it owns, of the scores that `score` gives (magnitudes: the L2 norm over its group).
     Returns what was kept, `{"channels": {layer: count}, "heads": {attention: count}}`.
     """
-    groups = [(g, _share(g.count, ratio, round_to)) for g in hidden(backbone)] if ratio else []
-    attentions = [(h, _share(h.count, of_heads, 1)) for h in heads(backbone)] if of_heads else []
+    groups = [(g, _share(g.count, ratio, round_to)) for g in hidden_channels(backbone)] if ratio else []
+    attentions = [(h, _share(h.count, of_heads, 1)) for h in attention_heads(backbone)] if of_heads else []
     if backbone.on_meta:
         channels = {g.first: torch.arange(n) for g, n in groups if n < g.count}
         kept = {h.module: torch.arange(n) for h, n in attentions if n < h.count}
     else:
         channels, kept = _best(backbone, groups, attentions, score)
-    shrink(backbone, channels, kept)
+    shrink_backbone(backbone, channels, kept)
     return {
         "channels": {n: len(k) for n, k in channels.items()},
         "heads": {n: len(k) for n, k in kept.items()},
@@ -45,7 +52,7 @@ def _best(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     net = backbone.net
     names = {id(p): n for n, p in net.named_parameters()}
-    owned = {g.first: [(names[id(p)], dim) for p, dim in members(net, g)] for g, n in groups if n < g.count}
+    owned = {g.first: [(names[id(p)], dim) for p, dim in owned_parameters(net, g)] for g, n in groups if n < g.count}
     layers = {h.module: (f"{h.module}.qkv.weight", f"{h.module}.proj.weight") for h, n in attentions if n < h.count}
     wanted = {n for pairs in owned.values() for n, _ in pairs} | {n for pair in layers.values() for n in pair}
     scores = score({n: p for n, p in net.named_parameters() if n in wanted})

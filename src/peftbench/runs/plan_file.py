@@ -24,7 +24,7 @@ def read_plan(folder: Path) -> Plan:
     if not facts.is_file():
         return Plan()
     try:
-        return Plan(deltas.read(folder / f"{PLAN}.safetensors")[0], dict(json.loads(facts.read_text())))
+        return Plan(deltas.read_tensors(folder / f"{PLAN}.safetensors")[0], dict(json.loads(facts.read_text())))
     except (ValueError, TypeError):
         raise UserError(f"{facts}: is damaged; it was written when the run began.") from None
 
@@ -55,4 +55,4 @@ def _hash(plan: Plan) -> str:
     """sha256 of a plan, the empty string of an empty one."""
     if not plan.facts and not plan.tensors:
         return ""
-    return deltas.content(plan.tensors, {"facts": json.dumps(plan.facts, sort_keys=True)})
+    return deltas.content_hash(plan.tensors, {"facts": json.dumps(plan.facts, sort_keys=True)})

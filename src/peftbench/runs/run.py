@@ -81,7 +81,7 @@ def run_together(configs: Sequence[Config], group: str | None = None, retry: boo
     for note in splits.notes:
         _teller(config, rank)(f"data={config.data.name}: {note}")
     roles = splits.roles(config.data.stage)
-    shifts = ood.shifts(config, splits)
+    shifts = ood.read_shifts(config, splits)
     backbone = build_backbone(config, _teller(config, rank))
     transform = transform_of(config, backbone)
     every = [_Run(c, m, backbone, splits, split_hash(*roles), shifts) for c, m in zip(configs, methods, strict=True)]
@@ -95,7 +95,7 @@ def run_together(configs: Sequence[Config], group: str | None = None, retry: boo
             return [carried_out[one.name].record for one in every]
         with _progress(config, rank, "reading images") as watch:
             data = _loaders(config, roles, transform, rank, world, watch)
-            data = dataclasses.replace(data, ood=ood.shifted(shifts, data, config, rank, world))
+            data = dataclasses.replace(data, ood=ood.shifted_loaders(shifts, data, config, rank, world))
         for one in todo:
             one.build(backbone, splits, transform, data, rank)
         models = [one.model for one in todo]
@@ -132,7 +132,7 @@ class _Run:
     ) -> None:
         self.config, self.method, self.backbone = config, method, backbone
         stamps = stamps_of(config, backbone, splits, hash_)
-        stamps["data"] |= {"ood": ood.stamps(shifts)} if shifts else {}
+        stamps["data"] |= {"ood": ood.stamps_of_shifts(shifts)} if shifts else {}
         start = "".join([stamps["backbone"]["fingerprint"], stamps.get("task", {}).get("sha256", "")])
         self.name = run_id(config, start, stamps["data"]["hash"])
         self.folder = Path(config.output_dir) / self.name
@@ -201,7 +201,7 @@ class _Run:
                 f"(peftbench plan names all)"
             )
         self.model.adapted(self.method.adapt(backbone, self.plan))
-        pruning.hold(backbone)
+        pruning.hold_zeros(backbone)
         self.record.costs = {"parameters": costs.parameters(self.model)}
         if rank == 0:
             self.record.costs["flops"] = costs.flops(self.model, _image(backbone, splits.train.frames))
@@ -285,7 +285,7 @@ def _plan(folder: Path, method: Method, model: Model, data: Loaders, config: Con
                 torch.manual_seed(mix(config.seed, 3))
                 plan = method.prepare(model, plain_batches(data.train, config, device))
             model.to("cpu")
-            deltas.write(tensors, plan.tensors, {})
+            deltas.write_tensors(tensors, plan.tensors, {})
             with replacing(facts) as part:
                 part.write_text(json.dumps(plan.facts))
         else:
@@ -304,9 +304,9 @@ def _await(file: Path, seconds: float = 3600) -> None:
 
 def _complete(record: Record, folder: Path, method: Method, model: Model, plan: Plan, outcome: Outcome) -> None:
     """The delta, the costs that need the finished model, and the record."""
-    learned = deltas.changed(outcome.state, model.start())
+    learned = deltas.changed_tensors(outcome.state, model.start())
     record.costs |= outcome.costs
-    record.costs["delta_bytes"] = deltas.save(folder / deltas.FILE, learned, delta_metadata(record, model, plan))
+    record.costs["delta_bytes"] = deltas.save_delta(folder / deltas.FILE, learned, delta_metadata(record, model, plan))
     if record.config["trainer"]["strategy"] != "fsdp":  # no process holds the whole model
         model.to(outcome.device)
         method.merge(model.backbone)

@@ -33,7 +33,7 @@ class CacheError(UserError):
     """The cache itself cannot hold an entry: there is no room, or its folder cannot be written or read back."""
 
 
-def place(given: str | None) -> Path:
+def taps_folder(given: str | None) -> Path:
     """The folder of the cache: the given one, or `taps` in $PEFTBENCH_CACHE, $XDG_CACHE_HOME/peftbench or ~/.cache."""
     if given:
         return Path(given).expanduser()
@@ -94,13 +94,13 @@ def _counts(values: Any) -> bool:
     return isinstance(values, list) and all(type(v) is int and v >= 0 for v in values)
 
 
-def touch(folder: Path) -> None:
+def mark_used(folder: Path) -> None:
     """Notes that the entry is used now."""
     with contextlib.suppress(OSError):
         os.utime(folder / ABOUT)
 
 
-def remove(entry: Entry) -> bool:
+def remove_entry(entry: Entry) -> bool:
     """Removes an entry unless a run reads it; says whether it is gone."""
     with _lock(entry.folder.parent, f"{entry.key}.use", wait=False) as held:
         if held is None:
@@ -113,12 +113,12 @@ def remove(entry: Entry) -> bool:
         return not entry.folder.exists()
 
 
-def left_over(root: Path) -> list[int]:
+def leftover_sizes(root: Path) -> list[int]:
     """The size of each thing that a killed run left half-written."""
     return [_size(part) for part in _left(root)]
 
 
-def sweep(root: Path) -> int:
+def remove_leftovers(root: Path) -> int:
     """Removes what killed runs left half-written; the number of bytes freed."""
     freed = 0
     for part in _left(root):
@@ -151,7 +151,7 @@ def make_room(root: Path, needed: int, limit: int) -> None:
     there = entries(root)
     excess = sum(e.bytes for e in there) + needed - limit
     for oldest in reversed(there):
-        if excess > 0 and remove(oldest):
+        if excess > 0 and remove_entry(oldest):
             excess -= oldest.bytes
     free = shutil.disk_usage(root).free
     if (lacking := needed + RESERVE - free) > 0:
@@ -169,7 +169,7 @@ def _amount(value: int) -> str:
 
 
 @contextlib.contextmanager
-def filling(root: Path, key: str, waiting: Any = None) -> Iterator[None]:
+def lock_for_filling(root: Path, key: str, waiting: Any = None) -> Iterator[None]:
     """Inside, no other process fills this entry. `waiting` is called if one does, before waiting for it."""
     with _lock(root, f"{key}.fill", wait=False) as held:
         if held is not None:
@@ -181,7 +181,7 @@ def filling(root: Path, key: str, waiting: Any = None) -> Iterator[None]:
         yield
 
 
-def using(root: Path, key: str) -> IO[Any]:
+def lock_for_reading(root: Path, key: str) -> IO[Any]:
     """A handle that keeps an entry from being removed until it is closed or forgotten."""
     handle = _open(root, f"{key}.use")
     _flock(handle, shared=True, wait=True)

@@ -23,7 +23,17 @@ import torch
 from torch import Tensor
 
 from peftbench.common.errors import UserError
-from peftbench.taps.entries import ABOUT, PARTS, CacheError, filling, make_room, read_about, sweep, touch, using
+from peftbench.taps.entries import (
+    ABOUT,
+    PARTS,
+    CacheError,
+    lock_for_filling,
+    lock_for_reading,
+    make_room,
+    mark_used,
+    read_about,
+    remove_leftovers,
+)
 
 Fill = Callable[[], Iterable[list[Tensor]]]
 """Yields the taps of all rows in order, chunk by chunk: for each tap a CPU tensor (rows of the chunk, …)."""
@@ -97,12 +107,12 @@ class InFile:
             return self._file.readinto(into)
 
 
-def key(about: dict[str, Any]) -> str:
+def entry_key(about: dict[str, Any]) -> str:
     """The name of the entry that holds what `about` describes: twenty hex digits."""
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:20]
 
 
-def in_memory(fill: Fill) -> Taps:
+def taps_in_memory(fill: Fill) -> Taps:
     """All taps in memory."""
     begun = time.perf_counter()
     chunks = list(fill())
@@ -110,7 +120,7 @@ def in_memory(fill: Fill) -> Taps:
     return Taps(tensors, "memory", len(tensors[0]), time.perf_counter() - begun)
 
 
-def on_disk(
+def taps_on_disk(
     root: Path, about: dict[str, Any], bytes_: int, limit: int, fill: Fill, tell: Callable[[str], None]
 ) -> Taps:
     """The entry that `about` describes, filled first where it is not there or is damaged.
@@ -121,11 +131,11 @@ def on_disk(
     Raises:
         CacheError: no room for it, or a disk that cannot be written. What `fill` raises is passed on.
     """
-    name = key(about)
+    name = entry_key(about)
     begun, filled = time.perf_counter(), 0
-    sweep(root)
-    held = using(root, name)
-    with filling(root, name, lambda: tell("waiting for another run that computes the same taps")):
+    remove_leftovers(root)
+    held = lock_for_reading(root, name)
+    with lock_for_filling(root, name, lambda: tell("waiting for another run that computes the same taps")):
         if (found := _opened(root / name, about, tell)) is None:
             begun = time.perf_counter()
             make_room(root, bytes_, limit)
@@ -133,7 +143,7 @@ def on_disk(
             found = _opened(root / name, about, tell)
     if found is None:
         raise CacheError(f"{root / name}: was written and cannot be read back; give another taps.dir, or taps=off.")
-    touch(root / name)
+    mark_used(root / name)
     return Taps(found, "disk", filled, time.perf_counter() - begun if filled else 0.0, name, [held])
 
 
@@ -262,6 +272,6 @@ def _file(index: int) -> str:
     return f"tap-{index:02d}.bin"
 
 
-def size_of(taps: Sequence[Tensor]) -> int:
+def size_of_taps(taps: Sequence[Tensor]) -> int:
     """The bytes of some taps, on any device."""
     return sum(t.numel() * t.element_size() for t in taps)

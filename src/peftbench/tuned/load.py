@@ -204,7 +204,7 @@ def open_run(folder: str | Path, config_dir: str | Path | None = None) -> Run:
         why = f" ({record.reason})" if record.reason else ""
         raise UserError(f"run={folder}: is not complete but {record.status}{why}; the same command finishes a run.")
     spec = config.restored(folder / CONFIG, own)
-    tensors, told = deltas.load(folder / deltas.FILE)
+    tensors, told = deltas.load_delta(folder / deltas.FILE)
     return Run(folder, record, spec, instantiate(spec.method), read_plan(folder), tensors, told, folder / deltas.FILE)
 
 
@@ -286,7 +286,7 @@ def load(
     merges = bool(merge) and type(run.method).merge is not Method.merge and backbone.merging != "unmerged"
     if merges:
         run.method.merge(backbone)
-        deltas.refresh(model)
+        deltas.drop_cached_values(model)
     return Tuned(run, model.requires_grad_(False), transform_of(run.config, backbone), merges).eval()
 
 
@@ -314,8 +314,8 @@ def _adapted(run: Run, folder: Path) -> Run:
             f"adapter={folder}: PEFT's adapters are of timm's whole weights, and the backbone of {run.folder} was "
             f"pruned; give the folder of a run with pruning=none."
         )
-    found = peft_adapter.read(
-        folder, backbones.meta(run.config.backbone, starting_backbone.size(run.config)).classifiers
+    found = peft_adapter.read_adapter(
+        folder, backbones.build_on_meta(run.config.backbone, starting_backbone.size(run.config)).classifiers
     )
     if found.fingerprint not in ("", stamp["fingerprint"]):
         raise Refusal(

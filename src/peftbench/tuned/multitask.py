@@ -15,7 +15,7 @@ from peftbench.backbones import Backbone
 from peftbench.common.digests import digests
 from peftbench.common.errors import Refusal, UserError, nearest
 from peftbench.data.images import Transform
-from peftbench.deltas import FILE, refresh
+from peftbench.deltas import FILE, drop_cached_values
 from peftbench.methods.base import Side
 from peftbench.models.joint import JointModel
 from peftbench.models.model import Model
@@ -71,7 +71,7 @@ class MultiTask(nn.Module):
         if digests(backbone.state_dict()) != backbone.start:
             raise UserError("MultiTask: the backbone has been changed since it was built; give it as it was.")
         self.backbone = backbone.requires_grad_(False).eval()
-        refresh(self.backbone)
+        drop_cached_values(self.backbone)
         self.transform = _prepared(first, backbone)
         self.frames = first.frames
         self.models = nn.ModuleList()

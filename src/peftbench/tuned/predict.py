@@ -15,7 +15,7 @@ from peftbench.common.errors import UserError
 from peftbench.common.precisions import HALF
 from peftbench.common.progress import Watch
 from peftbench.data.images import Transform, decode_clip
-from peftbench.data.media import DAMAGED, IMAGES, VIDEOS, clips, frame_files, require_reader, visible
+from peftbench.data.media import DAMAGED, IMAGES, VIDEOS, find_clips, frame_files, require_reader, visible_entries
 from peftbench.tasks.detection.result_files import Detected
 from peftbench.tuned.load import Tuned
 
@@ -69,7 +69,7 @@ def _real(item: Path) -> Path:
 
 def _images(place: Path, skip: Skip) -> Iterator[Path]:
     if place.is_dir():
-        for inner in visible(place):
+        for inner in visible_entries(place):
             if not (inner.is_dir() and inner.is_symlink()):  # it may lead back to where it lies
                 yield from _images(inner, skip)
     elif place.suffix.lower() in IMAGES:
@@ -80,8 +80,8 @@ def _images(place: Path, skip: Skip) -> Iterator[Path]:
 
 def _clips(place: Path, skip: Skip) -> Iterator[Path]:
     if place.is_dir():
-        yield from [place] if frame_files(place) else clips(place)
-        for inner in visible(place):
+        yield from [place] if frame_files(place) else find_clips(place)
+        for inner in visible_entries(place):
             if inner.is_file() and inner.suffix.lower() not in VIDEOS | IMAGES:
                 skip(inner, f"is no clip ({inner.suffix or 'no suffix'})")
     elif place.suffix.lower() in VIDEOS:

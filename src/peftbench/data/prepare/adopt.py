@@ -10,14 +10,14 @@ from pathlib import Path
 from peftbench.common.errors import UserError, nearest
 from peftbench.common.progress import Stages, unwatched
 from peftbench.common.vtab_tasks import TASKS, spellings
-from peftbench.data.prepare.tree import FolderTree, Tree, tree
-from peftbench.data.prepare.write import building
-from peftbench.data.vtab import lists, provenance
-from peftbench.data.vtab.dataset import find
-from peftbench.data.vtab.verify import Report, check
+from peftbench.data.prepare.task_folder import building_folder
+from peftbench.data.prepare.tree import FolderTree, Tree, open_tree
+from peftbench.data.vtab import list_files, provenance
+from peftbench.data.vtab.dataset import find_task_folder
+from peftbench.data.vtab.verify import Report, verify_task_folder
 
 
-def adopt(
+def adopt_task(
     task: str, path: Path, target: Path, sizes: tuple[int, int, int] | None = None, watch: Stages = unwatched
 ) -> tuple[provenance.Provenance, list[str]]:
     """Copies a task's lists and the images they name, as they are, from `path` to `target`, and checks every one.
@@ -29,18 +29,18 @@ def adopt(
     `sizes` are those of train, val and test where the copy is not of VTAB-1k's.
 
     Raises:
-        UserError: no such task there, or anything that `check` finds wrong; nothing is left at `target` then.
+        UserError: no such task there, or anything that `verify_task_folder` finds wrong; nothing is left at `target` then.
     """
     if not path.exists():
         raise UserError(f"path={path}: there is no such folder or archive.")
     source, prefix = _located(task, path)
     texts = _texts(source, prefix)
     plan = hashlib.sha256(f"{path.absolute()}\n{prefix}\n{sizes}".encode() + b"".join(texts.values())).hexdigest()
-    with building(target, plan) as begun:
+    with building_folder(target, plan) as begun:
         try:
             names = _lists(source, prefix, texts, begun)
             _images(source, prefix, names, begun, watch, task)
-            report = check(begun, task, watch, sizes)
+            report = verify_task_folder(begun, task, watch, sizes)
             _named(task, source, prefix, report)
             if report.problems:
                 problem = report.problems[0].replace(str(begun), f"{source.title}/{prefix}".rstrip("/")).rstrip(".")
@@ -49,7 +49,7 @@ def adopt(
         except UserError:  # what was copied of a damaged copy would only be found damaged again
             shutil.rmtree(begun, ignore_errors=True)
             raise
-        made = provenance.read(begun) or _made(task, report, sizes)
+        made = provenance.read_provenance(begun) or _made(task, report, sizes)
         (begun / provenance.FILE).write_text(made.text(), encoding="utf-8")
     return made, report.overlaps
 
@@ -75,7 +75,7 @@ def _located(task: str, path: Path) -> tuple[Tree, str]:
     """Where the task's lists are: a tree, and the folder in it, with a slash or empty."""
     if path.is_dir():
         for root in (path, *(p for p in sorted(path.iterdir()) if p.is_dir())):
-            folder = find(root, task)
+            folder = find_task_folder(root, task)
             if folder is not None and (folder == path or folder.name in spellings(task)):
                 return FolderTree(folder), ""
         for name in (
@@ -85,22 +85,22 @@ def _located(task: str, path: Path) -> tuple[Tree, str]:
                 return _located(task, path / name)
         there = [p.name for p in path.iterdir()]
     else:
-        whole = tree(path)
-        folders = [name.removesuffix(lists.FILES["train"]) for name in whole.names() if _is_list(name)]
+        whole = open_tree(path)
+        folders = [name.removesuffix(list_files.FILES["train"]) for name in whole.names() if _is_list(name)]
         for prefix in folders:
             if prefix.rstrip("/").rpartition("/")[2] in spellings(task) or folders == [""]:
                 return whole, prefix
         there = [prefix.rstrip("/").rpartition("/")[2] for prefix in folders]
     near = nearest(task, there)
-    raise UserError(f"path={path}: holds no {lists.FILES['train']} of {task}, under any of its names{near}.")
+    raise UserError(f"path={path}: holds no {list_files.FILES['train']} of {task}, under any of its names{near}.")
 
 
 def _is_list(name: str) -> bool:
-    return name.rpartition("/")[2] == lists.FILES["train"]
+    return name.rpartition("/")[2] == list_files.FILES["train"]
 
 
 def _texts(source: Tree, prefix: str) -> dict[str, bytes]:
-    wanted = {f"{prefix}{file}": file for file in lists.FILES.values()}
+    wanted = {f"{prefix}{file}": file for file in list_files.FILES.values()}
     if isinstance(source, FolderTree):
         lost = [file for file in wanted.values() if not (source.root / file).is_file()]
         if lost:
@@ -116,7 +116,7 @@ def _lists(source: Tree, prefix: str, texts: dict[str, bytes], begun: Path) -> l
     names: dict[str, None] = {}
     for file, content in texts.items():
         (begun / file).write_bytes(content)
-        listed = lists.read(begun, file, None)
+        listed = list_files.read_list(begun, file, None)
         if listed.problems:
             where = f"{source.title}/{prefix}".rstrip("/")
             raise UserError(listed.problems[0].replace(str(begun), where))

@@ -9,10 +9,10 @@ from pathlib import Path
 from peftbench.common.errors import UserError
 from peftbench.common.progress import Stages, unwatched
 from peftbench.common.vtab_tasks import TASKS
-from peftbench.data.prepare.files import Files
-from peftbench.data.prepare.order import OURS, ROLES, TFDS, Entry, draw, pools
+from peftbench.data.prepare.drawing import OURS, ROLES, TFDS, Entry, draw_images, pools_of_roles
+from peftbench.data.prepare.source_files import SourceFiles
 from peftbench.data.prepare.sources import Source, source_of
-from peftbench.data.prepare.write import write
+from peftbench.data.prepare.task_folder import write_task_folder
 from peftbench.data.vtab.provenance import Provenance
 
 
@@ -33,7 +33,7 @@ class Wanted:
     mirror: str | None = None
 
 
-def prepare(task: str, target: Path, wanted: Wanted, watch: Stages = unwatched) -> Provenance:
+def prepare_task(task: str, target: Path, wanted: Wanted, watch: Stages = unwatched) -> Provenance:
     """Makes the folder `target` of a task, which must not be there yet.
 
     Raises:
@@ -42,16 +42,16 @@ def prepare(task: str, target: Path, wanted: Wanted, watch: Stages = unwatched) 
     name, source = source_of(task)
     split = _split(task, source, wanted.split)
     watch(f"reading {name}", 0, 0)
-    files = Files(name, source, wanted.archives, wanted.mirror, watch)
+    files = SourceFiles(name, source, wanted.archives, wanted.mirror, watch)
     reader = importlib.import_module(f"peftbench.data.prepare.readers.{source.reader}").Reader(files, task)
     splits = reader.splits()
     _labelled(task, splits)
-    found = pools(splits, source.cut, split)
+    found = pools_of_roles(splits, source.cut, split)
     reduced = wanted.sizes is not None
     if not reduced:
         _whole(task, source, found)
-    drawn = draw(task, found, wanted.sizes or (800, 200, None))
-    return write(
+    drawn = draw_images(task, found, wanted.sizes or (800, 200, None))
+    return write_task_folder(
         target,
         drawn,
         reader.pictures,

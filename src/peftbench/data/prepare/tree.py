@@ -161,7 +161,7 @@ class TarTree(Tree):
                     yield name, archive.extractfile(member) if wanted(name) else None
 
 
-def tree(path: Path) -> Tree:
+def open_tree(path: Path) -> Tree:
     """What lies at `path`: a folder, a zip or a tar archive. Raises UserError where it is none of these."""
     if path.is_dir():
         return FolderTree(path)
@@ -182,7 +182,7 @@ def tree(path: Path) -> Tree:
     raise UserError(f"{path}: is {kind}.")
 
 
-def gunzipped(path: Path) -> bytes:
+def gunzipped_content(path: Path) -> bytes:
     """The content of a .gz file. Raises UserError where it is damaged."""
     try:
         return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()

@@ -35,7 +35,7 @@ class Provenance:
         return json.dumps(asdict(self), indent=2) + "\n"
 
 
-def read(folder: Path) -> Provenance | None:
+def read_provenance(folder: Path) -> Provenance | None:
     """None where the task's folder has none. Raises UserError where it is damaged."""
     path = folder / FILE
     if not path.is_file():

@@ -20,7 +20,7 @@ from peftbench.backbones import Facts
 from peftbench.common.errors import Refusal
 from peftbench.tasks.detection import schema
 from peftbench.tasks.detection.pooling import Pooling
-from peftbench.tasks.detection.pyramid import Levels, Pyramid, extra, levels
+from peftbench.tasks.detection.pyramid import Levels, Pyramid, choose_levels, extra_block
 
 Maps = OrderedDict[str, Tensor]
 Target = dict[str, Tensor]
@@ -97,10 +97,10 @@ class Detector(nn.Module):
 
     def __init__(self, spec: schema.Detection, facts: Facts, classes: int) -> None:
         super().__init__()
-        self.levels = levels(facts, self.finest, self.most)
+        self.levels = choose_levels(facts, self.finest, self.most)
         last = self.levels.strides[-1]
         added = ("pool", [2 * last]) if self.finest == 4 else ("convolutions", [2 * last, 4 * last])
-        pyramid = Pyramid(self.levels, spec.width, extra(added[0], spec.width))
+        pyramid = Pyramid(self.levels, spec.width, extra_block(added[0], spec.width))
         self.net = self.build(spec, pyramid, [*self.levels.strides, *added[1]], classes)
         self.net.transform = nn.Identity()  # images come resized, normalised and padded
 

@@ -37,7 +37,7 @@ class Levels:
     start: int = 0
 
 
-def levels(facts: Facts, finest: int, most: int) -> Levels:
+def choose_levels(facts: Facts, finest: int, most: int) -> Levels:
     """The taps that a detector reads, whose finest stride is about `finest` and which has `most` levels.
 
     Of a hierarchical backbone the deepest tap of each of its last strides; of a plain one the last tap.
@@ -140,6 +140,6 @@ class SimplePyramid(nn.Module):
         return OrderedDict(zip(names, found, strict=True))
 
 
-def extra(kind: str, width: int) -> ExtraFPNBlock:
+def extra_block(kind: str, width: int) -> ExtraFPNBlock:
     """The coarser levels that torchvision's detectors add: a subsampled one, or two convolutions of stride 2."""
     return LastLevelMaxPool() if kind == "pool" else LastLevelP6P7(width, width)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from peftbench.common.errors import UserError
-from peftbench.data.prepare.order import Entry
+from peftbench.data.prepare.drawing import Entry
 from peftbench.data.prepare.readers import base
 
 _RECORD = 2 + 3 * 32 * 32
@@ -35,4 +35,4 @@ class Reader(base.Reader):
     def pictures(self, entries: Sequence[Entry]) -> Iterator[tuple[int, bytes]]:
         for at, entry in enumerate(entries):
             split, i = entry.place
-            yield at, base.png(self.records[split][i, 2:].reshape(3, 32, 32).transpose(1, 2, 0))
+            yield at, base.png_bytes(self.records[split][i, 2:].reshape(3, 32, 32).transpose(1, 2, 0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from peftbench.common.errors import UserError
-from peftbench.data.prepare.order import Entry
+from peftbench.data.prepare.drawing import Entry
 from peftbench.data.prepare.readers import base
 
 
@@ -29,7 +29,7 @@ class Reader(base.Reader):
         return {"train": found}
 
     def pictures(self, entries: Sequence[Entry]) -> Iterator[tuple[int, bytes]]:
-        return base.from_tree(self._tree(), entries)
+        return base.pictures_from_tree(self._tree(), entries)
 
     def _tree(self):
         return self.files.tree(self.files.source.files[0].name)

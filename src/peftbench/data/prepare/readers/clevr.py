@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from peftbench.common.errors import UserError
-from peftbench.data.prepare.order import Entry
+from peftbench.data.prepare.drawing import Entry
 from peftbench.data.prepare.readers import base
 
 _SPLITS = {"train": "train", "validation": "val"}
@@ -50,4 +50,4 @@ class Reader(base.Reader):
         return int(np.flatnonzero(nearest > _DISTANCES).max())
 
     def pictures(self, entries: Sequence[Entry]) -> Iterator[tuple[int, bytes]]:
-        return base.from_tree(self.files.tree("CLEVR_v1.0.zip"), entries, base.after("images"))
+        return base.pictures_from_tree(self.files.tree("CLEVR_v1.0.zip"), entries, base.path_after("images"))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from peftbench.common.errors import UserError
-from peftbench.data.prepare.order import Entry
+from peftbench.data.prepare.drawing import Entry
 from peftbench.data.prepare.readers import base
-from peftbench.data.prepare.readers.tfrecord import example, records
+from peftbench.data.prepare.readers.tfrecord import parse_example, read_records
 
 _SPLITS = ("train", "validation", "test")
 
@@ -45,5 +45,5 @@ class Reader(base.Reader):
             if file is not None:
                 title = f"{tree.title}/{name}"
                 with tree.guarded():
-                    for number, record in enumerate(records(file, title)):
-                        yield name, number, example(record, title)
+                    for number, record in enumerate(read_records(file, title)):
+                        yield name, number, parse_example(record, title)

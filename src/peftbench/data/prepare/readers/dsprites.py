@@ -17,7 +17,7 @@ from typing import IO
 import numpy as np
 
 from peftbench.common.errors import UserError
-from peftbench.data.prepare.order import Entry
+from peftbench.data.prepare.drawing import Entry
 from peftbench.data.prepare.readers import base
 from peftbench.data.prepare.tree import ZipTree
 
@@ -50,7 +50,7 @@ class Reader(base.Reader):
             if len(content) != 4096:
                 _ended()
             at += 1
-            yield index, base.png(np.frombuffer(content, dtype=np.uint8).reshape(64, 64) * 255)
+            yield index, base.png_bytes(np.frombuffer(content, dtype=np.uint8).reshape(64, 64) * 255)
         stream.close()
 
     def _array(self, name: str) -> Generator[tuple[tuple[int, ...], np.dtype, IO[bytes]]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from peftbench.common.errors import UserError
-from peftbench.data.prepare.order import Entry
+from peftbench.data.prepare.drawing import Entry
 from peftbench.data.prepare.readers import base
 
 _LISTS = {"train": "labels/train1.txt", "validation": "labels/val1.txt", "test": "labels/test1.txt"}
@@ -26,4 +26,4 @@ class Reader(base.Reader):
         }
 
     def pictures(self, entries: Sequence[Entry]) -> Iterator[tuple[int, bytes]]:
-        return base.from_tree(self.files.tree("dtd-r1.0.1.tar.gz"), entries, base.after("images"))
+        return base.pictures_from_tree(self.files.tree("dtd-r1.0.1.tar.gz"), entries, base.path_after("images"))

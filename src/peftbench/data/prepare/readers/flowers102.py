@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from peftbench.common.errors import UserError
-from peftbench.data.prepare.order import Entry
+from peftbench.data.prepare.drawing import Entry
 from peftbench.data.prepare.readers import base
-from peftbench.data.prepare.readers.mat import variables
+from peftbench.data.prepare.readers.mat import read_variables
 
 _SPLITS = {"train": "trnid", "validation": "valid", "test": "tstid"}
 
 
 class Reader(base.Reader):
     def splits(self) -> dict[str, list[Entry]]:
-        (labels,) = variables(self.files.path("imagelabels.mat"), "labels")
-        numbers = variables(self.files.path("setid.mat"), *_SPLITS.values())
+        (labels,) = read_variables(self.files.path("imagelabels.mat"), "labels")
+        numbers = read_variables(self.files.path("setid.mat"), *_SPLITS.values())
         found: dict[str, list[Entry]] = {}
         for split, chosen in zip(_SPLITS, numbers, strict=True):
             found[split] = []
@@ -27,4 +27,4 @@ class Reader(base.Reader):
         return found
 
     def pictures(self, entries: Sequence[Entry]) -> Iterator[tuple[int, bytes]]:
-        return base.from_tree(self.files.tree("102flowers.tgz"), entries, lambda name: name.rpartition("/")[2])
+        return base.pictures_from_tree(self.files.tree("102flowers.tgz"), entries, lambda name: name.rpartition("/")[2])

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from peftbench.common.errors import UserError
-from peftbench.data.prepare.order import Entry
+from peftbench.data.prepare.drawing import Entry
 from peftbench.data.prepare.readers import base
 
 _VEHICLES = {"Car", "Van", "Truck"}
@@ -77,4 +77,4 @@ class Reader(base.Reader):
         def key(name: str) -> str:
             return name if "testing/" in name else name.rpartition("/")[2]
 
-        return base.from_tree(self.files.tree(_IMAGES), entries, key)
+        return base.pictures_from_tree(self.files.tree(_IMAGES), entries, key)

@@ -9,7 +9,7 @@ import numpy as np
 from peftbench.common.errors import UserError
 
 
-def variables(path: Path, *names: str) -> list[np.ndarray]:
+def read_variables(path: Path, *names: str) -> list[np.ndarray]:
     """The arrays of these names in a .mat file. Raises UserError where it is damaged or has no such array."""
     from scipy.io import loadmat
 

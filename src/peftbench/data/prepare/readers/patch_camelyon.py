@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.common.errors import UserError
-from peftbench.data.prepare.order import Entry
+from peftbench.data.prepare.drawing import Entry
 from peftbench.data.prepare.readers import base
 
 _SPLITS = {"train": "train", "validation": "valid", "test": "test"}
@@ -34,7 +34,7 @@ class Reader(base.Reader):
         images = {name: self._array(name, "x") for name in {entry.place[0] for entry in entries}}
         for at in sorted(range(len(entries)), key=lambda i: entries[i].place):  # the file is read from begin to end
             name, i = entries[at].place
-            yield at, base.png(images[name][i])
+            yield at, base.png_bytes(images[name][i])
 
     def _array(self, split: str, part: str) -> Any:
         try:

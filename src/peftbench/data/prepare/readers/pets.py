@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from peftbench.common.errors import UserError
-from peftbench.data.prepare.order import Entry
+from peftbench.data.prepare.drawing import Entry
 from peftbench.data.prepare.readers import base
 
 
@@ -33,4 +33,4 @@ class Reader(base.Reader):
         return found
 
     def pictures(self, entries: Sequence[Entry]) -> Iterator[tuple[int, bytes]]:
-        return base.from_tree(self.files.tree("images.tar.gz"), entries, lambda name: name.rpartition("/")[2])
+        return base.pictures_from_tree(self.files.tree("images.tar.gz"), entries, lambda name: name.rpartition("/")[2])

@@ -21,7 +21,7 @@ from PIL import Image, ImageOps
 
 from peftbench.common.errors import UserError
 from peftbench.data.media import DAMAGED
-from peftbench.data.prepare.order import Entry
+from peftbench.data.prepare.drawing import Entry
 from peftbench.data.prepare.readers import base
 
 _RADIUS, _KEPT = 300, 0.9
@@ -63,7 +63,7 @@ def _processed(named: tuple[str, bytes]) -> bytes:
             pixels = np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
     except DAMAGED as problem:
         raise UserError(f"{name}: is no whole image ({problem}).") from None
-    return base.png(btgraham(pixels, _RADIUS))
+    return base.png_bytes(btgraham(pixels, _RADIUS))
 
 
 def btgraham(image: np.ndarray, radius: int) -> np.ndarray:

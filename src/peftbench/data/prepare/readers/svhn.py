@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from peftbench.common.errors import UserError
-from peftbench.data.prepare.order import Entry
+from peftbench.data.prepare.drawing import Entry
 from peftbench.data.prepare.readers import base
-from peftbench.data.prepare.readers.mat import variables
+from peftbench.data.prepare.readers.mat import read_variables
 
 
 class Reader(base.Reader):
@@ -17,7 +17,7 @@ class Reader(base.Reader):
         self.pixels, found = {}, {}
         for split in ("train", "test"):
             path = self.files.path(f"{split}_32x32.mat")
-            pixels, labels = variables(path, "X", "y")
+            pixels, labels = read_variables(path, "X", "y")
             if pixels.dtype != np.uint8 or pixels.shape[:3] != (32, 32, 3) or pixels.shape[3:] != (labels.size,):
                 raise UserError(
                     f"{path}: X is {pixels.dtype} of shape {list(pixels.shape)} for {labels.size} labels, "
@@ -30,4 +30,4 @@ class Reader(base.Reader):
     def pictures(self, entries: Sequence[Entry]) -> Iterator[tuple[int, bytes]]:
         for at, entry in enumerate(entries):
             split, i = entry.place
-            yield at, base.png(np.ascontiguousarray(self.pixels[split][..., i]))
+            yield at, base.png_bytes(np.ascontiguousarray(self.pixels[split][..., i]))

@@ -18,7 +18,7 @@ from peftbench.common.errors import UserError
 _LANE = 256  # bytes whose checksum is taken at once with those of the other lanes
 
 
-def records(file: IO[bytes], title: str) -> Iterator[bytes]:
+def read_records(file: IO[bytes], title: str) -> Iterator[bytes]:
     """The records of a file. Raises UserError where one is cut off or its checksum is another."""
     number = 0
     while head := file.read(12):
@@ -27,18 +27,18 @@ def records(file: IO[bytes], title: str) -> Iterator[bytes]:
         if len(head) < 12:
             raise UserError(f"{where} is cut off; fetch the archive again.")
         length, check = struct.unpack("<QI", head)
-        if masked(crc32c(head[:8])) != check:
+        if masked_checksum(crc32c(head[:8])) != check:
             raise UserError(f"{where} has a wrong checksum; fetch the archive again.")
         data = file.read(length)
         tail = file.read(4)
         if len(data) < length or len(tail) < 4:
             raise UserError(f"{where} is cut off; fetch the archive again.")
-        if masked(crc32c(data)) != struct.unpack("<I", tail)[0]:
+        if masked_checksum(crc32c(data)) != struct.unpack("<I", tail)[0]:
             raise UserError(f"{where} has a wrong checksum; fetch the archive again.")
         yield data
 
 
-def masked(crc: int) -> int:
+def masked_checksum(crc: int) -> int:
     """A checksum as TFRecord stores it."""
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
@@ -99,7 +99,7 @@ def _passed() -> tuple[list[int], ...]:
 Value = list[bytes] | list[int]
 
 
-def example(data: bytes, title: str) -> dict[str, Value]:
+def parse_example(data: bytes, title: str) -> dict[str, Value]:
     """The features of a tf.Example: lists of bytes or of integers (lists of floats are passed over)."""
     found: dict[str, Value] = {}
     try:

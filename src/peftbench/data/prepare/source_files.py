@@ -7,13 +7,13 @@ from pathlib import Path
 
 from peftbench.common.errors import UserError
 from peftbench.common.progress import Stages, unwatched
-from peftbench.data.prepare.download import fetch
+from peftbench.data.prepare.download import fetch_file
 from peftbench.data.prepare.sources import File, Source
-from peftbench.data.prepare.tree import Tree, tree
+from peftbench.data.prepare.tree import Tree, open_tree
 
 
 @dataclass
-class Files:
+class SourceFiles:
     """A source's files.
 
     Attributes:
@@ -38,12 +38,12 @@ class Files:
         known = self._known(file)
         for folder in self._folders():
             if (folder / file).is_file():
-                return tree(folder / file)
+                return open_tree(folder / file)
         for folder in self._folders():
             for unpacked in known.unpacked:
                 if (folder / unpacked).is_dir():
-                    return tree(folder / unpacked)
-        return tree(self._fetched(known))
+                    return open_tree(folder / unpacked)
+        return open_tree(self._fetched(known))
 
     def _folders(self) -> tuple[Path, ...]:
         return self.root / self.name, self.root
@@ -60,5 +60,5 @@ class Files:
                 f"{self.source.title}: {file.name} is not in {path.parent} and cannot be fetched without you: "
                 f"{self.source.steps}, then put it at {what} ({self.source.home})."
             )
-        fetch(url, path, self.watch, by_hand=f"fetch it by hand ({self.source.home}) and put it at {what}")
+        fetch_file(url, path, self.watch, by_hand=f"fetch it by hand ({self.source.home}) and put it at {what}")
         return path

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from peftbench.common.errors import UserError
 from peftbench.common.progress import Stages, unwatched
-from peftbench.data.base import stamp
-from peftbench.data.prepare.order import ROLES, Entry
-from peftbench.data.vtab import lists, provenance
-from peftbench.data.vtab.verify import contents_of, stage_hash
+from peftbench.data.base import stamp_of_bytes
+from peftbench.data.prepare.drawing import ROLES, Entry
+from peftbench.data.vtab import list_files, provenance
+from peftbench.data.vtab.verify import hash_of_rows, stage_hash
 
 # Gives (index, the bytes of an image file) for each of the entries it is asked for, in any order.
 Pictures = Callable[[Sequence[Entry]], Iterator[tuple[int, bytes]]]
@@ -30,7 +30,7 @@ _KINDS = {
 }
 
 
-def write(
+def write_task_folder(
     target: Path,
     drawn: Mapping[str, Sequence[Entry]],
     pictures: Pictures,
@@ -50,7 +50,7 @@ def write(
         UserError: nothing can be written, another process is at it, or a picture is of no kind that is known.
     """
     task = target.name
-    with building(target, _plan(split, drawn)) as begun:
+    with building_folder(target, _plan(split, drawn)) as begun:
         stamps: dict[str, str] = {}
         there = {role: _there(begun, role, stamps) for role in ROLES}
         missing = [(role, i) for role in ROLES for i in range(len(drawn[role])) if i not in there[role]]
@@ -64,7 +64,7 @@ def write(
             part.write_bytes(content)
             part.replace(path)
             there[role][i] = path
-            stamps[_name(path, begun)] = stamp(content)
+            stamps[_name(path, begun)] = stamp_of_bytes(content)
             watch(f"writing {task}", done, total)
         for role in ROLES:
             if len(there[role]) != len(drawn[role]):
@@ -82,7 +82,7 @@ def write(
 
 
 @contextlib.contextmanager
-def building(target: Path, plan: str) -> Iterator[Path]:
+def building_folder(target: Path, plan: str) -> Iterator[Path]:
     """The hidden folder in which `target` is made; it takes its place when the block ends well, else it is kept.
 
     What was begun under another plan is removed. Raises UserError.
@@ -131,7 +131,7 @@ def _there(begun: Path, role: str, stamps: dict[str, str]) -> dict[int, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     images = (p for p in folder.iterdir() if p.stem.isdecimal() and p.suffix in _KINDS.values())
     found = {int(p.stem): p for p in images if p.stat().st_size}  # a crash of the machine may leave empty ones
-    stamps |= {_name(path, begun): stamp(path.read_bytes()) for path in found.values()}
+    stamps |= {_name(path, begun): stamp_of_bytes(path.read_bytes()) for path in found.values()}
     return found
 
 
@@ -175,9 +175,9 @@ def _described(
 ) -> provenance.Provenance:
     """The four lists and split.json."""
     contents = {}
-    for role, file in lists.FILES.items():
+    for role, file in list_files.FILES.items():
         (begun / file).write_text("".join(f"{name} {label}\n" for name, label in rows[role]), encoding="utf-8")
-        contents[role] = contents_of([n for n, _ in rows[role]], [y for _, y in rows[role]], stamps)
+        contents[role] = hash_of_rows([n for n, _ in rows[role]], [y for _, y in rows[role]], stamps)
     train, val, test = (len(rows[role]) for role in ROLES)
     made = provenance.Provenance(task, split, source, (train, val, test), reduced, stage_hash(contents, "final"))
     (begun / provenance.FILE).write_text(made.text(), encoding="utf-8")

@@ -30,7 +30,7 @@ class Entry(NamedTuple):
     place: Any
 
 
-def hasher(name: str, split: str) -> Callable[[str], bytes]:
+def key_hasher(name: str, split: str) -> Callable[[str], bytes]:
     """The hash of keys by which the order called `name` sorts the records of `split`."""
     start = hashlib.md5(split.encode()) if name == TFDS else hashlib.sha256(f"{name}/{split}/".encode())
 
@@ -42,13 +42,13 @@ def hasher(name: str, split: str) -> Callable[[str], bytes]:
     return hashed
 
 
-def ordered(entries: Sequence[Entry], split: str, name: str) -> list[Entry]:
+def ordered_entries(entries: Sequence[Entry], split: str, name: str) -> list[Entry]:
     """The entries in the order called `name`."""
-    hashed = hasher(name, split)
+    hashed = key_hasher(name, split)
     return sorted(entries, key=lambda entry: hashed(entry.key))
 
 
-def pools(
+def pools_of_roles(
     splits: Mapping[str, Sequence[Entry]], cut: Mapping[str, tuple[str, int, int]], name: str
 ) -> dict[str, list[Entry]]:
     """All that each role may be drawn from, in order; percentages are rounded down, as task_adaptation does."""
@@ -56,13 +56,15 @@ def pools(
     found = {}
     for role, (split, begin, end) in cut.items():
         if split not in sorted_:
-            sorted_[split] = ordered(splits[split], split, name)
+            sorted_[split] = ordered_entries(splits[split], split, name)
         whole = sorted_[split]
         found[role] = whole[begin * len(whole) // 100 : end * len(whole) // 100]
     return found
 
 
-def draw(task: str, found: Mapping[str, list[Entry]], sizes: tuple[int, int, int | None]) -> dict[str, list[Entry]]:
+def draw_images(
+    task: str, found: Mapping[str, list[Entry]], sizes: tuple[int, int, int | None]
+) -> dict[str, list[Entry]]:
     """The first `sizes` (train, val, test; None is all) of each pool. Raises UserError where a pool is smaller."""
     drawn = {}
     for role, size in zip(ROLES, sizes, strict=True):

@@ -20,7 +20,7 @@ class Listed:
     problems: list[str]
 
 
-def read(folder: Path, file: str, classes: int | None) -> Listed:
+def read_list(folder: Path, file: str, classes: int | None) -> Listed:
     """Reads a list; labels must be 0 to classes - 1, or any number from 0 where `classes` is not known.
 
     Raises:
@@ -30,13 +30,13 @@ def read(folder: Path, file: str, classes: int | None) -> Listed:
     if not path.is_file():
         raise UserError(f"{path}: is missing; expected the four lists {', '.join(FILES.values())}.")
     try:
-        return parse(path, path.read_text(encoding="utf-8"), classes)
+        return parse_list(path, path.read_text(encoding="utf-8"), classes)
     except UnicodeDecodeError:
         raise UserError(f"{path}: is no text; expected lines of '<path> <label>'.") from None
 
 
-def parse(path: Path, text: str, classes: int | None) -> Listed:
-    """As `read`, of text that was read already."""
+def parse_list(path: Path, text: str, classes: int | None) -> Listed:
+    """As `read_list`, of text that was read already."""
     found = Listed(path, [], [], [])
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
