@@ -1,13 +1,11 @@
 """Deltas: all that a run learned, as files and inside models; Hugging Face PEFT's adapters."""
 
+from peftbench.deltas.attach import Attached, attach, drop_cached_values
 from peftbench.deltas.delta_file import (
     FILE,
     FORMAT,
-    Attached,
-    attach,
     changed_tensors,
     content_hash,
-    drop_cached_values,
     load_delta,
     read_tensors,
     save_delta,

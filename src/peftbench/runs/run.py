@@ -100,14 +100,13 @@ def run_together(configs: Sequence[Config], group: str | None = None, retry: boo
             one.build(backbone, splits, transform, data, rank)
         models = [one.model for one in todo]
         model = models[0] if len(models) == 1 else JointModel(models)
-        model.multiple = 8
-        with _progress(config, rank, "computing taps") as watch:
-            place, tell = device(config.trainer), _teller(config, rank)
-            taps = tap_filling.keep(config, model, data, backbone.fingerprint, place, watch, tell)
-        with _progress(config, rank, "reading images") as watch:
-            data.load(watch)
-        outcomes = _fit(todo, data)
-        model.multiple = 1
+        with model.padded_batches():
+            with _progress(config, rank, "computing taps") as watch:
+                place, tell = device(config.trainer), _teller(config, rank)
+                taps = tap_filling.keep(config, model, data, backbone.fingerprint, place, watch, tell)
+            with _progress(config, rank, "reading images") as watch:
+                data.load(watch)
+            outcomes = _fit(todo, data)
         for one, outcome in zip(todo, outcomes, strict=True):
             if taps is not None:
                 one.record.costs["taps"] = taps

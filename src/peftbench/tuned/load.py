@@ -103,8 +103,8 @@ class Run:
                     f"{self.source}: was made with method.{key}={a}, and {self.folder / CONFIG} has method.{key}={b}; "
                     f"a delta fits only the method and options that it was made with."
                 )
-        if told["task"] != spec.task.name:
-            raise Refusal(f"{self.source}: is of task={told['task']}, and {self.folder / CONFIG} of {spec.task.name}.")
+        if (task := told.get("task", spec.task.name)) != spec.task.name:
+            raise Refusal(f"{self.source}: is of task={task}, and {self.folder / CONFIG} of {spec.task.name}.")
         self._same_model(backbone, shared)
         known = self.record.stamps.get("task", {}).get("sha256", "")
         found = tasks.stamp(spec.task, tasks.file_of(spec.task, spec.backbone)).get("sha256", "")
