@@ -80,9 +80,12 @@ def attention_heads(backbone: Backbone) -> list[Heads]:
 
 @torch.no_grad()
 def shrink_backbone(backbone: Backbone, channels: Mapping[str, Tensor], heads_: Mapping[str, Tensor]) -> None:
-    """Keeps of each group of `hidden_channels` (by its first layer), and of each attention (by its name), what is listed.
+    """Keeps the listed hidden channels and heads, and takes all others out of the backbone, in place.
 
-    Tensors get smaller; nothing of what was taken out remains.
+    Args:
+        backbone: its tensors get smaller.
+        channels: first layer of a group, as `hidden_channels` gives it -> indices of the channels to keep.
+        heads_: attention, as `attention_heads` gives it -> indices of the heads to keep.
     """
     net = backbone.net
     groups, attentions = hidden_channels(backbone) if channels else [], attention_heads(backbone) if heads_ else []

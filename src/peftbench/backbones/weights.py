@@ -93,7 +93,7 @@ def pruned_description(source: str) -> dict[str, Any]:
 
 
 def read_backbone_state(path: Path) -> State:
-    """The state dict of a backbone: that of `read_state_dict`; from the file of a whole detector, its backbone alone."""
+    """As `read_state_dict`; from the file of a whole detector, its backbone alone."""
     state = read_state_dict(path)
     body = {n.removeprefix(BODY): t for n, t in state.items() if n.startswith(BODY)}
     for name in [n for n in body if n.endswith("running_mean")]:  # torchvision's frozen batch norms count nothing

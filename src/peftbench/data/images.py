@@ -126,7 +126,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def decode_clip(clip: Path, frames: int, size: int, interpolation: str) -> np.ndarray:
-    """A clip as uint8 (frames, 3, size, size): a folder of images or a video file; each frame as `decode_image` makes it."""
+    """A clip, which is a folder of images or a video file, as uint8 (frames, 3, size, size).
+
+    Raises:
+        OSError, ValueError: it cannot be read (`media.DAMAGED`), with the frame's name where a frame is at fault.
+    """
 
     def read(frame: np.ndarray | Path) -> np.ndarray:
         try:

@@ -26,7 +26,7 @@ from peftbench.config import Config, run_id
 from peftbench.data import ood
 from peftbench.data.base import DataSet, Splits, split_hash
 from peftbench.data.images import Transform
-from peftbench.data.loading import Loaders, loaders
+from peftbench.data.loading import Loaders, Share, loaders
 from peftbench.data.scoring_batches import plain_batches
 from peftbench.methods.base import Method, Plan
 from peftbench.models.joint import JointModel
@@ -95,7 +95,7 @@ def run_together(configs: Sequence[Config], group: str | None = None, retry: boo
             return [carried_out[one.name].record for one in every]
         with _progress(config, rank, "reading images") as watch:
             data = _loaders(config, roles, transform, rank, world, watch)
-            data = dataclasses.replace(data, ood=ood.shifted_loaders(shifts, data, config, rank, world))
+            data = dataclasses.replace(data, ood=ood.shifted_loaders(shifts, data, config))
         for one in todo:
             one.build(backbone, splits, transform, data, rank)
         models = [one.model for one in todo]
@@ -237,18 +237,12 @@ def _fit(runs: Sequence[_Run], data: Loaders) -> list[Outcome | Diverged]:
 def _loaders(
     config: Config, roles: Any, transform: Transform | SceneTransform, rank: int, world: int, watch: Watch
 ) -> Loaders:
-    data = config.data
     return loaders(
         roles,
         transform,
-        batch_size=data.batch_size,
-        eval_batch_size=data.eval_batch_size,
-        seed=config.seed if data.order_seed is None else data.order_seed,
-        workers=data.workers,
-        on_error=data.on_error,
-        memory_gb=data.memory_gb,
-        rank=rank,
-        world=world,
+        config.data,
+        seed=config.seed,
+        share=Share(rank, world),
         limit=config.trainer.max_batches,
         pin=torch.cuda.is_available() and config.trainer.accelerator in ("auto", "gpu"),
         views=config.taps.views,

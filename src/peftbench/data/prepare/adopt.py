@@ -29,7 +29,7 @@ def adopt_task(
     `sizes` are those of train, val and test where the copy is not of VTAB-1k's.
 
     Raises:
-        UserError: no such task there, or anything that `verify_task_folder` finds wrong; nothing is left at `target` then.
+        UserError: no such task there, or something that `verify_task_folder` finds wrong. Nothing is left at `target`.
     """
     if not path.exists():
         raise UserError(f"path={path}: there is no such folder or archive.")

@@ -223,8 +223,9 @@ def _same(report: Report, listed: dict[str, list_files.Listed], seen: dict[str, 
         both = _bag(pictures, "trainval")
         lost, extra = sum((parts - both).values()), sum((both - parts).values())
         if lost or extra:
+            train, val, union = (list_files.FILES[role] for role in ("train", "val", "trainval"))
             report.problems.append(
-                f"{list_files.FILES['trainval']} is not {list_files.FILES['train']} and {list_files.FILES['val']} together: "
+                f"{union} is not {train} and {val} together: "
                 f"it lacks {_many(lost, 'image')} of theirs and has {extra} others"
             )
 
