@@ -232,13 +232,13 @@ class Backbone(nn.Module):
         usable = bool(names) and all(n in modules for n in names)
         tail: list[str] = []
         inside: list[str] = []
-        found: dict[str, Tensor] = {}
+        outputs: dict[str, Tensor] = {}
         called: set[str] = set()
 
         def enter(name: str):
             def hook(module: nn.Module, args: Any) -> None:
                 called.add(name)
-                if usable and names[-1] in found and not inside:
+                if usable and names[-1] in outputs and not inside:
                     tail.append(name)
                     inside.append(name)
 
@@ -248,8 +248,8 @@ class Backbone(nn.Module):
             def hook(module: nn.Module, args: Any, output: Any) -> None:
                 if inside and inside[-1] == name:
                     inside.pop()
-                if name in names and name not in found and isinstance(output, Tensor):
-                    found[name] = output
+                if name in names and name not in outputs and isinstance(output, Tensor):
+                    outputs[name] = output
 
             return hook
 
@@ -263,14 +263,14 @@ class Backbone(nn.Module):
         finally:
             for handle in handles:
                 handle.remove()
-        if set(names) - set(found) or not usable:
+        if set(names) - set(outputs) or not usable:
             return [], [], features, frozenset(called)
         tail = [n for n in tail if _changes(modules[n])]
-        if not self._replays(found[names[-1]], tail, features):
+        if not self._replays(outputs[names[-1]], tail, features):
             return [], [], features, frozenset(called)
         prefix = int(getattr(self.net, "num_prefix_tokens", 0) or 0)
         taps = [
-            _tap(n, i["num_chs"], i["reduction"], found[n], prefix, image.shape[2:])
+            _tap(n, i["num_chs"], i["reduction"], outputs[n], prefix, image.shape[2:])
             for n, i in zip(names, info, strict=True)
         ]
         return taps, tail, features, frozenset(called)

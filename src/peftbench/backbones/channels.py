@@ -53,16 +53,16 @@ def hidden_channels(backbone: Backbone) -> list[Channels]:
     parameter = next(net.parameters())
     with torch.no_grad(), watch.hooked(), watch:
         net.forward_features(torch.zeros(1, 3, *backbone.facts.canvas, device=parameter.device, dtype=parameter.dtype))
-    found = []
+    groups = []
     for name in list(watch.outputs)[1:]:
         if group := _follow(net, name, watch):
-            found.append(group)
-    return found
+            groups.append(group)
+    return groups
 
 
 def attention_heads(backbone: Backbone) -> list[Heads]:
     """The heads of the attentions whose packing is known: timm's (q, k and v as blocks) and EfficientFormer's."""
-    found = []
+    attentions = []
     for name, module in backbone.net.named_modules():
         qkv, proj = getattr(module, "qkv", None), getattr(module, "proj", None)
         if not (isinstance(qkv, nn.Linear) and isinstance(proj, nn.Linear) and "Attention" in type(module).__name__):
@@ -74,8 +74,8 @@ def attention_heads(backbone: Backbone) -> list[Heads]:
             rows = rows.view(3, count, -1).transpose(0, 1).flatten(1)
         else:
             continue
-        found.append(Heads(name, rows, torch.arange(proj.in_features).view(count, -1)))
-    return found
+        attentions.append(Heads(name, rows, torch.arange(proj.in_features).view(count, -1)))
+    return attentions
 
 
 @torch.no_grad()

@@ -45,8 +45,8 @@ class Layer:
 def layers(backbone: Backbone) -> list[Layer]:
     """Every linear layer and 2-d convolution of the backbone, in order."""
     modules = dict(backbone.net.named_modules())
-    found = [(n, m) for n, m in modules.items() if isinstance(m, nn.Linear | nn.Conv2d)]
-    return [Layer(n, m, _kind(n, m, modules), _fixed(m)) for n, m in found]
+    weighted = [(n, m) for n, m in modules.items() if isinstance(m, nn.Linear | nn.Conv2d)]
+    return [Layer(n, m, _kind(n, m, modules), _fixed(m)) for n, m in weighted]
 
 
 def _kind(name: str, module: nn.Linear | nn.Conv2d, modules: dict[str, nn.Module]) -> Kind:

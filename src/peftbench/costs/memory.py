@@ -87,8 +87,8 @@ def _kilobytes(key: str) -> int | None:
         lines = _STATUS.read_text().splitlines()
     except OSError:
         return None
-    found = [line.split()[1] for line in lines if line.startswith(key)]
-    return int(found[0]) * 1024 if found else None
+    values = [line.split()[1] for line in lines if line.startswith(key)]
+    return int(values[0]) * 1024 if values else None
 
 
 def _resident() -> int:

@@ -93,10 +93,10 @@ def simulate_step(
                 parameter.grad = torch.zeros_like(parameter)
             made.step()  # its state exists from now on
             made.zero_grad()
-            given = batch()
+            images_and_targets = batch()
             with flops:
                 with saved.counting(), torch.autocast("cpu", half, enabled=half is not None):
-                    loss = model.loss(given)
+                    loss = model.loss(images_and_targets)
                 loss.backward()
             made.step()
     return Step(alive.peak, saved.total, flops.get_total_flops())

@@ -127,8 +127,8 @@ class Splits:
                 continue
             if not len(split):
                 raise UserError(f"{self.name}: the {role} split is empty; expected at least one image.")
-            if found := split.unknown(len(self.classes)):
-                at, label = found
+            if unknown := split.unknown(len(self.classes)):
+                at, label = unknown
                 raise UserError(
                     f"{self.name}: {split.names[at]} of the {role} split has label {label}; "
                     f"expected 0 to {len(self.classes) - 1} ({len(self.classes)} classes)."

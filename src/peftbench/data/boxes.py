@@ -139,8 +139,8 @@ class BoxSet(DataSet):
         if val is not None and self.val_images is not None and self.val_images < len(val):
             watched = val.take(np.linspace(0, len(val) - 1, self.val_images).round().astype(np.int64))
         both = self._with_objects(name, train + val) if val is not None else None
-        said = (*notes, *_shared(train, val, test))
-        return Splits(name, classes, self._with_objects(name, train), watched, test, both, notes=said)
+        sentences = (*notes, *_shared(train, val, test))
+        return Splits(name, classes, self._with_objects(name, train), watched, test, both, notes=sentences)
 
     def _held_out(self, train: Split) -> tuple[Split, Split]:
         count = min(max(round(self.val_fraction * len(train)), 1), len(train) - 1)
@@ -160,9 +160,9 @@ class BoxSet(DataSet):
 
 def _shared(train: Split, val: Split | None, test: Split | None) -> list[str]:
     """A sentence where images to evaluate on are trained on too."""
-    trained, said = {str(path) for path in train.images}, []
+    trained, sentences = {str(path) for path in train.images}, []
     for role, split in (("validation", val), ("test", test)):
-        found = zip(split.names, split.images, strict=True) if split is not None else ()
-        if twice := [name for name, path in found if str(path) in trained]:
-            said.append(f"{len(twice):,} of the {role} images are training images too, such as {twice[0]}")
-    return said
+        evaluated = zip(split.names, split.images, strict=True) if split is not None else ()
+        if twice := [name for name, path in evaluated if str(path) in trained]:
+            sentences.append(f"{len(twice):,} of the {role} images are training images too, such as {twice[0]}")
+    return sentences

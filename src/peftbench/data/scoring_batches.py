@@ -32,11 +32,11 @@ def plain_batches(train: DataLoader, config: Config, device: torch.device) -> It
     size = SIZE if config.task.name == "classification" else config.data.batch_size
     batches = order.split(size)[: config.trainer.max_batches]
     for batch in batches:
-        given = images.__getitems__(Indices(batch.tolist(), None))
-        yield [given.images.to(device), _moved(given.targets, device)]
+        loaded = images.__getitems__(Indices(batch.tolist(), None))
+        yield [loaded.images.to(device), _moved(loaded.targets, device)]
 
 
 def _moved(targets: Any, device: torch.device) -> Any:
     if isinstance(targets, Tensor):
         return targets.to(device)
-    return [{name: t.to(device) for name, t in one.items()} for one in targets]
+    return [{name: t.to(device) for name, t in target.items()} for target in targets]

@@ -36,10 +36,10 @@ class VideoFolder(Folder):
             raise UserError(
                 f"{folder}: holds images, not clips; expected <class>/<clip>/<frame>. Single images are data=folder."
             )
-        found = list(find_clips(folder))
-        if not found:
+        clips = list(find_clips(folder))
+        if not clips:
             raise UserError(f"{folder}: is a class folder without clips ({self.forms}); fill or remove it.")
-        return found
+        return clips
 
     def is_item(self, path: Path) -> bool:
         return path.exists()

@@ -78,8 +78,8 @@ def convert_voc(root: Path, out: Path, classes: Sequence[str] = (), zero_based: 
     contents = {name: _content(done, name, [read[s] for s in stems], zero_based) for name, stems in lists.items()}
     left = Counter(o.name for a in read.values() for o in a.objects if o.name not in done.classes)
     if left:
-        told = ", ".join(f"{name} ({count:,})" for name, count in left.most_common(5))
-        done.notes.append(f"{left.total():,} objects are of other classes and left out: {told}")
+        counts = ", ".join(f"{name} ({count:,})" for name, count in left.most_common(5))
+        done.notes.append(f"{left.total():,} objects are of other classes and left out: {counts}")
     _write(targets, contents)
     return done
 
@@ -94,7 +94,7 @@ def _lists(root: Path) -> dict[str, list[str]]:
             f"{f', such as {inner}' if inner else ''}."
         )
     there = {p.stem for p in folder.glob("*.xml")}
-    found: dict[str, list[str]] = {}
+    stems_of: dict[str, list[str]] = {}
     for name in _LISTS:
         file = root / "ImageSets" / "Main" / f"{name}.txt"
         if not file.is_file():
@@ -108,12 +108,12 @@ def _lists(root: Path) -> dict[str, list[str]]:
             if stem not in there:
                 raise UserError(f"{file}:{number}: there is no Annotations/{stem}.xml.")
         if stems:
-            found[name] = list(dict.fromkeys(stems))
-    if not found and there:
-        found["all"] = sorted(there)
-    if not found:
+            stems_of[name] = list(dict.fromkeys(stems))
+    if not stems_of and there:
+        stems_of["all"] = sorted(there)
+    if not stems_of:
         raise UserError(f"{folder}: holds no annotations; expected <image>.xml.")
-    return found
+    return stems_of
 
 
 def _read(root: Path, stem: str) -> _Annotation:
@@ -158,9 +158,9 @@ def _image(root: Path, stem: str, filename: str, path: Path) -> Path:
 
 def _size(tree: ElementTree.Element, image: Path) -> tuple[int, int]:
     """(height, width) as the annotation has it, or as the image does where that says nothing."""
-    given = [(tree.findtext(f"size/{key}") or "").strip() for key in ("height", "width")]
-    if all(text.isdecimal() and len(text) < 10 and int(text) for text in given):
-        return int(given[0]), int(given[1])
+    texts = [(tree.findtext(f"size/{key}") or "").strip() for key in ("height", "width")]
+    if all(text.isdecimal() and len(text) < 10 and int(text) for text in texts):
+        return int(texts[0]), int(texts[1])
     try:
         with Image.open(image) as opened:
             return upright_size(opened)
@@ -168,26 +168,26 @@ def _size(tree: ElementTree.Element, image: Path) -> tuple[int, int]:
         raise UserError(f"{image}: cannot be read as an image ({problem}), and its annotation has no size.") from None
 
 
-def _object(path: Path, number: int, found: ElementTree.Element) -> _Object:
-    name = (found.findtext("name") or "").strip()
+def _object(path: Path, number: int, element: ElementTree.Element) -> _Object:
+    name = (element.findtext("name") or "").strip()
     if not name:
         raise UserError(f"{path}: object {number} has no name; expected its class.")
-    corners = [found.findtext(f"bndbox/{key}") for key in _CORNERS]
+    corners = [element.findtext(f"bndbox/{key}") for key in _CORNERS]
     try:
         box = tuple(float(text or "") for text in corners)
     except ValueError:
         box = (math.nan,)
     if len(box) != 4 or not all(map(math.isfinite, box)):
-        told = ", ".join(f"{k}={t!r}" for k, t in zip(_CORNERS, corners, strict=True))
-        raise UserError(f"{path}: object {number} ({name}) has the box {told}; expected four numbers.")
-    difficult = (found.findtext("difficult") or "0").strip()
+        shown = ", ".join(f"{k}={t!r}" for k, t in zip(_CORNERS, corners, strict=True))
+        raise UserError(f"{path}: object {number} ({name}) has the box {shown}; expected four numbers.")
+    difficult = (element.findtext("difficult") or "0").strip()
     if difficult not in ("0", "1"):
         raise UserError(f"{path}: object {number} ({name}) has difficult={difficult!r}; expected 0 or 1.")
     return _Object(name, box, difficult == "1")
 
 
-def _classes(root: Path, found: Any, wanted: Sequence[str]) -> tuple[str, ...]:
-    there = sorted({o.name for annotation in found for o in annotation.objects})
+def _classes(root: Path, annotations: Any, wanted: Sequence[str]) -> tuple[str, ...]:
+    there = sorted({o.name for annotation in annotations for o in annotation.objects})
     if not there:
         raise UserError(f"{root}: no annotation has an object; expected some boxes.")
     for name in wanted:
@@ -207,14 +207,14 @@ def _content(done: Converted, name: str, annotations: Sequence[_Annotation], zer
     for at, annotation in enumerate(annotations, start=1):
         height, width = annotation.size
         images.append({"id": at, "file_name": annotation.image, "width": width, "height": height})
-        for found in annotation.objects:
-            if found.name not in ids:
+        for object_ in annotation.objects:
+            if object_.name not in ids:
                 continue
             first = 0 if zero_based else 1
-            x, y = found.box[0] - first, found.box[1] - first
-            w, h = found.box[2] - found.box[0] + first, found.box[3] - found.box[1] + first
+            x, y = object_.box[0] - first, object_.box[1] - first
+            w, h = object_.box[2] - object_.box[0] + first, object_.box[3] - object_.box[1] + first
             if w <= 0 or h <= 0:
-                empty.append(f"{annotation.path.name} ({found.name})")
+                empty.append(f"{annotation.path.name} ({object_.name})")
                 continue
             # A whole number stays one: 47, not 47.0.
             bbox = [int(v) if v.is_integer() else v for v in (x, y, w, h)]
@@ -222,11 +222,11 @@ def _content(done: Converted, name: str, annotations: Sequence[_Annotation], zer
                 {
                     "id": len(objects) + 1,
                     "image_id": at,
-                    "category_id": ids[found.name],
+                    "category_id": ids[object_.name],
                     "bbox": bbox,
                     "area": bbox[2] * bbox[3],
-                    "iscrowd": int(found.difficult),
-                    "difficult": int(found.difficult),
+                    "iscrowd": int(object_.difficult),
+                    "difficult": int(object_.difficult),
                 }
             )
     if empty:

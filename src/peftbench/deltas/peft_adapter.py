@@ -79,14 +79,14 @@ def write_adapter(
     Raises:
         Refusal: the delta holds more than low-rank updates of linear layers and a head.
     """
-    found: dict[str, Tensor] = {}
+    adapter_tensors: dict[str, Tensor] = {}
     layers: dict[str, None] = {}
     for name, tensor in tensors.items():
         if match := _OURS.fullmatch(name):
             layers[match[1]] = None
-            found[f"{_PREFIX}{match[1]}.lora_{match[2].upper()}.weight"] = tensor
+            adapter_tensors[f"{_PREFIX}{match[1]}.lora_{match[2].upper()}.weight"] = tensor
         elif name.startswith("task.head."):
-            found |= {f"{_PREFIX}{c}.{name.rpartition('.')[2]}": tensor for c in classifiers}
+            adapter_tensors |= {f"{_PREFIX}{c}.{name.rpartition('.')[2]}": tensor for c in classifiers}
         else:
             raise Refusal(f"format=peft: the delta holds {name}, which is no low-rank update of a linear layer.")
     settings = {
@@ -104,7 +104,7 @@ def write_adapter(
         "use_dora": False,
         "inference_mode": True,
     }
-    deltas.write_tensors(folder / WEIGHTS, found, {**metadata, "format": "pt"})
+    deltas.write_tensors(folder / WEIGHTS, adapter_tensors, {**metadata, "format": "pt"})
     with replacing(folder / CONFIG) as part:
         part.write_text(json.dumps(settings, indent=2) + "\n")
 
@@ -138,21 +138,21 @@ def read_adapter(folder: Path, classifiers: tuple[str, ...]) -> Adapter:
     if broken := [n for n, t in tensors.items() if not t.isfinite().all()]:
         raise UserError(f"{folder / WEIGHTS}: {broken[0]} holds values that are not finite; train it again.")
     layers: dict[str, None] = {}
-    found: dict[str, Tensor] = {}
+    delta_tensors: dict[str, Tensor] = {}
     heads: dict[str, list[Tensor]] = {}
     for name, tensor in tensors.items():
         short = name.removeprefix(_PREFIX)
         layer, _, part = short.rpartition(".")
         if (match := _THEIRS.fullmatch(short)) and tensor.ndim == 2:
             layers[match[1]] = None
-            found[f"backbone.net.{match[1]}.lora_{match[2].lower()}"] = tensor
+            delta_tensors[f"backbone.net.{match[1]}.lora_{match[2].lower()}"] = tensor
         elif layer in classifiers and part in ("weight", "bias"):
             heads.setdefault(part, []).append(tensor.flatten(1) if part == "weight" else tensor)
         else:
             raise Refusal(f"{folder / WEIGHTS}: {name} is neither LoRA of a linear layer nor the classifier; not read.")
     # timm averages the logits of two classifiers.
-    found |= {f"task.head.{p}": t[0] if len(t) == 1 else sum(t[1:], t[0]) / len(t) for p, t in heads.items()}
-    return Adapter(tuple(layers), rank, alpha, dropout, found, about.get("fingerprint", ""))
+    delta_tensors |= {f"task.head.{p}": t[0] if len(t) == 1 else sum(t[1:], t[0]) / len(t) for p, t in heads.items()}
+    return Adapter(tuple(layers), rank, alpha, dropout, delta_tensors, about.get("fingerprint", ""))
 
 
 def _no_weights(folder: Path) -> UserError:

@@ -14,8 +14,8 @@ from peftbench.backbones.layers import layers
 
 def prunable(backbone: Backbone) -> dict[str, nn.Parameter]:
     """The weights of convolutions and linear layers, but for the first layer and weights that are standardised."""
-    found = layers(backbone)[1:]
-    return {f"{x.name}.weight": x.weight for x in found if "standardised" not in x.fixed}
+    after_the_first = layers(backbone)[1:]
+    return {f"{x.name}.weight": x.weight for x in after_the_first if "standardised" not in x.fixed}
 
 
 def masks_of_lowest(scores: Mapping[str, Tensor], ratio: float) -> dict[str, Tensor]:

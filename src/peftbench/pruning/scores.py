@@ -37,11 +37,11 @@ def taylor_scores(backbone: Backbone, parameters: Mapping[str, nn.Parameter], im
     finally:
         for p, before in zip(chosen, trains, strict=True):
             p.requires_grad = before
-    found = {n: (p.detach() * s).abs() for (n, p), s in zip(parameters.items(), sums, strict=True)}
-    for name, score in found.items():
+    scores = {n: (p.detach() * s).abs() for (n, p), s in zip(parameters.items(), sums, strict=True)}
+    for name, score in scores.items():
         if not score.isfinite().all():
             raise UserError(f"pruning.criterion=taylor: the score of {name} is no number; use criterion=magnitude.")
-    return found
+    return scores
 
 
 def magnitude_scores(parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:

@@ -33,10 +33,10 @@ class CacheError(UserError):
     """The cache itself cannot hold an entry: there is no room, or its folder cannot be written or read back."""
 
 
-def taps_folder(given: str | None) -> Path:
+def taps_folder(folder: str | None) -> Path:
     """The folder of the cache: the given one, or `taps` in $PEFTBENCH_CACHE, $XDG_CACHE_HOME/peftbench or ~/.cache."""
-    if given:
-        return Path(given).expanduser()
+    if folder:
+        return Path(folder).expanduser()
     return cache() / "taps"
 
 
@@ -56,7 +56,7 @@ class Entry:
 
 def entries(root: Path) -> list[Entry]:
     """The entries under `root`, the last used first. What else lies there is none."""
-    found = []
+    listed = []
     for folder in root.glob("*"):
         with contextlib.suppress(OSError):  # no folder; or another process is removing it
             files = list(folder.iterdir())
@@ -65,8 +65,8 @@ def entries(root: Path) -> list[Entry]:
                 continue
             size = sum(f.stat().st_size for f in files)
             used = (folder / ABOUT if about else folder).stat().st_mtime
-            found.append(Entry(folder.name, folder, about or {}, size, used))
-    return sorted(found, key=lambda e: -e.used)
+            listed.append(Entry(folder.name, folder, about or {}, size, used))
+    return sorted(listed, key=lambda e: -e.used)
 
 
 def _damaged(folder: Path, files: list[Path]) -> bool:
@@ -84,10 +84,10 @@ def read_about(folder: Path) -> dict[str, Any] | None:
         content = json.loads((folder / ABOUT).read_text())
         rows, taps = content["rows"], content["taps"]
         sound = isinstance(content["about"], dict) and _counts([rows]) and rows * len(taps) > 0
-        each = [_counts(t["shape"]) and _counts(t["crc32"]) and t["dtype"] in DTYPES for t in taps]
+        taps_sound = [_counts(t["shape"]) and _counts(t["crc32"]) and t["dtype"] in DTYPES for t in taps]
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return None
-    return content if sound and all(each) else None
+    return content if sound and all(taps_sound) else None
 
 
 def _counts(values: Any) -> bool:

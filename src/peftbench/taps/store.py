@@ -79,20 +79,20 @@ class InFile:
         self.nbytes = math.prod(self.shape) * dtype.itemsize
         if not path.exists():
             raise ValueError(f"{path.name} is missing")
-        if (found := path.stat().st_size) != self.nbytes:
-            raise ValueError(f"{path.name} has {found} bytes, expected {self.nbytes}")
+        if (size := path.stat().st_size) != self.nbytes:
+            raise ValueError(f"{path.name} has {size} bytes, expected {self.nbytes}")
         self._file, self._one = path.open("rb", buffering=0), threading.Lock()
 
     def index_select(self, dim: int, rows: Tensor) -> Tensor:
         """As torch's, of the first dimension. Raises UserError where the file cannot be read any more."""
         assert dim == 0
-        found = torch.empty((len(rows), *self.shape[1:]), dtype=self.dtype)
+        values = torch.empty((len(rows), *self.shape[1:]), dtype=self.dtype)
         size = self.nbytes // self.shape[0]
-        into = memoryview(found.flatten().view(torch.uint8).numpy())  # type: ignore[arg-type]
+        into = memoryview(values.flatten().view(torch.uint8).numpy())  # type: ignore[arg-type]
         for i, row in enumerate(rows.tolist()):
             if self._read(into[i * size : (i + 1) * size], row * size) != size:
                 raise UserError(f"{self.path}: has been cut short while it was read; run again.")
-        return found
+        return values
 
     def crc32(self, at: int) -> int:
         """Of the block that begins there."""
@@ -136,15 +136,15 @@ def taps_on_disk(
     remove_leftovers(root)
     held = lock_for_reading(root, name)
     with lock_for_filling(root, name, lambda: tell("waiting for another run that computes the same taps")):
-        if (found := _opened(root / name, about, tell)) is None:
+        if (taps := _opened(root / name, about, tell)) is None:
             begun = time.perf_counter()
             make_room(root, bytes_, limit)
             filled = _write(root, name, about, fill)
-            found = _opened(root / name, about, tell)
-    if found is None:
+            taps = _opened(root / name, about, tell)
+    if taps is None:
         raise CacheError(f"{root / name}: was written and cannot be read back; give another taps.dir, or taps=off.")
     mark_used(root / name)
-    return Taps(found, "disk", filled, time.perf_counter() - begun if filled else 0.0, name, [held])
+    return Taps(taps, "disk", filled, time.perf_counter() - begun if filled else 0.0, name, [held])
 
 
 def _write(root: Path, name: str, about: dict[str, Any], fill: Fill) -> int:

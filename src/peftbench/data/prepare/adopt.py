@@ -57,10 +57,10 @@ def adopt_task(
 def _named(task: str, source: Tree, prefix: str, report: Report) -> None:
     """A folder that bears none of the task's names must have all of its classes, lest another task pass for it."""
     name = prefix.rstrip("/").rpartition("/")[2] or Path(source.title).name.partition(".")[0]
-    found = max(report.classes.values(), default=0)
-    if name not in spellings(task) and found < TASKS[task].classes:
+    classes = max(report.classes.values(), default=0)
+    if name not in spellings(task) and classes < TASKS[task].classes:
         report.problems.append(
-            f"it has images of {found} of the {TASKS[task].classes} classes and is called {name}, so it looks like "
+            f"it has images of {classes} of the {TASKS[task].classes} classes and is called {name}, so it looks like "
             f"another task; call it {task} if it is not"
         )
 

@@ -35,9 +35,9 @@ def key_hasher(name: str, split: str) -> Callable[[str], bytes]:
     start = hashlib.md5(split.encode()) if name == TFDS else hashlib.sha256(f"{name}/{split}/".encode())
 
     def hashed(key: str) -> bytes:
-        one = start.copy()
-        one.update(key.encode())
-        return one.digest()
+        digest = start.copy()
+        digest.update(key.encode())
+        return digest.digest()
 
     return hashed
 
@@ -53,25 +53,25 @@ def pools_of_roles(
 ) -> dict[str, list[Entry]]:
     """All that each role may be drawn from, in order; percentages are rounded down, as task_adaptation does."""
     sorted_: dict[str, list[Entry]] = {}
-    found = {}
+    pools = {}
     for role, (split, begin, end) in cut.items():
         if split not in sorted_:
             sorted_[split] = ordered_entries(splits[split], split, name)
         whole = sorted_[split]
-        found[role] = whole[begin * len(whole) // 100 : end * len(whole) // 100]
-    return found
+        pools[role] = whole[begin * len(whole) // 100 : end * len(whole) // 100]
+    return pools
 
 
 def draw_images(
-    task: str, found: Mapping[str, list[Entry]], sizes: tuple[int, int, int | None]
+    task: str, pools: Mapping[str, list[Entry]], sizes: tuple[int, int, int | None]
 ) -> dict[str, list[Entry]]:
     """The first `sizes` (train, val, test; None is all) of each pool. Raises UserError where a pool is smaller."""
     drawn = {}
     for role, size in zip(ROLES, sizes, strict=True):
-        if size is not None and len(found[role]) < size:
+        if size is not None and len(pools[role]) < size:
             raise UserError(
-                f"{task}: the source has {len(found[role]):,} images to draw {role} from, and {size:,} are to be "
+                f"{task}: the source has {len(pools[role]):,} images to draw {role} from, and {size:,} are to be "
                 f"drawn; for a smaller set give train=, val= and test=."
             )
-        drawn[role] = found[role][:size]
+        drawn[role] = pools[role][:size]
     return drawn

@@ -54,11 +54,11 @@ class SourceFiles:
     def _fetched(self, file: File) -> Path:
         path = self.root / self.name / file.name
         url = f"{self.mirror.rstrip('/')}/{self.name}/{file.name}" if self.mirror else file.url
-        what = f"{path} or {path.parent}/{file.other}" if file.other else str(path)
+        places = f"{path} or {path.parent}/{file.other}" if file.other else str(path)
         if url is None:
             raise UserError(
                 f"{self.source.title}: {file.name} is not in {path.parent} and cannot be fetched without you: "
-                f"{self.source.steps}, then put it at {what} ({self.source.home})."
+                f"{self.source.steps}, then put it at {places} ({self.source.home})."
             )
-        fetch_file(url, path, self.watch, by_hand=f"fetch it by hand ({self.source.home}) and put it at {what}")
+        fetch_file(url, path, self.watch, by_hand=f"fetch it by hand ({self.source.home}) and put it at {places}")
         return path

@@ -56,8 +56,8 @@ def write_task_folder(
         missing = [(role, i) for role in ROLES for i in range(len(drawn[role])) if i not in there[role]]
         total = sum(len(drawn[role]) for role in ROLES)
         # All at once, for an archive of tens of gigabytes may have to be read from its begin.
-        found = pictures([drawn[role][i] for role, i in missing])
-        for done, (at, content) in enumerate(found, start=total - len(missing) + 1):
+        images = pictures([drawn[role][i] for role, i in missing])
+        for done, (at, content) in enumerate(images, start=total - len(missing) + 1):
             role, i = missing[at]
             path = begun / "images" / _FOLDERS[role] / f"{i:06d}{_kind(content, drawn[role][i])}"
             part = path.with_suffix(".part")
@@ -130,9 +130,9 @@ def _there(begun: Path, role: str, stamps: dict[str, str]) -> dict[int, Path]:
     folder = begun / "images" / _FOLDERS[role]
     folder.mkdir(parents=True, exist_ok=True)
     images = (p for p in folder.iterdir() if p.stem.isdecimal() and p.suffix in _KINDS.values())
-    found = {int(p.stem): p for p in images if p.stat().st_size}  # a crash of the machine may leave empty ones
-    stamps |= {_name(path, begun): stamp_of_bytes(path.read_bytes()) for path in found.values()}
-    return found
+    written = {int(p.stem): p for p in images if p.stat().st_size}  # a crash of the machine may leave empty ones
+    stamps |= {_name(path, begun): stamp_of_bytes(path.read_bytes()) for path in written.values()}
+    return written
 
 
 def _plan(split: str, drawn: Mapping[str, Sequence[Entry]]) -> str:

@@ -59,19 +59,19 @@ class Tree(ABC):
 
     def ending(self, *endings: str) -> dict[str, bytes]:
         """The contents of the files whose paths end so, by ending. Raises UserError where one is not there."""
-        found: dict[str, bytes] = {}
+        contents: dict[str, bytes] = {}
         for name, file in self.walk(lambda name: any(_ends(name, e) for e in endings)):
             if file is not None:
                 with self.guarded():
                     content = file.read()
-                found |= {e: content for e in endings if _ends(name, e)}
-                if len(found) == len(endings):
+                contents |= {e: content for e in endings if _ends(name, e)}
+                if len(contents) == len(endings):
                     break
-        if lost := [e for e in endings if e not in found]:
+        if lost := [e for e in endings if e not in contents]:
             raise UserError(
                 f"{self.title}: holds no {lost[0]}{_more(len(lost))}; it is not whole, or not the right one."
             )
-        return found
+        return contents
 
     @contextmanager
     def guarded(self) -> Iterator[None]:

@@ -30,11 +30,12 @@ class Vtab(DataSet):
         folder = self._folder()
         splits = {role: _read(folder, file, self.classes) for role, file in list_files.FILES.items()}
         if folder == Path(self.root).expanduser() and folder.name not in spellings(self.task_name):
-            found = {int(label) for split in splits.values() for label in split.labels}
-            if found != set(range(self.classes)):
+            labels = {int(label) for split in splits.values() for label in split.labels}
+            if labels != set(range(self.classes)):
                 raise UserError(
-                    f"data.root={self.root}: holds {len(found)} of the {self.classes} labels of vtab/{self.task_name}, "
-                    f"so it looks like another task; name the folder {self.task_name} if it is not."
+                    f"data.root={self.root}: holds {len(labels)} of the {self.classes} labels of "
+                    f"vtab/{self.task_name}, so it looks like another task; "
+                    f"name the folder {self.task_name} if it is not."
                 )
         made = provenance.read_provenance(folder)
         name = f"vtab/{self.task_name}"

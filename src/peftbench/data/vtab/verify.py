@@ -99,19 +99,19 @@ def verify_task_folder(
 
 
 def _lists(report: Report, table: Task | None) -> dict[str, list_files.Listed]:
-    found = {}
+    listed = {}
     for role, file in list_files.FILES.items():
         try:
-            found[role] = list_files.read_list(report.folder, file, table.classes if table else None)
+            listed[role] = list_files.read_list(report.folder, file, table.classes if table else None)
         except UserError as problem:
             report.problems.append(str(problem))
             continue
-        wrong = found[role].problems
+        wrong = listed[role].problems
         report.problems += wrong[:1] + ([f"{file}: {len(wrong) - 1} more lines like that"] if len(wrong) > 1 else [])
-        again = [name for name, count in Counter(found[role].names).items() if count > 1]
+        again = [name for name, count in Counter(listed[role].names).items() if count > 1]
         if again:
             report.problems.append(f"{file}: {_many(len(again), 'image')} listed more than once, such as {again[0]}")
-    return found
+    return listed
 
 
 def _sizes(report: Report, table: Task | None, smaller: tuple[int, int, int] | None) -> None:
@@ -149,15 +149,15 @@ def _classes(
         report.problems.append(f"test.txt: class {uneven[0]} has {_many(n, 'image')}, expected {table.each} of each")
 
 
-def _look(folder: Path, listed: dict[str, list_files.Listed], watch: Stages, what: str) -> dict[str, Seen]:
+def _look(folder: Path, listed: dict[str, list_files.Listed], watch: Stages, title: str) -> dict[str, Seen]:
     """Every listed file, read and decoded once."""
     names = list(dict.fromkeys(name for of in listed.values() for name in of.names))
     seen: dict[str, Seen] = {}
-    watch(what, 0, len(names))
+    watch(title, 0, len(names))
     with ThreadPoolExecutor(min(32, (os.cpu_count() or 1) + 1)) as pool:
-        for name, one in zip(names, pool.map(lambda n: _read(folder / n), names), strict=True):
-            seen[name] = one
-            watch(what, len(seen), len(names))
+        for name, image in zip(names, pool.map(lambda n: _read(folder / n), names), strict=True):
+            seen[name] = image
+            watch(title, len(seen), len(names))
     return seen
 
 
@@ -199,13 +199,13 @@ def _same(report: Report, listed: dict[str, list_files.Listed], seen: dict[str, 
             if pixels := seen[name].pixels:
                 pictures.setdefault(role, {}).setdefault(pixels, []).append((name, label))
     allowed = int(_TWINS * report.sizes.get("trainval", 0)) if table and table.twins else 0
-    for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
-        shared = sorted(pictures.get(one, {}).keys() & pictures.get(other, {}).keys())
+    for role, other in (("train", "val"), ("train", "test"), ("val", "test")):
+        shared = sorted(pictures.get(role, {}).keys() & pictures.get(other, {}).keys())
         if not shared:
             continue
-        first, second = pictures[one][shared[0]][0][0], pictures[other][shared[0]][0][0]
+        first, second = pictures[role][shared[0]][0][0], pictures[other][shared[0]][0][0]
         text = (
-            f"{_many(len(shared), 'picture')} of {one} {_are(len(shared))} in {other} too, such as {first} = {second}"
+            f"{_many(len(shared), 'picture')} of {role} {_are(len(shared))} in {other} too, such as {first} = {second}"
         )
         if len(shared) > allowed:
             report.overlaps.append(text)
@@ -241,9 +241,9 @@ def _hash(
     seen: dict[str, Seen],
     made: provenance.Provenance | None,
 ) -> None:
-    if any(one.problem for one in seen.values()):
+    if any(image.problem for image in seen.values()):
         return
-    stamps = {name: one.stamp for name, one in seen.items()}
+    stamps = {name: image.stamp for name, image in seen.items()}
     contents = {role: hash_of_rows(of.names, of.labels, stamps) for role, of in listed.items()}
     report.hashes = {stage: stage_hash(contents, stage) for stage in STAGES}
     if made and made.hash != report.hashes["final"]:
@@ -276,8 +276,8 @@ def stage_hash(contents: dict[str, str], stage: str) -> str:
     return hash_of_contents(role and contents[role] for role in STAGES[stage])
 
 
-def _many(count: int, what: str) -> str:
-    return f"{count:,} {what}{'s' * (count != 1)}"
+def _many(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def _are(count: int) -> str:

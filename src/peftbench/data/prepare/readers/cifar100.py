@@ -19,11 +19,11 @@ _RECORD = 2 + 3 * 32 * 32
 class Reader(base.Reader):
     def splits(self) -> dict[str, list[Entry]]:
         tree = self.files.tree("cifar-100-binary.tar.gz")
-        found = tree.ending("train.bin", "test.bin", "fine_label_names.txt")
-        self.classes = tuple(found["fine_label_names.txt"].decode().split())
+        contents = tree.ending("train.bin", "test.bin", "fine_label_names.txt")
+        self.classes = tuple(contents["fine_label_names.txt"].decode().split())
         self.records = {}
         for split in ("train", "test"):
-            content = np.frombuffer(found[f"{split}.bin"], dtype=np.uint8)
+            content = np.frombuffer(contents[f"{split}.bin"], dtype=np.uint8)
             if not len(content) or len(content) % _RECORD:
                 raise UserError(f"{tree.title}: {split}.bin has {len(content):,} bytes, no multiple of {_RECORD}.")
             self.records[split] = content.reshape(-1, _RECORD)

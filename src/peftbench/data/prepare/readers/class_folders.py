@@ -14,19 +14,19 @@ class Reader(base.Reader):
         self.classes = self.files.source.names
         tree = self._tree()
         label = {name: i for i, name in enumerate(self.classes)}
-        found = []
+        entries = []
         for name in tree.names():
             folder, _, file = name.rpartition("/")
             of = folder.rpartition("/")[2]
             if of in label and file.endswith(".jpg") and not file.startswith("."):
-                found.append(Entry(f"{of}_{file}", label[of], name))
-        if lost := set(label) - {self.classes[entry.label] for entry in found}:
+                entries.append(Entry(f"{of}_{file}", label[of], name))
+        if lost := set(label) - {self.classes[entry.label] for entry in entries}:
             raise UserError(
                 f"{tree.title}: holds no jpg of {min(lost)}"
                 + f" and {len(lost) - 1} other classes" * (len(lost) > 1)
                 + "."
             )
-        return {"train": found}
+        return {"train": entries}
 
     def pictures(self, entries: Sequence[Entry]) -> Iterator[tuple[int, bytes]]:
         return base.pictures_from_tree(self._tree(), entries)

@@ -27,11 +27,11 @@ class Reader(base.Reader):
         tree = self.files.tree("CLEVR_v1.0.zip")
         files = {split: f"scenes/CLEVR_{name}_scenes.json" for split, name in _SPLITS.items()}
         contents = tree.ending(*files.values())
-        found: dict[str, list[Entry]] = {}
+        entries: dict[str, list[Entry]] = {}
         for split, file in files.items():
             try:
                 scenes = json.loads(contents[file])["scenes"]
-                found[split] = [
+                entries[split] = [
                     Entry(
                         scene["image_filename"],
                         self._label(scene["objects"]),
@@ -41,7 +41,7 @@ class Reader(base.Reader):
                 ]
             except (ValueError, KeyError, TypeError, IndexError) as problem:
                 raise UserError(f"{tree.title}: {file} is not as expected ({problem!r}).") from None
-        return found
+        return entries
 
     def _label(self, objects: Sequence[Any]) -> int:
         if self.task == "clevr_count":

@@ -14,17 +14,17 @@ _SPLITS = ("train", "validation", "test")
 
 class Reader(base.Reader):
     def splits(self) -> dict[str, list[Entry]]:
-        found: dict[str, list[Entry]] = {split: [] for split in _SPLITS}
+        entries: dict[str, list[Entry]] = {split: [] for split in _SPLITS}
         for name, number, fields in self._records():
             split = next(s for s in _SPLITS if f"dmlab-{s}.tfrecord" in name)
             try:
                 (key,), (label,), (_,) = fields["filename"], fields["label"], fields["image"]
-                found[split].append(Entry(key.decode(), int(label), (name, number)))
+                entries[split].append(Entry(key.decode(), int(label), (name, number)))
             except (KeyError, ValueError, AttributeError):
                 raise UserError(
                     f"dmlab: record {number + 1} of {name} has not the fields image, filename, label."
                 ) from None
-        return found
+        return entries
 
     def pictures(self, entries: Sequence[Entry]) -> Iterator[tuple[int, bytes]]:
         index = {entry.place: at for at, entry in enumerate(entries)}

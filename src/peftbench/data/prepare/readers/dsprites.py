@@ -58,8 +58,8 @@ class Reader(base.Reader):
         path = self.files.path(_FILE)
         if not zipfile.is_zipfile(path):
             raise UserError(f"{path}: is no whole .npz file; remove it and fetch it again.")
-        for found, file in ZipTree(path).walk(lambda member: member == name):
-            if found == name and file is not None:
+        for member_name, file in ZipTree(path).walk(lambda member: member == name):
+            if member_name == name and file is not None:
                 try:
                     version = np.lib.format.read_magic(file)
                     read = (

@@ -14,8 +14,8 @@ _LISTS = {"train": "labels/train1.txt", "validation": "labels/val1.txt", "test":
 class Reader(base.Reader):
     def splits(self) -> dict[str, list[Entry]]:
         tree = self.files.tree("dtd-r1.0.1.tar.gz")
-        found = tree.ending(*_LISTS.values())
-        names = {split: found[file].decode().split() for split, file in _LISTS.items()}
+        contents = tree.ending(*_LISTS.values())
+        names = {split: contents[file].decode().split() for split, file in _LISTS.items()}
         self.classes = tuple(sorted({name.partition("/")[0] for listed in names.values() for name in listed}))
         if len(self.classes) != 47:
             raise UserError(f"{tree.title}: its lists name {len(self.classes)} classes, expected 47.")

@@ -30,13 +30,13 @@ class Reader(base.Reader):
         wanted = [n for n in tree.names() if n.endswith(".txt") and "testing/" not in n]
         for name, content in tree.read(wanted):
             labels[name.rpartition("/")[2].removesuffix(".txt")] = self._label(f"{tree.title}/{name}", content)
-        found: dict[str, list[Entry]] = {"train": [], "validation": [], "test": []}
+        entries: dict[str, list[Entry]] = {"train": [], "validation": [], "test": []}
         for number, split in enumerate(self._videos()):
             stem = f"{number:06d}"
             if stem not in labels:
                 raise UserError(f"{tree.title}: has no labels for image {stem}.")
-            found[split].append(Entry(f"{stem}.png", labels[stem], f"{stem}.png"))
-        return found
+            entries[split].append(Entry(f"{stem}.png", labels[stem], f"{stem}.png"))
+        return entries
 
     def _label(self, name: str, content: bytes) -> int:
         nearest = np.float32(1000.0)
@@ -54,11 +54,13 @@ class Reader(base.Reader):
     def _videos(self) -> list[str]:
         """The split of each training image, by number."""
         tree = self.files.tree("devkit_object.zip")
-        found = tree.ending("train_rand.txt", "train_mapping.txt")
+        contents = tree.ending("train_rand.txt", "train_mapping.txt")
         try:
-            videos = [line.split()[1] for line in found["train_mapping.txt"].decode().splitlines() if line.strip()]
+            videos = [line.split()[1] for line in contents["train_mapping.txt"].decode().splitlines() if line.strip()]
             lines = [
-                int(word) - 1 for word in found["train_rand.txt"].decode().replace("\n", "").split(",") if word.strip()
+                int(word) - 1
+                for word in contents["train_rand.txt"].decode().replace("\n", "").split(",")
+                if word.strip()
             ]
             of = [videos[line] for line in lines]
         except (ValueError, IndexError) as problem:

@@ -18,7 +18,7 @@ _SPLITS = {"train": "train", "validation": "valid", "test": "test"}
 
 class Reader(base.Reader):
     def splits(self) -> dict[str, list[Entry]]:
-        found = {}
+        entries = {}
         for split, name in _SPLITS.items():
             labels = self._array(name, "y")[:].ravel().tolist()
             images = self._array(name, "x")
@@ -27,8 +27,8 @@ class Reader(base.Reader):
                     f"camelyonpatch_level_2_split_{name}_x.h5: x is {images.dtype} of shape {list(images.shape)}, "
                     f"expected uint8 of [{len(labels)}, 96, 96, 3]."
                 )
-            found[split] = [Entry(f"{name}_{i}", int(y), (name, i)) for i, y in enumerate(labels)]
-        return found
+            entries[split] = [Entry(f"{name}_{i}", int(y), (name, i)) for i, y in enumerate(labels)]
+        return entries
 
     def pictures(self, entries: Sequence[Entry]) -> Iterator[tuple[int, bytes]]:
         images = {name: self._array(name, "x") for name in {entry.place[0] for entry in entries}}

@@ -71,10 +71,10 @@ def btgraham(image: np.ndarray, radius: int) -> np.ndarray:
     from scipy.ndimage import gaussian_filter1d
 
     middle = image[image.shape[0] // 2].astype(np.int64).sum(axis=1)
-    found = float((middle > middle.mean() / 10).sum()) / 2
-    if found < 1:  # a dark picture: half its height stands for the radius
-        found = image.shape[0] / 2
-    factor, kept = radius / found, int(radius * _KEPT)
+    eye_radius = float((middle > middle.mean() / 10).sum()) / 2
+    if eye_radius < 1:  # a dark picture: half its height stands for the radius
+        eye_radius = image.shape[0] / 2
+    factor, kept = radius / eye_radius, int(radius * _KEPT)
     size = [max(1, round(n * factor)) for n in image.shape[:2]]
     cut = [(max(n // 2 - kept, 0), min(n // 2 + kept, n)) for n in size]
     reach = int(3.0 * radius / 30 + 0.5)  # of the blur: 61 taps for a radius of 300, as OpenCV takes for this sigma

@@ -24,7 +24,7 @@ _NAMES = {"train": ("46789", "training"), "test": ("01235", "testing")}
 
 class Reader(base.Reader):
     def splits(self) -> dict[str, list[Entry]]:
-        self.pixels, found = {}, {}
+        self.pixels, entries = {}, {}
         for split in _NAMES:
             pixels, info = self._matrix(split, "dat"), self._matrix(split, "info")
             if pixels.shape[1:] != (2, 96, 96) or info.shape != (len(pixels), 4):
@@ -34,8 +34,8 @@ class Reader(base.Reader):
                 )
             self.pixels[split] = pixels[:, 0].copy()
             labels = info[:, 1] if self.task == "smallnorb_ele" else info[:, 2] // 2
-            found[split] = [Entry(str(i), int(label), (split, i)) for i, label in enumerate(labels)]
-        return found
+            entries[split] = [Entry(str(i), int(label), (split, i)) for i, label in enumerate(labels)]
+        return entries
 
     def pictures(self, entries: Sequence[Entry]) -> Iterator[tuple[int, bytes]]:
         for at, entry in enumerate(entries):

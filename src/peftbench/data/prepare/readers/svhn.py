@@ -14,7 +14,7 @@ from peftbench.data.prepare.readers.mat import read_variables
 
 class Reader(base.Reader):
     def splits(self) -> dict[str, list[Entry]]:
-        self.pixels, found = {}, {}
+        self.pixels, entries = {}, {}
         for split in ("train", "test"):
             path = self.files.path(f"{split}_32x32.mat")
             pixels, labels = read_variables(path, "X", "y")
@@ -24,8 +24,8 @@ class Reader(base.Reader):
                     f"expected uint8 of [32, 32, 3, N]."
                 )
             self.pixels[split] = pixels
-            found[split] = [Entry(str(i), int(y) % 10, (split, i)) for i, y in enumerate(labels.ravel())]
-        return found
+            entries[split] = [Entry(str(i), int(y) % 10, (split, i)) for i, y in enumerate(labels.ravel())]
+        return entries
 
     def pictures(self, entries: Sequence[Entry]) -> Iterator[tuple[int, bytes]]:
         for at, entry in enumerate(entries):
