@@ -17,7 +17,8 @@ from peftbench import config
 from peftbench.backbones.backbone import Backbone
 from peftbench.backbones.channels import shrink_backbone
 from peftbench.backbones.facts import Size
-from peftbench.backbones.stream import INSTEAD, Blocks, File, Streamed, Weightless
+from peftbench.backbones.stream import Blocks, File, Streamed
+from peftbench.backbones.weightless import INSTEAD, Weightless
 from peftbench.backbones.weights import (
     State,
     Uncopied,

@@ -1,4 +1,7 @@
-"""Channels and heads inside a backbone's blocks that nothing outside sees: where they are, how they are taken out."""
+"""Channels and heads inside a backbone's blocks that nothing outside sees: where they are, how they are taken out.
+
+A layer's weight is (rows, columns, …): a row for each channel that it gives, a column for each that it takes.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,10 @@ _NO_ELEMENTS = (nn.MultiheadAttention, nn.Softmax, nn.LogSoftmax, nn.Softmin, nn
 
 @dataclass(frozen=True)
 class Channels:
-    """`count` hidden channels: rows of `first`, columns of `last`; modules `between` act on each by itself."""
+    """A group of `count` hidden channels: rows of the layer `first`, columns of the layer `last`.
+
+    The modules `between` act on each channel by itself. All are named as in the net.
+    """
 
     first: str
     between: tuple[str, ...]
@@ -30,7 +36,11 @@ class Channels:
 
 @dataclass(frozen=True)
 class Heads:
-    """The heads of an attention `module`: `rows[h]` of its qkv and `columns[h]` of its proj belong to head h."""
+    """The heads of the attention `module`.
+
+    To head h belong the rows `rows[h]` of its qkv, int64 (heads, 3 * channels of a head), and the columns `columns[h]`
+    of its proj, int64 (heads, channels of a head).
+    """
 
     module: str
     rows: Tensor
@@ -67,10 +77,12 @@ def attention_heads(backbone: Backbone) -> list[Heads]:
         qkv, proj = getattr(module, "qkv", None), getattr(module, "proj", None)
         if not (isinstance(qkv, nn.Linear) and isinstance(proj, nn.Linear) and "Attention" in type(module).__name__):
             continue
-        count, rows = module.num_heads, torch.arange(qkv.out_features)
+        count = module.num_heads
+        rows = torch.arange(qkv.out_features)
         if hasattr(module, "key_attn_dim"):  # EfficientFormer: head after head
             rows = rows.view(count, -1)
-        elif hasattr(module, "attn_dim") and getattr(module, "gate", None) is None and _plain(module, "norm"):
+        elif hasattr(module, "attn_dim") and getattr(module, "gate", None) is None and _does_nothing(module, "norm"):
+            # (q, k, v; head; channel) -> (head; q, k, v; channel)
             rows = rows.view(3, count, -1).transpose(0, 1).flatten(1)
         else:
             continue
@@ -118,12 +130,13 @@ def owned_parameters(net: nn.Module, group: Channels) -> Iterator[tuple[nn.Param
     yield last._parameters["weight"], 1  # type: ignore[misc]
 
 
-def _plain(module: nn.Module, name: str) -> bool:
+def _does_nothing(module: nn.Module, name: str) -> bool:
+    """Whether the module's part of this name is the identity, or is not there."""
     return isinstance(getattr(module, name, None), nn.Identity | type(None))
 
 
 def _packed(module: Any, rows: Tensor) -> Tensor:
-    """Rows of the kept heads in the order that the attention expects."""
+    """Rows of the kept heads (heads, …), in the order that the attention expects: (rows,)."""
     if hasattr(module, "key_attn_dim"):
         return rows.flatten()
     return rows.view(len(rows), 3, -1).transpose(0, 1).flatten()
@@ -138,7 +151,13 @@ class _Reading:
 
 
 class _Watch(TorchFunctionMode):
-    """What each layer makes, and who reads each tensor."""
+    """Notes what each layer makes, and who reads each tensor, while a net computes.
+
+    Attributes:
+        outputs: layer -> its output, in the order in which they computed.
+        readers: id of a tensor -> the uses of it.
+        calls: layer -> how often it computed.
+    """
 
     def __init__(self, net: nn.Module, tapped: set[str]) -> None:
         super().__init__()
@@ -173,7 +192,7 @@ class _Watch(TorchFunctionMode):
                 reading = self._inside.pop()
                 if not self._inside and isinstance(output, Tensor):
                     if not any(output is t for t in _tensors(args)):
-                        self.readers[id(output)] = []  # of a tensor that is gone, and whose place this one has taken
+                        self.readers[id(output)] = []  # what is noted is of a tensor that is gone, and had this id
                     reading.output = output
                     self.outputs[name] = output
                     self.kept.append(output)
@@ -204,7 +223,7 @@ def _follow(net: nn.Module, first: str, watch: _Watch) -> Channels | None:
     layer: Any = net.get_submodule(first)
     if not _dense(layer) or watch.calls[first] != 1 or _standardised(layer):
         return None
-    if getattr(layer, "groups", 1) > 1:  # which inputs a channel reads goes by its place
+    if getattr(layer, "groups", 1) > 1:  # its place decides which inputs a channel reads
         return None
     count, tensor = layer.weight.shape[0], watch.outputs[first]
     between: list[str] = []
@@ -259,7 +278,8 @@ def _apart(module: nn.Module) -> bool:
 
 
 def _excitation(module: nn.Module) -> tuple[str, str] | None:
-    if type(module).__name__ not in ("SqueezeExcite", "SEModule") or not _plain(module, "bn"):
+    """The two convolutions of a squeeze-and-excitation, by name; None of other modules."""
+    if type(module).__name__ not in ("SqueezeExcite", "SEModule") or not _does_nothing(module, "bn"):
         return None
     return next((pair for pair in _EXCITED if all(isinstance(getattr(module, n, None), nn.Conv2d) for n in pair)), None)
 

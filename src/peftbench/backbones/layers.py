@@ -16,11 +16,13 @@ _STEMS = ("stem", "patch_embed", "conv_stem", "conv1")
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer with a weight (O, I/g · k²), flattened.
+    """A layer with a weight of `rows` x `columns`: (O, I/g · k²), a convolution's flattened.
 
-    `kind`: `stem` before the stages, `downsample` between them; else `attn` are linear layers and 1 x 1 convolutions
-    inside an attention, `mlp` other linear layers, and convolutions go by their kernel. `fixed` is why its weight
-    cannot be tuned, or empty.
+    Attributes:
+        name: its name in the net.
+        kind: `stem` before the stages, `downsample` between them; else `attn` for linear layers and 1 x 1 convolutions
+            inside an attention, `mlp` for other linear layers, and for other convolutions what their kernel is.
+        fixed: why its weight cannot be tuned, or empty.
     """
 
     name: str

@@ -40,8 +40,8 @@ def pointwise(x: Tensor, weight: Tensor) -> Tensor:
     """`weight` (K, C) at every position of `x` (B, C, N): (B, K, N)."""
     images, channels, positions = x.shape
     if weight.shape[0] > positions:  # image by image, the gradient of `weight` would be larger than `x`
-        together = x.transpose(0, 1).reshape(channels, images * positions)
-        return torch.mm(weight, together).view(-1, images, positions).transpose(0, 1)
+        all_positions = x.transpose(0, 1).reshape(channels, images * positions)
+        return torch.mm(weight, all_positions).view(-1, images, positions).transpose(0, 1)
     return torch.bmm(weight.expand(images, -1, -1), x)  # three times as fast as a convolution on a CPU
 
 

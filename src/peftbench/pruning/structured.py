@@ -23,11 +23,17 @@ Score = Callable[[Mapping[str, nn.Parameter]], dict[str, Tensor]]
 def remove_parts(
     backbone: Backbone, ratio: float, round_to: int, of_heads: float, score: Score
 ) -> dict[str, dict[str, int]]:
-    """Takes the share `ratio` of each block's hidden channels, and `of_heads` of each attention's heads, out.
+    """Takes out the share `ratio` of each block's hidden channels, and `of_heads` of each attention's heads.
 
-    What is kept of a group is the multiple of `round_to` nearest to its share, and at least that much; a channel is
-    worth the norm of what it owns, of the scores that `score` gives (magnitudes: the L2 norm over its group).
-    Returns what was kept, `{"channels": {layer: count}, "heads": {attention: count}}`.
+    A group keeps the multiple of `round_to` nearest to its share, and at least `round_to`. A channel is worth the L2
+    norm of the scores of all weights that it owns.
+
+    Args:
+        backbone: it is changed in place; on the meta device shapes change alone.
+        score: a score for each weight, by the names and in the shapes of the parameters that it is given.
+
+    Returns:
+        How many are kept: `{"channels": {layer: count}, "heads": {attention: count}}`.
     """
     groups = [(g, _share(g.count, ratio, round_to)) for g in hidden_channels(backbone)] if ratio else []
     attentions = [(h, _share(h.count, of_heads, 1)) for h in attention_heads(backbone)] if of_heads else []
@@ -50,6 +56,7 @@ def _share(count: int, ratio: float, round_to: int) -> int:
 def _best(
     backbone: Backbone, groups: list[tuple[Channels, int]], attentions: list[tuple[Heads, int]], score: Score
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The channels of each group that are worth most, by first layer, and so the heads, by attention."""
     net = backbone.net
     names = {id(p): n for n, p in net.named_parameters()}
     owned = {g.first: [(names[id(p)], dim) for p, dim in owned_parameters(net, g)] for g, n in groups if n < g.count}
@@ -60,6 +67,7 @@ def _best(
 
     channels = {}
     for first, pairs in owned.items():
+        # Of each tensor that a group owns a part of, the channels come first: (channels, …).
         squares = [scores[n].square().movedim(dim, 0) for n, dim in pairs]
         worth = torch.stack([s.flatten(1).sum(1) if s.ndim > 1 else s for s in squares]).sum(0)
         channels[first] = _highest(worth, counts[first])
@@ -73,5 +81,5 @@ def _best(
 
 
 def _highest(worth: Tensor, count: int) -> Tensor:
-    """The indices of the `count` highest, in order; of equals the last are kept."""
+    """The indices of the `count` highest, in order; among equals the last are kept."""
     return torch.sort(worth, stable=True).indices[-count:].sort().values

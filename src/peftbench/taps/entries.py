@@ -34,7 +34,10 @@ class CacheError(UserError):
 
 
 def taps_folder(folder: str | None) -> Path:
-    """The folder of the cache: the given one, or `taps` in $PEFTBENCH_CACHE, $XDG_CACHE_HOME/peftbench or ~/.cache."""
+    """The folder of the cache.
+
+    `folder` where it is given, else `taps` in $PEFTBENCH_CACHE, in $XDG_CACHE_HOME/peftbench or in ~/.cache/peftbench.
+    """
     if folder:
         return Path(folder).expanduser()
     return cache() / "taps"
@@ -55,7 +58,7 @@ class Entry:
 
 
 def entries(root: Path) -> list[Entry]:
-    """The entries under `root`, the last used first. What else lies there is none."""
+    """The entries under `root`, the last used first; whatever else lies there is passed over."""
     listed = []
     for folder in root.glob("*"):
         with contextlib.suppress(OSError):  # no folder; or another process is removing it
@@ -76,9 +79,9 @@ def _damaged(folder: Path, files: list[Path]) -> bool:
 
 
 def read_about(folder: Path) -> dict[str, Any] | None:
-    """What an entry says of itself: `about`, `rows`, and `shape`, `dtype` and `crc32` of its `taps`.
+    """The description of an entry: `about`, `rows`, and `shape`, `dtype` and `crc32` of each of its `taps`.
 
-    None where it is not there or damaged.
+    None where the description is missing or damaged.
     """
     try:
         content = json.loads((folder / ABOUT).read_text())
@@ -128,7 +131,7 @@ def remove_leftovers(root: Path) -> int:
 
 
 def _left(root: Path) -> Iterator[Path]:
-    """What lies half-written and no run is writing, nor begins to while it is looked at."""
+    """Half-written entries that no run is writing, nor begins to write while they are looked at."""
     for part in (root / PARTS).glob("*"):
         with _lock(root, f"{part.name.split('.')[0]}.fill", wait=False) as held:
             if held is not None:
@@ -146,11 +149,11 @@ def make_room(root: Path, needed: int, limit: int) -> None:
         CacheError: they cannot, or the disk has not that much free.
     """
     if needed > limit:
-        most = round(limit / 2**30, 6)
-        raise CacheError(f"taps.max_gb={most:g}: these taps need {_amount(needed)}; give more, or taps=off.")
-    there = entries(root)
-    excess = sum(e.bytes for e in there) + needed - limit
-    for oldest in reversed(there):
+        allowed = round(limit / 2**30, 6)
+        raise CacheError(f"taps.max_gb={allowed:g}: these taps need {_amount(needed)}; give more, or taps=off.")
+    last_used_first = entries(root)
+    excess = sum(e.bytes for e in last_used_first) + needed - limit
+    for oldest in reversed(last_used_first):
         if excess > 0 and remove_entry(oldest):
             excess -= oldest.bytes
     free = shutil.disk_usage(root).free

@@ -46,11 +46,15 @@ _VERIFIED: set[tuple[str, int]] = set()
 class Taps:
     """The taps of one split, row by row.
 
-    `each` has one (rows, …) tensor a tap, in memory or in a file. `filled` counts the rows that went through the
-    backbone for it in this process, `seconds` how long that took.
+    Attributes:
+        tensors: one (rows, …) tensor a tap, in memory or in a file.
+        mode: memory or disk.
+        filled: rows that went through the backbone for it in this process.
+        seconds: how long that took.
+        key: the name of the entry on disk.
     """
 
-    each: Sequence[Tensor | InFile]
+    tensors: Sequence[Tensor | InFile]
     mode: str
     filled: int = 0
     seconds: float = 0.0
@@ -59,16 +63,18 @@ class Taps:
 
     def __call__(self, rows: Tensor) -> list[Tensor]:
         """The taps of some rows: for each tap (len(rows), …)."""
-        return [t.index_select(0, rows) for t in self.each]
+        return [t.index_select(0, rows) for t in self.tensors]
 
     @property
     def bytes(self) -> int:
-        return sum(t.nbytes for t in self.each)
+        return sum(t.nbytes for t in self.tensors)
 
 
 class InFile:
-    """A tap (rows, …) in a file. It is read, not mapped: mapped pages would count as the memory of whoever reads them,
-    and a file cut short would kill him.
+    """A tap (rows, …) in a file.
+
+    It is read, not mapped: mapped pages would count as the memory of the process that reads them, and a file cut short
+    would kill it.
 
     Raises:
         ValueError: the file is not as long as that.
@@ -81,10 +87,14 @@ class InFile:
             raise ValueError(f"{path.name} is missing")
         if (size := path.stat().st_size) != self.nbytes:
             raise ValueError(f"{path.name} has {size} bytes, expected {self.nbytes}")
-        self._file, self._one = path.open("rb", buffering=0), threading.Lock()
+        self._file, self._lock = path.open("rb", buffering=0), threading.Lock()
 
     def index_select(self, dim: int, rows: Tensor) -> Tensor:
-        """As torch's, of the first dimension. Raises UserError where the file cannot be read any more."""
+        """The taps of some rows, (len(rows), …): torch's `index_select` of the first dimension.
+
+        Raises:
+            UserError: the file has been cut short since it was opened.
+        """
         assert dim == 0
         values = torch.empty((len(rows), *self.shape[1:]), dtype=self.dtype)
         size = self.nbytes // self.shape[0]
@@ -95,20 +105,20 @@ class InFile:
         return values
 
     def crc32(self, at: int) -> int:
-        """Of the block that begins there."""
+        """The CRC-32 of the block that begins at byte `at`."""
         block = bytearray(min(BLOCK, self.nbytes - at))
         return zlib.crc32(memoryview(block)[: self._read(memoryview(block), at)])
 
     def _read(self, into: memoryview, at: int) -> int:
         if hasattr(os, "preadv"):  # not on Windows
             return os.preadv(self._file.fileno(), [into], at)
-        with self._one:
+        with self._lock:
             self._file.seek(at)
             return self._file.readinto(into)
 
 
 def entry_key(about: dict[str, Any]) -> str:
-    """The name of the entry that holds what `about` describes: twenty hex digits."""
+    """The name of the entry that holds what `about` describes: twenty hex digits of a hash."""
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:20]
 
 
@@ -125,16 +135,23 @@ def taps_on_disk(
 ) -> Taps:
     """The entry that `about` describes, filled first where it is not there or is damaged.
 
-    Of several processes one fills, the others wait for it. `bytes_` is the size it will have, `limit` that of the
-    whole cache.
+    Where several processes ask for it, one fills it and the others wait.
+
+    Args:
+        root: the folder of the cache.
+        about: what the entry holds.
+        bytes_: the size that the entry will have.
+        limit: bytes that the whole cache may have.
+        fill: computes the taps.
+        tell: shows the user a sentence.
 
     Raises:
-        CacheError: no room for it, or a disk that cannot be written. What `fill` raises is passed on.
+        CacheError: there is no room for it, or the disk cannot be written. What `fill` raises is passed on.
     """
     name = entry_key(about)
     begun, filled = time.perf_counter(), 0
     remove_leftovers(root)
-    held = lock_for_reading(root, name)
+    reading = lock_for_reading(root, name)
     with lock_for_filling(root, name, lambda: tell("waiting for another run that computes the same taps")):
         if (taps := _opened(root / name, about, tell)) is None:
             begun = time.perf_counter()
@@ -144,11 +161,11 @@ def taps_on_disk(
     if taps is None:
         raise CacheError(f"{root / name}: was written and cannot be read back; give another taps.dir, or taps=off.")
     mark_used(root / name)
-    return Taps(taps, "disk", filled, time.perf_counter() - begun if filled else 0.0, name, [held])
+    return Taps(taps, "disk", filled, time.perf_counter() - begun if filled else 0.0, name, [reading])
 
 
 def _write(root: Path, name: str, about: dict[str, Any], fill: Fill) -> int:
-    """Fills the entry beside its place and moves it there whole; returns the number of rows."""
+    """Fills the entry beside its place and moves it there when it is whole; returns the number of rows."""
     part = root / PARTS / f"{name}.{os.getpid()}"
     rows, shapes = 0, []
     with contextlib.ExitStack() as stack:

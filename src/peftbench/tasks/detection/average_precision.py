@@ -13,7 +13,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 DETECTIONS = 100
-"""COCO looks at as many of an image, those of the highest scores, whatever their classes."""
+"""COCO looks at as many detections of an image, those of the highest scores, whatever their classes."""
 
 
 class BoxAP(Metric):
@@ -30,7 +30,7 @@ class BoxAP(Metric):
     is_differentiable = False
     higher_is_better = True
     full_state_update = False
-    # Rows of all images, one after the other: without their own ends between them, processes can be put together.
+    # Rows of all images, one after the other, so that those of several processes can be joined.
     images: list[Tensor]  # int64 (id, number of detections, number of truths)
     detections: list[Tensor]  # float (x1, y1, x2, y2, score, label)
     truths: list[Tensor]  # float (x1, y1, x2, y2, label, crowd, area)
@@ -52,21 +52,24 @@ class BoxAP(Metric):
                 holds a crowd, and `true_area` (m,), by which COCO calls an object small, medium or large.
         """
         counts, detections, truths = [], [], []
-        for p, t in zip(predictions, targets, strict=True):
-            counts.append([int(t["image_id"]), len(p["scores"]), len(t["true_labels"])])
-            detections.append((p["boxes"], p["scores"], p["labels"]))
-            truths.append((t["true_boxes"], t["true_labels"], t["true_crowd"], t["true_area"]))
+        for predicted, target in zip(predictions, targets, strict=True):
+            counts.append([int(target["image_id"]), len(predicted["scores"]), len(target["true_labels"])])
+            detections.append((predicted["boxes"], predicted["scores"], predicted["labels"]))
+            truths.append((target["true_boxes"], target["true_labels"], target["true_crowd"], target["true_area"]))
         self._keep(counts, detections, truths)
 
     def _keep(
         self, counts: list[list[int]], detections: Sequence[tuple[Tensor, ...]], truths: Sequence[tuple[Tensor, ...]]
     ) -> None:
+        """Adds rows to the three states: boxes (n, 4) of each image, then its columns (n,)."""
         self.images.append(torch.tensor(counts, dtype=torch.int64, device=self.device).reshape(-1, 3))
         real = torch.float32 if self.device.type == "mps" else torch.float64  # MPS has no float64
         for state, images, width in ((self.detections, detections, 6), (self.truths, truths, 7)):
-            empty = torch.zeros(0, width, dtype=real, device=self.device)
-            rows = [torch.column_stack([b.to(empty).reshape(-1, 4), *(c.to(empty) for c in cs)]) for b, *cs in images]
-            state.append(torch.cat([empty, *rows]))
+            rows = [torch.zeros(0, width, dtype=real, device=self.device)]
+            for boxes, *columns in images:
+                columns = [column.to(rows[0]) for column in columns]
+                rows.append(torch.column_stack([boxes.to(rows[0]).reshape(-1, 4), *columns]))
+            state.append(torch.cat(rows))
 
     def sync(self, *args: Any, **options: Any) -> None:
         if not self._is_synced:  # a process without images must hand on states of the shape and type that the others do
@@ -108,7 +111,7 @@ class BoxAP(Metric):
         ]
 
     def _gathered(self) -> tuple[list[int], np.ndarray, np.ndarray]:
-        """Image ids in their order, the detections and the truths of these images, with the image's id before each."""
+        """Sorted image ids, and the detections (n, 7) and truths (m, 8) of these images, each behind its image's id."""
         images, detections, truths = (
             dim_zero_cat(s).cpu().numpy() for s in (self.images, self.detections, self.truths)
         )
@@ -123,12 +126,15 @@ class BoxAP(Metric):
 
 
 def _best(rows: np.ndarray) -> np.ndarray:
-    """The finite ones among (image id, box, score, label), and of these an image's best, in the order they were in."""
+    """Each image's best detections, of those that are finite, in the order that they had.
+
+    `rows` (n, 7) are image id, x1, y1, x2, y2, score and label.
+    """
     rows = rows[np.isfinite(rows).all(1)]
-    order = np.lexsort((-rows[:, 5], rows[:, 0]))
-    ids = rows[order, 0]
-    place = np.arange(len(rows)) - np.searchsorted(ids, ids)
-    return rows[np.sort(order[place < DETECTIONS])]
+    by_image_and_score = np.lexsort((-rows[:, 5], rows[:, 0]))
+    ids = rows[by_image_and_score, 0]
+    place_in_image = np.arange(len(rows)) - np.searchsorted(ids, ids)
+    return rows[np.sort(by_image_and_score[place_in_image < DETECTIONS])]
 
 
 def _boxes(rows: np.ndarray) -> list[list[float]]:
