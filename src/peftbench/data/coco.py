@@ -156,7 +156,10 @@ def _files(folder: Path) -> list[str]:
 def _split(
     annotations: Annotations, places: Sequence[Path | None], folders: Sequence[Path], missing: float, notes: list[str]
 ) -> BoxSplit:
-    """The images that are there with their objects; what was left out is refused above the share `missing`, or told."""
+    """The images that are there, with their objects.
+
+    What is left out is noted in `notes`, or refused where it is more than the share `missing`.
+    """
     gone = [at for at, place in enumerate(places) if place is None]
     if gone:
         problem = f"{len(gone):,} of {len(places):,} images are not there, such as {annotations.names[gone[0]]}"

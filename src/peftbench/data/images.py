@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from peftbench.common.errors import UserError
+from peftbench.common.progress import Watch
 from peftbench.common.seeds import mix
 from peftbench.data.base import Split
 from peftbench.data.media import DAMAGED, read_clip, upright
@@ -40,20 +41,25 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 class Preparation(Protocol):
-    """How a task prepares images for its model: a frozen dataclass, whose `augment` is for training alone."""
+    """How a task prepares images for its model: a frozen dataclass, whose field `augment` is for training alone."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
-    def over(
-        self, split: Split, on_error: str, memory_gb: float, watch: Callable[[int, int], None], views: int = 0
-    ) -> Images:
+    def over(self, split: Split, on_error: str, memory_gb: float, watch: Watch, views: int = 0) -> Images:
         """A split's images in this form."""
         ...
 
 
 @dataclass(frozen=True)
 class Transform:
-    """From an image to the model's input: squashed to size x size, no crop; then scaled by mean and std."""
+    """From an image to the model's input: squashed to size x size, no crop; then scaled by mean and std.
+
+    Attributes:
+        size: pixels of a side.
+        interpolation: a filter of `FILTERS`.
+        mean, std: the normalisation, in units of the range 0 to 1, which the model applies.
+        augment: none, flip, crop, rrc or trivial.
+    """
 
     size: int
     interpolation: str
@@ -62,9 +68,7 @@ class Transform:
     augment: str = "none"
 
     def __call__(self, image: Picture) -> Tensor:
-        """uint8 (3, size, size) of a file, a PIL image, or pixels (H, W) or (H, W, 3) in uint8.
-
-        A model of ours normalises it.
+        """uint8 (3, size, size) of a file, a PIL image, or pixels (H, W) or (H, W, 3) in uint8; not yet normalised.
 
         Raises:
             UserError: it cannot be read as an image.
@@ -75,17 +79,16 @@ class Transform:
             name = image if isinstance(image, str | Path) else "this image"
             raise UserError(f"{name}: cannot be read as an image ({problem}).") from None
 
-    def over(
-        self, split: Split, on_error: str, memory_gb: float, watch: Callable[[int, int], None], views: int = 0
-    ) -> Images:
+    def over(self, split: Split, on_error: str, memory_gb: float, watch: Watch, views: int = 0) -> Images:
         """A split's images in this form."""
         return Images(split, self, on_error, memory_gb, watch, views)
 
 
 def decode_image(source: Picture, size: int | tuple[int, int], interpolation: str) -> np.ndarray:
-    """An image as uint8 (3, size, size), or (3, *size): EXIF rotation applied, any mode to RGB, resized.
+    """An image as uint8 (3, size, size), or (3, *size): turned as its EXIF says, in RGB, resized without its aspect.
 
-    Its own shape is not kept.
+    Raises:
+        UserError, OSError, ValueError: as `open_image`.
     """
     height, width = (size, size) if isinstance(size, int) else size
     image = to_rgb(open_image(source)).resize((width, height), FILTERS[interpolation])
@@ -96,7 +99,7 @@ def open_image(source: Picture) -> Image.Image:
     """An image of any mode, turned as its EXIF says.
 
     Raises:
-        UserError: it is nothing that holds an image.
+        UserError: it is of a type, or pixels are of a shape, that holds no image.
         OSError, ValueError: it cannot be read as one (`media.DAMAGED`).
     """
     if isinstance(source, np.ndarray):
@@ -117,7 +120,7 @@ def open_image(source: Picture) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """An image of any mode in RGB."""
+    """An image of any mode in RGB: 16 bit grey scaled to 8 bit, transparency dropped."""
     if image.mode.startswith("I"):  # 16 bit grey: PIL would clip to 255
         image = Image.fromarray((np.asarray(image, dtype=np.float64) / 257).round().clip(0, 255).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:
@@ -132,13 +135,13 @@ def decode_clip(clip: Path, frames: int, size: int, interpolation: str) -> np.nd
         OSError, ValueError: it cannot be read (`media.DAMAGED`), with the frame's name where a frame is at fault.
     """
 
-    def read(frame: np.ndarray | Path) -> np.ndarray:
+    def decode_frame(frame: np.ndarray | Path) -> np.ndarray:
         try:
             return decode_image(frame, size, interpolation)
         except DAMAGED as problem:
             raise ValueError(f"{frame.name}: {problem}" if isinstance(frame, Path) else str(problem)) from None
 
-    return np.stack(read_clip(clip, frames, read))
+    return np.stack(read_clip(clip, frames, decode_frame))
 
 
 class Batch(NamedTuple):
@@ -156,12 +159,17 @@ class Images(Dataset):
     """A split as tensors: decoded once into memory while it fits, else from disk each time.
 
     Attributes:
+        kept: pixels of a side as an image is decoded; larger than the input where an augmentation cuts from it.
         views: 0, or how many fixed augmented views stand for each image; training then draws among them.
         stored: once set, gives the taps of rows, and no image is decoded for training any more.
+        skipped: names the images that were left out because they are damaged.
+        scored_at_once: images a batch where a method looks at them before training; None is as many as in training.
 
     Raises:
         UserError: a damaged image, named, where `on_error` is `refuse`; else it is left out and named in `skipped`.
     """
+
+    scored_at_once: ClassVar[int | None] = 32
 
     def __init__(
         self,
@@ -169,18 +177,17 @@ class Images(Dataset):
         transform: Transform,
         on_error: str,
         memory_gb: float,
-        watch: Callable[[int, int], None],
+        watch: Watch,
         views: int = 0,
     ) -> None:
         self.kept = round(transform.size * _MARGIN.get(transform.augment, 1.0))
-        shape = (*(() if split.frames is None else (split.frames,)), 3, self.kept, self.kept)
+        image_shape = (3, self.kept, self.kept)
+        shape = image_shape if split.frames is None else (split.frames, *image_shape)
         self.transform, self.augment = transform, _augmentation(transform)
         self.views = views if self.augment is not None else 0
         self._begin(split, shape, len(split) * math.prod(shape) <= memory_gb * 2**30, on_error, watch)
 
-    def _begin(
-        self, split: Split, shape: tuple[int, ...], fits: bool, on_error: str, watch: Callable[[int, int], None]
-    ) -> None:
+    def _begin(self, split: Split, shape: tuple[int, ...], fits: bool, on_error: str, watch: Watch) -> None:
         self.split, self.shape, self.fits = split, shape, fits
         self.kind = "image" if split.frames is None else "clip"
         self.skipped: list[str] = []
@@ -194,7 +201,7 @@ class Images(Dataset):
         """The group of each image, (N,), where batches should be of one group."""
         return None
 
-    def load(self, watch: Callable[[int, int], None] = lambda done, of: None) -> None:
+    def load(self, watch: Watch = lambda done, of: None) -> None:
         """Decodes into memory, if the images fit and are not there yet."""
         if self.fits and self.pixels is None:
             self._decode_all("refuse", watch, True)
@@ -247,11 +254,11 @@ class Images(Dataset):
             return torch.stack([self.augment(i) for i in images])  # one draw for all frames of a clip
 
     def _decode(self, index: int) -> np.ndarray:
-        source, how = self.split.images[index], (self.kept, self.transform.interpolation)
+        source, interpolation = self.split.images[index], self.transform.interpolation
         try:
             if self.split.frames is None:
-                return decode_image(source, *how)
-            return decode_clip(source, self.split.frames, *how)
+                return decode_image(source, self.kept, interpolation)
+            return decode_clip(source, self.split.frames, self.kept, interpolation)
         except DAMAGED as problem:
             raise self._damaged(index, problem) from None
 
@@ -266,10 +273,10 @@ class Images(Dataset):
         source = self.split.images[index]
         return str(source) if isinstance(source, Path) else self.split.names[index]
 
-    def _decode_all(self, on_error: str, watch: Callable[[int, int], None], keep: bool) -> None:
+    def _decode_all(self, on_error: str, watch: Watch, keep: bool) -> None:
         pixels = torch.empty((len(self.split), *self.shape), dtype=torch.uint8) if keep else None
 
-        def one(index: int) -> bool:
+        def decode_into_memory(index: int) -> bool:
             try:
                 image = self._decode(index)
             except UserError:
@@ -280,19 +287,19 @@ class Images(Dataset):
                 pixels[index] = torch.from_numpy(image.copy())
             return True
 
-        good: list[int] = []
+        whole: list[int] = []
         with ThreadPoolExecutor() as pool:
-            for index, fine in enumerate(pool.map(one, range(len(self.split)))):
+            for index, fine in enumerate(pool.map(decode_into_memory, range(len(self.split)))):
                 watch(index + 1, len(self.split))
                 if fine:
-                    good.append(index)
+                    whole.append(index)
                 else:
                     self.skipped.append(self._where(index))
-        if not good:
+        if not whole:
             raise UserError(f"none of the {len(self.split)} {self.kind}s can be read, such as {self.skipped[0]}.")
         if self.skipped:
-            self.split = self.split.take(good)
-            pixels = pixels[torch.tensor(good)] if pixels is not None else None
+            self.split = self.split.take(whole)
+            pixels = pixels[torch.tensor(whole)] if pixels is not None else None
         self.pixels = pixels
 
 

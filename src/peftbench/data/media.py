@@ -89,7 +89,7 @@ def spread_frames(count: int, frames: int) -> list[int]:
 
 
 def read_clip(clip: Path, frames: int, read: Callable[[Path | np.ndarray], np.ndarray]) -> list[np.ndarray]:
-    """`frames` frames spread over a clip in order of time, each as `read` makes it of a file or of (H, W, 3) pixels.
+    """`frames` frames spread over a clip in order of time, each as `read` gives it for a file or (H, W, 3) pixels.
 
     Raises:
         ValueError, OSError: it cannot be read, or holds no frames.
@@ -150,10 +150,10 @@ def _pictures(
 def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     import av
 
-    # A title in another encoding than UTF-8 is no damage; PyAV 19 knows that by itself, and takes no such word.
-    more: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+    # A title in another encoding than UTF-8 is no damage. PyAV 19 knows that by itself and has no such option.
+    options: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
     try:
-        with av.open(str(path.absolute()), options={"format_whitelist": _FORMATS}, **more) as container:
+        with av.open(str(path.absolute()), options={"format_whitelist": _FORMATS}, **options) as container:
             stream = container.streams.best("video")
             if stream is None:
                 raise ValueError("it holds no pictures")

@@ -17,7 +17,8 @@ from peftbench.data.media import VIDEOS, find_clips, frame_files, require_reader
 class VideoFolder(Folder):
     """Clips under `root`, each a folder of frames or a video file, in one of the three forms of `Folder`.
 
-    Of each clip `frames` frames are read: the middle ones of as many equal stretches; of a shorter clip some twice.
+    A clip is cut into `frames` equal stretches, and the middle frame of each is read. A shorter clip gives some frames
+    twice.
     """
 
     frames: int = 8
@@ -31,7 +32,11 @@ class VideoFolder(Folder):
         return super().load()
 
     def items(self, folder: Path) -> Iterable[Path]:
-        """The clips of a class folder, at any depth. Raises UserError where it has none."""
+        """The clips of a class folder, at any depth.
+
+        Raises:
+            UserError: the folder has none, or holds images.
+        """
         if frame_files(folder):
             raise UserError(
                 f"{folder}: holds images, not clips; expected <class>/<clip>/<frame>. Single images are data=folder."

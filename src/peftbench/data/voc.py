@@ -25,13 +25,13 @@ _MOST = 2**24  # bytes of one annotation
 
 @dataclass
 class Converted:
-    """What became of the lists.
+    """What a conversion wrote.
 
     Attributes:
         files: the JSON file of each list.
-        images, objects: how many, by list.
+        images, objects: how many of them each list has.
         classes: in the order of their category ids, which begin at 1.
-        notes: what was left out, a sentence each.
+        notes: sentences about what was left out.
     """
 
     files: dict[str, Path] = field(default_factory=dict)
@@ -74,14 +74,14 @@ def convert_voc(root: Path, out: Path, classes: Sequence[str] = (), zero_based: 
         if target.exists():
             raise UserError(f"{target}: is there already; move it away, or give another out=.")
     read = {stem: _read(root, stem) for stem in dict.fromkeys(s for stems in lists.values() for s in stems)}
-    done = Converted(targets, classes=_classes(root, read.values(), classes))
-    contents = {name: _content(done, name, [read[s] for s in stems], zero_based) for name, stems in lists.items()}
-    left = Counter(o.name for a in read.values() for o in a.objects if o.name not in done.classes)
-    if left:
-        counts = ", ".join(f"{name} ({count:,})" for name, count in left.most_common(5))
-        done.notes.append(f"{left.total():,} objects are of other classes and left out: {counts}")
+    converted = Converted(targets, classes=_classes(root, read.values(), classes))
+    contents = {name: _content(converted, name, [read[s] for s in stems], zero_based) for name, stems in lists.items()}
+    left_out = Counter(o.name for a in read.values() for o in a.objects if o.name not in converted.classes)
+    if left_out:
+        counts = ", ".join(f"{name} ({count:,})" for name, count in left_out.most_common(5))
+        converted.notes.append(f"{left_out.total():,} objects are of other classes and left out: {counts}")
     _write(targets, contents)
-    return done
+    return converted
 
 
 def _lists(root: Path) -> dict[str, list[str]]:
@@ -127,7 +127,7 @@ def _read(root: Path, stem: str) -> _Annotation:
 
 
 def _tree(path: Path) -> ElementTree.Element:
-    """The XML, which is data from anywhere: what declares entities is refused before they are expanded."""
+    """The XML, which may come from anywhere: a file that declares entities is refused before they are expanded."""
 
     def refuse(*_: Any) -> None:
         raise UserError(f"{path}: declares a document type, which VOC's files do not; remove its <!DOCTYPE …>.")
@@ -199,7 +199,7 @@ def _classes(root: Path, annotations: Any, wanted: Sequence[str]) -> tuple[str, 
 
 
 def _content(done: Converted, name: str, annotations: Sequence[_Annotation], zero_based: bool) -> dict[str, Any]:
-    """COCO's object of a list. Counts what it holds."""
+    """COCO's object of a list; `done` counts what it holds."""
     ids = {name: i for i, name in enumerate(done.classes, start=1)}
     images: list[dict[str, Any]] = []
     objects: list[dict[str, Any]] = []

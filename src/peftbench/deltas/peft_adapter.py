@@ -47,9 +47,14 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True)
 class Adapter:
-    """`tensors` are a delta's: `backbone.net.<layer>.lora_a` (r, d_in), `….lora_b` (d_out, r), and the head.
+    """A LoRA adapter, as PEFT's files describe it, with tensors as peftbench names them.
 
-    `fingerprint` is that of the backbone, where peftbench wrote the adapter.
+    Attributes:
+        layers: the names of the adapted layers in the timm model.
+        rank, alpha, dropout: LoRA's options.
+        tensors: a delta's: `backbone.net.<layer>.lora_a` (r, d_in), `backbone.net.<layer>.lora_b` (d_out, r), and the
+            head.
+        fingerprint: the backbone's, where peftbench wrote the adapter; else empty.
     """
 
     layers: tuple[str, ...]
@@ -71,13 +76,16 @@ def write_adapter(
     """Writes a delta of `method=lora` as an adapter of timm's model with a classifier of as many classes.
 
     Args:
+        folder: where the files go.
         tensors: the delta.
-        options: of the method: rank, alpha, dropout.
+        options: the method's: rank, alpha, dropout.
         base: the timm model's name.
         classifiers: the names of its classifier layers; each gets the head.
+        metadata: what the file of weights says besides.
 
     Raises:
         Refusal: the delta holds more than low-rank updates of linear layers and a head.
+        UserError: the disk is full, or the folder cannot be written.
     """
     adapter_tensors: dict[str, Tensor] = {}
     layers: dict[str, None] = {}

@@ -20,7 +20,11 @@ from peftbench.pruning.structured import remove_parts
 
 
 def refuse_unprunable(backbone: Backbone, spec: config.Pruning) -> None:
-    """Raises Refusal where this backbone has nothing that could be pruned so."""
+    """Refuses a backbone that has nothing to prune as `spec` says, or that is pruned already.
+
+    Raises:
+        Refusal: why, and what would work.
+    """
     if spec.name == "none":
         return
     if backbone.masks or backbone.kept:
@@ -40,7 +44,7 @@ def refuse_unprunable(backbone: Backbone, spec: config.Pruning) -> None:
 def prune(backbone: Backbone, spec: config.Pruning, images: Tensor | None = None) -> Backbone:
     """The pruned backbone, with facts and a fingerprint of its own; the one given is used up.
 
-    `images` (N, 3, H, W), normalised, are what `criterion: taylor` looks at. On the meta device shapes change alone.
+    `criterion: taylor` looks at `images` (N, 3, H, W), normalised. On the meta device only shapes change.
 
     Raises:
         Refusal: as `refuse_unprunable`.
@@ -53,7 +57,8 @@ def prune(backbone: Backbone, spec: config.Pruning, images: Tensor | None = None
         if spec.criterion == "magnitude" or images is None
         else partial(taylor_scores, backbone, images=images)
     )
-    net, facts, origin = backbone.net, backbone.facts, "" if backbone.on_meta else backbone.fingerprint
+    net, facts = backbone.net, backbone.facts
+    origin = "" if backbone.on_meta else backbone.fingerprint
     kept: dict[str, dict[str, int]] = {}
     if spec.name == "structured":
         kept = remove_parts(backbone, spec.ratio, spec.round_to, spec.heads, score)

@@ -51,7 +51,11 @@ def ordered_entries(entries: Sequence[Entry], split: str, name: str) -> list[Ent
 def pools_of_roles(
     splits: Mapping[str, Sequence[Entry]], cut: Mapping[str, tuple[str, int, int]], name: str
 ) -> dict[str, list[Entry]]:
-    """All that each role may be drawn from, in order; percentages are rounded down, as task_adaptation does."""
+    """The images that each role may be drawn from, in the order called `name`.
+
+    `cut` says for each role the split that its images come from and the stretch of it in percent. Percentages are
+    rounded down, as task_adaptation does.
+    """
     sorted_: dict[str, list[Entry]] = {}
     pools = {}
     for role, (split, begin, end) in cut.items():
@@ -65,7 +69,11 @@ def pools_of_roles(
 def draw_images(
     task: str, pools: Mapping[str, list[Entry]], sizes: tuple[int, int, int | None]
 ) -> dict[str, list[Entry]]:
-    """The first `sizes` (train, val, test; None is all) of each pool. Raises UserError where a pool is smaller."""
+    """The first images of each pool, as many as `sizes` says for train, val and test; None is all.
+
+    Raises:
+        UserError: a pool is smaller.
+    """
     drawn = {}
     for role, size in zip(ROLES, sizes, strict=True):
         if size is not None and len(pools[role]) < size:

@@ -1,4 +1,4 @@
-"""The files of one source on this machine: looked for, fetched where they can be, or told how to be had."""
+"""The files of one source on this machine: found, fetched where they can be, or explained how to get."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from peftbench.data.prepare.tree import Tree, open_tree
 
 @dataclass
 class SourceFiles:
-    """A source's files.
+    """The files of one source.
 
     Attributes:
-        root: where archives lie or go: in `root/<name>` or in `root` itself.
+        name: the source's name, as `sources.py` has it.
+        root: where archives lie, in `root/<name>` or in `root` itself; fetched ones go to the former.
         mirror: an address that has `<name>/<file>` for every file, in place of their homes.
     """
 

@@ -31,7 +31,7 @@ _TWINS = 0.02  # of the training images: how many may be in the test set too, wh
 
 
 class Seen(NamedTuple):
-    """An image file that was read: the hash of its bytes and that of its pixels, or why it cannot be."""
+    """An image file that was read: the hash of its bytes and that of its pixels, or why it cannot be read."""
 
     stamp: str
     pixels: str
@@ -40,17 +40,18 @@ class Seen(NamedTuple):
 
 @dataclass
 class Report:
-    """What was found in a task's folder.
+    """What verifying a task's folder gave.
 
     Attributes:
-        task: its name, or None where the folder is of no task that is known.
+        task: the task's name, or None where the folder is of no known task.
+        folder: the folder that was looked at.
         sizes: images by role.
         classes: classes with images, by role.
         split: the name of the split, where `split.json` says it.
-        hashes: of the split, by stage; empty where something cannot be read.
+        hashes: the hash of the split, by stage; empty where something cannot be read.
         problems: what is wrong, a sentence each.
         overlaps: pictures that are in two of train, val and test: wrong too, but the source may be so.
-        notes: what is not, but worth knowing.
+        notes: what is not wrong, but worth knowing.
     """
 
     task: str | None
@@ -65,6 +66,7 @@ class Report:
 
     @property
     def wrong(self) -> list[str]:
+        """All sentences about what is wrong."""
         return self.problems + self.overlaps
 
 
@@ -107,7 +109,9 @@ def _lists(report: Report, table: Task | None) -> dict[str, list_files.Listed]:
             report.problems.append(str(problem))
             continue
         wrong = listed[role].problems
-        report.problems += wrong[:1] + ([f"{file}: {len(wrong) - 1} more lines like that"] if len(wrong) > 1 else [])
+        report.problems += wrong[:1]
+        if len(wrong) > 1:
+            report.problems.append(f"{file}: {len(wrong) - 1} more lines like that")
         again = [name for name, count in Counter(listed[role].names).items() if count > 1]
         if again:
             report.problems.append(f"{file}: {_many(len(again), 'image')} listed more than once, such as {again[0]}")
@@ -187,8 +191,9 @@ def _damage(report: Report, listed: dict[str, list_files.Listed], seen: dict[str
             if problem := seen[name].problem:
                 by_problem.setdefault(problem.partition(" (")[0], []).append(name)
         for names in by_problem.values():
-            more = f", and so {_are(len(names) - 1)} {_many(len(names) - 1, 'other')} of {list_files.FILES[role]}"
-            report.problems.append(f"{names[0]} {seen[names[0]].problem}{more * (len(names) > 1)}")
+            others = len(names) - 1
+            more = f", and so {_are(others)} {_many(others, 'other')} of {list_files.FILES[role]}" if others else ""
+            report.problems.append(f"{names[0]} {seen[names[0]].problem}{more}")
 
 
 def _same(report: Report, listed: dict[str, list_files.Listed], seen: dict[str, Seen], table: Task | None) -> None:
@@ -251,9 +256,10 @@ def _hash(
 
 
 def compare_labels(report: Report, other: Path) -> None:
-    """Adds to the report whether another copy's lists have the same labels, as often: the same images would.
+    """Adds to the report whether another copy's lists have the same labels equally often, as equal images would have.
 
-    Raises UserError where the other has no such lists.
+    Raises:
+        UserError: the other copy has no such lists.
     """
     for file in list_files.FILES.values():
         ours, theirs = (Counter(list_files.read_list(folder, file, None).labels) for folder in (report.folder, other))
@@ -267,17 +273,17 @@ def compare_labels(report: Report, other: Path) -> None:
 
 
 def hash_of_rows(names: Sequence[str], labels: Iterable[int], stamps: dict[str, str]) -> str:
-    """What `Split.content` is of a list whose images are known by the hashes of their bytes."""
+    """`Split.content` of a list of images, from the hashes of their bytes."""
     return hash_of_lines([image_line(name, label, stamps[name]) for name, label in zip(names, labels, strict=True)])
 
 
 def stage_hash(contents: dict[str, str], stage: str) -> str:
-    """The hash on the records of runs with this data.stage."""
+    """The hash that records of runs with this data.stage have, from `Split.content` of each role."""
     return hash_of_contents(role and contents[role] for role in STAGES[stage])
 
 
 def _many(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'s' * (count != 1)}"
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def _are(count: int) -> str:

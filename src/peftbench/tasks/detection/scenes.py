@@ -131,6 +131,7 @@ class Scenes(Images):
             is `refuse`; else it is left out and named in `skipped`.
     """
 
+    scored_at_once = None
     transform: SceneTransform  # type: ignore[assignment]
 
     def __init__(

@@ -17,15 +17,12 @@ class Reader(base.Reader):
         entries = []
         for name in tree.names():
             folder, _, file = name.rpartition("/")
-            of = folder.rpartition("/")[2]
-            if of in label and file.endswith(".jpg") and not file.startswith("."):
-                entries.append(Entry(f"{of}_{file}", label[of], name))
+            class_ = folder.rpartition("/")[2]
+            if class_ in label and file.endswith(".jpg") and not file.startswith("."):
+                entries.append(Entry(f"{class_}_{file}", label[class_], name))
         if lost := set(label) - {self.classes[entry.label] for entry in entries}:
-            raise UserError(
-                f"{tree.title}: holds no jpg of {min(lost)}"
-                + f" and {len(lost) - 1} other classes" * (len(lost) > 1)
-                + "."
-            )
+            others = f" and {len(lost) - 1} other classes" if len(lost) > 1 else ""
+            raise UserError(f"{tree.title}: holds no jpg of {min(lost)}{others}.")
         return {"train": entries}
 
     def pictures(self, entries: Sequence[Entry]) -> Iterator[tuple[int, bytes]]:

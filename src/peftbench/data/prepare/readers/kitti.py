@@ -62,10 +62,10 @@ class Reader(base.Reader):
                 for word in contents["train_rand.txt"].decode().replace("\n", "").split(",")
                 if word.strip()
             ]
-            of = [videos[line] for line in lines]
+            video_of = [videos[line] for line in lines]
         except (ValueError, IndexError) as problem:
             raise UserError(f"{tree.title}: its mapping/ is not as expected ({problem}).") from None
-        rest = sorted(set(of))
+        rest = sorted(set(video_of))
         count = max(1, len(rest) // 10)
         if len(rest) < 3:
             raise UserError(f"{tree.title}: names {len(rest)} videos; expected at least 3 to split.")
@@ -73,7 +73,7 @@ class Reader(base.Reader):
         split = {str(v): "test" for v in random.choice(rest, count, replace=False)}
         rest = sorted(set(rest) - set(split))
         split |= {str(v): "validation" for v in random.choice(rest, count, replace=False)}
-        return [split.get(video, "train") for video in of]
+        return [split.get(video, "train") for video in video_of]
 
     def pictures(self, entries: Sequence[Entry]) -> Iterator[tuple[int, bytes]]:
         def key(name: str) -> str:

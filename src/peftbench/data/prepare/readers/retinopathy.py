@@ -36,13 +36,15 @@ class Reader(base.Reader):
             "test": [Entry(n, y, f"test/{n}.jpeg") for n, y, use in solution if use == "Private"],
         }
 
-    def _rows(self, file: str, *more: str) -> list[tuple[str, int, str]]:
+    def _rows(self, file: str, usage: str = "") -> list[tuple[str, int, str]]:
+        """(name, label, value of the column `usage`) of each image; the last is empty where no column is named."""
         path = self.files.path(file)
         try:
             rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"))))
-            return [(row["image"], int(row["level"]), *(row[m] for m in more), "")[:3] for row in rows]  # type: ignore[misc]
+            return [(row["image"], int(row["level"]), row[usage] if usage else "") for row in rows]
         except (KeyError, ValueError, TypeError):
-            raise UserError(f"{path}: expected the columns {', '.join(('image', 'level', *more))}.") from None
+            columns = ", ".join(filter(None, ("image", "level", usage)))
+            raise UserError(f"{path}: expected the columns {columns}.") from None
 
     def pictures(self, entries: Sequence[Entry]) -> Iterator[tuple[int, bytes]]:
         index = {entry.place: at for at, entry in enumerate(entries)}
