@@ -133,7 +133,7 @@ def test_efficientnet_lite0_recognises_photos_and_would_not_with_wrong_preproces
     from sklearn.datasets import load_sample_images
 
     from peftbench.backbones.weights import fetch_weights
-    from peftbench.data.images import decode_image
+    from peftbench.data.decoding import decode_image
 
     net = timm.create_model("tf_efficientnet_lite0")
     net.load_state_dict(fetch_weights("tf_efficientnet_lite0", "package:efficientnet_lite0"))

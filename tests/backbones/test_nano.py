@@ -8,7 +8,7 @@ import torch
 
 import peftbench
 from peftbench import backbones
-from peftbench.data.images import decode_image
+from peftbench.data.decoding import decode_image
 from peftbench.runs.build import instantiate
 from support.places import CALTECH
 

@@ -15,7 +15,8 @@ from PIL import Image
 
 from peftbench.common.errors import UserError
 from peftbench.data.base import Split
-from peftbench.data.images import Images, Indices, Transform, decode_image
+from peftbench.data.decoding import decode_image
+from peftbench.data.images import Images, Indices, Transform
 from support.datasets import noise, write
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)

@@ -8,7 +8,8 @@ import torch
 
 from peftbench.common.errors import UserError
 from peftbench.data.base import Split
-from peftbench.data.images import Indices, decode_image
+from peftbench.data.decoding import decode_image
+from peftbench.data.images import Indices
 from peftbench.data.loading import Loaders, Share
 from support.datasets import load, noise, write
 

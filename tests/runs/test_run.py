@@ -16,7 +16,7 @@ import torch
 import peftbench
 from peftbench import backbones, deltas
 from peftbench.common.seeds import mix
-from peftbench.data.images import decode_image
+from peftbench.data.decoding import decode_image
 from peftbench.methods.base import Plan
 from peftbench.models.model import Model
 from peftbench.results import find, read

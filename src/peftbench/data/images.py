@@ -1,4 +1,4 @@
-"""From files or arrays to pixels: decoding, resizing, augmentation, and splits as batches of tensors."""
+"""Splits as batches of tensors: how images are prepared, augmented and kept in memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -19,22 +18,11 @@ from peftbench.common.errors import UserError
 from peftbench.common.progress import Watch
 from peftbench.common.seeds import mix
 from peftbench.data.base import Split
-from peftbench.data.media import DAMAGED, read_clip, upright
-
-FILTERS = {
-    "bicubic": Image.Resampling.BICUBIC,
-    "bilinear": Image.Resampling.BILINEAR,
-    "nearest": Image.Resampling.NEAREST,
-    "lanczos": Image.Resampling.LANCZOS,
-}
-
+from peftbench.data.decoding import Picture, decode_clip, decode_image
+from peftbench.data.media import DAMAGED
 
 # How much larger than the input an image is kept, for augmentations that cut from it.
 _MARGIN = {"crop": 8 / 7, "rrc": 2.0}
-
-
-Picture = np.ndarray | str | Path | Image.Image
-"""What an image is read from: pixels (H, W) or (H, W, 3) in uint8, a file, or PIL's own."""
 
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -82,66 +70,6 @@ class Transform:
     def over(self, split: Split, on_error: str, memory_gb: float, watch: Watch, views: int = 0) -> Images:
         """A split's images in this form."""
         return Images(split, self, on_error, memory_gb, watch, views)
-
-
-def decode_image(source: Picture, size: int | tuple[int, int], interpolation: str) -> np.ndarray:
-    """An image as uint8 (3, size, size), or (3, *size): turned as its EXIF says, in RGB, resized without its aspect.
-
-    Raises:
-        UserError, OSError, ValueError: as `open_image`.
-    """
-    height, width = (size, size) if isinstance(size, int) else size
-    image = to_rgb(open_image(source)).resize((width, height), FILTERS[interpolation])
-    return np.asarray(image).transpose(2, 0, 1)
-
-
-def open_image(source: Picture) -> Image.Image:
-    """An image of any mode, turned as its EXIF says.
-
-    Raises:
-        UserError: it is of a type, or pixels are of a shape, that holds no image.
-        OSError, ValueError: it cannot be read as one (`media.DAMAGED`).
-    """
-    if isinstance(source, np.ndarray):
-        try:
-            return Image.fromarray(source)
-        except TypeError:
-            raise UserError(
-                f"pixels of shape {list(source.shape)} in {source.dtype}: expected (H, W) or (H, W, 3) in uint8."
-            ) from None
-    if isinstance(source, Image.Image):
-        source.load()  # some files keep their EXIF behind the pixels
-        return upright(source)
-    if not isinstance(source, str | Path):
-        raise UserError(f"an image in a {type(source).__name__}: expected a file, a PIL image or pixels in NumPy.")
-    with Image.open(source) as file:
-        file.load()
-        return upright(file)
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """An image of any mode in RGB: 16 bit grey scaled to 8 bit, transparency dropped."""
-    if image.mode.startswith("I"):  # 16 bit grey: PIL would clip to 255
-        image = Image.fromarray((np.asarray(image, dtype=np.float64) / 257).round().clip(0, 255).astype(np.uint8))
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert("RGB")
-
-
-def decode_clip(clip: Path, frames: int, size: int, interpolation: str) -> np.ndarray:
-    """A clip, which is a folder of images or a video file, as uint8 (frames, 3, size, size).
-
-    Raises:
-        OSError, ValueError: it cannot be read (`media.DAMAGED`), with the frame's name where a frame is at fault.
-    """
-
-    def decode_frame(frame: np.ndarray | Path) -> np.ndarray:
-        try:
-            return decode_image(frame, size, interpolation)
-        except DAMAGED as problem:
-            raise ValueError(f"{frame.name}: {problem}" if isinstance(frame, Path) else str(problem)) from None
-
-    return np.stack(read_clip(clip, frames, decode_frame))
 
 
 class Batch(NamedTuple):

@@ -17,8 +17,8 @@ from peftbench.common.atomic_files import replacing
 from peftbench.common.errors import Refusal, UserError
 from peftbench.common.seeds import mix
 from peftbench.config import Config
+from peftbench.data.decoding import decode_image
 from peftbench.data.folder import Folder
-from peftbench.data.images import decode_image
 from peftbench.data.media import DAMAGED
 from peftbench.methods.base import Method
 from peftbench.tasks import making as tasks

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from peftbench import backbones, config, deltas, pruning
 from peftbench.common.errors import Refusal, UserError
 from peftbench.config import Config
-from peftbench.data.images import Picture, Transform
+from peftbench.data.decoding import Picture
+from peftbench.data.images import Transform
 from peftbench.deltas import peft_adapter
 from peftbench.methods.base import Method, Plan
 from peftbench.methods.lora import LoRA

@@ -136,8 +136,8 @@ class MultiTask(nn.Module):
             side = cast(Side, model.side)
             kind = (type(side), side.wanted, side.condensed, model.backbone.pooling)
             groups.setdefault(kind, []).append(name)
-        count = len(self.backbone.facts.taps)
-        reads = {n: [range(count)[i] for i in cast(Side, self.tasks[n].side).wanted] for n in names}
+        index = self.backbone.facts.index
+        reads = {n: [index(i) for i in cast(Side, self.tasks[n].side).wanted] for n in names}
         union = sorted({i for indices in reads.values() for i in indices})
         frames = self.tasks[names[0]].frames(images)
         taps = dict(zip(union, self.backbone.taps(frames, union), strict=True))

@@ -14,7 +14,8 @@ from torch import Tensor
 from peftbench.common.errors import UserError
 from peftbench.common.precisions import HALF
 from peftbench.common.progress import Watch
-from peftbench.data.images import Transform, decode_clip
+from peftbench.data.decoding import decode_clip
+from peftbench.data.images import Transform
 from peftbench.data.media import DAMAGED, IMAGES, VIDEOS, find_clips, frame_files, require_reader, visible_entries
 from peftbench.tasks.detection.result_files import Detected
 from peftbench.tuned.load import Tuned

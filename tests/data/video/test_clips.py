@@ -10,7 +10,7 @@ from PIL import Image
 import peftbench
 from peftbench.common.errors import UserError
 from peftbench.data.base import split_hash
-from peftbench.data.images import decode_clip
+from peftbench.data.decoding import decode_clip
 from peftbench.data.media import frame_files, spread_frames
 from peftbench.data.video_folder import VideoFolder
 from support.clips import clip, frame, reds, refuses, tree

@@ -13,7 +13,7 @@ import torch
 import peftbench
 from peftbench import backbones, costs
 from peftbench.data.base import split_hash
-from peftbench.data.images import decode_image
+from peftbench.data.decoding import decode_image
 from peftbench.data.media import frame_files
 from peftbench.data.video_folder import VideoFolder
 from peftbench.methods.base import Plan

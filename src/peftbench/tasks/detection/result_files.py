@@ -18,7 +18,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import draw_bounding_boxes
 
 from peftbench.common.atomic_files import replacing
-from peftbench.data.images import to_rgb
+from peftbench.data.decoding import to_rgb
 from peftbench.data.media import upright
 
 

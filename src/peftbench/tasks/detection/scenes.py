@@ -19,7 +19,8 @@ from torchvision.transforms.v2 import functional
 from peftbench.common.errors import UserError
 from peftbench.data.base import Split
 from peftbench.data.boxes import BoxSplit, Objects
-from peftbench.data.images import FILTERS, Batch, Images, Indices, Picture, open_image, to_rgb
+from peftbench.data.decoding import FILTERS, Picture, open_image, to_rgb
+from peftbench.data.images import Batch, Images, Indices
 from peftbench.data.media import DAMAGED, upright
 
 SCENES = ("none", "flip", "multiscale", "lsj", "ssd")
