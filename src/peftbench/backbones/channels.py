@@ -48,6 +48,7 @@ class Heads:
 
     @property
     def count(self) -> int:
+        """How many heads there are."""
         return len(self.rows)
 
 

@@ -37,10 +37,12 @@ class Layer:
 
     @property
     def rows(self) -> int:
+        """The rows of its weight: the channels that it gives."""
         return self.weight.shape[0]
 
     @property
     def columns(self) -> int:
+        """The columns of its weight, flattened: inputs of a group times positions of the kernel."""
         return self.weight[0].numel()
 
 

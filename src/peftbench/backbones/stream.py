@@ -40,6 +40,7 @@ class File:
 
     @staticmethod
     def at(path: Path) -> File:
+        """The file as it is now."""
         return File(path, _stamp(path))
 
     @contextmanager

@@ -29,6 +29,7 @@ class Absent(nn.Parameter):
 
     @staticmethod
     def of(parameter: nn.Parameter, label: str) -> Absent:
+        """The absent form of a parameter; a refusal calls it by `label`."""
         absent = Absent(parameter.detach(), requires_grad=False)
         absent.label = label
         return absent

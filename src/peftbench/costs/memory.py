@@ -118,6 +118,7 @@ class SavedBytes:
 
     @property
     def total(self) -> int:
+        """The bytes that were counted last."""
         return sum(self._saved.values())
 
     @contextlib.contextmanager

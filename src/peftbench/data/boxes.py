@@ -105,7 +105,11 @@ class BoxSet(DataSet):
     missing: float = 0.0
 
     def check(self) -> None:
-        """Raises UserError: an option without sense."""
+        """Checks the options.
+
+        Raises:
+            UserError: an option that makes no sense.
+        """
         if not self.min_size or min(self.min_size) < 1:
             raise UserError(f"data.min_size={list(self.min_size)}: expected one or more sizes in pixels, 1 or more.")
         for key, value in (("max_size", self.max_size), ("val_images", self.val_images)):
@@ -127,7 +131,11 @@ class BoxSet(DataSet):
         test: Split | None,
         notes: Sequence[str] = (),
     ) -> Splits:
-        """The splits as the options ask for them. Raises UserError."""
+        """The splits as the options ask for them.
+
+        Raises:
+            UserError: `val_fraction` beside validation images, or no training image with an object.
+        """
         if self.val_fraction:
             if val is not None:
                 raise UserError(

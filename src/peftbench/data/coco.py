@@ -96,6 +96,8 @@ def splits_from_files(
 
     Args:
         of: the options of the data set.
+        name: the name of the data set.
+        files: the JSON file of each role.
         folders: by role, where its images may be.
         spread: images may be in any of the folders, else all are in one.
 

@@ -110,7 +110,11 @@ class Loaders:
     ood: Mapping[str, DataLoader] = field(default_factory=dict)
 
     def load(self, watch: Watch) -> None:
-        """Decodes into memory what fits and what no stored taps stand in for. Raises UserError: a damaged image."""
+        """Decodes into memory what fits and what no stored taps stand in for.
+
+        Raises:
+            UserError: a damaged image.
+        """
         for loader in (self.train, self.val, self.test, *self.ood.values()):
             images = None if loader is None else loader.dataset
             if isinstance(images, Images) and images.stored is None:
@@ -134,6 +138,7 @@ def loaders(
     Nothing is decoded yet, except to find damaged images to skip.
 
     Args:
+        roles: the splits; val and test may be missing.
         transform: how training images are prepared; the others are so without its augmentation.
         options: batch sizes (that of training counts over all processes), workers, memory, what to do about damage.
         seed: the run's, which decides the order of training batches where `options.order_seed` does not.
@@ -141,6 +146,7 @@ def loaders(
         limit: so many batches an epoch at most.
         pin: whether batches lie in pinned memory, for a GPU.
         views: how many fixed augmented views stand for each training image; 0 augments anew each time.
+        watch: is told how many images have been decoded, and of how many.
 
     Raises:
         UserError: a damaged image, or a batch that cannot be shared out evenly.

@@ -106,7 +106,11 @@ def read_clip(clip: Path, frames: int, read: Callable[[Path | np.ndarray], np.nd
 
 
 def require_reader(video: Path) -> None:
-    """Raises UserError where the library that reads video files is not installed."""
+    """Refuses a video file where the library that reads it is not installed.
+
+    Raises:
+        UserError: how to install it.
+    """
     try:
         import av  # noqa: F401
     except ImportError as problem:

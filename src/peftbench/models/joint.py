@@ -39,22 +39,27 @@ class JointModel(nn.Module):
 
     @property
     def backbone(self) -> Backbone:
+        """The backbone that all runs share."""
         return self.models[0].backbone
 
     @property
     def task(self) -> Task:
+        """The first run's task; all have the same."""
         return self.models[0].task
 
     @property
     def side(self) -> Side | None:
+        """The first run's side net; all are of its class."""
         return self.models[0].side
 
     @property
     def models(self) -> list[Model]:
+        """The model of each run."""
         return [cast(Model, m) for m in self.runs]
 
     @property
     def multiple(self) -> int:
+        """As `Model.multiple`."""
         return self.models[0].multiple
 
     def padded_batches(self) -> AbstractContextManager[None]:
@@ -63,6 +68,7 @@ class JointModel(nn.Module):
 
     @property
     def kept(self) -> tuple[int, ...]:
+        """As `Model.kept`."""
         return self.models[0].kept
 
     def condense(self, taps: list[Tensor]) -> list[Tensor]:

@@ -29,7 +29,10 @@ def remove_parts(
     norm of the scores of all weights that it owns.
 
     Args:
-        backbone: it is changed in place; on the meta device shapes change alone.
+        backbone: it is changed in place; on the meta device only shapes change.
+        ratio: the share of hidden channels to take out; 0 leaves them.
+        round_to: see above.
+        of_heads: the share of heads to take out; 0 leaves them.
         score: a score for each weight, by the names and in the shapes of the parameters that it is given.
 
     Returns:

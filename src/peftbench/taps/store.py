@@ -67,6 +67,7 @@ class Taps:
 
     @property
     def bytes(self) -> int:
+        """The size of all taps."""
         return sum(t.nbytes for t in self.tensors)
 
 

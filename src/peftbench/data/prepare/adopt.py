@@ -22,11 +22,18 @@ def adopt_task(
 ) -> tuple[provenance.Provenance, list[str]]:
     """Copies a task's lists and the images they name, as they are, from `path` to `target`, and checks every one.
 
-    Returns what was made, and what to know of it: pictures that are in two of train, val and test stay there, for the
-    lists that are shared have some of their sources. What peftbench made itself keeps the name of its split.
+    Pictures that are in two of train, val and test stay there: the lists that people share have some, as their sources
+    do. What peftbench made itself keeps the name of its split.
 
-    `path` is the folder or archive of one task, or of many, or a folder of such archives, under any of their names.
-    `sizes` are those of train, val and test where the copy is not of VTAB-1k's.
+    Args:
+        task: the task's name, without vtab/.
+        path: the folder or archive of one task, or of many, or a folder of such archives, under any of their names.
+        target: the folder to make.
+        sizes: images of train, val and test where the copy is not of VTAB-1k's sizes.
+        watch: is told how far it is.
+
+    Returns:
+        What was made, and sentences about pictures that are in two of train, val and test.
 
     Raises:
         UserError: no such task there, or something that `verify_task_folder` finds wrong. Nothing is left at `target`.
@@ -46,10 +53,10 @@ def adopt_task(
                 problem = report.problems[0].replace(str(begun), f"{source.title}/{prefix}".rstrip("/")).rstrip(".")
                 more = f", and {len(report.problems) - 1} more" if len(report.problems) > 1 else ""
                 raise UserError(f"path={path}: {task} is not adopted: {problem}{more}.")
-        except UserError:  # what was copied of a damaged copy would only be found damaged again
+        except UserError:  # the damaged files would only be found damaged again
             shutil.rmtree(begun, ignore_errors=True)
             raise
-        made = provenance.read_provenance(begun) or _made(task, report, sizes)
+        made = provenance.read_provenance(begun) or _provenance(task, report, sizes)
         (begun / provenance.FILE).write_text(made.text(), encoding="utf-8")
     return made, report.overlaps
 
@@ -65,10 +72,12 @@ def _named(task: str, source: Tree, prefix: str, report: Report) -> None:
         )
 
 
-def _made(task: str, report: Report, sizes: tuple[int, int, int] | None) -> provenance.Provenance:
-    there = (report.sizes["train"], report.sizes["val"], report.sizes["test"])
+def _provenance(task: str, report: Report, sizes: tuple[int, int, int] | None) -> provenance.Provenance:
+    train_val_test = (report.sizes["train"], report.sizes["val"], report.sizes["test"])
     split = "-".join([provenance.ADOPTED, *map(str, sizes or ())])
-    return provenance.Provenance(task, split, provenance.ADOPTED, there, sizes is not None, report.hashes["final"])
+    return provenance.Provenance(
+        task, split, provenance.ADOPTED, train_val_test, sizes is not None, report.hashes["final"]
+    )
 
 
 def _located(task: str, path: Path) -> tuple[Tree, str]:
@@ -137,7 +146,7 @@ def _images(source: Tree, prefix: str, names: list[str], begun: Path, watch: Sta
 
 
 def _contents(source: Tree, wanted: dict[str, str]) -> Iterator[tuple[str, bytes]]:
-    """Those of the wanted files that are there; what is not, the check names."""
+    """Those of the wanted files that are there; verifying the folder names the others."""
     if isinstance(source, FolderTree):
         for at, name in wanted.items():
             if (source.root / at).is_file():

@@ -29,13 +29,21 @@ class SourceFiles:
     watch: Stages = unwatched
 
     def path(self, file: str) -> Path:
-        """The file itself, fetched where it is missing. Raises UserError where it cannot be had."""
+        """The file itself, fetched where it is missing.
+
+        Raises:
+            UserError: it cannot be had.
+        """
         known = self._known(file)
         places = (folder / name for folder in self._folders() for name in (file, *known.unpacked))
         return next((p for p in places if p.is_file()), None) or self._fetched(known)
 
     def tree(self, file: str) -> Tree:
-        """An archive, or a folder that stands for it, fetched where both are missing. Raises UserError."""
+        """An archive, or a folder that stands for it; the archive is fetched where both are missing.
+
+        Raises:
+            UserError: it cannot be had, or is damaged.
+        """
         known = self._known(file)
         for folder in self._folders():
             if (folder / file).is_file():

@@ -43,8 +43,8 @@ def write_task_folder(
 ) -> provenance.Provenance:
     """Writes the folder of a task: `images/<split>/<index>.<kind>`, the four lists, classes.txt and split.json.
 
-    Images go to a hidden folder beside `target` first; where that was begun before and for the same images, they are
-    not written again. The 1000 images of train and val together are a second copy, as in the copies that are shared.
+    Images go to a hidden folder beside `target` first. What an earlier call wrote there for the same images is not
+    written again. The 1000 images of train and val together are a second copy, as in the copies that are shared.
 
     Raises:
         UserError: nothing can be written, another process is at it, or a picture is of no kind that is known.
@@ -85,7 +85,10 @@ def write_task_folder(
 def building_folder(target: Path, plan: str) -> Iterator[Path]:
     """The hidden folder in which `target` is made; it takes its place when the block ends well, else it is kept.
 
-    What was begun under another plan is removed. Raises UserError.
+    What was begun under another plan is removed.
+
+    Raises:
+        UserError: `target` is there already, nothing can be written, or another process is at it.
     """
     begun = target.with_name(f".{target.name}.preparing")
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):

@@ -18,6 +18,8 @@ _TRAIN, _CLASSES = 30, 102
 
 
 class Reader(base.Reader):
+    """Reads Caltech-101."""
+
     def splits(self) -> dict[str, list[Entry]]:
         tree = self._tree()
         folders: dict[str, list[str]] = {}

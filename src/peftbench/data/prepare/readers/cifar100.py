@@ -17,6 +17,8 @@ _RECORD = 2 + 3 * 32 * 32
 
 
 class Reader(base.Reader):
+    """Reads CIFAR-100."""
+
     def splits(self) -> dict[str, list[Entry]]:
         tree = self.files.tree("cifar-100-binary.tar.gz")
         contents = tree.ending("train.bin", "test.bin", "fine_label_names.txt")

@@ -10,6 +10,8 @@ from peftbench.data.prepare.readers import base
 
 
 class Reader(base.Reader):
+    """Reads EuroSAT or RESISC45."""
+
     def splits(self) -> dict[str, list[Entry]]:
         self.classes = self.files.source.names
         tree = self._tree()

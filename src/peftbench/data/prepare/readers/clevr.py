@@ -23,6 +23,8 @@ _DISTANCES = np.array([0.0, 8.0, 8.5, 9.0, 9.5, 10.0, 100.0], dtype=np.float32)
 
 
 class Reader(base.Reader):
+    """Reads CLEVR."""
+
     def splits(self) -> dict[str, list[Entry]]:
         tree = self.files.tree("CLEVR_v1.0.zip")
         files = {split: f"scenes/CLEVR_{name}_scenes.json" for split, name in _SPLITS.items()}

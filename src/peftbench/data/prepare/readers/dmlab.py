@@ -13,6 +13,8 @@ _SPLITS = ("train", "validation", "test")
 
 
 class Reader(base.Reader):
+    """Reads DMLab."""
+
     def splits(self) -> dict[str, list[Entry]]:
         entries: dict[str, list[Entry]] = {split: [] for split in _SPLITS}
         for name, number, fields in self._records():

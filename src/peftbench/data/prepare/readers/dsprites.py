@@ -27,6 +27,8 @@ _COLUMN = {"dsprites_loc": (4, 32 / 16), "dsprites_ori": (3, 40 / 16)}
 
 
 class Reader(base.Reader):
+    """Reads dSprites."""
+
     def splits(self) -> dict[str, list[Entry]]:
         path = self.files.path(_FILE)
         column, width = _COLUMN[self.task]

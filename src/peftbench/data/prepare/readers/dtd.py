@@ -12,6 +12,8 @@ _LISTS = {"train": "labels/train1.txt", "validation": "labels/val1.txt", "test":
 
 
 class Reader(base.Reader):
+    """Reads Describable Textures."""
+
     def splits(self) -> dict[str, list[Entry]]:
         tree = self.files.tree("dtd-r1.0.1.tar.gz")
         contents = tree.ending(*_LISTS.values())

@@ -13,6 +13,8 @@ _SPLITS = {"train": "trnid", "validation": "valid", "test": "tstid"}
 
 
 class Reader(base.Reader):
+    """Reads Oxford Flowers 102."""
+
     def splits(self) -> dict[str, list[Entry]]:
         (labels,) = read_variables(self.files.path("imagelabels.mat"), "labels")
         numbers = read_variables(self.files.path("setid.mat"), *_SPLITS.values())

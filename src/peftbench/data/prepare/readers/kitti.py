@@ -24,6 +24,8 @@ _IMAGES, _LABELS = "data_object_image_2.zip", "data_object_label_2.zip"
 
 
 class Reader(base.Reader):
+    """Reads KITTI."""
+
     def splits(self) -> dict[str, list[Entry]]:
         labels: dict[str, int] = {}
         tree = self.files.tree(_LABELS)

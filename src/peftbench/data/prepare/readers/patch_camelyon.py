@@ -17,6 +17,8 @@ _SPLITS = {"train": "train", "validation": "valid", "test": "test"}
 
 
 class Reader(base.Reader):
+    """Reads PatchCamelyon."""
+
     def splits(self) -> dict[str, list[Entry]]:
         entries = {}
         for split, name in _SPLITS.items():

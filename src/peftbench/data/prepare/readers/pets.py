@@ -13,6 +13,8 @@ from peftbench.data.prepare.readers import base
 
 
 class Reader(base.Reader):
+    """Reads Oxford-IIIT Pet."""
+
     def splits(self) -> dict[str, list[Entry]]:
         tree = self.files.tree("annotations.tar.gz")
         lists = tree.ending("trainval.txt", "test.txt")

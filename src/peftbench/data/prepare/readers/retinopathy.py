@@ -28,6 +28,8 @@ _RADIUS, _KEPT = 300, 0.9
 
 
 class Reader(base.Reader):
+    """Reads Diabetic Retinopathy."""
+
     def splits(self) -> dict[str, list[Entry]]:
         solution = self._rows("retinopathy_solution.csv", "Usage")
         return {

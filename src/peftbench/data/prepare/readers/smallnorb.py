@@ -23,6 +23,8 @@ _NAMES = {"train": ("46789", "training"), "test": ("01235", "testing")}
 
 
 class Reader(base.Reader):
+    """Reads SmallNORB."""
+
     def splits(self) -> dict[str, list[Entry]]:
         self.pixels, entries = {}, {}
         for split in _NAMES:

@@ -17,6 +17,8 @@ _LEFT_OUT = {"/c/church/outdoor/sun_bhenjvsvrtumjuri.jpg", "/t/track/outdoor/sun
 
 
 class Reader(base.Reader):
+    """Reads SUN397."""
+
     def splits(self) -> dict[str, list[Entry]]:
         names = {}
         for split, file in _LISTS.items():

@@ -13,6 +13,8 @@ from peftbench.data.prepare.readers.mat import read_variables
 
 
 class Reader(base.Reader):
+    """Reads SVHN."""
+
     def splits(self) -> dict[str, list[Entry]]:
         self.pixels, entries = {}, {}
         for split in ("train", "test"):
