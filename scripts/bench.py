@@ -268,7 +268,7 @@ def _side(backbone: str, method: str, *words: str) -> _Stepped:
 
     torch.manual_seed(0)
     config = peftbench.compose(f"backbone={backbone}", "backbone.pretrained=false", f"method={method}", *words)
-    net = backbones.build(config.backbone)
+    net = backbones.build_with_weights(config.backbone)
     model = Model(net, Classification(net, [str(i) for i in range(10)]))
     model.adapted(instantiate(config.method).adapt(net, Plan()))
     return _Stepped(model)
@@ -420,7 +420,7 @@ def bench_spt(rounds: int = 7) -> list[Row]:
     def model(*words: str, batches=None) -> Model:
         torch.manual_seed(0)
         config = peftbench.compose("backbone.pretrained=false", *words)
-        backbone = backbones.build(config.backbone)
+        backbone = backbones.build_with_weights(config.backbone)
         made = Model(backbone, Classification(backbone, ["x"] * 10))
         if batches is not None:
             method = instantiate(config.method)
@@ -494,11 +494,11 @@ def bench_petah(rounds: int = 5) -> list[Row]:
         ),
     ):
         torch.manual_seed(0)
-        backbone = backbones.build(config.Backbone(name, pretrained=False))
+        backbone = backbones.build_with_weights(config.Backbone(name, pretrained=False))
         model = Model(backbone, Classification(backbone, [str(i) for i in range(10)]))
         model.adapted(PETAH(targets=targets).adapt(backbone, Plan()))
         head = {"vit_small_patch16_224": "head", "resnet50": "fc"}[name]
-        theirs = backbones.build(config.Backbone(name, pretrained=False)).net
+        theirs = backbones.build_with_weights(config.Backbone(name, pretrained=False)).net
         theirs.reset_classifier(10)
         options = LoraConfig(r=8, lora_alpha=8, target_modules=pattern, exclude_modules=[head], modules_to_save=[head])
         peer = get_peft_model(theirs, options)
@@ -537,7 +537,7 @@ def bench_pruned(rounds: int = 30) -> list[Row]:
     for choice, heads, batch in (*cases, ("hybrid_nano", 0.5, 32), ("hybrid_nano", 0.0, 1), ("hybrid_nano", 0.5, 1)):
         spec = config.Backbone(**{**vars(peftbench.compose(f"backbone={choice}").backbone), "pretrained": False})
         half = config.Pruning("structured", ratio=0.5, heads=heads)
-        nets = [backbones.build(spec), pruning.prune(backbones.build(spec), half)]
+        nets = [backbones.build_with_weights(spec), pruning.prune(backbones.build_with_weights(spec), half)]
         size, macs = nets[0].facts.input_size, []
         image = torch.randn(batch, 3, size, size)
         for net in nets:

@@ -81,7 +81,7 @@ MEASURE = """
         spec = config.Backbone("vit_small_patch16_224", weights=f"{folder}/{depth}.safetensors", stream=stream,
                                args={"img_size": 32, "depth": depth})
         with torch.no_grad():
-            backbones.build(spec).taps(torch.zeros(32, 3, 32, 32), emit=lambda index, tap: None)
+            backbones.build_with_weights(spec).taps(torch.zeros(32, 3, 32, 32), emit=lambda index, tap: None)
         return peak()
 
     folder = sys.argv[1]

@@ -54,7 +54,7 @@ def test_projection_stays_near_and_the_head_is_free(tmp_path):
             config = peftbench.compose(*QUICK, *words, f"output_dir={tmp_path}")
             tensors = learned(run(config))
             torch.manual_seed(peftbench.data.loading.mix(seed, 1))
-            start = backbones.build(config.backbone, 32).state_dict()
+            start = backbones.build_with_weights(config.backbone, 32).state_dict()
             inside = [n for n in tensors if n.startswith("backbone.") and n.endswith(("weight", "bias"))]
             far[method] = sum((tensors[n] - start[n.removeprefix("backbone.")]).square().sum() for n in inside)
             far[method, "head"] = tensors["task.head.bias"].abs().max()
@@ -87,7 +87,7 @@ def test_wise_ft_ends_half_way_and_says_what_it_reaches_there(tmp_path):
     )
     a, b = learned(full), learned(half)
     torch.manual_seed(peftbench.data.loading.mix(0, 1))
-    start = backbones.build(peftbench.compose(*QUICK).backbone, 32).state_dict()
+    start = backbones.build_with_weights(peftbench.compose(*QUICK).backbone, 32).state_dict()
     for name in a:
         if name.startswith("backbone.") and a[name].is_floating_point():
             between = (start[name.removeprefix("backbone.")] + a[name]) / 2

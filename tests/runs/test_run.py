@@ -16,7 +16,7 @@ import torch
 import peftbench
 from peftbench import backbones, deltas
 from peftbench.common.seeds import mix
-from peftbench.data.images import decode
+from peftbench.data.decoding import decode_image
 from peftbench.methods.base import Plan
 from peftbench.models.model import Model
 from peftbench.results import find, read
@@ -166,19 +166,19 @@ def test_a_delta_attached_to_a_new_model_predicts_the_same(tmp_path):
     words = ["method=lora", "backbone=vit_nano", "backbone.pretrained=false"]
     config = peftbench.compose(*QUICK, *words, f"output_dir={tmp_path}")
     record = run(config)
-    tensors, metadata = deltas.load(Path(record.folder) / "delta.safetensors")
+    tensors, metadata = deltas.load_delta(Path(record.folder) / "delta.safetensors")
     assert metadata["method"] == "lora"
     assert metadata["fingerprint"] == record.stamps["backbone"]["fingerprint"]
 
     torch.manual_seed(mix(0, 1))
-    backbone = backbones.build(config.backbone, 32)
+    backbone = backbones.build_with_weights(config.backbone, 32)
     assert backbone.fingerprint == metadata["fingerprint"]
     model = Model(backbone, Classification(backbone, json.loads(metadata["classes"])))
     model.adapted(instantiate(config.method).adapt(backbone, Plan()))
     model.eval()
     deltas.attach(model, tensors, "the delta")
     dataset = instantiate(config.data).load()
-    images = torch.stack([torch.from_numpy(decode(i, 32, "bicubic").copy()) for i in dataset.test.images[:192]])
+    images = torch.stack([torch.from_numpy(decode_image(i, 32, "bicubic").copy()) for i in dataset.test.images[:192]])
     with torch.no_grad():
         right = (model(images).argmax(1).numpy() == dataset.test.labels[:192]).mean()
     assert right == pytest.approx(record.metrics["test/accuracy"])

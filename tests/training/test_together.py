@@ -34,9 +34,9 @@ def records(folder: Path) -> dict[str, dict]:
 
 
 def deltas(folder: Path, name: str) -> dict[str, torch.Tensor]:
-    from peftbench.deltas import load
+    from peftbench.deltas import load_delta
 
-    return load(folder / name / "delta.safetensors")[0]
+    return load_delta(folder / name / "delta.safetensors")[0]
 
 
 @pytest.mark.parametrize(

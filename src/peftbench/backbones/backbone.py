@@ -11,14 +11,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from peftbench.backbones import layouts
-from peftbench.backbones.facts import WHOLE, Facts, Size, Tap, grid_of
+from peftbench.backbones.facts import WHOLE, Facts, Grid, Size, Tap, grid_of
 from peftbench.common.digests import digests
 from peftbench.common.errors import Refusal, UserError
 
 
 class _Reached(Exception):
-    """Raised by the hook on the deepest wanted tap: what lies behind it is not computed."""
+    """The hook on the deepest wanted tap raises it, so that nothing behind is computed."""
 
 
 class Backbone(nn.Module):
@@ -29,11 +28,14 @@ class Backbone(nn.Module):
         facts: see `Facts`.
         start: name -> sha256 of every tensor of the state dict as it was built; empty on the meta device.
         streamed: whether its blocks are read from a file each time they compute (`stream.Streamed`).
-        masks: of a pruned backbone, name in the net -> bool, false where a weight was set to zero.
-        kept: of a pruned backbone, how many `channels` and `heads` were kept where some were taken out.
-        pruned: of a pruned backbone, how: `name` (unstructured or structured) and `ratio`.
-        origin: of a pruned backbone, the fingerprint of the whole one.
+        masks: name in the net -> bool, false where pruning set a weight to zero.
+        kept: how many `channels` and `heads` pruning kept where it took some out.
+        pruned: how it was pruned: `name` (unstructured or structured) and `ratio`; empty where it was not.
+        origin: the fingerprint of the whole backbone that a pruned one was made from.
         merging: what a method makes of the zeros when it is merged (`Method.merges`); "" where there are none.
+
+    Raises:
+        Refusal: its features are not one tensor.
     """
 
     streamed: ClassVar[bool] = False
@@ -78,8 +80,9 @@ class Backbone(nn.Module):
         Raises:
             UserError: images of another size than `facts.input_size`, which this model cannot take.
         """
-        count = len(self.facts.taps)
-        indices = [range(count)[i] for i in (range(count) if wanted is None else wanted)]
+        if wanted is None:
+            wanted = range(len(self.facts.taps))
+        indices = [self.facts.index(i) for i in wanted]
         kept: dict[int, Tensor] = {}
         emit = emit or kept.__setitem__
         try:
@@ -88,7 +91,7 @@ class Backbone(nn.Module):
             else:
                 with self._tapped(set(indices), emit, stop), suppress(_Reached):
                     self.net.forward_features(x)
-        except (AssertionError, RuntimeError) as problem:  # whatever position embeddings and windows make of the size
+        except (AssertionError, RuntimeError) as problem:  # position embeddings and windows may not fit the size
             (height, width), size = x.shape[-2:], self.facts.input_size
             one_size = isinstance(size, int) and (height, width) != (size, size)  # a detector's differ
             if not one_size or isinstance(problem, torch.OutOfMemoryError):
@@ -146,7 +149,7 @@ class Backbone(nn.Module):
         except Exception:  # each model fails in its own way
             return False
         strides = [round(height / tap.grid[0]) for tap in self.facts.taps if tap.grid]
-        sizes = [(-(-(height + 64) // s), -(-(width + 32) // s)) for s in strides]
+        sizes = [(math.ceil((height + 64) / s), math.ceil((width + 32) / s)) for s in strides]
         return [tuple(m.shape[2:]) for m in maps] == sizes
 
     def maps(self, taps: Sequence[Tensor], indices: Sequence[int] | None = None) -> list[Tensor]:
@@ -225,19 +228,22 @@ class Backbone(nn.Module):
         )
 
     def _cut(self, image: Tensor, info: list[dict[str, Any]]) -> tuple[list[Tap], list[str], Tensor, frozenset[str]]:
-        """Taps and tail found by watching one forward pass; none where replaying the tail gives other bits."""
+        """Watches one forward pass: (taps, tail, features (1, …), modules that were called).
+
+        Taps and tail are empty where replaying the tail gives other bits than the features.
+        """
         modules = dict(self.net.named_modules())
-        names = [i.get("module", "") for i in info]
+        names = [entry.get("module", "") for entry in info]
         usable = bool(names) and all(n in modules for n in names)
         tail: list[str] = []
         inside: list[str] = []
-        found: dict[str, Tensor] = {}
+        outputs: dict[str, Tensor] = {}
         called: set[str] = set()
 
         def enter(name: str):
             def hook(module: nn.Module, args: Any) -> None:
                 called.add(name)
-                if usable and names[-1] in found and not inside:
+                if usable and names[-1] in outputs and not inside:
                     tail.append(name)
                     inside.append(name)
 
@@ -247,8 +253,8 @@ class Backbone(nn.Module):
             def hook(module: nn.Module, args: Any, output: Any) -> None:
                 if inside and inside[-1] == name:
                     inside.pop()
-                if name in names and name not in found and isinstance(output, Tensor):
-                    found[name] = output
+                if name in names and name not in outputs and isinstance(output, Tensor):
+                    outputs[name] = output
 
             return hook
 
@@ -262,14 +268,14 @@ class Backbone(nn.Module):
         finally:
             for handle in handles:
                 handle.remove()
-        if set(names) - set(found) or not usable:
+        if set(names) - set(outputs) or not usable:
             return [], [], features, frozenset(called)
         tail = [n for n in tail if _changes(modules[n])]
-        if not self._replays(found[names[-1]], tail, features):
+        if not self._replays(outputs[names[-1]], tail, features):
             return [], [], features, frozenset(called)
         prefix = int(getattr(self.net, "num_prefix_tokens", 0) or 0)
         taps = [
-            _tap(n, i["num_chs"], i["reduction"], found[n], prefix, image.shape[2:])
+            _tap(n, i["num_chs"], i["reduction"], outputs[n], prefix, image.shape[2:])
             for n, i in zip(names, info, strict=True)
         ]
         return taps, tail, features, frozenset(called)
@@ -294,16 +300,17 @@ def _tap(name: str, channels: int, reduction: int, output: Tensor, prefix: int, 
     return Tap(name, channels, reduction, shape, layout, _grid(shape, layout, prefix, reduction, image))
 
 
-def _grid(
-    shape: tuple[int, ...], layout: str, prefix: int, reduction: int, image: Sequence[int]
-) -> layouts.Grid | None:
+def _grid(shape: tuple[int, ...], layout: str, prefix: int, reduction: int, image: Sequence[int]) -> Grid | None:
+    """Height and width of a map of `shape`, for an image (H, W); None where tokens lie on none."""
     if layout == "NC":
         return None
     if layout != "NLC":
         return (shape[1], shape[2]) if layout == "NCHW" else (shape[0], shape[1])
     tokens = max(shape[0] - prefix, 0)
-    if reduction and math.prod(rows := tuple(-(-side // reduction) for side in image)) == tokens:
-        return rows[0], rows[1]
+    if reduction:
+        rows, columns = (math.ceil(side / reduction) for side in image)
+        if rows * columns == tokens:
+            return rows, columns
     side = math.isqrt(tokens)
     return (side, side) if side * side == tokens else None
 

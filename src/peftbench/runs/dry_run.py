@@ -13,7 +13,7 @@ from peftbench import backbones, costs, optim
 from peftbench.backbones.layers import layers
 from peftbench.common.precisions import HALF
 from peftbench.config import Config
-from peftbench.costs.simulated import Step, arithmetic, step
+from peftbench.costs.simulated import Step, simulate_flops, simulate_step
 from peftbench.data.base import DataSet, Splits
 from peftbench.methods.base import Method, Plan
 from peftbench.methods.full import Full
@@ -79,10 +79,12 @@ def plan(config: Config) -> Planned:
     notes = []
     taken, full = None, 0
     if model.task.blank_targets(1) is not None:
-        taken = step(model, lambda: _batch(model, splits, batch), lambda: _optimizer(config, model), _half(config))
+        taken = simulate_step(
+            model, lambda: _batch(model, splits, batch), lambda: _optimizer(config, model), _half(config)
+        )
         free = replace(config, pruning=replace(config.pruning, merge="auto"))  # the method's choice, not this one's
         whole, _ = _model(free, Full(), splits)
-        full = arithmetic(whole, lambda: _batch(whole, splits, batch))
+        full = simulate_flops(whole, lambda: _batch(whole, splits, batch))
     else:
         notes.append(f"memory and time: not foretold, since {model.task.unforeseen}; a run measures them")
     if masks and config.pruning.name == "none":
@@ -130,7 +132,7 @@ def _half(config: Config) -> torch.dtype | None:
 
 
 def _rows(config: Config, method: Method, model: Model, skipped: Mapping[str, str]) -> list[Row]:
-    whole = backbones.meta(config.backbone, starting_backbone.input_size(config))
+    whole = backbones.build_on_meta(config.backbone, starting_backbone.input_size(config))
     kinds = {x.name: x.kind for x in layers(whole)}
     each = config.pruning.scope == "layer"  # else the zeros are chosen over all layers together, by their values
     masks = {n: round(m.numel() * config.pruning.ratio) for n, m in model.backbone.masks.items() if each}

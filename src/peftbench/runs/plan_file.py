@@ -32,7 +32,7 @@ def read_plan(folder: Path) -> Plan:
     if not facts.is_file():
         return Plan()
     try:
-        return Plan(deltas.read(folder / f"{PLAN}.safetensors")[0], dict(json.loads(facts.read_text())))
+        return Plan(deltas.read_tensors(folder / f"{PLAN}.safetensors")[0], dict(json.loads(facts.read_text())))
     except (ValueError, TypeError):
         raise UserError(f"{facts}: is damaged; it was written when the run began.") from None
 
@@ -61,14 +61,14 @@ def _look_at_data(method: Method, model: Model, batches: Loaders, context: Conte
     model.to(device)
     with torch.random.fork_rng():  # a resumed run reads the plan, and must go on with the same numbers
         torch.manual_seed(mix(config.seed, 3))
-        plan = method.prepare(model, plain_batches(batches.train, config, device, model.task.scoring_batch))
+        plan = method.prepare(model, plain_batches(batches.train, config, device))
     model.to("cpu")
     return plan
 
 
 def _write_plan(folder: Path, plan: Plan) -> None:
     """Writes the tensors first: the facts tell the other processes that all is there."""
-    deltas.write(folder / f"{PLAN}.safetensors", plan.tensors, {})
+    deltas.write_tensors(folder / f"{PLAN}.safetensors", plan.tensors, {})
     with replacing(folder / f"{PLAN}.json") as part:
         part.write_text(json.dumps(plan.facts), encoding="utf-8")
 
@@ -108,4 +108,4 @@ def plan_hash(plan: Plan) -> str:
     """sha256 of a plan, the empty string of an empty one."""
     if not plan.facts and not plan.tensors:
         return ""
-    return deltas.content(plan.tensors, {"facts": json.dumps(plan.facts, sort_keys=True)})
+    return deltas.content_hash(plan.tensors, {"facts": json.dumps(plan.facts, sort_keys=True)})

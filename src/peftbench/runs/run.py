@@ -18,7 +18,7 @@ from peftbench.config import Config
 from peftbench.data import ood
 from peftbench.data.base import DataSet, Split, Splits, split_hash
 from peftbench.data.images import Preparation
-from peftbench.data.loading import Loaders, loaders
+from peftbench.data.loading import Loaders, Share, loaders
 from peftbench.methods.base import Method
 from peftbench.models.joint import JointModel
 from peftbench.models.model import Model
@@ -98,7 +98,7 @@ def read_data(context: Context) -> Data:
     splits = dataset.load()
     for note in splits.notes:
         context.tell(f"data={config.data.name}: {note}")
-    return Data(splits, splits.roles(config.data.stage), ood.shifts(config, splits))
+    return Data(splits, splits.roles(config.data.stage), ood.read_shifts(config, splits))
 
 
 def carry_out(
@@ -123,25 +123,19 @@ def carry_out(
 
 
 def _loaders(context: Context, data: Data, transform: Preparation, watch: Watch) -> Loaders:
-    section = context.config.data
+    config = context.config
     batches = loaders(
         data.roles,
         transform,
-        batch_size=section.batch_size,
-        eval_batch_size=section.eval_batch_size,
-        seed=context.config.seed if section.order_seed is None else section.order_seed,
-        workers=section.workers,
-        on_error=section.on_error,
-        memory_gb=section.memory_gb,
-        rank=context.process,
-        world=context.processes,
-        limit=context.config.trainer.max_batches,
-        pin=torch.cuda.is_available() and context.config.trainer.accelerator in ("auto", "gpu"),
-        views=context.config.taps.views,
+        config.data,
+        seed=config.seed,
+        share=Share(context.process, context.processes),
+        limit=config.trainer.max_batches,
+        pin=torch.cuda.is_available() and config.trainer.accelerator in ("auto", "gpu"),
+        views=config.taps.views,
         watch=watch,
     )
-    shifted = ood.shifted(data.shifts, batches, context.config, context.process, context.processes)
-    return dataclasses.replace(batches, ood=shifted)
+    return dataclasses.replace(batches, ood=ood.shifted_loaders(data.shifts, batches, config))
 
 
 def _keep_taps(context: Context, model: Model | JointModel, batches: Loaders, fingerprint: str) -> dict | None:

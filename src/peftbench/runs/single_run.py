@@ -51,7 +51,7 @@ class SingleRun:
         config = context.config
         stamps = stamps_of(config, backbone, splits, data_hash)
         if shifts:
-            stamps["data"]["ood"] = ood.stamps(shifts)
+            stamps["data"]["ood"] = ood.stamps_of_shifts(shifts)
         start = "".join([stamps["backbone"]["fingerprint"], stamps.get("task", {}).get("sha256", "")])
         self.id = run_id(config, start, stamps["data"]["hash"])
         self.folder = Path(config.output_dir) / self.id
@@ -102,7 +102,7 @@ class SingleRun:
                 f"(peftbench plan names all)"
             )
         self.model.adapted(self.method.adapt(backbone, self.plan))
-        pruning.hold(backbone)
+        pruning.hold_zeros(backbone)
         self.record.costs = {"parameters": costs.parameters(self.model)}
         if context.first:
             self.record.costs["flops"] = costs.flops(self.model, _blank_input(backbone, splits.train.frames))
@@ -119,10 +119,10 @@ class SingleRun:
     def _complete(self, outcome: Outcome) -> None:
         """The delta, the costs that need the finished model, and the record."""
         record, model = self.record, self.model
-        learned = deltas.changed(outcome.state, model.start())
+        learned = deltas.changed_tensors(outcome.state, model.start())
         record.costs |= outcome.costs
         metadata = delta_metadata(record, model, self.plan)
-        record.costs["delta_bytes"] = deltas.save(self.folder / deltas.FILE, learned, metadata)
+        record.costs["delta_bytes"] = deltas.save_delta(self.folder / deltas.FILE, learned, metadata)
         if self.context.config.trainer.strategy != "fsdp":  # no process holds the whole model
             model.to(outcome.device)
             self.method.merge(model.backbone)

@@ -17,8 +17,8 @@ from peftbench.common.atomic_files import replacing
 from peftbench.common.errors import Refusal, UserError
 from peftbench.common.seeds import mix
 from peftbench.config import Config
+from peftbench.data.decoding import decode_image
 from peftbench.data.folder import Folder
-from peftbench.data.images import decode
 from peftbench.data.media import DAMAGED
 from peftbench.methods.base import Method
 from peftbench.tasks.base import task_class
@@ -33,7 +33,7 @@ def input_size(config: Config) -> backbones.Size | None:
 
 def meta(config: Config, method: Method) -> backbones.Backbone:
     """The backbone on the meta device, pruned: its shapes are those of the run. Raises Refusal."""
-    whole = backbones.meta(config.backbone, input_size(config))
+    whole = backbones.build_on_meta(config.backbone, input_size(config))
     return as_merged(pruning.prune(whole, config.pruning), config, method)
 
 
@@ -41,7 +41,7 @@ def build(config: Config, method: Method, tell: Callable[[str], None] = lambda t
     """The backbone with its weights, pruned. `tell` is given what the user should know of it.
 
     Raises:
-        UserError: as `backbones.build`, and of the images that pruning looks at.
+        UserError: as `backbones.build_with_weights`, and of the images that pruning looks at.
     """
     torch.manual_seed(mix(config.seed, 1))  # of a backbone that starts from random weights
     source = config.backbone
@@ -50,7 +50,7 @@ def build(config: Config, method: Method, tell: Callable[[str], None] = lambda t
     if start_file is not None:  # the backbone is in the same file
         source = replace(source, weights=str(start_file), pretrained=True)
     try:
-        backbone = backbones.build(source, input_size(config))
+        backbone = backbones.build_with_weights(source, input_size(config))
     except UserError as problem:
         if start_file is None:
             raise
@@ -95,9 +95,9 @@ def keep(backbone: backbones.Backbone, config: Config) -> Path:
     spec = config.pruning
     name = f"{backbone.facts.name}-{spec.name}-{spec.ratio:g}-{backbone.fingerprint[:10]}.safetensors"
     path = Path(config.output_dir) / "backbones" / name
-    if not pruning.saved(backbone, path):
+    if not pruning.is_saved(backbone, path):
         with replacing(path) as part:
-            pruning.save(backbone, part)
+            pruning.save_pruned(backbone, part)
     return path
 
 
@@ -134,6 +134,6 @@ def _images(folder: str | None, backbone: backbones.Backbone) -> Tensor:
 
 def _pixels(image: np.ndarray | Path, facts: backbones.Facts) -> Tensor:
     try:
-        return torch.from_numpy(decode(image, facts.canvas, facts.interpolation).copy())
+        return torch.from_numpy(decode_image(image, facts.canvas, facts.interpolation).copy())
     except DAMAGED as problem:
         raise UserError(f"pruning.images: {image} cannot be read as an image ({problem}).") from None

@@ -33,10 +33,13 @@ class CacheError(UserError):
     """The cache itself cannot hold an entry: there is no room, or its folder cannot be written or read back."""
 
 
-def place(given: str | None) -> Path:
-    """The folder of the cache: the given one, or `taps` in $PEFTBENCH_CACHE, $XDG_CACHE_HOME/peftbench or ~/.cache."""
-    if given:
-        return Path(given).expanduser()
+def taps_folder(folder: str | None) -> Path:
+    """The folder of the cache.
+
+    `folder` where it is given, else `taps` in $PEFTBENCH_CACHE, in $XDG_CACHE_HOME/peftbench or in ~/.cache/peftbench.
+    """
+    if folder:
+        return Path(folder).expanduser()
     return cache() / "taps"
 
 
@@ -55,8 +58,8 @@ class Entry:
 
 
 def entries(root: Path) -> list[Entry]:
-    """The entries under `root`, the last used first. What else lies there is none."""
-    found = []
+    """The entries under `root`, the last used first; whatever else lies there is passed over."""
+    listed = []
     for folder in root.glob("*"):
         with contextlib.suppress(OSError):  # no folder; or another process is removing it
             files = list(folder.iterdir())
@@ -65,8 +68,8 @@ def entries(root: Path) -> list[Entry]:
                 continue
             size = sum(f.stat().st_size for f in files)
             used = (folder / ABOUT if about else folder).stat().st_mtime
-            found.append(Entry(folder.name, folder, about or {}, size, used))
-    return sorted(found, key=lambda e: -e.used)
+            listed.append(Entry(folder.name, folder, about or {}, size, used))
+    return sorted(listed, key=lambda e: -e.used)
 
 
 def _damaged(folder: Path, files: list[Path]) -> bool:
@@ -76,31 +79,31 @@ def _damaged(folder: Path, files: list[Path]) -> bool:
 
 
 def read_about(folder: Path) -> dict[str, Any] | None:
-    """What an entry says of itself: `about`, `rows`, and `shape`, `dtype` and `crc32` of its `taps`.
+    """The description of an entry: `about`, `rows`, and `shape`, `dtype` and `crc32` of each of its `taps`.
 
-    None where it is not there or damaged.
+    None where the description is missing or damaged.
     """
     try:
         content = json.loads((folder / ABOUT).read_text())
         rows, taps = content["rows"], content["taps"]
         sound = isinstance(content["about"], dict) and _counts([rows]) and rows * len(taps) > 0
-        each = [_counts(t["shape"]) and _counts(t["crc32"]) and t["dtype"] in DTYPES for t in taps]
+        taps_sound = [_counts(t["shape"]) and _counts(t["crc32"]) and t["dtype"] in DTYPES for t in taps]
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return None
-    return content if sound and all(each) else None
+    return content if sound and all(taps_sound) else None
 
 
 def _counts(values: Any) -> bool:
     return isinstance(values, list) and all(type(v) is int and v >= 0 for v in values)
 
 
-def touch(folder: Path) -> None:
+def mark_used(folder: Path) -> None:
     """Notes that the entry is used now."""
     with contextlib.suppress(OSError):
         os.utime(folder / ABOUT)
 
 
-def remove(entry: Entry) -> bool:
+def remove_entry(entry: Entry) -> bool:
     """Removes an entry unless a run reads it; says whether it is gone."""
     with _lock(entry.folder.parent, f"{entry.key}.use", wait=False) as held:
         if held is None:
@@ -113,12 +116,12 @@ def remove(entry: Entry) -> bool:
         return not entry.folder.exists()
 
 
-def left_over(root: Path) -> list[int]:
+def leftover_sizes(root: Path) -> list[int]:
     """The size of each thing that a killed run left half-written."""
     return [_size(part) for part in _left(root)]
 
 
-def sweep(root: Path) -> int:
+def remove_leftovers(root: Path) -> int:
     """Removes what killed runs left half-written; the number of bytes freed."""
     freed = 0
     for part in _left(root):
@@ -128,7 +131,7 @@ def sweep(root: Path) -> int:
 
 
 def _left(root: Path) -> Iterator[Path]:
-    """What lies half-written and no run is writing, nor begins to while it is looked at."""
+    """Half-written entries that no run is writing, nor begins to write while they are looked at."""
     for part in (root / PARTS).glob("*"):
         with _lock(root, f"{part.name.split('.')[0]}.fill", wait=False) as held:
             if held is not None:
@@ -146,12 +149,12 @@ def make_room(root: Path, needed: int, limit: int) -> None:
         CacheError: they cannot, or the disk has not that much free.
     """
     if needed > limit:
-        most = round(limit / 2**30, 6)
-        raise CacheError(f"taps.max_gb={most:g}: these taps need {_amount(needed)}; give more, or taps=off.")
-    there = entries(root)
-    excess = sum(e.bytes for e in there) + needed - limit
-    for oldest in reversed(there):
-        if excess > 0 and remove(oldest):
+        allowed = round(limit / 2**30, 6)
+        raise CacheError(f"taps.max_gb={allowed:g}: these taps need {_amount(needed)}; give more, or taps=off.")
+    last_used_first = entries(root)
+    excess = sum(e.bytes for e in last_used_first) + needed - limit
+    for oldest in reversed(last_used_first):
+        if excess > 0 and remove_entry(oldest):
             excess -= oldest.bytes
     free = shutil.disk_usage(root).free
     if (lacking := needed + RESERVE - free) > 0:
@@ -169,7 +172,7 @@ def _amount(value: int) -> str:
 
 
 @contextlib.contextmanager
-def filling(root: Path, key: str, waiting: Any = None) -> Iterator[None]:
+def lock_for_filling(root: Path, key: str, waiting: Any = None) -> Iterator[None]:
     """Inside, no other process fills this entry. `waiting` is called if one does, before waiting for it."""
     with _lock(root, f"{key}.fill", wait=False) as held:
         if held is not None:
@@ -181,7 +184,7 @@ def filling(root: Path, key: str, waiting: Any = None) -> Iterator[None]:
         yield
 
 
-def using(root: Path, key: str) -> IO[Any]:
+def lock_for_reading(root: Path, key: str) -> IO[Any]:
     """A handle that keeps an entry from being removed until it is closed or forgotten."""
     handle = _open(root, f"{key}.use")
     _flock(handle, shared=True, wait=True)

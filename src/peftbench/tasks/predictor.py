@@ -15,7 +15,8 @@ from torch import Tensor
 
 from peftbench.common.errors import UserError
 from peftbench.common.progress import Watch
-from peftbench.data.images import Transform, decode_clip
+from peftbench.data.decoding import decode_clip
+from peftbench.data.images import Transform
 from peftbench.data.media import DAMAGED
 
 Skip = Callable[[Path, str], None]

@@ -17,8 +17,8 @@ from peftbench.data.images import Images
 from peftbench.data.loading import Loaders, images_of
 from peftbench.models.joint import JointModel
 from peftbench.models.model import Model
-from peftbench.taps.entries import CacheError, place
-from peftbench.taps.store import Fill, Taps, in_memory, on_disk, size_of
+from peftbench.taps.entries import CacheError, taps_folder
+from peftbench.taps.store import Fill, Taps, size_of_taps, taps_in_memory, taps_on_disk
 
 CHUNK = 2**30
 """Bytes of taps that are in memory at once while they are computed."""
@@ -54,7 +54,7 @@ def keep_taps(
         return {"mode": "off"}
     parts = [images for images in map(images_of, (data.train, data.val)) if images is not None]
     one = _shapes(config, model)
-    sizes = [size_of(one) * images.rows * (images.split.frames or 1) for images in parts]
+    sizes = [size_of_taps(one) * images.rows * (images.split.frames or 1) for images in parts]
     model.to(device)
     done, total = 0, sum(images.rows for images in parts)
 
@@ -79,7 +79,7 @@ def keep_taps(
             if not fits:
                 return {"mode": "off"}
             mode = "memory"  # for what comes after too: the disk is not asked again
-            kept.append(in_memory(partial(fill, images)))
+            kept.append(taps_in_memory(partial(fill, images)))
     for images, taps in zip(parts, kept, strict=True):
         images.stored = taps
     return {
@@ -108,8 +108,8 @@ def why_not_kept(config: Config, model: Model | JointModel, data: Loaders) -> st
 
 def _kept(spec: Spec, mode: str, about: dict[str, Any], bytes_: int, fill: Fill, tell: Tell) -> Taps:
     if mode == "memory":
-        return in_memory(fill)
-    return on_disk(place(spec.dir), about, bytes_, int(spec.max_gb * 2**30), fill, tell)
+        return taps_in_memory(fill)
+    return taps_on_disk(taps_folder(spec.dir), about, bytes_, int(spec.max_gb * 2**30), fill, tell)
 
 
 def _shapes(config: Config, model: Model | JointModel) -> list[Tensor]:
@@ -150,7 +150,7 @@ def _computed(
     """The taps of all rows, in chunks of data.eval_batch_size, or smaller ones where their taps would take too much."""
     model.eval()
     half = HALF[config.trainer.precision]
-    most = CHUNK // size_of(_shapes(config, model)) // (images.split.frames or 1)
+    most = CHUNK // size_of_taps(_shapes(config, model)) // (images.split.frames or 1)
     size = max(min(config.data.eval_batch_size, most) // model.multiple, 1) * model.multiple
     for rows in torch.arange(images.rows).split(size):
         pictures = images.pictures(rows).to(device)

@@ -24,7 +24,7 @@ from peftbench.config import Config
 from peftbench.config import Trainer as TrainerConfig
 from peftbench.costs import PeakMemory, StepClock
 from peftbench.data.loading import Loaders
-from peftbench.data.ood import averages
+from peftbench.data.ood import average_over_shifts
 from peftbench.methods.base import Method
 from peftbench.models.joint import JointModel
 from peftbench.models.model import Model
@@ -228,7 +228,7 @@ def _shifted(trainer: Trainer, module: Fit, loaders: Loaders) -> dict[str, float
     for name, loader in loaders.ood.items():
         trainer.test(module, loader, verbose=False)
         found[name] = dict(module.test_results)
-    return averages(found)
+    return average_over_shifts(found)
 
 
 def _finishes(method: Method) -> bool:

@@ -107,6 +107,6 @@ def open_run(folder: str | Path, config_dir: str | Path | None = None) -> Finish
         raise UserError(f"run={folder}: is not complete but {record.status}{why}; the same command finishes a run.")
     spec = config.restored(folder / CONFIG, own)
     file = folder / deltas.FILE
-    tensors, metadata = deltas.load(file)
+    tensors, metadata = deltas.load_delta(file)
     plan = read_plan(folder)
     return FinishedRun(folder, record, spec, instantiate(spec.method), plan, tensors, metadata, file)

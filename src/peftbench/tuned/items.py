@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from peftbench.common.errors import UserError
-from peftbench.data.media import IMAGES, VIDEOS, clips, frame_files, require_reader, visible
+from peftbench.data.media import IMAGES, VIDEOS, find_clips, frame_files, require_reader, visible_entries
 from peftbench.tasks.predictor import Skip
 
 
@@ -21,9 +21,9 @@ def find_items(given: str, of_clips: bool, skip: Skip) -> list[Path]:
     """
     path = Path(given).expanduser()
     pattern = str(path)
-    found = [pattern] if path.exists() else glob.glob(pattern, recursive=True)
-    found = found or glob.glob(pattern.replace("[", "[[]"), recursive=True)  # in the name of a folder
-    if not found:
+    matches = [pattern] if path.exists() else glob.glob(pattern, recursive=True)
+    matches = matches or glob.glob(pattern.replace("[", "[[]"), recursive=True)  # in the name of a folder
+    if not matches:
         raise UserError(f"images={given}: there is no such file or folder, and no file that matches it.")
     left: set[Path] = set()
 
@@ -34,7 +34,7 @@ def find_items(given: str, of_clips: bool, skip: Skip) -> list[Path]:
 
     items: dict[Path, Path] = {}
     try:
-        for place in sorted(map(Path, found), key=lambda p: (len(p.parts), p)):  # the shortest way first
+        for place in sorted(map(Path, matches), key=lambda p: (len(p.parts), p)):  # the shortest way first
             for item in (_clips if of_clips else _images)(place, skip_once):
                 items.setdefault(_real(item), item)
     except OSError as problem:
@@ -49,7 +49,7 @@ def _real(item: Path) -> Path:
 
 def _images(place: Path, skip: Skip) -> Iterator[Path]:
     if place.is_dir():
-        for inner in visible(place):
+        for inner in visible_entries(place):
             if not (inner.is_dir() and inner.is_symlink()):  # it may lead back to where it lies
                 yield from _images(inner, skip)
     elif place.suffix.lower() in IMAGES:
@@ -60,8 +60,8 @@ def _images(place: Path, skip: Skip) -> Iterator[Path]:
 
 def _clips(place: Path, skip: Skip) -> Iterator[Path]:
     if place.is_dir():
-        yield from [place] if frame_files(place) else clips(place)
-        for inner in visible(place):
+        yield from [place] if frame_files(place) else find_clips(place)
+        for inner in visible_entries(place):
             if inner.is_file() and inner.suffix.lower() not in VIDEOS | IMAGES:
                 skip(inner, f"is no clip ({inner.suffix or 'no suffix'})")
     elif place.suffix.lower() in VIDEOS:

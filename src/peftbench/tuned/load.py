@@ -14,7 +14,8 @@ from peftbench import backbones, config, deltas
 from peftbench.common.errors import Refusal, UserError
 from peftbench.common.precisions import HALF
 from peftbench.config import Config
-from peftbench.data.images import Picture, Preparation
+from peftbench.data.decoding import Picture
+from peftbench.data.images import Preparation
 from peftbench.deltas import peft_adapter
 from peftbench.methods.base import Method, Plan
 from peftbench.methods.lora import LoRA
@@ -118,7 +119,7 @@ def load(
     merges = bool(merge) and type(run.method).merge is not Method.merge and backbone.merging != "unmerged"
     if merges:
         run.method.merge(backbone)
-        deltas.refresh(model)
+        deltas.drop_cached_values(model)
     return Tuned(run, model.requires_grad_(False), transform_of(run.config, backbone), merges).eval()
 
 
@@ -146,8 +147,8 @@ def _adapted(run: FinishedRun, folder: Path) -> FinishedRun:
             f"adapter={folder}: PEFT's adapters are of timm's whole weights, and the backbone of {run.folder} was "
             f"pruned; give the folder of a run with pruning=none."
         )
-    found = peft_adapter.read(
-        folder, backbones.meta(run.config.backbone, starting_backbone.input_size(run.config)).classifiers
+    found = peft_adapter.read_adapter(
+        folder, backbones.build_on_meta(run.config.backbone, starting_backbone.input_size(run.config)).classifiers
     )
     if found.fingerprint not in ("", stamp["fingerprint"]):
         raise Refusal(

@@ -15,7 +15,7 @@ from peftbench.backbones import Backbone
 from peftbench.common.digests import digests
 from peftbench.common.errors import Refusal, UserError, nearest
 from peftbench.data.images import Transform
-from peftbench.deltas import FILE, refresh
+from peftbench.deltas import FILE, drop_cached_values
 from peftbench.methods.base import Side
 from peftbench.models.joint import JointModel
 from peftbench.models.model import Model
@@ -72,7 +72,7 @@ class MultiTask(nn.Module):
         if digests(backbone.state_dict()) != backbone.start:
             raise UserError("MultiTask: the backbone has been changed since it was built; give it as it was.")
         self.backbone = backbone.requires_grad_(False).eval()
-        refresh(self.backbone)
+        drop_cached_values(self.backbone)
         self.transform = _prepared(first, backbone)
         self.frames = first.frames
         self.models = nn.ModuleList()
@@ -137,8 +137,8 @@ class MultiTask(nn.Module):
             side = cast(Side, model.side)
             kind = (type(side), side.wanted, side.condensed, model.backbone.pooling)
             groups.setdefault(kind, []).append(name)
-        count = len(self.backbone.facts.taps)
-        reads = {n: [range(count)[i] for i in cast(Side, self.tasks[n].side).wanted] for n in names}
+        index = self.backbone.facts.index
+        reads = {n: [index(i) for i in cast(Side, self.tasks[n].side).wanted] for n in names}
         union = sorted({i for indices in reads.values() for i in indices})
         frames = self.tasks[names[0]].frames(images)
         taps = dict(zip(union, self.backbone.taps(frames, union), strict=True))

@@ -20,7 +20,7 @@ from peftbench.runs import starting_backbone
 from peftbench.runs.build import instantiate
 from peftbench.runs.compatibility import refuse_incompatible
 from peftbench.tasks.base import begin_task, task_class
-from peftbench.tasks.detection.pyramid import levels
+from peftbench.tasks.detection.pyramid import choose_levels
 from support.detection import DETECTORS, composed, make, scenes
 
 
@@ -127,7 +127,7 @@ def test_a_backbone_can_be_taken_out_of_a_detectors_file(tmp_path):
     peer = _torchvision("fasterrcnn")
     torch.save(peer.state_dict(), tmp_path / "peer.pth")
     spec = config.Backbone("resnet18", weights=str(tmp_path / "peer.pth"))
-    found = backbones.build(spec, 64).net.state_dict()
+    found = backbones.build_with_weights(spec, 64).net.state_dict()
     for name, tensor in peer.state_dict().items():
         if name.startswith(BODY):
             assert torch.equal(found[name.removeprefix(BODY)], tensor)
@@ -148,8 +148,8 @@ def test_a_backbone_can_be_taken_out_of_a_detectors_file(tmp_path):
     ],
 )
 def test_the_pyramid_of_each_family(name, size, finest, strides, start):
-    facts = backbones.meta(config.Backbone(name, pretrained=False), size).facts
-    made = levels(facts, finest, 4 if finest == 4 else 3)
+    facts = backbones.build_on_meta(config.Backbone(name, pretrained=False), size).facts
+    made = choose_levels(facts, finest, 4 if finest == 4 else 3)
     assert (made.strides, made.start) == (strides, start)
     assert len(made.taps) == (1 if start else len(strides))
 

@@ -17,7 +17,7 @@ from torchvision.models import detection as theirs
 
 from peftbench import config
 from peftbench.backbones import Backbone
-from peftbench.backbones.weights import BODY, read_all
+from peftbench.backbones.weights import BODY, read_state_dict
 from peftbench.common.digests import digests
 from peftbench.common.errors import UserError
 from peftbench.tasks.detection import schema
@@ -95,7 +95,7 @@ def begin_detector(detector: Detector, classes: Sequence[str], file: Path) -> tu
     Raises:
         UserError: the file does not fit; says what differs.
     """
-    state = {n: t for n, t in read_all(file).items() if not n.startswith(BODY)}
+    state = {n: t for n, t in read_state_dict(file).items() if not n.startswith(BODY)}
     fresh = detector.net.state_dict()
     known = _classes(file, detector, state)
     kept = [c for c in classes if c in known]

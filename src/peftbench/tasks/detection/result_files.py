@@ -17,7 +17,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import draw_bounding_boxes
 
 from peftbench.common.atomic_files import replacing
-from peftbench.data.images import rgb
+from peftbench.data.decoding import to_rgb
 from peftbench.data.media import upright
 
 DETECTIONS = "detections.json"
@@ -93,7 +93,7 @@ def draw(image_file: Path, boxes: Tensor, labels: Sequence[str], scores: Sequenc
     """
     with Image.open(image_file) as opened:
         opened.load()
-        image = rgb(upright(opened))
+        image = to_rgb(upright(opened))
     if len(boxes):
         line, height = (max(least, round(max(image.size) / part)) for least, part in ((1, 300), (10, 50)))
         named = list(zip(boxes.tolist(), labels, scores, map(_color, labels), strict=True))[::-1]

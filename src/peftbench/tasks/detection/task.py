@@ -32,7 +32,6 @@ class Detection(Task):
     uses_tail: ClassVar[bool] = False
     moves_statistics: ClassVar[bool] = False
     finds_boxes: ClassVar[bool] = True
-    scoring_batch: ClassVar[int | None] = None
     unforeseen: ClassVar[str] = "a detector's proposals depend on the images"
     predictor: ClassVar[type[Predictor]] = BoxPredictor
 

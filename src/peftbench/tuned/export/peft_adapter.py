@@ -42,7 +42,7 @@ def to_adapter(
             f"format=torch_export hold the pruned ones with it."
         )
     timm_model, arguments = backbones.with_classifier(spec.backbone, spec.data.size, len(run.classes))
-    backbone = backbones.meta(spec.backbone, spec.data.size)
+    backbone = backbones.build_on_meta(spec.backbone, spec.data.size)
     if not any(isinstance(m, nn.Linear) for m in backbone.net.modules()):
         raise Refusal(
             f"format=peft: LoRA adapts convolutions of {name}, in another form than PEFT's; format=safetensors holds "
@@ -58,6 +58,6 @@ def to_adapter(
             f"format=safetensors holds the merged weights."
         )
     metadata = {**told, "create": json.dumps(arguments)}
-    peft_adapter.write(folder, run.tensors, spec.method.options, name, backbone.classifiers, metadata)
+    peft_adapter.write_adapter(folder, run.tensors, spec.method.options, name, backbone.classifiers, metadata)
     again = load(run, merge=False, weights=weights, adapter=folder)
     return sample.difference(lambda images: again((images * 255).round().to(torch.uint8)), "format=peft")

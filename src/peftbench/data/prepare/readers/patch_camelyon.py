@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.common.errors import UserError
-from peftbench.data.prepare.order import Entry
+from peftbench.data.prepare.drawing import Entry
 from peftbench.data.prepare.readers import base
 
 _SPLITS = {"train": "train", "validation": "valid", "test": "test"}
 
 
 class Reader(base.Reader):
+    """Reads PatchCamelyon."""
+
     def splits(self) -> dict[str, list[Entry]]:
-        found = {}
+        entries = {}
         for split, name in _SPLITS.items():
             labels = self._array(name, "y")[:].ravel().tolist()
             images = self._array(name, "x")
@@ -27,14 +29,14 @@ class Reader(base.Reader):
                     f"camelyonpatch_level_2_split_{name}_x.h5: x is {images.dtype} of shape {list(images.shape)}, "
                     f"expected uint8 of [{len(labels)}, 96, 96, 3]."
                 )
-            found[split] = [Entry(f"{name}_{i}", int(y), (name, i)) for i, y in enumerate(labels)]
-        return found
+            entries[split] = [Entry(f"{name}_{i}", int(y), (name, i)) for i, y in enumerate(labels)]
+        return entries
 
     def pictures(self, entries: Sequence[Entry]) -> Iterator[tuple[int, bytes]]:
         images = {name: self._array(name, "x") for name in {entry.place[0] for entry in entries}}
         for at in sorted(range(len(entries)), key=lambda i: entries[i].place):  # the file is read from begin to end
             name, i = entries[at].place
-            yield at, base.png(images[name][i])
+            yield at, base.png_bytes(images[name][i])
 
     def _array(self, split: str, part: str) -> Any:
         try:

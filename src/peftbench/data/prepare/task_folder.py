@@ -11,10 +11,10 @@ from pathlib import Path
 
 from peftbench.common.errors import UserError
 from peftbench.common.progress import Stages, unwatched
-from peftbench.data.base import stamp
-from peftbench.data.prepare.order import ROLES, Entry
-from peftbench.data.vtab import lists, provenance
-from peftbench.data.vtab.verify import contents_of, stage_hash
+from peftbench.data.base import stamp_of_bytes
+from peftbench.data.prepare.drawing import ROLES, Entry
+from peftbench.data.vtab import list_files, provenance
+from peftbench.data.vtab.verify import hash_of_rows, stage_hash
 
 # Gives (index, the bytes of an image file) for each of the entries it is asked for, in any order.
 Pictures = Callable[[Sequence[Entry]], Iterator[tuple[int, bytes]]]
@@ -30,7 +30,7 @@ _KINDS = {
 }
 
 
-def write(
+def write_task_folder(
     target: Path,
     drawn: Mapping[str, Sequence[Entry]],
     pictures: Pictures,
@@ -43,28 +43,28 @@ def write(
 ) -> provenance.Provenance:
     """Writes the folder of a task: `images/<split>/<index>.<kind>`, the four lists, classes.txt and split.json.
 
-    Images go to a hidden folder beside `target` first; where that was begun before and for the same images, they are
-    not written again. The 1000 images of train and val together are a second copy, as in the copies that are shared.
+    Images go to a hidden folder beside `target` first. What an earlier call wrote there for the same images is not
+    written again. The 1000 images of train and val together are a second copy, as in the copies that are shared.
 
     Raises:
         UserError: nothing can be written, another process is at it, or a picture is of no kind that is known.
     """
     task = target.name
-    with building(target, _plan(split, drawn)) as begun:
+    with building_folder(target, _plan(split, drawn)) as begun:
         stamps: dict[str, str] = {}
         there = {role: _there(begun, role, stamps) for role in ROLES}
         missing = [(role, i) for role in ROLES for i in range(len(drawn[role])) if i not in there[role]]
         total = sum(len(drawn[role]) for role in ROLES)
         # All at once, for an archive of tens of gigabytes may have to be read from its begin.
-        found = pictures([drawn[role][i] for role, i in missing])
-        for done, (at, content) in enumerate(found, start=total - len(missing) + 1):
+        images = pictures([drawn[role][i] for role, i in missing])
+        for done, (at, content) in enumerate(images, start=total - len(missing) + 1):
             role, i = missing[at]
             path = begun / "images" / _FOLDERS[role] / f"{i:06d}{_kind(content, drawn[role][i])}"
             part = path.with_suffix(".part")
             part.write_bytes(content)
             part.replace(path)
             there[role][i] = path
-            stamps[_name(path, begun)] = stamp(content)
+            stamps[_name(path, begun)] = stamp_of_bytes(content)
             watch(f"writing {task}", done, total)
         for role in ROLES:
             if len(there[role]) != len(drawn[role]):
@@ -82,10 +82,13 @@ def write(
 
 
 @contextlib.contextmanager
-def building(target: Path, plan: str) -> Iterator[Path]:
+def building_folder(target: Path, plan: str) -> Iterator[Path]:
     """The hidden folder in which `target` is made; it takes its place when the block ends well, else it is kept.
 
-    What was begun under another plan is removed. Raises UserError.
+    What was begun under another plan is removed.
+
+    Raises:
+        UserError: `target` is there already, nothing can be written, or another process is at it.
     """
     begun = target.with_name(f".{target.name}.preparing")
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
@@ -130,9 +133,9 @@ def _there(begun: Path, role: str, stamps: dict[str, str]) -> dict[int, Path]:
     folder = begun / "images" / _FOLDERS[role]
     folder.mkdir(parents=True, exist_ok=True)
     images = (p for p in folder.iterdir() if p.stem.isdecimal() and p.suffix in _KINDS.values())
-    found = {int(p.stem): p for p in images if p.stat().st_size}  # a crash of the machine may leave empty ones
-    stamps |= {_name(path, begun): stamp(path.read_bytes()) for path in found.values()}
-    return found
+    written = {int(p.stem): p for p in images if p.stat().st_size}  # a crash of the machine may leave empty ones
+    stamps |= {_name(path, begun): stamp_of_bytes(path.read_bytes()) for path in written.values()}
+    return written
 
 
 def _plan(split: str, drawn: Mapping[str, Sequence[Entry]]) -> str:
@@ -175,9 +178,9 @@ def _described(
 ) -> provenance.Provenance:
     """The four lists and split.json."""
     contents = {}
-    for role, file in lists.FILES.items():
+    for role, file in list_files.FILES.items():
         (begun / file).write_text("".join(f"{name} {label}\n" for name, label in rows[role]), encoding="utf-8")
-        contents[role] = contents_of([n for n, _ in rows[role]], [y for _, y in rows[role]], stamps)
+        contents[role] = hash_of_rows([n for n, _ in rows[role]], [y for _, y in rows[role]], stamps)
     train, val, test = (len(rows[role]) for role in ROLES)
     made = provenance.Provenance(task, split, source, (train, val, test), reduced, stage_hash(contents, "final"))
     (begun / provenance.FILE).write_text(made.text(), encoding="utf-8")

@@ -20,7 +20,7 @@ class Listed:
     problems: list[str]
 
 
-def read(folder: Path, file: str, classes: int | None) -> Listed:
+def read_list(folder: Path, file: str, classes: int | None) -> Listed:
     """Reads a list; labels must be 0 to classes - 1, or any number from 0 where `classes` is not known.
 
     Raises:
@@ -30,26 +30,26 @@ def read(folder: Path, file: str, classes: int | None) -> Listed:
     if not path.is_file():
         raise UserError(f"{path}: is missing; expected the four lists {', '.join(FILES.values())}.")
     try:
-        return parse(path, path.read_text(encoding="utf-8"), classes)
+        return parse_list(path, path.read_text(encoding="utf-8"), classes)
     except UnicodeDecodeError:
         raise UserError(f"{path}: is no text; expected lines of '<path> <label>'.") from None
 
 
-def parse(path: Path, text: str, classes: int | None) -> Listed:
-    """As `read`, of text that was read already."""
-    found = Listed(path, [], [], [])
+def parse_list(path: Path, text: str, classes: int | None) -> Listed:
+    """As `read_list`, of text that was read already."""
+    listed = Listed(path, [], [], [])
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
         name, _, label = line.strip().rpartition(" ")
         name = name.strip()
         if not name or not label.removeprefix("-").isdecimal():
-            found.problems.append(f"{path}:{number}: expected '<path> <label>', found '{line[:80]}'.")
+            listed.problems.append(f"{path}:{number}: expected '<path> <label>', found '{line[:80]}'.")
         elif int(label) < 0 or (classes is not None and int(label) >= classes):
-            found.problems.append(f"{path}:{number}: label {label}; expected 0 to {(classes or 0) - 1}.")
+            listed.problems.append(f"{path}:{number}: label {label}; expected 0 to {(classes or 0) - 1}.")
         elif ".." in Path(name).parts or Path(name).is_absolute():
-            found.problems.append(f"{path}:{number}: {name} leads out of the task's folder.")
+            listed.problems.append(f"{path}:{number}: {name} leads out of the task's folder.")
         else:
-            found.names.append(name)
-            found.labels.append(int(label))
-    return found
+            listed.names.append(name)
+            listed.labels.append(int(label))
+    return listed

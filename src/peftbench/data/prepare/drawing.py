@@ -30,46 +30,56 @@ class Entry(NamedTuple):
     place: Any
 
 
-def hasher(name: str, split: str) -> Callable[[str], bytes]:
+def key_hasher(name: str, split: str) -> Callable[[str], bytes]:
     """The hash of keys by which the order called `name` sorts the records of `split`."""
     start = hashlib.md5(split.encode()) if name == TFDS else hashlib.sha256(f"{name}/{split}/".encode())
 
     def hashed(key: str) -> bytes:
-        one = start.copy()
-        one.update(key.encode())
-        return one.digest()
+        digest = start.copy()
+        digest.update(key.encode())
+        return digest.digest()
 
     return hashed
 
 
-def ordered(entries: Sequence[Entry], split: str, name: str) -> list[Entry]:
+def ordered_entries(entries: Sequence[Entry], split: str, name: str) -> list[Entry]:
     """The entries in the order called `name`."""
-    hashed = hasher(name, split)
+    hashed = key_hasher(name, split)
     return sorted(entries, key=lambda entry: hashed(entry.key))
 
 
-def pools(
+def pools_of_roles(
     splits: Mapping[str, Sequence[Entry]], cut: Mapping[str, tuple[str, int, int]], name: str
 ) -> dict[str, list[Entry]]:
-    """All that each role may be drawn from, in order; percentages are rounded down, as task_adaptation does."""
+    """The images that each role may be drawn from, in the order called `name`.
+
+    `cut` says for each role the split that its images come from and the stretch of it in percent. Percentages are
+    rounded down, as task_adaptation does.
+    """
     sorted_: dict[str, list[Entry]] = {}
-    found = {}
+    pools = {}
     for role, (split, begin, end) in cut.items():
         if split not in sorted_:
-            sorted_[split] = ordered(splits[split], split, name)
+            sorted_[split] = ordered_entries(splits[split], split, name)
         whole = sorted_[split]
-        found[role] = whole[begin * len(whole) // 100 : end * len(whole) // 100]
-    return found
+        pools[role] = whole[begin * len(whole) // 100 : end * len(whole) // 100]
+    return pools
 
 
-def draw(task: str, found: Mapping[str, list[Entry]], sizes: tuple[int, int, int | None]) -> dict[str, list[Entry]]:
-    """The first `sizes` (train, val, test; None is all) of each pool. Raises UserError where a pool is smaller."""
+def draw_images(
+    task: str, pools: Mapping[str, list[Entry]], sizes: tuple[int, int, int | None]
+) -> dict[str, list[Entry]]:
+    """The first images of each pool, as many as `sizes` says for train, val and test; None is all.
+
+    Raises:
+        UserError: a pool is smaller.
+    """
     drawn = {}
     for role, size in zip(ROLES, sizes, strict=True):
-        if size is not None and len(found[role]) < size:
+        if size is not None and len(pools[role]) < size:
             raise UserError(
-                f"{task}: the source has {len(found[role]):,} images to draw {role} from, and {size:,} are to be "
+                f"{task}: the source has {len(pools[role]):,} images to draw {role} from, and {size:,} are to be "
                 f"drawn; for a smaller set give train=, val= and test=."
             )
-        drawn[role] = found[role][:size]
+        drawn[role] = pools[role][:size]
     return drawn
