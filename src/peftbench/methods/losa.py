@@ -19,7 +19,7 @@ from peftbench.backbones import Backbone, Tap, layouts
 from peftbench.backbones.facts import grid_of
 from peftbench.common.errors import Refusal, UserError
 from peftbench.methods.base import Method, Plan, Side, freeze
-from peftbench.methods.shared import lowrank
+from peftbench.methods.shared import side_recursion
 from peftbench.methods.shared.mixing import Mixer, Norms, refine
 
 
@@ -217,7 +217,7 @@ class SideMixers(Side):
             int(i): torch.stack([F.pad(n.lifts[i], (0, 0, 0, rank - len(n.lifts[i]))) for n in nets])
             for i in self.lifts
         }
-        return lowrank.refine(tokens, start, names, down, up, lifts, self.class_token and not self.every)
+        return side_recursion.refine(tokens, start, names, down, up, lifts, self.class_token and not self.every)
 
     @property
     def dtype(self) -> torch.dtype:

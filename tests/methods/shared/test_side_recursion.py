@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peftbench.methods.shared import lowrank
+from peftbench.methods.shared import side_recursion
 from peftbench.methods.shared.mixing import Mixer, Norms
 from peftbench.methods.shared.mixing import refine as plain
 
@@ -45,7 +45,7 @@ def together(nets: list[Net], taps: list[Tensor], start: Tensor, first: bool = F
     down = {m: torch.stack([pad(net.mixers[m].down, -2, rank[m]) for net in nets]) for m in order}
     up = {m: torch.stack([pad(net.mixers[m].up, -1, rank[m]) for net in nets]) for m in order}
     lifts = {int(i): torch.stack([pad(net.lifts[i], -2, rank["channel"]) for net in nets]) for i in nets[0].lifts}
-    return lowrank.refine(taps, start, order, down, up, lifts, first)
+    return side_recursion.refine(taps, start, order, down, up, lifts, first)
 
 
 def case(
@@ -67,7 +67,7 @@ def gradients(nets: list[Net]) -> list[Tensor]:
 def test_equals_the_plain_recursion(monkeypatch, order, ranks, widths, n, scratch):
     if "channel" not in order and len(set(widths)) > 1:
         pytest.skip("taps of other widths meet in the channel mixer")
-    monkeypatch.setattr(lowrank, "SCRATCH_BYTES", {"cpu": scratch * n * 6 * 8 * 3})  # three images: 3 + 1, or all four
+    monkeypatch.setattr(side_recursion, "SCRATCH_BYTES", {"cpu": scratch * n * 6 * 8 * 3})  # three images: 3 + 1, or all four
     nets, taps = case(order, widths, ranks, n)
     for start in taps[-1], torch.zeros_like(taps[-1]), torch.randn_like(taps[-1]):
         for first in False, True:
