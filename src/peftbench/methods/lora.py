@@ -24,6 +24,8 @@ class LoRA(Method):
     channels than `rank` is left alone. (`method=petah` adapts linear layers and convolutions alike.)
     """
 
+    foldable: ClassVar[bool] = True
+    peft_adapters: ClassVar[bool] = True
     merges: ClassVar[tuple[str, ...]] = ("unmerged", "dense")
 
     rank: int = 8
@@ -66,8 +68,8 @@ class LoRA(Method):
             if isinstance(layer, nn.Conv2d):
                 form = Form(self.rank, scale, "read", kernel_rows=True)
             else:  # a layer whose weight the model reads instead of calling it (BEiT's qkv) has no input to add beside
-                path = "input" if name in backbone.facts.called else "read"
-                form = Form(self.rank, scale, path, dropout=self.dropout)
+                called = name in backbone.facts.called
+                form = Form(self.rank, scale, "input" if called else "read", dropout=self.dropout)
             LowRankUpdate.add(layer, form)
 
     def merge(self, backbone: Backbone) -> None:

@@ -182,10 +182,10 @@ class SideMixers(Side):
         return [_onto(t, built, p, self.grid) for t, built, p in zip(taps, self.built, self.prefixes, strict=True)]
 
     def forward(self, taps: Sequence[Tensor]) -> list[Tensor]:
-        return self.together([self], taps)[0]
+        return self.forward_several([self], taps)[0]
 
     @classmethod
-    def together(cls, nets: Sequence[Side], taps: Sequence[Tensor]) -> list[list[Tensor]]:
+    def forward_several(cls, nets: Sequence[Side], taps: Sequence[Tensor]) -> list[list[Tensor]]:
         every = [n for n in nets if isinstance(n, SideMixers)]
         first = every[0]
         alike = all(

@@ -35,6 +35,7 @@ class PETAH(Method):
     move too; `bias` trains those of adapted, or all, layers.
     """
 
+    foldable: ClassVar[bool] = True
     merges: ClassVar[tuple[str, ...]] = ("unmerged", "masked", "dense")
 
     rank: int = 8

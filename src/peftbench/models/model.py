@@ -180,8 +180,8 @@ def _through(models: Sequence[Model], taps: list[Tensor]) -> list[list[Tensor]]:
     kind, count = taps[-1].device.type, len(taps) - len(models[0].passed)
     own, passed = taps[:count], taps[count:]
     if kind != "cpu" or not torch.is_autocast_enabled(kind) or has_bf16():
-        given = type(sides[0]).together(sides, own)
+        given = type(sides[0]).forward_several(sides, own)
     else:
         with torch.autocast(kind, enabled=False):
-            given = type(sides[0]).together(sides, own if sides[0].halves else [t.float() for t in own])
+            given = type(sides[0]).forward_several(sides, own if sides[0].halves else [t.float() for t in own])
     return [m.merged(taps, passed) for m, taps in zip(models, given, strict=True)]

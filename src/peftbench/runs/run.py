@@ -274,7 +274,7 @@ def _teller(config: Config, rank: int) -> Callable[[str], None]:
 def _plan(folder: Path, method: Method, model: Model, data: Loaders, config: Config, rank: int) -> Plan:
     """The method's plan: made once by rank zero, before anything changes, and read by everybody after."""
     tensors, facts = folder / f"{PLAN}.safetensors", folder / f"{PLAN}.json"
-    if type(method).prepare is Method.prepare:
+    if not method.plans:
         return Plan()
     if not facts.is_file():
         if rank == 0:

@@ -67,7 +67,9 @@ def gradients(nets: list[Net]) -> list[Tensor]:
 def test_equals_the_plain_recursion(monkeypatch, order, ranks, widths, n, scratch):
     if "channel" not in order and len(set(widths)) > 1:
         pytest.skip("taps of other widths meet in the channel mixer")
-    monkeypatch.setattr(side_recursion, "SCRATCH_BYTES", {"cpu": scratch * n * 6 * 8 * 3})  # three images: 3 + 1, or all four
+    monkeypatch.setattr(
+        side_recursion, "SCRATCH_BYTES", {"cpu": scratch * n * 6 * 8 * 3}
+    )  # three images: 3 + 1, or all four
     nets, taps = case(order, widths, ranks, n)
     for start in taps[-1], torch.zeros_like(taps[-1]), torch.randn_like(taps[-1]):
         for first in False, True:

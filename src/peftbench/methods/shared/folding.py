@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 @cache
-def layer_class(base: type[nn.Module], prefix: str, members: tuple[tuple[str, Any], ...]) -> type[nn.Module]:
+def layer_class(base: Any, prefix: str, members: tuple[tuple[str, Any], ...]) -> Any:
     """A class derived from `base` with more members, the same one whenever it is asked for.
 
     torch's parametrize would do, but it renames the frozen tensor, and with it the backbone's fingerprint and delta
@@ -52,7 +52,8 @@ class Folded:
     def undo(self) -> None:
         """The layer has its class, parts and very tensors again."""
         layer = self.layer
-        for place, kept in zip((layer._parameters, layer._buffers, layer._modules), self.kept, strict=True):
+        places: tuple[dict[str, Any], ...] = (layer._parameters, layer._buffers, layer._modules)
+        for place, kept in zip(places, self.kept, strict=True):
             place.clear()
             place.update(kept)
         layer.__dict__.update(self.attributes)

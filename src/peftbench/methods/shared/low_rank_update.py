@@ -103,11 +103,11 @@ class LowRankUpdate:
         A starts Kaiming-uniform and B at zero, so that the layer computes what it did.
         """
         weight: Any = layer.weight
-        rows, columns = len(weight), weight[0].numel()
-        high = wide = 1
+        rows, columns, high = len(weight), weight[0].numel(), 1
         if form.kernel_rows:
-            high, wide = layer.kernel_size  # type: ignore[union-attr]
-            columns = layer.in_channels * wide  # type: ignore[union-attr]
+            assert isinstance(layer, nn.Conv2d)
+            high = layer.kernel_size[0]
+            columns = layer.in_channels * layer.kernel_size[1]
         low = nn.Parameter(weight.new_empty(form.rank * high, columns))
         nn.init.kaiming_uniform_(low, a=math.sqrt(5))
         layer.lora_a, layer.lora_b = low, nn.Parameter(weight.new_zeros(rows * high, form.rank * high))
@@ -116,7 +116,8 @@ class LowRankUpdate:
             layer.register_buffer("lora_mask", mask, persistent=False)
         forward = _forward_of(layer, form)
         members = (("weight", _WEIGHT), *((("forward", forward),) if forward is not None else ()))
-        layer.__class__ = layer_class(type(layer), "LowRank", members)  # type: ignore[assignment]
+        kind: Any = type(layer)
+        layer.__class__ = layer_class(kind, "LowRank", members)
         return cls(layer)
 
     @property

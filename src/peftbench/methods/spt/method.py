@@ -35,6 +35,8 @@ class SPT(Method):
     `batches` of 32 training images are scored, in `mode`. `choose: random` scores at random, as a control.
     """
 
+    plans: ClassVar[bool] = True
+    foldable: ClassVar[bool] = True
     merges: ClassVar[tuple[str, ...]] = ("unmerged", "dense")
     kind: ClassVar[Structure] = "none"
 

@@ -63,7 +63,7 @@ class Sparse(nn.Module):
 
 
 def _block(at: Tensor, size: int) -> tuple[Tensor | None, Tensor]:
-    """The rows (or columns) of `size` that have entries, None where most have; and the place of each entry's in them."""
+    """The rows (or columns), of `size`, that have entries, None where most have; and each entry's place in them."""
     used, place = torch.unique(at, return_inverse=True)
     if len(used) < 0.8 * size:
         return used.long(), place
@@ -231,11 +231,12 @@ def add_parts(layer: nn.Module, parts: dict[str, nn.Module], called: bool) -> No
     forward = forward_of(layer) if called else None
     for name, part in parts.items():
         layer.add_module(name, part)
-    members = [(name, _reader(name)) for name in names]
+    members: list[tuple[str, Any]] = [(name, _reader(name)) for name in names]
     members.append(("updated_parameters", names))
     if forward is not None:
         members.append(("forward", forward))
-    layer.__class__ = layer_class(type(layer), "Tuned", tuple(members))
+    kind: Any = type(layer)
+    layer.__class__ = layer_class(kind, "Tuned", tuple(members))
 
 
 def merge_parts(layer: nn.Module) -> Folded | None:
