@@ -187,7 +187,7 @@ def _sensible(arguments: list[str]) -> None:
                 raise UserError(f"{word}: expected how many runs to train in one pass, such as sweep.together=8.")
             if not many:
                 raise UserError(_NO_SWEEP.format(word))
-            protocol = any(a.startswith(("protocol=", "experiment=vtab1k/")) for a in arguments)
+            protocol = any(a.startswith(("protocol=", "experiment=vtab1k")) for a in arguments)
             launcher = next((a for a in arguments if a.startswith("hydra/launcher=") and "basic" not in a), None)
             if launcher and not protocol:
                 raise UserError(f"{word}: runs that train together share a process; leave {launcher} out.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -21,6 +21,9 @@ class FTP(Full):
 
     `optimizer=ftp` does the same to what any other method trains. `exclude` are patterns over parameter names.
     """
+
+    own_optimizer: ClassVar[bool] = True
+    anchored: ClassVar[bool] = True
 
     kappa: float = 1.0
     gamma_lr: float = 0.01

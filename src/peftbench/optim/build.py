@@ -37,7 +37,7 @@ def optimizer(
     return FTP(plain, anchors=own, exclude=exclude, kappa=spec.kappa, gamma_lr=spec.gamma_lr, norm=spec.norm)
 
 
-def together(
+def joint_optimizer(
     specs: Sequence[config.Optimizer], named: Sequence[Sequence[tuple[str, nn.Parameter]]], steps: int, fused: bool
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
     """One optimizer, and its schedule, that steps several runs' parameters as each run's own would.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -30,6 +30,9 @@ class Anchored(Optimizer):
             another shape.
         Refusal: sharded parameters, of which no process holds a whole row.
     """
+
+    needs_held_out_loss: ClassVar[bool] = False
+    """Its steps differentiate `objective`, the loss of a held-out batch, which training sets as an attribute."""
 
     def __init__(
         self, inner: Optimizer, *, anchors: Mapping[str, Tensor] | None = None, exclude: Collection[str] = ()

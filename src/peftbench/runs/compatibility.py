@@ -26,13 +26,12 @@ def refuse_incompatible(config: Config, method: Method) -> backbones.Backbone:
     method.check(backbone)
     task_class(config.task).refuse(config, method.fixed_size, backbone)
     _refuse_other_frames(config)
-    name, kind = config.method.name, type(method)
-    own = kind.optimizer is not Method.optimizer
-    if own and config.optimizer.name == "ftp":
+    name = config.method.name
+    if method.own_optimizer and config.optimizer.name == "ftp":
         raise UserError(f"optimizer=ftp: method={name} has an optimizer of its own; leave optimizer=ftp out.")
-    if (own or kind.finish is not Method.finish) and config.trainer.strategy == "fsdp":
+    if (method.own_optimizer or method.finishes or method.anchored) and config.trainer.strategy == "fsdp":
         raise Refusal(f"method={name}: needs whole tensors, which trainer=fsdp has not; use trainer=ddp.")
-    if kind.prepare is not Method.prepare and config.trainer.strategy == "fsdp":
+    if method.plans and config.trainer.strategy == "fsdp":
         raise Refusal(f"method={name}: tunes single entries of whole tensors; use trainer=ddp instead of fsdp.")
     return backbone
 

@@ -15,8 +15,7 @@ from peftbench.common.precisions import HALF
 from peftbench.config import Config
 from peftbench.costs.simulated import Step, simulate_flops, simulate_step
 from peftbench.data.base import DataSet, Splits
-from peftbench.methods.base import Method, Plan
-from peftbench.methods.full import Full
+from peftbench.methods.base import Method, Plan, unfreeze
 from peftbench.models.model import Model
 from peftbench.runs import starting_backbone
 from peftbench.runs.build import instantiate
@@ -83,7 +82,7 @@ def plan(config: Config) -> Planned:
             model, lambda: _batch(model, splits, batch), lambda: _optimizer(config, model), _half(config)
         )
         free = replace(config, pruning=replace(config.pruning, merge="auto"))  # the method's choice, not this one's
-        whole, _ = _model(free, Full(), splits)
+        whole = _fully_tuned(free, splits)
         full = simulate_flops(whole, lambda: _batch(whole, splits, batch))
     else:
         notes.append(f"memory and time: not foretold, since {model.task.unforeseen}; a run measures them")
@@ -97,7 +96,7 @@ def plan(config: Config) -> Planned:
             f"pruning: {round(every * config.pruning.ratio):,} of {every:,} weights become zero; merging is "
             f"{model.backbone.merging}"
         )
-    if type(method).optimizer is not Method.optimizer or config.optimizer.name == "ftp":
+    if method.own_optimizer or config.optimizer.name == "ftp":
         notes.append("memory: without the anchors and differences that its optimizer keeps")
     if method.side and config.taps.mode != "off":
         notes.append("memory and time: of a step without kept taps; with them no backbone runs")
@@ -112,6 +111,17 @@ def _model(config: Config, method: Method, splits: Splits) -> tuple[Model, Mappi
         skipped = method.skipped(backbone)
         model.adapted(method.adapt(backbone, Plan()))
     return model, skipped
+
+
+def _fully_tuned(config: Config, splits: Splits) -> Model:
+    """The model with every parameter of the backbone training."""
+    backbone = starting_backbone.meta(config, Method())
+    with torch.device("meta"):
+        task = task_class(config.task).build(config.task, backbone, splits.classes)
+        model = Model(backbone, task)
+        unfreeze(backbone)
+        model.adapted(None)
+    return model
 
 
 def _batch(model: Model, splits: Splits, images: int) -> tuple[Tensor, Any]:

@@ -44,7 +44,7 @@ def make_plan(folder: Path, method: Method, model: Model, batches: Loaders, cont
         UserError: the file is damaged, or the first process did not write it.
     """
     facts = folder / f"{PLAN}.json"
-    if type(method).prepare is Method.prepare:
+    if not method.plans:
         return Plan()
     if not facts.is_file():
         if context.first:

@@ -27,7 +27,7 @@ def signature(config: Config) -> Hashable | None:
     several = config.trainer.devices * config.trainer.nodes > 1
     if not method.side or several or not task_class(config.task).trains_jointly:
         return None
-    if _apart(config, type(method)):
+    if _apart(config, method):
         return None
     backbone = refuse_incompatible(config, method)
     side = method.adapt(backbone, Plan())
@@ -45,9 +45,13 @@ def signature(config: Config) -> Hashable | None:
     return json.dumps([whole, taps, config.output_dir, config.force], sort_keys=True)
 
 
-def _apart(config: Config, kind: type[Method]) -> bool:
-    own = kind.optimizer is not Method.optimizer or kind.finish is not Method.finish
-    return own or bool(config.data.ood) or config.optimizer.name not in ("adamw", "sgd")
+def _apart(config: Config, method: Method) -> bool:
+    return (
+        method.own_optimizer
+        or method.finishes
+        or bool(config.data.ood)
+        or config.optimizer.name not in ("adamw", "sgd")
+    )
 
 
 def arranged(configs: Sequence[Config], size: int) -> list[list[int]]:

@@ -17,8 +17,8 @@ from peftbench.config import Config
 from peftbench.data.decoding import Picture
 from peftbench.data.images import Preparation
 from peftbench.deltas import peft_adapter
-from peftbench.methods.base import Method, Plan
-from peftbench.methods.lora import LoRA
+from peftbench.methods.base import Plan
+from peftbench.methods.shared.peft_adapters import method_of_adapter
 from peftbench.models.model import Model
 from peftbench.runs import starting_backbone
 from peftbench.runs.build import build_backbone, transform_of
@@ -116,7 +116,7 @@ def load(
     model = run.model(backbone)
     if isinstance(merge, str):
         backbone.merging = _merging(run, backbone, merge)
-    merges = bool(merge) and type(run.method).merge is not Method.merge and backbone.merging != "unmerged"
+    merges = bool(merge) and run.method.foldable and backbone.merging != "unmerged"
     if merges:
         run.method.merge(backbone)
         deltas.drop_cached_values(model)
@@ -155,10 +155,10 @@ def _adapted(run: FinishedRun, folder: Path) -> FinishedRun:
             f"adapter={folder}: was made on a backbone with fingerprint {found.fingerprint[:12]}, and that of "
             f"{run.folder} has {stamp['fingerprint'][:12]}; give the folder of a run on the same weights."
         )
-    method = LoRA(found.rank, found.alpha, found.dropout, found.layers)
+    name, path, method = method_of_adapter(found.rank, found.alpha, found.dropout, found.layers)
     options = json.loads(json.dumps(dataclasses.asdict(method)))
-    spec = config.Method("lora", "peftbench.methods.lora.LoRA", options)
-    told = {**run.metadata, "method": "lora", "options": json.dumps(options), "plan": plan_hash(Plan())}
+    spec = config.Method(name, path, options)
+    told = {**run.metadata, "method": name, "options": json.dumps(options), "plan": plan_hash(Plan())}
     return dataclasses.replace(
         run,
         config=dataclasses.replace(run.config, method=spec),

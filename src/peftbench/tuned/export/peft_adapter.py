@@ -12,7 +12,6 @@ from torch import nn
 from peftbench import backbones
 from peftbench.common.errors import Refusal
 from peftbench.deltas import peft_adapter
-from peftbench.methods.lora import LoRA
 from peftbench.tuned.export.graph import Sample
 from peftbench.tuned.finished_run import FinishedRun
 from peftbench.tuned.load import load
@@ -29,7 +28,7 @@ def to_adapter(
     """
     spec = run.config
     name = spec.backbone.name
-    if not isinstance(run.method, LoRA):
+    if not run.method.peft_adapters:
         raise Refusal(
             f"format=peft: method={spec.method.name} is no LoRA of linear layers, which method=lora is; "
             f"format=onnx and format=torch_export hold any method."
