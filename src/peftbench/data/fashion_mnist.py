@@ -78,7 +78,7 @@ def _idx(path: Path, reader) -> np.ndarray:
     import gzip
     import tempfile
 
-    with gzip.open(path) as packed, tempfile.NamedTemporaryFile() as plain:
-        plain.write(packed.read())
-        plain.flush()
-        return reader(plain.name).numpy()
+    with gzip.open(path) as packed, tempfile.TemporaryDirectory() as folder:
+        plain = Path(folder) / path.stem
+        plain.write_bytes(packed.read())
+        return reader(str(plain)).numpy()
