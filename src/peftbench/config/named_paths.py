@@ -10,8 +10,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from peftbench.common.errors import UserError, nearest
 from peftbench.common.task_lookup import shipped_tasks
 from peftbench.config.configs_folder import CONFIGS
@@ -55,8 +53,9 @@ def paths_by_name(group: str, folders: Iterable[Path]) -> dict[str, str]:
         UserError: a file cannot be read as YAML.
     """
     paths: dict[str, str] = {}
-    for file in (f for folder in folders for f in sorted((folder / group).glob("**/*.yaml"))):
-        section = mapping_in(file)
+    files = (file for folder in folders for file in sorted((folder / group).glob("**/*.yaml")))
+    for file in files:
+        section = _mapping_in(file)
         if isinstance(section.get(group), Mapping):  # under @package _global_
             section = section[group]
         if "name" in section and isinstance(section.get("path"), str):
@@ -64,8 +63,10 @@ def paths_by_name(group: str, folders: Iterable[Path]) -> dict[str, str]:
     return paths
 
 
-def mapping_in(file: Path) -> Mapping[str, Any]:
+def _mapping_in(file: Path) -> Mapping[str, Any]:
     """What a YAML file holds; an empty mapping where it holds another thing. Raises UserError."""
+    import yaml
+
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
