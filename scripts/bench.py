@@ -893,10 +893,10 @@ def table(rows: list[Row]) -> str:
 def machine() -> str:
     import torch
 
-    from peftbench.runs.run import _processor
+    from peftbench.common.machine import processor
 
     threads, python = torch.get_num_threads(), platform.python_version()
-    return f"{_processor()}, {threads} threads, torch {torch.__version__}, Python {python}"
+    return f"{processor()}, {threads} threads, torch {torch.__version__}, Python {python}"
 
 
 def updated(page: str, measured: str, where: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from peftbench.cli.options import BOOLEAN, parse
+from peftbench.common.atomic_files import replacing
 from peftbench.common.errors import UserError, nearest
 from peftbench.results import formats, page, text
 from peftbench.results.boards import boards
@@ -67,9 +68,8 @@ def _write(content: str, form: str, options: dict[str, str]) -> int:
             with path.open(encoding="utf-8", errors="replace") as file:
                 if not file.read(2000).startswith(begins):
                     raise UserError(f"output={path}: is there and is no {form} report; give another name.")
-        part = path.with_name(f".{path.name}.part")
-        part.write_text(content, encoding="utf-8")
-        part.replace(path)
+        with replacing(path, lambda why: f"output={path}: cannot be written ({why}).") as part:
+            part.write_text(content, encoding="utf-8")
     except OSError as problem:
         raise UserError(f"output={path}: cannot be written ({problem.strerror}).") from None
     print(f"report: {path}")

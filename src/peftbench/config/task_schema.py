@@ -58,7 +58,7 @@ def task_path(section: Mapping[str, Any]) -> str:
     name, path = section.get("name"), section.get("path")
     if isinstance(path, str) and path:
         return path
-    if name not in shipped_tasks():
+    if not isinstance(name, str) or name not in shipped_tasks():
         raise UserError(f"task.name={name!r}: expected {' or '.join(shipped_tasks())}.")
     return shipped_tasks()[name]
 

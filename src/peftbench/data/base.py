@@ -181,8 +181,8 @@ class Splits:
 class DataSet:
     """A family of data sets. Its fields are its options: plain types, literal defaults.
 
-    `places` are options that say where files lie. What is in the files is in the hash of the split, so that these are
-    no part of a run's id.
+    `places` are options that say where files lie, or which. What is in the files is in the hash of the split, so that
+    these are no part of a run's id. Each data set names its own; the default is for those from outside that name none.
     """
 
     places: ClassVar[tuple[str, ...]] = ("root", "labels")

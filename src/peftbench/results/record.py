@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from pydantic_core import from_json
 
+from peftbench.common.atomic_files import replacing
 from peftbench.common.errors import UserError
 
 SCHEMA = 1
@@ -39,16 +38,9 @@ class Record:
     def write(self, folder: Path) -> None:
         """Writes `folder/result.json`, whole or not at all."""
         content = {k: v for k, v in asdict(self).items() if k != "folder"}
-        part = folder / f".{FILE}.{os.getpid()}.part"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
+        path = folder / FILE
+        with replacing(path, lambda why: f"{path}: could not be written ({why}).") as part:
             part.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
-            part.replace(folder / FILE)
-        except OSError as problem:
-            raise UserError(f"{folder / FILE}: could not be written ({problem.strerror}).") from None
-        finally:
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
         self.folder = str(folder)
 
 

@@ -33,6 +33,7 @@ from peftbench.training.joint import FitTogether
 from peftbench.training.module import Diverged, Fit
 from peftbench.training.progress_bar import Bar
 from peftbench.training.sharding import Sharded
+from peftbench.training.worker_errors import plain_sentences
 
 PRECISION = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
 Watch = Callable[[list[dict[str, float]]], None]
@@ -115,7 +116,7 @@ def _trained(
     absent = [n for n, p in module.named_parameters(remove_duplicate=False) if p.is_meta]
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, absent)
     path = resumable(folder, module)
-    with Signals(checkpoints):
+    with Signals(checkpoints), plain_sentences():
         trainer.fit(module, loaders.train, loaders.val, ckpt_path=path, weights_only=True)
         if module.method.finishes:
             module.method.finish(module.model, module.anchors)

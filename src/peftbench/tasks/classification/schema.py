@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic.dataclasses import dataclass as checked
 
 from peftbench.common.errors import UserError
+from peftbench.config.bounds import Share
 from peftbench.config.schema import Config
 from peftbench.config.task_schema import STRICT, TaskSchema, TaskSection
 from peftbench.results.task_results import TaskResults
@@ -18,7 +19,7 @@ class Classification(TaskSection):
     """A linear head on pooled features. `label_smoothing` is of the training loss alone."""
 
     name: Literal["classification"]
-    label_smoothing: float = 0.0
+    label_smoothing: Share = 0.0
 
 
 def check_config(config: Config) -> None:
