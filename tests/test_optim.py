@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from finished_runs import records_in
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -16,7 +17,6 @@ from torch import nn
 import peftbench
 from peftbench import backbones
 from peftbench.optim import FTP, L2SP, TPGM
-from peftbench.results import find
 from peftbench.runs.run import run
 from peftbench.training.checkpoint import Checkpoints
 
@@ -582,5 +582,5 @@ def test_two_processes_reach_what_one_does(tmp_path, trained):
         command = [sys.executable, "-m", "peftbench.cli.main", *more, *words]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        found.append(learned(find(tmp_path / place)[0]))
+        found.append(learned(records_in(tmp_path / place)[0]))
     assert all(torch.allclose(found[0][n], found[1][n], atol=1e-4) for n in found[0])

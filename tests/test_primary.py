@@ -1,5 +1,6 @@
 """What a run is judged by, for each task: shown, sorted and searched by, and never mixed."""
 
+import dataclasses
 import json
 import math
 import re
@@ -10,8 +11,9 @@ from test_report import call, leaderboard, one, record, tell, write
 
 import peftbench
 from peftbench.config import Protocol, Sweep
-from peftbench.results import PRIMARY, Record, render
+from peftbench.results import Record, print_table
 from peftbench.sweeps.protocol import vtab1k
+from peftbench.tasks.classification import schema
 from peftbench.training.progress_bar import Bar
 
 
@@ -98,7 +100,7 @@ def test_choose_means_over_the_tasks_of_one_metric(mixed, tmp_path):
 
 
 def columns(capsys, *records):
-    render([Record(**{k: v for k, v in r.items() if k != "schema"}) for r in records])
+    print_table([Record(**{k: v for k, v in r.items() if k != "schema"}) for r in records])
     head, _, *rows = [line for line in capsys.readouterr().out.splitlines() if line.strip()]
     return head, rows
 
@@ -125,14 +127,14 @@ def test_the_closing_table_has_the_columns_of_its_tasks(capsys):
     ],
 )
 def test_the_line_of_an_epoch(task, row, expected, capsys):
-    config = SimpleNamespace(task=SimpleNamespace(name=task))
+    config = SimpleNamespace(task=SimpleNamespace(name=task, path=""))
     module = SimpleNamespace(config=config, history=[{"epoch": 1, "train_loss": 1.5} | row])
     Bar().on_train_epoch_end(SimpleNamespace(max_epochs=3), module)
     assert capsys.readouterr().out == f"{expected}\n"
 
 
 def test_a_protocol_chooses_by_the_tasks_metric(monkeypatch):
-    monkeypatch.setitem(PRIMARY, "classification", "AP")
+    monkeypatch.setattr(schema, "RESULTS", dataclasses.replace(schema.RESULTS, metric="AP"))
     config = peftbench.compose("method=linear", "backbone=vit_nano", "data=digits")
     seen = []
 

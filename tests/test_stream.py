@@ -11,6 +11,7 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+from finished_runs import records_in
 from timm.models import register_model
 from timm.models.vision_transformer import VisionTransformer, build_model_with_cfg
 
@@ -19,7 +20,6 @@ from peftbench import backbones, config
 from peftbench.backbones import stream
 from peftbench.common.errors import Refusal, UserError
 from peftbench.methods.base import freeze
-from peftbench.results import find
 
 VIT = ("vit_tiny_patch16_224", {"depth": 2, "img_size": 64, "embed_dim": 48, "num_heads": 3}, 64)
 SWIN = ("swin_tiny_patch4_window7_224", {"img_size": 64, "depths": (2, 1, 2, 1), "embed_dim": 24}, 64)
@@ -323,7 +323,7 @@ def test_two_processes_stream_what_one_does(tmp_path, tiny):
         told = [f"backbone.stream={choice}", f"output_dir={tmp_path}/{choice}", "trainer=ddp", "trainer.devices=2"]
         command = [sys.executable, "-m", "peftbench.cli.main", *words, *told]
         subprocess.run(command, check=True, capture_output=True)
-        (record,) = find(tmp_path / choice)
+        (record,) = records_in(tmp_path / choice)
         figures.append(record.metrics)
     assert figures[0] == figures[1]
 

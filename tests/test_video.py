@@ -28,7 +28,7 @@ from peftbench.data.video_folder import VideoFolder
 from peftbench.methods.base import Plan
 from peftbench.methods.linear import Linear
 from peftbench.models.model import Model
-from peftbench.results import read
+from peftbench.results import read_record
 from peftbench.tasks.classification.task import Classification
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "make_clips.py"
@@ -330,7 +330,7 @@ def test_clips_are_trained_on_from_the_command_line(cli, backbone, moving, tmp_p
     status, _, err = cli(*words(moving, tmp_path, f"method={method}", "backbone=vit_nano"))
     assert (status, err) == (0, "")
     (folder,) = tmp_path.glob(f"{method}-vit_nano-video_folder-s0-*")
-    record = read(folder)
+    record = read_record(folder)
     assert record.status == "complete"
     assert (record.stamps["data"]["frames"], record.stamps["data"]["classes"]) == (3, 4)
     assert record.costs["time"]["images_per_second"] == pytest.approx(4 / record.costs["time"]["step"]["median"])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from peftbench.common.amounts import size
 from peftbench.common.errors import UserError, nearest
-from peftbench.results.table import size
 from peftbench.taps.entries import Entry, ago, entries, left_over, place, remove, sweep
 
 USAGE = "peftbench taps list, or peftbench taps clear [key …]; taps.dir=<folder> for another cache"

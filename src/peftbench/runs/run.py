@@ -31,7 +31,7 @@ from peftbench.data.scoring_batches import plain_batches
 from peftbench.methods.base import Method, Plan
 from peftbench.models.joint import JointModel
 from peftbench.models.model import Model
-from peftbench.results import Record, read
+from peftbench.results import Record, read_record
 from peftbench.runs import loggers, starting_backbone
 from peftbench.runs.build import build_backbone, instantiate, transform_of
 from peftbench.runs.compatibility import _frames_agree, refuse_incompatible
@@ -146,7 +146,7 @@ class _Run:
         """The run's folder is its own, and whatever happens inside is recorded; a complete run is read instead."""
         with owned_folder(self.folder, rank, group):
             again = "; remove it, or give force=true, to run this again"
-            if not self.config.force and (old := read(self.folder, again)) and self._over(old, retry):
+            if not self.config.force and (old := read_record(self.folder, again)) and self._over(old, retry):
                 if rank == 0:
                     self._say(old)
                 self.record, self.done = old, True

@@ -19,7 +19,7 @@ from peftbench.deltas import peft_adapter
 from peftbench.methods.base import Method, Plan
 from peftbench.methods.lora import LoRA
 from peftbench.models.model import Model
-from peftbench.results import Record, read
+from peftbench.results import Record, read_record
 from peftbench.runs import starting_backbone
 from peftbench.runs.build import build_backbone, instantiate, transform_of
 from peftbench.runs.plan_file import CONFIG, PLAN, _hash, read_plan
@@ -197,7 +197,7 @@ def open_run(folder: str | Path, config_dir: str | Path | None = None) -> Run:
         raise UserError(f"config_dir={config_dir}: there is no such folder; give the one with your own YAML files.")
     if folder.is_file():
         raise UserError(f"run={folder}: is a file; give the folder of the run, such as {folder.parent}.")
-    record = read(folder, "; a run's model is made again only with the record that it wrote")
+    record = read_record(folder, "; a run's model is made again only with the record that it wrote")
     if record is None:
         raise UserError(f"run={folder}: holds no result.json; give the folder of a run, such as outputs/<run id>.")
     if record.status != "complete":
