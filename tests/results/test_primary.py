@@ -12,7 +12,7 @@ import peftbench
 from peftbench.config import Protocol, Sweep
 from peftbench.results import Record
 from peftbench.sweeps.protocol import vtab1k
-from peftbench.tasks.classification import schema
+from peftbench.tasks.classification import results
 from peftbench.training.progress_bar import Bar
 from support.reports import call, columns, detection, leaderboard, one, record, tell, write
 
@@ -120,8 +120,8 @@ def test_the_line_of_an_epoch(task, row, expected, capsys):
 
 
 def test_a_protocol_chooses_by_the_tasks_metric(monkeypatch):
-    monkeypatch.setattr(schema, "RESULTS", dataclasses.replace(schema.RESULTS, metric="AP"))
     config = peftbench.compose("method=linear", "backbone=vit_nano", "data=digits")
+    monkeypatch.setattr(results, "RESULTS", dataclasses.replace(results.RESULTS, metric="AP"))
     seen = []
 
     def carry_out(configs):

@@ -1,11 +1,13 @@
 """What a record says of its task: older and newer records are equal, and nothing that a record holds is imported."""
 
 import copy
+import subprocess
 import sys
 import textwrap
 
 import pytest
 
+from peftbench.common.task_lookup import shipped_tasks, task_module
 from peftbench.results import Record, results_of
 from peftbench.results.collect import collect
 from peftbench.results.labels import differences
@@ -97,3 +99,16 @@ def test_a_task_from_outside_is_asked_where_this_process_has_imported_it(tmp_pat
     line = one(leaderboard(tmp_path / "runs"), task="digits")
     assert (line["metric"], line["n"]) == ("test/spearman", "2")
     monkeypatch.delitem(sys.modules, "toy_task.schema")
+
+
+@pytest.mark.parametrize("path", shipped_tasks().values())
+def test_the_schema_of_a_shipped_task_says_the_same(path):
+    assert task_module(path, "schema").RESULTS is results_of({"task": {"path": path}})
+
+
+def test_a_report_imports_no_schema(tmp_path):
+    write(tmp_path, record("lora"), detection("lora"))
+    code = f"import sys; from peftbench.cli.main import main; main(['report', {str(tmp_path)!r}])"
+    code += "; print([m for m in sys.modules if m.startswith('peftbench.tasks.') and m.endswith('schema')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("[]\n")

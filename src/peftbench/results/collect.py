@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from peftbench.common.amounts import plural
 from peftbench.common.errors import UserError
 from peftbench.results.record import FILE, read_record
 from peftbench.results.summary import Run, Shared, summarise
@@ -42,7 +43,7 @@ def collect(places: Sequence[Path]) -> Collected:
     if not collected.runs:
         tried = ", ".join(str(place) for place in places)
         skipped = collected.skipped
-        bad = f" ({len(skipped)} files called {FILE} are none: {skipped[0][1]})" if skipped else ""
+        bad = f" ({plural(len(skipped), 'file')} called {FILE} cannot be used: {skipped[0][1]})" if skipped else ""
         raise UserError(f"{tried}: holds no record of a run{bad}; a run leaves one in <output_dir>/<run id>/{FILE}.")
     return collected
 

@@ -69,7 +69,11 @@ def results_of_task(name: str, path: str = "") -> TaskResults:
         UserError: there is no such package.
         KeyError: peftbench ships no task of that name, and there is no path.
     """
-    results: TaskResults = task_module(path or shipped_tasks()[name], "schema").RESULTS
+    shipped = shipped_tasks()
+    path = path or shipped[name]
+    # The schema of a shipped task takes it from `results.py`: a report need not import pydantic, nor the config.
+    module = task_module(path, "results" if path in shipped.values() else "schema")
+    results: TaskResults = module.RESULTS
     return results
 
 

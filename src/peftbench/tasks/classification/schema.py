@@ -9,7 +9,9 @@ from pydantic.dataclasses import dataclass as checked
 from peftbench.common.errors import UserError
 from peftbench.config.schema import Config
 from peftbench.config.task_schema import STRICT, TaskSchema, TaskSection
-from peftbench.results.task_results import TaskResults
+from peftbench.tasks.classification.results import RESULTS
+
+__all__ = ["RESULTS", "SCHEMA"]
 
 
 @checked(config=STRICT, frozen=True, kw_only=True)
@@ -34,9 +36,4 @@ SCHEMA = TaskSchema(
     check=check_config,
     predicts={"top_k": 5, "batch_size": 64},
     smoke=("data=digits",),
-)
-RESULTS = TaskResults(
-    metric="accuracy",
-    columns={"top-1 %": "accuracy"},
-    setting={"label_smoothing": 0.0},
 )

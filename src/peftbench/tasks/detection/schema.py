@@ -9,7 +9,9 @@ from pydantic.dataclasses import dataclass as checked
 from peftbench.common.errors import UserError
 from peftbench.config.schema import Config
 from peftbench.config.task_schema import STRICT, TaskSchema, TaskSection
-from peftbench.results.task_results import TaskResults
+from peftbench.tasks.detection.results import RESULTS
+
+__all__ = ["RESULTS", "SCHEMA"]
 
 
 @checked(config=STRICT, frozen=True, kw_only=True)
@@ -91,9 +93,4 @@ SCHEMA = TaskSchema(
     files=("weights",),
     predicts={"score": 0.5, "draw": None},
     smoke=("data=digits_det",),
-)
-RESULTS = TaskResults(
-    metric="AP",
-    columns={"AP %": "AP", "AP50 %": "AP50"},
-    beside="AP50",
 )
