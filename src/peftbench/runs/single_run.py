@@ -21,7 +21,7 @@ from peftbench.data.images import Preparation
 from peftbench.data.loading import Loaders
 from peftbench.methods.base import Method, Plan
 from peftbench.models.model import Model
-from peftbench.results import Record, read
+from peftbench.results import Record, read_record
 from peftbench.runs import loggers, starting_backbone
 from peftbench.runs.context import Context
 from peftbench.runs.folder import owned_folder, prepared_folder
@@ -66,7 +66,7 @@ class SingleRun:
         context = self.context
         with owned_folder(self.folder, context.process, context.group):
             advice = "; remove it, or give force=true, to run this again"
-            old = None if context.config.force else read(self.folder, advice)
+            old = None if context.config.force else read_record(self.folder, advice)
             if old is not None and (old.status == "complete" or (old.status == "failed" and not context.retry)):
                 self.record, self.done = old, True
                 self._say_that_it_is_done()

@@ -15,7 +15,7 @@ from peftbench.common.errors import Refusal, UserError
 from peftbench.config import Config
 from peftbench.methods.base import Method, Plan
 from peftbench.models.model import Model
-from peftbench.results import Record, read
+from peftbench.results import Record, read_record
 from peftbench.runs import starting_backbone
 from peftbench.runs.build import instantiate, transform_of
 from peftbench.runs.plan_file import CONFIG, read_plan
@@ -99,7 +99,7 @@ def open_run(folder: str | Path, config_dir: str | Path | None = None) -> Finish
         raise UserError(f"config_dir={config_dir}: there is no such folder; give the one with your own YAML files.")
     if folder.is_file():
         raise UserError(f"run={folder}: is a file; give the folder of the run, such as {folder.parent}.")
-    record = read(folder, "; a run's model is made again only with the record that it wrote")
+    record = read_record(folder, "; a run's model is made again only with the record that it wrote")
     if record is None:
         raise UserError(f"run={folder}: holds no result.json; give the folder of a run, such as outputs/<run id>.")
     if record.status != "complete":

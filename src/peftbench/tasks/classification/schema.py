@@ -11,7 +11,9 @@ from peftbench.common.errors import UserError
 from peftbench.config.bounds import Share
 from peftbench.config.schema import Config
 from peftbench.config.task_schema import STRICT, TaskSchema, TaskSection
-from peftbench.results.task_results import TaskResults
+from peftbench.tasks.classification.results import RESULTS
+
+__all__ = ["RESULTS", "SCHEMA"]
 
 
 @checked(config=STRICT, frozen=True, kw_only=True)
@@ -44,9 +46,4 @@ SCHEMA = TaskSchema(
     predicts={"top_k": 5, "batch_size": 64},
     check_predicts=check_predicts,
     smoke=("data=digits",),
-)
-RESULTS = TaskResults(
-    metric="accuracy",
-    columns={"top-1 %": "accuracy"},
-    setting={"label_smoothing": 0.0},
 )

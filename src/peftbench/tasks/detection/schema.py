@@ -11,7 +11,9 @@ from peftbench.common.errors import UserError
 from peftbench.config.bounds import AboveZeroOrNull, FromZeroToOne, Positive
 from peftbench.config.schema import Config
 from peftbench.config.task_schema import STRICT, TaskSchema, TaskSection
-from peftbench.results.task_results import TaskResults
+from peftbench.tasks.detection.results import RESULTS
+
+__all__ = ["RESULTS", "SCHEMA"]
 
 
 @checked(config=STRICT, frozen=True, kw_only=True)
@@ -109,9 +111,4 @@ SCHEMA = TaskSchema(
     predicts={"score": 0.5, "draw": None},
     check_predicts=check_predicts,
     smoke=("data=digits_det",),
-)
-RESULTS = TaskResults(
-    metric="AP",
-    columns={"AP %": "AP", "AP50 %": "AP50"},
-    beside="AP50",
 )
