@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import platform
 from functools import cache
 from pathlib import Path
 
@@ -18,3 +20,12 @@ def has_bf16() -> bool:
     except OSError:
         return True
     return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def processor_name() -> str:
+    """The processor's model, or what the system says of it where that is not known."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()

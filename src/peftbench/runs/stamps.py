@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import platform
 import subprocess
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 from peftbench import backbones
+from peftbench.common.machine import processor_name
 from peftbench.config import Config
 from peftbench.data.base import Splits
 from peftbench.runs import starting_backbone
@@ -49,7 +49,7 @@ def stamps_of(config: Config, backbone: backbones.Backbone, splits: Splits, hash
         "machine": {
             "system": platform.platform(),
             "python": platform.python_version(),
-            "processor": _processor(),
+            "processor": processor_name(),
             "threads": torch.get_num_threads(),
             "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         },
@@ -68,11 +68,3 @@ def _commit() -> str | None:
     return (
         git("rev-parse", "HEAD").strip() + ("+" if git("status", "--porcelain", "--", "src", "configs") else "") or None
     )
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
