@@ -31,7 +31,7 @@ from task_adaptation.data import kitti as kitti_labels
 from tensorflow_datasets.core import shuffle
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-import standins
+from support import standins
 
 Rows = dict[str, list[tuple[str, int]]]
 Label = Callable[[Any], int]

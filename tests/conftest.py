@@ -1,4 +1,4 @@
-"""What all tests share: the command line in process, and the smallest real run."""
+"""What all tests share: the command line in process, the smallest real run, and what it leaves."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+pytest.register_assert_rewrite("support")  # what its helpers assert is told as fully as in a test
 
 os.environ["PEFTBENCH_CACHE"] = tempfile.mkdtemp(prefix="peftbench-taps-")  # never the cache of whoever runs the tests
 atexit.register(shutil.rmtree, os.environ["PEFTBENCH_CACHE"], ignore_errors=True)
@@ -49,3 +51,22 @@ def tiny() -> list[str]:
         "data.batch_size=16",
         "trainer.progress=false",
     ]
+
+
+@pytest.fixture(scope="session")
+def finished(tiny: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of a linear probe that ran to its end."""
+    from peftbench.cli.main import main
+
+    output = tmp_path_factory.mktemp("finished")
+    assert main([*tiny, "method=linear", f"output_dir={output}"]) == 0
+    return output
+
+
+@pytest.fixture
+def stopped(cli: Callable, tiny: list[str], finished: Path, tmp_path: Path) -> tuple[Callable, Path]:
+    """A copy of the finished probe that has lost its record: (the same command again, its run folder)."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    (record,) = tmp_path.glob("*/result.json")
+    record.unlink()
+    return lambda *words: cli(*tiny, "method=linear", *words), record.parent

@@ -1,0 +1,47 @@
+"""Words of the command line that cannot be read, match nothing or need quotes."""
+
+from __future__ import annotations
+
+import pytest
+
+from support.mistakes import files, refused
+
+
+@pytest.mark.parametrize("words", [["data=glob(nothing/*)"], ["-m", "data=glob(nothing/*)"]])
+def test_a_glob_that_matches_nothing_is_refused(cli, tmp_path, words):
+    refused(cli(*words), "data=glob(nothing/*)", "matches none")
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("word", ["data=glob(vtab/cif*", "data=glob(vtab/*", "data=glob()", "data=glob([a,b)"])
+def test_a_glob_that_cannot_be_read_is_refused(cli, word):
+    refused(cli("-m", word), word)
+
+
+@pytest.mark.parametrize("word", ["seed=0,1", "method=full,linear", "trainer.epochs=1,2", "seed=range(3)"])
+def test_several_values_without_m_are_told_to_be_a_sweep(cli, tiny, tmp_path, word):
+    refused(cli(*tiny, word), word.partition("=")[0], "peftbench -m")
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "data.root=/photos/(old",
+        "logger.project='unclosed",
+        'logger.project="unclosed',
+        "logger.tags=[a,b",
+        "logger.project=a=b",
+        "backbone.args={a:1",
+        "data.root=${nothing",
+    ],
+)
+def test_a_value_that_needs_quotes_is_told_so(cli, tmp_path, word):
+    told = refused(cli("method=linear", "data=folder", word), word)
+    assert "quote" in told
+    assert files(tmp_path) == []
+
+
+def test_an_interpolation_of_a_key_that_does_not_exist_is_told(cli, tmp_path):
+    refused(cli("data=folder", "data.root=${nothing}"), "nothing")
+    assert files(tmp_path) == []

@@ -1,0 +1,161 @@
+"""Composition: every shipped YAML and recipe, globs, aliases and options, and a method from outside."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import timm
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+import peftbench
+from peftbench.common.vtab_tasks import ALIASES, GROUPS
+from peftbench.config import CONFIGS, Config
+from peftbench.config.groups import names
+from peftbench.config.overrides import prepare
+from peftbench.results.published import BACKBONE, TABLE
+
+NEEDS = {
+    "folder": ["data.root=photos"],
+    "coco_folder": ["data.root=boxes"],
+    "video_folder": ["data.root=clips"],
+    "timm": ["backbone.name=resnet18"],
+    "detection": ["data=digits_det"],
+}
+
+
+@pytest.mark.parametrize("group", ["method", "backbone", "data", "trainer", "optimizer", "task", "logger"])
+def test_every_shipped_yaml_composes_and_is_valid(group):
+    for name in names(group, [CONFIGS]):
+        config = peftbench.compose(f"{group}={name}", *NEEDS.get(name, []))
+        assert config.choices[group] == name
+        assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["experiment=quickstart"], ["debug=smoke"], ["experiment=baselines_digits"]]
+    + [["protocol=vtab1k"], ["protocol=none"]]
+    + [[f"hydra/{g}={n}"] for g in ("launcher", "sweeper") for n in names(f"hydra/{g}", [CONFIGS])],
+)
+def test_recipes_compose(words):
+    peftbench.compose(*words)
+
+
+def test_every_experiment_and_debug_recipe_is_among_the_tested():
+    recipes = {*names("experiment", [CONFIGS]), *names("debug", [CONFIGS])}
+    vtab = {f"vtab1k/{m}" for m in names("method", [CONFIGS])}
+    assert recipes == {"quickstart", "baselines_digits", "smoke"} | vtab
+
+
+@pytest.mark.parametrize("method", names("method", [CONFIGS]))
+def test_the_recipe_of_vtab_for_a_method_runs_it_on_all_tasks_and_says_what_to_expect(method):
+    config = peftbench.compose(f"experiment=vtab1k/{method}")
+    assert (config.method.name, config.trainer.epochs) == (method, 100)
+    assert config.backbone.name == BACKBONE
+    header = (CONFIGS / f"experiment/vtab1k/{method}.yaml").read_text()
+    assert f"command:   peftbench experiment=vtab1k/{method} " in header
+    assert "run time:" in header
+    told = header.split("published: ")[1].split("\n")[0]
+    for row in TABLE:
+        if row.method == method:
+            assert f"mean {row.mean:.1f}" in told
+            assert f"{row.natural:.1f} / {row.specialized:.1f} / {row.structured:.1f}" in told
+    if method not in {r.method for r in TABLE}:
+        assert not re.search(r"\d\d\.\d", told), "nothing that was not verified"
+    base = yaml.safe_load((CONFIGS / "experiment/vtab1k/_base.yaml").read_text())
+    assert base["hydra"]["sweeper"]["params"]["data"].split(",") == [
+        f"vtab/{t}" for group in GROUPS.values() for t in group
+    ]
+
+
+def test_every_backbone_names_weights_that_exist_and_its_family():
+    for name, path in names("backbone", [CONFIGS]).items():
+        content = yaml.safe_load(path.read_text())
+        if name == "timm":
+            continue
+        assert content["family"] in ("vit", "cnn", "hybrid", "hierarchical_vit"), name
+        if "weights" not in content:
+            assert content["name"] in timm.list_pretrained(), f"{name}: {content['name']}"
+
+
+def test_vtab_has_nineteen_tasks_each_with_its_yaml():
+    tasks = [t for group in GROUPS.values() for t in group]
+    assert len(tasks) == 19
+    assert {f"vtab/{t}" for t in tasks} == {n for n in names("data", [CONFIGS]) if n.startswith("vtab/")}
+    assert set(ALIASES.values()) <= set(tasks)
+
+
+def test_a_glob_reaches_nested_groups():
+    (word,) = prepare(["data=glob(vtab/*)"])
+    assert len(word.removeprefix("data=").split(",")) == 19
+    (word,) = prepare(["data=glob(vtab/*, exclude=vtab/d*)"])
+    assert len(word.split(",")) == 14
+
+
+@pytest.mark.parametrize("alias", ALIASES)
+def test_vtab_aliases_compose_to_the_canonical_name(alias):
+    assert prepare([f"data=vtab/{alias}"]) == [f"data=vtab/{ALIASES[alias]}"]
+
+
+def test_options_reach_the_config_and_lists_may_be_given():
+    config = peftbench.compose("method=lora", "method.rank=4", "method.layers=['*qkv']", "optimizer.lr=2e-3")
+    assert config.method.options == {"rank": 4, "alpha": 8.0, "dropout": 0.0, "layers": ["*qkv"]}
+    assert config.optimizer.lr == 2e-3
+
+
+def test_each_method_brings_its_own_learning_rate_and_the_command_line_wins():
+    assert peftbench.compose("method=full").optimizer.lr == 1e-4
+    assert peftbench.compose("method=linear").optimizer.lr == 3e-3
+    assert peftbench.compose("method=full", "optimizer=sgd").optimizer.lr == 0.01
+    assert peftbench.compose("method=full", "optimizer.lr=0.5").optimizer.lr == 0.5
+
+
+@pytest.mark.parametrize("known", ["method=lora", "backbone=vit_b", "data=vtab/cifar", "trainer=ddp"])
+@given(noise=st.text("abcxyz_/0.", min_size=1, max_size=6))
+def test_an_unknown_choice_is_one_sentence(known, noise):
+    group, _, value = known.partition("=")
+    if value + noise in names(group, [CONFIGS]) or noise.strip("/") == "":
+        return
+    with pytest.raises(peftbench.UserError) as mistake:
+        peftbench.compose(f"{group}={value}{noise}")
+    assert group in str(mistake.value)
+    assert "\n" not in str(mistake.value)
+
+
+def test_a_method_from_outside_is_composed_checked_and_run(tmp_path):
+    """No fork: a module on the path, a YAML in a folder, and --config-dir."""
+    (tmp_path / "mymethods.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from peftbench.methods.base import Method, freeze\n\n"
+        "@dataclass(frozen=True)\n"
+        "class Norms(Method):\n"
+        "    '''Only norms train.'''\n"
+        "    kind: str = 'all'\n\n"
+        "    def adapt(self, backbone, plan):\n"
+        "        freeze(backbone)\n"
+        "        for name, p in backbone.named_parameters():\n"
+        "            p.requires_grad = 'norm' in name or '.bn' in name\n"
+    )
+    (tmp_path / "method").mkdir()
+    (tmp_path / "method" / "norms.yaml").write_text(
+        "# Norms\nname: norms\npath: mymethods.Norms\nlr: 1.0e-3\nkind: all\n"
+    )
+    command = [sys.executable, "-m", "peftbench.cli.main", "--config-dir", str(tmp_path), "method=norms"]
+    command += ["debug=smoke", "data=digits", f"output_dir={tmp_path}/out"]
+
+    def start(words):
+        return subprocess.run(
+            words, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(tmp_path)}, check=False
+        )
+
+    good = start(command)
+    assert good.returncode == 0, good.stderr
+    assert list((tmp_path / "out").glob("norms-*/result.json"))
+    bad = start([*command, "method.kind=3"])
+    assert bad.returncode == 2
+    assert bad.stderr == "peftbench: method.kind=3: expected a valid string.\n"

@@ -1,0 +1,220 @@
+"""Methods: each trains exactly what it says, differs from its neighbours, and leaves what is frozen frozen."""
+
+import dataclasses
+
+import pytest
+import torch
+
+import peftbench
+from peftbench import backbones
+from peftbench.config import CONFIGS
+from peftbench.config.groups import names
+from peftbench.methods.base import Plan
+from peftbench.models.model import Model
+from peftbench.runs.build import instantiate
+from peftbench.tasks.classification.task import Classification
+from support.backbones import SMALL
+from support.batches import batch
+
+# A method added later is one row: its parameters on ViT-B/16, ResNet-50, EfficientFormer-L1 and Swin-B, from the
+# formulas in the comments; None where it refuses.
+COUNTS = {
+    # every weight of timm's model without its classifier
+    "full": {"vit_b": 85_798_656, "resnet50": 23_508_032, "efficientformer_l1": 11_391_928, "swin_b": 86_743_224},
+    "linear": {"vit_b": 0, "resnet50": 0, "efficientformer_l1": 0, "swin_b": 0},
+    # ViT-B: 12 (768 + 2304 + 768 + 768 + 3072 + 768) + 768 (patches) + 768 (norm); ResNet-50: batch-norm biases
+    "bitfit": {"vit_b": 102_912, "resnet50": 26_560, "efficientformer_l1": None, "swin_b": None},
+    # ViT-B: 12 x 8 x (768 + 2304 + 768 + 768 + 768 + 3072 + 3072 + 768)
+    "lora": {"vit_b": 1_179_648, "resnet50": "formula", "efficientformer_l1": None, "swin_b": None},
+    # L 2 r (d + n): 12 x 16 x (768 + 197); ResNet-50: 5 x 16 x (2048 + 49) + 8 x (64 + 256 + 512 + 1024)
+    # EfficientFormer-L1: 4 x 16 x (448 + 49) + 8 x (48 + 96 + 224)
+    # Swin-B: 4 x 16 x (1024 + 49) + 8 x (128 + 256 + 512)
+    "losa": {"vit_b": 185_280, "resnet50": 182_608, "efficientformer_l1": 34_752, "swin_b": 75_840},
+    # widths c = C / 8; each stage 2 C c (reduce, expand) + 9 c + c^2 (block) + 6 c (norms) + c (gate) + C (gamma), and
+    # what comes from below it, stem first. ViT-B: 4 (2 x 768 x 96 + 16 x 96 + 96^2 + 768) + 768 x 96 + 3 x 96^2.
+    # EfficientFormer and Swin have no stem: 3 c less at the first stage (no gate, two norms)
+    "cst": {"vit_b": 737_280, "resnet50": 1_536_256, "efficientformer_l1": 74_106, "swin_b": 386_384},
+    # ViT-B, c = 96: 12 (768 c (down) + 12 c^2 + 13 c (block)) + 11 (gates) + 2 c (norm) + 768 c (up); of maps each tap
+    # C c + 18 c^2 + 4 c, and c c' where the width changes: ResNet-50 has c = 8 (stem), 32, 64, 128, 256
+    "lst": {"vit_b": 2_300_747, "resnet50": 2_834_724, "efficientformer_l1": 115_875, "swin_b": 708_803},
+    # LoRA's and the patches': + 8 x (768 + 768); EfficientFormer-L1 by kind of layer in tests/test_petah.py
+    "petah": {"vit_b": 1_191_936, "resnet50": "formula", "efficientformer_l1": 340_568, "swin_b": "formula"},
+}
+# These train what full fine-tuning trains, on another path.
+COUNTS |= dict.fromkeys(("ftp", "tpgm", "l2sp", "wise_ft"), COUNTS["full"])
+EVERYTHING = {"full", "ftp", "tpgm", "l2sp", "wise_ft"}  # batch-norm statistics move too
+SAME_STEPS = {"wise_ft", "spt"}  # takes the steps of another method, and differs after the last
+# What these train is decided by data (tests/test_spt.py counts it); here, the budget that is aimed at.
+_AIM = dict.fromkeys(("vit_b", "resnet50", "efficientformer_l1", "swin_b"), "about 400,000 parameters")
+COUNTS |= {name: _AIM for name in ("spt", "spt_lora", "spt_adapter", "spt_sparse")}  # noqa: C420
+COUNTS["bitfit"] |= {"efficientformer_l1": "formula", "swin_b": "formula"}
+COUNTS["lora"] |= {"efficientformer_l1": "formula", "swin_b": "formula"}
+
+
+def test_every_method_has_its_row():
+    assert set(COUNTS) == set(names("method", [CONFIGS]))
+
+
+def expected(method, name):
+    """The count by formula over the layers, where it is not a plain figure."""
+    count = COUNTS[method][name]
+    if count != "formula":
+        return count
+    net = backbones.meta(peftbench.compose(f"backbone={name}").backbone).net
+    if method == "bitfit":
+        return sum(p.numel() for n, p in net.named_parameters() if n.split(".")[-1] == "bias")
+    if method == "petah":
+        found = [m for m in net.modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)]
+        return sum(8 * (len(m.weight) + m.weight[0].numel()) for m in found)
+    linear = [m for m in net.modules() if isinstance(m, torch.nn.Linear)]
+    if not linear:  # A (r k, C k) and B (O k, r k) of each convolution with as many channels as the rank
+        found = [m for m in net.modules() if isinstance(m, torch.nn.Conv2d) and m.in_channels >= 8]
+        return sum(8 * m.kernel_size[0] ** 2 * (m.in_channels + m.out_channels) for m in found)
+    return sum(8 * (m.in_features + m.out_features) for m in linear)
+
+
+@pytest.mark.parametrize("method", COUNTS)
+@pytest.mark.parametrize("name", ["vit_b", "resnet50", "efficientformer_l1", "swin_b"])
+def test_exact_parameter_counts(method, name):
+    count = expected(method, name)
+    if count is None or isinstance(count, str):
+        with pytest.raises(peftbench.UserError, match=count or "petah"):
+            peftbench.count_parameters(method, name)
+    else:
+        assert peftbench.count_parameters(method, name) == count
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"rank": {"a": 1}}, r"method.rank={'a': 1}: expected a whole number."),
+        ({"rank=3 foo": 1}, r"method.rank=3 foo: there is no such key (did you mean"),
+        ({"rank": "4"}, r"method.rank='4': expected a whole number."),
+        ({"layers": {1}}, r"method.layers={1}: expected a number, a string, true, false, null or a list."),
+    ],
+)
+def test_options_that_cannot_be_counted_are_one_sentence(options, told):
+    with pytest.raises(peftbench.UserError) as raised:
+        peftbench.count_parameters("lora", "vit_nano", **options)
+    assert str(raised.value).startswith(told)
+
+
+@pytest.mark.parametrize("word", ['method.rank={"a": 1}', "method.rank foo=3", "method.layers=[*qkv"])
+def test_what_hydra_cannot_read_is_named_alone(word):
+    with pytest.raises(peftbench.UserError) as raised:
+        peftbench.compose("method=lora", "backbone=vit_nano", word, "data=digits")
+    assert (
+        str(raised.value) == f"{word}: cannot be read; expected key=value, special characters quoted: \"key='a [b'\"."
+    )
+
+
+def test_counts_follow_the_options():
+    assert peftbench.count_parameters("lora", "vit_b", rank=4) == 589_824
+    # query, key and value inputs alone: 12 x 8 x (768 + 2304), the 0.29 M of the literature
+    assert peftbench.count_parameters("lora", "vit_b", layers=["*qkv"]) == 294_912
+    assert peftbench.count_parameters("lora", "vit_g") == 40 * 8 * ((1408 * 4) + 2 * 1408 + 2 * (1408 + 6144))
+
+
+def make(method, family, classes=3):
+    torch.manual_seed(0)
+    backbone = backbones.build(SMALL[family], 32)
+    built = instantiate(peftbench.compose(f"method={method}").method)
+    built.check(backbone)
+    model = Model(backbone, Classification(backbone, ["x"] * classes))
+    with torch.random.fork_rng():
+        plan = built.prepare(model, [batch()] * 2)
+    model.adapted(built.adapt(backbone, plan))
+    model.method = built
+    return model
+
+
+def steps(model, n=3):
+    named = model.trainable()
+    inner = torch.optim.AdamW(named, lr=1e-2, weight_decay=0.5)
+    optimizer = model.method.optimizer(named, {n: p.detach().clone() for n, p in named}, inner)
+    optimizer.objective = lambda: model.loss(batch())  # of TPGM
+    losses = []
+    for _ in range(n):
+        model.train()
+        loss = model.loss(batch())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def methods_on(family):
+    for method in sorted(COUNTS):
+        backbone = backbones.meta(SMALL[family], 32)
+        try:
+            instantiate(peftbench.compose(f"method={method}").method).check(backbone)
+        except peftbench.Refusal:
+            continue
+        yield method
+
+
+PAIRS = [(m, f) for f in SMALL for m in methods_on(f)]
+LONGER = [(m, f) if f == "vit" else pytest.param(m, f, marks=pytest.mark.slow) for m, f in PAIRS]
+
+
+@pytest.mark.parametrize(("method", "family"), PAIRS)
+def test_what_is_frozen_stays_bit_identical_and_what_trains_moves(method, family):
+    model = make(method, family)
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    trained = {n for n, _ in model.trainable()}
+    steps(model)
+    after = model.state_dict()
+    for name, tensor in before.items():
+        same = torch.equal(tensor, after[name])
+        if name in trained:
+            assert not same, f"{name} should train"
+        elif method not in EVERYTHING:
+            assert same, f"{name} should be frozen"
+
+
+@pytest.mark.parametrize(("method", "family"), LONGER)
+def test_training_lowers_the_loss(method, family):
+    losses = steps(make(method, family), 12)
+    assert losses[-1] < losses[0] - 0.03
+
+
+@pytest.mark.parametrize("family", ["vit", *(pytest.param(f, marks=pytest.mark.slow) for f in ("cnn", "hybrid"))])
+def test_no_two_methods_compute_the_same(family):
+    """Different trajectories from the same start: a copied method would show."""
+    seen = {m: tuple(steps(make(m, family), 4)) for m in methods_on(family) if m not in SAME_STEPS}
+    assert len(set(seen.values())) == len(seen)
+    starts = {losses[0] for m, losses in seen.items() if not (m in EVERYTHING and family != "vit")}
+    assert max(starts) - min(starts) < 1e-5, "every method starts as the backbone it adapts"
+
+
+def test_the_linear_probe_sends_nothing_into_the_backbone():
+    model = make("linear", "vit")
+    for parameter in model.backbone.parameters():
+        parameter.requires_grad = True  # on purpose: no gradient may arrive all the same
+    model.train()
+    model.loss(batch()).backward()
+    inside = {n: p.grad for n, p in model.backbone.named_parameters()}
+    tail = {f"net.{t}" for t in model.backbone.facts.tail}
+    assert all(g is None for n, g in inside.items() if n.rsplit(".", 1)[0] not in tail)
+
+
+def test_modes_frozen_norms_never_move_and_drop_path_is_off_under_side_methods():
+    spec = dataclasses.replace(SMALL["vit"], drop_path=0.5)
+    for method, live in (("linear", False), ("lora", True)):
+        backbone = backbones.build(spec, 32)
+        model = Model(backbone, Classification(backbone, ["x"] * 3))
+        model.adapted(instantiate(peftbench.compose(f"method={method}").method).adapt(backbone, Plan()))
+        model.train()
+        drops = [m for m in backbone.modules() if type(m).__name__ == "DropPath"]
+        assert drops
+        assert all(m.training is live for m in drops)
+        with torch.no_grad():
+            torch.manual_seed(0)
+            first = model(batch()[0])
+            second = model(batch()[0])
+        assert torch.equal(first, second) is not live
+    cnn = make("bitfit", "cnn").train()
+    assert not any(m.training for m in cnn.backbone.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    full = make("full", "cnn").train()
+    assert all(m.training for m in full.backbone.modules() if isinstance(m, torch.nn.BatchNorm2d))

@@ -1,0 +1,57 @@
+"""Small data sets: splits in memory, image files, class folders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from peftbench.common.errors import UserError
+from peftbench.data.base import DataSet, Split
+from peftbench.data.images import Transform
+from peftbench.data.loading import Loaders, loaders
+
+
+def noise(count: int, size: int = 12, seed: int = 0) -> np.ndarray:
+    """`count` RGB images of random pixels."""
+    return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+
+
+def arrays(labels: Sequence[int], prefix: str = "i") -> Split:
+    """A split in memory with the given labels."""
+    return Split(noise(len(labels)), np.array(labels, dtype=np.int64), [f"{prefix}{i}" for i in range(len(labels))])
+
+
+def write(path: Path, pixels: np.ndarray | None = None) -> Path:
+    """An image file of random (or the given) pixels."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(noise(1)[0] if pixels is None else pixels).save(path)
+    return path
+
+
+def class_folders(root: Path, counts: dict[str, int], size: int = 12) -> Path:
+    """`root/<class>/<number>.png`, so many images of each class."""
+    for seed, (name, count) in enumerate(counts.items()):
+        for i, pixels in enumerate(noise(count, size, seed)):
+            write(root / name / f"{i}.png", pixels)
+    return root
+
+
+def refuses(dataset: DataSet) -> str:
+    """The sentence with which loading is refused."""
+    with pytest.raises(UserError) as refusal:
+        dataset.load()
+    return str(refusal.value)
+
+
+def load(roles: tuple[Split, Split | None, Split | None], **more: object) -> Loaders:
+    transform = more.pop("transform", None) or transform_with(str(more.pop("augment", "none")))
+    given = {"batch_size": 8, "eval_batch_size": 8, "seed": 3}
+    return loaders(roles, transform, **(given | more))
+
+
+def transform_with(augment: str) -> Transform:
+    return Transform(16, "bilinear", (0.5,) * 3, (0.5,) * 3, augment)

@@ -1,0 +1,79 @@
+"""Small detectors, and scenes to train them on."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+import peftbench
+from peftbench.config import CONFIGS
+from peftbench.config.groups import names
+from peftbench.models.model import Model
+from peftbench.runs import starting_backbone
+from peftbench.runs.build import instantiate
+from peftbench.runs.compatibility import refuse_incompatible
+from peftbench.tasks import making as tasks
+
+DETECTORS = ("fasterrcnn", "retinanet", "fcos")
+FAMILIES = {"cnn": "resnet_nano", "vit": "vit_nano", "hybrid": "hybrid_nano"}
+METHODS = names("method", [CONFIGS])
+SMALL = ["data=digits_det", "task.width=64", "task.hidden=16", "task.rois=16"]
+CANVAS = (64, 96)
+
+
+def scenes(sizes=(CANVAS, (64, 48))):
+    """Images on the canvas with targets: one with two objects, the others with none, valid to these sizes."""
+    g = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (len(sizes), 3, *CANVAS), dtype=torch.uint8, generator=g)
+    some = {"boxes": torch.tensor([[4.0, 6, 40, 44], [20, 10, 90, 60]]), "labels": torch.tensor([0, 2])}
+    none = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)}
+    about = [{"size": torch.tensor(s), "scale": torch.tensor([0.5, 2.0])} for s in sizes]
+    targets = [{**(none if i else some), **a} for i, a in enumerate(about)]
+    for target in targets:
+        height, width = target["size"].tolist()
+        target["original"] = torch.tensor([height // 2, width * 2])
+    return images, targets
+
+
+def composed(method, backbone, *words, size=CANVAS):
+    given = compose_words(method, backbone, words)
+    spec = peftbench.compose(*given)
+    return dataclasses.replace(spec, data=dataclasses.replace(spec.data, size=size))
+
+
+def compose_words(method, backbone, words):
+    return [f"method={method}", f"backbone={backbone}", *SMALL, *words]
+
+
+def make(method, backbone, *words, size=CANVAS):
+    spec = composed(method, backbone, *words, size=size)
+    built = instantiate(spec.method)
+    refuse_incompatible(spec, built)
+    torch.manual_seed(0)
+    net = starting_backbone.build(spec, built)
+    torch.manual_seed(1)
+    model = Model(net, tasks.make(spec.task, net, ("a", "b", "c")))
+    with torch.random.fork_rng():
+        plan = built.prepare(model, [scenes()])
+    model.adapted(built.adapt(net, plan))
+    model.method = built
+    return model
+
+
+def trained(model, count=2, kind=torch.optim.SGD, lr=0.05):
+    """The losses of steps on one batch, with the same proposals drawn each time."""
+    named = model.trainable()
+    inner = kind(named, lr)
+    optimizer = model.method.optimizer(named, {n: p.detach().clone() for n, p in named}, inner)
+    optimizer.objective = lambda: model.loss(scenes())  # of TPGM
+    losses = []
+    for _ in range(count):
+        model.train()
+        torch.manual_seed(2)
+        loss = model.loss(scenes())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses

@@ -1,0 +1,116 @@
+"""Sweeps through every launcher."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import pytest
+
+from support.sweeps import plugin, records, start
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "ray"])
+def test_a_launcher_runs_every_job_and_the_table_comes_at_the_end(tiny, tmp_path, launcher):
+    plugin(launcher)
+    seeds = [0] if launcher == "submitit_local" else [0, 1]  # which starts all jobs at once
+    words = ["-m", *tiny, "method=petah,linear", f"seed={','.join(map(str, [*seeds, seeds[-1]]))}", "trainer.threads=1"]
+    words += ["pruning=unstructured", "pruning.ratio=0.1", "pruning.merge=dense"]  # which the probe cannot
+    words += [f"hydra/launcher={launcher}", f"output_dir={tmp_path}"]
+    done = start(*words, RAY_AUTH_MODE="disabled")
+    assert done.returncode == 0, done.stderr
+    found = records(tmp_path)
+    complete = [r["config"] for r in found.values() if r["status"] == "complete"]
+    assert sorted((c["method"]["name"], c["seed"]) for c in complete) == [("petah", s) for s in seeds]
+    assert "refused method=linear" in done.stdout
+    assert len(re.findall(r"^ petah ", done.stdout, re.MULTILINE)) == len(seeds)
+    assert "Traceback" not in done.stderr
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/delta.safetensors")}
+    assert start(*words, RAY_AUTH_MODE="disabled").returncode == 0
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/delta.safetensors")} == before
+
+
+@pytest.mark.slow
+def test_joblib_gives_each_process_a_gpu_of_its_own(tiny, tmp_path):
+    plugin("joblib")
+    words = ["-m", *tiny, "method=linear", "seed=range(4)", "hydra/launcher=joblib", f"output_dir={tmp_path}"]
+    done = start(*words, CUDA_VISIBLE_DEVICES="3,5")
+    assert done.returncode == 0, done.stderr
+    assert set(re.findall(r"on GPU (\S+)", done.stdout)) == {"3", "5"}, done.stdout
+
+
+def test_places_are_shared_out_over_gpus(tmp_path, monkeypatch):
+    from omegaconf import OmegaConf
+
+    from peftbench.config import resolvers
+
+    def taken(trainer: dict, given: str) -> list[str]:
+        found = []
+        for _ in range(3):  # each stands for a process that holds its place
+            monkeypatch.setattr(resolvers, "_SLOT", [])
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+            resolvers.gpus.cache_clear()
+            config = OmegaConf.create({"trainer": {"accelerator": "auto", "devices": 1, **trainer}})
+            resolvers.assign(tmp_path / given / str(trainer), "x.JoblibLauncher", config)
+            kept.append(resolvers._SLOT)
+            found.append(os.environ["CUDA_VISIBLE_DEVICES"])
+        return found
+
+    kept: list = []
+    assert taken({}, "0,1") == ["0", "1", "0"]
+    assert taken({"devices": 2}, "4,5,6,7") == ["4,5", "6,7", "4,5"]
+    assert taken({"accelerator": "cpu"}, "0,1") == ["0,1"] * 3
+    resolvers.gpus.cache_clear()
+
+
+def test_a_slurm_sweep_asks_for_what_its_runs_need(tiny, tmp_path):
+    """The configuration goes all the way into a batch script, which a stand-in for sbatch keeps."""
+    plugin("submitit_slurm")
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in ("srun", "sbatch", "squeue", "sacct"):
+        (tools / name).write_text(
+            f'#!/bin/sh\ncp "$1" {tmp_path}/script 2>/dev/null\necho no cluster here >&2\nexit 1\n'
+        )
+        (tools / name).chmod(0o755)
+    words = [
+        "-m",
+        *tiny,
+        "method=linear",
+        "seed=0,1",
+        "hydra/launcher=submitit_slurm",
+        "trainer=ddp",
+        "trainer.devices=2",
+    ]
+    words += ["hydra.launcher.partition=gpu", "hydra.launcher.timeout_min=90", f"output_dir={tmp_path / 'out'}"]
+    done = start(*words, PATH=f"{tools}:{os.environ['PATH']}")
+    assert done.returncode == 1
+    assert "the launcher stopped" in done.stderr
+    script = (tmp_path / "script").read_text()
+    for line in (
+        "--array=0-1",
+        "--partition=gpu",
+        "--time=90",
+        "--ntasks-per-node=2",
+        "--gpus-per-node=2",
+        "--nodes=1",
+    ):
+        assert line in script, script
+
+
+def test_a_launcher_that_is_not_installed_is_told(cli, tiny, monkeypatch):
+    import importlib.util
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda *_: None)
+    status, _, err = cli("-m", *tiny, "method=linear", "seed=0,1", "hydra/launcher=ray")
+    assert (status, err) == (2, "peftbench: hydra/launcher=ray: is not installed; pip install 'peftbench[ray]'.\n")
+
+
+@pytest.mark.slow
+def test_a_sweep_over_runs_in_several_processes(tiny, tmp_path):
+    words = ["-m", *tiny, "method=bitfit", "seed=0,1", "trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
+    done = start(*words, f"output_dir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert [r["status"] for r in records(tmp_path).values()] == ["complete", "complete"]
+    assert len(list((tmp_path / ".sweeps").glob("*/jobs/*"))) == 2

@@ -1,0 +1,154 @@
+"""Whole runs of detection: what they leave, that they resume, two processes, real sets, mistakes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+import peftbench
+from peftbench.common.errors import UserError
+from peftbench.runs.build import instantiate
+from peftbench.training.checkpoint import Checkpoints
+from peftbench.tuned.export import export
+from peftbench.tuned.multitask import MultiTask
+from support.detection import METHODS, SMALL
+from support.places import SHARED
+
+
+def _run(tmp_path, *words):
+    quick = ["data.images=[16,4,6]", "data.canvas=64", "data.batch_size=4", "trainer.epochs=2", "logger=none"]
+    spec = peftbench.compose(*SMALL, *quick, "trainer.progress=false", f"output_dir={tmp_path}", *words)
+    return peftbench.run(spec)
+
+
+def test_a_run_leaves_its_detections_and_loads_again(tmp_path):
+    record = _run(tmp_path, "method=cst", "backbone=resnet_nano")
+    folder = Path(tmp_path) / record.id
+    rows = json.loads((folder / "detections.json").read_text())
+    assert rows
+    assert {*rows[0]} == {"image_id", "category_id", "bbox", "score"}
+    assert {"test/AP", "test/AP50", "val/AP"} <= set(record.metrics)
+    assert record.costs["time"]["test_image"] > 0
+    assert set(record.costs["parameters"]["parts"]) == {"neck", "rpn", "head"}
+    assert record.costs["taps"]["computed"] == 20
+    tuned = peftbench.load(folder)
+    spec = peftbench.compose(*SMALL, "data.images=[16,4,6]", "data.canvas=64", "method=cst")
+    test = instantiate(spec.data).load().test
+    best = {i: max((r["score"] for r in rows if r["image_id"] == i), default=0) for i in {r["image_id"] for r in rows}}
+    for path, objects in zip(test.images, test.labels, strict=True):
+        found = tuned.detect(path)
+        if objects.id in best:
+            assert float(found["scores"][0]) == pytest.approx(best[objects.id], abs=1e-5)
+
+
+@pytest.mark.slow
+def test_kept_taps_train_to_the_same_numbers(tmp_path):
+    few = ["method=losa", "backbone=resnet_nano", "trainer.epochs=1"]  # which passes three taps on
+    record, kept = (_run(tmp_path / kind, *few, f"taps={kind}") for kind in ("off", "disk"))
+    assert [r["train_loss"] for r in record.history] == [r["train_loss"] for r in kept.history]
+    assert record.metrics == kept.metrics
+
+
+@pytest.mark.parametrize("augment", ["none", pytest.param("multiscale", marks=pytest.mark.slow)])
+def test_a_resumed_run_ends_as_an_undisturbed_one(tmp_path, monkeypatch, augment):
+    words = ["method=lora", "backbone=resnet_nano", f"data.augment={augment}", "data.images=[12,2,4]"]
+    whole = _run(tmp_path / "a", *words)
+    ended, seen = Checkpoints.on_train_batch_end, []
+
+    def stop(self, *arguments):
+        seen.append(1)
+        self.stop = len(seen) >= 4  # in the second epoch
+        ended(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "on_train_batch_end", stop)
+        assert _run(tmp_path / "b", *words).status == "interrupted"
+    resumed = _run(tmp_path / "b", *words)
+    assert resumed.costs["time"]["sessions"] == 2
+    assert resumed.metrics == whole.metrics
+    assert [r["train_loss"] for r in resumed.history] == [r["train_loss"] for r in whole.history]
+    files = [Path(r.folder) / "delta.safetensors" for r in (whole, resumed)]
+    ours, theirs = (safetensors.torch.load_file(f) for f in files)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[n], theirs[n]) for n in ours)
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_evaluate_to_what_one_does(tmp_path):
+    """Every region is learned from, so none is drawn; sums are ordered otherwise, and losses averaged by process."""
+    words = [
+        "method=cst",
+        "backbone=resnet_nano",
+        "trainer.epochs=3",
+        "task.detector=retinanet",
+        "data.images=[16,5,7]",
+    ]
+    words += ["optimizer=sgd", "optimizer.lr=0.02", "trainer.accelerator=cpu", "trainer.threads=1", "data.canvas=64"]
+    words += [*SMALL, "data.batch_size=4", "logger=none", "trainer.progress=false"]
+    found = []
+    for place, more in (("one", []), ("two", ["trainer=ddp", "trainer.devices=2"])):
+        folder = tmp_path / place
+        command = [sys.executable, "-m", "peftbench.cli.main", *words[:4], *more, *words[4:], f"output_dir={folder}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        found.append(json.loads(next(folder.glob("*/result.json")).read_text()))
+    one, two = found
+    for a, b in zip(one["history"], two["history"], strict=True):
+        assert a["train_loss"] == pytest.approx(b["train_loss"], abs=1e-4)
+    for name, value in one["metrics"].items():
+        assert two["metrics"][name] == pytest.approx(value, abs=1e-3), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", ["coco-mini", "bccd-coco"])
+def test_real_sets_train_and_evaluate_with_every_method(folder, cli):
+    if not (SHARED / folder).is_dir():
+        pytest.skip(f"{SHARED / folder} is not there")
+    words = [f"method={','.join(METHODS)}", "backbone=resnet_nano", "data=coco_folder", f"data.root={SHARED / folder}"]
+    words += ["data.size=[96,128]", "data.batch_size=2", "trainer.epochs=1", "trainer.max_batches=2", "taps=off"]
+    words += ["task.width=64", "task.hidden=32", "task.rois=32", "logger=none", "trainer.progress=false"]
+    status, out, err = cli("-m", *words)
+    assert status == 0, err
+    assert "refused" not in out
+    assert "failed" not in out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["task=classification"], "leave task= out"),
+        (["task.width=0"], "task.width=0: expected at least 1"),
+        (["task.detector=fcos", "task.width=48"], "multiple of 32"),
+        (["task.score_threshold=2"], "from 0 to 1"),
+        (["task.detector=fcos", "task.anchor_scale=4"], "FCOS has points"),
+        (["task.weights=nowhere.pth"], "there is no such file"),
+        (["task.weights=package:nothing"], "no such detector in the package"),
+        (["task.weights=coco"], "have a ResNet-50"),
+        (["task.weights=coco", "backbone.pretrained=false"], "holds the backbone too"),
+        (["data.augment=rrc"], "is not for task=detection"),
+        (["trainer=fsdp"], "use trainer=ddp"),
+        (["taps=disk", "data.size=null"], "give data.size=[H,W]"),
+        (["taps.views=2", "data.augment=flip"], "taps.views"),
+    ],
+)
+def test_bad_input_is_one_sentence(cli, words, told):
+    few = ["data.images=[4,2,2]", "data.canvas=64", "backbone=resnet_nano", "method=linear", *SMALL]
+    status, _, err = cli(*few, *words)
+    assert status != 0
+    assert told in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_export_and_multitask_say_that_they_are_not_for_detectors(tmp_path):
+    record = _run(tmp_path, "method=linear", "backbone=resnet_nano", "trainer.epochs=1", "trainer.max_batches=1")
+    folder = Path(tmp_path) / record.id
+    with pytest.raises(UserError, match="only classification is exported"):
+        export(folder, "onnx")
+    with pytest.raises(UserError, match="it serves classification alone"):
+        MultiTask(None, [folder])
