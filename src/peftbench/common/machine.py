@@ -16,7 +16,7 @@ def _cpuinfo() -> str:
         return ""
 
 
-def processor() -> str:
+def processor_name() -> str:
     """The processor's name, as its maker has it where the system says so."""
     for line in _cpuinfo().splitlines():
         if line.startswith("model name"):

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from peftbench import backbones
-from peftbench.common.machine import processor
+from peftbench.common.machine import processor_name
 from peftbench.config import Config
 from peftbench.data.base import Splits
 from peftbench.runs import starting_backbone
@@ -50,7 +50,7 @@ def stamps_of(config: Config, backbone: backbones.Backbone, splits: Splits, hash
         "machine": {
             "system": platform.platform(),
             "python": platform.python_version(),
-            "processor": processor(),
+            "processor": processor_name(),
             "threads": torch.get_num_threads(),
             "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         },
