@@ -29,7 +29,7 @@ from peftbench.config import CONFIGS, Config, validate_study
 from peftbench.config import Sweep as Many
 from peftbench.config.compose import checked, explained
 from peftbench.config.overrides import options_first, prepare
-from peftbench.results import Record, print_table, results_of
+from peftbench.results import Record, print_table, results_of_record
 
 # Our launchers' files have the names of their plugins' schemas, which Hydra 1.3 then matches, as it should.
 warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
@@ -170,7 +170,7 @@ def _noted(state: Any, sweep: Path, records: list[Record]) -> float:
     jobs.note(sweep, state, records)
     if any(r.status == "interrupted" for r in records):
         raise KeyboardInterrupt
-    reached = [r.metrics.get(f"val/{results_of(r.config, r.metrics).metric}", float("nan")) for r in records]
+    reached = [r.metrics.get(f"val/{results_of_record(r).metric}", float("nan")) for r in records]
     return sum(reached) / len(reached) if reached else float("nan")
 
 

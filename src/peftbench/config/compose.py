@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from peftbench.common.errors import UserError, nearest
 from peftbench.config import CONFIGS, Config, resolvers, validate
+from peftbench.config.groups import roots
 from peftbench.config.overrides import prepare
 
 resolvers.register()
@@ -99,9 +100,9 @@ def _keys(words: Sequence[str]) -> list[str]:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            composed = hydra_compose(
-                "train", overrides=[w for w in choices if not w.startswith(("-", "+", "~", "hydra"))]
-            )
+            overrides = [w for w in choices if not w.startswith(("-", "+", "~", "hydra"))]
+            folders = ",".join(f"file://{folder.absolute()}" for folder in roots(words) if folder != CONFIGS)
+            composed = hydra_compose("train", overrides=[f"hydra.searchpath=[{folders}]", *overrides])
     except (HydraException, OmegaConfBaseException):
         return []
     return list(_flat(OmegaConf.to_container(composed), ""))

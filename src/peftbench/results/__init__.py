@@ -3,7 +3,7 @@
 from peftbench.results.layers import print_layers
 from peftbench.results.record import FILE, SCHEMA, Record, read_record
 from peftbench.results.table import print_table
-from peftbench.results.task_results import results_of, results_of_task
+from peftbench.results.task_results import results_of, results_of_record, results_of_task
 
 __all__ = [
     "FILE",
@@ -13,5 +13,6 @@ __all__ = [
     "print_table",
     "read_record",
     "results_of",
+    "results_of_record",
     "results_of_task",
 ]

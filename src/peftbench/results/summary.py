@@ -12,7 +12,7 @@ from peftbench.common.errors import UserError
 from peftbench.results.layers import layer_parameters
 from peftbench.results.record import FILE, Record
 from peftbench.results.settings import Setting, basis_of, data_setting_of, protocol_of, setting_of, split_of
-from peftbench.results.task_results import results_of
+from peftbench.results.task_results import results_of_record
 
 LIVE, KEPT, TOGETHER = "", "from kept taps", "trained together"
 _POINTS = 60  # of a learning curve
@@ -99,7 +99,7 @@ def _summary(record: Record, shared: Shared) -> Run:
     chosen = config.get("choices") or {}
     method, data, backbone = config["method"], config["data"], config["backbone"]
     metrics, costs = record.metrics or {}, record.costs or {}
-    task = results_of(config, metrics)
+    task = results_of_record(record)
     backbone_name = chosen.get("backbone")
     return Run(
         id=str(record.id),

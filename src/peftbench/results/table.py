@@ -16,7 +16,7 @@ from rich.table import Table
 from peftbench.common.amounts import count, seconds, size
 from peftbench.results.labels import differences, label
 from peftbench.results.record import Record
-from peftbench.results.task_results import results_of, task_name
+from peftbench.results.task_results import results_of_record, task_name
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def _columns(records: Sequence[Record]) -> list[Column]:
 
 def _metric_columns(records: Sequence[Record]) -> list[Column]:
     """What the tasks of these records show, by name of the task."""
-    shown_by_task = {task_name(r.config): results_of(r.config, r.metrics).columns for r in records}
+    shown_by_task = {task_name(r.config): results_of_record(r).columns for r in records}
     pairs = dict.fromkeys(pair for _, columns in sorted(shown_by_task.items()) for pair in columns.items())
     return [Column(heading, "right", _reached(metric)) for heading, metric in pairs]
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from peftbench.common.task_lookup import shipped_tasks, task_module
+from peftbench.results.record import Record
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,14 @@ def results_of(config: Mapping[str, Any], metrics: Iterable[str] = ()) -> TaskRe
     measured = (m.partition("/")[2] for m in metrics if m.startswith(("test/", "val/")))
     metric = next((m for m in measured if m != "loss"), "accuracy")
     return TaskResults(metric, {f"{metric} %": metric})
+
+
+def results_of_record(record: Record) -> TaskResults:
+    """As `results_of`; a record says which of its metrics its task is judged by."""
+    metrics = list(record.metrics or {})
+    judged_by = (record.stamps or {}).get("judged_by")
+    metrics.sort(key=lambda metric: short(metric) != judged_by)
+    return results_of(record.config, metrics)
 
 
 def results_of_task(name: str, path: str = "") -> TaskResults:

@@ -15,6 +15,7 @@ from peftbench import backbones
 from peftbench.common.machine import processor_name
 from peftbench.config import Config
 from peftbench.data.base import Splits
+from peftbench.results.task_results import results_of_task
 from peftbench.runs import starting_backbone
 from peftbench.runs.build import transform_of
 from peftbench.tasks.base import task_class
@@ -44,6 +45,7 @@ def stamps_of(config: Config, backbone: backbones.Backbone, splits: Splits, hash
             "transform": dataclasses.asdict(transform_of(config, backbone)),
         },
         **({"task": start} if start else {}),
+        "judged_by": results_of_task(config.task.name, config.task.path).metric,
         "seed": config.seed,
         "versions": {n: version(n) for n in ("peftbench", "torch", "torchvision", "timm", "lightning", "numpy")},
         "commit": _commit(),

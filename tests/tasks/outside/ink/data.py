@@ -8,7 +8,7 @@ from peftbench.data.digits import Digits
 
 @dataclass(frozen=True)
 class InkDigits(Digits):
-    """scikit-learn's digits, each with the share of its ink."""
+    """scikit-learn's digits, each with its ink, about 0 in the mean and 1 wide."""
 
     def load(self) -> Splits:
         digits = super().load()
@@ -17,4 +17,5 @@ class InkDigits(Digits):
 
 
 def _weighed(split: Split) -> Split:
-    return replace(split, labels=np.stack(list(split.images)).mean((1, 2)).astype(np.float32) / 255)
+    ink = np.stack(list(split.images)).mean((1, 2)) / 255
+    return replace(split, labels=(20 * (ink - 0.3)).astype(np.float32))
