@@ -61,7 +61,7 @@ def package(tmp_path, monkeypatch):
 
 
 def test_a_config_comes_back_as_it_was(run_file):
-    for words in (["method=lora"], ["data=digits_det"], ["data=vtab/cifar"], ["method=spt"], ["data=photos"]):
+    for words in (["method=lora", "data=vtab/cifar"], ["method=spt", "data=digits_det"]):
         path = run_file({}, *words)
         assert restored(path).to_dict() == yaml.safe_load(path.read_text())
 

@@ -71,6 +71,7 @@ def _write(content: str, form: str, options: dict[str, str]) -> int:
             with path.open(encoding="utf-8", errors="replace") as file:
                 if not file.read(2000).startswith(begins):
                     raise UserError(f"output={path}: is there and is no {form} report; give another name.")
+        path.parent.stat()  # a report makes no folders
         with replacing(path, lambda why: f"output={path}: cannot be written ({why}).") as part:
             part.write_text(content, encoding="utf-8")
     except OSError as problem:

@@ -51,14 +51,15 @@ def _taken_place(folder: Path) -> int:
 @cache
 def gpus() -> tuple[str, ...]:
     """The GPUs that may be used: those of CUDA_VISIBLE_DEVICES, or else all that nvidia-smi lists."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is not None:
-        return tuple(g.strip() for g in given.split(",") if g.strip() and g.strip() != "-1")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return tuple(gpu.strip() for gpu in visible.split(",") if gpu.strip() and gpu.strip() != "-1")
     try:
-        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=False)
+        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ()
-    return tuple(str(i) for i, line in enumerate(line for line in done.stdout.splitlines() if line.startswith("GPU ")))
+    lines = [line for line in listing.stdout.splitlines() if line.startswith("GPU ")]
+    return tuple(str(i) for i in range(len(lines)))
 
 
 def at_once() -> int:
