@@ -170,7 +170,7 @@ class Backbone(nn.Module):
         return x[:, self.facts.prefix :].transpose(1, 2).reshape(x.shape[0], -1, *size)
 
     def _tensors(self) -> dict[str, Tensor]:
-        """Everything that `start` has a hash of; only names, shapes and types of it are asked for."""
+        """Every tensor that `start` has a hash of, for its name, shape and type; its values may be missing."""
         return self.state_dict()
 
     @contextmanager
