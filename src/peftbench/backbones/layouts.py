@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from peftbench.backbones.facts import Grid
+from peftbench.backbones.facts import Facts, Grid
 from peftbench.common.errors import Refusal
-
-if TYPE_CHECKING:
-    from peftbench.backbones.facts import Facts
 
 
 def flatten_tap(tap: Tensor, layout: str) -> Tensor:
@@ -61,7 +57,11 @@ def resize_grid(x: Tensor, prefix: int, old: Grid, new: Grid) -> Tensor:
 
 
 def require_maps(facts: Facts, indices: Sequence[int], method: str) -> None:
-    """Refuses taps that cannot be laid out on a grid, or that have nothing on it."""
+    """Refuses taps (`indices` in `facts.taps`) that cannot be laid out on a grid, or that have nothing on it.
+
+    Raises:
+        Refusal: which tap, and what works.
+    """
     for tap in (facts.taps[i] for i in indices):
         tokens = tap.shape[0] - facts.prefix
         if 0 in tap.shape or (tap.layout == "NLC" and tokens < 1):

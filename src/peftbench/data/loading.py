@@ -146,7 +146,7 @@ def loaders(
         limit: so many batches an epoch at most.
         pin: whether batches lie in pinned memory, for a GPU.
         views: how many fixed augmented views stand for each training image; 0 augments anew each time.
-        watch: is told how many images have been decoded, and of how many.
+        watch: called with the number of images that have been decoded, and of how many.
 
     Raises:
         UserError: a damaged image, or a batch that cannot be shared out evenly.

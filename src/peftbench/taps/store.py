@@ -251,7 +251,7 @@ class _Checked:
 
 
 def _opened(folder: Path, about: dict[str, Any], tell: Callable[[str], None]) -> list[InFile] | None:
-    """The taps of an entry; None where it is not there, or damaged, which is told."""
+    """The taps of an entry; None where it is not there or damaged. Damage is told to the user by `tell`."""
     if not folder.is_dir():
         return None
     content = read_about(folder)
@@ -259,8 +259,9 @@ def _opened(folder: Path, about: dict[str, Any], tell: Callable[[str], None]) ->
         if content is None:
             raise ValueError(f"its description is {'damaged' if (folder / ABOUT).exists() else 'missing'}")
         theirs = content["about"]
-        if other := next((k for k in about if theirs.get(k, about[k]) != about[k]), None):
-            raise ValueError(f"it is of another {other} ({theirs[other]}, not {about[other]})")
+        for key, value in about.items():
+            if theirs.get(key, value) != value:
+                raise ValueError(f"it is of another {key} ({theirs[key]}, not {value})")
         if theirs != about:
             raise ValueError("its description is damaged")
         rows, listed = content["rows"], content["taps"]

@@ -30,7 +30,7 @@ def adopt_task(
         path: the folder or archive of one task, or of many, or a folder of such archives, under any of their names.
         target: the folder to make.
         sizes: images of train, val and test where the copy is not of VTAB-1k's sizes.
-        watch: is told how far it is.
+        watch: called with what is being done, how much of it is done, and of how much.
 
     Returns:
         What was made, and sentences about pictures that are in two of train, val and test.
@@ -62,7 +62,7 @@ def adopt_task(
 
 
 def _named(task: str, source: Tree, prefix: str, report: Report) -> None:
-    """A folder that bears none of the task's names must have all of its classes, lest another task pass for it."""
+    """Notes a problem where a folder bears none of the task's names and lacks classes: it may be another task's."""
     name = prefix.rstrip("/").rpartition("/")[2] or Path(source.title).name.partition(".")[0]
     classes = max(report.classes.values(), default=0)
     if name not in spellings(task) and classes < TASKS[task].classes:

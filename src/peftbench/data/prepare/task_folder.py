@@ -56,7 +56,7 @@ def write_task_folder(
         there = {role: _there(begun, role, stamps) for role in ROLES}
         missing = [(role, i) for role in ROLES for i in range(len(drawn[role])) if i not in there[role]]
         total = sum(len(drawn[role]) for role in ROLES)
-        # All at once, for an archive of tens of gigabytes may have to be read from its begin.
+        # All are asked for at once: an archive of tens of gigabytes may have to be read from its beginning each time.
         images = pictures([drawn[role][i] for role, i in missing])
         for done, (at, content) in enumerate(images, start=total - len(missing) + 1):
             role, i = missing[at]

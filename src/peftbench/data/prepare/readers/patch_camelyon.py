@@ -35,7 +35,7 @@ class Reader(base.Reader):
 
     def pictures(self, entries: Sequence[Entry]) -> Iterator[tuple[int, bytes]]:
         images = {name: self._array(name, "x") for name in {entry.place[0] for entry in entries}}
-        for at in sorted(range(len(entries)), key=lambda i: entries[i].place):  # the file is read from begin to end
+        for at in sorted(range(len(entries)), key=lambda i: entries[i].place):  # the file is read from beginning to end
             name, i = entries[at].place
             yield at, base.png_bytes(images[name][i])
 

@@ -1,6 +1,6 @@
 """Oxford-IIIT Pet: images/<breed>_<n>.jpg; trainval.txt and test.txt have `<image> <breed> <species> <n>` a line.
 
-TFDS 3 kept all files as they are, some of which are no jpg in spite of their names, and so does this.
+Some of the files are no jpg in spite of their names. TFDS 3 kept all files as they are, and so does this reader.
 """
 
 from __future__ import annotations
