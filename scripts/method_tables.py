@@ -1,4 +1,4 @@
-"""The tables of the documentation that are made from the code (`make docs-tables`); a test checks that they are current.
+"""The tables of the documentation that are made from the code (`make docs-tables`); a test checks them.
 
 python scripts/method_tables.py [--check]     write them between their markers, or say which are not current
 """
@@ -20,7 +20,7 @@ BACKBONES = {"vit_b": "ViT-B/16", "resnet50": "ResNet-50"}
 
 
 def methods() -> str:
-    """One row a shipped method: what its YAML says it is, its parameters, its options with their defaults, its paper."""
+    """A row a shipped method: what its YAML says it is, its parameters, its options with their defaults, its paper."""
     from peftbench.config import CONFIGS
     from peftbench.config.declared_fields import declared
     from peftbench.config.groups import describe, names
