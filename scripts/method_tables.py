@@ -20,7 +20,7 @@ BACKBONES = {"vit_b": "ViT-B/16", "resnet50": "ResNet-50"}
 
 
 def methods() -> str:
-    """One row a shipped method: what it is, its parameters, its options and their defaults, its paper."""
+    """A row a shipped method: what its YAML says it is, its parameters, its options with their defaults, its paper."""
     from peftbench.config import CONFIGS
     from peftbench.config.declared_fields import declared
     from peftbench.config.groups import describe, names

@@ -14,53 +14,25 @@ The adjoint is the same recursion with the layers in reverse and `down` and `up`
 
     h'_j = y' U_j^T + sum_i p'_i (dc_i U_j^T) + sum_i dt_i^T (q'_i U_j^T),         p'_j = h'_j GELU'(p_j)
 
-and likewise t'_j and q'_j, over all mixers i that work after j. `_sweep` serves both. The gradients of the weights
-are then products over all pairs of layers at once, in `_weight_gradients`.
-
-Layouts, for K nets and R = L r: h (K, n B, R), t (K, R, B d), weights (K, R, size). With the batch inside, each
-product is one matrix product per net, and needs no transpose of anything large.
+and likewise t'_j and q'_j, over all mixers i that work after j. `sweep_layers` serves both. The gradients of the
+weights are then products over all pairs of layers at once, in `_weight_gradients`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from peftbench.methods.shared.side_sweep import Layer, State, Weights, sweep_layers
+
 # Taps are converted a part of the batch at a time: fresh memory costs more than the sums, on a GPU more kernels do.
 SCRATCH_BYTES = {"cpu": 8 << 20}
 SCRATCH_BYTES_ELSEWHERE = 64 << 20
-
-
-class Weights(NamedTuple):
-    """Down- or up-projections of all layers: channel (K, R_c, d) and token (K, R_t, n)."""
-
-    channel: Tensor
-    token: Tensor
-
-
-class Layer(NamedTuple):
-    """One layer's p and q, or their gradients: channel (K, n, B, r_c) and token (K, r_t, B, d)."""
-
-    channel: Tensor
-    token: Tensor
-
-
-class State(NamedTuple):
-    """What a sweep leaves: h (K, n B, R_c), t (K, R_t, B d), and the products of token with channel mixers.
-
-    `a` (K, R_t B, R_c) holds dt_i h_j for each token mixer i and the channel mixers j swept before it, `c` of the same
-    shape t_i dc_j^T for those swept after it; the rest is zero.
-    """
-
-    h: Tensor
-    t: Tensor
-    a: Tensor
-    c: Tensor
 
 
 def refine(
@@ -114,7 +86,7 @@ class Recursion(torch.autograd.Function):
             return layer
 
         down, up = _rows(dc, dt, uc, ut)
-        state = _sweep(down, up, order, range(len(taps)), len(start), enter, lambda name, i, x: F.gelu(x))
+        state = sweep_layers(down, up, order, len(taps), len(start), enter, lambda name, i, x: F.gelu(x))
         if keep:
             shared = next((i for i, b in enumerate(taps) if b is start), None)
             rest = () if shared is not None else (start,)
@@ -159,7 +131,7 @@ class Recursion(torch.autograd.Function):
         def leave(i: int, layer: Layer) -> None:
             taps_read.add_gradients(i, layer, channel[i], token[i], glifts.get(i))
 
-        back = _sweep(up, down, order[::-1], range(depth)[::-1], b, enter, react, leave)
+        back = sweep_layers(up, down, order[::-1], depth, b, enter, react, leave, backwards=True)
         gdc, gdt, guc, gut = _weight_gradients(state, back, down, up, depth, b)
         guc.baddbmm_(state.h[:, : n * b].mT, along)
         gut[..., :n].baddbmm_(state.t, across.mT)
@@ -223,69 +195,6 @@ def _layers(weight: Tensor) -> Tensor:
 def _rows(dc: Tensor, dt: Tensor, uc: Tensor, ut: Tensor) -> tuple[Weights, Weights]:
     down = Weights(dc.flatten(1, 2), dt.flatten(1, 2))
     return down, Weights(uc.mT.flatten(1, 2), ut.mT.flatten(1, 2))
-
-
-def _sweep(
-    down: Weights,
-    up: Weights,
-    order: Sequence[str],
-    layers: range,
-    batch: int,
-    enter: Callable[[int], Layer],
-    react: Callable[[str, int, Tensor], Tensor],
-    leave: Callable[[int, Layer], None] | None = None,
-) -> State:
-    """The recursion over `layers`, up or down, and in each over the mixers in `order`.
-
-    `enter` gives p_i and q_i without the sums over mixers swept before, which are added in place; `react` makes h_i or
-    t_i of a complete one, and `leave` sees both.
-    """
-    depth, b = len(layers), batch
-    (k, all_c, d), (_, all_t, n) = up.channel.shape, up.token.shape
-    new, v, dc = up.channel.new_empty, up.token.mT, down.channel.mT
-    h, t = new((k, n * b, all_c)), new((k, all_t, b * d))
-    a, c = new((k, all_t * b, all_c)).zero_(), new((k, all_t * b, all_c)).zero_()
-    channels, tokens = torch.bmm(up.channel, dc), torch.bmm(down.token, v)  # U_j dc_i^T and dt_i V_j of all pairs
-    for i in layers:
-        layer = enter(i)
-        for position, name in enumerate(order):
-            r, other = (all_c // depth, all_t // depth) if name == "channel" else (all_t // depth, all_c // depth)
-            # (first row, rows) of this mixer's layers swept before, and of the other's swept before and after
-            if layers.step > 0:
-                split = (i + position) * other
-                past, done, to_do = (0, i * r), (0, split), (split, depth * other - split)
-            else:
-                split = (i + 1 - position) * other
-                past, done, to_do = ((i + 1) * r, (depth - 1 - i) * r), (split, depth * other - split), (0, split)
-            if name == "channel":
-                p = layer.channel
-                if past[1]:
-                    p.view(k, n * b, r).baddbmm_(h.narrow(2, *past), channels.narrow(1, *past).narrow(2, i * r, r))
-                if done[1]:
-                    pairs = c.narrow(1, done[0] * b, done[1] * b).narrow(2, i * r, r)
-                    p.view(k, n, b * r).baddbmm_(v.narrow(2, *done), pairs.reshape(k, done[1], b * r))
-                x = react(name, i, p)
-                h.narrow(2, i * r, r).copy_(x.view(k, n * b, r))
-                if to_do[1]:
-                    pairs = torch.bmm(down.token.narrow(1, *to_do), x.view(k, n, b * r))
-                    a.narrow(1, to_do[0] * b, to_do[1] * b).narrow(2, i * r, r).copy_(pairs.view(k, to_do[1] * b, r))
-                layer = layer._replace(channel=x)
-            else:
-                q = layer.token
-                if past[1]:
-                    q.view(k, r, b * d).baddbmm_(tokens.narrow(1, i * r, r).narrow(2, *past), t.narrow(1, *past))
-                if done[1]:
-                    pairs = a.narrow(1, i * r * b, r * b).narrow(2, *done)
-                    q.view(k, r * b, d).baddbmm_(pairs, up.channel.narrow(1, *done))
-                x = react(name, i, q)
-                t.narrow(1, i * r, r).copy_(x.view(k, r, b * d))
-                if to_do[1]:
-                    pairs = torch.bmm(x.view(k, r * b, d), dc.narrow(2, *to_do))
-                    c.narrow(1, i * r * b, r * b).narrow(2, *to_do).copy_(pairs)
-                layer = layer._replace(token=x)
-        if leave is not None:
-            leave(i, layer)
-    return State(h, t, a, c)
 
 
 def _weight_gradients(
