@@ -15,6 +15,7 @@ from typing import Any
 from bench.tables import Row, memory_row, time_row
 from bench.timing import in_own_process, seconds_of
 
+BATCH = 16
 NORMS = {"none": "norm=none (default)", "ln_noaffine": "norm=ln_noaffine"}
 EIGHT = "eight LoSA runs together from kept taps, one alone"
 MEMORY = "peak memory above set-up, LoSA without kept taps, HF peft LoRA"
@@ -36,11 +37,12 @@ def names() -> list[str]:
 
 
 def measure(quick: bool = False) -> list[Row]:
-    rounds = 1 if quick else 3
-    return [*_losa_rows(rounds), _memory_row(), _cst_row(rounds)]
+    """`quick` takes batches of two."""
+    rounds, batch = (1, 2) if quick else (3, BATCH)
+    return [*_losa_rows(rounds, batch), _memory_row(), _cst_row(rounds, batch)]
 
 
-def _losa_rows(rounds: int) -> list[Row]:
+def _losa_rows(rounds: int, batch_size: int) -> list[Row]:
     import torch
 
     from peftbench.models.joint import JointModel
@@ -48,11 +50,11 @@ def _losa_rows(rounds: int) -> list[Row]:
     lora = _lora_step()
     losa = {norm: _Stepped(_side_model("vit_s", "losa", f"method.norm={norm}")) for norm in NORMS}
     eight = _Stepped(JointModel([_side_model("vit_s", "losa") for _ in range(8)]))
-    images, labels = batch = _images()
+    images, labels = batch = _images(batch_size)
     frozen = losa["none"].model.frozen
     # taps of many images, so that each step reads its own from memory, as a run does
     kept_taps = [torch.cat([tap] * 4) for tap in _autocast(frozen, images)]
-    orders = (torch.randint(64, (16,)) for _ in itertools.count())
+    orders = (torch.randint(4 * batch_size, (batch_size,)) for _ in itertools.count())
 
     def from_kept_taps(stepped: _Stepped) -> Callable[[], None]:
         def step() -> None:
@@ -114,9 +116,9 @@ def peak_memory(method: str) -> int:
     return meter.read()["resident"]
 
 
-def _cst_row(rounds: int) -> Row:
+def _cst_row(rounds: int, batch_size: int) -> Row:
     cst = _Stepped(_side_model("resnet50", "cst"))
-    images, labels = _images()
+    images, labels = _images(batch_size)
     pairs = [
         (seconds_of(lambda: _autocast(cst.model.frozen, images)), seconds_of(lambda: cst.step((images, labels))))
         for _ in range(rounds + 1)
@@ -125,11 +127,11 @@ def _cst_row(rounds: int) -> Row:
     return time_row(CST, step, frozen, 1.25, digits=3)
 
 
-def _images() -> tuple[Any, Any]:
-    """Sixteen images (16, 3, 224, 224) of bytes, and their labels."""
+def _images(count: int = BATCH) -> tuple[Any, Any]:
+    """Images (count, 3, 224, 224) of bytes, and their labels."""
     import torch
 
-    return torch.randint(0, 256, (16, 3, 224, 224), dtype=torch.uint8), torch.randint(0, 10, (16,))
+    return torch.randint(0, 256, (count, 3, 224, 224), dtype=torch.uint8), torch.randint(0, 10, (count,))
 
 
 def _autocast(work: Callable[..., Any], *arguments: Any) -> Any:
