@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from peftbench.common.task_lookup import shipped_tasks
 from peftbench.config import CONFIGS
 from peftbench.config.declared_fields import declared
 from peftbench.config.groups import describe, names
@@ -151,3 +152,49 @@ def test_outside_methods_nothing_names_a_method(path):
     constants = {n.value for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Constant)}
     named = {v for v in constants if isinstance(v, str) and v in names("method", [CONFIGS])} - allowed
     assert not named, f"{path} names {named}; ask an attribute of Method"
+
+
+# Outside tasks/ nothing asks for a task by name: `config` and `results` look it up at run time. Records of the first
+# version named no task, and an id's first keys are a table of what that version knew.
+NAMES_A_TASK = {"results/task_results.py": {"classification"}, "config/first_keys.py": set(shipped_tasks())}
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in FILES if package(p) != "tasks"], ids=lambda p: p.relative_to(SOURCE).as_posix()
+)
+def test_outside_tasks_nothing_names_a_task(path):
+    modules = {m for m in imports(path) if m.startswith("peftbench.tasks.") and m.split(".")[2] in shipped_tasks()}
+    assert not modules, f"{path} imports {modules}; ask an attribute of Task"
+    constants = {n.value for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Constant)}
+    named = constants & set(shipped_tasks()) - NAMES_A_TASK.get(path.relative_to(SOURCE).as_posix(), set())
+    assert not named, f"{path} names {named}; ask an attribute of Task"
+
+
+def test_what_config_and_results_ask_of_a_task_is_free_of_torch():
+    code = """
+import sys
+from peftbench.common.task_lookup import shipped_tasks
+from peftbench.config import task_schema
+from peftbench.results import results_of
+for name in shipped_tasks():
+    assert task_schema({"name": name}).section and results_of({"task": {"name": name}}).metric
+print(sorted({"torch", "timm", "lightning"} & set(sys.modules)), shipped_tasks())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("[] {'classification': 'peftbench.tasks.classification', 'detection'"), done.stdout
+
+
+# A name that says as little as these says of what: `run` is what `peftbench.run` is.
+SAYS_LITTLE = {"together", "run", "check", "read", "write"}
+
+
+def test_names_of_modules_and_public_functions_say_of_what():
+    functions, modules = [], []
+    for path in FILES:
+        name = path.relative_to(SOURCE).as_posix()
+        modules += [name] if path.stem in SAYS_LITTLE else []
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef) and node.name in SAYS_LITTLE:
+                functions.append(f"{name}: {node.name}")
+    assert modules == ["runs/run.py"]
+    assert functions == ["runs/run.py: run"]

@@ -51,7 +51,7 @@ def make(method, backbone, *words, size=CANVAS):
     built = instantiate(spec.method)
     refuse_incompatible(spec, built)
     torch.manual_seed(0)
-    net = starting_backbone.build(spec, built)
+    net = starting_backbone.build_starting_backbone(spec, built)
     torch.manual_seed(1)
     model = Model(net, task_class(spec.task).build(spec.task, net, ("a", "b", "c")))
     with torch.random.fork_rng():

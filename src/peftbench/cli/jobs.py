@@ -52,7 +52,7 @@ def safely(states: Sequence[Any], configs: Sequence[Config], work: Callable[[], 
 
 def under_protocol(state: Any, config: Config, rule: Protocol, sweep: Sweep, group: str) -> list[Record]:
     """One job of a protocol: its trials and final runs. A trial that fails is a point without merit."""
-    from peftbench.sweeps.protocol import vtab1k
+    from peftbench.sweeps.protocol import carry_out_vtab1k
 
     def each(configs: list[Config]) -> list[Record]:
         said = "final" if configs[0].protocol else "trial"
@@ -61,7 +61,7 @@ def under_protocol(state: Any, config: Config, rule: Protocol, sweep: Sweep, gro
             print(f"job {state.job.num}, {said}: {told}{' (together)' * (len(configs) > 1)}", flush=True)
         return safely([state] * len(configs), configs, lambda: carry_out(configs, group, sweep.retry))
 
-    return safely([state], [config], lambda: vtab1k(config, rule, sweep, each))
+    return safely([state], [config], lambda: carry_out_vtab1k(config, rule, sweep, each))
 
 
 def _point(config: Config, grid: Mapping[str, Any] | None) -> str:
@@ -78,9 +78,9 @@ def together(waiting: Sequence[Job], many: Sweep, group: str, note: Callable[[An
     Raises:
         KeyboardInterrupt: one was interrupted.
     """
-    from peftbench.sweeps.grouping import arranged
+    from peftbench.sweeps.grouping import arrange_in_groups
 
-    for indices in arranged([config for _, config in waiting], many.together):
+    for indices in arrange_in_groups([config for _, config in waiting], many.together):
         states = [waiting[i][0] for i in indices]
         configs = [waiting[i][1] for i in indices]
         if len(indices) > 1:

@@ -24,9 +24,9 @@ def run(arguments: list[str]) -> int:
     from peftbench.config.compose import compose
 
     config = compose(*words)
-    from peftbench.runs.dry_run import plan
+    from peftbench.runs.dry_run import plan_run
 
-    planned = plan(config)
+    planned = plan_run(config)
     if as_json:
         found = {**asdict(planned), "relative_time": planned.relative_time}
         print(json.dumps(found, indent=1))
