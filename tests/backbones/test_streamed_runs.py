@@ -10,7 +10,7 @@ import safetensors.torch
 import timm
 
 import peftbench
-from peftbench.results import find
+from support.finished_runs import records_in
 from support.places import ROOT
 
 
@@ -56,7 +56,7 @@ def test_two_processes_stream_what_one_does(tmp_path, tiny):
         told = [f"backbone.stream={choice}", f"output_dir={tmp_path}/{choice}", "trainer=ddp", "trainer.devices=2"]
         command = [sys.executable, "-m", "peftbench.cli.main", *words, *told]
         subprocess.run(command, check=True, capture_output=True)
-        (record,) = find(tmp_path / choice)
+        (record,) = records_in(tmp_path / choice)
         figures.append(record.metrics)
     assert figures[0] == figures[1]
 

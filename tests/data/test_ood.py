@@ -11,7 +11,7 @@ from PIL import Image
 import peftbench
 from peftbench.data.corruptions import CORRUPTIONS, corrupt
 from peftbench.data.ood import average_over_shifts
-from peftbench.results import render
+from peftbench.results import print_table
 from peftbench.runs.run import run
 from support.runs import SMALL
 
@@ -86,10 +86,10 @@ def test_a_run_is_tested_on_its_shifts_and_shows_both(tmp_path, capsys):
     assert (stamp["images"], stamp["classes"], len(stamp["hash"])) == (12, 4, 64)
     stored = json.loads((Path(record.folder) / "result.json").read_text())
     assert stored["metrics"]["ood/accuracy"] == record.metrics["ood/accuracy"]
-    render([record, plain])
+    print_table([record, plain])
     shown = capsys.readouterr().out
     assert "ood %" in shown
-    render([plain])
+    print_table([plain])
     assert "ood %" not in capsys.readouterr().out
 
 

@@ -9,7 +9,7 @@ import peftbench
 from peftbench import backbones
 from peftbench.config import CONFIGS
 from peftbench.config.groups import names
-from peftbench.methods.base import Plan
+from peftbench.methods.base import Method, Plan
 from peftbench.models.model import Model
 from peftbench.runs.build import instantiate
 from peftbench.tasks.classification.task import Classification
@@ -218,3 +218,22 @@ def test_modes_frozen_norms_never_move_and_drop_path_is_off_under_side_methods()
     assert not any(m.training for m in cnn.backbone.modules() if isinstance(m, torch.nn.BatchNorm2d))
     full = make("full", "cnn").train()
     assert all(m.training for m in full.backbone.modules() if isinstance(m, torch.nn.BatchNorm2d))
+
+
+@pytest.mark.parametrize("method", COUNTS)
+def test_a_method_declares_the_hooks_that_it_defines_and_no_others(method):
+    kind = type(instantiate(peftbench.compose(f"method={method}").method))
+    for hook, attribute in Method.HOOKS.items():
+        assert getattr(kind, attribute) == (getattr(kind, hook) is not getattr(Method, hook)), (hook, attribute)
+    assert kind.anchored == (kind.own_optimizer or kind.finishes), "every shipped one stays near its start"
+
+
+@pytest.mark.parametrize(("hook", "attribute"), Method.HOOKS.items())
+def test_a_hook_that_is_not_declared_is_refused_where_it_is_defined(hook, attribute):
+    members = {hook: lambda self, *_: None}
+    with pytest.raises(peftbench.UserError) as raised:
+        type("Mine", (Method,), members)
+    assert str(raised.value) == (
+        f"Mine: defines {hook}(), and nobody would call it; declare {attribute}: ClassVar[bool] = True in the class."
+    )
+    assert getattr(type("Mine", (Method,), {**members, attribute: True}), attribute)

@@ -13,7 +13,7 @@ from peftbench import backbones, config
 from peftbench.backbones.layers import layers
 from peftbench.methods.base import Plan
 from peftbench.methods.petah import PETAH
-from peftbench.methods.shared.weightspace import merge, tune, tuned
+from peftbench.methods.shared.low_rank_update import Form, LowRankUpdate, has_update, weight_path_fits
 from peftbench.models.model import Model
 from peftbench.tasks.classification.task import Classification
 
@@ -102,8 +102,8 @@ def test_a_layer_whose_update_would_be_no_smaller_is_left_alone_and_named():
     skipped = PETAH().skipped(backbone)
     assert skipped["stages.0.0.conv2_kxk.conv"] == "its update of rank 8 has 328 parameters, its weight 288"
     PETAH().adapt(backbone, Plan())
-    assert not tuned(backbone.net.get_submodule("stages.0.0.conv2_kxk.conv"))
-    assert {x.name for x in layers(backbone) if not tuned(x.module)} == set(skipped)
+    assert not has_update(backbone.net.get_submodule("stages.0.0.conv2_kxk.conv"))
+    assert {x.name for x in layers(backbone) if not has_update(x.module)} == set(skipped)
 
 
 # -- one layer: forward, gradients, merging
@@ -140,7 +140,9 @@ def test_updates_equal_the_merged_layer_and_their_gradients_those_of_the_whole_w
     layer, twin = make().double(), make().double()
     twin.load_state_dict(layer.state_dict())
     layer.weight.requires_grad = False
-    tune(layer, 3, 0.7, apart=apart)
+    apart = apart and isinstance(layer, nn.Conv2d) and layer.groups == 1 and type(layer) is nn.Conv2d
+    path = "input" if apart else "weight" if weight_path_fits(layer) else "read"
+    update = LowRankUpdate.add(layer, Form(3, 0.7, path, fused=True))
     x = torch.randn(shape, dtype=torch.double, requires_grad=True)
     assert torch.equal(layer(x), twin(x))
     nn.init.normal_(layer.lora_b)
@@ -162,12 +164,12 @@ def test_updates_equal_the_merged_layer_and_their_gradients_those_of_the_whole_w
 
     before = layer._parameters["weight"]
     bytes_ = before.clone()
-    merge(layer)
+    update.merge()
     assert torch.equal(before, bytes_)
     assert type(layer) is type(twin)
     assert set(layer.state_dict()) == set(twin.state_dict())
     torch.testing.assert_close(layer(x), y, rtol=1e-10, atol=1e-10)
-    assert not tuned(layer)
+    assert not has_update(layer)
 
 
 def test_the_update_runs_in_the_precision_of_autocast():
@@ -175,7 +177,7 @@ def test_the_update_runs_in_the_precision_of_autocast():
     for make, shape in (CASES["linear"], CASES["3"]):
         layer = make()
         layer.weight.requires_grad = False
-        tune(layer, 3, 1.0)
+        LowRankUpdate.add(layer, Form(3, 1.0, "weight", fused=True))
         nn.init.normal_(layer.lora_b)
         x = torch.randn(shape, requires_grad=True)
         with torch.autocast("cpu", torch.bfloat16):
@@ -192,12 +194,12 @@ def test_a_masked_update_leaves_masked_weights_at_zero():
     mask = torch.rand(layer.weight.shape) < 0.5
     with torch.no_grad():
         layer.weight.mul_(mask)
-    tune(layer, 3, 1.0, mask=mask)
+    update = LowRankUpdate.add(layer, Form(3, 1.0, "read", fused=True), mask)
     nn.init.normal_(layer.lora_b)
     assert torch.equal(layer.weight == 0, ~mask)
     layer(torch.randn(2, 6, 8, 8)).sum().backward()
     assert layer.lora_a.grad.abs().sum() > 0
-    merge(layer)
+    update.merge()
     assert torch.equal(layer.weight == 0, ~mask)
 
 

@@ -8,9 +8,9 @@ import torch
 
 import peftbench
 from peftbench import backbones
-from peftbench.results import find
 from peftbench.runs.run import run
 from peftbench.training.checkpoint import Checkpoints
+from support.finished_runs import records_in
 from support.runs import SMALL, learned
 
 QUICK = [*SMALL, "trainer.epochs=2", "trainer.max_batches=2", "data.batch_size=20"]
@@ -142,5 +142,5 @@ def test_two_processes_reach_what_one_does(tmp_path, trained):
         command = [sys.executable, "-m", "peftbench.cli.main", *more, *words]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        found.append(learned(find(tmp_path / place)[0]))
+        found.append(learned(records_in(tmp_path / place)[0]))
     assert all(torch.allclose(found[0][n], found[1][n], atol=1e-4) for n in found[0])

@@ -94,8 +94,8 @@ def test_the_command_line_prunes_says_so_and_shares_the_file(cli, tmp_path, tiny
 
 
 def test_a_table_says_what_runs_of_the_same_names_differ_in():
+    from peftbench.results.labels import differences
     from peftbench.results.record import Record
-    from peftbench.results.table import differences
 
     def record(method="petah", seed=0, scaled=False, **pruning):
         options = {"name": method, "path": "x", "options": {"rank": 8, "rslora": scaled}}

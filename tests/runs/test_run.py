@@ -19,13 +19,13 @@ from peftbench.common.seeds import mix
 from peftbench.data.decoding import decode_image
 from peftbench.methods.base import Plan
 from peftbench.models.model import Model
-from peftbench.results import find, read
+from peftbench.results import read_record
 from peftbench.runs.build import instantiate
 from peftbench.runs.run import run
 from peftbench.tasks.classification.task import Classification
 from peftbench.training import Stopped
 from peftbench.training.checkpoint import Checkpoints
-from support.finished_runs import same
+from support.finished_runs import records_in, same
 from support.runs import QUICK, SMALL, compose, learned
 
 
@@ -107,7 +107,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path, monkeypatch, stop
         patch.setattr(Checkpoints, "on_train_batch_end", stop)
         broken = run(compose(tmp_path / "b", *words))
     assert broken.status == "interrupted"
-    assert read(Path(broken.folder)).status == "interrupted"
+    assert read_record(Path(broken.folder)).status == "interrupted"
     resumed = run(compose(tmp_path / "b", *words))
     assert resumed.status == "complete"
     assert resumed.costs["time"]["sessions"] == 2
@@ -138,7 +138,7 @@ def test_a_crash_leaves_a_record_with_its_reason(tmp_path, monkeypatch):
     monkeypatch.setattr(Checkpoints, "on_train_epoch_end", crash)
     with pytest.raises(ValueError, match="a bug"):
         run(compose(tmp_path, "method=bitfit"))
-    (record,) = find(tmp_path)
+    (record,) = records_in(tmp_path)
     assert record.status == "failed"
     assert record.reason == "ValueError: a bug"
     assert "a bug" in (Path(record.folder) / "error.log").read_text()
@@ -234,9 +234,9 @@ def test_kill_nine_in_mid_run_and_the_same_command_end_with_the_same_weights(tmp
         time.sleep(0.005)
     victim.send_signal(signal.SIGKILL)
     assert victim.wait() == -signal.SIGKILL
-    assert find(tmp_path / "b")[0].status == "running"
+    assert records_in(tmp_path / "b")[0].status == "running"
     assert start(tmp_path / "b").wait() == 0
-    (a,), (b,) = find(tmp_path / "a"), find(tmp_path / "b")
+    (a,), (b,) = records_in(tmp_path / "a"), records_in(tmp_path / "b")
     assert b.costs["time"]["sessions"] == 2
     assert same(learned(a), learned(b))
 
@@ -253,7 +253,7 @@ def _trained(folder, more):
     command = [sys.executable, "-m", "peftbench.cli.main", *more, *words, f"output_dir={folder}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    (record,) = find(folder)
+    (record,) = records_in(folder)
     return record
 
 
@@ -281,4 +281,4 @@ def test_an_interrupted_sweep_shows_what_is_done_and_goes_on_with_the_rest(tmp_p
     said = sweep.communicate(timeout=120)[0]
     assert sweep.returncode == 130
     assert "the same command goes on with what is left" in said
-    assert sorted(r.status for r in find(tmp_path)) == ["complete", "interrupted"]
+    assert sorted(r.status for r in records_in(tmp_path)) == ["complete", "interrupted"]

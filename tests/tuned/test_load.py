@@ -75,7 +75,7 @@ def test_the_loaded_model_is_the_one_that_was_tested(method, backbone, merges, d
 def test_loading_imports_neither_lightning_nor_hydra_and_leaves_random_numbers_alone(bitfit):
     code = f"""
 import sys, torch, peftbench, peftbench.cli.predict, peftbench.cli.export, peftbench.cli.share
-import peftbench.tuned.predict, peftbench.tuned.export, peftbench.tuned.multitask
+import peftbench.tuned.items, peftbench.tuned.export, peftbench.tuned.multitask
 torch.manual_seed(7)
 tuned = peftbench.load({bitfit.folder!r})
 assert torch.equal(torch.rand(3), torch.manual_seed(7) and torch.rand(3))

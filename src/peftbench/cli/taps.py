@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from peftbench.common.amounts import size
 from peftbench.common.errors import UserError, nearest
-from peftbench.results.table import size
 from peftbench.taps.entries import Entry, ago, entries, leftover_sizes, remove_entry, remove_leftovers, taps_folder
 
 USAGE = "peftbench taps list, or peftbench taps clear [key …]; taps.dir=<folder> for another cache"

@@ -22,7 +22,7 @@ class Split:
 
     Attributes:
         images: uint8 (N, H, W) or (N, H, W, 3), or N paths.
-        labels: int64 (N,), from 0.
+        labels: int64 (N,), indices of classes; or float32 numbers, where a set has no classes.
         names: what each image is, relative to the set.
         frames: where it is given, the paths are those of clips (folders or video files), each read as so many frames.
         categories: the numbers that a detection set's own files give its classes.
@@ -38,7 +38,12 @@ class Split:
         return len(self.labels)
 
     def unknown(self, classes: int) -> tuple[int, int] | None:
-        """(place, label) of the first image whose label is not one of so many classes; None where there is none."""
+        """(place, label) of the first image with a label that is none of so many classes.
+
+        Where there are no classes, labels are numbers, and any will do.
+        """
+        if not classes:
+            return None
         outside = np.flatnonzero((self.labels < 0) | (self.labels >= classes))
         return (int(outside[0]), int(self.labels[outside[0]])) if len(outside) else None
 
@@ -70,9 +75,10 @@ class Split:
         return [image_line(n, y, s) for n, y, s in zip(self.names, self.labels, stamps, strict=True)]
 
 
-def image_line(name: str, label: int, stamp: str) -> str:
+def image_line(name: str, label: float, stamp: str) -> str:
     """What the hash of a split sees of an image: its name, its label, and the hash of its bytes."""
-    return f"{name} {int(label)} {stamp}"
+    value = float(label) if isinstance(label, float | np.floating) else int(label)
+    return f"{name} {value} {stamp}"
 
 
 def hash_of_lines(lines: Sequence[str]) -> str:
@@ -175,8 +181,8 @@ class Splits:
 class DataSet:
     """A family of data sets. Its fields are its options: plain types, literal defaults.
 
-    `places` are options that say where files lie. What is in the files is in the hash of the split, so that these are
-    no part of a run's id.
+    `places` are options that say where files lie, or which. What is in the files is in the hash of the split, so that
+    these are no part of a run's id. Each data set names its own; the default is for those from outside that name none.
     """
 
     places: ClassVar[tuple[str, ...]] = ("root", "labels")

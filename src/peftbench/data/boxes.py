@@ -95,6 +95,7 @@ class BoxSet(DataSet):
     """
 
     places: ClassVar[tuple[str, ...]] = ("root", "train", "val", "test", "images")
+    """For data sets from outside that name none; each of peftbench's names its own."""
 
     min_size: tuple[int, ...] = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
     max_size: int = 1333

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image
@@ -25,6 +26,8 @@ class Coco(BoxSet):
     Its val2017, on which everybody reports, is the test set here: it is looked at once. Validation images come from
     train2017, with `val_fraction`.
     """
+
+    places: ClassVar[tuple[str, ...]] = ("root",)
 
     root: str
 
@@ -50,6 +53,8 @@ class CocoFolder(BoxSet):
     given, it is the test set, since what was watched is no test. `images` is the folder of the images, or several;
     without it they are looked for beside the JSON file, in root/<split>, root/images/<split>, root/images and root.
     """
+
+    places: ClassVar[tuple[str, ...]] = ("root", "train", "val", "test", "images")
 
     root: str
     train: str = "annotations/instances_train.json"

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
@@ -40,6 +40,8 @@ class DigitsDet(BoxSet):
     photographs are shared). A canvas has `canvas` pixels a side. Digits differ in size, colour, contrast and slant,
     and may overlap a little. The files are drawn once, from `drawing_seed`, and kept in the cache.
     """
+
+    places: ClassVar[tuple[str, ...]] = ("images",)  # how many there are is in the hash of the split
 
     images: tuple[int, int, int] = (600, 100, 200)
     canvas: int = 128

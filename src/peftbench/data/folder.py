@@ -30,6 +30,8 @@ class Folder(DataSet):
     `root=package:<name>` is a folder that peftbench ships.
     """
 
+    places: ClassVar[tuple[str, ...]] = ("root", "labels")
+
     root: str
     labels: str | None = None
     val_fraction: float = 0.1

@@ -33,7 +33,30 @@ class Preparation(Protocol):
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
-    def over(self, split: Split, on_error: str, memory_gb: float, watch: Watch, views: int = 0) -> Images:
+    @property
+    def size(self) -> Any:
+        """Pixels of the input; None where images keep their shapes."""
+        ...
+
+    @property
+    def interpolation(self) -> str: ...
+
+    @property
+    def mean(self) -> tuple[float, ...]: ...
+
+    @property
+    def std(self) -> tuple[float, ...]: ...
+
+    @property
+    def augment(self) -> str: ...
+
+    def __call__(self, image: Picture) -> Any:
+        """The pixels of one image, in uint8, and what else the task needs of it. Raises UserError."""
+        ...
+
+    def over(
+        self, split: Split, on_error: str, memory_gb: float, watch: Callable[[int, int], None], views: int = 0
+    ) -> Images:
         """A split's images in this form."""
         ...
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -15,6 +16,7 @@ from xml.parsers import expat
 
 from PIL import Image
 
+from peftbench.common.atomic_files import replacing
 from peftbench.common.errors import UserError, nearest
 from peftbench.data.media import DAMAGED, IMAGES, upright_size
 
@@ -239,15 +241,11 @@ def _content(done: Converted, name: str, annotations: Sequence[_Annotation], zer
 
 def _write(targets: dict[str, Path], contents: dict[str, dict[str, Any]]) -> None:
     """All files or none."""
-    parts = {name: target.with_name(f".{target.name}.{os.getpid()}.part") for name, target in targets.items()}
-    try:
-        for name, part in parts.items():
-            part.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as whole:  # each takes its place when all are written
+        for name, target in targets.items():
+            part = whole.enter_context(replacing(target, partial(_not_written, target)))
             part.write_text(json.dumps(contents[name]), encoding="utf-8")
-        for name, part in parts.items():
-            part.rename(targets[name])
-    except OSError as problem:
-        raise UserError(f"{problem.filename}: could not be written ({problem.strerror}).") from None
-    finally:
-        for part in parts.values():
-            part.unlink(missing_ok=True)
+
+
+def _not_written(target: Path, why: str) -> str:
+    return f"{target}: could not be written ({why})."

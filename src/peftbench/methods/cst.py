@@ -266,7 +266,7 @@ def norm(kind: str, width: int) -> nn.Module:
     if kind == "batch":
         return nn.BatchNorm1d(width)
     most = max(1, width // 8)
-    return nn.GroupNorm(next(g for g in range(most, 0, -1) if width % g == 0), width)
+    return nn.GroupNorm(max(groups for groups in range(1, most + 1) if width % groups == 0), width)
 
 
 def _halvings(stem: Tap, first: Tap) -> int:

@@ -197,8 +197,8 @@ def apply_side_nets(models: Sequence[Model], taps: list[Tensor]) -> list[list[Te
     device, count = taps[-1].device.type, len(taps) - len(models[0].passed)
     wanted, passed = taps[:count], taps[count:]
     if device != "cpu" or not torch.is_autocast_enabled(device) or has_bf16():
-        adapted = type(sides[0]).together(sides, wanted)
+        adapted = type(sides[0]).forward_several(sides, wanted)
     else:
         with torch.autocast(device, enabled=False):
-            adapted = type(sides[0]).together(sides, wanted if sides[0].halves else [t.float() for t in wanted])
+            adapted = type(sides[0]).forward_several(sides, wanted if sides[0].halves else [t.float() for t in wanted])
     return [m.merged(taps, passed) for m, taps in zip(models, adapted, strict=True)]

@@ -1,7 +1,8 @@
 """What lies in the tap cache: entries, their locks, their sizes. No torch, so that listing answers at once.
 
 An entry is a folder `<dir>/<key>/` with `about.json` and one file a tap; it is whole, or it is not there. Two locks
-go with it in `<dir>/.locks/`: `<key>.fill` is held by the one run that fills it, `<key>.use` by those that read it.
+go with it in `<dir>/.locks/`: `<key>.fill` is held by the one run that fills it, `<key>.use` is shared by those that
+read it.
 """
 
 from __future__ import annotations
@@ -13,13 +14,17 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, TypeVar
+
+from filelock import FileLock
 
 from peftbench.common.cache_folder import cache
 from peftbench.common.errors import UserError
+from peftbench.common.file_lock import releasing, take, take_reading, take_unread
 
 ABOUT = "about.json"
 LOCKS = ".locks"
@@ -27,6 +32,7 @@ PARTS = ".parts"
 DTYPES = ("float32", "float16", "bfloat16")
 RESERVE = 2**26
 """Bytes that stay free on the disk."""
+Lock = TypeVar("Lock")
 
 
 class CacheError(UserError):
@@ -105,8 +111,8 @@ def mark_used(folder: Path) -> None:
 
 def remove_entry(entry: Entry) -> bool:
     """Removes an entry unless a run reads it; says whether it is gone."""
-    with _lock(entry.folder.parent, f"{entry.key}.use", wait=False) as held:
-        if held is None:
+    with releasing(_taken(entry.folder.parent, f"{entry.key}.use", take_unread)) as unread:
+        if not unread:
             return False
         doomed = entry.folder.parent / PARTS / f"{entry.key}.{os.getpid()}.removed"
         doomed.parent.mkdir(exist_ok=True)
@@ -133,8 +139,8 @@ def remove_leftovers(root: Path) -> int:
 def _left(root: Path) -> Iterator[Path]:
     """Half-written entries that no run is writing, nor begins to write while they are looked at."""
     for part in (root / PARTS).glob("*"):
-        with _lock(root, f"{part.name.split('.')[0]}.fill", wait=False) as held:
-            if held is not None:
+        with releasing(_fill_lock(root, part.name.split(".")[0], wait=False)) as held:
+            if held:
                 yield part
 
 
@@ -174,47 +180,31 @@ def _amount(value: int) -> str:
 @contextlib.contextmanager
 def lock_for_filling(root: Path, key: str, waiting: Any = None) -> Iterator[None]:
     """Inside, no other process fills this entry. `waiting` is called if one does, before waiting for it."""
-    with _lock(root, f"{key}.fill", wait=False) as held:
-        if held is not None:
+    with releasing(_fill_lock(root, key, wait=False)) as held:
+        if held:
             yield
             return
     if waiting:
         waiting()
-    with _lock(root, f"{key}.fill", wait=True):
+    with releasing(_fill_lock(root, key, wait=True)):
         yield
 
 
-def lock_for_reading(root: Path, key: str) -> IO[Any]:
-    """A handle that keeps an entry from being removed until it is closed or forgotten."""
-    handle = _open(root, f"{key}.use")
-    _flock(handle, shared=True, wait=True)
-    return handle
+def lock_for_reading(root: Path, key: str) -> FileLock:
+    """A lock that keeps an entry from being removed until it is released or forgotten. Raises CacheError."""
+    return _taken(root, f"{key}.use", take_reading)
 
 
-@contextlib.contextmanager
-def _lock(root: Path, name: str, wait: bool) -> Iterator[IO[Any] | None]:
-    with _open(root, name) as handle:
-        yield handle if _flock(handle, shared=False, wait=wait) else None
+def _fill_lock(root: Path, key: str, wait: bool) -> FileLock | None:
+    return _taken(root, f"{key}.fill", partial(take, wait=wait))
 
 
-def _open(root: Path, name: str) -> IO[Any]:
+def _taken(root: Path, name: str, take_lock: Callable[[Path], Lock]) -> Lock:
     try:
         (root / LOCKS).mkdir(parents=True, exist_ok=True)
-        return (root / LOCKS / name).open("w")
+        return take_lock(root / LOCKS / name)
     except OSError as problem:
         raise CacheError(f"taps.dir={root}: cannot be written ({problem.strerror}); give another.") from None
-
-
-def _flock(handle: IO[Any], shared: bool, wait: bool) -> bool:
-    try:
-        import fcntl
-    except ImportError:  # not on Windows: runs that fill at once then each write their own, and the last one stays
-        return True
-    try:
-        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
-    except OSError:
-        return False
-    return True
 
 
 def ago(moment: float) -> str:

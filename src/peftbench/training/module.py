@@ -69,8 +69,8 @@ class Fit(LightningModule):
     def configure_optimizers(self) -> Any:
         named = self.model.trainable()
         inner = optim.optimizer(self.config.optimizer, named, self.anchors, self.fused)
-        optimizer = self.method.optimizer(named, self.anchors, inner)
-        if isinstance(optimizer, optim.TPGM):
+        optimizer: Any = self.method.optimizer(named, self.anchors, inner)
+        if getattr(optimizer, "needs_held_out_loss", False):
             optimizer.objective = self._held_out_loss
         scheduler = optim.schedule(self.config.optimizer, optimizer, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -25,7 +25,7 @@ CHUNK = 2**30
 Tell = Callable[[str], None]
 
 
-def keep(
+def keep_taps(
     config: Config,
     model: Model | JointModel,
     data: Loaders,
@@ -49,18 +49,8 @@ def keep(
         return None
     if spec.mode == "off":
         return {"mode": "off"}
-    if config.task.name == "detection" and config.data.size is None:
-        tell("taps: not kept, since images have different sizes; data.size=[H,W] pads them to one")
-        return {"mode": "off"}
-    if config.data.augment != "none" and not spec.views:
-        tell(
-            f"taps: not kept, since data.augment={config.data.augment} changes the images in every epoch; "
-            + (
-                "data.augment=none keeps them"
-                if config.task.name == "detection"
-                else "taps.views=4 keeps those of four fixed views"
-            )
-        )
+    if why := why_not_kept(config, model, data):
+        tell(f"taps: not kept, since {why}")
         return {"mode": "off"}
     parts = [images for images in map(images_of, (data.train, data.val)) if images is not None]
     one = _shapes(config, model)
@@ -100,6 +90,20 @@ def keep(
         "seconds": sum(t.seconds for t in kept),
         "views": config.taps.views,
     }
+
+
+def why_not_kept(config: Config, model: Model | JointModel, data: Loaders) -> str | None:
+    """Why the taps of these images cannot be kept, and what would help; None where they can."""
+    train = images_of(data.train)
+    if train is not None and train.transform.size is None:
+        return "images have different sizes; data.size=[H,W] pads them to one"
+    if config.data.augment == "none" or config.taps.views:
+        return None
+    if model.task.keeps_views:
+        instead = "taps.views=4 keeps those of four fixed views"
+    else:
+        instead = "data.augment=none keeps them"
+    return f"data.augment={config.data.augment} changes the images in every epoch; {instead}"
 
 
 def _kept(spec: Spec, mode: str, about: dict[str, Any], bytes_: int, fill: Fill, tell: Tell) -> Taps:

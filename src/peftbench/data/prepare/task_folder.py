@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from peftbench.common.errors import UserError
+from peftbench.common.file_lock import releasing, take
 from peftbench.common.progress import Stages, unwatched
 from peftbench.data.base import stamp_of_bytes
 from peftbench.data.prepare.drawing import ROLES, Entry
@@ -113,19 +114,14 @@ def building_folder(target: Path, plan: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _alone(lock: Path, target: Path) -> Iterator[None]:
-    with lock.open("w") as held:
-        try:
-            import fcntl
-
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # no such locks on Windows
-            pass
-        except BlockingIOError:
-            raise UserError(f"{target}: is being prepared by another process.") from None
+    with releasing(take(lock, wait=False)) as alone:
+        if not alone:
+            raise UserError(f"{target}: is being prepared by another process.")
         try:
             yield
         finally:
-            lock.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # Windows removes no file that is open
+                lock.unlink(missing_ok=True)
 
 
 def _there(begun: Path, role: str, stamps: dict[str, str]) -> dict[int, Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -21,6 +22,8 @@ class Vtab(DataSet):
     it is called; its labels must then be exactly those of the task, so that no other task's images pass for it.
     A split that peftbench made bears its name after the task's: `vtab/cifar@peftbench-v1`.
     """
+
+    places: ClassVar[tuple[str, ...]] = ("root",)
 
     task_name: str
     classes: int

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import colorsys
-import csv
 import json
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +19,9 @@ from torchvision.utils import draw_bounding_boxes
 from peftbench.common.atomic_files import replacing
 from peftbench.data.decoding import to_rgb
 from peftbench.data.media import upright
+
+DETECTIONS = "detections.json"
+"""The file in a run's folder that holds what it found on the test images."""
 
 
 @dataclass(frozen=True)
@@ -48,19 +50,6 @@ def write_results(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
     """
     with replacing(path) as part:
         part.write_bytes(to_json(list(rows)) + b"\n")
-
-
-def as_csv(file: IO[str], found: Iterable[Detected]) -> None:
-    """A row for each box, in pixels; an image without any has a row with its name alone."""
-    rows = csv.writer(file, lineterminator="\n")
-    for i, one in enumerate(found):
-        if not i:  # nothing at all is written where no image can be read
-            rows.writerow(["file", "class", "score", "x1", "y1", "x2", "y2"])
-        boxes = [[f"{v:.2f}" for v in box] for box in one.boxes.tolist()]
-        if not boxes:
-            rows.writerow([one.path, *[""] * 6])
-        for name, score, box in zip(one.names, one.scores, boxes, strict=True):
-            rows.writerow([one.path, name, f"{score:.6f}", *box])
 
 
 def as_coco(

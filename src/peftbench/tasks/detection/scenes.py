@@ -23,6 +23,8 @@ from peftbench.data.decoding import FILTERS, Picture, open_image, to_rgb
 from peftbench.data.images import Batch, Images, Indices
 from peftbench.data.media import DAMAGED, upright
 
+DIVISOR = 32
+"""Images of different sizes are padded to multiples of it, or of a coarser stride of the backbone."""
 SCENES = ("none", "flip", "multiscale", "lsj", "ssd")
 """What `data.augment` may be for detection."""
 LEAST = 1.0
@@ -273,6 +275,11 @@ class Scenes(Images):
             target["true_crowd"] = torch.tensor(objects.crowd, dtype=torch.int64)
             target["true_area"] = torch.tensor(objects.area)
         return target
+
+
+def rounded_up(pixels: int) -> int:
+    """To a multiple of `DIVISOR`."""
+    return -(-pixels // DIVISOR) * DIVISOR
 
 
 def _place(size: tuple[int, int], scale: tuple[float, float], original: tuple[int, int]) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from peftbench.common.atomic_files import replacing
 from peftbench.common.errors import UserError
 from peftbench.data.prepare.drawing import Entry
 from peftbench.data.prepare.readers import base
@@ -56,15 +57,10 @@ def _unpacked(packed: Path) -> Path:
     path = packed.with_suffix("")
     if path.is_file():
         return path
-    part = path.with_name(path.name + ".part")
-    try:
-        with gzip.open(packed) as source, part.open("wb") as target:
-            shutil.copyfileobj(source, target, 2**20)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as problem:
-        part.unlink(missing_ok=True)
-        raise UserError(f"{packed}: is damaged or not whole ({problem}); remove it and fetch it again.") from None
-    except OSError as problem:
-        part.unlink(missing_ok=True)
-        raise UserError(f"{path}: could not be written ({problem.strerror}).") from None
-    part.replace(path)
+    with replacing(path, lambda why: f"{path}: could not be written ({why}).") as part:
+        try:
+            with gzip.open(packed) as source, part.open("wb") as target:
+                shutil.copyfileobj(source, target, 2**20)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as problem:
+            raise UserError(f"{packed}: is damaged or not whole ({problem}); remove it and fetch it again.") from None
     return path
