@@ -8,152 +8,200 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from rich.console import Console
-
-from peftbench.cli.words import NEEDED, given
+from peftbench.cli.arguments import CONFIG_DIR, Argument, Command, Kind, Words
 from peftbench.common.errors import UserError
-
-USAGE = (
-    "peftbench predict run=FOLDER images=FILE|FOLDER|GLOB [out=FILE.csv|.json] [top_k=5] [batch_size=64] "
-    "[device=cpu|cuda] [weights=FILE] [adapter=FOLDER]; of a detector [score=0.5] [draw=FOLDER]"
-)
-_KNOWN = {
-    "run": NEEDED,
-    "images": NEEDED,
-    "out": None,
-    "top_k": 5,
-    "batch_size": 64,
-    "device": "auto",
-    "weights": None,
-    "adapter": None,
-    "score": 0.5,
-    "draw": None,
-    "force": False,
-}
-_NOT_FOR = {"classification": ("score", "draw"), "detection": ("top_k", "batch_size")}
+from peftbench.common.task_lookup import shipped_tasks
+from peftbench.config import task_schema
 
 
-def run(arguments: list[str]) -> int:
+@dataclass
+class _Prediction:
+    """What is asked for, and what came of it.
+
+    Attributes:
+        images: the file, folder or glob that the user gave.
+        out: the file of the table, or None for the standard output.
+        draw: the folder of the pictures, or None.
+        options: those of the run's task.
+        of_clips: whether the model takes clips.
+        skipped: files that are no images, or cannot be read, each with the reason.
+        count: how many images were predicted.
+    """
+
+    images: str
+    out: Path | None
+    draw: str | None
+    options: Mapping[str, Any]
+    of_clips: bool
+    skipped: list[tuple[Path, str]] = field(default_factory=list)
+    count: int = 0
+
+    @property
+    def as_json(self) -> bool:
+        return self.out is not None and self.out.suffix.lower() == ".json"
+
+
+def write_predictions(words: Words) -> int:
     """Writes a row for each image, or box, to `out`, or to the standard output, and pictures with boxes into `draw`.
 
     Raises:
         UserError: no image can be read, or a file is in the way.
     """
-    want = given(arguments, "predict", _KNOWN, USAGE)
-    out = None if want["out"] is None else Path(want["out"]).expanduser()
-    if out is not None and out.suffix.lower() not in (".csv", ".json"):
-        raise UserError(f"out={out}: expected a name that ends in .csv or .json.")
-    if out is not None and out.exists() and not want["force"]:
-        raise UserError(f"out={out}: exists already; give another name, or force=true.")
-    for key in ("top_k", "batch_size"):
-        if want[key] < 1:
-            raise UserError(f"{key}={want[key]}: expected at least 1.")
-    if not 0 <= want["score"] <= 1:
-        raise UserError(f"score={want['score']:g}: expected 0 to 1.")
+    out = None if words["out"] is None else Path(words["out"]).expanduser()
+    _check_values(words, out)
 
-    from peftbench.common.progress import counted
-    from peftbench.tasks.detection.result_files import as_coco, as_csv
+    from rich.console import Console
+
     from peftbench.tuned.load import load, open_run, place
-    from peftbench.tuned.predict import detect, find, predict
+    from peftbench.tuned.predict import find
 
     console = Console(stderr=True)
-    skipped: list[tuple[Path, str]] = []
+    run = open_run(words["run"], words["config_dir"])
+    options = _options_of_task(words, run.config.task)
+    prediction = _Prediction(words["images"], out, options.get("draw"), options, run.frames is not None)
 
     def skip(path: Path, why: str) -> None:
-        skipped.append((path, why))
+        prediction.skipped.append((path, why))
         console.print(f"skipped {path}: {why}", highlight=False, markup=False, soft_wrap=True)
 
-    finished = open_run(want["run"], want["config_dir"])
-    task = finished.config.task.name
-    if foreign := [w for w in arguments if w.partition("=")[0] in _NOT_FOR[task]]:
-        raise UserError(f"{foreign[0]}: is not for a run of task={task}; leave it out.")
-    device = place(want["device"])
-    items = find(want["images"], finished.frames is not None, skip)
+    device = place(words["device"])
+    items = find(prediction.images, prediction.of_clips, skip)
     if not items:
-        _none(want["images"], skipped, finished.frames is not None)
-    places = {} if want["draw"] is None else _places(want["images"], items, want["draw"], want["force"])
+        raise _no_image(prediction)
+    pictures = _picture_places(prediction, items, words["force"])
     # Unmerged, in the run's own precision: what the record's accuracy is of.
-    tuned = load(finished, merge=False, weights=want["weights"], adapter=want["adapter"]).to(device)
-    count = 0
-    shown = out is not None or not sys.stdout.isatty()  # else the rows themselves are what moves
-    with counted(console, "predicting", shown) as watch, _writer(out) as file:
-
-        def counting() -> Iterator[Any]:
-            nonlocal count
-            each: Iterator[Any]
-            if task == "detection":
-                each = _drawn(detect(tuned, items, score=want["score"], skip=skip, watch=watch), places)
-            else:
-                how = {"top_k": want["top_k"], "batch_size": want["batch_size"]}
-                each = predict(tuned, items, **how, skip=skip, watch=watch)
-            for one in each:
-                count += 1
-                yield one
-            if not count:
-                _none(want["images"], skipped, finished.frames is not None)
-
-        as_json = out is not None and out.suffix.lower() == ".json"
-        if task == "detection" and as_json:
-            categories = dict(zip(tuned.classes, finished.categories, strict=True))
-            as_coco(file, finished.record.id, categories, counting(), skipped)
-        elif task == "detection":
-            as_csv(file, counting())
-        elif as_json:
-            _json(file, finished.record.id, counting(), skipped)
-        else:
-            _csv(file, min(want["top_k"], len(tuned.classes)), counting())
-    if out is not None or places or skipped:
-        what = "clips" if finished.frames else "images"
-        told = f"{count} {what}" + (f", {_files(skipped)} skipped" if skipped else "")
-        left = ", ".join(str(p) for p in (out, want["draw"]) if p)
-        console.print(told + (f": {left}" if left else ""), highlight=False, markup=False, soft_wrap=True)
+    tuned = load(run, merge=False, weights=words["weights"], adapter=words["adapter"]).to(device)
+    _write_table(prediction, run, tuned, items, pictures, skip, console)
+    if out is not None or pictures or prediction.skipped:
+        console.print(_told(prediction), highlight=False, markup=False, soft_wrap=True)
     return 0
 
 
-def _none(images: str, skipped: list[tuple[Path, str]], of_clips: bool) -> None:
+def _check_values(words: Words, out: Path | None) -> None:
+    """Refuses what the words alone show to be wrong. Raises UserError."""
+    if out is not None and out.suffix.lower() not in (".csv", ".json"):
+        raise UserError(f"out={out}: expected a name that ends in .csv or .json.")
+    if out is not None and out.exists() and not words["force"]:
+        raise UserError(f"out={out}: exists already; give another name, or force=true.")
+    for key in ("top_k", "batch_size"):
+        if words[key] < 1:
+            raise UserError(f"{key}={words[key]}: expected at least 1.")
+    if not 0 <= words["score"] <= 1:
+        raise UserError(f"score={words['score']:g}: expected 0 to 1.")
+
+
+def _options_of_task(words: Words, task: Any) -> dict[str, Any]:
+    """The options that are of the run's task alone. Raises UserError for one of another task."""
+    defaults = task_schema({"name": task.name, "path": task.path}).predicts
+    for argument in _task_arguments():
+        if argument.name in words.written and argument.name not in defaults:
+            raise UserError(f"{words.written[argument.name]}: is not for a run of task={task.name}; leave it out.")
+    return {name: words[name] if name in words.written else default for name, default in defaults.items()}
+
+
+def _write_table(
+    prediction: _Prediction,
+    run: Any,
+    tuned: Any,
+    items: Sequence[Path],
+    pictures: Mapping[Path, Path],
+    skip: Any,
+    console: Any,
+) -> None:
+    """Predicts and writes, one image after the other. Raises UserError where none could be read."""
+    from peftbench.common.progress import counted
+    from peftbench.tasks.detection.result_files import as_coco, as_csv
+    from peftbench.tuned.predict import detect, predict
+
+    of_boxes = run.config.task.name == "detection"
+    shown = prediction.out is not None or not sys.stdout.isatty()  # else the rows themselves are what moves
+    with counted(console, "predicting", shown) as watch, _writer(prediction.out) as file:
+        rows: Iterator[Any]
+        if of_boxes:
+            boxes = detect(tuned, items, score=prediction.options["score"], skip=skip, watch=watch)
+            rows = _counted_rows(prediction, _drawn(boxes, pictures))
+        else:
+            rows = _counted_rows(prediction, predict(tuned, items, **prediction.options, skip=skip, watch=watch))
+        if of_boxes and prediction.as_json:
+            categories = dict(zip(tuned.classes, run.categories, strict=True))
+            as_coco(file, run.record.id, categories, rows, prediction.skipped)
+        elif of_boxes:
+            as_csv(file, rows)
+        elif prediction.as_json:
+            _write_json(file, run.record.id, rows, prediction.skipped)
+        else:
+            _write_csv(file, min(prediction.options["top_k"], len(tuned.classes)), rows)
+
+
+def _counted_rows(prediction: _Prediction, rows: Iterable[Any]) -> Iterator[Any]:
+    """The rows, counted. Raises UserError after the last where there was none."""
+    for row in rows:
+        prediction.count += 1
+        yield row
+    if not prediction.count:
+        raise _no_image(prediction)
+
+
+def _told(prediction: _Prediction) -> str:
+    """How many were predicted, and where the files are."""
+    what = "clips" if prediction.of_clips else "images"
+    skipped = f", {_files(prediction.skipped)} skipped" if prediction.skipped else ""
+    left = ", ".join(str(p) for p in (prediction.out, prediction.draw) if p)
+    return f"{prediction.count} {what}{skipped}" + (f": {left}" if left else "")
+
+
+def _no_image(prediction: _Prediction) -> UserError:
     from peftbench.data.media import IMAGES, VIDEOS
 
-    what, suffixes = ("clip", VIDEOS) if of_clips else ("image", IMAGES)
-    more = ", or folders of frames" if of_clips else ""
-    verb = "were" if len(skipped) > 1 else "was"
-    found = f"none is left, {_files(skipped)} {verb} skipped" if skipped else f"holds no {what}"
-    raise UserError(f"images={images}: {found}; expected whole files of the types {' '.join(sorted(suffixes))}{more}.")
+    what, suffixes = ("clip", VIDEOS) if prediction.of_clips else ("image", IMAGES)
+    more = ", or folders of frames" if prediction.of_clips else ""
+    verb = "were" if len(prediction.skipped) > 1 else "was"
+    why = f"holds no {what}"
+    if prediction.skipped:
+        why = f"none is left, {_files(prediction.skipped)} {verb} skipped"
+    types = " ".join(sorted(suffixes))
+    return UserError(f"images={prediction.images}: {why}; expected whole files of the types {types}{more}.")
 
 
-def _files(skipped: list[tuple[Path, str]]) -> str:
-    return f"{len(skipped)} file{'s' if len(skipped) > 1 else ''}"
+def _files(skipped: Sequence[tuple[Path, str]]) -> str:
+    return "1 file" if len(skipped) == 1 else f"{len(skipped)} files"
 
 
-def _places(images: str, items: Sequence[Path], draw: str, force: bool) -> dict[Path, Path]:
+def _picture_places(prediction: _Prediction, items: Sequence[Path], force: bool) -> dict[Path, Path]:
     """Where the picture of each image goes: as it lies below `images`, or below the folder that holds them all.
 
     Raises:
         UserError: something is in the way.
     """
-    given, folder = (Path(os.path.abspath(Path(p).expanduser())) for p in (images, draw))
+    images, draw = prediction.images, prediction.draw
+    if draw is None:
+        return {}
+    source, folder = (Path(os.path.abspath(Path(p).expanduser())) for p in (images, draw))
     real = {item: Path(os.path.abspath(item)) for item in items}
-    base = given if given.is_dir() else Path(os.path.commonpath([p.parent for p in real.values()]))
-    found = {item: folder / path.relative_to(base) for item, path in real.items()}
+    base = source if source.is_dir() else Path(os.path.commonpath([p.parent for p in real.values()]))
+    pictures = {item: folder / path.relative_to(base) for item, path in real.items()}
     sources = {p.resolve() for p in real.values()}
-    if folder.is_relative_to(given) or any(p.resolve() in sources for p in found.values()):
+    if folder.is_relative_to(source) or any(p.resolve() in sources for p in pictures.values()):
         raise UserError(f"draw={draw}: lies among the images of images={images}; give a folder apart from them.")
-    there = [p for p in found.values() if p.exists()]
+    there = [p for p in pictures.values() if p.exists()]
     if there and not force:
         more = f", as do {len(there) - 1} more" if len(there) > 1 else ""
         raise UserError(f"draw={draw}: {there[0]} exists already{more}; give another folder, or force=true.")
-    return found
+    return pictures
 
 
-def _drawn(found: Iterable[Any], places: Mapping[Path, Path]) -> Iterator[Any]:
+def _drawn(rows: Iterable[Any], pictures: Mapping[Path, Path]) -> Iterator[Any]:
+    """The boxes of each image, after its picture is drawn."""
     from peftbench.tasks.detection.result_files import draw
 
-    for one in found:
-        if one.path in places:
-            draw(one.path, one.boxes, one.names, one.scores, places[one.path])
-        yield one
+    for row in rows:
+        if row.path in pictures:
+            draw(row.path, row.boxes, row.names, row.scores, pictures[row.path])
+        yield row
 
 
 @contextmanager
@@ -167,20 +215,72 @@ def _writer(out: Path | None) -> Iterator[IO[str]]:
         yield file
 
 
-def _csv(file: IO[str], k: int, found: Iterable[Any]) -> None:
-    rows = csv.writer(file, lineterminator="\n")
+def _write_csv(file: IO[str], k: int, rows: Iterable[Any]) -> None:
+    writer = csv.writer(file, lineterminator="\n")
     head = ["image", *(f"{name}_{i}" for i in range(1, k + 1) for name in ("class", "probability"))]
-    for i, one in enumerate(found):
-        if not i:  # nothing at all is written where no image can be read
-            rows.writerow(head)
-        rows.writerow([one.path, *(v for name, p in one.best for v in (name, f"{p:.6f}"))])
+    for i, row in enumerate(rows):
+        if i == 0:  # nothing at all is written where no image can be read
+            writer.writerow(head)
+        writer.writerow([row.path, *(v for name, p in row.best for v in (name, f"{p:.6f}"))])
 
 
-def _json(file: IO[str], run: str, found: Iterable[Any], skipped: list[tuple[Path, str]]) -> None:
+def _write_json(file: IO[str], run: str, rows: Iterable[Any], skipped: list[tuple[Path, str]]) -> None:
     images = [
-        {"image": str(one.path), "predictions": [{"class": n, "probability": round(p, 6)} for n, p in one.best]}
-        for one in found
+        {"image": str(row.path), "predictions": [{"class": n, "probability": round(p, 6)} for n, p in row.best]}
+        for row in rows
     ]
     left_out = [{"file": str(path), "why": why} for path, why in skipped]
     json.dump({"run": run, "images": images, "skipped": left_out}, file, indent=1, ensure_ascii=False)
     file.write("\n")
+
+
+_HELP = {
+    "top_k": "classes of each image, the most probable first",
+    "batch_size": "images at a time",
+    "score": "the least score of a box",
+    "draw": "a folder for pictures with the boxes",
+}
+_KINDS: dict[type, Kind] = {bool: "flag", int: "whole number", float: "number", str: "text"}
+
+
+def _task_arguments() -> list[Argument]:
+    """The options that are a task's alone, of every task that is shipped."""
+    defaults: dict[str, Any] = {}
+    tasks: dict[str, list[str]] = {}
+    for task in shipped_tasks():
+        for name, default in task_schema({"name": task}).predicts.items():
+            defaults.setdefault(name, default)
+            tasks.setdefault(name, []).append(task)
+    return [
+        Argument(
+            name,
+            f"{_HELP.get(name, 'an option')}, for task={'|'.join(tasks[name])}",
+            kind=_KINDS.get(type(default), "folder"),
+            default=default,
+        )
+        for name, default in defaults.items()
+    ]
+
+
+COMMAND = Command(
+    "predict",
+    "a table of what a tuned model says of images",
+    write_predictions,
+    (
+        Argument("run", "the folder of a finished run", kind="run", needed=True),
+        Argument("images", "what to predict", kind="file", placeholder="FILE|FOLDER|GLOB", needed=True),
+        Argument("out", "the file of the table", kind="file", placeholder="FILE.csv|.json", shown=True),
+        *_task_arguments(),
+        Argument("device", "cpu, cuda, cuda:1, mps", default="auto", suggestions=("auto", "cpu", "cuda", "mps")),
+        Argument("weights", "the backbone's weights, if they have moved", kind="file"),
+        Argument("adapter", "a folder of HF PEFT, in the place of the delta", kind="folder"),
+        Argument("force", "replace what is there", kind="flag", default=False),
+        CONFIG_DIR,
+    ),
+    description="A row for each image; for a detector a row for each box. The table goes to the standard output if out "
+    "is not given.",
+    examples=(
+        "peftbench predict run=outputs/<run id> images=~/photos out=labels.csv",
+        "peftbench predict run=outputs/<run id> images='shots/*.jpg' --top-k=1",
+    ),
+)

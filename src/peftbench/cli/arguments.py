@@ -1,0 +1,299 @@
+"""What a verb takes, as a table; and the one parser that reads the words of every verb by its table.
+
+`--x=y`, `--x y` and `x=y` mean the same, and so does `--x` for `x=true`; dashes and underscores in a name are equal.
+A module of a verb declares its table as `COMMAND`, beside the function that answers; it imports little, because the
+tables of all verbs are read for `peftbench --help` and for completion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from peftbench.common.errors import UserError, nearest
+
+Kind = Literal["text", "whole number", "number", "flag", "file", "folder", "run"]
+_PLACEHOLDERS: dict[Kind, str] = {"whole number": "N", "number": "X", "file": "FILE", "folder": "FOLDER"}
+_PLACEHOLDERS |= {"run": "FOLDER", "text": "…", "flag": "true"}
+_TRUTH = {"true": True, "false": False}
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One thing that a command takes.
+
+    Attributes:
+        name: as in `name=value`.
+        help: one line for the command's `--help`.
+        kind: what the value is; files, folders and run folders stay strings.
+        default: the value where no word gives one.
+        needed: whether a word must give it.
+        choices: the only values that are permitted, if any.
+        also: values that are permitted too, but not shown.
+        suggestions: values that completion offers where any is permitted.
+        placeholder: what stands for the value in usage lines, such as FOLDER; chosen by kind and choices if empty.
+        place: whether it is given as a plain word, by its place, and need not be named.
+        several: whether it takes all remaining plain words; its value is a list.
+        short: a short flag of the same meaning, such as -cd.
+        shown: whether `peftbench --help` shows it though it is not needed.
+        hidden: whether no help shows it.
+    """
+
+    name: str
+    help: str
+    kind: Kind = "text"
+    default: Any = None
+    needed: bool = False
+    choices: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
+    suggestions: tuple[str, ...] = ()
+    placeholder: str = ""
+    place: bool = False
+    several: bool = False
+    short: str = ""
+    shown: bool = False
+    hidden: bool = False
+
+    def value_in_usage(self) -> str:
+        """What stands for its value in a usage line."""
+        return self.placeholder or "|".join(self.choices) or _PLACEHOLDERS[self.kind]
+
+    def usage(self) -> str:
+        """It in a usage line, in brackets where it may be left out."""
+        shown = f"{self.name}={self.value_in_usage()}"
+        if self.place:
+            shown = self.value_in_usage() + (" …" if self.several else "")
+        elif self.short:
+            shown = f"--{self.name.replace('_', '-')} {self.value_in_usage()}"
+        elif self.kind == "flag":
+            shown = f"--{self.name.replace('_', '-')}"
+        elif self.default is not None and not self.placeholder and not self.choices:
+            shown = f"{self.name}={self.default}"
+        return shown if self.needed else f"[{shown}]"
+
+
+@dataclass(frozen=True)
+class Words:
+    """The words of a command, read by its table.
+
+    Attributes:
+        values: name -> value of every argument, defaults among them.
+        written: name -> the word as the user wrote it, of the arguments that were given by name.
+        overrides: the words that are for the config of a run, of a command that takes them.
+    """
+
+    values: dict[str, Any]
+    written: dict[str, str]
+    overrides: list[str]
+
+    def __getitem__(self, name: str) -> Any:
+        return self.values[name]
+
+
+@dataclass(frozen=True)
+class Command:
+    """A verb, or one of the commands of a verb such as `data`.
+
+    Attributes:
+        name: as the user writes it, such as `predict` or `data prepare`.
+        summary: one line for `peftbench --help`.
+        answer: does what is asked for and returns the exit status; it may raise UserError.
+        arguments: those by place first, in their order.
+        expected: what the plain words are, for the sentence that refuses others.
+        takes_overrides: whether other words, such as method=lora, are for the config of a run.
+        description: what `--help` of the command says below the summary.
+        examples: whole command lines.
+    """
+
+    name: str
+    summary: str
+    answer: Callable[[Words], int]
+    arguments: tuple[Argument, ...] = ()
+    expected: str = ""
+    takes_overrides: bool = False
+    description: str = ""
+    examples: tuple[str, ...] = ()
+
+    def usage(self, brief: bool = False) -> str:
+        """The usage line; a brief one leaves out what need not be given."""
+        return " ".join(self.usage_words(brief))
+
+    def usage_words(self, brief: bool = False) -> list[str]:
+        """The usage line in pieces that belong together."""
+        overrides = ["method=…", "backbone=…", "data=…"] if self.takes_overrides else []
+        shown = [a.usage() for a in self.shown() if not brief or a.needed or a.place or a.shown]
+        return [f"peftbench {self.name}", *overrides, *shown]
+
+    def shown(self) -> list[Argument]:
+        """The arguments that help shows."""
+        return [a for a in self.arguments if not a.hidden]
+
+    def refusal(self, word: str, what: str) -> UserError:
+        """The sentence about one of the words."""
+        return UserError(f"{' '.join([self.name, word]).strip()}: {what}; see peftbench {self.name} --help.")
+
+
+@dataclass(frozen=True)
+class CommandGroup:
+    """A verb that has commands of its own; `default` is the one that no word chooses, if any."""
+
+    name: str
+    summary: str
+    commands: tuple[Command, ...]
+    default: str = ""
+
+    def choose(self, words: Sequence[str]) -> tuple[Command, list[str]]:
+        """The command that the first plain word names, and the other words.
+
+        Raises:
+            UserError: there is no such command.
+        """
+        by_name = {command.name.split()[-1]: command for command in self.commands}
+        expected = f"expected {' or '.join(by_name)}; see peftbench {self.name} --help."
+        position = next((i for i, word in enumerate(words) if not word.startswith("-") and "=" not in word), None)
+        if position is None and self.default:
+            return by_name[self.default], list(words)
+        if position is None:
+            raise UserError(f"{self.name}: {expected}")
+        word = words[position]
+        if word not in by_name:
+            raise UserError(f"{self.name} {word}: there is no such command{nearest(word, by_name)}; {expected}")
+        return by_name[word], [*words[:position], *words[position + 1 :]]
+
+
+CONFIG_DIR = Argument(
+    "config_dir", "your own YAML files beside peftbench's", kind="folder", placeholder="DIR", short="-cd"
+)
+
+
+def parse(command: Command, words: Iterable[str]) -> Words:
+    """Reads the words after a command.
+
+    A word with `=` that is no argument's is a plain word where a file of that name exists; so is every word after `--`.
+
+    Raises:
+        UserError: an unknown word, a value of another type, or something that is needed and not given.
+    """
+    named: dict[str, str] = {}
+    written: dict[str, str] = {}
+    plain: list[str] = []
+    overrides: list[str] = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if word == "--":
+            plain += rest
+            break
+        argument, value = find_argument(command, word)
+        if argument is None:
+            _take_plain_word(command, word, plain, overrides)
+            continue
+        if value is None:
+            value, more = _value_that_follows(argument, rest)
+            word, rest = " ".join([word, *more]), rest[len(more) :]
+        if not value:
+            raise command.refusal(word, f"needs a value, such as {_example(argument)}")
+        named[argument.name] = value
+        written[argument.name] = word
+    values: dict[str, Any] = {name: _converted(_by_name(command)[name], value) for name, value in named.items()}
+    values |= _by_place(command, plain, named)
+    for argument in command.arguments:
+        if argument.needed and argument.name not in values:
+            raise command.refusal("", f"needs {argument.usage()}")
+        values.setdefault(argument.name, [] if argument.several else argument.default)
+    return Words(values, written, overrides)
+
+
+def find_argument(command: Command, word: str) -> tuple[Argument | None, str | None]:
+    """The argument that a word names, if any, and its value, if the word holds it."""
+    for argument in command.arguments:
+        if word == argument.short != "":
+            return argument, None
+    key, sign, value = word.removeprefix("--").partition("=")
+    argument_named = _by_name(command).get(key.replace("-", "_"))
+    if not sign and not word.startswith("--"):
+        return None, None
+    return argument_named, value if sign else None
+
+
+def _by_name(command: Command) -> dict[str, Argument]:
+    return {a.name: a for a in command.arguments if not a.several}
+
+
+def _value_that_follows(argument: Argument, rest: Sequence[str]) -> tuple[str, list[str]]:
+    """The value of a dashed word without `=`, and the words that it takes up."""
+    if argument.kind == "flag":
+        return (rest[0], [rest[0]]) if rest and rest[0] in _TRUTH else ("true", [])
+    if rest and not rest[0].startswith("--"):
+        return rest[0], [rest[0]]
+    return "", []
+
+
+def _take_plain_word(command: Command, word: str, plain: list[str], overrides: list[str]) -> None:
+    """Puts a word that names no argument where it belongs. Raises UserError."""
+    key, sign, value = word.partition("=")
+    if word.startswith("-"):
+        if not (command.takes_overrides and sign and key.startswith("--")):
+            raise _unknown(command, word)
+        overrides.append(f"{key[2:].replace('-', '_')}={value}")
+    elif command.takes_overrides:
+        overrides.append(word)
+    elif not sign or (Path(word).exists() and any(a.place for a in command.arguments)):
+        plain.append(word)
+    else:
+        raise _unknown(command, word)
+
+
+def _unknown(command: Command, word: str) -> UserError:
+    name = word.partition("=")[0].lstrip("-").replace("-", "_")
+    hint = nearest(name, [a.name for a in command.arguments if not a.several])
+    return command.refusal(word, f"there is no such option{hint}")
+
+
+def _by_place(command: Command, plain: list[str], named: dict[str, str]) -> dict[str, Any]:
+    """The values of the arguments that plain words give. Raises UserError."""
+    values: dict[str, Any] = {}
+    rest = list(plain)
+    for argument in command.arguments:
+        if not argument.place or argument.name in named:
+            continue
+        if argument.needed and not rest:
+            raise command.refusal("", f"expected {command.expected}")
+        if argument.several:
+            values[argument.name], rest = rest, []
+        elif rest:
+            word = rest.pop(0)
+            if argument.choices and word not in (*argument.choices, *argument.also):
+                raise command.refusal(word, f"expected {command.expected}{nearest(word, argument.choices)}")
+            values[argument.name] = word
+    if rest:
+        raise (
+            command.refusal(rest[0], f"expected {command.expected}") if command.expected else _unknown(command, rest[0])
+        )
+    return values
+
+
+def _example(argument: Argument) -> str:
+    return f"{argument.name}={argument.choices[0] if argument.choices else argument.value_in_usage()}"
+
+
+def _converted(argument: Argument, value: str) -> Any:
+    """The value in the type that its argument has. Raises UserError."""
+    shown = f"{argument.name}={value}"
+    if argument.choices and value not in (*argument.choices, *argument.also):
+        expected = " or ".join(argument.choices)
+        raise UserError(f"{shown}: expected {expected}{nearest(value, argument.choices)}.")
+    if argument.kind == "flag":
+        if value.lower() not in _TRUTH:
+            raise UserError(f"{shown}: expected true or false.")
+        return _TRUTH[value.lower()]
+    try:
+        if argument.kind == "whole number":
+            return int(value)
+        if argument.kind == "number":
+            return float(value)
+    except ValueError:
+        raise UserError(f"{shown}: expected a {argument.kind}.") from None
+    return value
