@@ -105,6 +105,7 @@ class Command:
         takes_overrides: whether other words, such as method=lora, are for the config of a run.
         description: what `--help` of the command says below the summary.
         examples: whole command lines.
+        late_arguments: more arguments, none of them by place, that take time to find and are asked for when needed.
     """
 
     name: str
@@ -115,6 +116,11 @@ class Command:
     takes_overrides: bool = False
     description: str = ""
     examples: tuple[str, ...] = ()
+    late_arguments: Callable[[], tuple[Argument, ...]] | None = None
+
+    def all_arguments(self) -> tuple[Argument, ...]:
+        """The arguments, with those that are found late."""
+        return self.arguments + (self.late_arguments() if self.late_arguments else ())
 
     def usage(self, brief: bool = False) -> str:
         """The usage line; a brief one leaves out what need not be given."""
@@ -123,12 +129,13 @@ class Command:
     def usage_words(self, brief: bool = False) -> list[str]:
         """The usage line in pieces that belong together."""
         overrides = ["method=…", "backbone=…", "data=…"] if self.takes_overrides else []
-        shown = [a.usage() for a in self.shown() if not brief or a.needed or a.place or a.shown]
-        return [f"peftbench {self.name}", *overrides, *shown]
+        brief_arguments = [a for a in self.arguments if not a.hidden and (a.needed or a.place or a.shown)]
+        shown = brief_arguments if brief else self.shown_arguments()
+        return [f"peftbench {self.name}", *overrides, *(a.usage() for a in shown)]
 
-    def shown(self) -> list[Argument]:
+    def shown_arguments(self) -> list[Argument]:
         """The arguments that help shows."""
-        return [a for a in self.arguments if not a.hidden]
+        return [a for a in self.all_arguments() if not a.hidden]
 
     def refusal(self, word: str, what: str) -> UserError:
         """The sentence about one of the words."""
@@ -199,7 +206,7 @@ def parse(command: Command, words: Iterable[str]) -> Words:
         written[argument.name] = word
     values: dict[str, Any] = {name: _converted(_by_name(command)[name], value) for name, value in named.items()}
     values |= _by_place(command, plain, named)
-    for argument in command.arguments:
+    for argument in command.all_arguments():
         if argument.needed and argument.name not in values:
             raise command.refusal("", f"needs {argument.usage()}")
         values.setdefault(argument.name, [] if argument.several else argument.default)
@@ -219,7 +226,7 @@ def find_argument(command: Command, word: str) -> tuple[Argument | None, str | N
 
 
 def _by_name(command: Command) -> dict[str, Argument]:
-    return {a.name: a for a in command.arguments if not a.several}
+    return {a.name: a for a in command.all_arguments() if not a.several}
 
 
 def _value_that_follows(argument: Argument, rest: Sequence[str]) -> tuple[str, list[str]]:
@@ -248,7 +255,7 @@ def _take_plain_word(command: Command, word: str, plain: list[str], overrides: l
 
 def _unknown(command: Command, word: str) -> UserError:
     name = word.partition("=")[0].lstrip("-").replace("-", "_")
-    hint = nearest(name, [a.name for a in command.arguments if not a.several])
+    hint = nearest(name, [a.name for a in command.shown_arguments() if not a.several])
     return command.refusal(word, f"there is no such option{hint}")
 
 

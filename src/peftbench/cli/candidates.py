@@ -40,7 +40,7 @@ def _of_verb(command: Command | CommandGroup, before: list[str], current: str) -
         if not before:
             return [c.name.split()[-1] for c in command.commands]
         command, before = command.choose(before)
-    arguments = command.shown()
+    arguments = command.shown_arguments()
     if before and "=" not in before[-1]:
         argument, _ = find_argument(command, before[-1])
         if argument is not None and argument.kind != "flag":

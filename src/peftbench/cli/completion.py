@@ -1,8 +1,8 @@
 """`peftbench completion bash|zsh|fish`: completion of words in a shell.
 
 Each script asks `peftbench completion words -- <the words so far>` for whole words, one a line. The last of the words
-is the one to complete, and may be empty. Nothing else is printed, and the exit status is 0, also where something is wrong: a shell
-that completes has no place for a message.
+is the one to complete, and may be empty. Nothing else is printed, and the exit status is 0 also where something is
+wrong: a shell that completes has no place for a message.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ COMMAND = Command(
         ),
     ),
     expected="bash, zsh or fish",
-    description="The line goes where the shell reads it when it starts: ~/.bashrc, ~/.zshrc, ~/.config/fish/config.fish.",
+    description="The line goes where the shell reads it at its start: ~/.bashrc, ~/.zshrc, ~/.config/fish/config.fish.",
     examples=(
         'eval "$(peftbench completion bash)"',
         'eval "$(peftbench completion zsh)"',

@@ -87,7 +87,7 @@ def _help_lines(command: Command) -> list[str]:
     lines = [_fill(command.usage_words(), indent=4), "", _sentence(command.summary)]
     if command.description:
         lines += ["", command.description]
-    arguments = command.shown()
+    arguments = command.shown_arguments()
     if arguments:
         left = [_left(a) for a in arguments]
         width = min(max(map(len, left)), 32)

@@ -2,47 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import os
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from peftbench.cli.arguments import CONFIG_DIR, Argument, Command, Kind, Words
+from peftbench.cli.prediction_files import Prediction, no_image, picture_places, summary, write_table
 from peftbench.common.errors import UserError
 from peftbench.common.task_lookup import shipped_tasks
-from peftbench.config import task_schema
-
-
-@dataclass
-class _Prediction:
-    """What is asked for, and what came of it.
-
-    Attributes:
-        images: the file, folder or glob that the user gave.
-        out: the file of the table, or None for the standard output.
-        draw: the folder of the pictures, or None.
-        options: those of the run's task.
-        of_clips: whether the model takes clips.
-        skipped: files that are no images, or cannot be read, each with the reason.
-        count: how many images were predicted.
-    """
-
-    images: str
-    out: Path | None
-    draw: str | None
-    options: Mapping[str, Any]
-    of_clips: bool
-    skipped: list[tuple[Path, str]] = field(default_factory=list)
-    count: int = 0
-
-    @property
-    def as_json(self) -> bool:
-        return self.out is not None and self.out.suffix.lower() == ".json"
 
 
 def write_predictions(words: Words) -> int:
@@ -62,7 +29,7 @@ def write_predictions(words: Words) -> int:
     console = Console(stderr=True)
     run = open_run(words["run"], words["config_dir"])
     options = _options_of_task(words, run.config.task)
-    prediction = _Prediction(words["images"], out, options.get("draw"), options, run.frames is not None)
+    prediction = Prediction(words["images"], out, options.get("draw"), options, run.frames is not None)
 
     def skip(path: Path, why: str) -> None:
         prediction.skipped.append((path, why))
@@ -71,13 +38,13 @@ def write_predictions(words: Words) -> int:
     device = place(words["device"])
     items = find(prediction.images, prediction.of_clips, skip)
     if not items:
-        raise _no_image(prediction)
-    pictures = _picture_places(prediction, items, words["force"])
+        raise no_image(prediction)
+    pictures = picture_places(prediction, items, words["force"])
     # Unmerged, in the run's own precision: what the record's accuracy is of.
     tuned = load(run, merge=False, weights=words["weights"], adapter=words["adapter"]).to(device)
-    _write_table(prediction, run, tuned, items, pictures, skip, console)
+    write_table(prediction, run, tuned, items, pictures, skip, console)
     if out is not None or pictures or prediction.skipped:
-        console.print(_told(prediction), highlight=False, markup=False, soft_wrap=True)
+        console.print(summary(prediction), highlight=False, markup=False, soft_wrap=True)
     return 0
 
 
@@ -96,142 +63,13 @@ def _check_values(words: Words, out: Path | None) -> None:
 
 def _options_of_task(words: Words, task: Any) -> dict[str, Any]:
     """The options that are of the run's task alone. Raises UserError for one of another task."""
+    from peftbench.config import task_schema
+
     defaults = task_schema({"name": task.name, "path": task.path}).predicts
     for argument in _task_arguments():
         if argument.name in words.written and argument.name not in defaults:
             raise UserError(f"{words.written[argument.name]}: is not for a run of task={task.name}; leave it out.")
     return {name: words[name] if name in words.written else default for name, default in defaults.items()}
-
-
-def _write_table(
-    prediction: _Prediction,
-    run: Any,
-    tuned: Any,
-    items: Sequence[Path],
-    pictures: Mapping[Path, Path],
-    skip: Any,
-    console: Any,
-) -> None:
-    """Predicts and writes, one image after the other. Raises UserError where none could be read."""
-    from peftbench.common.progress import counted
-    from peftbench.tasks.detection.result_files import as_coco, as_csv
-    from peftbench.tuned.predict import detect, predict
-
-    of_boxes = run.config.task.name == "detection"
-    shown = prediction.out is not None or not sys.stdout.isatty()  # else the rows themselves are what moves
-    with counted(console, "predicting", shown) as watch, _writer(prediction.out) as file:
-        rows: Iterator[Any]
-        if of_boxes:
-            boxes = detect(tuned, items, score=prediction.options["score"], skip=skip, watch=watch)
-            rows = _counted_rows(prediction, _drawn(boxes, pictures))
-        else:
-            rows = _counted_rows(prediction, predict(tuned, items, **prediction.options, skip=skip, watch=watch))
-        if of_boxes and prediction.as_json:
-            categories = dict(zip(tuned.classes, run.categories, strict=True))
-            as_coco(file, run.record.id, categories, rows, prediction.skipped)
-        elif of_boxes:
-            as_csv(file, rows)
-        elif prediction.as_json:
-            _write_json(file, run.record.id, rows, prediction.skipped)
-        else:
-            _write_csv(file, min(prediction.options["top_k"], len(tuned.classes)), rows)
-
-
-def _counted_rows(prediction: _Prediction, rows: Iterable[Any]) -> Iterator[Any]:
-    """The rows, counted. Raises UserError after the last where there was none."""
-    for row in rows:
-        prediction.count += 1
-        yield row
-    if not prediction.count:
-        raise _no_image(prediction)
-
-
-def _told(prediction: _Prediction) -> str:
-    """How many were predicted, and where the files are."""
-    what = "clips" if prediction.of_clips else "images"
-    skipped = f", {_files(prediction.skipped)} skipped" if prediction.skipped else ""
-    left = ", ".join(str(p) for p in (prediction.out, prediction.draw) if p)
-    return f"{prediction.count} {what}{skipped}" + (f": {left}" if left else "")
-
-
-def _no_image(prediction: _Prediction) -> UserError:
-    from peftbench.data.media import IMAGES, VIDEOS
-
-    what, suffixes = ("clip", VIDEOS) if prediction.of_clips else ("image", IMAGES)
-    more = ", or folders of frames" if prediction.of_clips else ""
-    verb = "were" if len(prediction.skipped) > 1 else "was"
-    why = f"holds no {what}"
-    if prediction.skipped:
-        why = f"none is left, {_files(prediction.skipped)} {verb} skipped"
-    types = " ".join(sorted(suffixes))
-    return UserError(f"images={prediction.images}: {why}; expected whole files of the types {types}{more}.")
-
-
-def _files(skipped: Sequence[tuple[Path, str]]) -> str:
-    return "1 file" if len(skipped) == 1 else f"{len(skipped)} files"
-
-
-def _picture_places(prediction: _Prediction, items: Sequence[Path], force: bool) -> dict[Path, Path]:
-    """Where the picture of each image goes: as it lies below `images`, or below the folder that holds them all.
-
-    Raises:
-        UserError: something is in the way.
-    """
-    images, draw = prediction.images, prediction.draw
-    if draw is None:
-        return {}
-    source, folder = (Path(os.path.abspath(Path(p).expanduser())) for p in (images, draw))
-    real = {item: Path(os.path.abspath(item)) for item in items}
-    base = source if source.is_dir() else Path(os.path.commonpath([p.parent for p in real.values()]))
-    pictures = {item: folder / path.relative_to(base) for item, path in real.items()}
-    sources = {p.resolve() for p in real.values()}
-    if folder.is_relative_to(source) or any(p.resolve() in sources for p in pictures.values()):
-        raise UserError(f"draw={draw}: lies among the images of images={images}; give a folder apart from them.")
-    there = [p for p in pictures.values() if p.exists()]
-    if there and not force:
-        more = f", as do {len(there) - 1} more" if len(there) > 1 else ""
-        raise UserError(f"draw={draw}: {there[0]} exists already{more}; give another folder, or force=true.")
-    return pictures
-
-
-def _drawn(rows: Iterable[Any], pictures: Mapping[Path, Path]) -> Iterator[Any]:
-    """The boxes of each image, after its picture is drawn."""
-    from peftbench.tasks.detection.result_files import draw
-
-    for row in rows:
-        if row.path in pictures:
-            draw(row.path, row.boxes, row.names, row.scores, pictures[row.path])
-        yield row
-
-
-@contextmanager
-def _writer(out: Path | None) -> Iterator[IO[str]]:
-    if out is None:
-        yield sys.stdout
-        return
-    from peftbench.common.atomic_files import replacing
-
-    with replacing(out) as part, part.open("w", encoding="utf-8", newline="") as file:
-        yield file
-
-
-def _write_csv(file: IO[str], k: int, rows: Iterable[Any]) -> None:
-    writer = csv.writer(file, lineterminator="\n")
-    head = ["image", *(f"{name}_{i}" for i in range(1, k + 1) for name in ("class", "probability"))]
-    for i, row in enumerate(rows):
-        if i == 0:  # nothing at all is written where no image can be read
-            writer.writerow(head)
-        writer.writerow([row.path, *(v for name, p in row.best for v in (name, f"{p:.6f}"))])
-
-
-def _write_json(file: IO[str], run: str, rows: Iterable[Any], skipped: list[tuple[Path, str]]) -> None:
-    images = [
-        {"image": str(row.path), "predictions": [{"class": n, "probability": round(p, 6)} for n, p in row.best]}
-        for row in rows
-    ]
-    left_out = [{"file": str(path), "why": why} for path, why in skipped]
-    json.dump({"run": run, "images": images, "skipped": left_out}, file, indent=1, ensure_ascii=False)
-    file.write("\n")
 
 
 _HELP = {
@@ -243,15 +81,18 @@ _HELP = {
 _KINDS: dict[type, Kind] = {bool: "flag", int: "whole number", float: "number", str: "text"}
 
 
-def _task_arguments() -> list[Argument]:
+@cache
+def _task_arguments() -> tuple[Argument, ...]:
     """The options that are a task's alone, of every task that is shipped."""
+    from peftbench.config import task_schema
+
     defaults: dict[str, Any] = {}
     tasks: dict[str, list[str]] = {}
     for task in shipped_tasks():
         for name, default in task_schema({"name": task}).predicts.items():
             defaults.setdefault(name, default)
             tasks.setdefault(name, []).append(task)
-    return [
+    return tuple(
         Argument(
             name,
             f"{_HELP.get(name, 'an option')}, for task={'|'.join(tasks[name])}",
@@ -259,7 +100,7 @@ def _task_arguments() -> list[Argument]:
             default=default,
         )
         for name, default in defaults.items()
-    ]
+    )
 
 
 COMMAND = Command(
@@ -270,7 +111,6 @@ COMMAND = Command(
         Argument("run", "the folder of a finished run", kind="run", needed=True),
         Argument("images", "what to predict", kind="file", placeholder="FILE|FOLDER|GLOB", needed=True),
         Argument("out", "the file of the table", kind="file", placeholder="FILE.csv|.json", shown=True),
-        *_task_arguments(),
         Argument("device", "cpu, cuda, cuda:1, mps", default="auto", suggestions=("auto", "cpu", "cuda", "mps")),
         Argument("weights", "the backbone's weights, if they have moved", kind="file"),
         Argument("adapter", "a folder of HF PEFT, in the place of the delta", kind="folder"),
@@ -279,6 +119,7 @@ COMMAND = Command(
     ),
     description="A row for each image; for a detector a row for each box. The table goes to the standard output if out "
     "is not given.",
+    late_arguments=_task_arguments,
     examples=(
         "peftbench predict run=outputs/<run id> images=~/photos out=labels.csv",
         "peftbench predict run=outputs/<run id> images='shots/*.jpg' --top-k=1",
