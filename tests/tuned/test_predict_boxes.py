@@ -28,7 +28,9 @@ class Bright:
     def __init__(self):
         self.model = SimpleNamespace(mean=torch.zeros(3))
         self.run = SimpleNamespace(
-            config=SimpleNamespace(task=SimpleNamespace(name="detection"), trainer=SimpleNamespace(precision="32")),
+            config=SimpleNamespace(
+                task=SimpleNamespace(name="detection", path=""), trainer=SimpleNamespace(precision="32")
+            ),
             record=SimpleNamespace(id="fcos-x"),
             categories=(7, 3),
             frames=None,

@@ -158,7 +158,8 @@ class CommandGroup:
             UserError: there is no such command.
         """
         by_name = {command.name.split()[-1]: command for command in self.commands}
-        expected = f"expected {' or '.join(by_name)}; see peftbench {self.name} --help."
+        *others, last = by_name
+        expected = f"expected {', '.join(others)} or {last}; see peftbench {self.name} --help."
         position = next((i for i, word in enumerate(words) if not word.startswith("-") and "=" not in word), None)
         if position is None and self.default:
             return by_name[self.default], list(words)

@@ -24,7 +24,7 @@ COMMAND = Command(
     (
         Argument("group", "what to list", place=True, needed=True, choices=tuple(PLURAL), also=tuple(PLURAL.values())),
         CONFIG_DIR,
-        Argument("hydra.searchpath", "the same as a list of places", placeholder="[file:///…]"),
+        Argument("hydra.searchpath", "the same, as Hydra says it", hidden=True),
     ),
     expected="methods, backbones or data",
     examples=("peftbench list backbones", "peftbench list methods --config-dir DIR"),

@@ -33,7 +33,7 @@ def _search_path(folder: str | None) -> list[str]:
     if folder is None:
         return []
     (_, path) = roots([f"--config-dir={folder}"])
-    return [f'hydra.searchpath=["{path.absolute().as_uri()}"]']
+    return [f'hydra.searchpath=["file://{path.absolute().as_posix()}"]']
 
 
 def _print_tables(planned: Any, config: Any) -> None:

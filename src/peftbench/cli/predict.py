@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.cli.arguments import CONFIG_DIR, Argument, Command, Kind, Words
-from peftbench.cli.prediction_files import Prediction, no_image, picture_places, summary, write_table
 from peftbench.common.errors import UserError
 from peftbench.common.task_lookup import shipped_tasks
 
@@ -23,6 +22,7 @@ def write_predictions(words: Words) -> int:
 
     from rich.console import Console
 
+    from peftbench.cli.prediction_files import Prediction, no_image, picture_places, summary, write_table
     from peftbench.tuned.load import load, open_run, place
     from peftbench.tuned.predict import find
 
