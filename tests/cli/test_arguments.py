@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
-from peftbench.cli.arguments import Argument, Command, parse
+from peftbench.cli.arguments import Argument, Command
 from peftbench.cli.main import VERBS, command_of, main
+from peftbench.cli.parser import parse
 from peftbench.common.errors import UserError
 
 

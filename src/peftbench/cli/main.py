@@ -6,8 +6,9 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from peftbench.cli.arguments import Command, CommandGroup, parse
+from peftbench.cli.arguments import Command, CommandGroup
 from peftbench.cli.hydra_options import is_value
+from peftbench.cli.parser import parse
 from peftbench.common.errors import UserError, nearest
 
 VERBS = {
