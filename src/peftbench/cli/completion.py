@@ -63,7 +63,9 @@ compdef _peftbench peftbench
 _FISH = r"""function __peftbench_candidates
     set -l before (commandline -opc)
     set -l current (commandline -ct)
-    $before[1] completion words -- $before[2..-1] "$current" 2>/dev/null
+    set -l program $before[1]
+    set -e before[1]
+    $program completion words -- $before "$current" 2>/dev/null
 end
 complete -c peftbench -f -a '(__peftbench_candidates)'
 """
