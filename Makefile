@@ -21,9 +21,9 @@ test-all: .venv/ready    ## the slow ones too
 smoke: .venv/ready       ## every method x one backbone of each family x every task, two batches each
 	$(BIN)/python scripts/smoke.py
 
-bench: .venv/ready       ## the benchmarks; prints the tables of docs/benchmarks.md
+bench: .venv/ready       ## the benchmarks, or TOPIC="side spt" of them; prints the rows of docs/benchmarks.md
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[bench]'
-	$(BIN)/python scripts/bench.py
+	$(BIN)/python scripts/bench $(TOPIC)
 
 golden: .venv/ready      ## BASE=<commit>: this tree computes what that one does, to the bit; ROWS and EXCEPT are patterns
 	@test -n "$(BASE)" || { echo "golden: give the commit to compare with, as in make golden BASE=HEAD~1." >&2; exit 2; }

@@ -57,7 +57,7 @@ def test_lora_of_a_convolution_is_its_authors_and_merges(stride):
     want = torch.nn.functional.conv2d(x, weight, layer.bias, stride, 1)
     assert torch.allclose(layer(x), want, atol=1e-6)
     assert set(layer.state_dict()) == {"weight", "bias", "lora_a", "lora_b"}
-    backbone = backbones.build(SMALL["cnn"], 32)
+    backbone = backbones.build_with_weights(SMALL["cnn"], 32)
     method = instantiate(peftbench.compose("method=lora").method)
     names = set(backbone.state_dict())
     method.adapt(backbone, Plan())
@@ -78,7 +78,7 @@ def test_lora_reaches_layers_whose_weight_is_read_directly():
     spec = config.Backbone(
         "beit_base_patch16_224", args={"img_size": 32, "depth": 1, "embed_dim": 48, "num_heads": 2}, pretrained=False
     )
-    backbone = backbones.build(spec, 32)
+    backbone = backbones.build_with_weights(spec, 32)
     model = Model(backbone, Classification(backbone, ["x"] * 3))
     model.adapted(LoRA(rank=2).adapt(backbone, Plan()))
     model.loss(batch()).backward()

@@ -60,7 +60,7 @@ def expected(method, name):
     count = COUNTS[method][name]
     if count != "formula":
         return count
-    net = backbones.meta(peftbench.compose(f"backbone={name}").backbone).net
+    net = backbones.build_on_meta(peftbench.compose(f"backbone={name}").backbone).net
     if method == "bitfit":
         return sum(p.numel() for n, p in net.named_parameters() if n.split(".")[-1] == "bias")
     if method == "petah":
@@ -117,7 +117,7 @@ def test_counts_follow_the_options():
 
 def make(method, family, classes=3):
     torch.manual_seed(0)
-    backbone = backbones.build(SMALL[family], 32)
+    backbone = backbones.build_with_weights(SMALL[family], 32)
     built = instantiate(peftbench.compose(f"method={method}").method)
     built.check(backbone)
     model = Model(backbone, Classification(backbone, ["x"] * classes))
@@ -146,7 +146,7 @@ def steps(model, n=3):
 
 def methods_on(family):
     for method in sorted(COUNTS):
-        backbone = backbones.meta(SMALL[family], 32)
+        backbone = backbones.build_on_meta(SMALL[family], 32)
         try:
             instantiate(peftbench.compose(f"method={method}").method).check(backbone)
         except peftbench.Refusal:
@@ -202,7 +202,7 @@ def test_the_linear_probe_sends_nothing_into_the_backbone():
 def test_modes_frozen_norms_never_move_and_drop_path_is_off_under_side_methods():
     spec = dataclasses.replace(SMALL["vit"], drop_path=0.5)
     for method, live in (("linear", False), ("lora", True)):
-        backbone = backbones.build(spec, 32)
+        backbone = backbones.build_with_weights(spec, 32)
         model = Model(backbone, Classification(backbone, ["x"] * 3))
         model.adapted(instantiate(peftbench.compose(f"method={method}").method).adapt(backbone, Plan()))
         model.train()

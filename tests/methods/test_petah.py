@@ -42,7 +42,7 @@ def spec(name):
 
 def adapted(name, size=None, **options):
     torch.manual_seed(0)
-    backbone = backbones.build(spec(name), size)
+    backbone = backbones.build_with_weights(spec(name), size)
     method = PETAH(**options)
     method.check(backbone)
     model = Model(backbone, Classification(backbone, ["a", "b", "c"]))
@@ -93,12 +93,12 @@ def test_ranks_follow_patterns():
 
 
 def test_a_rank_is_clamped_to_what_the_weight_has():
-    skipped = PETAH(rank=16).skipped(backbones.meta(spec("repvit_m0_9"), 64))
+    skipped = PETAH(rank=16).skipped(backbones.build_on_meta(spec("repvit_m0_9"), 64))
     assert "of rank 9 has" in skipped["stages.0.blocks.0.token_mixer.conv.c"]
 
 
 def test_a_layer_whose_update_would_be_no_smaller_is_left_alone_and_named():
-    backbone = backbones.meta(config.Backbone("mobilevit_xxs", pretrained=False), 64)
+    backbone = backbones.build_on_meta(config.Backbone("mobilevit_xxs", pretrained=False), 64)
     skipped = PETAH().skipped(backbone)
     assert skipped["stages.0.0.conv2_kxk.conv"] == "its update of rank 8 has 328 parameters, its weight 288"
     PETAH().adapt(backbone, Plan())
@@ -210,7 +210,7 @@ def test_a_masked_update_leaves_masked_weights_at_zero():
 def test_every_family_starts_as_it_was_learns_and_merges(family):
     name, size = FAMILIES[family]
     torch.manual_seed(0)
-    start = backbones.build(spec(name), size)
+    start = backbones.build_with_weights(spec(name), size)
     model, method = adapted(name, size, rank=4)
     size = start.facts.input_size
     images = torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8)
@@ -271,11 +271,11 @@ def test_statistics_move_only_where_asked(norms, moves):
 
 
 def test_weight_standardised_convolutions_are_refused_with_what_would_work():
-    backbone = backbones.meta(spec("resnetv2_50x1_bit"), 64)
+    backbone = backbones.build_on_meta(spec("resnetv2_50x1_bit"), 64)
     assert any(isinstance(m, StdConv2d) for m in backbone.net.modules())
     with pytest.raises(peftbench.Refusal, match="standardised"):
         PETAH().check(backbone)
-    mixed = backbones.meta(config.Backbone("vit_tiny_r_s16_p8_224", pretrained=False))
+    mixed = backbones.build_on_meta(config.Backbone("vit_tiny_r_s16_p8_224", pretrained=False))
     with pytest.raises(peftbench.Refusal, match="standardised") as told:
         PETAH().check(mixed)
     targets = tuple(re.search(r"method\.targets=\[(.+)\]", str(told.value))[1].split(","))

@@ -100,9 +100,9 @@ class Ladder(Side):
         for rung, tap in zip(self.rungs, taps, strict=False):
             side, grid = rung(tap, side, grid)
         assert side is not None
-        side = layouts.resize(side, self.prefix, grid, grid_of(taps[-1], self.last, self.prefix))
+        side = layouts.resize_grid(side, self.prefix, grid, grid_of(taps[-1], self.last, self.prefix))
         side = self.norm(side.mT).mT
-        return [*taps[:-1], taps[-1] + layouts.write(side, self.up.weight, self.layout, taps[-1].shape)]
+        return [*taps[:-1], taps[-1] + layouts.project_to_tap(side, self.up.weight, self.layout, taps[-1].shape)]
 
 
 class Rung(nn.Module):
@@ -126,9 +126,9 @@ class Rung(nn.Module):
     def forward(self, tap: Tensor, below: Tensor | None, old: layouts.Grid) -> tuple[Tensor, layouts.Grid]:
         """h (B, c, N) and its grid, from a raw tap and the state below on its grid."""
         grid = grid_of(tap, self.tap, self.prefix)
-        side = layouts.read(tap, self.down.weight, self.layout)
+        side = layouts.project_tap(tap, self.down.weight, self.layout)
         if below is not None:
-            below = layouts.resize(below, self.prefix, old, grid)
+            below = layouts.resize_grid(below, self.prefix, old, grid)
             if self.step is not None:
                 below = layouts.pointwise(below, self.step.weight)
             mu = torch.sigmoid(self.alpha / TEMPERATURE)

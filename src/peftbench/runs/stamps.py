@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import platform
 import subprocess
@@ -13,17 +12,20 @@ from typing import Any
 import torch
 
 from peftbench import backbones
+from peftbench.common.machine import processor_name
 from peftbench.config import Config
 from peftbench.data.base import Splits
+from peftbench.results.task_results import results_of_task
 from peftbench.runs import starting_backbone
 from peftbench.runs.build import transform_of
-from peftbench.tasks import making as tasks
+from peftbench.tasks.base import task_class
 
 
 def stamps_of(config: Config, backbone: backbones.Backbone, splits: Splits, hash_: str) -> dict[str, Any]:
     """What a number needs to be compared: weights, data, code and machine."""
-    detector = tasks.file_of(config.task, config.backbone)
-    weights = config.backbone.weights if detector is None else f"those of task.weights={config.task.weights}"  # type: ignore[attr-defined]
+    task = task_class(config.task)
+    start = task.stamp(config.task, task.start_file(config.task, config.backbone))
+    weights = f"those of task.weights={start['weights']}" if start else config.backbone.weights
     return {
         "backbone": {
             "name": config.backbone.name,
@@ -42,14 +44,15 @@ def stamps_of(config: Config, backbone: backbones.Backbone, splits: Splits, hash
             "frames": splits.train.frames,
             "transform": dataclasses.asdict(transform_of(config, backbone)),
         },
-        **({"task": started} if (started := tasks.stamp(config.task, detector)) else {}),
+        **({"task": start} if start else {}),
+        "judged_by": results_of_task(config.task.name, config.task.path).metric,
         "seed": config.seed,
         "versions": {n: version(n) for n in ("peftbench", "torch", "torchvision", "timm", "lightning", "numpy")},
         "commit": _commit(),
         "machine": {
             "system": platform.platform(),
             "python": platform.python_version(),
-            "processor": _processor(),
+            "processor": processor_name(),
             "threads": torch.get_num_threads(),
             "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         },
@@ -68,11 +71,3 @@ def _commit() -> str | None:
     return (
         git("rev-parse", "HEAD").strip() + ("+" if git("status", "--porcelain", "--", "src", "configs") else "") or None
     )
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()

@@ -10,6 +10,7 @@ from peftbench.config import Config, identity
 from peftbench.methods.base import Method, Plan
 from peftbench.runs.build import instantiate
 from peftbench.runs.compatibility import refuse_incompatible
+from peftbench.tasks.base import task_class
 
 _OWN = ("lr", "weight_decay", "betas", "momentum", "nesterov", "schedule", "warmup", "min_lr")
 
@@ -24,7 +25,7 @@ def signature(config: Config) -> Hashable | None:
     """
     method: Method = instantiate(config.method)
     several = config.trainer.devices * config.trainer.nodes > 1
-    if not method.side or several or config.task.name != "classification":
+    if not method.side or several or not task_class(config.task).trains_jointly:
         return None
     if _apart(config, method):
         return None

@@ -24,7 +24,7 @@ from peftbench.config import Config
 from peftbench.config import Trainer as TrainerConfig
 from peftbench.costs import PeakMemory, StepClock
 from peftbench.data.loading import Loaders
-from peftbench.data.ood import averages
+from peftbench.data.ood import average_over_shifts
 from peftbench.methods.base import Method
 from peftbench.models.joint import JointModel
 from peftbench.models.model import Model
@@ -33,6 +33,7 @@ from peftbench.training.joint import FitTogether
 from peftbench.training.module import Diverged, Fit
 from peftbench.training.progress_bar import Bar
 from peftbench.training.sharding import Sharded
+from peftbench.training.worker_errors import plain_sentences
 
 PRECISION = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
 Watch = Callable[[list[dict[str, float]]], None]
@@ -75,7 +76,7 @@ def fit(
     return replace(_outcome(module.history, metrics, figures, place, state), rows=module.rows)
 
 
-def fit_together(
+def fit_jointly(
     models: Sequence[Model],
     methods: Sequence[Method],
     configs: Sequence[Config],
@@ -115,7 +116,7 @@ def _trained(
     absent = [n for n, p in module.named_parameters(remove_duplicate=False) if p.is_meta]
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, absent)
     path = resumable(folder, module)
-    with Signals(checkpoints):
+    with Signals(checkpoints), plain_sentences():
         trainer.fit(module, loaders.train, loaders.val, ckpt_path=path, weights_only=True)
         if module.method.finishes:
             module.method.finish(module.model, module.anchors)
@@ -228,7 +229,7 @@ def _shifted(trainer: Trainer, module: Fit, loaders: Loaders) -> dict[str, float
     for name, loader in loaders.ood.items():
         trainer.test(module, loader, verbose=False)
         found[name] = dict(module.test_results)
-    return averages(found)
+    return average_over_shifts(found)
 
 
 def _anchors(model: Model) -> dict[str, Tensor]:

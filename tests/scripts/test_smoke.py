@@ -1,0 +1,19 @@
+"""What the smoke runs cover."""
+
+import importlib.util
+
+from peftbench.common.task_lookup import shipped_tasks
+from peftbench.config import CONFIGS
+from peftbench.config.groups import names
+from support.places import ROOT
+
+
+def test_every_shipped_task_says_which_data_set_it_is_tried_on():
+    spec = importlib.util.spec_from_file_location("smoke_script", ROOT / "scripts" / "smoke.py")
+    smoke = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(smoke)
+    words = smoke.words_of_tasks()
+    assert set(words) == set(shipped_tasks())
+    for task_words in words.values():
+        chosen = dict(word.split("=", 1) for word in task_words)
+        assert chosen["data"] in names("data", [CONFIGS])
