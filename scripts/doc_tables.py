@@ -34,7 +34,7 @@ def methods() -> str:
     for name, path in names("method", [CONFIGS]).items():
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         kind = content.get("method", content)["path"]
-        options = [f"`{n}={_plain(default)}`" for n, (_, default) in declared(kind, "path").fields.items()]
+        options = [f"`{n}={_plain(default)}`" for n, (_, default) in declared(kind, "path").items()]
         counts = [_count(name, kind, backbone) for backbone in BACKBONES]
         rows.append(f"| {' | '.join([f'`{name}`', describe(path), *counts, ' '.join(options), _paper(kind)])} |")
     return "\n".join(rows)
