@@ -39,7 +39,7 @@ def figures(config: peftbench.Config) -> dict[str, float]:
     record = peftbench.run(config)
     learned = safetensors.torch.load_file(Path(record.folder) / "delta.safetensors")
     torch.manual_seed(mix(config.seed, 1))
-    start = backbones.build(config.backbone, config.data.size).net
+    start = backbones.build_with_weights(config.backbone, config.data.size).net
     moved, norm = 0.0, 0.0
     for name, weight in start.named_parameters():
         norm += weight.square().sum().item()

@@ -27,7 +27,7 @@ from scipy import ndimage
 import peftbench
 from peftbench.common.atomic_files import replacing
 from peftbench.data.digits_det import overlap, photographs, texture
-from peftbench.tasks.detection import start as detection
+from peftbench.tasks.detection.saving import save_detector
 from peftbench.tuned.load import Tuned
 
 NAME = "resnet_nano_fasterrcnn"
@@ -211,7 +211,7 @@ def main() -> None:
     }
     path = args.out / f"{NAME}.safetensors"
     with replacing(path) as part:
-        detection.save(tuned.model.task, tuned.model.backbone, part, "fasterrcnn", half=True, about=about)
+        save_detector(tuned.model.task, tuned.model.backbone, part, "fasterrcnn", half=True, about=about)
         if part.stat().st_size > MAX_FILE:
             raise SystemExit(f"{path} would have {part.stat().st_size} bytes, more than {MAX_FILE}")
     print(f"{path}: {path.stat().st_size} bytes")

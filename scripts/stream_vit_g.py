@@ -33,7 +33,7 @@ ROUNDING = 1e-5  # of the largest value
 
 def write(path: Path, backbone: str) -> None:
     """Random weights in a safetensors file, tensor after tensor, each seeded by its name."""
-    state = backbones.meta(peftbench.compose(f"backbone={backbone}").backbone).net.state_dict()
+    state = backbones.build_on_meta(peftbench.compose(f"backbone={backbone}").backbone).net.state_dict()
     header, end = {}, 0
     for name, tensor in state.items():
         assert tensor.dtype == torch.float32, name
@@ -57,7 +57,7 @@ def fill(path: Path, backbone: str, images: int, stream: bool, emit: Callable[[i
         peftbench.compose(f"backbone={backbone}").backbone, weights=str(path), pretrained=True, stream=stream
     )
     begun = now()
-    built = backbones.build(spec)
+    built = backbones.build_with_weights(spec)
     ready = now()
     apart = np.zeros(2)
 

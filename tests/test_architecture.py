@@ -111,7 +111,7 @@ def classes() -> list[str]:
 def test_fields_read_from_source_are_those_of_the_imported_class(path):
     module, _, name = path.rpartition(".")
     kind = getattr(importlib.import_module(module), name)
-    ours = declared(path, "path").fields
+    ours = declared(path, "path")
     theirs = {f.name: ... if f.default is dataclasses.MISSING else f.default for f in dataclasses.fields(kind)}
     assert {n: d for n, (_, d) in ours.items()} == theirs
 
@@ -133,3 +133,21 @@ def test_a_method_is_one_file_and_one_yaml():
     files = {p.stem for p in (SOURCE / "methods").glob("*.py")} - {"__init__", "base"}
     files |= {p.parent.name for p in (SOURCE / "methods").glob("*/__init__.py")} - {"shared"}
     assert set(names("method", [CONFIGS])) == files
+
+
+# Outside methods/ nothing asks for a method by name or class. `lora` is also the kind of a layer of SPT's plan, and the
+# published numbers are a table of methods.
+NAMES_A_METHOD = {"results/layers.py": {"lora"}, "results/published.py": set(names("method", [CONFIGS]))}
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in FILES if package(p) != "methods"], ids=lambda p: p.relative_to(SOURCE).as_posix()
+)
+def test_outside_methods_nothing_names_a_method(path):
+    modules = {m for m in imports(path) if m.startswith("peftbench.methods.")}
+    others = {m for m in modules if m.split(".")[2] not in ("base", "shared")}
+    assert not others, f"{path} imports {others}; ask an attribute of Method"
+    allowed = NAMES_A_METHOD.get(path.relative_to(SOURCE).as_posix(), set()) | set(names("optimizer", [CONFIGS]))
+    constants = {n.value for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Constant)}
+    named = {v for v in constants if isinstance(v, str) and v in names("method", [CONFIGS])} - allowed
+    assert not named, f"{path} names {named}; ask an attribute of Method"

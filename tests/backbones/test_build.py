@@ -36,10 +36,10 @@ FAMILIES = [  # (timm name, arguments that make it small, input size)
 @pytest.mark.parametrize(("name", "args", "size"), FAMILIES, ids=[f"{f[0]}-{i}" for i, f in enumerate(FAMILIES)])
 def test_taps_and_tail_reproduce_timm_to_the_bit(name, args, size):
     torch.manual_seed(0)
-    backbone = backbones.build(spec(name, args), size)
+    backbone = backbones.build_with_weights(spec(name, args), size)
     facts = backbone.facts
     assert facts.taps[-1].module != WHOLE
-    assert backbones.meta(spec(name, args), size).facts == facts
+    assert backbones.build_on_meta(spec(name, args), size).facts == facts
     x = torch.randn(2, 3, size, size)
     with torch.no_grad():
         taps = backbone.taps(x)
@@ -56,7 +56,7 @@ def test_taps_and_tail_reproduce_timm_to_the_bit(name, args, size):
 
 
 def test_a_model_that_cannot_be_cut_has_its_whole_output_as_tap():
-    backbone = backbones.build(spec("cait_xxs24_224", {"img_size": 64, "depth": 2}), 64)
+    backbone = backbones.build_with_weights(spec("cait_xxs24_224", {"img_size": 64, "depth": 2}), 64)
     assert [t.module for t in backbone.facts.taps] == [WHOLE]
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
@@ -65,7 +65,7 @@ def test_a_model_that_cannot_be_cut_has_its_whole_output_as_tap():
 
 
 def test_maps_of_tokens_drop_the_prefix_and_keep_the_grid():
-    backbone = backbones.build(spec("vit_tiny_patch16_224", {"depth": 1, "img_size": 32}), 32)
+    backbone = backbones.build_with_weights(spec("vit_tiny_patch16_224", {"depth": 1, "img_size": 32}), 32)
     tap = torch.arange(5 * 192.0).reshape(1, 5, 192)
     (map_,) = backbone.maps([tap])
     assert map_.shape == (1, 192, 2, 2)
@@ -86,19 +86,19 @@ def test_maps_of_tokens_drop_the_prefix_and_keep_the_grid():
 )  # fmt: skip
 def test_what_cannot_be_built_is_one_sentence(wrong, says):
     with pytest.raises(UserError) as mistake:
-        backbones.build(config.Backbone(**{"pretrained": False, **wrong}))
+        backbones.build_with_weights(config.Backbone(**{"pretrained": False, **wrong}))
     assert says in str(mistake.value)
     assert "\n" not in str(mistake.value)
 
 
 def test_a_model_with_several_branches_is_refused():
     with pytest.raises(Refusal, match="not one tensor but several"):
-        backbones.meta(config.Backbone("crossvit_tiny_240", pretrained=False))
+        backbones.build_on_meta(config.Backbone("crossvit_tiny_240", pretrained=False))
 
 
 def test_a_model_of_one_input_size_refuses_another():
     with pytest.raises(Refusal, match="built for one input size"):
-        backbones.meta(spec("efficientformer_l1"), 64)
+        backbones.build_on_meta(spec("efficientformer_l1"), 64)
 
 
 def test_another_input_size_resamples_position_embeddings(tmp_path):
@@ -108,7 +108,9 @@ def test_another_input_size_resamples_position_embeddings(tmp_path):
     path = tmp_path / "weights.safetensors"
     safetensors.torch.save_file(net.state_dict(), path)
     args = {"depth": 1}
-    backbone = backbones.build(config.Backbone(name="vit_tiny_patch16_224", weights=str(path), args=args), 64)
+    backbone = backbones.build_with_weights(
+        config.Backbone(name="vit_tiny_patch16_224", weights=str(path), args=args), 64
+    )
     assert backbone.facts.input_size == 64
     assert backbone.net.pos_embed.shape == (1, 17, 192)
 
@@ -120,7 +122,7 @@ def test_the_small_backbones_are_small_and_shipped(name):
 
     path = HERE / f"{name}.safetensors"
     assert path.stat().st_size <= 4_000_000
-    backbone = backbones.build(peftbench.compose(f"backbone={name}").backbone)
+    backbone = backbones.build_with_weights(peftbench.compose(f"backbone={name}").backbone)
     assert backbone.facts.parameters < 2_000_000
     assert backbone.facts.input_size == 64
 
@@ -130,14 +132,14 @@ def test_efficientnet_lite0_recognises_photos_and_would_not_with_wrong_preproces
     import timm
     from sklearn.datasets import load_sample_images
 
-    from peftbench.backbones.weights import fetch
-    from peftbench.data.images import decode
+    from peftbench.backbones.weights import fetch_weights
+    from peftbench.data.decoding import decode_image
 
     net = timm.create_model("tf_efficientnet_lite0")
-    net.load_state_dict(fetch("tf_efficientnet_lite0", "package:efficientnet_lite0"))
+    net.load_state_dict(fetch_weights("tf_efficientnet_lite0", "package:efficientnet_lite0"))
     net.eval()
     china, flower = load_sample_images().images
-    images = torch.stack([torch.from_numpy(decode(i, 224, "bicubic").copy()) for i in (china, flower)])
+    images = torch.stack([torch.from_numpy(decode_image(i, 224, "bicubic").copy()) for i in (china, flower)])
     with torch.no_grad():
         logits = net((images.float() - 127.5) / 127.5)
     # ImageNet-1k: palace 698, monastery 663, bell cote 442, stupa 832, boathouse 449; daisy 985

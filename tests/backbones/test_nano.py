@@ -8,13 +8,13 @@ import torch
 
 import peftbench
 from peftbench import backbones
-from peftbench.data.images import decode
+from peftbench.data.decoding import decode_image
 from peftbench.runs.build import instantiate
 from support.places import CALTECH
 
 
 def features(backbone, split):
-    images = (torch.from_numpy(decode(i, 64, "bicubic").copy()) for i in split.images)
+    images = (torch.from_numpy(decode_image(i, 64, "bicubic").copy()) for i in split.images)
     batches = torch.stack(list(images)).float().sub(127.5).div(127.5).split(128)
     with torch.no_grad():
         return torch.cat([backbone.pool(backbone.taps(b, [-1])[-1]) for b in batches]).numpy()
@@ -37,8 +37,8 @@ def probe(backbone, splits):
 def test_frozen_features_beat_random_ones_by_far(name):
     config = peftbench.compose(f"backbone={name}", "data=vtab/caltech101", f"data.root={CALTECH}")
     splits = instantiate(config.data).load()
-    pretrained = probe(backbones.build(config.backbone), splits)
+    pretrained = probe(backbones.build_with_weights(config.backbone), splits)
     torch.manual_seed(0)
-    random = probe(backbones.build(dataclasses.replace(config.backbone, pretrained=False)), splits)
+    random = probe(backbones.build_with_weights(dataclasses.replace(config.backbone, pretrained=False)), splits)
     assert pretrained >= 0.30
     assert pretrained >= 2 * random

@@ -44,12 +44,12 @@ def save(folder, name, args, change=lambda state: state, classes=0, **more):
 
 
 def streamed(spec, size=None):
-    return backbones.build(dataclasses.replace(spec, stream=True), size)
+    return backbones.build_with_weights(dataclasses.replace(spec, stream=True), size)
 
 
 def check(spec, size=None, dtype=torch.float32):
     """The streamed backbone, after it was compared with the ordinary one to the last bit."""
-    ours, theirs = streamed(spec, size), backbones.build(spec, size)
+    ours, theirs = streamed(spec, size), backbones.build_with_weights(spec, size)
     freeze(theirs)  # torch chooses between two ways to multiply by whether a weight requires a gradient
     assert ours.facts == theirs.facts
     assert ours.start == theirs.start
@@ -124,7 +124,7 @@ def test_weights_that_timm_makes_anew_are_kept_up_to_a_bound(tmp_path, monkeypat
 def test_taps_are_handed_on_as_they_are_computed(tmp_path):
     spec = save(tmp_path, *VIT[:2])
     x = torch.randn(2, 3, 64, 64)
-    for backbone in (streamed(spec, 64), backbones.build(spec, 64)):
+    for backbone in (streamed(spec, 64), backbones.build_with_weights(spec, 64)):
         seen = []
         with torch.no_grad():
             assert backbone.taps(x, emit=lambda i, tap, seen=seen: seen.append((i, tap))) == []
@@ -207,7 +207,7 @@ def test_weights_that_blocks_share_stay_in_memory(tmp_path):
 )
 def test_a_model_that_reads_weights_elsewhere_is_refused(tmp_path, kind, says):
     spec = save(tmp_path, f"stream_{kind}", VIT[1])
-    backbones.build(spec)
+    backbones.build_with_weights(spec)
     with pytest.raises(Refusal) as refusal:
         streamed(spec)
     assert says in str(refusal.value)
@@ -253,7 +253,7 @@ def test_the_file_of_the_hub_is_streamed_where_it_lies(tmp_path, monkeypatch):
 def test_other_files_can_be_saved_as_one_that_streams(tmp_path):
     """As docs/streaming.md says."""
     spec = peftbench.compose("backbone=efficientnet_lite0").backbone
-    built = backbones.build(spec)
+    built = backbones.build_with_weights(spec)
     safetensors.torch.save_file(built.net.state_dict(), tmp_path / "weights.safetensors")
     ours = check(dataclasses.replace(spec, weights=str(tmp_path / "weights.safetensors")), 64)
     assert ours.fingerprint == built.fingerprint

@@ -10,7 +10,7 @@ import safetensors.torch
 import timm
 
 import peftbench
-from peftbench.results import find
+from support.finished_runs import records_in
 from support.places import ROOT
 
 
@@ -56,7 +56,7 @@ def test_two_processes_stream_what_one_does(tmp_path, tiny):
         told = [f"backbone.stream={choice}", f"output_dir={tmp_path}/{choice}", "trainer=ddp", "trainer.devices=2"]
         command = [sys.executable, "-m", "peftbench.cli.main", *words, *told]
         subprocess.run(command, check=True, capture_output=True)
-        (record,) = find(tmp_path / choice)
+        (record,) = records_in(tmp_path / choice)
         figures.append(record.metrics)
     assert figures[0] == figures[1]
 
@@ -81,7 +81,7 @@ MEASURE = """
         spec = config.Backbone("vit_small_patch16_224", weights=f"{folder}/{depth}.safetensors", stream=stream,
                                args={"img_size": 32, "depth": depth})
         with torch.no_grad():
-            backbones.build(spec).taps(torch.zeros(32, 3, 32, 32), emit=lambda index, tap: None)
+            backbones.build_with_weights(spec).taps(torch.zeros(32, 3, 32, 32), emit=lambda index, tap: None)
         return peak()
 
     folder = sys.argv[1]

@@ -13,11 +13,11 @@ from support.backbones import spec
 
 def test_the_fingerprint_is_of_names_shapes_and_bytes():
     torch.manual_seed(0)
-    a = backbones.build(spec("resnet18"))
+    a = backbones.build_with_weights(spec("resnet18"))
     torch.manual_seed(0)
-    assert backbones.build(spec("resnet18")).fingerprint == a.fingerprint
+    assert backbones.build_with_weights(spec("resnet18")).fingerprint == a.fingerprint
     torch.manual_seed(1)
-    assert backbones.build(spec("resnet18")).fingerprint != a.fingerprint
+    assert backbones.build_with_weights(spec("resnet18")).fingerprint != a.fingerprint
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
@@ -31,7 +31,7 @@ def test_a_local_file_is_loaded_whole_with_or_without_a_classifier(tmp_path, suf
         torch.save({"state_dict": {f"module.{k}": v for k, v in net.state_dict().items()}}, path)
     else:
         safetensors.torch.save_file(net.state_dict(), path)
-    backbone = backbones.build(config.Backbone(name="resnet18", weights=str(path)))
+    backbone = backbones.build_with_weights(config.Backbone(name="resnet18", weights=str(path)))
     for name, tensor in backbone.net.state_dict().items():
         assert torch.equal(tensor, net.state_dict()[name]), name
     assert backbone.net.pretrained_cfg["state_dict"] is None
@@ -47,7 +47,7 @@ def test_mismatching_keys_and_shapes_are_reported(tmp_path):
     path = tmp_path / "weights.safetensors"
     safetensors.torch.save_file(state, path)
     with pytest.raises(UserError) as mistake:
-        backbones.build(config.Backbone(name="resnet18", weights=str(path)))
+        backbones.build_with_weights(config.Backbone(name="resnet18", weights=str(path)))
     for part in (str(path), "layer2.0.conv1.weight", "new.weight", "layer1.0.conv1.weight", "[3, 3]"):
         assert part in str(mistake.value)
 
@@ -65,7 +65,7 @@ def test_a_pickle_is_refused_and_does_not_run(tmp_path, suffix):
     else:
         path.write_bytes(pickle.dumps(Payload()))
     with pytest.raises(UserError, match="Python objects"):
-        backbones.build(config.Backbone(name="resnet18", weights=str(path)))
+        backbones.build_with_weights(config.Backbone(name="resnet18", weights=str(path)))
 
 
 def test_weights_from_the_hub_are_read_from_its_file(tmp_path, monkeypatch):
@@ -76,7 +76,7 @@ def test_weights_from_the_hub_are_read_from_its_file(tmp_path, monkeypatch):
     safetensors.torch.save_file(net.state_dict(), path)
     asked = []
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *a, **k: asked.append(a) or str(path))
-    backbone = backbones.build(config.Backbone(name="resnet18.a1_in1k"))
+    backbone = backbones.build_with_weights(config.Backbone(name="resnet18.a1_in1k"))
     assert asked == [("timm/resnet18.a1_in1k", "model.safetensors")]
     assert torch.equal(backbone.net.conv1.weight, net.conv1.weight)
 
@@ -89,4 +89,4 @@ def test_without_a_network_the_message_says_what_works(monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
     with pytest.raises(UserError, match=r"could not be fetched from timm/resnet18\.a1_in1k .*backbone\.weights=<file>"):
-        backbones.build(config.Backbone(name="resnet18.a1_in1k"))
+        backbones.build_with_weights(config.Backbone(name="resnet18.a1_in1k"))

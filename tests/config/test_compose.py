@@ -18,6 +18,7 @@ from peftbench.config import CONFIGS, Config
 from peftbench.config.groups import names
 from peftbench.config.overrides import prepare
 from peftbench.results.published import BACKBONE, TABLE
+from support.places import ROOT
 
 NEEDS = {
     "folder": ["data.root=photos"],
@@ -48,29 +49,47 @@ def test_recipes_compose(words):
 
 def test_every_experiment_and_debug_recipe_is_among_the_tested():
     recipes = {*names("experiment", [CONFIGS]), *names("debug", [CONFIGS])}
-    vtab = {f"vtab1k/{m}" for m in names("method", [CONFIGS])}
-    assert recipes == {"quickstart", "baselines_digits", "smoke"} | vtab
+    assert recipes == {"quickstart", "baselines_digits", "smoke", "vtab1k"}
 
 
 @pytest.mark.parametrize("method", names("method", [CONFIGS]))
-def test_the_recipe_of_vtab_for_a_method_runs_it_on_all_tasks_and_says_what_to_expect(method):
-    config = peftbench.compose(f"experiment=vtab1k/{method}")
+def test_the_recipe_of_vtab_takes_any_method_and_its_old_names_work(method):
+    config = peftbench.compose("experiment=vtab1k", f"method={method}")
     assert (config.method.name, config.trainer.epochs) == (method, 100)
     assert config.backbone.name == BACKBONE
-    header = (CONFIGS / f"experiment/vtab1k/{method}.yaml").read_text()
-    assert f"command:   peftbench experiment=vtab1k/{method} " in header
-    assert "run time:" in header
-    told = header.split("published: ")[1].split("\n")[0]
-    for row in TABLE:
-        if row.method == method:
-            assert f"mean {row.mean:.1f}" in told
-            assert f"{row.natural:.1f} / {row.specialized:.1f} / {row.structured:.1f}" in told
-    if method not in {r.method for r in TABLE}:
-        assert not re.search(r"\d\d\.\d", told), "nothing that was not verified"
-    base = yaml.safe_load((CONFIGS / "experiment/vtab1k/_base.yaml").read_text())
-    assert base["hydra"]["sweeper"]["params"]["data"].split(",") == [
+    assert peftbench.compose(f"experiment=vtab1k/{method}") == config
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (["experiment=vtab1k/lora"], ["experiment=vtab1k", "method=lora"]),
+        (["-m", "experiment=vtab1k/lora,vtab1k/losa"], ["-m", "experiment=vtab1k", "method=lora,losa"]),
+        (["experiment=vtab1k/lora", "method=cst"], ["experiment=vtab1k", "method=cst"]),
+        (["experiment=glob(vtab1k/l2*)"], ["experiment=vtab1k", "method=l2sp"]),
+    ],
+)
+def test_a_recipe_of_a_method_is_the_recipe_and_the_method(old, new):
+    assert prepare(old) == new
+
+
+def test_an_old_recipe_of_no_method_is_answered_with_the_methods():
+    with pytest.raises(peftbench.UserError, match=r"^method=lorra: there is no such method \(did you mean 'lora'\?\)"):
+        prepare(["experiment=vtab1k/lorra"])
+
+
+def test_the_recipe_of_vtab_runs_all_tasks_and_the_page_says_what_to_expect():
+    recipe = yaml.safe_load((CONFIGS / "experiment/vtab1k.yaml").read_text())
+    assert recipe["hydra"]["sweeper"]["params"]["data"].split(",") == [
         f"vtab/{t}" for group in GROUPS.values() for t in group
     ]
+    page = (ROOT / "docs/sweeps.md").read_text(encoding="utf-8")
+    told = dict(re.findall(r"^\| `(\w+)` \| (.*) \| .* FLOP.* \|$", page, flags=re.MULTILINE))
+    for row in TABLE:
+        assert f"mean {row.mean:.1f}" in told[row.method]
+        assert f"{row.natural:.1f} / {row.specialized:.1f} / {row.structured:.1f}" in told[row.method]
+    for method in set(told) - {r.method for r in TABLE}:
+        assert not re.search(r"\d\d\.\d", told[method]), "nothing that was not verified"
 
 
 def test_every_backbone_names_weights_that_exist_and_its_family():

@@ -11,7 +11,7 @@ from peftbench.common.errors import UserError
 from peftbench.data.base import Splits
 from peftbench.data.digits import Digits
 from peftbench.data.digits_det import DigitsDet
-from peftbench.data.ood import shifts
+from peftbench.data.ood import read_shifts
 from support.coco import refusal
 
 # -- what is read
@@ -19,7 +19,7 @@ from support.coco import refusal
 
 def test_shifted_test_sets_are_not_offered(few):
     with pytest.raises(UserError, match="is for detection, and only classified images can be shifted"):
-        shifts(compose("data=digits", "data.ood=[noise:1]"), few)
+        read_shifts(compose("data=digits", "data.ood=[noise:1]"), few)
 
 
 # -- digits on canvases

@@ -15,7 +15,8 @@ from PIL import Image
 
 from peftbench.common.errors import UserError
 from peftbench.data.base import Split
-from peftbench.data.images import Images, Indices, Transform, decode
+from peftbench.data.decoding import decode_image
+from peftbench.data.images import Images, Indices, Transform
 from support.datasets import noise, write
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -29,7 +30,7 @@ def halves(width: int = 8, height: int = 4) -> Image.Image:
 
 
 def pixel(path: Path, x: int, y: int, size: int = 8) -> tuple[int, ...]:
-    return tuple(int(v) for v in decode(path, size, "nearest")[:, y, x])
+    return tuple(int(v) for v in decode_image(path, size, "nearest")[:, y, x])
 
 
 @pytest.mark.parametrize(
@@ -50,7 +51,7 @@ def test_damaged_exif_does_not_stop_an_image_whose_pixels_are_whole(tmp_path, ta
     body = b"".join(struct.pack("<HHI4s", *entry) for entry in entries)
     exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + body + b"\0" * 4
     halves(16, 16).save(tmp_path / "x.jpg", exif=exif, quality=100, subsampling=0)
-    made = decode(tmp_path / "x.jpg", 16, "nearest").astype(int)
+    made = decode_image(tmp_path / "x.jpg", 16, "nearest").astype(int)
     assert np.abs(made[:, 2, 8] - RED).max() < 30
     assert np.abs(made[:, 13, 8] - BLUE).max() < 30
 
@@ -63,31 +64,31 @@ def saved(path: Path, image: Image.Image, **options: object) -> Path:
 def test_grey_images_become_three_equal_channels(tmp_path):
     ramp = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
     for made in (ramp, saved(tmp_path / "l.png", Image.fromarray(ramp))):
-        assert (decode(made, 8, "bicubic") == ramp).all()
+        assert (decode_image(made, 8, "bicubic") == ramp).all()
     both = Image.merge("LA", [Image.fromarray(ramp), Image.new("L", (8, 8), 7)])
-    assert (decode(saved(tmp_path / "la.png", both), 8, "bicubic") == ramp).all()
+    assert (decode_image(saved(tmp_path / "la.png", both), 8, "bicubic") == ramp).all()
     bits = Image.fromarray(ramp > 100)
-    assert set(np.unique(decode(saved(tmp_path / "1.png", bits), 8, "nearest"))) == {0, 255}
+    assert set(np.unique(decode_image(saved(tmp_path / "1.png", bits), 8, "nearest"))) == {0, 255}
 
 
 @pytest.mark.parametrize("name", ["x.png", "x.tif"])
 def test_sixteen_bit_grey_keeps_its_shades(tmp_path, name):
     shades = np.arange(64, dtype=np.uint16).reshape(8, 8) * 4
     path = saved(tmp_path / name, Image.fromarray(shades * 257))
-    assert (decode(path, 8, "nearest") == shades).all()
+    assert (decode_image(path, 8, "nearest") == shades).all()
 
 
 def test_sixteen_bit_grey_of_the_other_byte_order_keeps_its_shades(tmp_path):
     shades = np.arange(64, dtype=np.uint16).reshape(8, 8) * 4
     rows = (shades * 257).astype(">u2").tobytes()
     (tmp_path / "x.pgm").write_bytes(b"P5 8 8 65535\n" + rows)
-    assert (decode(tmp_path / "x.pgm", 8, "nearest") == shades).all()
+    assert (decode_image(tmp_path / "x.pgm", 8, "nearest") == shades).all()
 
 
 @pytest.mark.parametrize("name", ["x.jpg", "x.tif"])
 def test_cmyk_becomes_rgb(tmp_path, name):
     path = saved(tmp_path / name, Image.new("RGB", (8, 8), RED).convert("CMYK"))
-    assert np.abs(decode(path, 8, "nearest")[:, 4, 4].astype(int) - RED).max() < 10
+    assert np.abs(decode_image(path, 8, "nearest")[:, 4, 4].astype(int) - RED).max() < 10
 
 
 def test_palettes_become_rgb_with_transparency_or_without(tmp_path):
@@ -113,7 +114,7 @@ def test_of_an_animation_the_first_image_is_taken(tmp_path):
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "nearest", "lanczos"])
 def test_an_image_is_squashed_to_a_square_without_a_crop(tmp_path, interpolation):
     path = saved(tmp_path / "x.png", halves(30, 10))
-    made = decode(path, 8, interpolation)
+    made = decode_image(path, 8, interpolation)
     assert (made.shape, made.dtype) == ((3, 8, 8), np.uint8)
     assert (tuple(made[:, 4, 0]), tuple(made[:, 4, 7])) == (RED, BLUE)
 
@@ -188,7 +189,7 @@ def test_damaged_images_are_left_out_and_named(damaged, memory_gb):
     assert len(made) == 2
     pixels, labels, _ = made.__getitems__(Indices([0, 1], None))
     assert labels.tolist() == [0, 3]
-    assert (pixels[1].numpy() == decode(damaged[3], 16, "bicubic")).all()
+    assert (pixels[1].numpy() == decode_image(damaged[3], 16, "bicubic")).all()
 
 
 def test_a_split_of_nothing_but_damaged_images_is_refused(damaged):

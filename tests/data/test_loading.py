@@ -8,8 +8,9 @@ import torch
 
 from peftbench.common.errors import UserError
 from peftbench.data.base import Split
-from peftbench.data.images import Indices, decode
-from peftbench.data.loading import Loaders
+from peftbench.data.decoding import decode_image
+from peftbench.data.images import Indices
+from peftbench.data.loading import Loaders, Share
 from support.datasets import load, noise, write
 
 
@@ -55,7 +56,7 @@ def test_a_batch_is_uint8_images_of_the_input_size_and_their_labels(files, augme
 def test_images_keep_their_labels(files):
     for pixels, labels in drawn(load((files, None, None))):
         for image, label in zip(pixels, labels, strict=True):
-            assert (image.numpy() == decode(files.images[int(label)], 16, "bilinear")).all()
+            assert (image.numpy() == decode_image(files.images[int(label)], 16, "bilinear")).all()
 
 
 @pytest.mark.parametrize("augment", AUGMENTS[1:])
@@ -91,7 +92,7 @@ def test_validation_and_test_images_are_not_augmented(files, role):
     loader = (made.val, made.test)[role - 1]
     batches = [(batch.images, batch.targets) for batch in loader]
     assert torch.cat([labels for _, labels in batches]).tolist() == list(range(20))
-    expected = np.stack([decode(p, 16, "bilinear") for p in files.images])
+    expected = np.stack([decode_image(p, 16, "bilinear") for p in files.images])
     assert (torch.cat([pixels for pixels, _ in batches]).numpy() == expected).all()
 
 
@@ -100,16 +101,16 @@ def test_worker_processes_make_the_same_batches(files):
     assert same(drawn(here), drawn(there))
 
 
-def test_ranks_see_parts_of_the_same_batches(files):
-    parts = [drawn(load((files, None, None), rank=rank, world=2)) for rank in range(2)]
+def test_processes_see_parts_of_the_same_batches(files):
+    parts = [drawn(load((files, None, None), share=Share(process, 2))) for process in range(2)]
     for (_, whole), (_, a), (_, b) in zip(drawn(load((files, None, None))), *parts, strict=True):
         assert sorted(whole.tolist()) == sorted(a.tolist() + b.tolist())
 
 
 @pytest.mark.parametrize("memory_gb", [1.0, 0.0])
-def test_ranks_evaluate_every_image_once_even_when_one_is_left_over(files, memory_gb):
+def test_processes_evaluate_every_image_once_even_when_one_is_left_over(files, memory_gb):
     odd = files.take(range(17))
-    made = [load((files, odd, None), rank=r, world=2, eval_batch_size=8, memory_gb=memory_gb) for r in range(2)]
+    made = [load((files, odd, None), share=Share(r, 2), eval_batch_size=8, memory_gb=memory_gb) for r in range(2)]
     seen = [y for one in made for batch in one.val for y in batch.targets.tolist()]
     assert sorted(seen) == list(range(17))
 
@@ -123,7 +124,7 @@ def test_two_processes_evaluate_a_last_batch_of_one_image(cli, tiny):
 
 def test_a_batch_that_cannot_be_shared_evenly_is_refused(files):
     with pytest.raises(UserError, match=r"data\.batch_size=9: cannot be shared evenly by 2 devices"):
-        load((files, None, None), batch_size=9, world=2)
+        load((files, None, None), batch_size=9, share=Share(0, 2))
 
 
 @pytest.mark.parametrize("memory_gb", [1.0, 0.0])

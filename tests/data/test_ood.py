@@ -10,8 +10,8 @@ from PIL import Image
 
 import peftbench
 from peftbench.data.corruptions import CORRUPTIONS, corrupt
-from peftbench.data.ood import averages
-from peftbench.results import render
+from peftbench.data.ood import average_over_shifts
+from peftbench.results import print_table
 from peftbench.runs.run import run
 from support.runs import SMALL
 
@@ -55,11 +55,11 @@ def test_noise_is_another_for_every_image_and_severity():
 
 def test_means_count_every_corruption_and_folder_once():
     rows = {"noise:1": {"accuracy": 0.8, "loss": 1.0}, "noise:5": {"accuracy": 0.2}, "jpeg:2": {"accuracy": 0.7}}
-    found = averages(rows | {"my/folder": {"accuracy": 0.9}})
+    found = average_over_shifts(rows | {"my/folder": {"accuracy": 0.9}})
     assert found["ood/noise/accuracy"] == pytest.approx(0.5)
     assert found["ood/accuracy"] == pytest.approx((0.5 + 0.7 + 0.9) / 3)
     assert found["ood/noise:1/loss"] == 1.0
-    assert averages({}) == {}
+    assert average_over_shifts({}) == {}
 
 
 def digits_folder(root: Path, labels="0379") -> Path:
@@ -86,10 +86,10 @@ def test_a_run_is_tested_on_its_shifts_and_shows_both(tmp_path, capsys):
     assert (stamp["images"], stamp["classes"], len(stamp["hash"])) == (12, 4, 64)
     stored = json.loads((Path(record.folder) / "result.json").read_text())
     assert stored["metrics"]["ood/accuracy"] == record.metrics["ood/accuracy"]
-    render([record, plain])
+    print_table([record, plain])
     shown = capsys.readouterr().out
     assert "ood %" in shown
-    render([plain])
+    print_table([plain])
     assert "ood %" not in capsys.readouterr().out
 
 

@@ -54,8 +54,8 @@ def edited(folder, **sections):
 def resaved(folder, tensors=None, **metadata):
     """The delta written again, with a hash of its own, as another tool might."""
     file = folder / "delta.safetensors"
-    old, told = deltas.load(file)
-    deltas.save(file, old if tensors is None else tensors, told | metadata)
+    old, told = deltas.load_delta(file)
+    deltas.save_delta(file, old if tensors is None else tensors, told | metadata)
 
 
 def refused(folder, *parts):
@@ -68,7 +68,7 @@ def refused(folder, *parts):
 
 
 def test_a_delta_says_where_it_belongs_and_holds_nothing_of_the_backbone(lora):
-    tensors, told = deltas.load(Path(lora.folder) / "delta.safetensors")
+    tensors, told = deltas.load_delta(Path(lora.folder) / "delta.safetensors")
     assert set(tensors) == {
         *(f"backbone.net.blocks.{i}.attn.qkv.lora_{x}" for i in range(8) for x in "ab"),
         "task.head.weight",
@@ -89,7 +89,7 @@ def test_a_delta_says_where_it_belongs_and_holds_nothing_of_the_backbone(lora):
 
 def test_batch_norm_statistics_that_moved_are_in_the_delta(data, tmp_path):
     record = finish(tmp_path, data, "full", "resnet_nano", "optimizer.lr=3e-3")
-    tensors, _ = deltas.load(Path(record.folder) / "delta.safetensors")
+    tensors, _ = deltas.load_delta(Path(record.folder) / "delta.safetensors")
     statistics = {n for n in tensors if "running_" in n or "num_batches" in n}
     assert len(statistics) == 3 * 21
     tuned = peftbench.load(record.folder)
@@ -105,7 +105,7 @@ def test_attaching_in_turn_is_bit_equal_and_detaching_gives_the_base_bytes():
     args = {"depths": [1, 1, 1, 2], "embed_dims": [16, 32, 48, 64]}
     spec = config.Backbone("efficientformer_l1", pretrained=False, args=args)
     torch.manual_seed(0)
-    model = Model(net := backbones.build(spec), Classification(net, ["a", "b"]))
+    model = Model(net := backbones.build_with_weights(spec), Classification(net, ["a", "b"]))
     model.adapted(Full().adapt(net, Plan()))
     model.eval()
     base = {n: t.clone() for n, t in model.state_dict().items()}
@@ -187,7 +187,7 @@ def test_a_flipped_byte_is_noticed_wherever_it_is(lora, tmp_path, at, flip):
     file = tmp_path / "delta.safetensors"
     file.write_bytes(content)
     with pytest.raises(peftbench.UserError) as problem:
-        deltas.load(file)
+        deltas.load_delta(file)
     assert str(file) in str(problem.value)
 
 
@@ -215,13 +215,14 @@ def test_a_pickle_is_refused_without_being_loaded(copied, kind):
 
 def test_another_format_is_refused_and_the_first_one_is_read(copied):
     file = copied / "delta.safetensors"
-    tensors, told = deltas.load(file)
+    tensors, told = deltas.load_delta(file)
     before = peftbench.load(copied).model.state_dict()
     old = {k: told[k] for k in ("run", "method", "options", "backbone", "fingerprint", "classes", "transform")}
     first = copied / "first.safetensors"  # not over the file that the tensors above are mapped from
     safetensors.torch.save_file(tensors, first, old | {"format": "peftbench-delta-1"})
     first.replace(file)
     assert same(peftbench.load(copied).model.state_dict(), before)
+    assert "task" not in deltas.load_delta(file)[1], "it is of its run's task"
     for spoilt, told_of in (({"classes": "[1"}, "classes in its metadata is '[1'"), ({"method": ""}, "say no method")):
         safetensors.torch.save_file(tensors, file, old | {"format": "peftbench-delta-1"} | spoilt)
         refused(copied, f"damaged: {'its metadata ' * ('say' in told_of)}{told_of}")
@@ -247,8 +248,8 @@ def test_another_format_is_refused_and_the_first_one_is_read(copied):
 )
 def test_metadata_that_nothing_can_be_made_of_are_told(copied, spoilt, said):
     file = copied / "delta.safetensors"
-    tensors, told = deltas.load(file)
-    deltas.save(file, tensors, {k: v for k, v in (told | spoilt).items() if v is not None})  # its hash fits
+    tensors, told = deltas.load_delta(file)
+    deltas.save_delta(file, tensors, {k: v for k, v in (told | spoilt).items() if v is not None})  # its hash fits
     refused(copied, str(file), said)
 
 
@@ -279,7 +280,7 @@ def test_another_mask_is_refused_before_the_fingerprint_is_looked_at(copied):
 
 
 def test_a_missing_or_a_foreign_tensor_is_named(copied):
-    tensors, _ = deltas.load(copied / "delta.safetensors")
+    tensors, _ = deltas.load_delta(copied / "delta.safetensors")
     name = "backbone.net.blocks.3.attn.qkv.lora_b"
     resaved(copied, {n: t for n, t in tensors.items() if n != name})
     refused(copied, f"lacks {name}")
@@ -293,7 +294,7 @@ def test_a_missing_or_a_foreign_tensor_is_named(copied):
 
 def test_a_tensor_taken_out_of_the_file_is_noticed(copied):
     file = copied / "delta.safetensors"
-    tensors, told = deltas.load(file)
+    tensors, told = deltas.load_delta(file)
     tensors.pop("task.head.bias")
     safetensors.torch.save_file(tensors, file, told)
     refused(copied, "saved with 18 tensors, and holds 17")

@@ -17,7 +17,7 @@ GATES = ["gate", "max", "sum", "input_gate"]
 
 def on_meta(name, size=None, **options):
     """The side net, and the images' taps, without weights or memory."""
-    backbone = backbones.meta(config.Backbone(name, pretrained=False), size)
+    backbone = backbones.build_on_meta(config.Backbone(name, pretrained=False), size)
     CST(**options).check(backbone)
     return backbone, SideNet(backbone.facts, CST(**options)).to("meta")
 
@@ -39,7 +39,7 @@ def formula(stem, channels, reduction, gates):
 def test_every_resnet_works_through_the_same_entry(name, scale, gate):
     words = ["backbone=timm", f"backbone.name={name}", "method=cst", f"method.gate={gate}"]
     settings = peftbench.compose(*words)
-    backbone = backbones.meta(settings.backbone)
+    backbone = backbones.build_on_meta(settings.backbone)
     method = instantiate(settings.method)
     method.check(backbone)
     side = method.adapt(backbone, None)
@@ -86,7 +86,7 @@ def test_an_odd_input_is_calibrated_and_the_stem_is_what_the_backbone_itself_poo
 
 def test_stages_stem_and_groups_of_blocks():
     wanted = {"swin_b": (0, 1, 2, 3), "resnet50": (0, 1, 2, 3, 4), "vit_b": (1, 2, 5, 8, 11)}
-    facts = {name: backbones.meta(peftbench.compose(f"backbone={name}").backbone).facts for name in wanted}
+    facts = {name: backbones.build_on_meta(peftbench.compose(f"backbone={name}").backbone).facts for name in wanted}
     for name, indices in wanted.items():
         side = SideNet(facts[name], CST())
         assert (side.wanted, side.given) == (indices, indices[-4:])
@@ -213,7 +213,7 @@ def test_feedback_keeps_the_activations_of_the_later_stages():
 
 
 def test_feedback_needs_a_later_stage():
-    backbone = backbones.meta(config.Backbone("cait_xxs24_224", args={"depth": 1}, pretrained=False))
+    backbone = backbones.build_on_meta(config.Backbone("cait_xxs24_224", args={"depth": 1}, pretrained=False))
     with pytest.raises(peftbench.Refusal, match=r"method\.feedback=true: .* method\.feedback=false works"):
         CST(feedback=True).check(backbone)
     with pytest.raises(peftbench.Refusal, match=r"method\.stages=0: expected at least 1"):

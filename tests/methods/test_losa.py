@@ -25,7 +25,7 @@ def vit(**args: object) -> config.Backbone:
 
 def model(spec: config.Backbone, losa: LoSA | Linear | None = None, size: int | None = 32) -> Model:
     torch.manual_seed(0)
-    backbone = backbones.build(spec, size)
+    backbone = backbones.build_with_weights(spec, size)
     losa = losa or LoSA(rank=2)
     losa.check(backbone)
     torch.manual_seed(1)

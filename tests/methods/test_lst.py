@@ -64,13 +64,13 @@ def test_blocks_are_of_the_backbones_kind():
         "efficientformer_l1": [Convolution] * 3 + [Attention],
     }
     for name, kind in kinds.items():
-        side = Ladder(backbones.meta(peftbench.compose(f"backbone={name}").backbone).facts, LST())
+        side = Ladder(backbones.build_on_meta(peftbench.compose(f"backbone={name}").backbone).facts, LST())
         assert [type(rung.block) for rung in side.rungs] == kind
     assert side.rungs[-1].block.heads == 7
 
 
 def test_dropped_layers_are_neither_built_nor_read():
-    facts = backbones.meta(peftbench.compose("backbone=vit_b").backbone).facts
+    facts = backbones.build_on_meta(peftbench.compose("backbone=vit_b").backbone).facts
     side = Ladder(facts, LST(drop=(0, 4, 8)))
     assert side.wanted == (1, 2, 3, 5, 6, 7, 9, 10, 11)
     assert len(side.rungs) == 9

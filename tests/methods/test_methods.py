@@ -9,7 +9,7 @@ import peftbench
 from peftbench import backbones
 from peftbench.config import CONFIGS
 from peftbench.config.groups import names
-from peftbench.methods.base import Plan
+from peftbench.methods.base import Method, Plan
 from peftbench.models.model import Model
 from peftbench.runs.build import instantiate
 from peftbench.tasks.classification.task import Classification
@@ -60,7 +60,7 @@ def expected(method, name):
     count = COUNTS[method][name]
     if count != "formula":
         return count
-    net = backbones.meta(peftbench.compose(f"backbone={name}").backbone).net
+    net = backbones.build_on_meta(peftbench.compose(f"backbone={name}").backbone).net
     if method == "bitfit":
         return sum(p.numel() for n, p in net.named_parameters() if n.split(".")[-1] == "bias")
     if method == "petah":
@@ -117,7 +117,7 @@ def test_counts_follow_the_options():
 
 def make(method, family, classes=3):
     torch.manual_seed(0)
-    backbone = backbones.build(SMALL[family], 32)
+    backbone = backbones.build_with_weights(SMALL[family], 32)
     built = instantiate(peftbench.compose(f"method={method}").method)
     built.check(backbone)
     model = Model(backbone, Classification(backbone, ["x"] * classes))
@@ -146,7 +146,7 @@ def steps(model, n=3):
 
 def methods_on(family):
     for method in sorted(COUNTS):
-        backbone = backbones.meta(SMALL[family], 32)
+        backbone = backbones.build_on_meta(SMALL[family], 32)
         try:
             instantiate(peftbench.compose(f"method={method}").method).check(backbone)
         except peftbench.Refusal:
@@ -202,7 +202,7 @@ def test_the_linear_probe_sends_nothing_into_the_backbone():
 def test_modes_frozen_norms_never_move_and_drop_path_is_off_under_side_methods():
     spec = dataclasses.replace(SMALL["vit"], drop_path=0.5)
     for method, live in (("linear", False), ("lora", True)):
-        backbone = backbones.build(spec, 32)
+        backbone = backbones.build_with_weights(spec, 32)
         model = Model(backbone, Classification(backbone, ["x"] * 3))
         model.adapted(instantiate(peftbench.compose(f"method={method}").method).adapt(backbone, Plan()))
         model.train()
@@ -218,3 +218,22 @@ def test_modes_frozen_norms_never_move_and_drop_path_is_off_under_side_methods()
     assert not any(m.training for m in cnn.backbone.modules() if isinstance(m, torch.nn.BatchNorm2d))
     full = make("full", "cnn").train()
     assert all(m.training for m in full.backbone.modules() if isinstance(m, torch.nn.BatchNorm2d))
+
+
+@pytest.mark.parametrize("method", COUNTS)
+def test_a_method_declares_the_hooks_that_it_defines_and_no_others(method):
+    kind = type(instantiate(peftbench.compose(f"method={method}").method))
+    for hook, attribute in Method.HOOKS.items():
+        assert getattr(kind, attribute) == (getattr(kind, hook) is not getattr(Method, hook)), (hook, attribute)
+    assert kind.anchored == (kind.own_optimizer or kind.finishes), "every shipped one stays near its start"
+
+
+@pytest.mark.parametrize(("hook", "attribute"), Method.HOOKS.items())
+def test_a_hook_that_is_not_declared_is_refused_where_it_is_defined(hook, attribute):
+    members = {hook: lambda self, *_: None}
+    with pytest.raises(peftbench.UserError) as raised:
+        type("Mine", (Method,), members)
+    assert str(raised.value) == (
+        f"Mine: defines {hook}(), and nobody would call it; declare {attribute}: ClassVar[bool] = True in the class."
+    )
+    assert getattr(type("Mine", (Method,), {**members, attribute: True}), attribute)

@@ -13,7 +13,7 @@ from peftbench import backbones, config
 from peftbench.backbones.layers import layers
 from peftbench.methods.base import Plan
 from peftbench.methods.petah import PETAH
-from peftbench.methods.shared.weightspace import merge, tune, tuned
+from peftbench.methods.shared.low_rank_update import Form, LowRankUpdate, has_update, weight_path_fits
 from peftbench.models.model import Model
 from peftbench.tasks.classification.task import Classification
 
@@ -42,7 +42,7 @@ def spec(name):
 
 def adapted(name, size=None, **options):
     torch.manual_seed(0)
-    backbone = backbones.build(spec(name), size)
+    backbone = backbones.build_with_weights(spec(name), size)
     method = PETAH(**options)
     method.check(backbone)
     model = Model(backbone, Classification(backbone, ["a", "b", "c"]))
@@ -93,17 +93,17 @@ def test_ranks_follow_patterns():
 
 
 def test_a_rank_is_clamped_to_what_the_weight_has():
-    skipped = PETAH(rank=16).skipped(backbones.meta(spec("repvit_m0_9"), 64))
+    skipped = PETAH(rank=16).skipped(backbones.build_on_meta(spec("repvit_m0_9"), 64))
     assert "of rank 9 has" in skipped["stages.0.blocks.0.token_mixer.conv.c"]
 
 
 def test_a_layer_whose_update_would_be_no_smaller_is_left_alone_and_named():
-    backbone = backbones.meta(config.Backbone("mobilevit_xxs", pretrained=False), 64)
+    backbone = backbones.build_on_meta(config.Backbone("mobilevit_xxs", pretrained=False), 64)
     skipped = PETAH().skipped(backbone)
     assert skipped["stages.0.0.conv2_kxk.conv"] == "its update of rank 8 has 328 parameters, its weight 288"
     PETAH().adapt(backbone, Plan())
-    assert not tuned(backbone.net.get_submodule("stages.0.0.conv2_kxk.conv"))
-    assert {x.name for x in layers(backbone) if not tuned(x.module)} == set(skipped)
+    assert not has_update(backbone.net.get_submodule("stages.0.0.conv2_kxk.conv"))
+    assert {x.name for x in layers(backbone) if not has_update(x.module)} == set(skipped)
 
 
 # -- one layer: forward, gradients, merging
@@ -140,7 +140,9 @@ def test_updates_equal_the_merged_layer_and_their_gradients_those_of_the_whole_w
     layer, twin = make().double(), make().double()
     twin.load_state_dict(layer.state_dict())
     layer.weight.requires_grad = False
-    tune(layer, 3, 0.7, apart=apart)
+    apart = apart and isinstance(layer, nn.Conv2d) and layer.groups == 1 and type(layer) is nn.Conv2d
+    path = "input" if apart else "weight" if weight_path_fits(layer) else "read"
+    update = LowRankUpdate.add(layer, Form(3, 0.7, path, fused=True))
     x = torch.randn(shape, dtype=torch.double, requires_grad=True)
     assert torch.equal(layer(x), twin(x))
     nn.init.normal_(layer.lora_b)
@@ -162,12 +164,12 @@ def test_updates_equal_the_merged_layer_and_their_gradients_those_of_the_whole_w
 
     before = layer._parameters["weight"]
     bytes_ = before.clone()
-    merge(layer)
+    update.merge()
     assert torch.equal(before, bytes_)
     assert type(layer) is type(twin)
     assert set(layer.state_dict()) == set(twin.state_dict())
     torch.testing.assert_close(layer(x), y, rtol=1e-10, atol=1e-10)
-    assert not tuned(layer)
+    assert not has_update(layer)
 
 
 def test_the_update_runs_in_the_precision_of_autocast():
@@ -175,7 +177,7 @@ def test_the_update_runs_in_the_precision_of_autocast():
     for make, shape in (CASES["linear"], CASES["3"]):
         layer = make()
         layer.weight.requires_grad = False
-        tune(layer, 3, 1.0)
+        LowRankUpdate.add(layer, Form(3, 1.0, "weight", fused=True))
         nn.init.normal_(layer.lora_b)
         x = torch.randn(shape, requires_grad=True)
         with torch.autocast("cpu", torch.bfloat16):
@@ -192,12 +194,12 @@ def test_a_masked_update_leaves_masked_weights_at_zero():
     mask = torch.rand(layer.weight.shape) < 0.5
     with torch.no_grad():
         layer.weight.mul_(mask)
-    tune(layer, 3, 1.0, mask=mask)
+    update = LowRankUpdate.add(layer, Form(3, 1.0, "read", fused=True), mask)
     nn.init.normal_(layer.lora_b)
     assert torch.equal(layer.weight == 0, ~mask)
     layer(torch.randn(2, 6, 8, 8)).sum().backward()
     assert layer.lora_a.grad.abs().sum() > 0
-    merge(layer)
+    update.merge()
     assert torch.equal(layer.weight == 0, ~mask)
 
 
@@ -208,7 +210,7 @@ def test_a_masked_update_leaves_masked_weights_at_zero():
 def test_every_family_starts_as_it_was_learns_and_merges(family):
     name, size = FAMILIES[family]
     torch.manual_seed(0)
-    start = backbones.build(spec(name), size)
+    start = backbones.build_with_weights(spec(name), size)
     model, method = adapted(name, size, rank=4)
     size = start.facts.input_size
     images = torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8)
@@ -269,11 +271,11 @@ def test_statistics_move_only_where_asked(norms, moves):
 
 
 def test_weight_standardised_convolutions_are_refused_with_what_would_work():
-    backbone = backbones.meta(spec("resnetv2_50x1_bit"), 64)
+    backbone = backbones.build_on_meta(spec("resnetv2_50x1_bit"), 64)
     assert any(isinstance(m, StdConv2d) for m in backbone.net.modules())
     with pytest.raises(peftbench.Refusal, match="standardised"):
         PETAH().check(backbone)
-    mixed = backbones.meta(config.Backbone("vit_tiny_r_s16_p8_224", pretrained=False))
+    mixed = backbones.build_on_meta(config.Backbone("vit_tiny_r_s16_p8_224", pretrained=False))
     with pytest.raises(peftbench.Refusal, match="standardised") as told:
         PETAH().check(mixed)
     targets = tuple(re.search(r"method\.targets=\[(.+)\]", str(told.value))[1].split(","))

@@ -82,7 +82,7 @@ def test_the_backbone_does_not_move_nor_its_batch_norms_and_only_side_and_head_a
     assert all(torch.equal(tensor, after[n]) for n, tensor in before.items())
     assert not any(m.training for m in model.backbone.modules())
     assert {n.split(".")[0] for n, _ in model.trainable()} == {"side", "task"}
-    learned = deltas.changed(model.state_dict(), {f"backbone.{n}": digest(t) for n, t in before.items()})
+    learned = deltas.changed_tensors(model.state_dict(), {f"backbone.{n}": digest(t) for n, t in before.items()})
     assert set(learned) == {n for n, _ in model.trainable()}
     other = make(method, "resnet")
     other.load_state_dict(learned, strict=False)
@@ -143,7 +143,7 @@ def test_a_reduction_that_leaves_no_width_is_refused(method, value):
     ],
 )
 def test_taps_without_a_position_are_refused(method, told):
-    backbone = backbones.meta(config.Backbone("resnet18", pretrained=False), 64)
+    backbone = backbones.build_on_meta(config.Backbone("resnet18", pretrained=False), 64)
     last = dataclasses.replace(backbone.facts.taps[-1], shape=(512, 0, 0))
     backbone.facts = dataclasses.replace(backbone.facts, taps=(*backbone.facts.taps[:-1], last))
     with pytest.raises(peftbench.Refusal, match=told):

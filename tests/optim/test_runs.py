@@ -8,9 +8,9 @@ import torch
 
 import peftbench
 from peftbench import backbones
-from peftbench.results import find
 from peftbench.runs.run import run
 from peftbench.training.checkpoint import Checkpoints
+from support.finished_runs import records_in
 from support.runs import SMALL, learned
 
 QUICK = [*SMALL, "trainer.epochs=2", "trainer.max_batches=2", "data.batch_size=20"]
@@ -54,7 +54,7 @@ def test_projection_stays_near_and_the_head_is_free(tmp_path):
             config = peftbench.compose(*QUICK, *words, f"output_dir={tmp_path}")
             tensors = learned(run(config))
             torch.manual_seed(peftbench.data.loading.mix(seed, 1))
-            start = backbones.build(config.backbone, 32).state_dict()
+            start = backbones.build_with_weights(config.backbone, 32).state_dict()
             inside = [n for n in tensors if n.startswith("backbone.") and n.endswith(("weight", "bias"))]
             far[method] = sum((tensors[n] - start[n.removeprefix("backbone.")]).square().sum() for n in inside)
             far[method, "head"] = tensors["task.head.bias"].abs().max()
@@ -87,7 +87,7 @@ def test_wise_ft_ends_half_way_and_says_what_it_reaches_there(tmp_path):
     )
     a, b = learned(full), learned(half)
     torch.manual_seed(peftbench.data.loading.mix(0, 1))
-    start = backbones.build(peftbench.compose(*QUICK).backbone, 32).state_dict()
+    start = backbones.build_with_weights(peftbench.compose(*QUICK).backbone, 32).state_dict()
     for name in a:
         if name.startswith("backbone.") and a[name].is_floating_point():
             between = (start[name.removeprefix("backbone.")] + a[name]) / 2
@@ -142,5 +142,5 @@ def test_two_processes_reach_what_one_does(tmp_path, trained):
         command = [sys.executable, "-m", "peftbench.cli.main", *more, *words]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        found.append(learned(find(tmp_path / place)[0]))
+        found.append(learned(records_in(tmp_path / place)[0]))
     assert all(torch.allclose(found[0][n], found[1][n], atol=1e-4) for n in found[0])

@@ -14,10 +14,12 @@ from support.pruned import features, of, structured, unstructured
 
 @pytest.mark.parametrize("spec", [unstructured(0.7), structured(heads=0.5)], ids=["unstructured", "structured"])
 def test_a_pruned_backbone_is_one_of_its_own(tmp_path, spec):
-    pruned = pruning.prune(backbones.build(of("hybrid_nano")), spec)
-    pruning.save(pruned, tmp_path / "it.safetensors")
-    again = backbones.build(config.Backbone(**{**vars(of("hybrid_nano")), "weights": str(tmp_path / "it.safetensors")}))
-    assert again.fingerprint == pruned.fingerprint != backbones.build(of("hybrid_nano")).fingerprint
+    pruned = pruning.prune(backbones.build_with_weights(of("hybrid_nano")), spec)
+    pruning.save_pruned(pruned, tmp_path / "it.safetensors")
+    again = backbones.build_with_weights(
+        config.Backbone(**{**vars(of("hybrid_nano")), "weights": str(tmp_path / "it.safetensors")})
+    )
+    assert again.fingerprint == pruned.fingerprint != backbones.build_with_weights(of("hybrid_nano")).fingerprint
     assert pruning.mask_hash(again.masks) == pruning.mask_hash(pruned.masks)
     assert again.kept == pruned.kept
     assert torch.equal(features(again), features(pruned))
@@ -37,23 +39,25 @@ def test_a_pruned_backbone_is_one_of_its_own(tmp_path, spec):
     ids=str,
 )
 def test_a_pruned_file_of_another_model_or_altered_is_one_sentence(tmp_path, name, told, says):
-    pruned = pruning.prune(backbones.build(of("hybrid_nano")), structured())
+    pruned = pruning.prune(backbones.build_with_weights(of("hybrid_nano")), structured())
     path = tmp_path / "it.safetensors"
-    pruning.save(pruned, path)
+    pruning.save_pruned(pruned, path)
     with safetensors.safe_open(path, "pt") as file:
         about = file.metadata()
     tensors = safetensors.torch.load_file(path)
     safetensors.torch.save_file(tensors, path, metadata=about | {k: json.dumps(v) for k, v in told.items()})
     with pytest.raises(peftbench.UserError, match=re.escape(says)):
-        backbones.build(config.Backbone(**{**vars(of(name)), "weights": str(path)}))
+        backbones.build_with_weights(config.Backbone(**{**vars(of(name)), "weights": str(path)}))
 
 
 def test_a_pruned_file_that_keeps_more_than_there_is_is_refused(tmp_path):
-    pruned = pruning.prune(backbones.build(of("hybrid_nano")), structured())
+    pruned = pruning.prune(backbones.build_with_weights(of("hybrid_nano")), structured())
     pruned.kept["channels"] = dict.fromkeys(pruned.kept["channels"], 9999)
-    pruning.save(pruned, tmp_path / "it.safetensors")
+    pruning.save_pruned(pruned, tmp_path / "it.safetensors")
     with pytest.raises(peftbench.UserError, match="does not fit mobilevit_xxs"):
-        backbones.build(config.Backbone(**{**vars(of("hybrid_nano")), "weights": str(tmp_path / "it.safetensors")}))
+        backbones.build_with_weights(
+            config.Backbone(**{**vars(of("hybrid_nano")), "weights": str(tmp_path / "it.safetensors")})
+        )
 
 
 def test_the_command_line_prunes_says_so_and_shares_the_file(cli, tmp_path, tiny):
@@ -78,7 +82,7 @@ def test_the_command_line_prunes_says_so_and_shares_the_file(cli, tmp_path, tiny
     assert stamps["unstructured"]["pruning"]["mask"]
     assert all(s["fingerprint"][:10] in " ".join(files) for n, s in stamps.items() if n != "none")
     saved = safetensors.torch.load_file(tmp_path / "backbones" / files[0])
-    assert set(saved) == set(backbones.build(of("hybrid_nano")).net.state_dict())
+    assert set(saved) == set(backbones.build_with_weights(of("hybrid_nano")).net.state_dict())
     deltas = list(tmp_path.glob("petah-*/delta.safetensors"))
     names = set(safetensors.torch.load_file(deltas[0]))
     assert names
@@ -90,8 +94,8 @@ def test_the_command_line_prunes_says_so_and_shares_the_file(cli, tmp_path, tiny
 
 
 def test_a_table_says_what_runs_of_the_same_names_differ_in():
+    from peftbench.results.labels import differences
     from peftbench.results.record import Record
-    from peftbench.results.table import differences
 
     def record(method="petah", seed=0, scaled=False, **pruning):
         options = {"name": method, "path": "x", "options": {"rank": 8, "rslora": scaled}}

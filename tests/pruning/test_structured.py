@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from peftbench import backbones, config, pruning
-from peftbench.backbones.channels import heads, hidden, members
+from peftbench.backbones.channels import attention_heads, hidden_channels, owned_parameters
 from peftbench.methods.base import Plan
 from peftbench.methods.petah import PETAH
 from support.pruned import features, of, structured
@@ -24,20 +24,20 @@ from support.pruned import features, of, structured
     ],
 )
 def test_exact_counts_of_what_goes(name, ratio, removed):
-    whole = backbones.meta(of(f"efficientformer_{name}"))
+    whole = backbones.build_on_meta(of(f"efficientformer_{name}"))
     count = whole.facts.parameters
     assert count - pruning.prune(whole, structured(ratio)).facts.parameters == removed
 
 
 def masked_twin(spec, kept):
     """The whole backbone with zeros where `kept` (first layer -> indices) leaves something out."""
-    whole = backbones.build(spec)
+    whole = backbones.build_with_weights(spec)
     with torch.no_grad():
-        for group in hidden(whole):
+        for group in hidden_channels(whole):
             if group.first in kept:
                 out = torch.ones(group.count, dtype=torch.bool)
                 out[kept[group.first]] = False
-                for parameter, dim in members(whole.net, group):
+                for parameter, dim in owned_parameters(whole.net, group):
                     parameter.movedim(dim, 0)[out] = 0
     return whole
 
@@ -45,15 +45,15 @@ def masked_twin(spec, kept):
 @pytest.mark.parametrize("name", ["hybrid_nano", "vit_nano", "resnet_nano", "efficientnet_lite0"])
 def test_the_smaller_net_equals_the_one_with_zeros(name):
     spec = of(name)
-    whole = backbones.build(spec)
+    whole = backbones.build_with_weights(spec)
     size = min(64, whole.facts.input_size)
-    kept = {g.first: torch.arange(0, g.count, 2) for g in hidden(whole)}
+    kept = {g.first: torch.arange(0, g.count, 2) for g in hidden_channels(whole)}
     assert kept
-    from peftbench.backbones.channels import shrink
+    from peftbench.backbones.channels import shrink_backbone
 
     twin = features(masked_twin(spec, kept), whole.facts.input_size if name == "vit_nano" else size)
     before = whole.facts.parameters
-    shrink(whole, kept, {})
+    shrink_backbone(whole, kept, {})
     small = backbones.Backbone(whole.net, "small", None, whole.facts.input_size)
     torch.testing.assert_close(
         features(small, whole.facts.input_size if name == "vit_nano" else size), twin, rtol=1e-4, atol=1e-5
@@ -65,32 +65,32 @@ def test_the_smaller_net_equals_the_one_with_zeros(name):
 def test_what_another_module_reads_is_never_taken():
     for name in ("densenet121", "vgg11_bn", "regnety_002", "mobilenetv3_small_100", "convnext_atto", "seresnet18"):
         spec = config.Backbone(name, pretrained=False)
-        whole = backbones.build(spec, 64)
-        kept = {g.first: torch.arange(0, g.count, 2) for g in hidden(whole)}
-        from peftbench.backbones.channels import shrink
+        whole = backbones.build_with_weights(spec, 64)
+        kept = {g.first: torch.arange(0, g.count, 2) for g in hidden_channels(whole)}
+        from peftbench.backbones.channels import shrink_backbone
 
-        shrink(whole, kept, {})
+        shrink_backbone(whole, kept, {})
         assert features(whole).isfinite().all()
         torch.manual_seed(0)
 
 
 @pytest.mark.parametrize("name", ["regnety_002", "resnext26ts"])
 def test_channels_that_read_a_group_of_inputs_are_never_taken(name):
-    whole = backbones.meta(config.Backbone(name, pretrained=False))
+    whole = backbones.build_on_meta(config.Backbone(name, pretrained=False))
     grouped = [n for n, m in whole.net.named_modules() if isinstance(m, nn.Conv2d) and m.groups > 1]
     assert grouped
-    assert not {g.first for g in hidden(whole)} & set(grouped)
+    assert not {g.first for g in hidden_channels(whole)} & set(grouped)
 
 
 def test_macs_fall_and_forward_works_at_any_batch():
     counted = {}
     for ratio in (0.0, 0.5):
-        net = pruning.prune(backbones.meta(of("efficientformer_l1")), structured(ratio)).net
+        net = pruning.prune(backbones.build_on_meta(of("efficientformer_l1")), structured(ratio)).net
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             net(torch.zeros(1, 3, 224, 224, device="meta"))
         counted[ratio] = counter.get_total_flops()
     assert counted[0.5] < 0.65 * counted[0.0]
-    pruned = pruning.prune(backbones.build(of("hybrid_nano")), structured())
+    pruned = pruning.prune(backbones.build_with_weights(of("hybrid_nano")), structured())
     for batch in (1, 8):
         assert pruned.net(torch.zeros(batch, 3, 64, 64)).shape[0] == batch
 
@@ -99,10 +99,10 @@ def test_macs_fall_and_forward_works_at_any_batch():
 def test_heads_really_go(name):
     spec = config.Backbone(**{**vars(of(name)), "pretrained": name == "vit_nano"})
     torch.manual_seed(0)
-    whole = backbones.build(spec)
-    attentions = heads(whole)
+    whole = backbones.build_with_weights(spec)
+    attentions = attention_heads(whole)
     count = attentions[0].count
-    twin = backbones.build(spec)
+    twin = backbones.build_with_weights(spec)
     twin.net.load_state_dict(whole.net.state_dict())
     pruned = pruning.prune(whole, structured(0.0, heads=0.5))
     assert pruned.kept["heads"] == {h.module: count // 2 for h in attentions}
@@ -124,7 +124,7 @@ def test_heads_really_go(name):
 
 def test_adapting_then_pruning_equals_pruning_the_merged():
     torch.manual_seed(0)
-    whole = backbones.build(of("hybrid_nano"))
+    whole = backbones.build_with_weights(of("hybrid_nano"))
     method = PETAH()
     method.adapt(whole, Plan())
     for n, p in whole.net.named_parameters():
@@ -133,6 +133,6 @@ def test_adapting_then_pruning_equals_pruning_the_merged():
     method.merge(whole)
     merged = {n: t.clone() for n, t in whole.net.state_dict().items()}
     pruned = pruning.prune(whole, structured())
-    fresh = backbones.build(of("hybrid_nano"))
+    fresh = backbones.build_with_weights(of("hybrid_nano"))
     fresh.net.load_state_dict(merged)
     assert torch.equal(features(pruning.prune(fresh, structured())), features(pruned))

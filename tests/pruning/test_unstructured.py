@@ -10,7 +10,7 @@ from peftbench import backbones, config, pruning
 from peftbench.methods.base import Plan
 from peftbench.methods.petah import PETAH
 from peftbench.models.model import Model
-from peftbench.pruning.masks import lowest, prunable
+from peftbench.pruning.masks import masks_of_lowest, prunable
 from peftbench.runs.build import instantiate
 from peftbench.tasks.classification.task import Classification
 from support.pruned import features, of, unstructured, zeros
@@ -31,7 +31,7 @@ VIT = config.Backbone("vit_tiny_patch16_224", args={"img_size": 32, "depth": 2, 
 def test_exactly_the_share_is_masked_whatever_the_ties(sizes, ratio, values, seed):
     generator = torch.Generator().manual_seed(seed)
     scores = {f"w{i}": torch.randint(values, (n,), generator=generator).float() for i, n in enumerate(sizes)}
-    masks = lowest(scores, ratio)
+    masks = masks_of_lowest(scores, ratio)
     flat, kept = torch.cat(list(scores.values())), torch.cat([masks[n] for n in scores])
     assert int((~kept).sum()) == round(ratio * len(flat))
     if (~kept).any() and kept.any():
@@ -44,7 +44,7 @@ def test_exactly_the_share_is_masked_whatever_the_ties(sizes, ratio, values, see
 @pytest.mark.parametrize("ratio", [0, 0.3, 0.5, 0.9, 0.999999])
 @pytest.mark.parametrize("name", ["hybrid_nano", "vit_nano", "resnet_nano"])
 def test_zeros_are_exact_and_nothing_else_changes(name, ratio):
-    whole = backbones.build(of(name))
+    whole = backbones.build_with_weights(of(name))
     before = {n: t.clone() for n, t in whole.net.state_dict().items()}
     weights = prunable(whole)
     count = sum(p.numel() for p in weights.values())
@@ -60,7 +60,7 @@ def test_zeros_are_exact_and_nothing_else_changes(name, ratio):
 
 
 def test_constant_weights_are_pruned_to_the_count():
-    whole = backbones.build(VIT, 32)
+    whole = backbones.build_with_weights(VIT, 32)
     with torch.no_grad():
         for parameter in prunable(whole).values():
             parameter.fill_(1.0)
@@ -71,24 +71,24 @@ def test_constant_weights_are_pruned_to_the_count():
 def test_criteria_and_scopes_differ():
     images = torch.randn(4, 3, 64, 64)
     specs = [unstructured(), unstructured(scope="layer"), unstructured(criterion="taylor")]
-    found = [pruning.prune(backbones.build(of("hybrid_nano")), s, images) for s in specs]
+    found = [pruning.prune(backbones.build_with_weights(of("hybrid_nano")), s, images) for s in specs]
     assert len({pruning.mask_hash(b.masks) for b in found}) == len({b.fingerprint for b in found}) == 3
     per_layer = [(~m).float().mean().item() for m in found[1].masks.values()]
     assert all(abs(share - 0.5) < 0.02 for share in per_layer)
-    again = pruning.prune(backbones.build(of("hybrid_nano")), specs[2], images)
+    again = pruning.prune(backbones.build_with_weights(of("hybrid_nano")), specs[2], images)
     assert pruning.mask_hash(again.masks) == pruning.mask_hash(found[2].masks)
 
 
 def test_taylor_scores_are_weight_times_gradient():
-    whole = backbones.build(VIT, 32)
+    whole = backbones.build_with_weights(VIT, 32)
     images = torch.randn(3, 3, 32, 32)
     weight = whole.net.get_parameter("blocks.0.mlp.fc1.weight")
     weight.requires_grad = True
     loss = whole.pool(whole.taps(images, (-1,))[0]).square().sum() / 2 / 3
     (gradient,) = torch.autograd.grad(loss, weight)
-    from peftbench.pruning.scores import taylor
+    from peftbench.pruning.scores import taylor_scores
 
-    found = taylor(whole, prunable(whole), images)["blocks.0.mlp.fc1.weight"]
+    found = taylor_scores(whole, prunable(whole), images)["blocks.0.mlp.fc1.weight"]
     torch.testing.assert_close(found, (weight * gradient).abs().detach())
 
 
@@ -97,13 +97,13 @@ def test_taylor_scores_are_weight_times_gradient():
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_zeros_survive_training(method, optimizer):
     torch.manual_seed(0)
-    pruned = pruning.prune(backbones.build(of("hybrid_nano")), unstructured(0.7))
+    pruned = pruning.prune(backbones.build_with_weights(of("hybrid_nano")), unstructured(0.7))
     count = zeros(pruned)
     built = instantiate(peftbench.compose(f"method={method}").method)
     pruned.merging = "masked" if "masked" in built.merges else built.merges[0]
     model = Model(pruned, Classification(pruned, ["a", "b"]))
     model.adapted(built.adapt(pruned, Plan()))
-    pruning.hold(pruned)
+    pruning.hold_zeros(pruned)
     named = model.trainable()
     kinds = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
     options = {"lr": 1e-3, "weight_decay": 0.5} | ({"momentum": 0.9, "nesterov": True} if optimizer == "sgd" else {})
@@ -124,7 +124,7 @@ def test_the_three_ways_of_merging():
     found = {}
     for merging in ("unmerged", "masked", "dense"):
         torch.manual_seed(0)
-        pruned = pruning.prune(backbones.build(of("hybrid_nano")), unstructured(0.5))
+        pruned = pruning.prune(backbones.build_with_weights(of("hybrid_nano")), unstructured(0.5))
         pruned.merging = merging
         method = PETAH()
         method.adapt(pruned, Plan())
@@ -147,11 +147,11 @@ def test_the_three_ways_of_merging():
 
 def test_zeros_survive_averaging_and_folding_of_batch_norms():
     torch.manual_seed(0)
-    pruned = pruning.prune(backbones.build(of("resnet_nano")), unstructured(0.6))
+    pruned = pruning.prune(backbones.build_with_weights(of("resnet_nano")), unstructured(0.6))
     averaged = torch.optim.swa_utils.AveragedModel(
         pruned.net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn()
     )
-    pruning.hold(pruned)
+    pruning.hold_zeros(pruned)
     optimizer = torch.optim.AdamW(pruned.net.parameters(), lr=1e-3, weight_decay=0.5)
     for _ in range(2):
         pruned.net(torch.randn(2, 3, 64, 64)).square().mean().backward()
@@ -167,7 +167,7 @@ def test_zeros_survive_averaging_and_folding_of_batch_norms():
 
 def test_merging_twice_is_merging_once():
     torch.manual_seed(0)
-    whole, method = backbones.build(of("hybrid_nano")), PETAH()
+    whole, method = backbones.build_with_weights(of("hybrid_nano")), PETAH()
     method.adapt(whole, Plan())
     for n, p in whole.net.named_parameters():
         if n.endswith("lora_b"):

@@ -160,3 +160,25 @@ def test_in_a_browser_the_page_draws_sorts_and_filters(suite, tmp_path):
         cells[0] for attrs, cells in filtered.rows if "hidden" not in attrs and cells[0] in ("lora", "bitfit", "linear")
     ]
     assert set(shown) == {"bitfit"}
+
+
+# -- what the page holds
+
+
+def test_the_page_holds_the_fronts_of_what_may_be_compared(tmp_path):
+    """By time, runs from kept taps have a front of their own; the parameters of all runs have one."""
+    times = {"linear": (0.5, 10.0, 0), "bitfit": (0.7, 20.0, 100), "full": (0.6, 30.0, 500)}
+    for method, (accuracy, seconds, parameters) in times.items():
+        more = {"costs__time__train": seconds, "costs__parameters__method": parameters}
+        write(tmp_path, record(method, accuracy=accuracy, **more))
+    kept = {"mode": "disk", "computed": 0, "seconds": 0.0}
+    for method, accuracy, seconds in (("losa", 0.6, 3.0), ("lst", 0.55, 2.0)):
+        write(tmp_path, record(method, accuracy=accuracy, costs__time__train=seconds, costs__taps=kept))
+    write(tmp_path, record("lora", accuracy=0.99, costs__together=4))
+    tell("report", tmp_path, "--format=html")
+    content = (tmp_path / "report.html").read_text()
+    (board,) = json.loads(re.search(r'id="data">(.*?)</script>', content)[1])
+    labels = [row["label"] for row in board["rows"]]
+    fronts = {cost: {tuple(labels[i] for i in front) for front in board["fronts"][cost]} for cost in board["fronts"]}
+    assert fronts["train"] == {("linear", "bitfit"), ("lst", "losa")}
+    assert fronts["parameters"] == {("linear", "bitfit", "lora")}

@@ -1,5 +1,6 @@
 """What a run is judged by, for each task: shown, sorted and searched by, and never mixed."""
 
+import dataclasses
 import json
 import math
 import re
@@ -9,18 +10,11 @@ import pytest
 
 import peftbench
 from peftbench.config import Protocol, Sweep
-from peftbench.results import PRIMARY, Record, render
+from peftbench.results import Record
 from peftbench.sweeps.protocol import vtab1k
+from peftbench.tasks.classification import results
 from peftbench.training.progress_bar import Bar
-from support.reports import call, leaderboard, one, record, tell, write
-
-
-def detection(method, seed=0, ap=0.4, task="digits_det", **more):
-    """A complete record of a detector."""
-    metrics = {"test/AP": ap, "test/AP50": ap + 0.2, "test/AP/one": ap, "test/loss": 1.0, "val/AP": ap - 0.1}
-    history = [{"epoch": e, "step": e, "train_loss": 1 / e, "val_AP": ap - 0.1} for e in (1, 2, 3)]
-    own = {"name": "detection", "detector": "fcos"}
-    return record(method, task, seed, **{"metrics": metrics, "history": history, "config__task": own} | more)
+from support.reports import call, columns, detection, leaderboard, one, record, tell, write
 
 
 @pytest.fixture(scope="module")
@@ -97,12 +91,6 @@ def test_choose_means_over_the_tasks_of_one_metric(mixed, tmp_path):
     assert re.search(r"^all 3 tasks: lora on .*: 33.4 % AP", told, re.M)
 
 
-def columns(capsys, *records):
-    render([Record(**{k: v for k, v in r.items() if k != "schema"}) for r in records])
-    head, _, *rows = [line for line in capsys.readouterr().out.splitlines() if line.strip()]
-    return head, rows
-
-
 def test_the_closing_table_has_the_columns_of_its_tasks(capsys):
     head, rows = columns(capsys, detection("lora"), detection("bitfit", ap=math.nan))
     assert "AP %   AP50 %" in head
@@ -125,15 +113,15 @@ def test_the_closing_table_has_the_columns_of_its_tasks(capsys):
     ],
 )
 def test_the_line_of_an_epoch(task, row, expected, capsys):
-    config = SimpleNamespace(task=SimpleNamespace(name=task))
+    config = SimpleNamespace(task=SimpleNamespace(name=task, path=""))
     module = SimpleNamespace(config=config, history=[{"epoch": 1, "train_loss": 1.5} | row])
     Bar().on_train_epoch_end(SimpleNamespace(max_epochs=3), module)
     assert capsys.readouterr().out == f"{expected}\n"
 
 
 def test_a_protocol_chooses_by_the_tasks_metric(monkeypatch):
-    monkeypatch.setitem(PRIMARY, "classification", "AP")
     config = peftbench.compose("method=linear", "backbone=vit_nano", "data=digits")
+    monkeypatch.setattr(results, "RESULTS", dataclasses.replace(results.RESULTS, metric="AP"))
     seen = []
 
     def carry_out(configs):

@@ -43,7 +43,7 @@ def test_what_cannot_be_compared_stands_apart_with_the_reason(tmp_path, what):
     assert (float(second["value"]), second["n"]) == (pytest.approx(0.1), "2")
     assert reason in second["apart"]
     for form in ("terminal", "markdown"):
-        assert "Apart from the boards before" in tell("report", tmp_path, f"--format={form}")
+        assert "stands apart from the boards before" in tell("report", tmp_path, f"--format={form}")
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_the_same_setting_and_seed_twice_counts_once(tmp_path):
     write(tmp_path, record("lora", metrics=more) | {"id": "with-ood"})
     line = one(leaderboard(tmp_path), task="digits")
     assert (line["n"], line["ood"]) == ("1", "0.5")
-    assert "Counted once: 1 runs" in tell("report", tmp_path)
+    assert "leave out 1 further run (lora-x-digits-s0)" in tell("report", tmp_path)
 
 
 @pytest.mark.parametrize(

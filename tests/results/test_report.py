@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peftbench.common.vtab_tasks import GROUPS
-from peftbench.results.boards import boards, front
+from peftbench.results.boards import boards
 from peftbench.results.collect import collect
+from peftbench.results.pareto import pareto_front
 from peftbench.results.published import TABLE
 from support.reports import TASKS, leaderboard, one, record, tell, write
 
@@ -87,7 +88,7 @@ def test_a_mean_over_fewer_tasks_is_refused_unless_asked_for_and_then_named(suit
         line = one(lines, method="lora", task=name)
         assert (line["value"], line["missing"]) == ("", "vtab/kitti")
     assert one(lines, method="lora", task="natural")["value"] != ""
-    assert "lora: 1 task missing (kitti); incomplete=true gives" in tell("report", tmp_path)
+    assert "lora lacks 1 task (kitti); incomplete=true gives" in tell("report", tmp_path)
     asked = one(leaderboard(tmp_path, incomplete="true"), method="lora", task="flat mean")
     assert float(asked["value"]) > 0.5
     assert asked["missing"] == "vtab/kitti"
@@ -142,7 +143,7 @@ def test_ood_columns_are_there_where_records_have_them(tmp_path):
 
 @given(points=st.lists(st.tuples(st.floats(0, 10), st.floats(0, 1)), min_size=1, max_size=12))
 def test_the_front_is_what_nothing_beats(points):
-    on = set(front(points))
+    on = set(pareto_front(points))
     for i, (cost, accuracy) in enumerate(points):
         beaten = any(c <= cost and a >= accuracy and (c, a) != (cost, accuracy) for c, a in points)
         twin = any((c, a) == (cost, accuracy) and j in on for j, (c, a) in enumerate(points) if j != i)
@@ -182,7 +183,7 @@ def test_tuning_runs_and_failures_are_counted_and_in_no_mean(tmp_path):
     write(tmp_path, record("lora", seed=1, metrics={"val/accuracy": 0.1}) | {"id": "tuning"})
     write(tmp_path, record("lora", seed=2, metrics={}, status="failed", reason="the loss became nan") | {"id": "bad"})
     out = tell("report", tmp_path)
-    assert "without this metric (of data.stage=tune, say), and in no table: 1 runs" in out
+    assert "No table shows 1 complete run without this metric (of data.stage=tune, say)" in out
     assert "the loss became nan" in out
     line = one(leaderboard(tmp_path), task="digits")
     assert (line["value"], line["n"], line["failed"]) == ("0.9", "1", "1")

@@ -42,11 +42,11 @@ def test_a_damaged_record_is_refused_and_left_alone(stopped, content):
 
 def test_a_run_whose_record_was_removed_is_completed_from_its_checkpoint(stopped, tmp_path):
     command, folder = stopped
-    learned, _ = deltas.load(folder / "delta.safetensors")
+    learned, _ = deltas.load_delta(folder / "delta.safetensors")
     status, _, err = command()
     assert (status, err) == (0, "")
     assert record(tmp_path)["status"] == "complete"
-    again, _ = deltas.load(folder / "delta.safetensors")
+    again, _ = deltas.load_delta(folder / "delta.safetensors")
     assert again.keys() == learned.keys()
     assert all(torch.equal(again[name], learned[name]) for name in learned)
 
@@ -91,10 +91,10 @@ def test_a_run_that_another_process_carries_out_is_told(stopped, tmp_path):
 
 def test_no_space_for_a_delta_leaves_the_old_one(tmp_path):
     path = tmp_path / "delta.safetensors"
-    deltas.save(path, {"a": torch.zeros(3)}, {})
+    deltas.save_delta(path, {"a": torch.zeros(3)}, {})
     before = path.read_bytes()
     with disk_full_beyond(4096), pytest.raises(UserError) as refusal:
-        deltas.save(path, {"a": torch.zeros(5000)}, {})
+        deltas.save_delta(path, {"a": torch.zeros(5000)}, {})
     assert str(path) in str(refusal.value)
     assert "what was there before is kept" in str(refusal.value)
     assert files(tmp_path) == ["delta.safetensors"]

@@ -97,9 +97,9 @@ def test_a_merge_that_the_run_takes_is_planned(tiny):
 
 
 def test_a_plan_of_a_pruned_file_says_whose_zeros_they_are(cli, tmp_path):
-    backbone = backbones.build(peftbench.compose("backbone=vit_nano", "data=digits").backbone)
+    backbone = backbones.build_with_weights(peftbench.compose("backbone=vit_nano", "data=digits").backbone)
     pruned = pruning.prune(backbone, config.Pruning("unstructured", 0.5))
-    pruning.save(pruned, tmp_path / "it.safetensors")
+    pruning.save_pruned(pruned, tmp_path / "it.safetensors")
     words = ("plan", "method=lora", "backbone=vit_nano", "data=digits", f"backbone.weights={tmp_path}/it.safetensors")
     status, told, _ = cli(*words)
     assert status == 0

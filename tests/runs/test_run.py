@@ -16,16 +16,16 @@ import torch
 import peftbench
 from peftbench import backbones, deltas
 from peftbench.common.seeds import mix
-from peftbench.data.images import decode
+from peftbench.data.decoding import decode_image
 from peftbench.methods.base import Plan
 from peftbench.models.model import Model
-from peftbench.results import find, read
+from peftbench.results import read_record
 from peftbench.runs.build import instantiate
 from peftbench.runs.run import run
 from peftbench.tasks.classification.task import Classification
 from peftbench.training import Stopped
 from peftbench.training.checkpoint import Checkpoints
-from support.finished_runs import same
+from support.finished_runs import records_in, same
 from support.runs import QUICK, SMALL, compose, learned
 
 
@@ -107,7 +107,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path, monkeypatch, stop
         patch.setattr(Checkpoints, "on_train_batch_end", stop)
         broken = run(compose(tmp_path / "b", *words))
     assert broken.status == "interrupted"
-    assert read(Path(broken.folder)).status == "interrupted"
+    assert read_record(Path(broken.folder)).status == "interrupted"
     resumed = run(compose(tmp_path / "b", *words))
     assert resumed.status == "complete"
     assert resumed.costs["time"]["sessions"] == 2
@@ -138,7 +138,7 @@ def test_a_crash_leaves_a_record_with_its_reason(tmp_path, monkeypatch):
     monkeypatch.setattr(Checkpoints, "on_train_epoch_end", crash)
     with pytest.raises(ValueError, match="a bug"):
         run(compose(tmp_path, "method=bitfit"))
-    (record,) = find(tmp_path)
+    (record,) = records_in(tmp_path)
     assert record.status == "failed"
     assert record.reason == "ValueError: a bug"
     assert "a bug" in (Path(record.folder) / "error.log").read_text()
@@ -166,19 +166,19 @@ def test_a_delta_attached_to_a_new_model_predicts_the_same(tmp_path):
     words = ["method=lora", "backbone=vit_nano", "backbone.pretrained=false"]
     config = peftbench.compose(*QUICK, *words, f"output_dir={tmp_path}")
     record = run(config)
-    tensors, metadata = deltas.load(Path(record.folder) / "delta.safetensors")
+    tensors, metadata = deltas.load_delta(Path(record.folder) / "delta.safetensors")
     assert metadata["method"] == "lora"
     assert metadata["fingerprint"] == record.stamps["backbone"]["fingerprint"]
 
     torch.manual_seed(mix(0, 1))
-    backbone = backbones.build(config.backbone, 32)
+    backbone = backbones.build_with_weights(config.backbone, 32)
     assert backbone.fingerprint == metadata["fingerprint"]
     model = Model(backbone, Classification(backbone, json.loads(metadata["classes"])))
     model.adapted(instantiate(config.method).adapt(backbone, Plan()))
     model.eval()
     deltas.attach(model, tensors, "the delta")
     dataset = instantiate(config.data).load()
-    images = torch.stack([torch.from_numpy(decode(i, 32, "bicubic").copy()) for i in dataset.test.images[:192]])
+    images = torch.stack([torch.from_numpy(decode_image(i, 32, "bicubic").copy()) for i in dataset.test.images[:192]])
     with torch.no_grad():
         right = (model(images).argmax(1).numpy() == dataset.test.labels[:192]).mean()
     assert right == pytest.approx(record.metrics["test/accuracy"])
@@ -234,9 +234,9 @@ def test_kill_nine_in_mid_run_and_the_same_command_end_with_the_same_weights(tmp
         time.sleep(0.005)
     victim.send_signal(signal.SIGKILL)
     assert victim.wait() == -signal.SIGKILL
-    assert find(tmp_path / "b")[0].status == "running"
+    assert records_in(tmp_path / "b")[0].status == "running"
     assert start(tmp_path / "b").wait() == 0
-    (a,), (b,) = find(tmp_path / "a"), find(tmp_path / "b")
+    (a,), (b,) = records_in(tmp_path / "a"), records_in(tmp_path / "b")
     assert b.costs["time"]["sessions"] == 2
     assert same(learned(a), learned(b))
 
@@ -253,7 +253,7 @@ def _trained(folder, more):
     command = [sys.executable, "-m", "peftbench.cli.main", *more, *words, f"output_dir={folder}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    (record,) = find(folder)
+    (record,) = records_in(folder)
     return record
 
 
@@ -281,4 +281,4 @@ def test_an_interrupted_sweep_shows_what_is_done_and_goes_on_with_the_rest(tmp_p
     said = sweep.communicate(timeout=120)[0]
     assert sweep.returncode == 130
     assert "the same command goes on with what is left" in said
-    assert sorted(r.status for r in find(tmp_path)) == ["complete", "interrupted"]
+    assert sorted(r.status for r in records_in(tmp_path)) == ["complete", "interrupted"]

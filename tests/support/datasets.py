@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from peftbench.common.errors import UserError
+from peftbench.config import Data
 from peftbench.data.base import DataSet, Split
 from peftbench.data.images import Transform
 from peftbench.data.loading import Loaders, loaders
@@ -49,8 +50,13 @@ def refuses(dataset: DataSet) -> str:
 
 def load(roles: tuple[Split, Split | None, Split | None], **more: object) -> Loaders:
     transform = more.pop("transform", None) or transform_with(str(more.pop("augment", "none")))
-    given = {"batch_size": 8, "eval_batch_size": 8, "seed": 3}
-    return loaders(roles, transform, **(given | more))
+    named = {key: more.pop(key) for key in ("share", "limit", "views", "seed") if key in more}
+    return loaders(roles, transform, options(**more), **({"seed": 3} | named))
+
+
+def options(**changes: object) -> Data:
+    """The options of a data set that `loaders` looks at: batches of 8, changed."""
+    return Data("mine", "", ("classification",), {}, **({"batch_size": 8, "eval_batch_size": 8} | changes))
 
 
 def transform_with(augment: str) -> Transform:

@@ -13,7 +13,7 @@ from peftbench.models.model import Model
 from peftbench.runs import starting_backbone
 from peftbench.runs.build import instantiate
 from peftbench.runs.compatibility import refuse_incompatible
-from peftbench.tasks import making as tasks
+from peftbench.tasks.base import task_class
 
 DETECTORS = ("fasterrcnn", "retinanet", "fcos")
 FAMILIES = {"cnn": "resnet_nano", "vit": "vit_nano", "hybrid": "hybrid_nano"}
@@ -53,7 +53,7 @@ def make(method, backbone, *words, size=CANVAS):
     torch.manual_seed(0)
     net = starting_backbone.build(spec, built)
     torch.manual_seed(1)
-    model = Model(net, tasks.make(spec.task, net, ("a", "b", "c")))
+    model = Model(net, task_class(spec.task).build(spec.task, net, ("a", "b", "c")))
     with torch.random.fork_rng():
         plan = built.prepare(model, [scenes()])
     model.adapted(built.adapt(net, plan))

@@ -5,6 +5,7 @@ import torch
 from PIL import Image
 
 import peftbench
+from peftbench.results import read_record
 
 QUIET = ["trainer.progress=false", "logger=none", "trainer.accelerator=cpu", "taps=off"]
 
@@ -43,6 +44,12 @@ def finish(folder, data, method, backbone="vit_nano", *words):
     record = peftbench.run(config)
     assert record.status == "complete", record.reason
     return record
+
+
+def records_in(output_dir):
+    """The records of the runs in a folder, by name of the run's folder."""
+    folders = [p for p in sorted(output_dir.iterdir()) if p.is_dir() and not p.name.startswith(".")]
+    return [record for record in map(read_record, folders) if record]
 
 
 def logits_of(data, tuned):

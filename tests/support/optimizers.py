@@ -27,6 +27,11 @@ def gradients(params, step, seed=1, scale=1.0):
         p.grad = scale * torch.randn(p.shape, generator=g, dtype=torch.float64).to(p.dtype)
 
 
+def gammas(ftp):
+    """The radius of each tensor that FTP holds near its anchor."""
+    return [kept["gamma"].item() for kept in ftp.own_state()]
+
+
 def through_a_file(state):
     file = io.BytesIO()
     torch.save(state, file)

@@ -11,6 +11,7 @@ from typing import Any
 
 from peftbench.cli.main import main
 from peftbench.common.vtab_tasks import GROUPS
+from peftbench.results import Record, print_table
 
 TASKS = [f"vtab/{t}" for group in GROUPS.values() for t in group]
 
@@ -88,3 +89,18 @@ def leaderboard(*places: Path, **options: str) -> list[dict[str, str]]:
 def one(lines: list[dict[str, str]], **wanted: str) -> dict[str, str]:
     (found,) = [line for line in lines if all(line[k] == v for k, v in wanted.items())]
     return found
+
+
+def detection(method: str, seed: int = 0, ap: float = 0.4, task: str = "digits_det", **more: Any) -> dict[str, Any]:
+    """A complete record of a detector."""
+    metrics = {"test/AP": ap, "test/AP50": ap + 0.2, "test/AP/one": ap, "test/loss": 1.0, "val/AP": ap - 0.1}
+    history = [{"epoch": e, "step": e, "train_loss": 1 / e, "val_AP": ap - 0.1} for e in (1, 2, 3)]
+    own = {"name": "detection", "detector": "fcos"}
+    return record(method, task, seed, **{"metrics": metrics, "history": history, "config__task": own} | more)
+
+
+def columns(capsys, *records):
+    """The head and the rows of the table at the end of a command with these records; at least two."""
+    print_table([Record(**{k: v for k, v in r.items() if k != "schema"}) for r in records])
+    head, _, *rows = [line for line in capsys.readouterr().out.splitlines() if line.strip()]
+    return head, rows

@@ -29,7 +29,7 @@ def make(method, family, *words, **changed):
     """A model of 3 classes with random weights, and the backbone's spec."""
     name, args, size = FAMILIES[family] if isinstance(family, str) else family
     torch.manual_seed(0)
-    backbone = backbones.build(config.Backbone(name, args=args | changed, pretrained=False), size)
+    backbone = backbones.build_with_weights(config.Backbone(name, args=args | changed, pretrained=False), size)
     for module in backbone.modules():  # timm starts the last norm of a residual branch at zero: its inside is dead
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.weight, 0.5, 1)

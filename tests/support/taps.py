@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from peftbench.taps import store
-from peftbench.taps.store import Taps, on_disk
+from peftbench.taps.store import Taps, taps_on_disk
 
 RUN = ["method=losa", "backbone=resnet_nano", "data=folder", "trainer.epochs=2", "trainer.max_batches=4", "logger=none"]
 RUN += ["data.val_fraction=0.25", "data.test_fraction=0.25"]
@@ -36,4 +36,4 @@ def chunks(given: list[torch.Tensor], size: int = 4):
 def cached(root: Path, n: int = 6, told: list[str] | None = None, about: str = "a", limit: int = 2**30) -> Taps:
     values = tensors(n)
     tell = [].append if told is None else told.append
-    return on_disk(root, {"what": about}, store.size_of(values), limit, lambda: chunks(values), tell)
+    return taps_on_disk(root, {"what": about}, store.size_of_taps(values), limit, lambda: chunks(values), tell)

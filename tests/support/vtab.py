@@ -36,10 +36,10 @@ def found(archives: Path, source: str, task: str) -> tuple[dict, object]:
     """The entries that a reader finds, by split, and the reader."""
     import importlib
 
-    from peftbench.data.prepare.files import Files
+    from peftbench.data.prepare.source_files import SourceFiles
 
     module = importlib.import_module(f"peftbench.data.prepare.readers.{SOURCES[source].reader}")
-    reader = module.Reader(Files(source, SOURCES[source], archives), task)
+    reader = module.Reader(SourceFiles(source, SOURCES[source], archives), task)
     return reader.splits(), reader
 
 

@@ -48,12 +48,12 @@ def test_places_are_shared_out_over_gpus(tmp_path, monkeypatch):
     def taken(trainer: dict, given: str) -> list[str]:
         found = []
         for _ in range(3):  # each stands for a process that holds its place
-            monkeypatch.setattr(resolvers, "_SLOT", [])
+            monkeypatch.setattr(resolvers, "_PLACE", [])
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
             resolvers.gpus.cache_clear()
             config = OmegaConf.create({"trainer": {"accelerator": "auto", "devices": 1, **trainer}})
             resolvers.assign(tmp_path / given / str(trainer), "x.JoblibLauncher", config)
-            kept.append(resolvers._SLOT)
+            kept.append(resolvers._PLACE)
             found.append(os.environ["CUDA_VISIBLE_DEVICES"])
         return found
 

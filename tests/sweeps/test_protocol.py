@@ -47,7 +47,7 @@ def test_it_tunes_on_val_trains_anew_and_tests_once_with_every_seed(cli, tiny, t
             assert (told["name"], told["trials"], told["grid"]) == ("vtab1k", 2, {"optimizer.lr": [1e-3, 1e-1]})
             assert {t["run"] for t in told["tried"]} == {r["id"] for r in trials}
         assert all("protocol" not in r["config"] or not r["config"]["protocol"] for r in trials)
-    assert "Settings were chosen on validation images by vtab1k: 2 trials a task" in out
+    assert "A protocol chose settings on validation images, namely vtab1k: 2 trials a task" in out
 
     before = {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/result.json")}
     status, again, _ = cli(*words)

@@ -15,7 +15,7 @@ from support.sweeps import records, start
 @pytest.mark.slow
 def test_every_run_of_a_sweep_is_what_it_is_alone(cli, tiny, tmp_path):
     """No state goes from run to run in one process: the same bits as in a fresh one."""
-    from peftbench.deltas import load
+    from peftbench.deltas import load_delta
 
     words = [*tiny, "trainer.max_batches=3", "trainer.epochs=2", "data.stage=fit"]
     assert cli("-m", *words, "method=full,bitfit,ftp", "seed=0,1", f"output_dir={tmp_path / 'sweep'}")[0] == 0
@@ -30,7 +30,7 @@ def test_every_run_of_a_sweep_is_what_it_is_alone(cli, tiny, tmp_path):
         assert alone["metrics"] == swept[name]["metrics"]
         losses = [[row["train_loss"] for row in r["history"]] for r in (alone, swept[name])]
         assert losses[0] == losses[1]
-        a, b = (load(tmp_path / place / name / "delta.safetensors")[0] for place in ("alone", "sweep"))
+        a, b = (load_delta(tmp_path / place / name / "delta.safetensors")[0] for place in ("alone", "sweep"))
         assert a.keys() == b.keys()
         assert all(torch.equal(a[k], b[k]) for k in a)
 

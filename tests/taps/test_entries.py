@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from peftbench.common.errors import UserError
 from peftbench.taps import entries, store
-from peftbench.taps.store import key, on_disk
+from peftbench.taps.store import entry_key, taps_on_disk
 from support.taps import cached, chunks, tensors
 
 
@@ -27,7 +27,7 @@ def resident() -> int:
 def test_reading_a_large_cache_takes_no_memory_of_its_size(tmp_path):
     rows, wide = 64, 2**18
     fill = lambda: ([torch.full((8, wide), float(at))] for at in range(0, rows, 8))  # noqa: E731
-    taps = on_disk(tmp_path, {"what": "large"}, 4 * rows * wide, 2**30, fill, [].append)
+    taps = taps_on_disk(tmp_path, {"what": "large"}, 4 * rows * wide, 2**30, fill, [].append)
     before, most = resident(), 0
     for at in torch.randperm(rows).split(4):
         (found,) = taps(at)
@@ -49,12 +49,12 @@ def test_a_cache_cut_short_while_it_is_read_is_one_sentence(tmp_path):
 def test_rows_come_back_bit_for_bit(tmp_path_factory, n, size):
     root = tmp_path_factory.mktemp("taps")
     values = tensors(n)
-    taps = on_disk(root, {"n": n}, 0, 2**30, lambda: chunks(values, size), print)
+    taps = taps_on_disk(root, {"n": n}, 0, 2**30, lambda: chunks(values, size), print)
     rows = torch.randint(n, (7,))
     for mine, theirs in zip(taps(rows), values, strict=True):
         assert torch.equal(mine.view(torch.int16), theirs[rows].view(torch.int16))
         assert mine.dtype == theirs.dtype
-    assert taps.bytes == store.size_of(values)
+    assert taps.bytes == store.size_of_taps(values)
 
 
 DAMAGE = {
@@ -131,14 +131,14 @@ print(taps.filled, taps(torch.tensor([2]))[0].tolist(), len(told))
 
 
 def test_what_a_killed_run_left_is_listed_and_swept_away(tmp_path, capsys):
-    left = tmp_path / ".parts" / f"{key({'what': 'a'})}.123"
+    left = tmp_path / ".parts" / f"{entry_key({'what': 'a'})}.123"
     left.mkdir(parents=True)
     (left / "tap-00.bin").write_bytes(b"x" * 1000)
     from peftbench.cli.main import main
 
     assert main(["taps", "list", f"taps.dir={tmp_path}"]) == 0
     assert "1 half-written by killed runs, 1 kB; peftbench taps clear removes them" in capsys.readouterr().out
-    with entries.filling(tmp_path, key({"what": "a"})):  # by a run that lives
+    with entries.lock_for_filling(tmp_path, entry_key({"what": "a"})):  # by a run that lives
         assert main(["taps", "list", f"taps.dir={tmp_path}"]) == 0
     assert "half-written" not in capsys.readouterr().out
     cached(tmp_path)

@@ -12,7 +12,7 @@ import pytest
 from peftbench.common.errors import UserError
 from peftbench.taps import entries, store
 from peftbench.taps.entries import make_room
-from peftbench.taps.store import key
+from peftbench.taps.store import entry_key
 from support.taps import RUN, cached, record
 
 
@@ -80,7 +80,7 @@ def test_the_entry_used_longest_ago_makes_room_unless_it_is_being_read(tmp_path)
     cached(tmp_path, about="old")
     cached(tmp_path, about="new")
     for age, name in ((300, "held"), (200, "old"), (100, "new")):
-        os.utime(tmp_path / key({"what": name}) / "about.json", (time.time() - age,) * 2)
+        os.utime(tmp_path / entry_key({"what": name}) / "about.json", (time.time() - age,) * 2)
     total = sum(e.bytes for e in entries.entries(tmp_path))
     make_room(tmp_path, 10, total)
-    assert {e.key for e in entries.entries(tmp_path)} == {held.key, key({"what": "new"})}
+    assert {e.key for e in entries.entries(tmp_path)} == {held.key, entry_key({"what": "new"})}

@@ -33,6 +33,7 @@ POISON = """
     class Poison(Full):
         '''Full fine-tuning whose weights become NaN in step `at`, as after a gradient that overflowed.'''
 
+        own_optimizer = True
         at: int = 3
 
         def optimizer(self, named, anchors, inner):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import peftbench
-from peftbench.runs.run import run_together
+from peftbench.runs.run import run_jointly
 from peftbench.sweeps.grouping import groups, signature
 
 BASE = [
@@ -34,9 +34,9 @@ def records(folder: Path) -> dict[str, dict]:
 
 
 def deltas(folder: Path, name: str) -> dict[str, torch.Tensor]:
-    from peftbench.deltas import load
+    from peftbench.deltas import load_delta
 
-    return load(folder / name / "delta.safetensors")[0]
+    return load_delta(folder / name / "delta.safetensors")[0]
 
 
 @pytest.mark.parametrize(
@@ -107,13 +107,13 @@ def test_a_run_that_diverges_fails_alone(tmp_path):
         words = ["method=losa", "optimizer=sgd", "optimizer.schedule=constant", "optimizer.warmup=0.0"]
         return peftbench.compose(*BASE, *words, f"optimizer.lr={rate}", f"output_dir={tmp_path}", *more)
 
-    good, bad = run_together([config("0.01"), config("1e30")])
+    good, bad = run_jointly([config("0.01"), config("1e30")])
     assert good.status == "complete"
     assert bad.status == "failed"
     assert "became nan in epoch" in bad.reason
     written = records(tmp_path)
     assert {written[good.id]["status"], written[bad.id]["status"]} == {"complete", "failed"}
-    (alone,) = run_together([config("0.01", "force=true")])
+    (alone,) = run_jointly([config("0.01", "force=true")])
     assert alone.metrics == pytest.approx(good.metrics, abs=1e-5)
 
 

@@ -66,14 +66,16 @@ def test_the_loaded_model_is_the_one_that_was_tested(method, backbone, merges, d
     again, _ = logits_of(data, merged)
     torch.testing.assert_close(again, logits, rtol=1e-4, atol=1e-5)
     if merges:
-        plain = {f"model.backbone.{n}" for n in backbones.build(tuned.run.config.backbone, 32).state_dict()}
+        plain = {
+            f"model.backbone.{n}" for n in backbones.build_with_weights(tuned.run.config.backbone, 32).state_dict()
+        }
         assert {n for n in merged.state_dict() if n.startswith("model.backbone.")} == plain
 
 
 def test_loading_imports_neither_lightning_nor_hydra_and_leaves_random_numbers_alone(bitfit):
     code = f"""
 import sys, torch, peftbench, peftbench.cli.predict, peftbench.cli.export, peftbench.cli.share
-import peftbench.tuned.predict, peftbench.tuned.export, peftbench.tuned.multitask
+import peftbench.tuned.items, peftbench.tuned.export, peftbench.tuned.multitask
 torch.manual_seed(7)
 tuned = peftbench.load({bitfit.folder!r})
 assert torch.equal(torch.rand(3), torch.manual_seed(7) and torch.rand(3))
@@ -123,8 +125,8 @@ def test_a_method_of_ones_own_is_found_in_config_dir(copied, tmp_path, monkeypat
     (copied / "config.yaml").write_text(yaml.safe_dump(values))
     from peftbench import deltas
 
-    tensors, told = deltas.load(copied / "delta.safetensors")
-    deltas.save(copied / "delta.safetensors", tensors, told | {"method": "mine"})
+    tensors, told = deltas.load_delta(copied / "delta.safetensors")
+    deltas.save_delta(copied / "delta.safetensors", tensors, told | {"method": "mine"})
     refused(copied, "method.name=mine")
     assert type(peftbench.load(copied, config_dir=tmp_path / "configs").run.method).__name__ == "Mine"
     (tmp_path / "configs" / "method" / "other.yaml").write_text("a: [")
@@ -227,6 +229,6 @@ def test_images_are_prepared_as_in_training_or_not_at_all(copied, section, key, 
 def test_the_delta_of_another_run_is_refused(copied):
     from peftbench import deltas
 
-    tensors, told = deltas.load(copied / "delta.safetensors")
-    deltas.save(copied / "delta.safetensors", tensors, told | {"run": "bitfit-vit_nano-folder-s1-0123456789"})
+    tensors, told = deltas.load_delta(copied / "delta.safetensors")
+    deltas.save_delta(copied / "delta.safetensors", tensors, told | {"run": "bitfit-vit_nano-folder-s1-0123456789"})
     refused(copied, "is of run bitfit-vit_nano-folder-s1-0123456789", "as it was left")

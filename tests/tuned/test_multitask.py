@@ -102,7 +102,7 @@ def test_one_copy_of_the_backbone_is_in_memory(tasks, runs):
     own = 0
     for name, model in tasks.tasks.items():
         extra = {n: t for n, t in model.state_dict().items() if t.data_ptr() not in shared}
-        tensors, _ = deltas.load(Path(runs[name]) / "delta.safetensors")
+        tensors, _ = deltas.load_delta(Path(runs[name]) / "delta.safetensors")
         assert set(extra) == set(tensors), name
         own += sum(t.nbytes for t in extra.values())
     scales = sum(2 * 12 for _ in runs)  # mean and std of each

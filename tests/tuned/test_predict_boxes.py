@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from pycocotools.coco import COCO
 
+import peftbench.tuned.finished_run
 import peftbench.tuned.load
 from peftbench.cli.main import main
 from peftbench.common.errors import UserError
@@ -28,7 +29,9 @@ class Bright:
     def __init__(self):
         self.model = SimpleNamespace(mean=torch.zeros(3))
         self.run = SimpleNamespace(
-            config=SimpleNamespace(task=SimpleNamespace(name="detection"), trainer=SimpleNamespace(precision="32")),
+            config=SimpleNamespace(
+                task=SimpleNamespace(name="detection", path=""), trainer=SimpleNamespace(precision="32")
+            ),
             record=SimpleNamespace(id="fcos-x"),
             categories=(7, 3),
             frames=None,
@@ -36,6 +39,9 @@ class Bright:
 
     def to(self, device):
         return self
+
+    def precision(self):
+        return contextlib.nullcontext()
 
     def detect(self, file):
         try:
@@ -55,7 +61,7 @@ class Bright:
 @pytest.fixture
 def told(capsys, monkeypatch):
     tuned = Bright()
-    monkeypatch.setattr(peftbench.tuned.load, "open_run", lambda *_: tuned.run)
+    monkeypatch.setattr(peftbench.tuned.finished_run, "open_run", lambda *_: tuned.run)
     monkeypatch.setattr(peftbench.tuned.load, "load", lambda *_, **__: tuned)
 
     def call(*words):

@@ -2,7 +2,7 @@
 
 from peftbench.backbones import layouts
 from peftbench.backbones.backbone import Backbone
-from peftbench.backbones.build import build, meta, with_classifier
+from peftbench.backbones.build import build_on_meta, build_with_weights, with_classifier
 from peftbench.backbones.facts import Facts, Size, Tap
 
-__all__ = ["Backbone", "Facts", "Size", "Tap", "build", "layouts", "meta", "with_classifier"]
+__all__ = ["Backbone", "Facts", "Size", "Tap", "build_on_meta", "build_with_weights", "layouts", "with_classifier"]

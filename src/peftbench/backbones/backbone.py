@@ -11,14 +11,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from peftbench.backbones import layouts
-from peftbench.backbones.facts import WHOLE, Facts, Size, Tap, grid_of
+from peftbench.backbones.cut import learn_facts
+from peftbench.backbones.facts import WHOLE, Size, Tap, grid_of
 from peftbench.common.digests import digests
-from peftbench.common.errors import Refusal, UserError
+from peftbench.common.errors import UserError
 
 
 class _Reached(Exception):
-    """Raised by the hook on the deepest wanted tap: what lies behind it is not computed."""
+    """The hook on the deepest wanted tap raises it, so that nothing behind is computed."""
 
 
 class Backbone(nn.Module):
@@ -29,11 +29,14 @@ class Backbone(nn.Module):
         facts: see `Facts`.
         start: name -> sha256 of every tensor of the state dict as it was built; empty on the meta device.
         streamed: whether its blocks are read from a file each time they compute (`stream.Streamed`).
-        masks: of a pruned backbone, name in the net -> bool, false where a weight was set to zero.
-        kept: of a pruned backbone, how many `channels` and `heads` were kept where some were taken out.
-        pruned: of a pruned backbone, how: `name` (unstructured or structured) and `ratio`.
-        origin: of a pruned backbone, the fingerprint of the whole one.
+        masks: name in the net -> bool, false where pruning set a weight to zero.
+        kept: how many `channels` and `heads` pruning kept where it took some out.
+        pruned: how it was pruned: `name` (unstructured or structured) and `ratio`; empty where it was not.
+        origin: the fingerprint of the whole backbone that a pruned one was made from.
         merging: what a method makes of the zeros when it is merged (`Method.merges`); "" where there are none.
+
+    Raises:
+        Refusal: its features are not one tensor.
     """
 
     streamed: ClassVar[bool] = False
@@ -45,7 +48,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.net = net.eval()
         self.on_meta = not self.streamed and any(p.is_meta for p in net.parameters())
-        self.facts = self._learn(name, family, input_size)
+        self.facts = learn_facts(self.net, name, family, input_size, self.on_meta)
         if start is None:
             start = {} if self.on_meta else digests(self.state_dict())
         self.start = start
@@ -78,8 +81,9 @@ class Backbone(nn.Module):
         Raises:
             UserError: images of another size than `facts.input_size`, which this model cannot take.
         """
-        count = len(self.facts.taps)
-        indices = [range(count)[i] for i in (range(count) if wanted is None else wanted)]
+        if wanted is None:
+            wanted = range(len(self.facts.taps))
+        indices = [self.facts.index(i) for i in wanted]
         kept: dict[int, Tensor] = {}
         emit = emit or kept.__setitem__
         try:
@@ -88,7 +92,7 @@ class Backbone(nn.Module):
             else:
                 with self._tapped(set(indices), emit, stop), suppress(_Reached):
                     self.net.forward_features(x)
-        except (AssertionError, RuntimeError) as problem:  # whatever position embeddings and windows make of the size
+        except (AssertionError, RuntimeError) as problem:  # position embeddings and windows may not fit the size
             (height, width), size = x.shape[-2:], self.facts.input_size
             one_size = isinstance(size, int) and (height, width) != (size, size)  # a detector's differ
             if not one_size or isinstance(problem, torch.OutOfMemoryError):
@@ -146,7 +150,7 @@ class Backbone(nn.Module):
         except Exception:  # each model fails in its own way
             return False
         strides = [round(height / tap.grid[0]) for tap in self.facts.taps if tap.grid]
-        sizes = [(-(-(height + 64) // s), -(-(width + 32) // s)) for s in strides]
+        sizes = [(math.ceil((height + 64) / s), math.ceil((width + 32) / s)) for s in strides]
         return [tuple(m.shape[2:]) for m in maps] == sizes
 
     def maps(self, taps: Sequence[Tensor], indices: Sequence[int] | None = None) -> list[Tensor]:
@@ -167,7 +171,7 @@ class Backbone(nn.Module):
         return x[:, self.facts.prefix :].transpose(1, 2).reshape(x.shape[0], -1, *size)
 
     def _tensors(self) -> dict[str, Tensor]:
-        """Everything that `start` has a hash of; only names, shapes and types of it are asked for."""
+        """Every tensor that `start` has a hash of, for its name, shape and type; its values may be missing."""
         return self.state_dict()
 
     @contextmanager
@@ -187,128 +191,3 @@ class Backbone(nn.Module):
         finally:
             for handle in handles:
                 handle.remove()
-
-    def _learn(self, name: str, family: str | None, size: Size) -> Facts:
-        cfg = self.net.pretrained_cfg
-        height, width = (size, size) if isinstance(size, int) else size
-        image = torch.linspace(-50, 50, 3 * height * width).sin().reshape(1, 3, height, width)
-        image = image.to("meta" if self.on_meta else "cpu")
-        prefix = int(getattr(self.net, "num_prefix_tokens", 0) or 0)
-        info = getattr(self.net, "feature_info", None) or []
-        info = [dict(i) for i in getattr(info, "info", info)]
-        with torch.no_grad():
-            taps, tail, features, called = self._cut(image, info)
-            if not isinstance(features, Tensor):
-                raise Refusal(
-                    f"backbone.name={name}: its features are not one tensor but several ({type(features).__name__}), "
-                    f"which no head here reads; take a model with a single branch."
-                )
-            pooled = self.net.forward_head(features, pre_logits=True)
-        if not taps:  # no cut reproduces this model: its whole output is the only tap
-            shape = tuple(features.shape[1:])
-            layout = "NLC" if len(shape) == 2 else "NCHW" if len(shape) == 3 else "NC"
-            channels = shape[-1] if layout == "NLC" else shape[0]
-            taps = [Tap(WHOLE, channels, 0, shape, layout, _grid(shape, layout, prefix, 0, (height, width)))]
-        return Facts(
-            name=name,
-            family=family,
-            input_size=size,
-            taps=tuple(taps),
-            tail=tuple(tail),
-            width=pooled.shape[-1],
-            prefix=prefix,
-            parameters=sum(p.numel() for p in self.net.parameters()),
-            called=called,
-            mean=tuple(cfg["mean"]),
-            std=tuple(cfg["std"]),
-            interpolation=cfg.get("interpolation") or "bicubic",
-        )
-
-    def _cut(self, image: Tensor, info: list[dict[str, Any]]) -> tuple[list[Tap], list[str], Tensor, frozenset[str]]:
-        """Taps and tail found by watching one forward pass; none where replaying the tail gives other bits."""
-        modules = dict(self.net.named_modules())
-        names = [i.get("module", "") for i in info]
-        usable = bool(names) and all(n in modules for n in names)
-        tail: list[str] = []
-        inside: list[str] = []
-        found: dict[str, Tensor] = {}
-        called: set[str] = set()
-
-        def enter(name: str):
-            def hook(module: nn.Module, args: Any) -> None:
-                called.add(name)
-                if usable and names[-1] in found and not inside:
-                    tail.append(name)
-                    inside.append(name)
-
-            return hook
-
-        def leave(name: str):
-            def hook(module: nn.Module, args: Any, output: Any) -> None:
-                if inside and inside[-1] == name:
-                    inside.pop()
-                if name in names and name not in found and isinstance(output, Tensor):
-                    found[name] = output
-
-            return hook
-
-        handles: list[Any] = []
-        for name, module in modules.items():
-            if name:
-                handles.append(module.register_forward_pre_hook(enter(name)))
-                handles.append(module.register_forward_hook(leave(name)))
-        try:
-            features = self.net.forward_features(image)
-        finally:
-            for handle in handles:
-                handle.remove()
-        if set(names) - set(found) or not usable:
-            return [], [], features, frozenset(called)
-        tail = [n for n in tail if _changes(modules[n])]
-        if not self._replays(found[names[-1]], tail, features):
-            return [], [], features, frozenset(called)
-        prefix = int(getattr(self.net, "num_prefix_tokens", 0) or 0)
-        taps = [
-            _tap(n, i["num_chs"], i["reduction"], found[n], prefix, image.shape[2:])
-            for n, i in zip(names, info, strict=True)
-        ]
-        return taps, tail, features, frozenset(called)
-
-    def _replays(self, tap: Tensor, tail: list[str], expected: Tensor) -> bool:
-        try:
-            for name in tail:
-                tap = self.net.get_submodule(name)(tap)
-        except Exception:  # a tail that takes more than one input, say: any failure means that it cannot be replayed
-            return False
-        if self.on_meta:
-            return tap.shape == expected.shape
-        return torch.equal(tap, expected)
-
-
-def _changes(module: nn.Module) -> bool:
-    return not isinstance(module, nn.Identity)
-
-
-def _tap(name: str, channels: int, reduction: int, output: Tensor, prefix: int, image: Sequence[int]) -> Tap:
-    shape, layout = tuple(output.shape[1:]), _layout(output, channels)
-    return Tap(name, channels, reduction, shape, layout, _grid(shape, layout, prefix, reduction, image))
-
-
-def _grid(
-    shape: tuple[int, ...], layout: str, prefix: int, reduction: int, image: Sequence[int]
-) -> layouts.Grid | None:
-    if layout == "NC":
-        return None
-    if layout != "NLC":
-        return (shape[1], shape[2]) if layout == "NCHW" else (shape[0], shape[1])
-    tokens = max(shape[0] - prefix, 0)
-    if reduction and math.prod(rows := tuple(-(-side // reduction) for side in image)) == tokens:
-        return rows[0], rows[1]
-    side = math.isqrt(tokens)
-    return (side, side) if side * side == tokens else None
-
-
-def _layout(tap: Tensor, channels: int) -> str:
-    if tap.ndim == 3:
-        return "NLC"
-    return "NCHW" if tap.shape[1] == channels else "NHWC"

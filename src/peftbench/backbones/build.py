@@ -15,20 +15,31 @@ from torch import nn
 
 from peftbench import config
 from peftbench.backbones.backbone import Backbone
-from peftbench.backbones.channels import shrink
+from peftbench.backbones.channels import shrink_backbone
 from peftbench.backbones.facts import Size
-from peftbench.backbones.stream import INSTEAD, Blocks, File, Streamed, Weightless
-from peftbench.backbones.weights import State, Uncopied, fetch, locate, pruned, read
+from peftbench.backbones.stream import Blocks, File, Streamed
+from peftbench.backbones.weightless import INSTEAD, Weightless
+from peftbench.backbones.weights import (
+    State,
+    Uncopied,
+    fetch_weights,
+    locate_weights_file,
+    pruned_description,
+    read_backbone_state,
+)
 from peftbench.common.errors import Refusal, UserError, nearest
 
 
-def meta(spec: config.Backbone, size: Size | None = None) -> Backbone:
-    """The backbone without weights or memory: shapes, counts and refusals.
+def build_on_meta(spec: config.Backbone, size: Size | None = None) -> Backbone:
+    """The backbone on the meta device, without weights or memory: shapes, counts and refusals.
+
+    `size` is that of the input images in pixels; None is the size that the model was trained with.
 
     Raises:
         UserError: an unknown timm name, or arguments that the model does not take.
+        Refusal: the model cannot be built for images of this size.
     """
-    _known(spec)
+    _require_known(spec)
     about = _about(spec)
     try:
         with torch.device("meta"):
@@ -37,26 +48,28 @@ def meta(spec: config.Backbone, size: Size | None = None) -> Backbone:
         return _marked(_shrunk(_wrap(spec, _create(spec, size), size), about), about)
 
 
-def build(spec: config.Backbone, size: Size | None = None) -> Backbone:
+def build_with_weights(spec: config.Backbone, size: Size | None = None) -> Backbone:
     """The backbone with its weights (or random ones, where `pretrained: false` asks for them), on the CPU.
 
+    `size` is as in `build_on_meta`.
+
     Raises:
-        UserError: weights that cannot be had, read, or that do not fit this model.
-        Refusal: `stream: true`, and the model cannot be streamed.
+        UserError: as `build_on_meta`; or weights that cannot be had, cannot be read, or do not fit this model.
+        Refusal: as `build_on_meta`; or `stream: true`, and the model cannot be streamed.
     """
-    _known(spec)
+    _require_known(spec)
     if spec.stream:
         return _streamed(spec, size)
     if about := _about(spec):
         return _from_pruned(spec, size, about)
-    state = _uncopied(fetch(spec.name, spec.weights)) if spec.pretrained else None
+    state = _uncopied(fetch_weights(spec.name, spec.weights)) if spec.pretrained else None
     return _wrap(spec, _create(spec, size, state), size)
 
 
 def _wrap(spec: config.Backbone, net: Any, size: Size | None) -> Backbone:
     try:
         return Backbone(net, spec.name, spec.family, _input_size(net, size))
-    except NotImplementedError:  # not the size's fault: `meta` has another way
+    except NotImplementedError:  # not the size's fault: `build_on_meta` has another way
         raise
     except (RuntimeError, AssertionError, ValueError):  # its forward pass fails at this size
         if size is None:
@@ -65,8 +78,8 @@ def _wrap(spec: config.Backbone, net: Any, size: Size | None) -> Backbone:
 
 
 def _from_pruned(spec: config.Backbone, size: Size | None, about: dict[str, Any]) -> Backbone:
-    """The backbone in a file that `pruning.save` wrote: its shapes are those that were kept."""
-    state = read(Path(spec.weights).expanduser())
+    """The backbone in a file that `pruning.save_pruned` wrote: its shapes are those that were kept."""
+    state = read_backbone_state(Path(spec.weights).expanduser())
     whole = _shrunk(_wrap(spec, _create(spec, size), size), about)
     try:
         whole.net.load_state_dict(state)
@@ -76,8 +89,8 @@ def _from_pruned(spec: config.Backbone, size: Size | None, about: dict[str, Any]
 
 
 def _about(spec: config.Backbone) -> dict[str, Any]:
-    """What the file of a pruned backbone says of itself, nothing of other weights."""
-    about = pruned(spec.weights) if spec.pretrained else {}
+    """The description in the file of a pruned backbone; empty for other weights."""
+    about = pruned_description(spec.weights) if spec.pretrained else {}
     if about and about["name"].partition(".")[0] != spec.name.partition(".")[0]:
         raise UserError(
             f"backbone.weights={spec.weights}: is {about['name']}, pruned; give backbone.name={about['name']} with it, "
@@ -87,12 +100,12 @@ def _about(spec: config.Backbone) -> dict[str, Any]:
 
 
 def _shrunk(backbone: Backbone, about: dict[str, Any]) -> Backbone:
-    """With as many channels and heads as the file of a pruned backbone has."""
+    """Shrinks a whole backbone to as many channels and heads as the file of a pruned one has."""
     if not about or not any(about["kept"].values()):
         return backbone
     channels, heads = ({n: torch.arange(c) for n, c in about["kept"][w].items()} for w in ("channels", "heads"))
     try:
-        shrink(backbone, channels, heads)
+        shrink_backbone(backbone, channels, heads)
     except (IndexError, RuntimeError) as problem:
         raise UserError(f"backbone.weights: this file does not fit {backbone.facts.name} ({problem}).") from None
     facts = backbone.facts
@@ -100,28 +113,28 @@ def _shrunk(backbone: Backbone, about: dict[str, Any]) -> Backbone:
 
 
 def _marked(backbone: Backbone, about: dict[str, Any]) -> Backbone:
-    """Knowing of itself how it was pruned."""
+    """Notes on the backbone how it was pruned; nothing where it was not."""
     if about:
         backbone.kept, backbone.pruned, backbone.origin = about["kept"], about["pruned"], about["origin"]
-        known = dict(backbone.net.named_parameters())
-        if foreign := [n for n in about["masked"] if n not in known]:
+        parameters = dict(backbone.net.named_parameters())
+        if foreign := [n for n in about["masked"] if n not in parameters]:
             raise UserError(f"backbone.weights: this file masks {foreign[0]}, which {backbone.facts.name} has not.")
-        backbone.masks = {n: known[n].detach() != 0 for n in about["masked"]}
+        backbone.masks = {n: parameters[n].detach() != 0 for n in about["masked"]}
     return backbone
 
 
 def _streamed(spec: config.Backbone, size: Size | None) -> Streamed:
-    """The backbone whose blocks stay in their file. timm loads it as ever, so that its renaming of weights holds."""
-    path = locate(spec.name, spec.weights)
+    """The backbone whose blocks stay in their file. timm loads it as usual, so that its renaming of weights applies."""
+    path = locate_weights_file(spec.name, spec.weights)
     if any(_about(spec).get("kept", {}).values()):
         raise Refusal(
             f"backbone.stream=true: {path} holds a backbone with channels taken out, which is small enough to be in "
             f"memory; {INSTEAD}."
         )
-    file, state = File.at(path), _uncopied(read(path))
+    file, state = File.at(path), _uncopied(read_backbone_state(path))
     keys = {id(tensor): key for key, tensor in state.items()}
     try:
-        facts = meta(spec, size).facts
+        facts = build_on_meta(spec, size).facts
         with Weightless() as made, warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*copying from a non-meta parameter")
             net = _create(spec, size, state)
@@ -143,13 +156,14 @@ def _uncopied(state: State) -> State:
     return {name: tensor.as_subclass(Uncopied) for name, tensor in state.items()}
 
 
-def _known(spec: config.Backbone) -> None:
+def _require_known(spec: config.Backbone) -> None:
+    """Raises UserError where timm knows no such model, or no such weights of it."""
     name, _, tag = spec.name.partition(".")
     if not timm.is_model(name):
-        known = timm.list_models()
+        models = timm.list_models()
         raise UserError(
-            f"backbone.name={spec.name}: timm has no such model{nearest(name, known)}; "
-            f"timm.list_models() names all {len(known)}."
+            f"backbone.name={spec.name}: timm has no such model{nearest(name, models)}; "
+            f"timm.list_models() names all {len(models)}."
         )
     tags = [m.partition(".")[2] for m in timm.list_pretrained(f"{name}.*")]
     if tag and tag not in tags:
@@ -160,7 +174,7 @@ def _known(spec: config.Backbone) -> None:
 
 
 def with_classifier(spec: config.Backbone, size: Size | None, classes: int) -> tuple[nn.Module, dict[str, Any]]:
-    """timm's own model with a classifier of so many classes, untrained; and how `timm.create_model` makes it again."""
+    """timm's own model with an untrained classifier of so many classes, and the arguments of `timm.create_model`."""
     spec = replace(spec, drop_path=0.0)
     arguments = {"model_name": spec.name, "num_classes": classes, **_arguments(spec, size)}
     return timm.create_model(**arguments).eval(), arguments
@@ -172,8 +186,8 @@ def _arguments(spec: config.Backbone, size: Size | None) -> dict[str, Any]:
     arguments: dict[str, Any] = dict(spec.args)
     if spec.drop_path:
         arguments["drop_path_rate"] = spec.drop_path
-    own = arguments.get("img_size", spec.cfg.get("input_size", base.input_size)[-1])
-    if base.fixed_input_size and size not in (None, own):
+    built_for = arguments.get("img_size", spec.cfg.get("input_size", base.input_size)[-1])
+    if base.fixed_input_size and size not in (None, built_for):
         arguments["img_size"] = size
     return arguments
 
@@ -198,7 +212,7 @@ def _create(spec: config.Backbone, size: Size | None, state: State | None = None
         )
     except (RuntimeError, KeyError) as problem:
         if state is None or isinstance(problem, NotImplementedError) or " meta" in str(problem):
-            raise  # of `stream`: the model asks for values where it is made without
+            raise  # from `_streamed`: the model asks for values while it is made without weights
         raise UserError(f"backbone.weights={spec.weights}: does not fit {spec.name}: {_mismatch(problem)}") from None
     except TypeError as problem:
         raise _argument_error(spec, arguments, size, problem) from None
@@ -228,8 +242,8 @@ def _mismatch(problem: Exception) -> str:
     text = str(problem)
     parts = []
     for kind in ("Missing", "Unexpected"):
-        if found := re.search(rf"{kind} key\(s\) in state_dict: (.*?)\.\s", text + " ", re.S):
-            keys = re.findall(r'"([^"]+)"', found[1])
+        if match := re.search(rf"{kind} key\(s\) in state_dict: (.*?)\.\s", text + " ", re.S):
+            keys = re.findall(r'"([^"]+)"', match[1])
             parts.append(f"{len(keys)} {kind.lower()} key(s), such as {', '.join(keys[:3])}")
     shapes = re.findall(
         r"size mismatch for (\S+): .*?(torch\.Size\(\[[^\]]*\]\)).*?(torch\.Size\(\[[^\]]*\]\))", text, re.S
@@ -244,8 +258,8 @@ def _mismatch(problem: Exception) -> str:
 def _argument_error(
     spec: config.Backbone, arguments: dict[str, Any], size: Size | None, problem: TypeError
 ) -> UserError:
-    found = re.search(r"unexpected keyword argument '(\w+)'", str(problem))
-    name = found[1] if found else ""
+    match = re.search(r"unexpected keyword argument '(\w+)'", str(problem))
+    name = match[1] if match else ""
     if "PretrainedCfg" in str(problem):
         return UserError(f"backbone.cfg.{name}: timm's pretrained_cfg has no such key.")
     if name == "img_size" and arguments["img_size"] == size:
@@ -259,14 +273,16 @@ def _argument_error(
 
 def _wrong_size(spec: config.Backbone, size: Size | None, why: str) -> Refusal:
     base = timm.get_pretrained_cfg(spec.name, allow_unregistered=True) or PretrainedCfg()
-    own = spec.cfg.get("input_size", base.input_size)[-1]
-    found = list(size) if isinstance(size, tuple) else size
-    return Refusal(f"data.size={found}: {spec.name} {why}; give data.size={own}.")
+    built_for = spec.cfg.get("input_size", base.input_size)[-1]
+    shown = list(size) if isinstance(size, tuple) else size
+    return Refusal(f"data.size={shown}: {spec.name} {why}; give data.size={built_for}.")
 
 
 def _input_size(net: Any, size: Size | None) -> Size:
+    """The size that the model was built for: its own where it is fixed, else the one asked for, else the weights'."""
     fixed = getattr(getattr(net, "patch_embed", None), "img_size", None)
-    found = fixed if isinstance(fixed, tuple) else size or net.pretrained_cfg["input_size"][-1]
-    if isinstance(found, tuple):
-        return found[0] if found[0] == found[1] else found
-    return int(found)
+    built_for = fixed if isinstance(fixed, tuple) else size or net.pretrained_cfg["input_size"][-1]
+    if isinstance(built_for, tuple):
+        height, width = built_for
+        return height if height == width else built_for
+    return int(built_for)

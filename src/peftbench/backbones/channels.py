@@ -1,4 +1,7 @@
-"""Channels and heads inside a backbone's blocks that nothing outside sees: where they are, how they are taken out."""
+"""Channels and heads inside a backbone's blocks that nothing outside sees: where they are, how they are taken out.
+
+A layer's weight is (rows, columns, …): a row for each channel that it gives, a column for each that it takes.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,10 @@ _NO_ELEMENTS = (nn.MultiheadAttention, nn.Softmax, nn.LogSoftmax, nn.Softmin, nn
 
 @dataclass(frozen=True)
 class Channels:
-    """`count` hidden channels: rows of `first`, columns of `last`; modules `between` act on each by itself."""
+    """A group of `count` hidden channels: rows of the layer `first`, columns of the layer `last`.
+
+    The modules `between` act on each channel by itself. All are named as in the net.
+    """
 
     first: str
     between: tuple[str, ...]
@@ -30,7 +36,11 @@ class Channels:
 
 @dataclass(frozen=True)
 class Heads:
-    """The heads of an attention `module`: `rows[h]` of its qkv and `columns[h]` of its proj belong to head h."""
+    """The heads of the attention `module`.
+
+    To head h belong the rows `rows[h]` of its qkv, int64 (heads, 3 * channels of a head), and the columns `columns[h]`
+    of its proj, int64 (heads, channels of a head).
+    """
 
     module: str
     rows: Tensor
@@ -38,10 +48,11 @@ class Heads:
 
     @property
     def count(self) -> int:
+        """How many heads there are."""
         return len(self.rows)
 
 
-def hidden(backbone: Backbone) -> list[Channels]:
+def hidden_channels(backbone: Backbone) -> list[Channels]:
     """The hidden channels of MLPs, bottlenecks and the like, found by watching one forward pass.
 
     A convolution or linear layer begins such a group; what comes after it must act on every channel by itself
@@ -53,39 +64,44 @@ def hidden(backbone: Backbone) -> list[Channels]:
     parameter = next(net.parameters())
     with torch.no_grad(), watch.hooked(), watch:
         net.forward_features(torch.zeros(1, 3, *backbone.facts.canvas, device=parameter.device, dtype=parameter.dtype))
-    found = []
+    groups = []
     for name in list(watch.outputs)[1:]:
         if group := _follow(net, name, watch):
-            found.append(group)
-    return found
+            groups.append(group)
+    return groups
 
 
-def heads(backbone: Backbone) -> list[Heads]:
+def attention_heads(backbone: Backbone) -> list[Heads]:
     """The heads of the attentions whose packing is known: timm's (q, k and v as blocks) and EfficientFormer's."""
-    found = []
+    attentions = []
     for name, module in backbone.net.named_modules():
         qkv, proj = getattr(module, "qkv", None), getattr(module, "proj", None)
         if not (isinstance(qkv, nn.Linear) and isinstance(proj, nn.Linear) and "Attention" in type(module).__name__):
             continue
-        count, rows = module.num_heads, torch.arange(qkv.out_features)
+        count = module.num_heads
+        rows = torch.arange(qkv.out_features)
         if hasattr(module, "key_attn_dim"):  # EfficientFormer: head after head
             rows = rows.view(count, -1)
-        elif hasattr(module, "attn_dim") and getattr(module, "gate", None) is None and _plain(module, "norm"):
+        elif hasattr(module, "attn_dim") and getattr(module, "gate", None) is None and _does_nothing(module, "norm"):
+            # (q, k, v; head; channel) -> (head; q, k, v; channel)
             rows = rows.view(3, count, -1).transpose(0, 1).flatten(1)
         else:
             continue
-        found.append(Heads(name, rows, torch.arange(proj.in_features).view(count, -1)))
-    return found
+        attentions.append(Heads(name, rows, torch.arange(proj.in_features).view(count, -1)))
+    return attentions
 
 
 @torch.no_grad()
-def shrink(backbone: Backbone, channels: Mapping[str, Tensor], heads_: Mapping[str, Tensor]) -> None:
-    """Keeps of each group of `hidden` (by its first layer), and of each attention (by its name), what is listed.
+def shrink_backbone(backbone: Backbone, channels: Mapping[str, Tensor], heads_: Mapping[str, Tensor]) -> None:
+    """Keeps the listed hidden channels and heads, and takes all others out of the backbone, in place.
 
-    Tensors get smaller; nothing of what was taken out remains.
+    Args:
+        backbone: its tensors get smaller.
+        channels: first layer of a group, as `hidden_channels` gives it -> indices of the channels to keep.
+        heads_: attention, as `attention_heads` gives it -> indices of the heads to keep.
     """
     net = backbone.net
-    groups, attentions = hidden(backbone) if channels else [], heads(backbone) if heads_ else []
+    groups, attentions = hidden_channels(backbone) if channels else [], attention_heads(backbone) if heads_ else []
     for group in groups:
         if (keep := channels.get(group.first)) is not None:
             _rows(net.get_submodule(group.first), keep)
@@ -106,7 +122,7 @@ def shrink(backbone: Backbone, channels: Mapping[str, Tensor], heads_: Mapping[s
                 module.attn_dim = module.head_dim * len(keep)
 
 
-def members(net: nn.Module, group: Channels) -> Iterator[tuple[nn.Parameter, int]]:
+def owned_parameters(net: nn.Module, group: Channels) -> Iterator[tuple[nn.Parameter, int]]:
     """The parameters that a group of channels owns a part of, with the dimension that the channels lie along."""
     first, last = net.get_submodule(group.first), net.get_submodule(group.last)
     for module in (first, *(net.get_submodule(n) for n in group.between)):
@@ -115,12 +131,13 @@ def members(net: nn.Module, group: Channels) -> Iterator[tuple[nn.Parameter, int
     yield last._parameters["weight"], 1  # type: ignore[misc]
 
 
-def _plain(module: nn.Module, name: str) -> bool:
+def _does_nothing(module: nn.Module, name: str) -> bool:
+    """Whether the module's part of this name is the identity, or is not there."""
     return isinstance(getattr(module, name, None), nn.Identity | type(None))
 
 
 def _packed(module: Any, rows: Tensor) -> Tensor:
-    """Rows of the kept heads in the order that the attention expects."""
+    """Rows of the kept heads (heads, …), in the order that the attention expects: (rows,)."""
     if hasattr(module, "key_attn_dim"):
         return rows.flatten()
     return rows.view(len(rows), 3, -1).transpose(0, 1).flatten()
@@ -135,7 +152,13 @@ class _Reading:
 
 
 class _Watch(TorchFunctionMode):
-    """What each layer makes, and who reads each tensor."""
+    """Notes what each layer makes, and who reads each tensor, while a net computes.
+
+    Attributes:
+        outputs: layer -> its output, in the order in which they computed.
+        readers: id of a tensor -> the uses of it.
+        calls: layer -> how often it computed.
+    """
 
     def __init__(self, net: nn.Module, tapped: set[str]) -> None:
         super().__init__()
@@ -170,7 +193,7 @@ class _Watch(TorchFunctionMode):
                 reading = self._inside.pop()
                 if not self._inside and isinstance(output, Tensor):
                     if not any(output is t for t in _tensors(args)):
-                        self.readers[id(output)] = []  # of a tensor that is gone, and whose place this one has taken
+                        self.readers[id(output)] = []  # what is noted is of a tensor that is gone, and had this id
                     reading.output = output
                     self.outputs[name] = output
                     self.kept.append(output)
@@ -201,7 +224,7 @@ def _follow(net: nn.Module, first: str, watch: _Watch) -> Channels | None:
     layer: Any = net.get_submodule(first)
     if not _dense(layer) or watch.calls[first] != 1 or _standardised(layer):
         return None
-    if getattr(layer, "groups", 1) > 1:  # which inputs a channel reads goes by its place
+    if getattr(layer, "groups", 1) > 1:  # its place decides which inputs a channel reads
         return None
     count, tensor = layer.weight.shape[0], watch.outputs[first]
     between: list[str] = []
@@ -256,7 +279,8 @@ def _apart(module: nn.Module) -> bool:
 
 
 def _excitation(module: nn.Module) -> tuple[str, str] | None:
-    if type(module).__name__ not in ("SqueezeExcite", "SEModule") or not _plain(module, "bn"):
+    """The two convolutions of a squeeze-and-excitation, by name; None of other modules."""
+    if type(module).__name__ not in ("SqueezeExcite", "SEModule") or not _does_nothing(module, "bn"):
         return None
     return next((pair for pair in _EXCITED if all(isinstance(getattr(module, n, None), nn.Conv2d) for n in pair)), None)
 

@@ -1,4 +1,4 @@
-"""What is known of a backbone: its taps, their shapes, its input."""
+"""What is known of a backbone without its weights: its taps, their shapes, its input."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 WHOLE = "forward_features"
+"""The `module` of the only tap of a model that cannot be cut: its whole output."""
 
 
 Size = int | tuple[int, int]
@@ -20,16 +21,22 @@ Grid = tuple[int, int]
 
 @dataclass(frozen=True)
 class Tap:
-    """One tapped module: `shape` is that of its output for one image, in the model's own `layout`.
+    """One tapped module.
 
-    `grid` is the height and width of its map; None where its tokens (prefix apart) lie on none.
+    Attributes:
+        module: its name in the net, or `WHOLE`.
+        channels: the channels of its output.
+        reduction: pixels of the input per entry of its map, as timm says; 0 where it does not.
+        shape: the shape of its output for one image, in the model's own `layout`.
+        layout: NLC, NCHW, NHWC, or NC where the output has no positions.
+        grid: height and width of its map; None where its tokens (prefix apart) lie on none.
     """
 
     module: str
     channels: int
     reduction: int
     shape: tuple[int, ...]
-    layout: str  # NLC | NCHW | NHWC
+    layout: str
     grid: Grid | None = None
 
 
@@ -37,9 +44,18 @@ class Tap:
 class Facts:
     """What is known of a backbone without its weights.
 
-    `taps` in order of depth, `tail` the modules between the last tap and `forward_head`, `width` the number of
-    pooled features, `prefix` the number of class and register tokens, `parameters` the count without classifier,
-    `called` the modules whose forward runs (some models read a layer's weight instead).
+    Attributes:
+        name: timm's name of the model.
+        family: what kind of model it is, as its config says.
+        input_size: see `Size`.
+        taps: in order of depth.
+        tail: the modules between the last tap and `forward_head`.
+        width: the number of pooled features.
+        prefix: the number of class and register tokens.
+        parameters: the count without classifier.
+        called: the modules whose forward runs (some models read a layer's weight instead).
+        mean, std: the normalisation that it was trained with, in units of the range 0 to 1.
+        interpolation: the filter of resizing that it was trained with, in PIL's word.
     """
 
     name: str
@@ -61,12 +77,23 @@ class Facts:
         size = self.input_size
         return (size, size) if isinstance(size, int) else size
 
+    def index(self, i: int) -> int:
+        """The place of tap `i` among `taps`, counted from the end where `i` is negative: -1 is the last.
+
+        Raises:
+            IndexError: there are not so many taps.
+        """
+        count = len(self.taps)
+        if not -count <= i < count:
+            raise IndexError(f"tap {i} of {self.name}, which has {count}")
+        return i % count
+
 
 def grid_of(tap: Tensor, built: Tap, prefix: int) -> Grid:
     """Height and width of a raw tap (B, …), which `built` describes as the backbone was built.
 
     Raises:
-        ValueError: it has as many tokens as no square grid has, nor the one that it was built for.
+        ValueError: its number of tokens fits neither the grid that it was built for nor a square one.
     """
     if built.layout == "NCHW":
         return tap.shape[2], tap.shape[3]

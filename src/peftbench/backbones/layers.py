@@ -16,11 +16,13 @@ _STEMS = ("stem", "patch_embed", "conv_stem", "conv1")
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer with a weight (O, I/g · k²), flattened.
+    """A layer with a weight of `rows` x `columns`: (O, I/g · k²), a convolution's flattened.
 
-    `kind`: `stem` before the stages, `downsample` between them; else `attn` are linear layers and 1 x 1 convolutions
-    inside an attention, `mlp` other linear layers, and convolutions go by their kernel. `fixed` is why its weight
-    cannot be tuned, or empty.
+    Attributes:
+        name: its name in the net.
+        kind: `stem` before the stages, `downsample` between them; else `attn` for linear layers and 1 x 1 convolutions
+            inside an attention, `mlp` for other linear layers, and for other convolutions what their kernel is.
+        fixed: why its weight cannot be tuned, or empty.
     """
 
     name: str
@@ -35,18 +37,20 @@ class Layer:
 
     @property
     def rows(self) -> int:
+        """The rows of its weight: the channels that it gives."""
         return self.weight.shape[0]
 
     @property
     def columns(self) -> int:
+        """The columns of its weight, flattened: inputs of a group times positions of the kernel."""
         return self.weight[0].numel()
 
 
 def layers(backbone: Backbone) -> list[Layer]:
     """Every linear layer and 2-d convolution of the backbone, in order."""
     modules = dict(backbone.net.named_modules())
-    found = [(n, m) for n, m in modules.items() if isinstance(m, nn.Linear | nn.Conv2d)]
-    return [Layer(n, m, _kind(n, m, modules), _fixed(m)) for n, m in found]
+    weighted = [(n, m) for n, m in modules.items() if isinstance(m, nn.Linear | nn.Conv2d)]
+    return [Layer(n, m, _kind(n, m, modules), _fixed(m)) for n, m in weighted]
 
 
 def _kind(name: str, module: nn.Linear | nn.Conv2d, modules: dict[str, nn.Module]) -> Kind:

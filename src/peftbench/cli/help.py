@@ -34,7 +34,7 @@ examples
   sweep.together=8       with -m: up to eight runs of a side method in one pass
   sweep.retry=true       with -m: run again what failed, too
   hydra/launcher=joblib  with -m: several at a time; submitit_slurm, ray; hydra/sweeper=optuna searches
-  protocol=vtab1k        with -m: tune on validation images, test once (experiment=vtab1k/<method>)
+  protocol=vtab1k        with -m: tune on validation images, test once (experiment=vtab1k method=…)
   --cfg job              print the composed config instead of running (-p data: one part; --resolve)
   --config-dir DIR       your own YAML files beside peftbench's; so does hydra.searchpath=[file:///…]
   -sc install=bash       shell completion: eval "$(peftbench -sc install=bash)"

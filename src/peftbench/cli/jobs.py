@@ -26,12 +26,12 @@ def carry_out(configs: Sequence[Config], group: str | None, retry: bool) -> list
         from peftbench.cli.processes import launch
 
         return [launch(config, group, retry)]
-    from peftbench.runs.run import run_together
+    from peftbench.runs.run import run_jointly
 
     if gc.get_freeze_count() == 0:
         gc.freeze()  # what torch and timm hold is there for good: no collection looks at it in every run
         atexit.register(gc.unfreeze)
-    return run_together(configs, group, retry)
+    return run_jointly(configs, group, retry)
 
 
 def _among_ranks() -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from peftbench.common.errors import UserError
-from peftbench.results import read, render_layers
+from peftbench.results import print_layers, read_record
 
 
 def run(arguments: list[str]) -> int:
@@ -13,8 +13,8 @@ def run(arguments: list[str]) -> int:
     after = arguments[arguments.index("layers") + 1 :]
     if len(after) != 1:
         raise UserError("layers: expected one run folder, such as outputs/spt-vit_nano-digits-s0-0123456789.")
-    record = read(Path(after[0]))
+    record = read_record(Path(after[0]))
     if record is None:
         raise UserError(f"layers {after[0]}: there is no result.json; give the folder of a run.")
-    render_layers(record)
+    print_layers(record)
     return 0

@@ -1,12 +1,9 @@
-"""`peftbench predict`: a table of what a tuned model says of images, and pictures of what a detector finds."""
+"""`peftbench predict`: a table of what a tuned model says of images, and what else its task writes."""
 
 from __future__ import annotations
 
-import csv
-import json
-import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -15,6 +12,9 @@ from rich.console import Console
 
 from peftbench.cli.words import NEEDED, given
 from peftbench.common.errors import UserError
+from peftbench.common.progress import counted
+from peftbench.common.task_lookup import shipped_tasks
+from peftbench.config.task_schema import TaskSchema, task_schema
 
 USAGE = (
     "peftbench predict run=FOLDER images=FILE|FOLDER|GLOB [out=FILE.csv|.json] [top_k=5] [batch_size=64] "
@@ -24,136 +24,130 @@ _KNOWN = {
     "run": NEEDED,
     "images": NEEDED,
     "out": None,
-    "top_k": 5,
-    "batch_size": 64,
     "device": "auto",
     "weights": None,
     "adapter": None,
-    "score": 0.5,
-    "draw": None,
     "force": False,
 }
-_NOT_FOR = {"classification": ("score", "draw"), "detection": ("top_k", "batch_size")}
 
 
 def run(arguments: list[str]) -> int:
-    """Writes a row for each image, or box, to `out`, or to the standard output, and pictures with boxes into `draw`.
+    """Writes what a tuned model says of each image to `out`, or to the standard output.
 
     Raises:
         UserError: no image can be read, or a file is in the way.
     """
-    want = given(arguments, "predict", _KNOWN, USAGE)
-    out = None if want["out"] is None else Path(want["out"]).expanduser()
-    if out is not None and out.suffix.lower() not in (".csv", ".json"):
-        raise UserError(f"out={out}: expected a name that ends in .csv or .json.")
-    if out is not None and out.exists() and not want["force"]:
-        raise UserError(f"out={out}: exists already; give another name, or force=true.")
-    for key in ("top_k", "batch_size"):
-        if want[key] < 1:
-            raise UserError(f"{key}={want[key]}: expected at least 1.")
-    if not 0 <= want["score"] <= 1:
-        raise UserError(f"score={want['score']:g}: expected 0 to 1.")
+    want = given(arguments, "predict", _KNOWN | _task_options(), USAGE)
+    out = _table_file(want["out"], want["force"])
+    for schema in _schemas().values():
+        schema.check_predicts(want)
 
-    from peftbench.common.progress import counted
-    from peftbench.tasks.detection.result_files import as_coco, as_csv
-    from peftbench.tuned.load import load, open_run, place
-    from peftbench.tuned.predict import detect, find, predict
-
-    console = Console(stderr=True)
-    skipped: list[tuple[Path, str]] = []
-
-    def skip(path: Path, why: str) -> None:
-        skipped.append((path, why))
-        console.print(f"skipped {path}: {why}", highlight=False, markup=False, soft_wrap=True)
+    from peftbench.tasks.base import task_class
+    from peftbench.tuned.finished_run import open_run
+    from peftbench.tuned.items import find_items
+    from peftbench.tuned.load import choose_device, load
 
     finished = open_run(want["run"], want["config_dir"])
-    task = finished.config.task.name
-    if foreign := [w for w in arguments if w.partition("=")[0] in _NOT_FOR[task]]:
-        raise UserError(f"{foreign[0]}: is not for a run of task={task}; leave it out.")
-    device = place(want["device"])
-    items = find(want["images"], finished.frames is not None, skip)
+    _refuse_options_of_other_tasks(arguments, finished.config.task)
+    device = choose_device(want["device"])
+    skipped = Skipped()
+    items = find_items(want["images"], finished.frames is not None, skipped.add)
     if not items:
-        _none(want["images"], skipped, finished.frames is not None)
-    places = {} if want["draw"] is None else _places(want["images"], items, want["draw"], want["force"])
+        raise _nothing_to_predict(want["images"], skipped, finished.frames is not None)
+    predictor = task_class(finished.config.task).predictor(want, want["images"], items, want["force"])
     # Unmerged, in the run's own precision: what the record's accuracy is of.
     tuned = load(finished, merge=False, weights=want["weights"], adapter=want["adapter"]).to(device)
-    count = 0
-    shown = out is not None or not sys.stdout.isatty()  # else the rows themselves are what moves
-    with counted(console, "predicting", shown) as watch, _writer(out) as file:
-
-        def counting() -> Iterator[Any]:
-            nonlocal count
-            each: Iterator[Any]
-            if task == "detection":
-                each = _drawn(detect(tuned, items, score=want["score"], skip=skip, watch=watch), places)
-            else:
-                how = {"top_k": want["top_k"], "batch_size": want["batch_size"]}
-                each = predict(tuned, items, **how, skip=skip, watch=watch)
-            for one in each:
-                count += 1
-                yield one
-            if not count:
-                _none(want["images"], skipped, finished.frames is not None)
-
-        as_json = out is not None and out.suffix.lower() == ".json"
-        if task == "detection" and as_json:
-            categories = dict(zip(tuned.classes, finished.categories, strict=True))
-            as_coco(file, finished.record.id, categories, counting(), skipped)
-        elif task == "detection":
-            as_csv(file, counting())
-        elif as_json:
-            _json(file, finished.record.id, counting(), skipped)
-        else:
-            _csv(file, min(want["top_k"], len(tuned.classes)), counting())
-    if out is not None or places or skipped:
+    count = _write_table(tuned, predictor, out, skipped, want["images"])
+    left = [str(path) for path in (out, *predictor.written) if path]
+    if left or skipped.files:
         what = "clips" if finished.frames else "images"
-        told = f"{count} {what}" + (f", {_files(skipped)} skipped" if skipped else "")
-        left = ", ".join(str(p) for p in (out, want["draw"]) if p)
-        console.print(told + (f": {left}" if left else ""), highlight=False, markup=False, soft_wrap=True)
+        skips = f", {skipped.counted} skipped" if skipped.files else ""
+        skipped.tell(f"{count} {what}{skips}" + (f": {', '.join(left)}" if left else ""))
     return 0
 
 
-def _none(images: str, skipped: list[tuple[Path, str]], of_clips: bool) -> None:
+class Skipped:
+    """The files that were left out, each told as it comes."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True)
+        self.files: list[tuple[Path, str]] = []
+
+    def add(self, path: Path, why: str) -> None:
+        """Notes a file, and tells of it."""
+        self.files.append((path, why))
+        self.tell(f"skipped {path}: {why}")
+
+    def tell(self, text: str) -> None:
+        """Prints a line beside the table."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    @property
+    def counted(self) -> str:
+        """How many there are, in words."""
+        return f"{len(self.files)} file{'' if len(self.files) == 1 else 's'}"
+
+
+def _write_table(tuned: Any, predictor: Any, out: Path | None, skipped: Skipped, images: str) -> int:
+    """Writes the table; returns the number of its images. Raises UserError where there are none."""
+    shown = out is not None or not sys.stdout.isatty()  # else the rows themselves are what moves
+    count = 0
+
+    def counting(predictions: Iterable[Any]) -> Iterator[Any]:
+        nonlocal count
+        for prediction in predictions:
+            count += 1
+            yield prediction
+        if not count:
+            raise _nothing_to_predict(images, skipped, tuned.run.frames is not None)
+
+    with counted(skipped.console, "predicting", shown) as watch, _writer(out) as file:
+        predictions = counting(predictor.predictions(tuned, skipped.add, watch))
+        if out is not None and out.suffix.lower() == ".json":
+            predictor.write_json(file, tuned, predictions, skipped.files)
+        else:
+            predictor.write_csv(file, tuned, predictions)
+    return count
+
+
+def _table_file(given_path: str | None, force: bool) -> Path | None:
+    """The file of the table, None for the standard output. Raises UserError."""
+    if given_path is None:
+        return None
+    out = Path(given_path).expanduser()
+    if out.suffix.lower() not in (".csv", ".json"):
+        raise UserError(f"out={out}: expected a name that ends in .csv or .json.")
+    if out.exists() and not force:
+        raise UserError(f"out={out}: exists already; give another name, or force=true.")
+    return out
+
+
+def _schemas() -> dict[str, TaskSchema]:
+    """What each task that is shipped says of itself, by name."""
+    return {name: task_schema({"name": name}) for name in shipped_tasks()}
+
+
+def _task_options() -> dict[str, Any]:
+    """The options of single tasks, with their defaults."""
+    return {option: default for schema in _schemas().values() for option, default in schema.predicts.items()}
+
+
+def _refuse_options_of_other_tasks(arguments: list[str], section: Any) -> None:
+    own = task_schema(vars(section)).predicts
+    for word in arguments:
+        option = word.partition("=")[0]
+        if option in _task_options() and option not in own:
+            raise UserError(f"{word}: is not for a run of task={section.name}; leave it out.")
+
+
+def _nothing_to_predict(images: str, skipped: Skipped, of_clips: bool) -> UserError:
     from peftbench.data.media import IMAGES, VIDEOS
 
     what, suffixes = ("clip", VIDEOS) if of_clips else ("image", IMAGES)
     more = ", or folders of frames" if of_clips else ""
-    verb = "were" if len(skipped) > 1 else "was"
-    found = f"none is left, {_files(skipped)} {verb} skipped" if skipped else f"holds no {what}"
-    raise UserError(f"images={images}: {found}; expected whole files of the types {' '.join(sorted(suffixes))}{more}.")
-
-
-def _files(skipped: list[tuple[Path, str]]) -> str:
-    return f"{len(skipped)} file{'s' if len(skipped) > 1 else ''}"
-
-
-def _places(images: str, items: Sequence[Path], draw: str, force: bool) -> dict[Path, Path]:
-    """Where the picture of each image goes: as it lies below `images`, or below the folder that holds them all.
-
-    Raises:
-        UserError: something is in the way.
-    """
-    given, folder = (Path(os.path.abspath(Path(p).expanduser())) for p in (images, draw))
-    real = {item: Path(os.path.abspath(item)) for item in items}
-    base = given if given.is_dir() else Path(os.path.commonpath([p.parent for p in real.values()]))
-    found = {item: folder / path.relative_to(base) for item, path in real.items()}
-    sources = {p.resolve() for p in real.values()}
-    if folder.is_relative_to(given) or any(p.resolve() in sources for p in found.values()):
-        raise UserError(f"draw={draw}: lies among the images of images={images}; give a folder apart from them.")
-    there = [p for p in found.values() if p.exists()]
-    if there and not force:
-        more = f", as do {len(there) - 1} more" if len(there) > 1 else ""
-        raise UserError(f"draw={draw}: {there[0]} exists already{more}; give another folder, or force=true.")
-    return found
-
-
-def _drawn(found: Iterable[Any], places: Mapping[Path, Path]) -> Iterator[Any]:
-    from peftbench.tasks.detection.result_files import draw
-
-    for one in found:
-        if one.path in places:
-            draw(one.path, one.boxes, one.names, one.scores, places[one.path])
-        yield one
+    verb = "was" if len(skipped.files) == 1 else "were"
+    found = f"none is left, {skipped.counted} {verb} skipped" if skipped.files else f"holds no {what}"
+    return UserError(f"images={images}: {found}; expected whole files of the types {' '.join(sorted(suffixes))}{more}.")
 
 
 @contextmanager
@@ -165,22 +159,3 @@ def _writer(out: Path | None) -> Iterator[IO[str]]:
 
     with replacing(out) as part, part.open("w", encoding="utf-8", newline="") as file:
         yield file
-
-
-def _csv(file: IO[str], k: int, found: Iterable[Any]) -> None:
-    rows = csv.writer(file, lineterminator="\n")
-    head = ["image", *(f"{name}_{i}" for i in range(1, k + 1) for name in ("class", "probability"))]
-    for i, one in enumerate(found):
-        if not i:  # nothing at all is written where no image can be read
-            rows.writerow(head)
-        rows.writerow([one.path, *(v for name, p in one.best for v in (name, f"{p:.6f}"))])
-
-
-def _json(file: IO[str], run: str, found: Iterable[Any], skipped: list[tuple[Path, str]]) -> None:
-    images = [
-        {"image": str(one.path), "predictions": [{"class": n, "probability": round(p, 6)} for n, p in one.best]}
-        for one in found
-    ]
-    left_out = [{"file": str(path), "why": why} for path, why in skipped]
-    json.dump({"run": run, "images": images, "skipped": left_out}, file, indent=1, ensure_ascii=False)
-    file.write("\n")

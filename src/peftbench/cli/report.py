@@ -9,10 +9,13 @@ from pathlib import Path
 from rich.console import Console
 
 from peftbench.cli.options import BOOLEAN, parse
+from peftbench.common.atomic_files import replacing
 from peftbench.common.errors import UserError, nearest
-from peftbench.results import formats, page, text
+from peftbench.results import csv_tables, formats
 from peftbench.results.boards import boards
 from peftbench.results.collect import collect
+from peftbench.results.page import html_page
+from peftbench.results.report import report_tables
 
 FORMATS = ("terminal", "markdown", "csv", "latex", "html")
 _OPTIONS: dict[str, Sequence[str] | None] = {
@@ -43,16 +46,17 @@ def run(arguments: list[str]) -> int:
         raise UserError(f"metric={metric}: none of the {len(collected.runs)} records has it{hint}; {there}.")
     if form == "csv":
         pairs = options.get("table") == "pairs"
-        return _write(formats.pairs_csv(found) if pairs else formats.leaderboard_csv(found, incomplete), form, options)
-    tables = text.tables(found, collected, incomplete)
+        content = csv_tables.pairs_csv(found) if pairs else csv_tables.leaderboard_csv(found, incomplete)
+        return _write(content, form, options)
+    tables = report_tables(found, collected, incomplete)
     if form == "terminal":
-        formats.terminal(tables, Console())
+        formats.print_tables(tables, Console())
         return 0
     if form == "html":
         base = places[0] if places[0].is_dir() else places[0].parent
         options.setdefault("output", str(base / "report.html"))
-        return _write(page.page(found, collected, incomplete), form, options)
-    return _write(formats.markdown(tables) if form == "markdown" else formats.latex(tables), form, options)
+        return _write(html_page(found, collected, incomplete), form, options)
+    return _write(formats.to_markdown(tables) if form == "markdown" else formats.to_latex(tables), form, options)
 
 
 def _write(content: str, form: str, options: dict[str, str]) -> int:
@@ -61,15 +65,15 @@ def _write(content: str, form: str, options: dict[str, str]) -> int:
         sys.stdout.write(content)
         return 0
     path = Path(options["output"]).expanduser()
-    begins = (",".join(formats.COLUMNS), ",".join(formats.PAIRS)) if form == "csv" else (formats.MARKS[form],)
+    begins = (",".join(csv_tables.COLUMNS), ",".join(csv_tables.PAIRS)) if form == "csv" else (formats.MARKS[form],)
     try:
         if path.exists():
             with path.open(encoding="utf-8", errors="replace") as file:
                 if not file.read(2000).startswith(begins):
                     raise UserError(f"output={path}: is there and is no {form} report; give another name.")
-        part = path.with_name(f".{path.name}.part")
-        part.write_text(content, encoding="utf-8")
-        part.replace(path)
+        path.parent.stat()  # a report makes no folders
+        with replacing(path, lambda why: f"output={path}: cannot be written ({why}).") as part:
+            part.write_text(content, encoding="utf-8")
     except OSError as problem:
         raise UserError(f"output={path}: cannot be written ({problem.strerror}).") from None
     print(f"report: {path}")

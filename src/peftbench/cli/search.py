@@ -16,7 +16,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from peftbench.common.errors import UserError, nearest
-from peftbench.results import PRIMARY
+from peftbench.results import results_of_task
 
 _SAMPLERS = ("tpe", "random")
 
@@ -116,7 +116,8 @@ class Search(Sweeper):
 
 def _same(study: Any, config: Any) -> None:
     """Values are compared in one study only where they are of one metric. Raises UserError."""
-    metric, before = PRIMARY[str(config.task.name)], study.user_attrs.get("metric")
+    metric = results_of_task(str(config.task.name), str(config.task.get("path", ""))).metric
+    before = study.user_attrs.get("metric")
     if before is None:
         study.set_user_attr("metric", metric)
     elif metric != before:

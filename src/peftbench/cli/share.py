@@ -15,7 +15,7 @@ def run(arguments: list[str]) -> int:
     if not folders:
         raise UserError("share: expected folders of finished runs of one backbone.")
 
-    from peftbench.results.table import size
+    from peftbench.common.amounts import size
     from peftbench.tuned.multitask import MultiTask
 
     told = MultiTask(None, folders, own[0] if own else None).report()

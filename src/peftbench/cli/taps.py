@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from peftbench.common.amounts import size
 from peftbench.common.errors import UserError, nearest
-from peftbench.results.table import size
-from peftbench.taps.entries import Entry, ago, entries, left_over, place, remove, sweep
+from peftbench.taps.entries import Entry, ago, entries, leftover_sizes, remove_entry, remove_leftovers, taps_folder
 
 USAGE = "peftbench taps list, or peftbench taps clear [key …]; taps.dir=<folder> for another cache"
 
@@ -18,20 +18,20 @@ def run(arguments: Sequence[str]) -> int:
     verb, keys = (words[0], words[1:]) if words else ("list", [])
     if verb not in ("list", "clear") or (verb == "list" and keys):
         raise UserError(f"taps {' '.join(words)}: there is no such command{nearest(verb, ['list', 'clear'])}; {USAGE}.")
-    root = place(given)
+    root = taps_folder(given)
     there = entries(root)
     if verb == "list":
         _show(there)
         print(f"{root}: {len(there)} entries, {size(sum(e.bytes for e in there))}")
-        if left := left_over(root):
+        if left := leftover_sizes(root):
             print(f"{len(left)} half-written by killed runs, {size(sum(left))}; peftbench taps clear removes them")
         return 0
     for key in keys:
         if not any(e.key.startswith(key) for e in there):
             raise UserError(f"taps clear {key}: no entry of {root} begins so; see peftbench taps list.")
     chosen = [e for e in there if not keys or any(e.key.startswith(k) for k in keys)]
-    gone = [e for e in chosen if remove(e)]
-    freed = sum(e.bytes for e in gone) + (sweep(root) if not keys else 0)
+    gone = [e for e in chosen if remove_entry(e)]
+    freed = sum(e.bytes for e in gone) + (remove_leftovers(root) if not keys else 0)
     print(f"{root}: removed {len(gone)} entries, {size(freed)}")
     for entry in chosen:
         if entry not in gone:

@@ -29,7 +29,7 @@ from peftbench.config import CONFIGS, Config, validate_study
 from peftbench.config import Sweep as Many
 from peftbench.config.compose import checked, explained
 from peftbench.config.overrides import options_first, prepare
-from peftbench.results import Record, primary, render
+from peftbench.results import Record, print_table, results_of_record
 
 # Our launchers' files have the names of their plugins' schemas, which Hydra 1.3 then matches, as it should.
 warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
@@ -84,7 +84,7 @@ def run(arguments: list[str]) -> int:
         raise _MISTAKES[0]
     records = _collect()
     if records:
-        render(records)
+        print_table(records)
         _board(records)
         _where(records)
     if broken:
@@ -170,8 +170,8 @@ def _noted(state: Any, sweep: Path, records: list[Record]) -> float:
     jobs.note(sweep, state, records)
     if any(r.status == "interrupted" for r in records):
         raise KeyboardInterrupt
-    found = [r.metrics.get(f"val/{primary(r.config)}", float("nan")) for r in records]
-    return sum(found) / len(found) if found else float("nan")
+    reached = [r.metrics.get(f"val/{results_of_record(r).metric}", float("nan")) for r in records]
+    return sum(reached) / len(reached) if reached else float("nan")
 
 
 _EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
@@ -187,7 +187,7 @@ def _sensible(arguments: list[str]) -> None:
                 raise UserError(f"{word}: expected how many runs to train in one pass, such as sweep.together=8.")
             if not many:
                 raise UserError(_NO_SWEEP.format(word))
-            protocol = any(a.startswith(("protocol=", "experiment=vtab1k/")) for a in arguments)
+            protocol = any(a.startswith(("protocol=", "experiment=vtab1k")) for a in arguments)
             launcher = next((a for a in arguments if a.startswith("hydra/launcher=") and "basic" not in a), None)
             if launcher and not protocol:
                 raise UserError(f"{word}: runs that train together share a process; leave {launcher} out.")
@@ -217,13 +217,14 @@ def _board(records: list[Record]) -> None:
     done = [r for r in records if r.status == "complete" and r.folder]
     if not any(r.config.get("protocol") for r in done):
         return
-    from peftbench.results import formats, text
+    from peftbench.results.board_tables import board_tables
     from peftbench.results.boards import boards
     from peftbench.results.collect import collect
+    from peftbench.results.formats import print_tables
 
     collected = collect([Path(r.folder) for r in done])
-    found = boards(collected.runs)
-    formats.terminal([t for i, board in enumerate(found) for t in text.of(board, i, False)], Console())
+    tables = [table for i, board in enumerate(boards(collected.runs)) for table in board_tables(board, i, False)]
+    print_tables(tables, Console())
 
 
 def _where(records: list[Record]) -> None:

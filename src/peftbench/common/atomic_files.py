@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import safetensors
@@ -14,12 +14,16 @@ from peftbench.common.errors import UserError
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, explain: Callable[[str], str] | None = None) -> Iterator[Path]:
     """A path to write to, which takes the place of `path` when the block ends well; else `path` stays as it was.
+
+    Args:
+        explain: the sentence for a failure, given why; without it, the sentence says that the old file is kept.
 
     Raises:
         UserError: writing failed (no space, no permission).
     """
+    explain = explain or (lambda why: f"{path}: could not be written ({why}); what was there before is kept.")
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,13 +36,11 @@ def replacing(path: Path) -> Iterator[Path]:
         part.replace(path)
     except (OSError, safetensors.SafetensorError) as problem:
         why = getattr(problem, "strerror", None) or problem  # not the name of the part
-        raise UserError(f"{path}: could not be written ({why}); what was there before is kept.") from None
+        raise UserError(explain(str(why))) from None
     except RuntimeError as problem:  # torch.save reports a full disk so
-        if not any(w in str(problem) for w in ("write", "file", "unexpected pos")):
+        if not any(word in str(problem) for word in ("write", "file", "unexpected pos")):
             raise
-        raise UserError(
-            f"{path}: could not be written ({str(problem).splitlines()[0]}); what was there before is kept."
-        ) from None
+        raise UserError(explain(str(problem).splitlines()[0])) from None
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)

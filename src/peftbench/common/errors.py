@@ -9,10 +9,6 @@ from collections.abc import Iterable
 class UserError(Exception):
     """A mistake in what the user gave: its text is the whole message, shown without a traceback."""
 
-    def __init__(self, text: str) -> None:
-        # A loader's worker process hands on its error with a traceback around the sentence.
-        super().__init__(text.rpartition("UserError: ")[2].strip() if "Original Traceback" in text else text)
-
 
 class Refusal(UserError):
     """A combination that peftbench does not carry out: says why, and names what would work."""

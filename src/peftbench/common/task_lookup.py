@@ -29,12 +29,15 @@ def task_module(path: str, name: str, key: str = "task.path") -> ModuleType:
     Raises:
         UserError: there is no such package, or it has no such module.
     """
-    try:
-        return importlib.import_module(f"{path}.{name}")
-    except ModuleNotFoundError as problem:
-        if not f"{path}.{name}".startswith(str(problem.name)):  # something that the task itself imports
-            raise
-        raise UserError(
-            f"{key}={path}: {problem.name} is no module that can be imported; expected the import path of a package "
-            f"with schema.py and task.py, such as {_PACKAGE}.classification."
-        ) from None
+    missing = path
+    if all(part.isidentifier() for part in path.split(".")):
+        try:
+            return importlib.import_module(f"{path}.{name}")
+        except ModuleNotFoundError as problem:
+            missing = str(problem.name)
+            if not f"{path}.{name}".startswith(missing):  # something that the task itself imports
+                raise
+    raise UserError(
+        f"{key}={path}: {missing} is no module that can be imported; expected the import path of a package "
+        f"with schema.py and task.py, such as {_PACKAGE}.classification."
+    )

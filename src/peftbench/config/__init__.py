@@ -3,9 +3,9 @@
 `compose`, `overrides` and `resolvers` know Hydra, and are imported where they are used.
 """
 
+from peftbench.config.configs_folder import CONFIGS
 from peftbench.config.identity import identity, run_id
 from peftbench.config.schema import (
-    CONFIGS,
     SECTIONS,
     TOP,
     Backbone,

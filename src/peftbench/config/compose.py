@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from peftbench.common.errors import UserError, nearest
 from peftbench.config import CONFIGS, Config, resolvers, validate
+from peftbench.config.groups import roots
 from peftbench.config.overrides import prepare
 
 resolvers.register()
@@ -56,33 +57,35 @@ def checked(composed: DictConfig, chosen: Mapping[str, Any]) -> Config:
     return validate({str(k): v for k, v in values.items()}, groups)
 
 
+_UNREADABLE = r"LexerNoViableAltException|mismatched input|extraneous input|token recognition|no viable"
+
+
 def explained(problem: Exception, words: Sequence[str]) -> UserError:
     """Hydra's complaint about the given overrides as one sentence with the nearest valid key."""
     text = str(problem)
     cause = problem.__cause__
-    if found := re.search(r"Could not override '([^']+)'", text) or re.search(
+    unknown_key = re.search(r"Could not override '([^']+)'", text) or re.search(
         r"[Kk]ey '([^']+)' is not in struct", text
-    ):
-        key = found[1]
+    )
+    if unknown_key:
+        key = unknown_key[1]
         if isinstance(cause, OmegaConfBaseException) and cause.full_key:
             key = str(cause.full_key)
-        return UserError(f"{key}: there is no such key{nearest(key, _keys(words))}; see peftbench --cfg job.")
+        return UserError(f"{key}: there is no such key{nearest(key, _known_keys(words))}; see peftbench --cfg job.")
     if "Could not find" in text:
-        first = text.replace("In 'train': ", "").splitlines()[0]
-        return UserError(f"{first}; see peftbench list.")
-    if found := re.search(
-        r"LexerNoViableAltException|mismatched input|extraneous input|token recognition|no viable", text
-    ):
-        first = next((w for w in words if "=" in w and not _readable(w)), " ".join(words))
-        return UserError(f"{first}: cannot be read; expected key=value, special characters quoted: \"key='a [b'\".")
-    if found := re.search(r"(?:Ambiguous value for argument|Sweep parameters) '([^']+)'", text):
-        return UserError(f"{found[1]}: several values make a sweep; start it with peftbench -m.")
-    return UserError(
-        " ".join(
-            [(text or type(problem).__name__).splitlines()[0], *([str(cause).splitlines()[0]] if cause else [])]
-        ).rstrip(".")
-        + "."
-    )
+        first_line = text.replace("In 'train': ", "").splitlines()[0]
+        return UserError(f"{first_line}; see peftbench list.")
+    if re.search(_UNREADABLE, text):
+        unreadable = next((w for w in words if "=" in w and not _readable(w)), " ".join(words))
+        return UserError(
+            f"{unreadable}: cannot be read; expected key=value, special characters quoted: \"key='a [b'\"."
+        )
+    if several := re.search(r"(?:Ambiguous value for argument|Sweep parameters) '([^']+)'", text):
+        return UserError(f"{several[1]}: several values make a sweep; start it with peftbench -m.")
+    first_lines = [(text or type(problem).__name__).splitlines()[0]]
+    if cause:
+        first_lines.append(str(cause).splitlines()[0])
+    return UserError(" ".join(first_lines).rstrip(".") + ".")
 
 
 def _readable(word: str) -> bool:
@@ -93,21 +96,21 @@ def _readable(word: str) -> bool:
     return True
 
 
-def _keys(words: Sequence[str]) -> list[str]:
+def _known_keys(words: Sequence[str]) -> list[str]:
     """Every key of the config that the choices among the overrides give."""
     choices = [w for w in words if "=" in w and "." not in w.partition("=")[0] and "," not in w and "(" not in w]
+    plain_choices = [choice for choice in choices if not choice.startswith(("-", "+", "~", "hydra"))]
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            composed = hydra_compose(
-                "train", overrides=[w for w in choices if not w.startswith(("-", "+", "~", "hydra"))]
-            )
+            folders = ",".join(f"file://{folder.absolute()}" for folder in roots(words) if folder != CONFIGS)
+            composed = hydra_compose("train", overrides=[f"hydra.searchpath=[{folders}]", *plain_choices])
     except (HydraException, OmegaConfBaseException):
         return []
-    return list(_flat(OmegaConf.to_container(composed), ""))
+    return list(_dotted(OmegaConf.to_container(composed), ""))
 
 
-def _flat(values: Any, prefix: str) -> list[str]:
+def _dotted(values: Any, prefix: str) -> list[str]:
     if not isinstance(values, dict):
         return [prefix.rstrip(".")]
-    return [k for name, value in values.items() for k in [f"{prefix}{name}", *_flat(value, f"{prefix}{name}.")]]
+    return [k for name, value in values.items() for k in [f"{prefix}{name}", *_dotted(value, f"{prefix}{name}.")]]

@@ -1,4 +1,4 @@
-"""The fields of a dataclass, read from its source: types, defaults and docstring, without importing it.
+"""The fields of a dataclass, read from its source: types and defaults, without importing it.
 
 A method's file imports torch, which takes seconds; reading its source takes milliseconds, so that a wrong option is
 answered at once. Only literal defaults and plain types can be read so, which is the rule for option fields.
@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Union
 
 from peftbench.common.errors import UserError
+
+Fields = dict[str, tuple[Any, Any]]
+"""Name -> (type, default or ...), in pydantic's form."""
 
 _PLAIN: dict[str, Any] = {
     "int": int,
@@ -28,29 +30,21 @@ _PLAIN: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True)
-class Declared:
-    """`fields`: name -> (type, default or ...), in pydantic's form; `doc`: the class's docstring."""
-
-    fields: dict[str, tuple[Any, Any]]
-    doc: str
-
-
 @cache
-def declared(path: str, key: str) -> Declared:
+def declared(path: str, key: str) -> Fields:
     """The fields of the dataclass at the import path `package.module.Class`, inherited ones first.
 
     Raises:
         UserError: no such module or class, or a field that cannot be read from source; `key` names the config key.
     """
-    module, _, name = path.rpartition(".")
+    module, _, class_name = path.rpartition(".")
     tree = _source(module, path, key)
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef) and node.name == name:
-            return _read(node, tree, module, key)
-    if elsewhere := _where(name, tree, module):  # a package hands on what one of its modules defines
+    node = _class_in(tree, class_name)
+    if node is not None:
+        return _fields_in(node, tree, module, key)
+    if elsewhere := _origin(class_name, tree, module):  # a package hands on what one of its modules defines
         return declared(elsewhere, key)
-    raise UserError(f"{key}={path}: module {module} has no class '{name}'.")
+    raise UserError(f"{key}={path}: module {module} has no class '{class_name}'.")
 
 
 @cache
@@ -62,16 +56,16 @@ def class_constant(path: str, name: str, key: str) -> Any:
     """
     module, _, class_name = path.rpartition(".")
     tree = _source(module, path, key)
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef) and node.name == class_name:
-            for item in node.body:
-                if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and item.target.id == name:
-                    return ast.literal_eval(item.value) if item.value is not None else None
-            for base in node.bases:
-                if isinstance(base, ast.Name) and (where := _where(base.id, tree, module)):
-                    return class_constant(where, name, key)
-    if elsewhere := _where(class_name, tree, module):
-        return class_constant(elsewhere, name, key)
+    node = _class_in(tree, class_name)
+    if node is None:
+        if elsewhere := _origin(class_name, tree, module):
+            return class_constant(elsewhere, name, key)
+        raise UserError(f"{key}={path}: has no class attribute {name}.")
+    for item in node.body:
+        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and item.target.id == name:
+            return None if item.value is None else ast.literal_eval(item.value)
+    for base in _bases(node, tree, module):
+        return class_constant(base, name, key)
     raise UserError(f"{key}={path}: has no class attribute {name}.")
 
 
@@ -85,28 +79,37 @@ def _source(module: str, path: str, key: str) -> ast.Module:
     return ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
 
 
-def _read(node: ast.ClassDef, tree: ast.Module, module: str, key: str) -> Declared:
-    found: dict[str, tuple[Any, Any]] = {}
-    for base in node.bases:
-        if isinstance(base, ast.Name) and (where := _where(base.id, tree, module)):
-            found |= declared(where, key).fields
+def _class_in(tree: ast.Module, name: str) -> ast.ClassDef | None:
+    return next((node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name), None)
+
+
+def _fields_in(node: ast.ClassDef, tree: ast.Module, module: str, key: str) -> Fields:
+    fields: Fields = {}
+    for base in _bases(node, tree, module):
+        fields |= declared(base, key)
     for item in node.body:
-        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
-            if "ClassVar" in ast.unparse(item.annotation):
-                continue
-            try:
-                kind = _type(item.annotation)
-                default = ... if item.value is None else ast.literal_eval(item.value)
-            except (ValueError, KeyError):
-                raise UserError(
-                    f"{key}: {module}.{node.name}.{item.target.id} needs a plain type and a literal default."
-                ) from None
-            found[item.target.id] = (kind, default)
-    return Declared(found, ast.get_docstring(node) or "")
+        if not isinstance(item, ast.AnnAssign) or not isinstance(item.target, ast.Name):
+            continue
+        if "ClassVar" in ast.unparse(item.annotation):
+            continue
+        try:
+            default = ... if item.value is None else ast.literal_eval(item.value)
+            fields[item.target.id] = (_type(item.annotation), default)
+        except (ValueError, KeyError):
+            raise UserError(
+                f"{key}: {module}.{node.name}.{item.target.id} needs a plain type and a literal default."
+            ) from None
+    return fields
 
 
-def _where(name: str, tree: ast.Module, module: str) -> str | None:
-    """The import path of a base class named `name` in `tree`, if the tree says where it comes from."""
+def _bases(node: ast.ClassDef, tree: ast.Module, module: str) -> list[str]:
+    """The import paths of a class's bases, as far as the source says where they come from."""
+    names = [base.id for base in node.bases if isinstance(base, ast.Name)]
+    return [path for path in (_origin(name, tree, module) for name in names) if path]
+
+
+def _origin(name: str, tree: ast.Module, module: str) -> str | None:
+    """The import path of the class called `name` in `tree`, if the tree says where it comes from."""
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and node.name == name:
             return f"{module}.{name}"

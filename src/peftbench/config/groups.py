@@ -13,30 +13,30 @@ PLURAL = {"methods": "method", "backbones": "backbone", "data": "data"}
 
 def roots(arguments: Sequence[str] = ()) -> list[Path]:
     """The folders that configs are read from: peftbench's own and those that the arguments add. Raises UserError."""
-    found = [CONFIGS]
+    folders = [CONFIGS]
     for i, argument in enumerate(arguments):
         if argument in ("--config-dir", "-cd") and i + 1 < len(arguments):
-            found.append(Path(arguments[i + 1]))
+            folders.append(Path(arguments[i + 1]))
         elif argument.startswith("--config-dir="):
-            found.append(Path(argument.partition("=")[2]))
+            folders.append(Path(argument.partition("=")[2]))
         elif argument.startswith("hydra.searchpath="):
             places = argument.partition("=")[2].strip("[]'\"").split(",")
-            found += [Path(p.strip(" '\"").removeprefix("file://")) for p in places if "pkg://" not in p]
-    if missing := next((f for f in found if not f.is_dir()), None):
+            folders += [Path(p.strip(" '\"").removeprefix("file://")) for p in places if "pkg://" not in p]
+    if missing := next((folder for folder in folders if not folder.is_dir()), None):
         raise UserError(f"{missing}: there is no such folder of configs.")
-    return found
+    return folders
 
 
 def names(group: str, folders: Iterable[Path]) -> dict[str, Path]:
     """The choices of a group, nested ones with their folder (`vtab/cifar`), by name."""
-    found: dict[str, Path] = {}
+    choices: dict[str, Path] = {}
     for folder in folders:
         base = folder / group
         for path in sorted(base.rglob("*.yaml")):
             name = path.relative_to(base).with_suffix("").as_posix()
             if not path.name.startswith("_"):
-                found.setdefault(name, path)
-    return dict(sorted(found.items(), key=lambda item: ("/" in item[0], item[0])))
+                choices.setdefault(name, path)
+    return dict(sorted(choices.items(), key=lambda item: ("/" in item[0], item[0])))
 
 
 def groups(folders: Iterable[Path]) -> list[str]:

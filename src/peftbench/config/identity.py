@@ -4,30 +4,37 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection, Mapping
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from peftbench.config.declared_fields import class_constant
+from peftbench.config.declared_fields import class_constant, declared
+from peftbench.config.first_keys import FIRST_KEYS, FIRST_OPTIONS, FIRST_TASK_KEYS
 from peftbench.config.schema import Config
 from peftbench.config.task_schema import task_schema
 
 # What cannot change a run's numbers stays out of its id.
-_NOT_IDENTITY: dict[str, set[str]] = {
-    "backbone": {"stream"},
-    "trainer": {"progress", "checkpoint_seconds", "threads"},
-    "data": {"workers", "memory_gb", "eval_batch_size"},
-    "taps": {"max_gb", "memory_gb", "dir"},
+_OTHERS = ("logger", "force", "output_dir", "data_dir", "choices", "protocol")
+_OF_NO_EFFECT = {
+    "backbone": ("stream",),
+    "trainer": ("progress", "checkpoint_seconds", "threads"),
+    "data": ("workers", "memory_gb", "eval_batch_size"),
+    "taps": ("max_gb", "memory_gb", "dir"),
 }
 
 
 def identity(config: Config) -> dict[str, Any]:
-    """The part of a config that can change its numbers: what a run's id is a hash of."""
-    whole = config.to_dict()
-    for key in ("logger", "force", "output_dir", "data_dir", "choices", "protocol"):
-        del whole[key]
-    for section, keys in _NOT_IDENTITY.items():
+    """The part of a config that can change its numbers: what a run's id is a hash of.
+
+    A key that came after version 0.1.0 is left out while it has its default (`first_keys` lists those of that version).
+    That holds for every section, and for the options of methods, data sets and tasks that peftbench ships. The options
+    of a class from outside are all in the id, whatever their values: peftbench does not know which came later.
+    """
+    whole = _without_later_defaults(config)
+    for section, keys in _OF_NO_EFFECT.items():
         for key in keys:
-            del whole[section][key]
+            whole[section].pop(key, None)
     # Where taps are kept changes nothing; without them a run costs more, so it is another one.
     whole["taps"]["mode"] = "off" if config.taps.mode == "off" else "kept"
     # Where files lie does not matter; what is in them is stamped by fingerprint and split hash.
@@ -42,10 +49,56 @@ def identity(config: Config) -> dict[str, Any]:
     for key in task_schema(vars(config.task)).files:  # stamped by the hash of its file
         if Path(whole["task"].get(key) or "").suffix:
             del whole["task"][key]
-    del whole["pruning"]["images"]
     if config.pruning.name == "none":
         del whole["pruning"]
+    else:  # what the images make of the backbone is in its fingerprint
+        del whole["pruning"]["images"]
     return whole
+
+
+def _without_later_defaults(config: Config) -> dict[str, Any]:
+    """The config as plain values, without the keys that came after the first version and have their defaults."""
+    values = {key: value for key, value in config.to_dict().items() if key not in _OTHERS}
+    for section in [name for name in values if is_dataclass(getattr(config, name))]:
+        first: Collection[str] | None = FIRST_KEYS.get(section, ())
+        if section == "task":
+            first = None if config.task.path else FIRST_TASK_KEYS.get(config.task.name, ())
+        values[section] = _counted(values[section], first, _defaults(getattr(config, section)))
+        if not values[section]:  # a section that came later, all of it as it is by default
+            del values[section]
+    for section, path in (("method", config.method.path), ("data", config.data.path)):
+        own = path.startswith("peftbench.")
+        defaults = {name: default for name, (_, default) in declared(path, f"{section}.path").items()}
+        first = FIRST_OPTIONS.get(path, ()) if own else None
+        values[section]["options"] = _counted(values[section]["options"], first, defaults)
+    return values
+
+
+def _counted(values: Mapping[str, Any], first: Collection[str] | None, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that are in the id: of the `first` keys (None: of all), and of others where they are no defaults."""
+    if first is None:
+        return dict(values)
+    return {
+        key: value
+        for key, value in values.items()
+        if key in first or key not in defaults or not _same(value, defaults[key])
+    }
+
+
+def _defaults(section: Any) -> dict[str, Any]:
+    """Key -> default, of a section's fields that have one."""
+    return {
+        f.name: f.default if f.default_factory is MISSING else f.default_factory()
+        for f in fields(section)
+        if f.default is not MISSING or f.default_factory is not MISSING
+    }
+
+
+def _same(value: Any, default: Any) -> bool:
+    """Whether a value read from JSON is the default; false is not 0."""
+    if isinstance(value, list) and isinstance(default, list | tuple):
+        return len(value) == len(default) and all(map(_same, value, default))
+    return value == default and isinstance(value, bool) == isinstance(default, bool)
 
 
 def run_id(config: Config, fingerprint: str, split_hash: str) -> str:

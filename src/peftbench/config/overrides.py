@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -24,6 +25,9 @@ _TAKES_VALUE = {
     "-cp",
 }
 _TAKES_VALUE |= {"--config-name", "-cn", "--experimental-rerun", "--shell-completion", "-sc"}
+_OLD_RECIPES = re.compile(
+    r"experiment=(glob\(vtab1k/(?P<pattern>[^,()]+)\)|(?P<names>vtab1k/[^,()]+(,vtab1k/[^,()]+)*))"
+)
 _MODES = {"--multirun", "-m", "--run", "-r", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"}
 _OPTIONS = _TAKES_VALUE | _MODES | {"--resolve", "--hydra-help", "--help", "-h", "--version"}
 
@@ -34,10 +38,29 @@ def prepare(arguments: Sequence[str]) -> list[str]:
     Raises:
         UserError: an unknown group, a choice that does not exist, or a glob that matches nothing.
     """
+    arguments = _recipe_and_method(arguments)
     folders = roots(arguments)
     known = groups(folders)
     _known_keys(arguments, known)
     return [_one(a, folders, known) for a in arguments]
+
+
+def _recipe_and_method(arguments: Sequence[str]) -> list[str]:
+    """`experiment=vtab1k/lora`, as there was a recipe for each method once, as `experiment=vtab1k method=lora`.
+
+    A method that is given besides wins, as it did over the recipe's.
+    """
+    words: list[str] = []
+    for argument in arguments:
+        old = _OLD_RECIPES.fullmatch(argument)
+        if old is None:
+            words.append(argument)
+            continue
+        words.append("experiment=vtab1k")
+        if not any(a.startswith("method=") for a in arguments):
+            pattern = old["pattern"]
+            words.append(f"method=glob({pattern})" if pattern else f"method={old['names'].replace('vtab1k/', '')}")
+    return words
 
 
 def options_first(words: Sequence[str]) -> list[str]:

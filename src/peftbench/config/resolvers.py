@@ -6,11 +6,14 @@ import os
 import subprocess
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
-_SLOT: list[Any] = []  # the open file that keeps this process's place; free again when the process ends
+if TYPE_CHECKING:
+    from filelock import FileLock
+
+_PLACE: list[FileLock] = []  # the lock that keeps this process's place; free again when the process ends
 
 
 def assign(sweep: Path, launcher: str, composed: DictConfig) -> str:
@@ -21,44 +24,42 @@ def assign(sweep: Path, launcher: str, composed: DictConfig) -> str:
     """
     if "Joblib" not in launcher or composed.trainer.accelerator == "cpu":
         return ""
-    if not _SLOT:
+    if not _PLACE:
         known = gpus()
         if not known:
             return ""
         count = max(1, int(composed.trainer.devices))
-        place = _place(sweep / "places") * count
+        place = _taken_place(sweep / "places") * count
         chosen = [known[(place + i) % len(known)] for i in range(min(count, len(known)))]
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(chosen)
     return f" on GPU {os.environ['CUDA_VISIBLE_DEVICES']}"
 
 
-def _place(folder: Path) -> int:
-    import fcntl
+def _taken_place(folder: Path) -> int:
+    """The first place that no other process of the sweep holds; this one keeps it until it ends."""
+    from peftbench.common.file_lock import take
 
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(10_000):
-        file = (folder / str(number)).open("w")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.close()
-            continue
-        _SLOT.append(file)
-        return number
+        lock = take(folder / str(number), wait=False)
+        if lock is not None:
+            _PLACE.append(lock)
+            return number
     return 0
 
 
 @cache
 def gpus() -> tuple[str, ...]:
     """The GPUs that may be used: those of CUDA_VISIBLE_DEVICES, or else all that nvidia-smi lists."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is not None:
-        return tuple(g.strip() for g in given.split(",") if g.strip() and g.strip() != "-1")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return tuple(gpu.strip() for gpu in visible.split(",") if gpu.strip() and gpu.strip() != "-1")
     try:
-        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=False)
+        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ()
-    return tuple(str(i) for i, line in enumerate(line for line in done.stdout.splitlines() if line.startswith("GPU ")))
+    lines = [line for line in listing.stdout.splitlines() if line.startswith("GPU ")]
+    return tuple(str(i) for i in range(len(lines)))
 
 
 def at_once() -> int:

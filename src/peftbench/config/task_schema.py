@@ -36,6 +36,7 @@ class TaskSchema:
         check: raises UserError where its section does not go with the others; called with the whole config.
         files: options of the section that name files: what is in them is stamped, where they lie is no part of the id.
         predicts: options of `peftbench predict` that are this task's alone, with their defaults.
+        check_predicts: raises UserError where one of these has a value without sense.
         smoke: the data set, and options, with which `make smoke` tries this task; nothing is downloaded.
     """
 
@@ -44,6 +45,7 @@ class TaskSchema:
     check: Callable[[Any], None]
     files: tuple[str, ...] = ()
     predicts: Mapping[str, Any] = field(default_factory=dict)
+    check_predicts: Callable[[Mapping[str, Any]], None] = lambda options: None
     smoke: tuple[str, ...] = ()
 
 
@@ -56,7 +58,7 @@ def task_path(section: Mapping[str, Any]) -> str:
     name, path = section.get("name"), section.get("path")
     if isinstance(path, str) and path:
         return path
-    if name not in shipped_tasks():
+    if not isinstance(name, str) or name not in shipped_tasks():
         raise UserError(f"task.name={name!r}: expected {' or '.join(shipped_tasks())}.")
     return shipped_tasks()[name]
 

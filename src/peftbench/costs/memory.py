@@ -87,8 +87,8 @@ def _kilobytes(key: str) -> int | None:
         lines = _STATUS.read_text().splitlines()
     except OSError:
         return None
-    found = [line.split()[1] for line in lines if line.startswith(key)]
-    return int(found[0]) * 1024 if found else None
+    values = [line.split()[1] for line in lines if line.startswith(key)]
+    return int(values[0]) * 1024 if values else None
 
 
 def _resident() -> int:
@@ -113,24 +113,25 @@ class SavedBytes:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._own: set[int] = set()
-        self._found: dict[int, int] = {}
+        self._model_storages: set[int] = set()
+        self._saved: dict[int, int] = {}  # storage -> bytes
 
     @property
     def total(self) -> int:
-        return sum(self._found.values())
+        """The bytes that were counted last."""
+        return sum(self._saved.values())
 
     @contextlib.contextmanager
     def counting(self) -> Iterator[None]:
         """Counts what is saved inside, from zero; values and gradients are not changed by it."""
-        self._found.clear()
-        # Asked for now: moving a model to a device gives its tensors other storages.
-        self._own = {_place(t) for t in (*self._model.parameters(), *self._model.buffers())}
+        self._saved.clear()
+        # They are listed now, not when the meter is made: moving a model to a device gives its tensors other storages.
+        self._model_storages = {_place(t) for t in (*self._model.parameters(), *self._model.buffers())}
         alive: list[Tensor] = []  # no storage is freed while counting, so no address is used twice
 
         def keep(tensor: Tensor) -> Tensor:
-            if (place := _place(tensor)) not in self._own:
-                self._found[place] = tensor.untyped_storage().nbytes()
+            if (place := _place(tensor)) not in self._model_storages:
+                self._saved[place] = tensor.untyped_storage().nbytes()
                 alive.append(tensor.detach())
             return tensor
 
@@ -140,5 +141,5 @@ class SavedBytes:
 
 
 def _place(tensor: Tensor) -> int:
-    """Which storage a tensor lies in; also where it has no data, when a step is simulated."""
+    """Which storage a tensor lies in. It works for tensors without data too, when a step is simulated."""
     return tensor.untyped_storage()._cdata

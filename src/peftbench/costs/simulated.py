@@ -33,10 +33,10 @@ class Step:
 
 
 class _Alive(TorchDispatchMode):
-    """The bytes of storages that exist, and their peak.
+    """The bytes of storages that exist (`now`), and their peak.
 
-    Convolutions of oneDNN, which torch takes on a processor, hold input and output a second time while they work, in
-    a layout of their own.
+    While they work, oneDNN's convolutions, which torch takes on a processor, hold input and output a second time in a
+    layout of their own.
     """
 
     _convolutions = (torch.ops.aten.convolution.default, torch.ops.aten.convolution_backward.default)
@@ -46,8 +46,8 @@ class _Alive(TorchDispatchMode):
         self.now = self.peak = 0
         self._seen: weakref.WeakSet[Any] = weakref.WeakSet()
 
-    def known(self, tensors: Any) -> None:
-        """Storages that were there before, which do not count."""
+    def leave_out(self, tensors: Any) -> None:
+        """Storages of these tensors, which were there before, do not count."""
         for tensor in tensors:
             self._seen.add(tensor.untyped_storage())
 
@@ -55,8 +55,9 @@ class _Alive(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         torch.utils._pytree.tree_map_only(Tensor, self._count, result)
         if func in self._convolutions and torch.backends.mkldnn.is_available():
-            maps = [x for x in torch.utils._pytree.tree_leaves((args, result)) if isinstance(x, Tensor) and x.ndim > 2]
-            self.peak = max(self.peak, self.now + sum(x.untyped_storage().nbytes() for x in maps))
+            leaves = torch.utils._pytree.tree_leaves((args, result))
+            maps = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.ndim > 2]
+            self.peak = max(self.peak, self.now + sum(m.untyped_storage().nbytes() for m in maps))
         return result
 
     def _count(self, tensor: Tensor) -> None:
@@ -73,37 +74,44 @@ class _Alive(TorchDispatchMode):
         self.now -= size
 
 
-def step(
+def simulate_step(
     model: Model,
     batch: Callable[[], tuple[Tensor, Any]],
     optimizer: Callable[[], torch.optim.Optimizer],
     half: torch.dtype | None,
 ) -> Step:
-    """Simulates a step of training, the optimizer's state included; `model` is used up (of the meta device).
+    """Simulates a step of training, the optimizer's state included.
 
-    `batch` makes images and targets, `half` is what autocast computes in, if anything.
+    Args:
+        model: a model on the meta device; it is used up.
+        batch: makes images (B, 3, H, W) and targets.
+        optimizer: makes the optimizer of the model's parameters.
+        half: what autocast computes in, if anything.
     """
     saved, alive, flops = SavedBytes(model), _Alive(), FlopCounterMode(display=False)
     with FakeTensorMode(allow_non_fake_inputs=True):
         model.to_empty(device="cpu").train()
-        made = optimizer()
-        alive.known([*model.parameters(), *model.buffers()])
+        stepper = optimizer()
+        alive.leave_out([*model.parameters(), *model.buffers()])
         with alive:
             for _, parameter in model.trainable():
                 parameter.grad = torch.zeros_like(parameter)
-            made.step()  # its state exists from now on
-            made.zero_grad()
-            given = batch()
+            stepper.step()  # its state exists from now on
+            stepper.zero_grad()
+            images_and_targets = batch()
             with flops:
                 with saved.counting(), torch.autocast("cpu", half, enabled=half is not None):
-                    loss = model.loss(given)
+                    loss = model.loss(images_and_targets)
                 loss.backward()
-            made.step()
+            stepper.step()
     return Step(alive.peak, saved.total, flops.get_total_flops())
 
 
-def arithmetic(model: Model, batch: Callable[[], tuple[Tensor, Any]]) -> int:
-    """The floating-point operations of forward and backward; `model` is used up (of the meta device)."""
+def simulate_flops(model: Model, batch: Callable[[], tuple[Tensor, Any]]) -> int:
+    """The floating-point operations of forward and backward; a multiply-add counts as two.
+
+    `model` is on the meta device and is used up; `batch` makes images (B, 3, H, W) and targets.
+    """
     with FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False) as flops:
         model.to_empty(device="cpu").train().loss(batch()).backward()
     return flops.get_total_flops()

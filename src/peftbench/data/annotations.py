@@ -50,7 +50,7 @@ class Annotations:
     orphan: str = ""
 
 
-def read(file: Path) -> Annotations:
+def read_annotations(file: Path) -> Annotations:
     """The annotations in a JSON file; segments, captions and key points are passed over.
 
     Raises:
@@ -64,7 +64,7 @@ def read(file: Path) -> Annotations:
     images, annotations, categories = (
         _Entries(file, key, _list(file, content, key)) for key in ("images", "annotations", "categories")
     )
-    known = _categories(categories)
+    names_of_categories = _categories(categories)
     ids = images.ids()
     names = images.column("file_name", frozenset({str}), "the image's file name")
     for at, name in enumerate(names):
@@ -72,13 +72,13 @@ def read(file: Path) -> Annotations:
     if not names:
         raise UserError(f"{file}: images is empty; expected at least one.")
     index = {id_: i for i, id_ in enumerate(ids)}
-    own = annotations.ids()
+    annotation_ids = annotations.ids()
     image_ids = annotations.column("image_id", _INT, "a whole number")
     image = np.array([index.get(i, -1) for i in image_ids], dtype=np.int64)
     orphan = ""
     if (image < 0).any():
         at = int(np.flatnonzero(image < 0)[0])
-        orphan = f"annotation {own[at]} of image {image_ids[at]}"
+        orphan = f"annotation {annotation_ids[at]} of image {image_ids[at]}"
     boxes = annotations.boxes()
     crowd = annotations.column("iscrowd", _FLAG, "0 or 1", 0)
     for at, flag in enumerate(crowd):
@@ -86,13 +86,13 @@ def read(file: Path) -> Annotations:
             raise annotations.wrong(at, "iscrowd", flag, "0 or 1")
     return Annotations(
         file,
-        tuple(sorted(known.items())),
+        tuple(sorted(names_of_categories.items())),
         np.array(ids, dtype=np.int64),
         names,
         images.sizes(),
         image,
         boxes,
-        annotations.labels(sorted(known)),
+        annotations.labels(sorted(names_of_categories)),
         np.array(crowd, dtype=bool),
         annotations.areas(),
         orphan,
@@ -124,13 +124,13 @@ def _slim(entry: dict[str, Any]) -> dict[str, Any]:
 def _list(file: Path, content: dict[str, Any], key: str) -> list[dict[str, Any]]:
     if key not in content:
         raise UserError(f"{file}: has no '{key}'; expected COCO's keys images, annotations and categories.")
-    found = content[key]
-    if not isinstance(found, list):
-        raise UserError(f"{file}: {key} is {_shown(found)}; expected a list.")
-    for at, entry in enumerate(found):
+    entries = content[key]
+    if not isinstance(entries, list):
+        raise UserError(f"{file}: {key} is {_shown(entries)}; expected a list.")
+    for at, entry in enumerate(entries):
         if type(entry) is not dict:
             raise UserError(f"{file}: {key}[{at}] is {_shown(entry)}; expected an object with an id.")
-    return found
+    return entries
 
 
 class _Entries:
@@ -166,9 +166,7 @@ class _Entries:
         """Their ids, no two of which are equal."""
         ids = self.column("id", _INT, "a whole number")
         if len(set(ids)) < len(ids):
-            seen: set[int] = set()
-            twice = next(id_ for id_ in ids if id_ in seen or seen.add(id_))  # type: ignore[func-returns-value]
-            raise UserError(f"{self.file}: {self.key} holds the id {twice} twice; expected each once.")
+            raise UserError(f"{self.file}: {self.key} holds the id {_first_repeated(ids)} twice; expected each once.")
         if ids and not -(2**63) <= min(ids) <= max(ids) < 2**63:
             at = next(at for at, id_ in enumerate(ids) if not -(2**63) <= id_ < 2**63)
             raise self.wrong(at, "id", ids[at], "a whole number of 64 bits")
@@ -200,11 +198,11 @@ class _Entries:
     def boxes(self) -> np.ndarray:
         """float64 (n, 4): x1 y1 x2 y2."""
         expected = "[x, y, width, height], four finite numbers"
-        given = self.column("bbox", frozenset({list}), expected)
-        if set(map(len, given)) - {4} or not _NUMBER.issuperset(map(type, chain.from_iterable(given))):
-            at = next(at for at, box in enumerate(given) if len(box) != 4 or not _NUMBER.issuperset(map(type, box)))
-            raise self.wrong(at, "bbox", given[at], expected)
-        boxes = self._floats("bbox", given, expected).reshape(-1, 4)
+        rows = self.column("bbox", frozenset({list}), expected)
+        if set(map(len, rows)) - {4} or not _NUMBER.issuperset(map(type, chain.from_iterable(rows))):
+            at = next(at for at, box in enumerate(rows) if len(box) != 4 or not _NUMBER.issuperset(map(type, box)))
+            raise self.wrong(at, "bbox", rows[at], expected)
+        boxes = self._floats("bbox", rows, expected).reshape(-1, 4)
         with np.errstate(over="ignore", invalid="ignore"):
             boxes[:, 2:] += boxes[:, :2]
         return boxes
@@ -212,35 +210,44 @@ class _Entries:
     def areas(self) -> np.ndarray:
         """float64 (n,), NaN where not given."""
         expected = "a finite number, 0 or more"
-        given = self.column("area", _NUMBER, expected, -1)
+        column = self.column("area", _NUMBER, expected, -1)
         lacking = np.array(["area" not in entry for entry in self.entries], dtype=bool)
-        areas = self._floats("area", given, expected)
+        areas = self._floats("area", column, expected)
         unfit = ~lacking & ((areas < 0) | (areas > np.finfo(np.float32).max))
         if unfit.any():
             at = int(np.flatnonzero(unfit)[0])
-            raise self.wrong(at, "area", given[at], expected)
+            raise self.wrong(at, "area", column[at], expected)
         return np.where(lacking, np.nan, areas)
 
-    def _floats(self, key: str, given: Sequence[Any], expected: str) -> np.ndarray:
+    def _floats(self, key: str, column: Sequence[Any], expected: str) -> np.ndarray:
         try:
-            values = np.array(given, dtype=np.float64)
+            values = np.array(column, dtype=np.float64)
         except OverflowError:  # a whole number of hundreds of digits
-            values = np.array([np.vectorize(_float, otypes=[float])(one) for one in given])
+            values = np.array([np.vectorize(_float, otypes=[float])(value) for value in column])
         if not (finite := np.isfinite(values)).all():
-            at = int(np.flatnonzero(~finite.reshape(len(given), -1).all(axis=1))[0])
-            raise self.wrong(at, key, given[at], expected)
+            at = int(np.flatnonzero(~finite.reshape(len(column), -1).all(axis=1))[0])
+            raise self.wrong(at, key, column[at], expected)
         return values
 
     def labels(self, categories: Sequence[int]) -> np.ndarray:
         """int64 (n,): indices of the categories."""
-        given = self.column("category_id", _INT, "the id of a category")
+        column = self.column("category_id", _INT, "the id of a category")
         index = {id_: i for i, id_ in enumerate(categories)}
-        labels = np.array([index.get(id_, -1) for id_ in given], dtype=np.int64)
+        labels = np.array([index.get(id_, -1) for id_ in column], dtype=np.int64)
         if (labels < 0).any():
             at = int(np.flatnonzero(labels < 0)[0])
             known = ", ".join(map(str, categories[:8])) + (", …" if len(categories) > 8 else "")
-            raise self.wrong(at, "category_id", given[at], f"the id of one of the file's categories ({known})")
+            raise self.wrong(at, "category_id", column[at], f"the id of one of the file's categories ({known})")
         return labels
+
+
+def _first_repeated(ids: Sequence[int]) -> int | None:
+    seen: set[int] = set()
+    for id_ in ids:
+        if id_ in seen:
+            return id_
+        seen.add(id_)
+    return None
 
 
 def _categories(entries: _Entries) -> dict[int, str]:

@@ -20,9 +20,12 @@ from peftbench.data.media import frame_files
 class Split:
     """Images with labels, not yet decoded.
 
-    `images` is a uint8 array (N, H, W) or (N, H, W, 3), or N paths; `names` say what each is, relative to the set.
-    Where `frames` is given, the paths are those of clips, each read as that many frames: a folder, or a video file.
-    `categories` number the classes of a detection set in its own files.
+    Attributes:
+        images: uint8 (N, H, W) or (N, H, W, 3), or N paths.
+        labels: int64 (N,), indices of classes; or float32 numbers, where a set has no classes.
+        names: what each image is, relative to the set.
+        frames: where it is given, the paths are those of clips (folders or video files), each read as so many frames.
+        categories: the numbers that a detection set's own files give its classes.
     """
 
     images: np.ndarray | Sequence[Path]
@@ -35,7 +38,12 @@ class Split:
         return len(self.labels)
 
     def unknown(self, classes: int) -> tuple[int, int] | None:
-        """(place, label) of the first image with a label that is none of so many classes."""
+        """(place, label) of the first image with a label that is none of so many classes.
+
+        Where there are no classes, labels are numbers, and any will do.
+        """
+        if not classes:
+            return None
         outside = np.flatnonzero((self.labels < 0) | (self.labels >= classes))
         return (int(outside[0]), int(self.labels[outside[0]])) if len(outside) else None
 
@@ -45,46 +53,50 @@ class Split:
         return replace(self, images=images, labels=self.labels[indices], names=[self.names[i] for i in indices])
 
     def __add__(self, other: Split) -> Split:
-        both = (self.images, other.images)
         images: np.ndarray | list[Path]
         if isinstance(self.images, np.ndarray) and isinstance(other.images, np.ndarray):
             images = np.concatenate([self.images, other.images])
         else:
-            images = [i for part in both for i in part]
+            images = [*self.images, *other.images]
         labels = np.concatenate([self.labels, other.labels])
         return replace(self, images=images, labels=labels, names=[*self.names, *other.names])
 
     @functools.cached_property
     def content(self) -> str:
         """sha256 over the lines: what the split holds, whatever it is called."""
-        return content_of(self.lines())
+        return hash_of_lines(self.lines())
 
     def lines(self) -> list[str]:
-        """One line an image: its name, its label, and its bytes (of a clip: those of all its frames)."""
+        """One line an image: its name, its label, and the hash of its bytes (for a clip, of all its frames)."""
         if isinstance(self.images, np.ndarray):
             stamps = [hashlib.sha256(np.ascontiguousarray(i).data).hexdigest()[:16] for i in self.images]
         else:
-            stamps = stamps_of(self.images)
-        return [line(n, y, s) for n, y, s in zip(self.names, self.labels, stamps, strict=True)]
+            stamps = stamps_of_files(self.images)
+        return [image_line(n, y, s) for n, y, s in zip(self.names, self.labels, stamps, strict=True)]
 
 
-def line(name: str, label: int, stamp: str) -> str:
+def image_line(name: str, label: float, stamp: str) -> str:
     """What the hash of a split sees of an image: its name, its label, and the hash of its bytes."""
-    return f"{name} {int(label)} {stamp}"
+    value = float(label) if isinstance(label, float | np.floating) else int(label)
+    return f"{name} {value} {stamp}"
 
 
-def content_of(lines: Sequence[str]) -> str:
+def hash_of_lines(lines: Sequence[str]) -> str:
     """sha256 over the lines of a split's images."""
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def stamp(content: bytes) -> str:
+def stamp_of_bytes(content: bytes) -> str:
     """The hash of an image file's bytes."""
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def stamps_of(paths: Iterable[Path]) -> list[str]:
-    """The hash of each file's bytes, or of a folder's frames. Raises UserError."""
+def stamps_of_files(paths: Iterable[Path]) -> list[str]:
+    """The hash of each file's bytes, or of a folder's frames.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
     with ThreadPoolExecutor() as pool:
         return list(pool.map(_stamp, paths))
 
@@ -92,7 +104,7 @@ def stamps_of(paths: Iterable[Path]) -> list[str]:
 def _stamp(path: Path) -> str:
     try:
         if path.is_dir():
-            return stamp(b"".join(map(_digest, frame_files(path))))
+            return stamp_of_bytes(b"".join(map(_digest, frame_files(path))))
         return _digest(path).hex()[:16]
     except OSError as problem:
         raise UserError(f"{path}: cannot be read ({problem.strerror}).") from None
@@ -105,10 +117,17 @@ def _digest(path: Path) -> bytes:
 
 @dataclass(frozen=True)
 class Splits:
-    """The splits of one data set. `trainval`, where given, is the official union of train and val.
+    """The splits of one data set.
 
-    `source` says where the images come from and in what files they are, where that is known; `notes` are what a user
-    should know of how they were read, a sentence each.
+    Attributes:
+        name: the name of the split, which records bear.
+        classes: the classes' names, in the order of the labels.
+        trainval: where it is given, the official union of train and val.
+        source: where the images come from and in what files they are, where that is known.
+        notes: what a user should know about how they were read, a sentence each.
+
+    Raises:
+        UserError: a split that is empty, or a label that is not one of the classes.
     """
 
     name: str
@@ -127,8 +146,9 @@ class Splits:
                 continue
             if not len(split):
                 raise UserError(f"{self.name}: the {role} split is empty; expected at least one image.")
-            if found := split.unknown(len(self.classes)):
-                at, label = found
+            unknown = split.unknown(len(self.classes))
+            if unknown is not None:
+                at, label = unknown
                 raise UserError(
                     f"{self.name}: {split.names[at]} of the {role} split has label {label}; "
                     f"expected 0 to {len(self.classes) - 1} ({len(self.classes)} classes)."
@@ -139,6 +159,9 @@ class Splits:
 
         `fit` trains on train, watches val and tests once; `tune` leaves test alone; `final` trains on train and val
         together and tests once.
+
+        Raises:
+            UserError: the stage needs images that the data set has not.
         """
         if stage == "tune":
             if self.val is None:
@@ -158,8 +181,8 @@ class Splits:
 class DataSet:
     """A family of data sets. Its fields are its options: plain types, literal defaults.
 
-    `places` are options that say where files lie. What is in the files is in the hash of the split, so that these are
-    no part of a run's id.
+    `places` are options that say where files lie, or which. What is in the files is in the hash of the split, so that
+    these are no part of a run's id. Each data set names its own; the default is for those from outside that name none.
     """
 
     places: ClassVar[tuple[str, ...]] = ("root", "labels")
@@ -175,10 +198,10 @@ class DataSet:
 
 def split_hash(*splits: Split | None) -> str:
     """sha256 over the contents of the splits, in order."""
-    return hash_of(None if s is None else s.content for s in splits)
+    return hash_of_contents(None if s is None else s.content for s in splits)
 
 
-def hash_of(contents: Iterable[str | None]) -> str:
+def hash_of_contents(contents: Iterable[str | None]) -> str:
     """The hash of splits whose contents are known."""
     return hashlib.sha256(" ".join(c or "-" for c in contents).encode()).hexdigest()
 
@@ -187,6 +210,9 @@ def stratified(labels: np.ndarray, fractions: Sequence[float], seed: int) -> lis
     """Indices cut class by class into len(fractions) + 1 parts, the rest first; sorted within each part.
 
     A class gives round(fraction * size) images to a part, and keeps at least one for the first.
+
+    Raises:
+        UserError: a negative seed.
     """
     if seed < 0:
         raise UserError(f"data.split_seed={seed}: expected 0 or more.")

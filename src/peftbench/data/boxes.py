@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from peftbench.common.errors import UserError
-from peftbench.data.base import DataSet, Split, Splits, stamps_of
+from peftbench.data.base import DataSet, Split, Splits, stamps_of_files
 
 HASHED = 2 * 10**9
 """Bytes of image files up to which a split's hash is over the bytes themselves."""
@@ -69,7 +69,7 @@ class BoxSplit(Split):
             sizes = [path.stat().st_size for path in self.images]
         except OSError as problem:
             raise UserError(f"{problem.filename}: cannot be read ({problem.strerror}).") from None
-        stamps = stamps_of(self.images) if sum(sizes) <= HASHED else [f"{size}B" for size in sizes]
+        stamps = stamps_of_files(self.images) if sum(sizes) <= HASHED else [f"{size}B" for size in sizes]
         rows = zip(self.names, self.labels, stamps, strict=True)
         return [f"{name} {objects.stamp} {stamp}" for name, objects, stamp in rows]
 
@@ -95,6 +95,7 @@ class BoxSet(DataSet):
     """
 
     places: ClassVar[tuple[str, ...]] = ("root", "train", "val", "test", "images")
+    """For data sets from outside that name none; each of peftbench's names its own."""
 
     min_size: tuple[int, ...] = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
     max_size: int = 1333
@@ -105,7 +106,11 @@ class BoxSet(DataSet):
     missing: float = 0.0
 
     def check(self) -> None:
-        """Raises UserError: an option without sense."""
+        """Checks the options.
+
+        Raises:
+            UserError: an option that makes no sense.
+        """
         if not self.min_size or min(self.min_size) < 1:
             raise UserError(f"data.min_size={list(self.min_size)}: expected one or more sizes in pixels, 1 or more.")
         for key, value in (("max_size", self.max_size), ("val_images", self.val_images)):
@@ -127,7 +132,11 @@ class BoxSet(DataSet):
         test: Split | None,
         notes: Sequence[str] = (),
     ) -> Splits:
-        """The splits as the options ask for them. Raises UserError."""
+        """The splits as the options ask for them.
+
+        Raises:
+            UserError: `val_fraction` beside validation images, or no training image with an object.
+        """
         if self.val_fraction:
             if val is not None:
                 raise UserError(
@@ -139,8 +148,8 @@ class BoxSet(DataSet):
         if val is not None and self.val_images is not None and self.val_images < len(val):
             watched = val.take(np.linspace(0, len(val) - 1, self.val_images).round().astype(np.int64))
         both = self._with_objects(name, train + val) if val is not None else None
-        said = (*notes, *_shared(train, val, test))
-        return Splits(name, classes, self._with_objects(name, train), watched, test, both, notes=said)
+        sentences = (*notes, *_shared(train, val, test))
+        return Splits(name, classes, self._with_objects(name, train), watched, test, both, notes=sentences)
 
     def _held_out(self, train: Split) -> tuple[Split, Split]:
         count = min(max(round(self.val_fraction * len(train)), 1), len(train) - 1)
@@ -160,9 +169,9 @@ class BoxSet(DataSet):
 
 def _shared(train: Split, val: Split | None, test: Split | None) -> list[str]:
     """A sentence where images to evaluate on are trained on too."""
-    trained, said = {str(path) for path in train.images}, []
+    trained, sentences = {str(path) for path in train.images}, []
     for role, split in (("validation", val), ("test", test)):
-        found = zip(split.names, split.images, strict=True) if split is not None else ()
-        if twice := [name for name, path in found if str(path) in trained]:
-            said.append(f"{len(twice):,} of the {role} images are training images too, such as {twice[0]}")
-    return said
+        evaluated = zip(split.names, split.images, strict=True) if split is not None else ()
+        if twice := [name for name, path in evaluated if str(path) in trained]:
+            sentences.append(f"{len(twice):,} of the {role} images are training images too, such as {twice[0]}")
+    return sentences

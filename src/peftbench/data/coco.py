@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image
 
 from peftbench.common.errors import UserError
-from peftbench.data.annotations import Annotations, read
-from peftbench.data.base import Splits
+from peftbench.data.annotations import Annotations, read_annotations
+from peftbench.data.base import Split, Splits
 from peftbench.data.boxes import BoxSet, BoxSplit, Objects, box_split
 from peftbench.data.media import DAMAGED, upright_size
 
@@ -25,6 +26,8 @@ class Coco(BoxSet):
     Its val2017, on which everybody reports, is the test set here: it is looked at once. Validation images come from
     train2017, with `val_fraction`.
     """
+
+    places: ClassVar[tuple[str, ...]] = ("root",)
 
     root: str
 
@@ -39,7 +42,7 @@ class Coco(BoxSet):
                     f"data=coco_folder for files of your own."
                 )
         folders = {"train": [root / "train2017"], "test": [root / "val2017"]}
-        return from_files(self, "coco2017", {role: root / file for role, file in files.items()}, folders)
+        return splits_from_files(self, "coco2017", {role: root / file for role, file in files.items()}, folders)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +54,8 @@ class CocoFolder(BoxSet):
     without it they are looked for beside the JSON file, in root/<split>, root/images/<split>, root/images and root.
     """
 
+    places: ClassVar[tuple[str, ...]] = ("root", "train", "val", "test", "images")
+
     root: str
     train: str = "annotations/instances_train.json"
     val: str | None = "annotations/instances_val.json"
@@ -60,48 +65,60 @@ class CocoFolder(BoxSet):
     def load(self) -> Splits:
         self.check()
         root = _folder(self.root, "your annotations and images")
-        given = {"train": self.train, "val": self.val, "test": self.test}
-        files = {role: root / Path(file).expanduser() for role, file in given.items() if file is not None}
+        paths = {"train": self.train, "val": self.val, "test": self.test}
+        files = {role: root / Path(file).expanduser() for role, file in paths.items() if file is not None}
         for role, file in files.items():
             if not file.is_file():
-                raise UserError(f"data.{role}={given[role]}: there is no file {file.absolute()}.")
+                raise UserError(f"data.{role}={paths[role]}: there is no file {file.absolute()}.")
         folders = {role: self._folders(root, role, file) for role, file in files.items()}
         if "test" not in files and "val" in files:
             files["test"], folders["test"] = files.pop("val"), folders["val"]
-        return from_files(self, root.resolve().name, files, folders, spread=self.images is not None)
+        return splits_from_files(self, root.resolve().name, files, folders, spread=self.images is not None)
 
     def _folders(self, root: Path, role: str, file: Path) -> list[Path]:
         if self.images is None:
             places = (file.parent, root / role, root / "images" / role, root / "images", root)
             return [place for place in dict.fromkeys(places) if place.is_dir()]
-        given = (self.images,) if isinstance(self.images, str) else self.images
-        found = [root / Path(folder).expanduser() for folder in given]
-        for folder in found:
+        paths = (self.images,) if isinstance(self.images, str) else self.images
+        folders = [root / Path(folder).expanduser() for folder in paths]
+        for folder in folders:
             if not folder.is_dir():
                 raise UserError(f"data.images={self.images}: there is no folder {folder.absolute()}.")
-        return found
+        return folders
 
 
-def _folder(root: str, what: str) -> Path:
+def _folder(root: str, content: str) -> Path:
     folder = Path(root).expanduser()
     if not folder.is_dir():
-        raise UserError(f"data.root={root}: there is no folder {folder.absolute()}; give the folder of {what}.")
+        raise UserError(f"data.root={root}: there is no folder {folder.absolute()}; give the folder of {content}.")
     return folder
 
 
-def from_files(
+def splits_from_files(
     of: BoxSet, name: str, files: dict[str, Path], folders: dict[str, list[Path]], spread: bool = True
 ) -> Splits:
-    """The splits of JSON files by role; `spread`: images may be in any of the folders, else all are in one."""
-    read_ = {role: read(file) for role, file in files.items()}
-    first = read_["train"]
-    for other in read_.values():
-        _agree(first, other)
+    """The splits of JSON files by role (train, and val and test where given).
+
+    Args:
+        of: the options of the data set.
+        name: the name of the data set.
+        files: the JSON file of each role.
+        folders: by role, where its images may be.
+        spread: images may be in any of the folders, else all are in one.
+
+    Raises:
+        UserError: a file that is not COCO's, categories that differ between files, or images that are missing.
+    """
+    annotations = {role: read_annotations(file) for role, file in files.items()}
+    for other in annotations.values():
+        _require_same_categories(annotations["train"], other)
     notes: list[str] = []
-    splits = {r: _split(a, _places(a, folders[r], spread), folders[r], of.missing, notes) for r, a in read_.items()}
-    return of.splits(
-        name, _classes(first.categories), splits["train"], splits.get("val"), splits.get("test"), tuple(notes)
-    )
+    splits: dict[str, Split] = {}
+    for role, listed in annotations.items():
+        places = _places(listed, folders[role], spread)
+        splits[role] = _split(listed, places, folders[role], of.missing, notes)
+    classes = _classes(annotations["train"].categories)
+    return of.splits(name, classes, splits["train"], splits.get("val"), splits.get("test"), tuple(notes))
 
 
 def _classes(categories: Sequence[tuple[int, str]]) -> tuple[str, ...]:
@@ -110,7 +127,7 @@ def _classes(categories: Sequence[tuple[int, str]]) -> tuple[str, ...]:
     return tuple(f"{name} (id {id_})" if names.count(name) > 1 else name for id_, name in categories)
 
 
-def _agree(first: Annotations, other: Annotations) -> None:
+def _require_same_categories(first: Annotations, other: Annotations) -> None:
     ours, theirs = dict(first.categories), dict(other.categories)
     if ours == theirs:
         return
@@ -121,9 +138,9 @@ def _agree(first: Annotations, other: Annotations) -> None:
     )
 
 
-def _places(found: Annotations, folders: Sequence[Path], spread: bool) -> list[Path | None]:
+def _places(annotations: Annotations, folders: Sequence[Path], spread: bool) -> list[Path | None]:
     """Where each image is; None where it is in none of the folders. Folders are listed, not asked for each file."""
-    split = [name.rpartition("/") for name in found.names]
+    split = [name.rpartition("/") for name in annotations.names]
     parents = {parent for parent, _, _ in split}
     there = [{(parent, file) for parent in parents for file in _files(folder / parent)} for folder in folders]
     if not spread and there:
@@ -132,7 +149,7 @@ def _places(found: Annotations, folders: Sequence[Path], spread: bool) -> list[P
         folders, there = [folders[best]], [there[best]]
     return [
         next((f / name for f, listed in zip(folders, there, strict=True) if (parent, file) in listed), None)
-        for name, (parent, _, file) in zip(found.names, split, strict=True)
+        for name, (parent, _, file) in zip(annotations.names, split, strict=True)
     ]
 
 
@@ -144,41 +161,44 @@ def _files(folder: Path) -> list[str]:
 
 
 def _split(
-    found: Annotations, places: Sequence[Path | None], folders: Sequence[Path], missing: float, notes: list[str]
+    annotations: Annotations, places: Sequence[Path | None], folders: Sequence[Path], missing: float, notes: list[str]
 ) -> BoxSplit:
-    """The images that are there with their objects; what was left out is refused above the share `missing`, or told."""
+    """The images that are there, with their objects.
+
+    What is left out is noted in `notes`, or refused where it is more than the share `missing`.
+    """
     gone = [at for at, place in enumerate(places) if place is None]
     if gone:
-        what = f"{len(gone):,} of {len(places):,} images are not there, such as {found.names[gone[0]]}"
+        problem = f"{len(gone):,} of {len(places):,} images are not there, such as {annotations.names[gone[0]]}"
         if len(gone) > missing * len(places) or len(gone) == len(places):
             raise UserError(
-                f"{found.file}: {what} (looked for in {', '.join(map(str, folders)) or 'no folder'}); expected all, or "
+                f"{annotations.file}: {problem} (looked for in {', '.join(map(str, folders)) or 'no folder'}); "
+                f"expected all, or a larger share to leave out, such as data.missing=0.1."
+            )
+        notes.append(f"{annotations.file.name}: {problem}; they are left out")
+    if annotations.orphan:
+        count = int((annotations.image < 0).sum())
+        problem = f"{count:,} of {len(annotations.image):,} annotations are of images that are not listed, such as"
+        if count > missing * len(annotations.image):
+            raise UserError(
+                f"{annotations.file}: {problem} {annotations.orphan}; expected each image_id among the images' ids, or "
                 f"a larger share to leave out, such as data.missing=0.1."
             )
-        notes.append(f"{found.file.name}: {what}; they are left out")
-    if found.orphan:
-        count = int((found.image < 0).sum())
-        what = f"{count:,} of {len(found.image):,} annotations are of images that are not listed, such as"
-        if count > missing * len(found.image):
-            raise UserError(
-                f"{found.file}: {what} {found.orphan}; expected each image_id among the images' ids, or a larger "
-                f"share to leave out, such as data.missing=0.1."
-            )
-        notes.append(f"{found.file.name}: {what} {found.orphan}; they are left out")
-    sizes = _sizes(found, places)
-    objects = _objects(found, sizes, notes)
+        notes.append(f"{annotations.file.name}: {problem} {annotations.orphan}; they are left out")
+    sizes = _sizes(annotations, places)
+    objects = _objects(annotations, sizes, notes)
     kept = [at for at, place in enumerate(places) if place is not None]
     return box_split(
         [place for place in places if place is not None],
         [objects[at] for at in kept],
-        [found.names[at] for at in kept],
-        [id_ for id_, _ in found.categories],
+        [annotations.names[at] for at in kept],
+        [id_ for id_, _ in annotations.categories],
     )
 
 
-def _sizes(found: Annotations, places: Sequence[Path | None]) -> np.ndarray:
+def _sizes(annotations: Annotations, places: Sequence[Path | None]) -> np.ndarray:
     """Height and width of each image: what the file says, else what the image does once it stands upright."""
-    sizes = found.sizes.copy()
+    sizes = annotations.sizes.copy()
     unknown = [at for at in np.flatnonzero(sizes[:, 0] == 0).tolist() if places[at] is not None]
 
     def look(at: int) -> tuple[int, int]:
@@ -188,7 +208,7 @@ def _sizes(found: Annotations, places: Sequence[Path | None]) -> np.ndarray:
                 return upright_size(opened)
         except DAMAGED as problem:
             raise UserError(
-                f"{place}: cannot be read as an image ({problem}), and {found.file} does not say its width and "
+                f"{place}: cannot be read as an image ({problem}), and {annotations.file} does not say its width and "
                 f"height; repair it, or take it out of the file."
             ) from None
 
@@ -198,23 +218,25 @@ def _sizes(found: Annotations, places: Sequence[Path | None]) -> np.ndarray:
     return sizes
 
 
-def _objects(found: Annotations, sizes: np.ndarray, notes: list[str]) -> list[Objects]:
+def _objects(annotations: Annotations, sizes: np.ndarray, notes: list[str]) -> list[Objects]:
     """The objects of each image, their boxes clipped to it; what is empty then is left out."""
-    listed = found.image >= 0
-    limits = sizes[found.image][:, [1, 0, 1, 0]]  # those without an image take any, and are dropped
-    boxes = np.clip(found.boxes, 0, limits).astype(np.float32)
+    listed = annotations.image >= 0
+    limits = sizes[annotations.image][:, [1, 0, 1, 0]]  # those without an image take any, and are dropped
+    boxes = np.clip(annotations.boxes, 0, limits).astype(np.float32)
     whole = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-    known = sizes[found.image, 0] > 0  # else the image is not there
+    known = sizes[annotations.image, 0] > 0  # else the image is not there
     if dropped := int((listed & known & ~whole).sum()):
         notes.append(
-            f"{found.file.name}: {dropped:,} of {len(boxes):,} boxes are empty or outside their image and left out"
+            f"{annotations.file.name}: {dropped:,} of {len(boxes):,} boxes are empty or outside their image and left "
+            f"out"
         )
-    area = np.where(np.isnan(found.area), (boxes[:, 2:] - boxes[:, :2]).prod(axis=1), found.area).astype(np.float32)
+    unknown, box_area = np.isnan(annotations.area), (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    area = np.where(unknown, box_area, annotations.area).astype(np.float32)
     keep = np.flatnonzero(listed & whole)
-    keep = keep[np.argsort(found.image[keep], kind="stable")]
-    ends = np.searchsorted(found.image[keep], np.arange(len(sizes) + 1))
-    boxes, labels, crowd, area = boxes[keep], found.labels[keep], found.crowd[keep], area[keep]
+    keep = keep[np.argsort(annotations.image[keep], kind="stable")]
+    ends = np.searchsorted(annotations.image[keep], np.arange(len(sizes) + 1))
+    boxes, labels, crowd, area = boxes[keep], annotations.labels[keep], annotations.crowd[keep], area[keep]
     return [
         Objects(int(id_), (int(h), int(w)), boxes[a:b], labels[a:b], crowd[a:b], area[a:b])
-        for id_, (h, w), a, b in zip(found.ids, sizes, ends[:-1], ends[1:], strict=True)
+        for id_, (h, w), a, b in zip(annotations.ids, sizes, ends[:-1], ends[1:], strict=True)
     ]

@@ -33,27 +33,27 @@ def _blur(image: np.ndarray, level: float, rng: np.random.Generator) -> np.ndarr
 
 
 def _contrast(image: np.ndarray, level: float, rng: np.random.Generator) -> np.ndarray:
-    """What is left of the distance to each channel's mean."""
+    """Less contrast; the level is the share that is left of the distance to each channel's mean."""
     mean = image.mean((0, 1), keepdims=True)
     return (image - mean) * level + mean
 
 
 def _brightness(image: np.ndarray, level: float, rng: np.random.Generator) -> np.ndarray:
-    """Added to the value of hue, saturation and value, as a share of the range."""
+    """Brighter; the level is added to the value of hue, saturation and value, as a share of the range."""
     hsv = np.asarray(Image.fromarray(image).convert("HSV")).astype(np.float64)
     hsv[..., 2] += 255 * level
     return np.asarray(Image.fromarray(_bytes(hsv), "HSV").convert("RGB"))
 
 
 def _jpeg(image: np.ndarray, level: float, rng: np.random.Generator) -> np.ndarray:
-    """Compressed at this quality (1 to 100)."""
+    """Compressed as JPEG; the level is the quality (1 to 100)."""
     file = io.BytesIO()
     Image.fromarray(image).save(file, "JPEG", quality=int(level))
     return np.asarray(Image.open(file))
 
 
 def _pixelate(image: np.ndarray, level: float, rng: np.random.Generator) -> np.ndarray:
-    """Reduced to this share of its size, and enlarged without smoothing."""
+    """Reduced and enlarged again without smoothing; the level is the share of its size that it is reduced to."""
     height, width = image.shape[:2]
     small = (max(1, round(width * level)), max(1, round(height * level)))
     reduced = Image.fromarray(image).resize(small, Image.Resampling.BOX)
@@ -75,12 +75,12 @@ CORRUPTIONS: dict[str, tuple[Corruption, tuple[float, ...]]] = {
 def corrupt(images: Tensor, name: str, severity: int, places: Sequence[int]) -> Tensor:
     """uint8 images (B, 3, S, S), each corrupted; `places` are their places in the set, which seed what is random."""
     function, levels = CORRUPTIONS[name]
-    done = []
+    corrupted = []
     for image, place in zip(images, places, strict=True):
         rng = np.random.default_rng([zlib.crc32(name.encode()), severity, place])
         changed = function(image.permute(1, 2, 0).contiguous().numpy(), levels[severity - 1], rng)
-        done.append(torch.from_numpy(_bytes(changed)).permute(2, 0, 1))
-    return torch.stack(done) if done else images
+        corrupted.append(torch.from_numpy(_bytes(changed)).permute(2, 0, 1))
+    return torch.stack(corrupted) if corrupted else images
 
 
 class Corrupted(Dataset):

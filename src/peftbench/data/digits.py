@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from peftbench.data.base import DataSet, Split, Splits, stratified
 @dataclass(frozen=True)
 class Digits(DataSet):
     """Split by class with a fixed seed into 55 % train, 11 % val and a third for test."""
+
+    places: ClassVar[tuple[str, ...]] = ()
 
     def load(self) -> Splits:
         from sklearn.datasets import load_digits

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
@@ -19,7 +19,7 @@ from peftbench.common.cache_folder import cache
 from peftbench.common.errors import UserError
 from peftbench.data.base import Split, Splits
 from peftbench.data.boxes import BoxSet
-from peftbench.data.coco import from_files
+from peftbench.data.coco import splits_from_files
 from peftbench.data.digits import Digits
 
 ROLES = ("train", "val", "test")
@@ -41,6 +41,8 @@ class DigitsDet(BoxSet):
     and may overlap a little. The files are drawn once, from `drawing_seed`, and kept in the cache.
     """
 
+    places: ClassVar[tuple[str, ...]] = ("images",)  # how many there are is in the hash of the split
+
     images: tuple[int, int, int] = (600, 100, 200)
     canvas: int = 128
     drawing_seed: int = 0
@@ -55,7 +57,7 @@ class DigitsDet(BoxSet):
             raise UserError(f"data.drawing_seed={self.drawing_seed}: expected 0 or more.")
         folder = self._folder()
         files = {role: folder / "annotations" / f"instances_{role}.json" for role in ROLES}
-        return from_files(self, "digits_det-v1", files, {role: [folder / "images"] for role in ROLES})
+        return splits_from_files(self, "digits_det-v1", files, {role: [folder / "images"] for role in ROLES})
 
     def _folder(self) -> Path:
         """The folder of the files, made if it is not whole."""
@@ -102,11 +104,11 @@ class DigitsDet(BoxSet):
             annotations: list[dict[str, Any]] = []
             for at in range(self.images[number]):
                 rng = np.random.default_rng([self.drawing_seed, number, at])
-                pixels, found = _scene(rng, source, photos, self.canvas)
+                pixels, objects = _scene(rng, source, photos, self.canvas)
                 name = f"{role}/{at:06d}.jpg"
                 Image.fromarray(pixels).save(folder / "images" / name, quality=92)
                 images.append({"id": at + 1, "file_name": name, "width": self.canvas, "height": self.canvas})
-                for label, (x1, y1, x2, y2) in found:
+                for label, (x1, y1, x2, y2) in objects:
                     annotations.append(
                         {
                             "id": len(annotations) + 1,
@@ -138,24 +140,24 @@ def _scene(
 ) -> tuple[np.ndarray, list[tuple[int, tuple[int, int, int, int]]]]:
     """uint8 (size, size, 3), and the label and box (x1, y1, x2, y2) of each digit on it."""
     canvas = texture(rng, photos, size)
-    found: list[tuple[int, tuple[int, int, int, int]]] = []
+    objects: list[tuple[int, tuple[int, int, int, int]]] = []
     wanted = int(rng.integers(1, 6))
     for _ in range(50):
-        if len(found) == wanted:
+        if len(objects) == wanted:
             break
         at = int(rng.integers(len(digits)))
         ink = _slanted(rng, np.asarray(digits.images[at]), max(round(size * rng.uniform(*_HEIGHT)), 8))
         height, width = ink.shape
         top, left = int(rng.integers(size - height + 1)), int(rng.integers(size - width + 1))
         box = (left, top, left + width, top + height)
-        if any(overlap(box, other) > _OVERLAP for _, other in found):
+        if any(overlap(box, other) > _OVERLAP for _, other in objects):
             continue
         under = canvas[top : top + height, left : left + width]
         colour = _colour(rng, under.mean((0, 1)))
         under += ink[..., None] * (colour - under)
-        found.append((int(digits.labels[at]), box))
+        objects.append((int(digits.labels[at]), box))
     noisy = canvas + rng.normal(0, 3, canvas.shape)
-    return noisy.round().clip(0, 255).astype(np.uint8), found
+    return noisy.round().clip(0, 255).astype(np.uint8), objects
 
 
 def texture(rng: np.random.Generator, photos: Sequence[np.ndarray], size: int) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -17,6 +18,8 @@ class FashionMNIST(DataSet):
 
     The official training set gives `val_fraction` of each class to validation (made with `split_seed`).
     """
+
+    places: ClassVar[tuple[str, ...]] = ("root",)
 
     root: str = "data"
     val_fraction: float = 0.1
@@ -78,7 +81,7 @@ def _idx(path: Path, reader) -> np.ndarray:
     import gzip
     import tempfile
 
-    with gzip.open(path) as packed, tempfile.NamedTemporaryFile() as plain:
-        plain.write(packed.read())
-        plain.flush()
-        return reader(plain.name).numpy()
+    with gzip.open(path) as packed, tempfile.TemporaryDirectory() as folder:
+        plain = Path(folder) / path.stem
+        plain.write_bytes(packed.read())
+        return reader(str(plain)).numpy()

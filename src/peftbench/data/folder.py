@@ -13,7 +13,7 @@ import numpy as np
 
 from peftbench.common.errors import UserError
 from peftbench.data.base import DataSet, Split, Splits, stratified
-from peftbench.data.media import IMAGES, visible
+from peftbench.data.media import IMAGES, visible_entries
 
 _ROLES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 SHIPPED = "package:"
@@ -30,6 +30,8 @@ class Folder(DataSet):
     `root=package:<name>` is a folder that peftbench ships.
     """
 
+    places: ClassVar[tuple[str, ...]] = ("root", "labels")
+
     root: str
     labels: str | None = None
     val_fraction: float = 0.1
@@ -41,8 +43,8 @@ class Folder(DataSet):
 
     def items(self, folder: Path) -> Iterable[Path]:
         """The images of a class folder, at any depth."""
-        found = (p for p in sorted(folder.rglob("*")) if p.suffix.lower() in IMAGES and self.is_item(p))
-        return (p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+        images = (p for p in sorted(folder.rglob("*")) if p.suffix.lower() in IMAGES and self.is_item(p))
+        return (p for p in images if not any(part.startswith(".") for part in p.relative_to(folder).parts))
 
     def is_item(self, path: Path) -> bool:
         """Whether `path`, which a CSV names, may be an image."""
@@ -62,10 +64,10 @@ class Folder(DataSet):
             raise UserError(
                 f"data.root={self.root}: there is no folder {root.absolute()}; give the folder of your {self.kind}s."
             )
-        found = self._from_csv(root) if self.labels else self._from_folders(root)
-        classes = tuple(sorted({label for rows in found.values() for _, label in rows}, key=_natural))
+        rows_of = self._from_csv(root) if self.labels else self._from_folders(root)
+        classes = tuple(sorted({label for rows in rows_of.values() for _, label in rows}, key=_natural))
         number = {name: i for i, name in enumerate(classes)}
-        splits = {role: self.split(root, rows, number) for role, rows in found.items()}
+        splits = {role: self.split(root, rows, number) for role, rows in rows_of.items()}
         return self._complete(root, classes, splits)
 
     def _complete(self, root: Path, classes: tuple[str, ...], splits: dict[str, Split]) -> Splits:
@@ -99,7 +101,7 @@ class Folder(DataSet):
         file = next((p for p in (Path(self.labels).expanduser(), root / self.labels) if p.is_file()), None)
         if file is None:
             raise UserError(f"data.labels={self.labels}: there is no such file, nor one in {root}.")
-        found: dict[str, list[tuple[str, str]]] = {}
+        rows_of: dict[str, list[tuple[str, str]]] = {}
         try:
             text = file.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as problem:
@@ -111,38 +113,38 @@ class Folder(DataSet):
                     f"{file}: expected the columns path and label, found {', '.join(rows.fieldnames or ['nothing'])}."
                 )
             for row in rows:
-                given = (row.get("split") or "all").strip().lower()
-                role = next((r for r, names in _ROLES.items() if given in names), given)
+                name = (row.get("split") or "all").strip().lower()
+                role = next((r for r, names in _ROLES.items() if name in names), name)
                 if role not in (*_ROLES, "all"):
-                    raise UserError(f"{file}:{rows.line_num}: split '{given}'; expected train, val or test.")
+                    raise UserError(f"{file}:{rows.line_num}: split '{name}'; expected train, val or test.")
                 path, label = (row["path"] or "").strip(), (row["label"] or "").strip()
                 if not path or not label:
                     raise UserError(f"{file}:{rows.line_num}: expected a path and a label.")
                 if not self.is_item(root / path):
                     raise UserError(f"{file}:{rows.line_num}: there is no {self.kind} {root / path}.")
-                found.setdefault(role, []).append((path, label))
-        if not found:
+                rows_of.setdefault(role, []).append((path, label))
+        if not rows_of:
             raise UserError(f"{file}: has no rows.")
-        if "all" in found and len(found) > 1:
+        if "all" in rows_of and len(rows_of) > 1:
             raise UserError(f"{file}: some rows name a split and some do not; expected all or none.")
-        return found
+        return rows_of
 
     def _from_folders(self, root: Path) -> dict[str, list[tuple[str, str]]]:
         places = {role: root / name for role, names in _ROLES.items() for name in names if (root / name).is_dir()}
         if "train" not in places:  # a class may be called 'test': then it is one of several class folders
             places = {"all": root}
-        found = {role: list(self.class_folders(folder, root)) for role, folder in places.items()}
-        for role, rows in found.items():
+        rows_of = {role: list(self.class_folders(folder, root)) for role, folder in places.items()}
+        for role, rows in rows_of.items():
             if not rows:
                 raise UserError(
                     f"{places[role]}: holds no class folders with {self.kind}s ({self.forms}); "
                     f"expected <class>/<{self.kind}>."
                 )
-        return found
+        return rows_of
 
     def class_folders(self, folder: Path, root: Path) -> Iterable[tuple[str, str]]:
         """(path relative to `root`, class) of what lies in the class folders of `folder`."""
-        for label in filter(Path.is_dir, visible(folder)):
+        for label in filter(Path.is_dir, visible_entries(folder)):
             for item in self.items(label):
                 yield item.relative_to(root).as_posix(), label.name
 

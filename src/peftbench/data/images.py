@@ -1,4 +1,4 @@
-"""From files or arrays to pixels: decoding, resizing, augmentation, and splits as batches of tensors."""
+"""Splits as batches of tensors: how images are prepared, augmented and kept in memory."""
 
 from __future__ import annotations
 
@@ -11,38 +11,48 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from peftbench.common.errors import UserError
+from peftbench.common.progress import Watch
 from peftbench.common.seeds import mix
 from peftbench.data.base import Split
-from peftbench.data.media import DAMAGED, read_clip, upright
-
-FILTERS = {
-    "bicubic": Image.Resampling.BICUBIC,
-    "bilinear": Image.Resampling.BILINEAR,
-    "nearest": Image.Resampling.NEAREST,
-    "lanczos": Image.Resampling.LANCZOS,
-}
-
+from peftbench.data.decoding import Picture, decode_clip, decode_image
+from peftbench.data.media import DAMAGED
 
 # How much larger than the input an image is kept, for augmentations that cut from it.
 _MARGIN = {"crop": 8 / 7, "rrc": 2.0}
-
-
-Picture = np.ndarray | str | Path | Image.Image
-"""What an image is read from: pixels (H, W) or (H, W, 3) in uint8, a file, or PIL's own."""
 
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 class Preparation(Protocol):
-    """How a task prepares images for its model: a frozen dataclass, whose `augment` is for training alone."""
+    """How a task prepares images for its model: a frozen dataclass, whose field `augment` is for training alone."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def size(self) -> Any:
+        """Pixels of the input; None where images keep their shapes."""
+        ...
+
+    @property
+    def interpolation(self) -> str: ...
+
+    @property
+    def mean(self) -> tuple[float, ...]: ...
+
+    @property
+    def std(self) -> tuple[float, ...]: ...
+
+    @property
+    def augment(self) -> str: ...
+
+    def __call__(self, image: Picture) -> Any:
+        """The pixels of one image, in uint8, and what else the task needs of it. Raises UserError."""
+        ...
 
     def over(
         self, split: Split, on_error: str, memory_gb: float, watch: Callable[[int, int], None], views: int = 0
@@ -53,7 +63,14 @@ class Preparation(Protocol):
 
 @dataclass(frozen=True)
 class Transform:
-    """From an image to the model's input: squashed to size x size, no crop; then scaled by mean and std."""
+    """From an image to the model's input: squashed to size x size, no crop; then scaled by mean and std.
+
+    Attributes:
+        size: pixels of a side.
+        interpolation: a filter of `FILTERS`.
+        mean, std: the normalisation, in units of the range 0 to 1, which the model applies.
+        augment: none, flip, crop, rrc or trivial.
+    """
 
     size: int
     interpolation: str
@@ -62,79 +79,20 @@ class Transform:
     augment: str = "none"
 
     def __call__(self, image: Picture) -> Tensor:
-        """uint8 (3, size, size) of a file, a PIL image, or pixels (H, W) or (H, W, 3) in uint8.
-
-        A model of ours normalises it.
+        """uint8 (3, size, size) of a file, a PIL image, or pixels (H, W) or (H, W, 3) in uint8; not yet normalised.
 
         Raises:
             UserError: it cannot be read as an image.
         """
         try:
-            return torch.from_numpy(decode(image, self.size, self.interpolation).copy())
+            return torch.from_numpy(decode_image(image, self.size, self.interpolation).copy())
         except DAMAGED as problem:
             name = image if isinstance(image, str | Path) else "this image"
             raise UserError(f"{name}: cannot be read as an image ({problem}).") from None
 
-    def over(
-        self, split: Split, on_error: str, memory_gb: float, watch: Callable[[int, int], None], views: int = 0
-    ) -> Images:
+    def over(self, split: Split, on_error: str, memory_gb: float, watch: Watch, views: int = 0) -> Images:
         """A split's images in this form."""
         return Images(split, self, on_error, memory_gb, watch, views)
-
-
-def decode(source: Picture, size: int | tuple[int, int], interpolation: str) -> np.ndarray:
-    """An image as uint8 (3, size, size), or (3, *size): EXIF rotation applied, any mode to RGB, resized.
-
-    Its own shape is not kept.
-    """
-    height, width = (size, size) if isinstance(size, int) else size
-    image = rgb(opened(source)).resize((width, height), FILTERS[interpolation])
-    return np.asarray(image).transpose(2, 0, 1)
-
-
-def opened(source: Picture) -> Image.Image:
-    """An image of any mode, turned as its EXIF says.
-
-    Raises:
-        UserError: it is nothing that holds an image.
-        OSError, ValueError: it cannot be read as one (`media.DAMAGED`).
-    """
-    if isinstance(source, np.ndarray):
-        try:
-            return Image.fromarray(source)
-        except TypeError:
-            raise UserError(
-                f"pixels of shape {list(source.shape)} in {source.dtype}: expected (H, W) or (H, W, 3) in uint8."
-            ) from None
-    if isinstance(source, Image.Image):
-        source.load()  # some files keep their EXIF behind the pixels
-        return upright(source)
-    if not isinstance(source, str | Path):
-        raise UserError(f"an image in a {type(source).__name__}: expected a file, a PIL image or pixels in NumPy.")
-    with Image.open(source) as file:
-        file.load()
-        return upright(file)
-
-
-def rgb(image: Image.Image) -> Image.Image:
-    """An image of any mode in RGB."""
-    if image.mode.startswith("I"):  # 16 bit grey: PIL would clip to 255
-        image = Image.fromarray((np.asarray(image, dtype=np.float64) / 257).round().clip(0, 255).astype(np.uint8))
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert("RGB")
-
-
-def decode_clip(clip: Path, frames: int, size: int, interpolation: str) -> np.ndarray:
-    """A clip as uint8 (frames, 3, size, size): a folder of images or a video file; each frame as `decode` makes it."""
-
-    def read(frame: np.ndarray | Path) -> np.ndarray:
-        try:
-            return decode(frame, size, interpolation)
-        except DAMAGED as problem:
-            raise ValueError(f"{frame.name}: {problem}" if isinstance(frame, Path) else str(problem)) from None
-
-    return np.stack(read_clip(clip, frames, read))
 
 
 class Batch(NamedTuple):
@@ -152,12 +110,17 @@ class Images(Dataset):
     """A split as tensors: decoded once into memory while it fits, else from disk each time.
 
     Attributes:
+        kept: pixels of a side as an image is decoded; larger than the input where an augmentation cuts from it.
         views: 0, or how many fixed augmented views stand for each image; training then draws among them.
         stored: once set, gives the taps of rows, and no image is decoded for training any more.
+        skipped: names the images that were left out because they are damaged.
+        scored_at_once: images a batch where a method looks at them before training; None is as many as in training.
 
     Raises:
         UserError: a damaged image, named, where `on_error` is `refuse`; else it is left out and named in `skipped`.
     """
+
+    scored_at_once: ClassVar[int | None] = 32
 
     def __init__(
         self,
@@ -165,18 +128,17 @@ class Images(Dataset):
         transform: Transform,
         on_error: str,
         memory_gb: float,
-        watch: Callable[[int, int], None],
+        watch: Watch,
         views: int = 0,
     ) -> None:
         self.kept = round(transform.size * _MARGIN.get(transform.augment, 1.0))
-        shape = (*(() if split.frames is None else (split.frames,)), 3, self.kept, self.kept)
+        image_shape = (3, self.kept, self.kept)
+        shape = image_shape if split.frames is None else (split.frames, *image_shape)
         self.transform, self.augment = transform, _augmentation(transform)
         self.views = views if self.augment is not None else 0
         self._begin(split, shape, len(split) * math.prod(shape) <= memory_gb * 2**30, on_error, watch)
 
-    def _begin(
-        self, split: Split, shape: tuple[int, ...], fits: bool, on_error: str, watch: Callable[[int, int], None]
-    ) -> None:
+    def _begin(self, split: Split, shape: tuple[int, ...], fits: bool, on_error: str, watch: Watch) -> None:
         self.split, self.shape, self.fits = split, shape, fits
         self.kind = "image" if split.frames is None else "clip"
         self.skipped: list[str] = []
@@ -190,7 +152,7 @@ class Images(Dataset):
         """The group of each image, (N,), where batches should be of one group."""
         return None
 
-    def load(self, watch: Callable[[int, int], None] = lambda done, of: None) -> None:
+    def load(self, watch: Watch = lambda done, of: None) -> None:
         """Decodes into memory, if the images fit and are not there yet."""
         if self.fits and self.pixels is None:
             self._decode_all("refuse", watch, True)
@@ -243,11 +205,11 @@ class Images(Dataset):
             return torch.stack([self.augment(i) for i in images])  # one draw for all frames of a clip
 
     def _decode(self, index: int) -> np.ndarray:
-        source, how = self.split.images[index], (self.kept, self.transform.interpolation)
+        source, interpolation = self.split.images[index], self.transform.interpolation
         try:
             if self.split.frames is None:
-                return decode(source, *how)
-            return decode_clip(source, self.split.frames, *how)
+                return decode_image(source, self.kept, interpolation)
+            return decode_clip(source, self.split.frames, self.kept, interpolation)
         except DAMAGED as problem:
             raise self._damaged(index, problem) from None
 
@@ -262,10 +224,10 @@ class Images(Dataset):
         source = self.split.images[index]
         return str(source) if isinstance(source, Path) else self.split.names[index]
 
-    def _decode_all(self, on_error: str, watch: Callable[[int, int], None], keep: bool) -> None:
+    def _decode_all(self, on_error: str, watch: Watch, keep: bool) -> None:
         pixels = torch.empty((len(self.split), *self.shape), dtype=torch.uint8) if keep else None
 
-        def one(index: int) -> bool:
+        def decode_into_memory(index: int) -> bool:
             try:
                 image = self._decode(index)
             except UserError:
@@ -276,19 +238,19 @@ class Images(Dataset):
                 pixels[index] = torch.from_numpy(image.copy())
             return True
 
-        good: list[int] = []
+        whole: list[int] = []
         with ThreadPoolExecutor() as pool:
-            for index, fine in enumerate(pool.map(one, range(len(self.split)))):
+            for index, fine in enumerate(pool.map(decode_into_memory, range(len(self.split)))):
                 watch(index + 1, len(self.split))
                 if fine:
-                    good.append(index)
+                    whole.append(index)
                 else:
                     self.skipped.append(self._where(index))
-        if not good:
+        if not whole:
             raise UserError(f"none of the {len(self.split)} {self.kind}s can be read, such as {self.skipped[0]}.")
         if self.skipped:
-            self.split = self.split.take(good)
-            pixels = pixels[torch.tensor(good)] if pixels is not None else None
+            self.split = self.split.take(whole)
+            pixels = pixels[torch.tensor(whole)] if pixels is not None else None
         self.pixels = pixels
 
 

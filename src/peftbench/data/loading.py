@@ -11,35 +11,55 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from peftbench.common.errors import UserError
+from peftbench.common.progress import Watch
 from peftbench.common.seeds import mix
+from peftbench.config import Data
 from peftbench.data.base import Split
 from peftbench.data.images import Images, Indices, Preparation
 
 
+@dataclass(frozen=True)
+class Share:
+    """Which part of every batch this process reads: the `process`-th image, and every `processes`-th after it."""
+
+    process: int = 0
+    processes: int = 1
+
+    def of(self, indices: Tensor) -> Tensor:
+        """Its part of the indices (B,) of a batch."""
+        return indices[self.process :: self.processes]
+
+
 @dataclass
-class Order(Sampler[Indices]):
+class BatchOrder(Sampler[Indices]):
     """The batches of each epoch: a function of seed, epoch and place, and of nothing that happened before.
 
-    `place()` gives (epoch, batches already done in it). A batch is shared out over `world` processes; a trailing
-    batch too small to give each at least one image (two where there is one process, for batch-norm) is left out.
-    Where `groups` are given, (size,), a training batch is of one group as far as these go; what is left over from
-    each comes in mixed batches.
+    A trailing training batch too small to give each process at least one image (two where there is one process, for
+    batch-norm) is left out.
+
+    Attributes:
+        size: the number of images.
+        batch_size: images a batch, over all processes together.
+        shuffle: whether this is training: another order in each epoch, and a seed for each batch.
+        limit: so many batches an epoch at most.
+        place: gives (epoch, batches already done in it).
+        groups: (size,), the group of each image. A training batch is then of one group as far as these go; what is
+            left over from each comes in mixed batches.
     """
 
     size: int
     batch_size: int
     seed: int
     shuffle: bool
-    rank: int = 0
-    world: int = 1
+    share: Share = Share()
     limit: int | None = None
     place: Callable[[], tuple[int, int]] = field(default=lambda: (0, 0))
     groups: Tensor | None = None
 
     def __len__(self) -> int:
         whole, rest = divmod(self.size, self.batch_size)
-        least = max(2, self.world) if self.shuffle else 1
-        count = whole + (rest >= least) or 1
+        least = max(2, self.share.processes) if self.shuffle else 1
+        count = whole + 1 if rest >= least else max(whole, 1)
         return min(count, self.limit) if self.limit else count
 
     def __iter__(self) -> Iterator[Indices]:
@@ -51,8 +71,8 @@ class Order(Sampler[Indices]):
             if self.groups is not None:
                 order = self._grouped(order, generator)
         for i in range(done, len(self)):
-            share = order[i * self.batch_size : (i + 1) * self.batch_size][self.rank :: self.world]
-            yield Indices(share.tolist(), mix(self.seed, epoch, i, self.rank) if self.shuffle else None)
+            part = self.share.of(order[i * self.batch_size : (i + 1) * self.batch_size])
+            yield Indices(part.tolist(), mix(self.seed, epoch, i, self.share.process) if self.shuffle else None)
 
     def _grouped(self, order: Tensor, generator: torch.Generator) -> Tensor:
         """The same images in whole batches of one group, these in random order, then the rest."""
@@ -74,22 +94,29 @@ class Order(Sampler[Indices]):
 
 @dataclass(frozen=True)
 class Loaders:
-    """Loaders by role; `skipped` names the images left out. Training order is set by `order.place`.
+    """Loaders by role.
 
-    `ood` are shifted test sets, by name.
+    Attributes:
+        order: that of the training batches; `order.place` says where it goes on.
+        skipped: names the images that were left out because they are damaged.
+        ood: shifted test sets, by name.
     """
 
     train: DataLoader
     val: DataLoader | None
     test: DataLoader | None
-    order: Order
+    order: BatchOrder
     skipped: tuple[str, ...]
     ood: Mapping[str, DataLoader] = field(default_factory=dict)
 
-    def load(self, watch: Callable[[int, int], None]) -> None:
-        """Decodes into memory what fits and what no stored taps stand in for. Raises UserError: a damaged image."""
-        own = [x.dataset for x in (self.train, self.val, self.test, *self.ood.values()) if x is not None]
-        for images in own:
+    def load(self, watch: Watch) -> None:
+        """Decodes into memory what fits and what no stored taps stand in for.
+
+        Raises:
+            UserError: a damaged image.
+        """
+        for loader in (self.train, self.val, self.test, *self.ood.values()):
+            images = None if loader is None else loader.dataset
             if isinstance(images, Images) and images.stored is None:
                 images.load(watch)
 
@@ -97,55 +124,58 @@ class Loaders:
 def loaders(
     roles: tuple[Split, Split | None, Split | None],
     transform: Preparation,
+    options: Data,
     *,
-    batch_size: int,
-    eval_batch_size: int,
     seed: int,
-    workers: int = 0,
-    on_error: str = "refuse",
-    memory_gb: float = 4.0,
-    rank: int = 0,
-    world: int = 1,
+    share: Share = Share(),
     limit: int | None = None,
     pin: bool = False,
     views: int = 0,
-    watch: Callable[[int, int], None] = lambda done, of: None,
+    watch: Watch = lambda done, of: None,
 ) -> Loaders:
-    """Loaders of uint8 images, clips or scenes for (train, val, test); `batch_size` counts over all processes.
+    """Loaders of uint8 images, clips or scenes for (train, val, test).
 
-    `seed` decides the order of training batches. Nothing is decoded yet, except to find damaged images to skip.
+    Nothing is decoded yet, except to find damaged images to skip.
+
+    Args:
+        roles: the splits; val and test may be missing.
+        transform: how training images are prepared; the others are so without its augmentation.
+        options: batch sizes (that of training counts over all processes), workers, memory, what to do about damage.
+        seed: the run's, which decides the order of training batches where `options.order_seed` does not.
+        share: which part of each batch this process reads.
+        limit: so many batches an epoch at most.
+        pin: whether batches lie in pinned memory, for a GPU.
+        views: how many fixed augmented views stand for each training image; 0 augments anew each time.
+        watch: called with the number of images that have been decoded, and of how many.
 
     Raises:
         UserError: a damaged image, or a batch that cannot be shared out evenly.
     """
-    if batch_size % world:
-        raise UserError(f"data.batch_size={batch_size}: cannot be shared evenly by {world} devices.")
+    if options.batch_size % share.processes:
+        raise UserError(f"data.batch_size={options.batch_size}: cannot be shared evenly by {share.processes} devices.")
+    if options.order_seed is not None:
+        seed = options.order_seed
     plain = replace(transform, augment="none")
     skipped: list[str] = []
 
-    def make(split: Split | None, train: bool) -> tuple[DataLoader, Order] | None:
-        if split is None:
-            return None
-        images = (transform if train else plain).over(split, on_error, memory_gb, watch, views)
+    def make_loader(split: Split, train: bool) -> DataLoader:
+        images = (transform if train else plain).over(split, options.on_error, options.memory_gb, watch, views)
         skipped.extend(images.skipped)
-        size = batch_size if train else eval_batch_size * world
-        order = Order(len(images), size, seed, shuffle=train, rank=rank, world=world, limit=limit)
-        order.groups = images.groups if train else None
-        processes = workers if not images.fits or images.augment is not None else 0
-        loader = DataLoader(
+        batch_size = options.batch_size if train else options.eval_batch_size * share.processes
+        order = BatchOrder(len(images), batch_size, seed, train, share, limit, groups=images.groups if train else None)
+        decodes = not images.fits or images.augment is not None
+        return DataLoader(
             images,
             batch_sampler=order,
-            collate_fn=whole,
-            num_workers=processes,
+            collate_fn=pass_whole_batch,
+            num_workers=options.workers if decodes else 0,
             persistent_workers=False,
             pin_memory=pin,
         )
-        return loader, order
 
-    train = make(roles[0], True)
-    assert train is not None
-    val, test = make(roles[1], False), make(roles[2], False)
-    return Loaders(train[0], val and val[0], test and test[0], train[1], tuple(skipped))
+    train = make_loader(roles[0], True)
+    val, test = (None if split is None else make_loader(split, False) for split in roles[1:])
+    return Loaders(train, val, test, cast(BatchOrder, train.batch_sampler), tuple(skipped))
 
 
 def images_of(loader: DataLoader | None) -> Images | None:
@@ -153,6 +183,6 @@ def images_of(loader: DataLoader | None) -> Images | None:
     return None if loader is None else cast(Images, loader.dataset)
 
 
-def whole(batch: Any) -> Any:
+def pass_whole_batch(batch: Any) -> Any:
     """Collates nothing: `Images` gives whole batches."""
     return batch

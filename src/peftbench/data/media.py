@@ -18,11 +18,11 @@ VIDEOS = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wm
 DAMAGED = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises for a broken image
 # The readers of these; FFmpeg's others include playlists, which make it open whatever else a file names.
 _FORMATS = "avi,mov,matroska,mpeg,mpegts,asf"
-_MOST_PIXELS = 178_956_970  # of one picture of a video: where Pillow refuses an image
+_MOST_PIXELS = 178_956_970  # in one picture of a video: from there on Pillow refuses an image
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Turned as its EXIF says, where that can be read; PIL's own way fails where any other tag is damaged."""
+    """The image turned as its EXIF says, where that can be read; PIL's own way fails where any other tag is damaged."""
     turn = _turn(image)
     return image if turn is None else image.transpose(turn)
 
@@ -40,21 +40,16 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
         return None
 
 
-_TURNS = dict(
-    zip(
-        range(2, 9),
-        (
-            Image.Transpose.FLIP_LEFT_RIGHT,
-            Image.Transpose.ROTATE_180,
-            Image.Transpose.FLIP_TOP_BOTTOM,
-            Image.Transpose.TRANSPOSE,
-            Image.Transpose.ROTATE_270,
-            Image.Transpose.TRANSVERSE,
-            Image.Transpose.ROTATE_90,
-        ),
-        strict=True,
-    )
-)
+# What stands an image upright, by its EXIF orientation; 1 is upright already.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _ON_ITS_SIDE = {
     Image.Transpose.TRANSPOSE,
     Image.Transpose.ROTATE_270,
@@ -63,28 +58,28 @@ _ON_ITS_SIDE = {
 }
 
 
-def visible(folder: Path) -> list[Path]:
-    """What lies in a folder, sorted, without hidden files."""
+def visible_entries(folder: Path) -> list[Path]:
+    """The files and folders in a folder, sorted, without hidden ones."""
     return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
 
 
-def clips(folder: Path) -> Iterator[Path]:
+def find_clips(folder: Path) -> Iterator[Path]:
     """The clips at any depth below `folder`: video files, folders with frames, and folders with nothing at all."""
-    for path in visible(folder):
+    for path in visible_entries(folder):
         if path.suffix.lower() in VIDEOS and path.is_file():
             yield path
         elif path.is_dir():
             # A linked folder may be a clip, but may also lead back to where it lies: it is not looked through.
-            inner = [] if path.is_symlink() or frame_files(path) else list(clips(path))
+            inner = [] if path.is_symlink() or frame_files(path) else list(find_clips(path))
             yield from inner or [path]
 
 
 def frame_files(clip: Path) -> list[Path]:
     """The frames in a clip's folder, in the order of the numbers in their names: `f2.jpg` before `f10.jpg`."""
-    return sorted((p for p in visible(clip) if p.suffix.lower() in IMAGES), key=lambda p: _numbered(p.name))
+    return sorted((p for p in visible_entries(clip) if p.suffix.lower() in IMAGES), key=lambda p: _numbered(p.name))
 
 
-def spread(count: int, frames: int) -> list[int]:
+def spread_frames(count: int, frames: int) -> list[int]:
     """`frames` indices below `count`: the middle of each of as many equal stretches; they repeat where count is less.
 
     >>> spread(16, 4), spread(2, 4)
@@ -94,24 +89,28 @@ def spread(count: int, frames: int) -> list[int]:
 
 
 def read_clip(clip: Path, frames: int, read: Callable[[Path | np.ndarray], np.ndarray]) -> list[np.ndarray]:
-    """`frames` frames spread over a clip in order of time, each as `read` makes it of a file or of (H, W, 3) pixels.
+    """`frames` frames spread over a clip in order of time, each as `read` gives it for a file or (H, W, 3) pixels.
 
     Raises:
         ValueError, OSError: it cannot be read, or holds no frames.
     """
     if clip.is_file():
-        wanted, found = _from_video(clip, frames, read)
+        wanted, frame_at = _from_video(clip, frames, read)
     else:
         files = frame_files(clip)
-        wanted = spread(len(files), frames)
-        found = {i: read(files[i]) for i in set(wanted)} if files else {}
-    if not found:
+        wanted = spread_frames(len(files), frames)
+        frame_at = {i: read(files[i]) for i in set(wanted)} if files else {}
+    if not frame_at:
         raise ValueError("it holds no frames")
-    return [found[i] for i in wanted]
+    return [frame_at[i] for i in wanted]
 
 
 def require_reader(video: Path) -> None:
-    """Raises UserError where the library that reads video files is not installed."""
+    """Refuses a video file where the library that reads it is not installed.
+
+    Raises:
+        UserError: how to install it.
+    """
     try:
         import av  # noqa: F401
     except ImportError as problem:
@@ -127,38 +126,38 @@ def _from_video(
     """The indices wanted, and the pictures at them. Only wanted pictures are ever held."""
     with _opened(path) as (container, stream):
         count = sum(1 for packet in container.demux(stream) if packet.size)
-    wanted = spread(count, frames)
-    found, seen = _pictures(path, set(wanted), read)
-    if len(found) < len(set(wanted)):  # fewer pictures than packets, as an edited or broken file may have
-        wanted = spread(seen, frames)
-        found, _ = _pictures(path, set(wanted), read)
-    return wanted, found
+    wanted = spread_frames(count, frames)
+    frame_at, seen = _pictures(path, set(wanted), read)
+    if len(frame_at) < len(set(wanted)):  # fewer pictures than packets, as an edited or broken file may have
+        wanted = spread_frames(seen, frames)
+        frame_at, _ = _pictures(path, set(wanted), read)
+    return wanted, frame_at
 
 
 def _pictures(
     path: Path, wanted: set[int], read: Callable[[Path | np.ndarray], np.ndarray]
 ) -> tuple[dict[int, np.ndarray], int]:
-    found: dict[int, np.ndarray] = {}
+    frame_at: dict[int, np.ndarray] = {}
     seen = 0
     with _opened(path) as (container, stream):
         for picture in container.decode(stream):
             if seen in wanted:
                 upright = np.rot90(picture.to_ndarray(format="rgb24"), round(picture.rotation / 90))
-                found[seen] = read(np.ascontiguousarray(upright))
+                frame_at[seen] = read(np.ascontiguousarray(upright))
             seen += 1
-            if len(found) == len(wanted):
+            if len(frame_at) == len(wanted):
                 break
-    return found, seen
+    return frame_at, seen
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     import av
 
-    # A title in another encoding than UTF-8 is no damage; PyAV 19 knows that by itself, and takes no such word.
-    more: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+    # A title in another encoding than UTF-8 is no damage. PyAV 19 knows that by itself and has no such option.
+    options: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
     try:
-        with av.open(str(path.absolute()), options={"format_whitelist": _FORMATS}, **more) as container:
+        with av.open(str(path.absolute()), options={"format_whitelist": _FORMATS}, **options) as container:
             stream = container.streams.best("video")
             if stream is None:
                 raise ValueError("it holds no pictures")

@@ -16,13 +16,13 @@ from peftbench.data.boxes import BoxSplit
 from peftbench.data.corruptions import CORRUPTIONS, SEVERITIES, Corrupted
 from peftbench.data.folder import Folder
 from peftbench.data.images import Images
-from peftbench.data.loading import Loaders, Order, whole
+from peftbench.data.loading import BatchOrder, Loaders, pass_whole_batch
 
 ALL = "corruptions"
 Shifts = dict[str, Split | tuple[str, int]]
 
 
-def shifts(config: Config, splits: Splits) -> Shifts:
+def read_shifts(config: Config, splits: Splits) -> Shifts:
     """Name -> a folder's images, or a corruption and its severity, in the order in which `data.ood` names them.
 
     Raises:
@@ -33,61 +33,64 @@ def shifts(config: Config, splits: Splits) -> Shifts:
         raise UserError(f"data.ood: {splits.name} holds clips, and only images can be shifted so far; leave it out.")
     if config.data.ood and isinstance(splits.train, BoxSplit):
         raise UserError(f"data.ood: {splits.name} is for detection, and only classified images can be shifted so far.")
-    found: Shifts = {}
+    named: Shifts = {}
     for entry in config.data.ood:
         name, colon, severity = entry.partition(":")
         if name == ALL or name in CORRUPTIONS:
             for kind in CORRUPTIONS if name == ALL else (name,):
                 for level in (_severity(entry, severity),) if colon else SEVERITIES:
-                    found[f"{kind}:{level}"] = (kind, level)
+                    named[f"{kind}:{level}"] = (kind, level)
         else:
-            found[entry] = _folder(entry, splits)
-    return found
+            named[entry] = _folder(entry, splits)
+    return named
 
 
-def stamps(found: Shifts) -> dict[str, Any]:
+def stamps_of_shifts(shifts: Shifts) -> dict[str, Any]:
     """What a figure on a folder needs to be compared: images, classes and their hash."""
     return {
         name: {"images": len(shift), "classes": len(np.unique(shift.labels)), "hash": split_hash(shift)}
-        for name, shift in found.items()
+        for name, shift in shifts.items()
         if isinstance(shift, Split)
     }
 
 
-def shifted(found: Shifts, data: Loaders, config: Config, rank: int, world: int) -> dict[str, DataLoader]:
-    """Loaders of the shifted sets. Corruptions are of the run's own test images."""
-    if not found:
+def shifted_loaders(shifts: Shifts, data: Loaders, config: Config) -> dict[str, DataLoader]:
+    """Loaders of the shifted sets, shared out as `data` is. Corruptions are of the run's own test images."""
+    if not shifts:
         return {}
     assert data.test is not None
     test: Images = data.test.dataset  # type: ignore[assignment]
-    made: dict[str, DataLoader] = {}
-    for name, shift in found.items():
+    share, limit = data.order.share, config.trainer.max_batches
+    batch_size = config.data.eval_batch_size * share.processes
+    loaders: dict[str, DataLoader] = {}
+    for name, shift in shifts.items():
         if isinstance(shift, Split):
             plain = replace(test.transform, augment="none")
             images: Any = Images(shift, plain, config.data.on_error, config.data.memory_gb, lambda done, of: None)
         else:
             images = Corrupted(test, *shift)
-        size = config.data.eval_batch_size * world
-        limit = config.trainer.max_batches
-        order = Order(len(images), size, config.seed, shuffle=False, rank=rank, world=world, limit=limit)
-        made[name] = DataLoader(images, batch_sampler=order, collate_fn=whole, num_workers=config.data.workers)
-    return made
+        order = BatchOrder(len(images), batch_size, config.seed, False, share, limit)
+        workers = config.data.workers
+        loaders[name] = DataLoader(images, batch_sampler=order, collate_fn=pass_whole_batch, num_workers=workers)
+    return loaders
 
 
-def averages(results: dict[str, dict[str, float]]) -> dict[str, float]:
+def average_over_shifts(results: dict[str, dict[str, float]]) -> dict[str, float]:
     """`ood/<set>/<metric>` of every set, `ood/<corruption>/accuracy` over its severities, `ood/accuracy` over all.
 
     The last is the mean of the folders and corruptions, each of which counts once.
     """
-    found = {f"ood/{name}/{metric}": v for name, row in results.items() for metric, v in row.items()}
+    figures = {f"ood/{name}/{metric}": v for name, row in results.items() for metric, v in row.items()}
     kinds: dict[str, list[float]] = {}
     for name, row in results.items():
         kind = name.partition(":")[0]
         if "accuracy" in row:
             kinds.setdefault(kind if kind in CORRUPTIONS else name, []).append(row["accuracy"])
     means = {kind: sum(v) / len(v) for kind, v in kinds.items()}
-    found |= {f"ood/{kind}/accuracy": v for kind, v in means.items()}
-    return found | ({"ood/accuracy": sum(means.values()) / len(means)} if means else {})
+    figures |= {f"ood/{kind}/accuracy": v for kind, v in means.items()}
+    if means:
+        figures["ood/accuracy"] = sum(means.values()) / len(means)
+    return figures
 
 
 def _severity(entry: str, text: str) -> int:

@@ -14,29 +14,26 @@ from peftbench.common.seeds import mix
 from peftbench.config import Config
 from peftbench.data.images import Images, Indices
 
-SIZE = 32
-"""Images a batch: SPT's, whatever the batches of training are; of detection they are as in training."""
-
 
 def plain_batches(train: DataLoader, config: Config, device: torch.device) -> Iterator[list[Any]]:
-    """(images, targets) of all training images in batches of 32, the last one smaller, shuffled by the run's seed.
+    """[images, targets] of all training images, on `device`, in batches shuffled by the run's seed.
 
-    The official code of SPT takes them in the order of the file, which is at random in VTAB's lists; in class folders
+    A batch has 32 images, as SPT's have, whatever the batches of training are; scenes come in training's batches. The
+    official code of SPT takes them in the order of the file, which is at random in VTAB's lists; in class folders
     it would be class by class, so that the first batches would show a few classes only.
     """
     images: Images = train.dataset  # type: ignore[assignment]
+    batch_size = images.scored_at_once or config.data.batch_size
     if images.kept != images.transform.size or images.views:  # kept larger, for augmentations that cut from it
         plain = replace(images.transform, augment="none")
         images = Images(images.split, plain, "refuse", config.data.memory_gb, lambda done, of: None)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(mix(config.seed, 4)))
-    size = SIZE if config.task.name == "classification" else config.data.batch_size
-    batches = order.split(size)[: config.trainer.max_batches]
-    for batch in batches:
-        given = images.__getitems__(Indices(batch.tolist(), None))
-        yield [given.images.to(device), _moved(given.targets, device)]
+    for indices in order.split(batch_size)[: config.trainer.max_batches]:
+        batch = images.__getitems__(Indices(indices.tolist(), None))
+        yield [batch.images.to(device), _moved(batch.targets, device)]
 
 
 def _moved(targets: Any, device: torch.device) -> Any:
     if isinstance(targets, Tensor):
         return targets.to(device)
-    return [{name: t.to(device) for name, t in one.items()} for one in targets]
+    return [{name: t.to(device) for name, t in target.items()} for target in targets]

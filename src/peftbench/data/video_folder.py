@@ -10,14 +10,15 @@ from typing import ClassVar
 from peftbench.common.errors import UserError
 from peftbench.data.base import Split, Splits
 from peftbench.data.folder import Folder
-from peftbench.data.media import VIDEOS, clips, frame_files, require_reader
+from peftbench.data.media import VIDEOS, find_clips, frame_files, require_reader
 
 
 @dataclass(frozen=True)
 class VideoFolder(Folder):
     """Clips under `root`, each a folder of frames or a video file, in one of the three forms of `Folder`.
 
-    Of each clip `frames` frames are read: the middle ones of as many equal stretches; of a shorter clip some twice.
+    A clip is cut into `frames` equal stretches, and the middle frame of each is read. A shorter clip gives some frames
+    twice.
     """
 
     frames: int = 8
@@ -31,15 +32,19 @@ class VideoFolder(Folder):
         return super().load()
 
     def items(self, folder: Path) -> Iterable[Path]:
-        """The clips of a class folder, at any depth. Raises UserError where it has none."""
+        """The clips of a class folder, at any depth.
+
+        Raises:
+            UserError: the folder has none, or holds images.
+        """
         if frame_files(folder):
             raise UserError(
                 f"{folder}: holds images, not clips; expected <class>/<clip>/<frame>. Single images are data=folder."
             )
-        found = list(clips(folder))
-        if not found:
+        clips = list(find_clips(folder))
+        if not clips:
             raise UserError(f"{folder}: is a class folder without clips ({self.forms}); fill or remove it.")
-        return found
+        return clips
 
     def is_item(self, path: Path) -> bool:
         return path.exists()

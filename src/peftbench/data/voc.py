@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -15,6 +16,7 @@ from xml.parsers import expat
 
 from PIL import Image
 
+from peftbench.common.atomic_files import replacing
 from peftbench.common.errors import UserError, nearest
 from peftbench.data.media import DAMAGED, IMAGES, upright_size
 
@@ -25,13 +27,13 @@ _MOST = 2**24  # bytes of one annotation
 
 @dataclass
 class Converted:
-    """What became of the lists.
+    """What a conversion wrote.
 
     Attributes:
         files: the JSON file of each list.
-        images, objects: how many, by list.
+        images, objects: how many of them each list has.
         classes: in the order of their category ids, which begin at 1.
-        notes: what was left out, a sentence each.
+        notes: sentences about what was left out.
     """
 
     files: dict[str, Path] = field(default_factory=dict)
@@ -56,7 +58,7 @@ class _Annotation:
     objects: tuple[_Object, ...]
 
 
-def convert(root: Path, out: Path, classes: Sequence[str] = (), zero_based: bool = False) -> Converted:
+def convert_voc(root: Path, out: Path, classes: Sequence[str] = (), zero_based: bool = False) -> Converted:
     """Writes instances_<list>.json to `out` for each of train, val, trainval and test in ImageSets/Main.
 
     Without ImageSets all annotations are one file, instances_all.json. `file_name` is relative to `root`. VOC counts
@@ -74,14 +76,14 @@ def convert(root: Path, out: Path, classes: Sequence[str] = (), zero_based: bool
         if target.exists():
             raise UserError(f"{target}: is there already; move it away, or give another out=.")
     read = {stem: _read(root, stem) for stem in dict.fromkeys(s for stems in lists.values() for s in stems)}
-    done = Converted(targets, classes=_classes(root, read.values(), classes))
-    contents = {name: _content(done, name, [read[s] for s in stems], zero_based) for name, stems in lists.items()}
-    left = Counter(o.name for a in read.values() for o in a.objects if o.name not in done.classes)
-    if left:
-        told = ", ".join(f"{name} ({count:,})" for name, count in left.most_common(5))
-        done.notes.append(f"{left.total():,} objects are of other classes and left out: {told}")
+    converted = Converted(targets, classes=_classes(root, read.values(), classes))
+    contents = {name: _content(converted, name, [read[s] for s in stems], zero_based) for name, stems in lists.items()}
+    left_out = Counter(o.name for a in read.values() for o in a.objects if o.name not in converted.classes)
+    if left_out:
+        counts = ", ".join(f"{name} ({count:,})" for name, count in left_out.most_common(5))
+        converted.notes.append(f"{left_out.total():,} objects are of other classes and left out: {counts}")
     _write(targets, contents)
-    return done
+    return converted
 
 
 def _lists(root: Path) -> dict[str, list[str]]:
@@ -94,7 +96,7 @@ def _lists(root: Path) -> dict[str, list[str]]:
             f"{f', such as {inner}' if inner else ''}."
         )
     there = {p.stem for p in folder.glob("*.xml")}
-    found: dict[str, list[str]] = {}
+    stems_of: dict[str, list[str]] = {}
     for name in _LISTS:
         file = root / "ImageSets" / "Main" / f"{name}.txt"
         if not file.is_file():
@@ -108,12 +110,12 @@ def _lists(root: Path) -> dict[str, list[str]]:
             if stem not in there:
                 raise UserError(f"{file}:{number}: there is no Annotations/{stem}.xml.")
         if stems:
-            found[name] = list(dict.fromkeys(stems))
-    if not found and there:
-        found["all"] = sorted(there)
-    if not found:
+            stems_of[name] = list(dict.fromkeys(stems))
+    if not stems_of and there:
+        stems_of["all"] = sorted(there)
+    if not stems_of:
         raise UserError(f"{folder}: holds no annotations; expected <image>.xml.")
-    return found
+    return stems_of
 
 
 def _read(root: Path, stem: str) -> _Annotation:
@@ -127,7 +129,7 @@ def _read(root: Path, stem: str) -> _Annotation:
 
 
 def _tree(path: Path) -> ElementTree.Element:
-    """The XML, which is data from anywhere: what declares entities is refused before they are expanded."""
+    """The XML, which may come from anywhere: a file that declares entities is refused before they are expanded."""
 
     def refuse(*_: Any) -> None:
         raise UserError(f"{path}: declares a document type, which VOC's files do not; remove its <!DOCTYPE …>.")
@@ -158,9 +160,9 @@ def _image(root: Path, stem: str, filename: str, path: Path) -> Path:
 
 def _size(tree: ElementTree.Element, image: Path) -> tuple[int, int]:
     """(height, width) as the annotation has it, or as the image does where that says nothing."""
-    given = [(tree.findtext(f"size/{key}") or "").strip() for key in ("height", "width")]
-    if all(text.isdecimal() and len(text) < 10 and int(text) for text in given):
-        return int(given[0]), int(given[1])
+    texts = [(tree.findtext(f"size/{key}") or "").strip() for key in ("height", "width")]
+    if all(text.isdecimal() and len(text) < 10 and int(text) for text in texts):
+        return int(texts[0]), int(texts[1])
     try:
         with Image.open(image) as opened:
             return upright_size(opened)
@@ -168,26 +170,26 @@ def _size(tree: ElementTree.Element, image: Path) -> tuple[int, int]:
         raise UserError(f"{image}: cannot be read as an image ({problem}), and its annotation has no size.") from None
 
 
-def _object(path: Path, number: int, found: ElementTree.Element) -> _Object:
-    name = (found.findtext("name") or "").strip()
+def _object(path: Path, number: int, element: ElementTree.Element) -> _Object:
+    name = (element.findtext("name") or "").strip()
     if not name:
         raise UserError(f"{path}: object {number} has no name; expected its class.")
-    corners = [found.findtext(f"bndbox/{key}") for key in _CORNERS]
+    corners = [element.findtext(f"bndbox/{key}") for key in _CORNERS]
     try:
         box = tuple(float(text or "") for text in corners)
     except ValueError:
         box = (math.nan,)
     if len(box) != 4 or not all(map(math.isfinite, box)):
-        told = ", ".join(f"{k}={t!r}" for k, t in zip(_CORNERS, corners, strict=True))
-        raise UserError(f"{path}: object {number} ({name}) has the box {told}; expected four numbers.")
-    difficult = (found.findtext("difficult") or "0").strip()
+        shown = ", ".join(f"{k}={t!r}" for k, t in zip(_CORNERS, corners, strict=True))
+        raise UserError(f"{path}: object {number} ({name}) has the box {shown}; expected four numbers.")
+    difficult = (element.findtext("difficult") or "0").strip()
     if difficult not in ("0", "1"):
         raise UserError(f"{path}: object {number} ({name}) has difficult={difficult!r}; expected 0 or 1.")
     return _Object(name, box, difficult == "1")
 
 
-def _classes(root: Path, found: Any, wanted: Sequence[str]) -> tuple[str, ...]:
-    there = sorted({o.name for annotation in found for o in annotation.objects})
+def _classes(root: Path, annotations: Any, wanted: Sequence[str]) -> tuple[str, ...]:
+    there = sorted({o.name for annotation in annotations for o in annotation.objects})
     if not there:
         raise UserError(f"{root}: no annotation has an object; expected some boxes.")
     for name in wanted:
@@ -199,7 +201,7 @@ def _classes(root: Path, found: Any, wanted: Sequence[str]) -> tuple[str, ...]:
 
 
 def _content(done: Converted, name: str, annotations: Sequence[_Annotation], zero_based: bool) -> dict[str, Any]:
-    """COCO's object of a list. Counts what it holds."""
+    """COCO's object of a list; `done` counts what it holds."""
     ids = {name: i for i, name in enumerate(done.classes, start=1)}
     images: list[dict[str, Any]] = []
     objects: list[dict[str, Any]] = []
@@ -207,14 +209,14 @@ def _content(done: Converted, name: str, annotations: Sequence[_Annotation], zer
     for at, annotation in enumerate(annotations, start=1):
         height, width = annotation.size
         images.append({"id": at, "file_name": annotation.image, "width": width, "height": height})
-        for found in annotation.objects:
-            if found.name not in ids:
+        for object_ in annotation.objects:
+            if object_.name not in ids:
                 continue
             first = 0 if zero_based else 1
-            x, y = found.box[0] - first, found.box[1] - first
-            w, h = found.box[2] - found.box[0] + first, found.box[3] - found.box[1] + first
+            x, y = object_.box[0] - first, object_.box[1] - first
+            w, h = object_.box[2] - object_.box[0] + first, object_.box[3] - object_.box[1] + first
             if w <= 0 or h <= 0:
-                empty.append(f"{annotation.path.name} ({found.name})")
+                empty.append(f"{annotation.path.name} ({object_.name})")
                 continue
             # A whole number stays one: 47, not 47.0.
             bbox = [int(v) if v.is_integer() else v for v in (x, y, w, h)]
@@ -222,11 +224,11 @@ def _content(done: Converted, name: str, annotations: Sequence[_Annotation], zer
                 {
                     "id": len(objects) + 1,
                     "image_id": at,
-                    "category_id": ids[found.name],
+                    "category_id": ids[object_.name],
                     "bbox": bbox,
                     "area": bbox[2] * bbox[3],
-                    "iscrowd": int(found.difficult),
-                    "difficult": int(found.difficult),
+                    "iscrowd": int(object_.difficult),
+                    "difficult": int(object_.difficult),
                 }
             )
     if empty:
@@ -239,15 +241,11 @@ def _content(done: Converted, name: str, annotations: Sequence[_Annotation], zer
 
 def _write(targets: dict[str, Path], contents: dict[str, dict[str, Any]]) -> None:
     """All files or none."""
-    parts = {name: target.with_name(f".{target.name}.{os.getpid()}.part") for name, target in targets.items()}
-    try:
-        for name, part in parts.items():
-            part.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as whole:  # each takes its place when all are written
+        for name, target in targets.items():
+            part = whole.enter_context(replacing(target, partial(_not_written, target)))
             part.write_text(json.dumps(contents[name]), encoding="utf-8")
-        for name, part in parts.items():
-            part.rename(targets[name])
-    except OSError as problem:
-        raise UserError(f"{problem.filename}: could not be written ({problem.strerror}).") from None
-    finally:
-        for part in parts.values():
-            part.unlink(missing_ok=True)
+
+
+def _not_written(target: Path, why: str) -> str:
+    return f"{target}: could not be written ({why})."

@@ -1,17 +1,27 @@
 """Deltas: all that a run learned, as files and inside models; Hugging Face PEFT's adapters."""
 
+from peftbench.deltas.attach import Attached, attach, drop_cached_values
 from peftbench.deltas.delta_file import (
     FILE,
     FORMAT,
-    Attached,
-    attach,
-    changed,
-    content,
-    load,
-    read,
-    refresh,
-    save,
-    write,
+    changed_tensors,
+    content_hash,
+    load_delta,
+    read_tensors,
+    save_delta,
+    write_tensors,
 )
 
-__all__ = ["FILE", "FORMAT", "Attached", "attach", "changed", "content", "load", "read", "refresh", "save", "write"]
+__all__ = [
+    "FILE",
+    "FORMAT",
+    "Attached",
+    "attach",
+    "changed_tensors",
+    "content_hash",
+    "drop_cached_values",
+    "load_delta",
+    "read_tensors",
+    "save_delta",
+    "write_tensors",
+]

@@ -47,9 +47,14 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True)
 class Adapter:
-    """`tensors` are a delta's: `backbone.net.<layer>.lora_a` (r, d_in), `….lora_b` (d_out, r), and the head.
+    """A LoRA adapter, as PEFT's files describe it, with tensors as peftbench names them.
 
-    `fingerprint` is that of the backbone, where peftbench wrote the adapter.
+    Attributes:
+        layers: the names of the adapted layers in the timm model.
+        rank, alpha, dropout: LoRA's options.
+        tensors: a delta's: `backbone.net.<layer>.lora_a` (r, d_in), `backbone.net.<layer>.lora_b` (d_out, r), and the
+            head.
+        fingerprint: the backbone's, where peftbench wrote the adapter; else empty.
     """
 
     layers: tuple[str, ...]
@@ -60,7 +65,7 @@ class Adapter:
     fingerprint: str
 
 
-def write(
+def write_adapter(
     folder: Path,
     tensors: Mapping[str, Tensor],
     options: Mapping[str, Any],
@@ -71,22 +76,25 @@ def write(
     """Writes a delta of `method=lora` as an adapter of timm's model with a classifier of as many classes.
 
     Args:
+        folder: where the files go.
         tensors: the delta.
-        options: of the method: rank, alpha, dropout.
+        options: the method's: rank, alpha, dropout.
         base: the timm model's name.
         classifiers: the names of its classifier layers; each gets the head.
+        metadata: what the file of weights says besides.
 
     Raises:
         Refusal: the delta holds more than low-rank updates of linear layers and a head.
+        UserError: the disk is full, or the folder cannot be written.
     """
-    found: dict[str, Tensor] = {}
+    adapter_tensors: dict[str, Tensor] = {}
     layers: dict[str, None] = {}
     for name, tensor in tensors.items():
         if match := _OURS.fullmatch(name):
             layers[match[1]] = None
-            found[f"{_PREFIX}{match[1]}.lora_{match[2].upper()}.weight"] = tensor
+            adapter_tensors[f"{_PREFIX}{match[1]}.lora_{match[2].upper()}.weight"] = tensor
         elif name.startswith("task.head."):
-            found |= {f"{_PREFIX}{c}.{name.rpartition('.')[2]}": tensor for c in classifiers}
+            adapter_tensors |= {f"{_PREFIX}{c}.{name.rpartition('.')[2]}": tensor for c in classifiers}
         else:
             raise Refusal(f"format=peft: the delta holds {name}, which is no low-rank update of a linear layer.")
     settings = {
@@ -104,13 +112,13 @@ def write(
         "use_dora": False,
         "inference_mode": True,
     }
-    deltas.write(folder / WEIGHTS, found, {**metadata, "format": "pt"})
+    deltas.write_tensors(folder / WEIGHTS, adapter_tensors, {**metadata, "format": "pt"})
     with replacing(folder / CONFIG) as part:
         part.write_text(json.dumps(settings, indent=2) + "\n")
 
 
-def read(folder: Path, classifiers: tuple[str, ...]) -> Adapter:
-    """An adapter that PEFT, or `write`, has saved.
+def read_adapter(folder: Path, classifiers: tuple[str, ...]) -> Adapter:
+    """An adapter that PEFT, or `write_adapter`, has saved.
 
     Raises:
         UserError: it is missing or damaged.
@@ -134,25 +142,25 @@ def read(folder: Path, classifiers: tuple[str, ...]) -> Adapter:
             raise Refusal(f"{file}: {key}={settings[key]!r} is not read; expected plain LoRA, {key}={plain[0]!r}.")
     if not (folder / WEIGHTS).is_file():
         raise _no_weights(folder)
-    tensors, about = deltas.read(folder / WEIGHTS)
+    tensors, about = deltas.read_tensors(folder / WEIGHTS)
     if broken := [n for n, t in tensors.items() if not t.isfinite().all()]:
         raise UserError(f"{folder / WEIGHTS}: {broken[0]} holds values that are not finite; train it again.")
     layers: dict[str, None] = {}
-    found: dict[str, Tensor] = {}
+    delta_tensors: dict[str, Tensor] = {}
     heads: dict[str, list[Tensor]] = {}
     for name, tensor in tensors.items():
         short = name.removeprefix(_PREFIX)
         layer, _, part = short.rpartition(".")
         if (match := _THEIRS.fullmatch(short)) and tensor.ndim == 2:
             layers[match[1]] = None
-            found[f"backbone.net.{match[1]}.lora_{match[2].lower()}"] = tensor
+            delta_tensors[f"backbone.net.{match[1]}.lora_{match[2].lower()}"] = tensor
         elif layer in classifiers and part in ("weight", "bias"):
             heads.setdefault(part, []).append(tensor.flatten(1) if part == "weight" else tensor)
         else:
             raise Refusal(f"{folder / WEIGHTS}: {name} is neither LoRA of a linear layer nor the classifier; not read.")
     # timm averages the logits of two classifiers.
-    found |= {f"task.head.{p}": t[0] if len(t) == 1 else sum(t[1:], t[0]) / len(t) for p, t in heads.items()}
-    return Adapter(tuple(layers), rank, alpha, dropout, found, about.get("fingerprint", ""))
+    delta_tensors |= {f"task.head.{p}": t[0] if len(t) == 1 else sum(t[1:], t[0]) / len(t) for p, t in heads.items()}
+    return Adapter(tuple(layers), rank, alpha, dropout, delta_tensors, about.get("fingerprint", ""))
 
 
 def _no_weights(folder: Path) -> UserError:

@@ -16,7 +16,12 @@ from peftbench.common.errors import UserError
 
 @dataclass(frozen=True)
 class Plan:
-    """What a method decided after a look at the data; with the config it rebuilds every shape."""
+    """What a method decided after a look at the data; with the config it rebuilds every shape.
+
+    Attributes:
+        tensors: name -> tensor, kept in `plan.safetensors`.
+        facts: what JSON holds, kept in `plan.json` and in the record; empty where nothing was decided.
+    """
 
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -27,26 +32,69 @@ class Method:
     """One way to adapt a backbone. Its fields are its options: plain types, literal defaults.
 
     The calls come in this order: `check` on a backbone of the meta device, before weights or data are touched;
-    `prepare` with the untouched model and training batches; `adapt`; `optimizer`; `finish`.
+    `prepare` with the untouched model and training batches; `adapt`; `optimizer`; `finish`; `merge`.
+
+    What a method does is declared by class attributes, which its callers ask: a class that overrides one of the hooks
+    in `HOOKS` without declaring so is refused where it is defined, with a UserError.
     """
 
     side: ClassVar[bool] = False
     """A side method reads taps and never sends a gradient into the backbone."""
+    plans: ClassVar[bool] = False
+    """`prepare` looks at the data and decides what trains; the plan is kept in the run's folder."""
+    own_optimizer: ClassVar[bool] = False
+    """`optimizer` gives another one than is configured."""
+    finishes: ClassVar[bool] = False
+    """`finish` changes the model after the last epoch."""
+    anchored: ClassVar[bool] = False
+    """`optimizer` or `finish` needs the values at the start, of whole tensors."""
+    foldable: ClassVar[bool] = False
+    """`merge` folds what was added into the weights."""
+    peft_adapters: ClassVar[bool] = False
+    """Its delta of linear layers is LoRA as Hugging Face's PEFT writes it, with `rank`, `alpha` and `dropout`."""
     fixed_size: ClassVar[bool] = False
     """What it adds is built for one input size."""
     merges: ClassVar[tuple[str, ...]] = ("masked",)
     """What can become of a pruned backbone's zeros, the default first: `unmerged` leaves updates beside the weights,
     `masked` keeps every zero, `dense` merges over them. Weights that train themselves always keep their zeros."""
 
+    HOOKS: ClassVar[Mapping[str, str]] = {
+        "prepare": "plans",
+        "optimizer": "own_optimizer",
+        "finish": "finishes",
+        "merge": "foldable",
+    }
+    """Hook -> the attribute that says that a class overrides it."""
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        """Refuses a class that overrides a hook and does not say so."""
+        super().__init_subclass__(**more)
+        for hook, attribute in cls.HOOKS.items():
+            if hook in cls.__dict__ and not getattr(cls, attribute):
+                raise UserError(
+                    f"{cls.__name__}: defines {hook}(), and nobody would call it; declare "
+                    f"{attribute}: ClassVar[bool] = True in the class."
+                )
+
     def check(self, backbone: Backbone) -> None:
-        """Raises Refusal, in one sentence that names what would work, where this backbone cannot be adapted so."""
+        """Asks whether this backbone can be adapted so; it may be on the meta device.
+
+        Raises:
+            Refusal: it cannot, in one sentence that names what would work.
+            UserError: an option that is out of range for it.
+        """
 
     def skipped(self, backbone: Backbone) -> Mapping[str, str]:
         """The layers that the options ask for and that are left alone, with the reason; on a backbone as built."""
         return {}
 
     def prepare(self, model: nn.Module, batches: Iterable[Any]) -> Plan:
-        """Looks at the data before anything is changed. `model.loss(batch)` is the training loss."""
+        """Looks at the data before anything is changed; for methods with `plans`.
+
+        Args:
+            model: the untouched `Model`, in eval mode; `model.loss(batch)` is the training loss, a scalar.
+            batches: of training data, on the model's device.
+        """
         return Plan()
 
     def adapt(self, backbone: Backbone, plan: Plan) -> Side | None:
@@ -54,6 +102,9 @@ class Method:
 
         A weight method edits the backbone in place, leaves `requires_grad` true on what trains, and returns None.
         A side method freezes the backbone and returns a `Side`.
+
+        Raises:
+            UserError: the plan is empty where the method decides by a look at the data what it trains.
         """
         raise UserError(f"{type(self).__name__} defines no adapt().")
 
@@ -63,14 +114,31 @@ class Method:
         anchors: Mapping[str, Tensor],
         inner: torch.optim.Optimizer,
     ) -> torch.optim.Optimizer:
-        """The optimizer to train with: by default the configured one, unchanged."""
+        """The optimizer to train with: by default the configured one, unchanged.
+
+        Args:
+            named: (name, parameter) of everything that trains, head included.
+            anchors: name -> value at the start, where the class is `anchored`; empty otherwise.
+            inner: the configured optimizer over these parameters.
+
+        Raises:
+            UserError: an option that does not fit what trains.
+        """
         return inner
 
     def merge(self, backbone: Backbone) -> None:
-        """Folds into the weights what can be, so that it costs nothing to predict; the delta has been saved before."""
+        """Folds into the weights what can be, so that it costs nothing to predict; for methods that are `foldable`.
+
+        The delta has been saved before. `backbone.merging` says what becomes of a pruned backbone's zeros.
+        """
 
     def finish(self, model: nn.Module, anchors: Mapping[str, Tensor]) -> None:
-        """Called once, after the last epoch and before the test. `anchors` are the values at the start, by name."""
+        """Changes the model once, after the last epoch and before the test; for methods with `finishes`.
+
+        Args:
+            model: the trained `Model`.
+            anchors: name -> value at the start, of what trains and of the statistics of norms.
+        """
 
 
 class Side(nn.Module):
@@ -91,18 +159,26 @@ class Side(nn.Module):
     halves: bool = False
 
     def condense(self, taps: Sequence[Tensor]) -> list[Tensor]:
-        """What is kept of the wanted taps, without any parameter: a tap cache holds this, and `forward` takes it."""
+        """What is kept of the wanted taps, without any parameter: a tap cache holds this, and `forward` takes it.
+
+        Args:
+            taps: the `wanted` ones, (B, N, C), (B, C, H, W) or (B, H, W, C) each, as the backbone lays them out.
+
+        Raises:
+            UserError: they are of another input size than the net was built for.
+        """
         return list(taps)
 
     @abstractmethod
     def forward(self, taps: Sequence[Tensor]) -> list[Tensor]:
         """From condensed taps to taps in the backbone's own layout, the last of which is pooled.
 
-        They are `given`; where not `every` one is read, those before the last may be left out.
+        They are `given`; where not `every` one is read, those before the last may be left out. Shapes are those of the
+        backbone's taps.
         """
 
     @classmethod
-    def together(cls, nets: Sequence[Side], taps: Sequence[Tensor]) -> list[list[Tensor]]:
+    def forward_several(cls, nets: Sequence[Side], taps: Sequence[Tensor]) -> list[list[Tensor]]:
         """What each of several nets of this class gives for the same taps; a class that can share work overrides it."""
         return [net(taps) for net in nets]
 
@@ -111,3 +187,9 @@ def freeze(module: nn.Module) -> None:
     """No parameter of `module` trains."""
     for parameter in module.parameters():
         parameter.requires_grad = False
+
+
+def unfreeze(module: nn.Module) -> None:
+    """Every parameter of `module` trains."""
+    for parameter in module.parameters():
+        parameter.requires_grad = True

@@ -131,7 +131,7 @@ class SideNet(Side):
 
     def begin(self, stem: Tensor) -> State:
         """What the first stage sees below it: the condensed stem."""
-        return State(layouts.flat(stem, self.layout), grid_of(stem, self.first, self.prefix), None)
+        return State(layouts.flatten_tap(stem, self.layout), grid_of(stem, self.first, self.prefix), None)
 
     def forward(self, taps: Sequence[Tensor]) -> list[Tensor]:
         below = None if self.stem is None else self.begin(taps[0])
@@ -174,18 +174,18 @@ class Stage(nn.Module):
     def forward(self, tap: Tensor, below: State | None) -> State:
         """S (B, c, N) of this stage, from B (B, …) and the state of the stage below."""
         grid = grid_of(tap, self.tap, self.prefix)
-        mixed = F.relu_(self.reduce_norm(layouts.read(tap, self.reduce.weight, self.layout)))
+        mixed = F.relu_(self.reduce_norm(layouts.project_tap(tap, self.reduce.weight, self.layout)))
         if below is not None and self.gate is not None:
             weight = self.transition.weight
             if below.stage is not None:
                 weight = weight @ below.stage.view()
-            carried = layouts.pointwise(layouts.resize(below.x, self.prefix, below.grid, grid), weight)
+            carried = layouts.pointwise(layouts.resize_grid(below.x, self.prefix, below.grid, grid), weight)
             mixed = self.gate(mixed, F.relu_(self.transition_norm(carried)))
         return State(mixed + self._block(mixed, grid), grid, self)
 
     def calibrate(self, tap: Tensor, state: State) -> Tensor:
         """O from B, in B's own layout."""
-        return tap + layouts.write(state.x, self._expansion(), self.layout, tap.shape)
+        return tap + layouts.project_to_tap(state.x, self._expansion(), self.layout, tap.shape)
 
     def view(self) -> Tensor:
         """S' = S + reduce(gamma (expand S)), as one matrix (c, c)."""
@@ -266,7 +266,7 @@ def norm(kind: str, width: int) -> nn.Module:
     if kind == "batch":
         return nn.BatchNorm1d(width)
     most = max(1, width // 8)
-    return nn.GroupNorm(next(g for g in range(most, 0, -1) if width % g == 0), width)
+    return nn.GroupNorm(max(groups for groups in range(1, most + 1) if width % groups == 0), width)
 
 
 def _halvings(stem: Tap, first: Tap) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from peftbench import optim
 from peftbench.backbones import Backbone
 from peftbench.methods.full import Full
-from peftbench.optim.ftp import check_options
+from peftbench.optim.ftp import refuse_bad_options
 
 
 @dataclass(frozen=True)
@@ -22,17 +22,26 @@ class FTP(Full):
     `optimizer=ftp` does the same to what any other method trains. `exclude` are patterns over parameter names.
     """
 
+    own_optimizer: ClassVar[bool] = True
+    anchored: ClassVar[bool] = True
+
     kappa: float = 1.0
     gamma_lr: float = 0.01
     norm: Literal["mars", "l2"] = "mars"
     exclude: tuple[str, ...] = ("task.*",)
 
     def check(self, backbone: Backbone) -> None:
-        check_options(self.kappa, self.gamma_lr, self.norm, "method.")
+        refuse_bad_options(self.kappa, self.gamma_lr, self.norm, "method.")
 
     def optimizer(
         self, named: Sequence[tuple[str, nn.Parameter]], anchors: Mapping[str, Tensor], inner: Optimizer
     ) -> Optimizer:
         exclude = optim.matching(self.exclude, [n for n, _ in named], "method.exclude")
-        own = {n: anchors[n] for n, _ in named}
-        return optim.FTP(inner, anchors=own, exclude=exclude, kappa=self.kappa, gamma_lr=self.gamma_lr, norm=self.norm)
+        return optim.FTP(
+            inner,
+            anchors={n: anchors[n] for n, _ in named},
+            exclude=exclude,
+            kappa=self.kappa,
+            gamma_lr=self.gamma_lr,
+            norm=self.norm,
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from peftbench.backbones import Backbone
-from peftbench.methods.base import Method, Plan
+from peftbench.methods.base import Method, Plan, unfreeze
 
 
 @dataclass(frozen=True)
@@ -13,5 +13,4 @@ class Full(Method):
     """Every parameter of the backbone trains."""
 
     def adapt(self, backbone: Backbone, plan: Plan) -> None:
-        for parameter in backbone.parameters():
-            parameter.requires_grad = True
+        unfreeze(backbone)

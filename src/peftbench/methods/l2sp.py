@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -17,6 +18,9 @@ from peftbench.methods.full import Full
 @dataclass(frozen=True)
 class L2SP(Full):
     """Every weight trains; strength / 2 · |W - W0|² is added to the loss, but for what `exclude` matches (the head)."""
+
+    own_optimizer: ClassVar[bool] = True
+    anchored: ClassVar[bool] = True
 
     strength: float = 0.01
     exclude: tuple[str, ...] = ("task.*",)

@@ -2,110 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import cache
 from typing import Any, ClassVar
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from peftbench.backbones import Backbone
 from peftbench.common.errors import Refusal, UserError
 from peftbench.methods.base import Method, Plan, freeze
-
-
-class LowRankLinear(nn.Linear):
-    """y = x Wᵀ + b + s · drop(x) Aᵀ Bᵀ, with A (r, d_in), B (d_out, r), s = alpha / r (section 4.1 of the paper).
-
-    A starts Kaiming-uniform, B at zero, so that the layer starts as it was. W keeps its name in the state dict.
-    """
-
-    lora_a: nn.Parameter
-    lora_b: nn.Parameter
-    scale: float
-    drop: float
-
-    @classmethod
-    def around(cls, layer: nn.Linear, rank: int, scale: float, dropout: float) -> LowRankLinear:
-        """The same layer (its very parameters, hooks and mode), with an update of the given rank."""
-        new = cls.__new__(cls)
-        new.__dict__.update(layer.__dict__)
-        weight = layer.weight
-        new.scale, new.drop = scale, dropout
-        new.lora_a = nn.Parameter(weight.new_empty(rank, layer.in_features))
-        new.lora_b = nn.Parameter(weight.new_zeros(layer.out_features, rank))
-        nn.init.kaiming_uniform_(new.lora_a, a=math.sqrt(5))
-        return new
-
-    def merged(self) -> nn.Linear:
-        """A plain layer of the tuned weight; this one is of no use afterwards."""
-        new = nn.Linear.__new__(nn.Linear)
-        new.__dict__.update(self.__dict__)
-        low, high = (self._parameters.pop(n) for n in ("lora_a", "lora_b"))
-        frozen = self._parameters["weight"]
-        assert frozen is not None
-        assert low is not None
-        assert high is not None
-        frozen.add_(self.scale * (high @ low))
-        return new
-
-    def forward(self, x: Tensor) -> Tensor:
-        plain = F.linear(x, self.weight, self.bias)
-        x = F.dropout(x, self.drop, self.training)
-        return plain + F.linear(F.linear(x, self.lora_a), self.scale * self.lora_b)
-
-
-class LowRankWeight(LowRankLinear):
-    """The same for a layer whose weight the model reads instead of calling it (BEiT's qkv): it reads W + s·BA."""
-
-    @property
-    def weight(self) -> Tensor:  # type: ignore[override]
-        frozen = self._parameters["weight"]
-        assert frozen is not None
-        return frozen + self.scale * (self.lora_b @ self.lora_a)
-
-
-@cache
-def _with_update(kind: type[nn.Conv2d]) -> type[nn.Conv2d]:
-    """A convolution of this kind whose weight is W + s · BA, in the form of the paper's authors (their loralib).
-
-    A is (r k, C k) and B (O k, r k), for O filters over C channels of k x k; BA has the numbers of W in W's order.
-    """
-
-    class LowRankConv(kind):  # type: ignore[misc, valid-type]
-        @property
-        def weight(self) -> Tensor:
-            frozen = self._parameters["weight"]
-            return frozen + self.scale * (self.lora_b @ self.lora_a).view(frozen.shape)
-
-    return LowRankConv
-
-
-def low_rank_conv(layer: nn.Conv2d, rank: int, scale: float) -> nn.Conv2d:
-    """The same convolution (its very parameters, hooks and mode), with an update that starts at zero."""
-    kind: Any = _with_update(type(layer))  # type: ignore[arg-type]
-    new = kind.__new__(kind)
-    new.__dict__.update(layer.__dict__)
-    weight, (high, wide) = layer.weight, layer.kernel_size
-    new.plain, new.scale = type(layer), scale
-    new.lora_a = nn.Parameter(weight.new_empty(rank * high, layer.in_channels * wide))
-    new.lora_b = nn.Parameter(weight.new_zeros(layer.out_channels * high, rank * high))
-    nn.init.kaiming_uniform_(new.lora_a, a=math.sqrt(5))
-    return new
-
-
-def _merged_conv(layer: Any) -> nn.Conv2d:
-    """A plain convolution of the tuned weight; the given one is of no use afterwards."""
-    tuned = layer.weight
-    new = layer.plain.__new__(layer.plain)
-    new.__dict__.update({n: v for n, v in layer.__dict__.items() if n not in ("plain", "scale")})
-    for name in ("lora_a", "lora_b"):
-        del new._parameters[name]
-    new._parameters["weight"].copy_(tuned)
-    return new
+from peftbench.methods.shared.low_rank_update import Form, LowRankUpdate, updates
 
 
 @dataclass(frozen=True)
@@ -117,6 +24,8 @@ class LoRA(Method):
     channels than `rank` is left alone. (`method=petah` adapts linear layers and convolutions alike.)
     """
 
+    foldable: ClassVar[bool] = True
+    peft_adapters: ClassVar[bool] = True
     merges: ClassVar[tuple[str, ...]] = ("unmerged", "dense")
 
     rank: int = 8
@@ -154,24 +63,20 @@ class LoRA(Method):
 
     def adapt(self, backbone: Backbone, plan: Plan) -> None:
         freeze(backbone)
+        scale = self.alpha / self.rank
         for name, layer in self._chosen(self._layers(backbone)).items():
-            parent, _, child = name.rpartition(".")
             if isinstance(layer, nn.Conv2d):
-                wrapped: nn.Module = low_rank_conv(layer, self.rank, self.alpha / self.rank)
-            else:
-                kind = LowRankLinear if name in backbone.facts.called else LowRankWeight
-                wrapped = kind.around(layer, self.rank, self.alpha / self.rank, self.dropout)
-            setattr(backbone.net.get_submodule(parent), child, wrapped)
+                form = Form(self.rank, scale, "read", kernel_rows=True)
+            else:  # a layer whose weight the model reads instead of calling it (BEiT's qkv) has no input to add beside
+                called = name in backbone.facts.called
+                form = Form(self.rank, scale, "input" if called else "read", dropout=self.dropout)
+            LowRankUpdate.add(layer, form)
 
-    @torch.no_grad()
     def merge(self, backbone: Backbone) -> None:
         if backbone.merging == "unmerged":
             return
-        for name, layer in list(backbone.net.named_modules()):
-            if isinstance(layer, LowRankLinear | nn.Conv2d) and hasattr(layer, "lora_a"):
-                parent, _, child = name.rpartition(".")
-                plain = layer.merged() if isinstance(layer, LowRankLinear) else _merged_conv(layer)
-                setattr(backbone.net.get_submodule(parent), child, plain)
+        for update in updates(backbone.net):
+            update.merge()
 
     def _layers(self, backbone: Backbone) -> dict[str, Any]:
         """The linear layers; of a backbone without any, its dense convolutions of at least `rank` channels."""
@@ -190,5 +95,5 @@ def _linear_layers(backbone: Backbone) -> dict[str, nn.Linear]:
     return {
         n: m
         for n, m in backbone.net.named_modules()
-        if isinstance(m, nn.Linear) and not isinstance(m, torch.nn.modules.linear.NonDynamicallyQuantizableLinear)
+        if isinstance(m, nn.Linear) and not isinstance(m, NonDynamicallyQuantizableLinear)
     }

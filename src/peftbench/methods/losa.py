@@ -1,7 +1,7 @@
-"""LoSA, Low-rank Side Adaptation: a side path of low-rank mixers that refines the last tap with all the others.
+"""LoSA (Mercea et al., CVPR 2024, arXiv 2402.02887): a side path of low-rank mixers refines the last tap with all taps.
 
-Mercea, Gritsenko, Schmid, Arnab, "Time-, Memory- and Parameter-Efficient Visual Adaptation", CVPR 2024,
-arXiv 2402.02887. (Not the Long-Short-range Adapter, nor the sparse language-model method of the same name.)
+Low-rank Side Adaptation: Mercea, Gritsenko, Schmid, Arnab, "Time-, Memory- and Parameter-Efficient Visual Adaptation".
+(Not the Long-Short-range Adapter, nor the sparse language-model method of the same name.)
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from peftbench.backbones import Backbone, Tap, layouts
 from peftbench.backbones.facts import grid_of
 from peftbench.common.errors import Refusal, UserError
 from peftbench.methods.base import Method, Plan, Side, freeze
-from peftbench.methods.shared import lowrank
+from peftbench.methods.shared import side_recursion
 from peftbench.methods.shared.mixing import Mixer, Norms, refine
 
 
@@ -113,7 +113,9 @@ class LoSA(Method):
     def chosen(self, backbone: Backbone) -> tuple[int, ...]:
         """The taps in use, in order of depth; the last is always among them."""
         count = len(backbone.facts.taps)
-        return tuple(range(count - 1, count - 1 - min(count, self.tap_last or count), -self.tap_every))[::-1]
+        first = max(0, count - self.tap_last) if self.tap_last else 0
+        offset = (count - 1 - first) % self.tap_every  # they are counted from the last
+        return tuple(range(first + offset, count, self.tap_every))
 
     def taps(self, backbone: Backbone) -> list[Tap]:
         return [backbone.facts.taps[i] for i in self.chosen(backbone)]
@@ -173,19 +175,19 @@ class SideMixers(Side):
             UserError: taps of another input size than the mixers were built for; nothing is interpolated.
         """
         if taps[-1].shape[1:] != self.shape:
-            found, expected = (" x ".join(map(str, s)) for s in (taps[-1].shape[1:], self.shape))
+            theirs, ours = (" x ".join(map(str, s)) for s in (taps[-1].shape[1:], self.shape))
             raise UserError(
-                f"method=losa: the last tap of these images is {found}, the mixers are for {expected}; {self.advice}."
+                f"method=losa: the last tap of these images is {theirs}, the mixers are for {ours}; {self.advice}."
             )
         if self.grid is None:
             return list(taps)
         return [_onto(t, built, p, self.grid) for t, built, p in zip(taps, self.built, self.prefixes, strict=True)]
 
     def forward(self, taps: Sequence[Tensor]) -> list[Tensor]:
-        return self.together([self], taps)[0]
+        return self.forward_several([self], taps)[0]
 
     @classmethod
-    def together(cls, nets: Sequence[Side], taps: Sequence[Tensor]) -> list[list[Tensor]]:
+    def forward_several(cls, nets: Sequence[Side], taps: Sequence[Tensor]) -> list[list[Tensor]]:
         every = [n for n in nets if isinstance(n, SideMixers)]
         first = every[0]
         alike = all(
@@ -217,7 +219,7 @@ class SideMixers(Side):
             int(i): torch.stack([F.pad(n.lifts[i], (0, 0, 0, rank - len(n.lifts[i]))) for n in nets])
             for i in self.lifts
         }
-        return lowrank.refine(tokens, start, names, down, up, lifts, self.class_token and not self.every)
+        return side_recursion.refine(tokens, start, names, down, up, lifts, self.class_token and not self.every)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -100,9 +100,9 @@ class Ladder(Side):
         for rung, tap in zip(self.rungs, taps, strict=False):
             side, grid = rung(tap, side, grid)
         assert side is not None
-        side = layouts.resize(side, self.prefix, grid, grid_of(taps[-1], self.last, self.prefix))
+        side = layouts.resize_grid(side, self.prefix, grid, grid_of(taps[-1], self.last, self.prefix))
         side = self.norm(side.mT).mT
-        return [*taps[:-1], taps[-1] + layouts.write(side, self.up.weight, self.layout, taps[-1].shape)]
+        return [*taps[:-1], taps[-1] + layouts.project_to_tap(side, self.up.weight, self.layout, taps[-1].shape)]
 
 
 class Rung(nn.Module):
@@ -126,9 +126,9 @@ class Rung(nn.Module):
     def forward(self, tap: Tensor, below: Tensor | None, old: layouts.Grid) -> tuple[Tensor, layouts.Grid]:
         """h (B, c, N) and its grid, from a raw tap and the state below on its grid."""
         grid = grid_of(tap, self.tap, self.prefix)
-        side = layouts.read(tap, self.down.weight, self.layout)
+        side = layouts.project_tap(tap, self.down.weight, self.layout)
         if below is not None:
-            below = layouts.resize(below, self.prefix, old, grid)
+            below = layouts.resize_grid(below, self.prefix, old, grid)
             if self.step is not None:
                 below = layouts.pointwise(below, self.step.weight)
             mu = torch.sigmoid(self.alpha / TEMPERATURE)
@@ -141,7 +141,7 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.heads = next(h for h in range(max(1, heads), 0, -1) if width % h == 0)
+        self.heads = max(h for h in range(1, max(1, heads) + 1) if width % h == 0)
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))

@@ -19,7 +19,7 @@ from peftbench.backbones import Backbone
 from peftbench.backbones.layers import Layer, layers
 from peftbench.common.errors import Refusal, UserError
 from peftbench.methods.base import Method, Plan, freeze
-from peftbench.methods.shared.weightspace import merge, tune, tuned
+from peftbench.methods.shared.low_rank_update import Form, LowRankUpdate, updates, weight_path_fits
 
 KINDS = ("attn", "mlp", "conv1x1", "convkxk", "downsample", "stem", "depthwise")
 
@@ -35,6 +35,7 @@ class PETAH(Method):
     move too; `bias` trains those of adapted, or all, layers.
     """
 
+    foldable: ClassVar[bool] = True
     merges: ClassVar[tuple[str, ...]] = ("unmerged", "masked", "dense")
 
     rank: int = 8
@@ -55,8 +56,8 @@ class PETAH(Method):
             raise UserError(f"method.targets: '{wrong[0]}' is no kind of layer; there are {', '.join(KINDS)}.")
         every = layers(backbone)
         self._check_ranks(backbone, every)
-        found = [x for x in every if x.kind in self.targets]
-        for layer in found:
+        wanted = [x for x in every if x.kind in self.targets]
+        for layer in wanted:
             if "standardised" in layer.fixed:
                 usable = sorted({x.kind for x in every} - {x.kind for x in every if "standardised" in x.fixed})
                 instead = f"give method.targets=[{','.join(usable)}]" if usable else "method=bitfit and full work"
@@ -65,10 +66,10 @@ class PETAH(Method):
                     f"{layer.fixed}; {instead}."
                 )
         if not self._chosen(backbone):
-            raise self._nothing_left(backbone, every, found)
+            raise self._nothing_left(backbone, every, wanted)
 
-    def _nothing_left(self, backbone: Backbone, every: list[Layer], found: list[Layer]) -> UserError:
-        allowed = {x.name: (x.rows * x.columns - 1) // (x.rows + x.columns) for x in found if not self._unsuited(x)}
+    def _nothing_left(self, backbone: Backbone, every: list[Layer], wanted: list[Layer]) -> UserError:
+        allowed = {x.name: (x.rows * x.columns - 1) // (x.rows + x.columns) for x in wanted if not self._unsuited(x)}
         most = max(allowed, key=lambda name: allowed[name], default="")
         if most and allowed[most]:
             return UserError(
@@ -85,10 +86,10 @@ class PETAH(Method):
     def adapt(self, backbone: Backbone, plan: Plan) -> None:
         freeze(backbone)
         masked = backbone.merging == "masked"
-        chosen = self._chosen(backbone)
-        for layer, rank in chosen:
+        for layer, rank in self._chosen(backbone):
             mask = backbone.masks.get(f"{layer.name}.weight") if masked else None
-            tune(layer.module, rank, self._scale(rank), mask=mask, apart=self.form == "conv")
+            path = self._path(layer.module, mask is not None)
+            LowRankUpdate.add(layer.module, Form(rank, self._scale(rank), path, fused=True), mask)
             if self.bias == "adapted" and layer.module.bias is not None:
                 layer.module.bias.requires_grad = True
         if self.bias == "all":
@@ -104,16 +105,15 @@ class PETAH(Method):
     def merge(self, backbone: Backbone) -> None:
         if backbone.merging == "unmerged":
             return
-        for module in list(backbone.net.modules()):
-            if tuned(module):
-                merge(module)
+        for update in updates(backbone.net):
+            update.merge()
 
     def skipped(self, backbone: Backbone) -> Mapping[str, str]:
-        found = {}
+        reasons = {}
         for layer in layers(backbone):
             if layer.kind in self.targets and (why := self._unfit(layer)):
-                found[layer.name] = why
-        return found
+                reasons[layer.name] = why
+        return reasons
 
     def _unfit(self, layer: Layer) -> str:
         """Why a layer of a wanted kind is left alone, or nothing."""
@@ -133,6 +133,14 @@ class PETAH(Method):
             if type(layer.module).forward is not nn.Conv2d.forward:
                 return "form=conv does not know its padding, form=weight leaves it to the layer"
         return ""
+
+    def _path(self, layer: nn.Module, masked: bool) -> Literal["input", "weight", "read"]:
+        if masked:  # the gradient of a masked update is not one of low rank
+            return "read"
+        dense = isinstance(layer, nn.Conv2d) and layer.groups == 1 and type(layer).forward is nn.Conv2d.forward
+        if self.form == "conv" and dense:
+            return "input"
+        return "weight" if weight_path_fits(layer) else "read"
 
     def _chosen(self, backbone: Backbone) -> list[tuple[Layer, int]]:
         every = [x for x in layers(backbone) if x.kind in self.targets]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -21,6 +21,9 @@ class TPGM(Full):
     """Every weight trains; after each step the radii take `iterations` steps on validation images (`data.stage=final`
     has none: then on training images), and each tensor is projected.
     """
+
+    own_optimizer: ClassVar[bool] = True
+    anchored: ClassVar[bool] = True
 
     iterations: int = 1
     gamma_lr: float = 0.01

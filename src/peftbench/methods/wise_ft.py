@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,9 @@ class WiseFT(Full):
     The paper's head comes from a zero-shot model and is interpolated; ours starts fresh and stays as it was tuned
     (`exclude`), which is our reading.
     """
+
+    finishes: ClassVar[bool] = True
+    anchored: ClassVar[bool] = True
 
     alpha: float = 0.5
     exclude: tuple[str, ...] = ("task.*",)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, cast
 
 import torch
@@ -10,20 +11,26 @@ from torch import Tensor, nn
 
 from peftbench.backbones import Backbone
 from peftbench.methods.base import Side
-from peftbench.models.model import Model, _through
+from peftbench.models.model import Model, apply_side_nets
 from peftbench.tasks.base import Extract, Task
 
 
-def _known(taps: list[Tensor]) -> Extract:
-    """An `extract` that answers what is known already."""
+def extract_known(taps: list[Tensor]) -> Extract:
+    """An `extract`, as tasks call it, that gives taps which were computed before."""
     return lambda images: taps
 
 
 class JointModel(nn.Module):
     """Several runs' side nets and heads over one frozen backbone: one forward pass of it serves all.
 
+    It offers what `Model` does to those who train and evaluate; where a `Model` has one result, this has a list of
+    them, one for each run. What all runs share (backbone, kept taps, padding) is asked of the first.
+
     Args:
-        models: of the same backbone and the same kind of side net, which read the same taps.
+        models: models over the same backbone, with side nets of the same class that read the same taps.
+
+    Attributes:
+        runs: the models, whose parameters are named `runs.<i>.…` here.
     """
 
     def __init__(self, models: Sequence[Model]) -> None:
@@ -32,30 +39,36 @@ class JointModel(nn.Module):
 
     @property
     def backbone(self) -> Backbone:
+        """The backbone that all runs share."""
         return self.models[0].backbone
 
     @property
     def task(self) -> Task:
+        """The first run's task; all have the same."""
         return self.models[0].task
 
     @property
     def side(self) -> Side | None:
+        """The first run's side net; all are of its class."""
         return self.models[0].side
 
     @property
     def models(self) -> list[Model]:
+        """The model of each run."""
         return [cast(Model, m) for m in self.runs]
 
     @property
     def multiple(self) -> int:
+        """As `Model.multiple`."""
         return self.models[0].multiple
 
-    @multiple.setter
-    def multiple(self, value: int) -> None:
-        self.models[0].multiple = value
+    def padded_batches(self) -> AbstractContextManager[None]:
+        """As `Model.padded_batches`."""
+        return self.models[0].padded_batches()
 
     @property
     def kept(self) -> tuple[int, ...]:
+        """As `Model.kept`."""
         return self.models[0].kept
 
     def condense(self, taps: list[Tensor]) -> list[Tensor]:
@@ -68,19 +81,18 @@ class JointModel(nn.Module):
 
     def forward(self, images: Tensor, cached: list[Tensor] | None = None) -> list[Any]:
         """Each run's predictions."""
-        given = zip(self.models, self._extracted(images, cached), strict=True)
-        return [m.task.predict(_known(taps), m.backbone, images) for m, taps in given]
+        return [m.task.predict(extract, m.backbone, images) for m, extract in self._extracts(images, cached)]
 
     def evaluate(self, batch: Any) -> list[Any]:
         """Each run's predictions for a batch, in the form that its task's metrics take."""
-        given = zip(self.models, self._extracted(batch[0], getattr(batch, "taps", None)), strict=True)
-        return [m.task.evaluate(_known(taps), m.backbone, batch) for m, taps in given]
+        extracts = self._extracts(batch[0], getattr(batch, "taps", None))
+        return [m.task.evaluate(extract, m.backbone, batch) for m, extract in extracts]
 
     def loss(self, batch: Any, cached: list[Tensor] | None = None) -> Tensor:
         """Each run's training loss (K,): the gradient of their sum is each one's own."""
         cached = getattr(batch, "taps", None) if cached is None else cached
-        given = zip(self.models, self._extracted(batch[0], cached), strict=True)
-        return torch.stack([m.task.loss(_known(taps), m.backbone, batch) for m, taps in given])
+        extracts = self._extracts(batch[0], cached)
+        return torch.stack([m.task.loss(extract, m.backbone, batch) for m, extract in extracts])
 
     def trainable(self) -> list[tuple[str, nn.Parameter]]:
         """(name, parameter) of everything that trains, of all runs."""
@@ -90,5 +102,8 @@ class JointModel(nn.Module):
         """The backbone's starting hashes under this model's names."""
         return {f"runs.{i}.{n}": d for i, m in enumerate(self.models) for n, d in m.start().items()}
 
-    def _extracted(self, images: Tensor, cached: list[Tensor] | None) -> list[list[Tensor]]:
-        return _through(self.models, self.frozen(images) if cached is None else cached)
+    def _extracts(self, images: Tensor, cached: list[Tensor] | None) -> Iterator[tuple[Model, Extract]]:
+        """Each run's model, and an `extract` that gives its adapted taps of these images."""
+        taps = apply_side_nets(self.models, self.frozen(images) if cached is None else cached)
+        for model, adapted in zip(self.models, taps, strict=True):
+            yield model, extract_known(adapted)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
 
@@ -16,6 +17,9 @@ from peftbench.common.machine import has_bf16
 from peftbench.methods.base import Side
 from peftbench.tasks.base import Task
 
+PADDED_TO = 8
+"""Some kernels round differently for odd batch sizes. In batches of a multiple of 8 they do not."""
+
 
 class Model(nn.Module):
     """What is trained and what predicts.
@@ -24,13 +28,13 @@ class Model(nn.Module):
     Clips are (B, T, 3, H, W): the backbone sees their frames, and every tap has B * T rows, clip after clip.
 
     Args:
-        backbone: adapted in place by the method.
+        backbone: the backbone, which the method adapts in place.
         task: head, loss and metrics.
         mean, std: the normalisation, in units of the range 0 to 1.
 
     Attributes:
-        multiple: a frozen backbone gets its batches padded to a multiple of this. Some kernels round differently for
-            odd sizes; with 8, an image's taps have the same bits whatever batch it is in, which kept taps need.
+        side: the side net, or None under a method that changes the backbone itself.
+        multiple: `frozen` pads its batches to a multiple of this; see `padded_batches`.
         reads: the taps that the task reads, as indices into `facts.taps`.
         passed: those of them that a side net leaves as they are.
     """
@@ -55,12 +59,12 @@ class Model(nn.Module):
         self.register_buffer("std", torch.tensor(std).mul(255).view(3, 1, 1), persistent=False)
 
     def adapted(self, side: Side | None) -> None:
-        """Called when the method has adapted the backbone: takes its side net, freezes what the task leaves unused."""
+        """Takes the side net of the method that has adapted the backbone, and freezes what the task leaves unused."""
         self.side = side
         self.reads = self.task.reads(self.backbone.facts)
         if side is not None:
             side.every = not self.task.uses_tail
-            self.passed = tuple(i for i in self.reads if i not in self._given()) if side.every else ()
+            self.passed = tuple(i for i in self.reads if i not in self._side_indices()) if side.every else ()
         if not self.task.uses_tail:
             for parameter in self.backbone.tail_parameters():
                 parameter.requires_grad = False
@@ -87,7 +91,16 @@ class Model(nn.Module):
         """Adapted taps: live ones of a weight method, or the side net's over frozen (or `cached`) ones."""
         if self.side is None:
             return self.backbone.taps(self.frames(images), self.reads)
-        return _through([self], self.frozen(images) if cached is None else cached)[0]
+        return apply_side_nets([self], self.frozen(images) if cached is None else cached)[0]
+
+    @contextmanager
+    def padded_batches(self) -> Iterator[None]:
+        """Inside, an image's frozen taps have the same bits in every batch, which taps that are kept need."""
+        self.multiple = PADDED_TO
+        try:
+            yield
+        finally:
+            self.multiple = 1
 
     @property
     def kept(self) -> tuple[int, ...]:
@@ -96,7 +109,7 @@ class Model(nn.Module):
         return (*self.side.wanted, *self.passed)
 
     def condense(self, taps: list[Tensor]) -> list[Tensor]:
-        """What is kept of the taps `kept`."""
+        """Of the taps that `kept` names, (B, …) each, what is stored of them."""
         assert self.side is not None
         count = len(self.side.wanted)
         return [*self.side.condense(taps[:count]), *taps[count:]]
@@ -107,11 +120,12 @@ class Model(nn.Module):
         assert self.side is not None
         images = self.frames(images)
         count = len(images)
-        if count % self.multiple:
-            images = torch.cat([images, images[-1:].expand(-count % self.multiple, *images.shape[1:])])
-        kind = images.device.type
-        half = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        with torch.autocast(kind, half, enabled=half is not None and (kind != "cpu" or has_bf16())):
+        lacking = -count % self.multiple
+        if lacking:
+            images = torch.cat([images, images[-1:].expand(lacking, *images.shape[1:])])
+        device = images.device.type
+        half = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        with torch.autocast(device, half, enabled=half is not None and (device != "cpu" or has_bf16())):
             taps = self.condense(self.backbone.taps(images, self.kept))
         return [t[:count] if half is None else t[:count].to(half) for t in taps]
 
@@ -136,8 +150,8 @@ class Model(nn.Module):
         """The one place that decides modes.
 
         Batch-norm statistics move only where the whole layer trains (and is not marked `fixed_statistics`), and not at
-        all where the task says so; under a
-        side method the backbone is in eval mode (no dropout, no drop-path); every other module follows `mode`.
+        all where the task says so. Under a side method the backbone is in eval mode (no dropout, no drop-path). Every
+        other module follows `mode`.
         """
         super().train(mode)
         if self.side is not None:
@@ -158,30 +172,33 @@ class Model(nn.Module):
 
     def start(self) -> dict[str, str]:
         """The starting hashes of the backbone, and of a task that starts from a file, under this model's names."""
-        own = {f"backbone.{name}": digest for name, digest in self.backbone.start.items()}
-        return own | {f"task.{name}": digest for name, digest in self.task.start.items()}
+        backbone = {f"backbone.{name}": digest for name, digest in self.backbone.start.items()}
+        return backbone | {f"task.{name}": digest for name, digest in self.task.start.items()}
 
-    def _given(self) -> tuple[int, ...]:
+    def _side_indices(self) -> tuple[int, ...]:
         """The taps that the side net gives, counted from the first."""
         assert self.side is not None
-        return tuple(range(len(self.backbone.facts.taps))[i] for i in self.side.given)
+        return tuple(self.backbone.facts.index(i) for i in self.side.given)
 
-    def merged(self, given: list[Tensor], passed: list[Tensor]) -> list[Tensor]:
+    def merged(self, adapted: list[Tensor], passed: list[Tensor]) -> list[Tensor]:
         """The taps that the task reads, of those that the side net gives and those that are passed on."""
-        if not self.task.uses_tail:
-            every = dict(zip((*self._given(), *self.passed), (*given, *passed), strict=True))
-            return [every[i] for i in self.reads]
-        return given
+        if self.task.uses_tail:
+            return adapted
+        by_index = dict(zip((*self._side_indices(), *self.passed), (*adapted, *passed), strict=True))
+        return [by_index[i] for i in self.reads]
 
 
-def _through(models: Sequence[Model], taps: list[Tensor]) -> list[list[Tensor]]:
-    """What models with side nets of one class give for the kept taps; in fp32 where bf16 would only be emulated."""
+def apply_side_nets(models: Sequence[Model], taps: list[Tensor]) -> list[list[Tensor]]:
+    """The taps that each model's task reads, from the frozen taps that `Model.kept` names.
+
+    The models have side nets of one class. These compute in fp32 where the processor would only emulate bf16.
+    """
     sides = [cast(Side, m.side) for m in models]
-    kind, count = taps[-1].device.type, len(taps) - len(models[0].passed)
-    own, passed = taps[:count], taps[count:]
-    if kind != "cpu" or not torch.is_autocast_enabled(kind) or has_bf16():
-        given = type(sides[0]).together(sides, own)
+    device, count = taps[-1].device.type, len(taps) - len(models[0].passed)
+    wanted, passed = taps[:count], taps[count:]
+    if device != "cpu" or not torch.is_autocast_enabled(device) or has_bf16():
+        adapted = type(sides[0]).forward_several(sides, wanted)
     else:
-        with torch.autocast(kind, enabled=False):
-            given = type(sides[0]).together(sides, own if sides[0].halves else [t.float() for t in own])
-    return [m.merged(taps, passed) for m, taps in zip(models, given, strict=True)]
+        with torch.autocast(device, enabled=False):
+            adapted = type(sides[0]).forward_several(sides, wanted if sides[0].halves else [t.float() for t in wanted])
+    return [m.merged(taps, passed) for m, taps in zip(models, adapted, strict=True)]

@@ -23,8 +23,13 @@ def optimizer(
 ) -> torch.optim.Optimizer:
     """AdamW or SGD over named parameters, under FTP where the spec says so.
 
-    Vectors and scalars (biases, norms, class tokens) are not decayed. `fused` steps in one kernel, several times
-    faster on many small tensors. `anchors` are FTP's; None takes the values that the parameters have now.
+    Vectors and scalars (biases, norms, class tokens) are not decayed.
+
+    Args:
+        spec: its kind, rates and options.
+        named: (name, parameter) of everything that trains.
+        anchors: name -> value, of FTP; None takes the values that the parameters have now.
+        fused: step in one kernel, several times faster on many small tensors.
 
     Raises:
         UserError: an exclusion that matches no name.
@@ -33,16 +38,20 @@ def optimizer(
     if spec.name != "ftp":
         return plain
     exclude = matching(spec.exclude, [n for n, _ in named], "optimizer.exclude")
-    own = None if anchors is None else {n: anchors[n] for n, _ in named}
-    return FTP(plain, anchors=own, exclude=exclude, kappa=spec.kappa, gamma_lr=spec.gamma_lr, norm=spec.norm)
+    starts = None if anchors is None else {n: anchors[n] for n, _ in named}
+    return FTP(plain, anchors=starts, exclude=exclude, kappa=spec.kappa, gamma_lr=spec.gamma_lr, norm=spec.norm)
 
 
-def together(
+def joint_optimizer(
     specs: Sequence[config.Optimizer], named: Sequence[Sequence[tuple[str, nn.Parameter]]], steps: int, fused: bool
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
     """One optimizer, and its schedule, that steps several runs' parameters as each run's own would.
 
-    The specs are of the same kind of optimizer, AdamW or SGD; everything else may differ.
+    Args:
+        specs: of each run; of the same kind of optimizer, AdamW or SGD, everything else may differ.
+        named: (name, parameter) of each run.
+        steps: of the whole training, in batches.
+        fused: as in `optimizer`.
     """
     groups = [_groups(s, n) for s, n in zip(specs, named, strict=True)]
     inner = _over(specs[0], [g for own in groups for g in own], fused)
@@ -51,7 +60,16 @@ def together(
 
 
 def matching(patterns: Sequence[str], names: Sequence[str], key: str) -> list[str]:
-    """The names that any pattern matches. Raises UserError, with the config key, for a pattern that matches none."""
+    """The names that any pattern matches.
+
+    Args:
+        patterns: a shell's.
+        names: of the trained tensors.
+        key: the config key that holds the patterns, for the message.
+
+    Raises:
+        UserError: a pattern matches none.
+    """
     for pattern in patterns:
         if not any(fnmatchcase(n, pattern) for n in names):
             raise UserError(
@@ -68,13 +86,13 @@ def _groups(spec: config.Optimizer, named: Sequence[tuple[str, nn.Parameter]]) -
         {"params": decayed, "weight_decay": spec.weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
-    own: dict[str, Any] = {"lr": spec.lr}
+    settings: dict[str, Any] = {"lr": spec.lr}
     if _stochastic(spec):
-        own["momentum"] = 0.9 if spec.momentum is None else spec.momentum
-        own["nesterov"] = bool(own["momentum"]) if spec.nesterov is None else spec.nesterov
+        settings["momentum"] = 0.9 if spec.momentum is None else spec.momentum
+        settings["nesterov"] = bool(settings["momentum"]) if spec.nesterov is None else spec.nesterov
     else:
-        own["betas"] = tuple(spec.betas or (0.9, 0.999))
-    return [g | own for g in groups if g["params"]]
+        settings["betas"] = tuple(spec.betas or (0.9, 0.999))
+    return [g | settings for g in groups if g["params"]]
 
 
 def _over(spec: config.Optimizer, groups: list[dict[str, Any]], fused: bool) -> torch.optim.Optimizer:
@@ -88,7 +106,13 @@ def _stochastic(spec: config.Optimizer) -> bool:
 
 
 def schedule(spec: config.Optimizer, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
-    """Linear warm-up over `warmup` of the steps, then cosine down to `min_lr`, or constant."""
+    """Linear warm-up over `warmup` of the steps, then cosine down to `min_lr`, or constant.
+
+    Args:
+        spec: its rates and schedule.
+        optimizer: whose rates are scheduled.
+        steps: of the whole training, in batches; the schedule is stepped after each.
+    """
     return torch.optim.lr_scheduler.LambdaLR(optimizer, _factor(spec, steps))
 
 

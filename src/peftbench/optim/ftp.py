@@ -55,7 +55,7 @@ class FTP(Anchored):
         gamma_lr: float = 1e-2,
         norm: Literal["mars", "l2"] = "mars",
     ) -> None:
-        check_options(kappa, gamma_lr, norm)
+        refuse_bad_options(kappa, gamma_lr, norm)
         super().__init__(inner, anchors=anchors, exclude=exclude)
         self.kappa, self.gamma_lr, self.norm = kappa, gamma_lr, norm
         self.directions = [torch.zeros_like(p) for p in self.tensors]
@@ -65,11 +65,6 @@ class FTP(Anchored):
     def own_state(self) -> list[dict[str, Tensor]]:
         """gamma, its moments, the steps taken, and the last direction c / n, of each tensor."""
         return [self.radii.state(i) | {"direction": d} for i, d in enumerate(self.directions)]
-
-    @property
-    def gammas(self) -> list[float]:
-        """The radius of each of `tensors`."""
-        return self.radii.gamma.tolist()
 
     def _step(self) -> None:
         active = [i for i, p in enumerate(self.tensors) if p.grad is not None]
@@ -95,8 +90,18 @@ class FTP(Anchored):
         return torch.stack([project(*part, gamma, self.norm, self._scratch) for part in parts]).max()
 
 
-def check_options(kappa: float, gamma_lr: float, norm: str, prefix: str = "") -> None:
-    """Raises UserError for a number outside its range; `prefix` is the config section, as in `method.`."""
+def refuse_bad_options(kappa: float, gamma_lr: float, norm: str, prefix: str = "") -> None:
+    """Asks whether FTP's options are in their ranges.
+
+    Args:
+        kappa: see `FTP`.
+        gamma_lr: see `FTP`.
+        norm: see `FTP`.
+        prefix: the config section, as in `method.`, for the message.
+
+    Raises:
+        UserError: a number is outside its range, or there is no such norm.
+    """
     if not 0 <= kappa <= 1:
         raise UserError(f"{prefix}kappa={kappa}: expected a number from 0 to 1.")
     if not 0 < gamma_lr < float("inf"):
@@ -108,7 +113,19 @@ def check_options(kappa: float, gamma_lr: float, norm: str, prefix: str = "") ->
 def project(
     w: Tensor, anchor: Tensor, direction: Tensor, gamma: Tensor, norm: str, scratch: Tensor | None = None
 ) -> Tensor:
-    """w = anchor + min(1, gamma / n) (w - anchor), in place; `direction` becomes (w - anchor) / n; returns max n."""
+    """Projects w in place: w = anchor + min(1, gamma / n) (w - anchor), n the norms of w - anchor.
+
+    Args:
+        w: of any shape.
+        anchor: of w's shape.
+        direction: of w's shape; becomes (w - anchor) / n.
+        gamma: the radius, a scalar in the unit of the norm.
+        norm: "mars" or "l2", see `norms`.
+        scratch: see `norms`.
+
+    Returns:
+        The largest n, a scalar.
+    """
     torch.sub(w, anchor, out=direction)
     n = norms(direction, norm, scratch)
     direction.mul_(n.reciprocal())

@@ -34,7 +34,13 @@ class Radii:
         }
 
     def learned(self, active: list[int], slopes: Sequence[Tensor], lr: float) -> Tensor:
-        """gamma of the active tensors one Adam step down their slopes, not below 1e-8; moments and counts are kept."""
+        """The radii of the active tensors one Adam step down their slopes, not below 1e-8; moments and counts are kept.
+
+        Args:
+            active: indices of the tensors that have a gradient.
+            slopes: the derivative along each one's radius, a scalar each.
+            lr: Adam's learning rate, in units of the norm.
+        """
         gamma = self._take(self.gamma, active)
         if not active:
             return gamma

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -32,6 +32,8 @@ class TPGM(Anchored):
     Raises:
         UserError: see `Anchored`; a step without an objective.
     """
+
+    needs_held_out_loss: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -31,6 +31,9 @@ class Anchored(Optimizer):
         Refusal: sharded parameters, of which no process holds a whole row.
     """
 
+    needs_held_out_loss: ClassVar[bool] = False
+    """Its steps differentiate `objective`, the loss of a held-out batch, which training sets as an attribute."""
+
     def __init__(
         self, inner: Optimizer, *, anchors: Mapping[str, Tensor] | None = None, exclude: Collection[str] = ()
     ) -> None:
@@ -48,13 +51,13 @@ class Anchored(Optimizer):
             raise Refusal(f"{label} needs whole tensors and does not run sharded; trainer=ddp and one device do.")
         names = {n for n, _ in named if n is not None}
         needed = [("exclude", exclude), ("anchors", anchors or ())]
-        for key, given in needed:
-            if len(given) and not names:
+        for key, needed_names in needed:
+            if len(needed_names) and not names:
                 raise UserError(
-                    f"{label} {key}={sorted(given)[:3]}: the inner optimizer knows no names; build it with "
+                    f"{label} {key}={sorted(needed_names)[:3]}: the inner optimizer knows no names; build it with "
                     f"model.named_parameters()."
                 )
-            for name in given:
+            for name in needed_names:
                 if name not in names:
                     raise UserError(f"{label} {key}: there is no tensor '{name}'{nearest(name, names)}.")
         self.exclude = frozenset(exclude)
@@ -66,11 +69,11 @@ class Anchored(Optimizer):
 
     def named(self) -> list[tuple[str | None, torch.nn.Parameter]]:
         """(name or None, parameter) of every parameter of the inner optimizer, in its order."""
-        found: list[tuple[str | None, torch.nn.Parameter]] = []
+        named: list[tuple[str | None, torch.nn.Parameter]] = []
         for group in self.param_groups:
             names = group.get("param_names") or [None] * len(group["params"])
-            found += zip(names, group["params"], strict=True)
-        return found
+            named += zip(names, group["params"], strict=True)
+        return named
 
     def _anchor(self, name: str | None, parameter: Tensor, anchors: Mapping[str, Tensor] | None) -> Tensor:
         if anchors is None:
@@ -90,6 +93,7 @@ class Anchored(Optimizer):
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
+        """The inner optimizer's groups."""
         return self.inner.param_groups
 
     @param_groups.setter
@@ -99,6 +103,7 @@ class Anchored(Optimizer):
 
     @property
     def state(self) -> Any:
+        """The inner optimizer's state; what this one keeps is in `own_state`."""
         return self.inner.state
 
     @state.setter
@@ -112,6 +117,7 @@ class Anchored(Optimizer):
             raise UserError(f"{type(self).__name__}: give the inner optimizer every parameter before it is wrapped.")
 
     def __getstate__(self) -> dict[str, Any]:
+        """Everything, since torch's own keeps three attributes alone."""
         return self.__dict__
 
     # -- steps and states
@@ -153,8 +159,8 @@ class Anchored(Optimizer):
         label = type(self).__name__
         kept = state_dict.get("anchored")
         if not isinstance(kept, Mapping) or kept.get("kind") != label:
-            found = kept.get("kind") if isinstance(kept, Mapping) else "a plain optimizer"
-            raise UserError(f"the state is that of {found}; expected one of {label}.")
+            kind = kept.get("kind") if isinstance(kept, Mapping) else "a plain optimizer"
+            raise UserError(f"the state is that of {kind}; expected one of {label}.")
         places = {p: i for i, (_, p) in enumerate(self.named())}
         mine = {places[p]: i for i, p in enumerate(self.tensors)}
         theirs: Mapping[int, Mapping[str, Any]] = kept["tensors"]
@@ -171,9 +177,9 @@ class Anchored(Optimizer):
                 raise UserError(f"the state is of another model: it has '{entry['name']}' where '{name}' is expected.")
             for key, tensor in own[i].items():
                 if key not in entry or entry[key].shape != tensor.shape:
-                    found = list(entry[key].shape) if key in entry else "nothing"
+                    shape = list(entry[key].shape) if key in entry else "nothing"
                     raise UserError(
-                        f"the state is of another model: {key} of '{name}' is {found}, expected {list(tensor.shape)}."
+                        f"the state is of another model: {key} of '{name}' is {shape}, expected {list(tensor.shape)}."
                     )
             if entry["anchor"] != digests[i]:
                 raise UserError(

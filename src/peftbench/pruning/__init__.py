@@ -1,6 +1,6 @@
 """A backbone in, a smaller backbone out: before any task, so that tasks share it."""
 
-from peftbench.pruning.masks import hold, mask_hash, sparsity
-from peftbench.pruning.prune import check, prune, save, saved
+from peftbench.pruning.masks import hold_zeros, mask_hash, sparsity
+from peftbench.pruning.prune import is_saved, prune, refuse_unprunable, save_pruned
 
-__all__ = ["check", "hold", "mask_hash", "prune", "save", "saved", "sparsity"]
+__all__ = ["hold_zeros", "is_saved", "mask_hash", "prune", "refuse_unprunable", "save_pruned", "sparsity"]

@@ -14,14 +14,14 @@ from peftbench.backbones.layers import layers
 
 def prunable(backbone: Backbone) -> dict[str, nn.Parameter]:
     """The weights of convolutions and linear layers, but for the first layer and weights that are standardised."""
-    found = layers(backbone)[1:]
-    return {f"{x.name}.weight": x.weight for x in found if "standardised" not in x.fixed}
+    after_the_first = layers(backbone)[1:]
+    return {f"{layer.name}.weight": layer.weight for layer in after_the_first if "standardised" not in layer.fixed}
 
 
-def lowest(scores: Mapping[str, Tensor], ratio: float) -> dict[str, Tensor]:
-    """Masks, true on what is kept: the round(ratio · N) lowest of all N scores are not, ties by their order.
+def masks_of_lowest(scores: Mapping[str, Tensor], ratio: float) -> dict[str, Tensor]:
+    """Masks in the shapes of the scores: false on the round(ratio · N) lowest of all N scores, true on the others.
 
-    A threshold alone would take more, or less, where scores are equal.
+    Equal scores go in their order: a threshold alone would take more of them, or fewer.
     """
     flat = torch.cat([s.flatten() for s in scores.values()])
     count = round(ratio * flat.numel())
@@ -36,16 +36,19 @@ def lowest(scores: Mapping[str, Tensor], ratio: float) -> dict[str, Tensor]:
     return {n: p.view(s.shape) for (n, s), p in zip(scores.items(), pieces, strict=True)}
 
 
-def zeroed(backbone: Backbone, scores: Mapping[str, Tensor], ratio: float, scope: str) -> None:
+def zero_lowest(backbone: Backbone, scores: Mapping[str, Tensor], ratio: float, scope: str) -> None:
     """Sets the lowest weights to zero, of all (`scope="global"`) or of each layer (`"layer"`)."""
-    masks = lowest(scores, ratio) if scope == "global" else {n: lowest({n: s}, ratio)[n] for n, s in scores.items()}
+    if scope == "global":
+        masks = masks_of_lowest(scores, ratio)
+    else:
+        masks = {name: masks_of_lowest({name: score}, ratio)[name] for name, score in scores.items()}
     with torch.no_grad():
         for name, parameter in prunable(backbone).items():
             parameter.mul_(masks[name])
 
 
-def hold(backbone: Backbone) -> None:
-    """Zeros of weights that train stay zero, under momentum and weight decay too: their gradient is zero."""
+def hold_zeros(backbone: Backbone) -> None:
+    """Keeps the zeros of weights that train at zero, under momentum and weight decay too: their gradient is zero."""
     for name, parameter in backbone.net.named_parameters():
         if name in backbone.masks and parameter.requires_grad:
             parameter.register_hook(_masking(backbone.masks[name]))

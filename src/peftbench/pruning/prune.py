@@ -12,25 +12,29 @@ from torch import Tensor
 
 from peftbench import config
 from peftbench.backbones import Backbone
-from peftbench.backbones.channels import heads, hidden
+from peftbench.backbones.channels import attention_heads, hidden_channels
 from peftbench.common.errors import Refusal
-from peftbench.pruning.masks import prunable, zeroed
-from peftbench.pruning.scores import magnitude, taylor
-from peftbench.pruning.structured import removed
+from peftbench.pruning.masks import prunable, zero_lowest
+from peftbench.pruning.scores import magnitude_scores, taylor_scores
+from peftbench.pruning.structured import remove_parts
 
 
-def check(backbone: Backbone, spec: config.Pruning) -> None:
-    """Raises Refusal where this backbone has nothing that could be pruned so."""
+def refuse_unprunable(backbone: Backbone, spec: config.Pruning) -> None:
+    """Refuses a backbone that has nothing to prune as `spec` says, or that is pruned already.
+
+    Raises:
+        Refusal: why, and what would work.
+    """
     if spec.name == "none":
         return
     if backbone.masks or backbone.kept:
         raise Refusal(f"pruning={spec.name}: the weights given are of a pruned backbone; give pruning=none.")
-    if spec.name == "structured" and spec.ratio and not hidden(backbone):
+    if spec.name == "structured" and spec.ratio and not hidden_channels(backbone):
         raise Refusal(
             f"pruning=structured: no block of {backbone.facts.name} has hidden channels that nothing else reads; "
             f"pruning=unstructured works on any backbone."
         )
-    if spec.heads and not heads(backbone):
+    if spec.heads and not attention_heads(backbone):
         raise Refusal(
             f"pruning.heads={spec.heads:g}: {backbone.facts.name} has no attention whose heads can be taken out; give "
             f"pruning.heads=0."
@@ -40,21 +44,26 @@ def check(backbone: Backbone, spec: config.Pruning) -> None:
 def prune(backbone: Backbone, spec: config.Pruning, images: Tensor | None = None) -> Backbone:
     """The pruned backbone, with facts and a fingerprint of its own; the one given is used up.
 
-    `images` (N, 3, H, W), normalised, are what `criterion: taylor` looks at. On the meta device shapes change alone.
+    `criterion: taylor` looks at `images` (N, 3, H, W), normalised. On the meta device only shapes change.
 
     Raises:
-        Refusal: as `check`.
+        Refusal: as `refuse_unprunable`.
     """
-    check(backbone, spec)
+    refuse_unprunable(backbone, spec)
     if spec.name == "none":
         return backbone
-    score = magnitude if spec.criterion == "magnitude" or images is None else partial(taylor, backbone, images=images)
-    net, facts, origin = backbone.net, backbone.facts, "" if backbone.on_meta else backbone.fingerprint
+    score = (
+        magnitude_scores
+        if spec.criterion == "magnitude" or images is None
+        else partial(taylor_scores, backbone, images=images)
+    )
+    net, facts = backbone.net, backbone.facts
+    origin = "" if backbone.on_meta else backbone.fingerprint
     kept: dict[str, dict[str, int]] = {}
     if spec.name == "structured":
-        kept = removed(backbone, spec.ratio, spec.round_to, spec.heads, score)
+        kept = remove_parts(backbone, spec.ratio, spec.round_to, spec.heads, score)
     elif not backbone.on_meta:
-        zeroed(backbone, score(prunable(backbone)), spec.ratio, spec.scope)
+        zero_lowest(backbone, score(prunable(backbone)), spec.ratio, spec.scope)
     pruned = Backbone(net, facts.name, facts.family, facts.input_size)
     pruned.kept, pruned.origin, pruned.pruned = kept, origin, {"name": spec.name, "ratio": spec.ratio}
     if spec.name == "unstructured":
@@ -62,7 +71,7 @@ def prune(backbone: Backbone, spec: config.Pruning, images: Tensor | None = None
     return pruned
 
 
-def save(backbone: Backbone, path: Path) -> None:
+def save_pruned(backbone: Backbone, path: Path) -> None:
     """Writes a pruned backbone to a file that `backbone.weights=<path>` takes, on the same timm model."""
     about = {
         "format": "peftbench-backbone-1",
@@ -77,7 +86,7 @@ def save(backbone: Backbone, path: Path) -> None:
     safetensors.torch.save_file(state, path, metadata=about)
 
 
-def saved(backbone: Backbone, path: Path) -> bool:
+def is_saved(backbone: Backbone, path: Path) -> bool:
     """Whether `path` is a whole file of this pruned backbone."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:  # which compares its length with what it says

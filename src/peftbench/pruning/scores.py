@@ -13,7 +13,7 @@ from peftbench.common.errors import UserError
 BATCH = 16
 
 
-def taylor(backbone: Backbone, parameters: Mapping[str, nn.Parameter], images: Tensor) -> dict[str, Tensor]:
+def taylor_scores(backbone: Backbone, parameters: Mapping[str, nn.Parameter], images: Tensor) -> dict[str, Tensor]:
     """|weight x gradient| of each parameter, over normalised images (N, 3, H, W) (Molchanov et al., 1611.06440).
 
     The loss is half the mean squared norm of the pooled features, which needs no labels and no head, so that the
@@ -37,13 +37,13 @@ def taylor(backbone: Backbone, parameters: Mapping[str, nn.Parameter], images: T
     finally:
         for p, before in zip(chosen, trains, strict=True):
             p.requires_grad = before
-    found = {n: (p.detach() * s).abs() for (n, p), s in zip(parameters.items(), sums, strict=True)}
-    for name, score in found.items():
+    scores = {n: (p.detach() * s).abs() for (n, p), s in zip(parameters.items(), sums, strict=True)}
+    for name, score in scores.items():
         if not score.isfinite().all():
             raise UserError(f"pruning.criterion=taylor: the score of {name} is no number; use criterion=magnitude.")
-    return found
+    return scores
 
 
-def magnitude(parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+def magnitude_scores(parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
     """|weight| of each parameter."""
     return {n: p.detach().abs() for n, p in parameters.items()}

@@ -8,28 +8,44 @@ import torch
 from torch import Tensor, nn
 
 from peftbench.backbones import Backbone
-from peftbench.backbones.channels import Channels, Heads, heads, hidden, members, shrink
+from peftbench.backbones.channels import (
+    Channels,
+    Heads,
+    attention_heads,
+    hidden_channels,
+    owned_parameters,
+    shrink_backbone,
+)
 
 Score = Callable[[Mapping[str, nn.Parameter]], dict[str, Tensor]]
 
 
-def removed(
+def remove_parts(
     backbone: Backbone, ratio: float, round_to: int, of_heads: float, score: Score
 ) -> dict[str, dict[str, int]]:
-    """Takes the share `ratio` of each block's hidden channels, and `of_heads` of each attention's heads, out.
+    """Takes out the share `ratio` of each block's hidden channels, and `of_heads` of each attention's heads.
 
-    What is kept of a group is the multiple of `round_to` nearest to its share, and at least that much; a channel is
-    worth the norm of what it owns, of the scores that `score` gives (magnitudes: the L2 norm over its group).
-    Returns what was kept, `{"channels": {layer: count}, "heads": {attention: count}}`.
+    A group keeps the multiple of `round_to` nearest to its share, and at least `round_to`. A channel is worth the L2
+    norm of the scores of all weights that it owns.
+
+    Args:
+        backbone: it is changed in place; on the meta device only shapes change.
+        ratio: the share of hidden channels to take out; 0 leaves them.
+        round_to: see above.
+        of_heads: the share of heads to take out; 0 leaves them.
+        score: a score for each weight, by the names and in the shapes of the parameters that it is given.
+
+    Returns:
+        How many are kept: `{"channels": {layer: count}, "heads": {attention: count}}`.
     """
-    groups = [(g, _share(g.count, ratio, round_to)) for g in hidden(backbone)] if ratio else []
-    attentions = [(h, _share(h.count, of_heads, 1)) for h in heads(backbone)] if of_heads else []
+    groups = [(g, _share(g.count, ratio, round_to)) for g in hidden_channels(backbone)] if ratio else []
+    attentions = [(h, _share(h.count, of_heads, 1)) for h in attention_heads(backbone)] if of_heads else []
     if backbone.on_meta:
         channels = {g.first: torch.arange(n) for g, n in groups if n < g.count}
         kept = {h.module: torch.arange(n) for h, n in attentions if n < h.count}
     else:
         channels, kept = _best(backbone, groups, attentions, score)
-    shrink(backbone, channels, kept)
+    shrink_backbone(backbone, channels, kept)
     return {
         "channels": {n: len(k) for n, k in channels.items()},
         "heads": {n: len(k) for n, k in kept.items()},
@@ -43,9 +59,10 @@ def _share(count: int, ratio: float, round_to: int) -> int:
 def _best(
     backbone: Backbone, groups: list[tuple[Channels, int]], attentions: list[tuple[Heads, int]], score: Score
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The channels of each group that are worth most, by first layer, and so the heads, by attention."""
     net = backbone.net
     names = {id(p): n for n, p in net.named_parameters()}
-    owned = {g.first: [(names[id(p)], dim) for p, dim in members(net, g)] for g, n in groups if n < g.count}
+    owned = {g.first: [(names[id(p)], dim) for p, dim in owned_parameters(net, g)] for g, n in groups if n < g.count}
     layers = {h.module: (f"{h.module}.qkv.weight", f"{h.module}.proj.weight") for h, n in attentions if n < h.count}
     wanted = {n for pairs in owned.values() for n, _ in pairs} | {n for pair in layers.values() for n in pair}
     scores = score({n: p for n, p in net.named_parameters() if n in wanted})
@@ -53,6 +70,7 @@ def _best(
 
     channels = {}
     for first, pairs in owned.items():
+        # Of each tensor that a group owns a part of, the channels come first: (channels, …).
         squares = [scores[n].square().movedim(dim, 0) for n, dim in pairs]
         worth = torch.stack([s.flatten(1).sum(1) if s.ndim > 1 else s for s in squares]).sum(0)
         channels[first] = _highest(worth, counts[first])
@@ -66,5 +84,5 @@ def _best(
 
 
 def _highest(worth: Tensor, count: int) -> Tensor:
-    """The indices of the `count` highest, in order; of equals the last are kept."""
+    """The indices of the `count` highest, in order; among equals the last are kept."""
     return torch.sort(worth, stable=True).indices[-count:].sort().values

@@ -1,8 +1,18 @@
 """Records and what is made of them: reads JSON, imports no torch."""
 
-from peftbench.results.layers import render_layers
-from peftbench.results.primary import PRIMARY, primary
-from peftbench.results.record import FILE, SCHEMA, Record, find, read
-from peftbench.results.table import render
+from peftbench.results.layers import print_layers
+from peftbench.results.record import FILE, SCHEMA, Record, read_record
+from peftbench.results.table import print_table
+from peftbench.results.task_results import results_of, results_of_record, results_of_task
 
-__all__ = ["FILE", "PRIMARY", "SCHEMA", "Record", "find", "primary", "read", "render", "render_layers"]
+__all__ = [
+    "FILE",
+    "SCHEMA",
+    "Record",
+    "print_layers",
+    "print_table",
+    "read_record",
+    "results_of",
+    "results_of_record",
+    "results_of_task",
+]

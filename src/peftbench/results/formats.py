@@ -1,11 +1,8 @@
-"""A report in the terminal, in Markdown, LaTeX and CSV."""
+"""A report in the terminal, in Markdown and in LaTeX."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Sequence
-from statistics import fmean
+from collections.abc import Iterable, Sequence
 
 from rich import box
 from rich.console import Console
@@ -13,8 +10,8 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table as RichTable
 
-from peftbench.results.boards import Board, Row
-from peftbench.results.text import Table
+from peftbench.common.amounts import plural
+from peftbench.results.text_table import TextTable
 
 MARKS = {
     "markdown": "<!-- peftbench report -->",
@@ -24,7 +21,7 @@ MARKS = {
 _MOST = 60  # rows of a table in the terminal
 
 
-def terminal(tables: Sequence[Table], console: Console) -> None:
+def print_tables(tables: Sequence[TextTable], console: Console) -> None:
     """Prints the tables; one that is too wide is turned, or else cut into several."""
     if not console.is_terminal:
         console = Console(width=200, file=console.file)
@@ -34,24 +31,24 @@ def terminal(tables: Sequence[Table], console: Console) -> None:
             for part in _fitting(table, console):
                 console.print(part)
         if len(table.rows) > _MOST:
-            console.print(f"[dim]{len(table.rows) - _MOST} more rows; --format=html shows all[/dim]")
+            console.print(f"[dim]--format=html shows {plural(len(table.rows) - _MOST, 'more row')}[/dim]")
         for note in table.notes:
             console.print(f"[dim]{escape(note)}[/dim]", soft_wrap=True, highlight=False)
 
 
-def _fitting(table: Table, console: Console) -> list[RichTable]:
+def _fitting(table: TextTable, console: Console) -> list[RichTable]:
+    """The table as it is where it fits; else turned, with wrapped cells, or in parts that repeat the first column."""
     rows = table.rows[:_MOST]
     whole = _rich(table.columns, rows)
     if _width(whole, console) <= console.width:
         return [whole]
-    numbers = all(n for _, n in table.columns[1:])
-    if numbers and len(rows) < len(table.columns):
-        turned = [("", False), *((row[0], True) for row in rows)]
-        other = _rich(turned, [[name, *(r[i] for r in rows)] for i, (name, _) in enumerate(table.columns) if i])
-        if _width(other, console) <= console.width:
-            return [other]
+    numbers = all(is_number for _, is_number in table.columns[1:])
     if not numbers:
         return [_rich(table.columns, rows, wrap=True)]
+    if len(rows) < len(table.columns):
+        turned = _turned(table, rows)
+        if _width(turned, console) <= console.width:
+            return [turned]
     parts, first = [], 1
     while first < len(table.columns):
         last = len(table.columns)
@@ -62,7 +59,14 @@ def _fitting(table: Table, console: Console) -> list[RichTable]:
     return parts
 
 
-def _cut(table: Table, rows: Sequence[Sequence[str]], first: int, last: int) -> RichTable:
+def _turned(table: TextTable, rows: Sequence[Sequence[str]]) -> RichTable:
+    """A column for each row."""
+    columns = [("", False), *((row[0], True) for row in rows)]
+    lines = [[name, *(row[i] for row in rows)] for i, (name, _) in enumerate(table.columns)]
+    return _rich(columns, lines[1:])
+
+
+def _cut(table: TextTable, rows: Sequence[Sequence[str]], first: int, last: int) -> RichTable:
     return _rich([table.columns[0], *table.columns[first:last]], [[r[0], *r[first:last]] for r in rows])
 
 
@@ -79,7 +83,7 @@ def _rich(columns: Sequence[tuple[str, bool]], rows: Sequence[Sequence[str]], wr
     return table
 
 
-def markdown(tables: Sequence[Table]) -> str:
+def to_markdown(tables: Sequence[TextTable]) -> str:
     """GitHub's Markdown."""
     lines = [MARKS["markdown"]]
     for table in tables:
@@ -92,8 +96,8 @@ def markdown(tables: Sequence[Table]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _line(cells: object) -> str:
-    return f"| {' | '.join(cells)} |"  # type: ignore[arg-type]
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _md(text: str) -> str:
@@ -109,7 +113,7 @@ _LATEX = {
 }  # fmt: skip
 
 
-def latex(tables: Sequence[Table]) -> str:
+def to_latex(tables: Sequence[TextTable]) -> str:
     """Tables with booktabs' rules, to be included in a document."""
     lines = [MARKS["latex"], r"% needs \usepackage{booktabs}"]
     for table in tables:
@@ -129,54 +133,3 @@ def latex(tables: Sequence[Table]) -> str:
 
 def _tex(text: str) -> str:
     return "".join(_LATEX.get(c, c) for c in text)
-
-
-_COSTS = ("parameters", "head", "train", "step", "fill", "validate", "latency", "memory", "flops", "delta")
-_BEFORE = ("board", "backbone", "weights", "split", "apart", "method", "tuned", "times")
-COLUMNS = (*_BEFORE, "metric", "task", "value", "half", "n", "failed", "missing", "machines", *_COSTS, "ood")
-PAIRS = ("board", "first", "second", "difference", "half", "n", "over", "p", "p_holm", "p_wilcoxon", "verdict")
-
-
-def leaderboard_csv(boards: Sequence[Board], incomplete: bool = False) -> str:
-    """A line for every board, method and task, and for every mean; shares, seconds and bytes, unrounded."""
-    out = io.StringIO()
-    lines = csv.writer(out, lineterminator="\n")
-    lines.writerow(COLUMNS)
-    for number, board in enumerate(boards):
-        basis = dict(board.basis)
-        for row in board.rows:
-            head = [number, basis["backbone"], basis["weights"], basis["split"], board.apart]
-            head += [row.label, row.tuned, row.times, board.metric]
-            lines.writerows([*head, *_task(board, row, task)] for task in board.tasks)
-            for name, mean in board.means(row, incomplete).items():
-                alone = len(row.machines) == 1
-                figures = [row.cost(n) if alone or n in _PLAIN else None for n in _COSTS]
-                counts = [row.seeds, sum(row.failed.values()), " ".join(mean.missing), len(row.machines)]
-                lines.writerow([*head, name, mean.value, mean.half, *counts, *figures, None])
-    return out.getvalue()
-
-
-def _task(board: Board, row: Row, task: str) -> list[object]:
-    cell, runs = board.cell(row, task), row.runs.get(task, [])
-    machines = len({r.machine for r in runs})
-    figures = []
-    for name in _COSTS:
-        own = [c for r in runs if (c := getattr(r.costs, name)) is not None]
-        figures.append(fmean(own) if own and (machines == 1 or name in _PLAIN) else None)
-    shifted = [r.metrics["ood/accuracy"] for r in runs if "ood/accuracy" in r.metrics]
-    counts = [len(runs), row.failed[task], "", machines]
-    return [task, cell.value, cell.half, *counts, *figures, fmean(shifted) if shifted else None]
-
-
-_PLAIN = {"parameters", "head", "flops", "delta"}  # alike on every machine
-
-
-def pairs_csv(boards: Sequence[Board]) -> str:
-    """A line for every two methods compared; shares."""
-    out = io.StringIO()
-    lines = csv.writer(out, lineterminator="\n")
-    lines.writerow(PAIRS)
-    for number, board in enumerate(boards):
-        for a, b, d, over in board.pairs():
-            lines.writerow([number, a.label, b.label, d.mean, d.half, d.n, over, d.p, d.holm, d.wilcoxon, d.verdict])
-    return out.getvalue()

@@ -2,51 +2,79 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from peftbench.common.amounts import count
 from peftbench.common.errors import UserError
-from peftbench.results.collect import layer
+from peftbench.results.labels import label
 from peftbench.results.record import Record
-from peftbench.results.table import count, label
 
 _WIDTH = 40
-_MARKS = {"sparse": "·", "whole": "▪", "lora": "█", "adapter": "█"}
+_MARKS = {"sparse": "·", "whole": "▪"}
+_BAR = "█"
 
 
-def render_layers(record: Record, console: Console | None = None) -> None:
+def layer_parameters(plan: Mapping[str, Any]) -> Counter[tuple[str, str]]:
+    """(layer, kind of update) -> parameters that train, summed over the tensors of the layer; in the plan's order.
+
+    It is empty for the plan of a method that has no budget to share among layers.
+    """
+    parameters: Counter[tuple[str, str]] = Counter()
+    for row in plan.get("layers") or []:
+        parameters[layer_of(str(row["name"])), str(row["kind"])] += int(row["parameters"])
+    return parameters
+
+
+def layer_of(tensor: str) -> str:
+    """The layer of a tensor: `blocks.0.attn.qkv` of `blocks.0.attn.qkv.weight[:128]`, its third kept."""
+    stem, _, last = tensor.rpartition(".")
+    third = f"[{last.partition('[')[2]}" if "[" in last else ""
+    return (stem or last) + third
+
+
+def print_layers(record: Record, console: Console | None = None) -> None:
     """Prints a bar for each layer: `·` single entries, `▪` whole vectors, `█` low-rank updates and adapters.
 
     Raises:
-        UserError: the run had nothing to decide.
+        UserError: the run's method had no budget to share among layers.
     """
     console = console or Console()
-    if not record.plan.get("layers"):
+    parameters = layer_parameters(record.plan)
+    if not parameters:
         raise UserError(
-            f"{record.folder or record.id}: method={record.config['method']['name']} has no plan; spt, spt_lora, "
-            f"spt_adapter and spt_sparse have one."
+            f"{record.folder or record.id}: method={record.config['method']['name']} has no plan; peftbench layers "
+            f"shows the plan of a method that shares a budget of parameters among layers."
         )
-    layers: dict[str, dict[str, int]] = {}
-    for row in record.plan["layers"]:
-        kinds = layers.setdefault(layer(row["name"]), {})
-        kinds[row["kind"]] = kinds.get(row["kind"], 0) + row["parameters"]
-    most = max(sum(kinds.values()) for kinds in layers.values())
+    layers: dict[str, Counter[str]] = {}
+    totals: Counter[str] = Counter()
+    for (layer, kind), number in parameters.items():
+        layers.setdefault(layer, Counter())[kind] += number
+        totals[kind] += number
+    most = max(1, *(kinds.total() for kinds in layers.values()))
     table = Table(show_header=False, box=None, padding=(0, 1))
     table.add_column(no_wrap=True)
     table.add_column(justify="right")
     table.add_column(no_wrap=True)
-    for name, kinds in layers.items():
-        bar = "".join(_MARKS[k] * max(1, round(_WIDTH * n / most)) for k, n in sorted(kinds.items()))
-        table.add_row(name.replace("[", r"\["), f"{sum(kinds.values()):,}", bar)
+    for layer, kinds in layers.items():
+        bar = "".join(_mark(kind) * max(1, round(_WIDTH * n / most)) for kind, n in sorted(kinds.items()))
+        table.add_row(escape(layer), f"{kinds.total():,}", bar)
     console.print(label(record), highlight=False, soft_wrap=True)
     console.print(table)
-    totals: dict[str, int] = {}
-    for row in record.plan["layers"]:
-        totals[row["kind"]] = totals.get(row["kind"], 0) + row["parameters"]
-    parts = ", ".join(f"{k} {_MARKS[k]} {n:,}" for k, n in sorted(totals.items()))
+    parts = ", ".join(f"{kind} {_mark(kind)} {n:,}" for kind, n in sorted(totals.items()))
+    plan = record.plan
     console.print(
-        f"{record.plan['trainable']:,} trainable of a budget of {record.plan['budget']:,} "
-        f"({count(record.plan['selected'])} entries chosen): {parts}",
+        f"{plan['trainable']:,} trainable of a budget of {plan['budget']:,} "
+        f"({count(plan['selected'])} entries chosen): {parts}",
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _mark(kind: str) -> str:
+    return _MARKS.get(kind, _BAR)

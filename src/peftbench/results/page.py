@@ -10,43 +10,58 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from peftbench.results import text
-from peftbench.results.boards import FLAT, MEAN, Board, Row, timed
+from peftbench.common.amounts import plural
+from peftbench.results.board import FLAT, MEAN, Board, Row, has_comparable_costs
+from peftbench.results.board_tables import board_tables
 from peftbench.results.collect import Collected
 from peftbench.results.formats import MARKS
-from peftbench.results.primary import PRIMARY, short
+from peftbench.results.pareto import comparable_rows, pareto_front
+from peftbench.results.report import left_out_tables
+from peftbench.results.summary import Run
+from peftbench.results.task_results import short
+from peftbench.results.text_table import TextTable
 
 _HERE = Path(__file__).parent
+_SCRIPTS = ("charts.js", "page.js")
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"  # nothing is fetched
+_CHARTED_COSTS = ("train", "memory", "parameters")
 
 
-def page(boards: Sequence[Board], collected: Collected, incomplete: bool = False) -> str:
-    """The whole page. Everything from records is escaped."""
-    runs = sum(len(r) for b in boards for row in b.rows for r in row.runs.values())
-    told = list(dict.fromkeys(b.metric for b in boards))
-    metrics = f"metric{'s' * (len(told) > 1)} {', '.join(told)}"
+def html_page(boards: Sequence[Board], collected: Collected, incomplete: bool = False) -> str:
+    """The whole page. Everything from records is escaped.
+
+    Args:
+        incomplete: whether a mean over fewer tasks than there are is shown.
+    """
+    runs = sum(1 for board in boards for _ in board.all_runs())
+    metrics = list(dict.fromkeys(board.metric for board in boards))
+    shown = f"{'metrics' if len(metrics) > 1 else 'metric'} {', '.join(metrics)}"
     parts = [
         f'{MARKS["html"]} report -->\n<html lang="en"><head><meta charset="utf-8">',
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
         '<meta name="viewport" content="width=device-width, initial-scale=1"><title>peftbench report</title>',
-        f"<style>\n{(_HERE / 'page.css').read_text()}</style></head><body>",
-        f'<h1>peftbench report</h1><p class="note">{runs} runs, {escape(metrics)}</p>',
+        f"<style>\n{_text_of('page.css')}</style></head><body>",
+        f'<h1>peftbench report</h1><p class="note">{plural(runs, "run")}, {escape(shown)}</p>',
         '<div class="controls" id="controls" hidden><input type="search" id="search" '
         'placeholder="filter: methods or tasks" aria-label="filter methods or tasks"><span id="count"></span></div>',
     ]
     for number, board in enumerate(boards):
         parts += _section(board, number, incomplete)
-    for table in text.rest(boards, collected):
+    for table in left_out_tables(boards, collected):
         parts += _table(table)
-    content = json.dumps([_payload(b, incomplete) for b in boards], separators=(",", ":"), allow_nan=False)
+    content = json.dumps([_payload(board, incomplete) for board in boards], separators=(",", ":"), allow_nan=False)
     safe = content.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
     parts.append(f'<script type="application/json" id="data">{safe}</script>')
-    parts.append(f"<script>\n{(_HERE / 'page.js').read_text()}</script></body></html>\n")
+    parts.append(f"<script>\n{''.join(map(_text_of, _SCRIPTS))}</script></body></html>\n")
     return "\n".join(parts)
 
 
+def _text_of(name: str) -> str:
+    return (_HERE / name).read_text(encoding="utf-8")
+
+
 def _section(board: Board, number: int, incomplete: bool) -> list[str]:
-    first, *others = text.of(board, number, incomplete)
+    first, *others = board_tables(board, number, incomplete)
     return [
         f'<section class="board"><h2>{escape(first.title)}</h2>',
         *_grid(first, "means"),
@@ -56,11 +71,11 @@ def _section(board: Board, number: int, incomplete: bool) -> list[str]:
     ]
 
 
-def _table(table: text.Table) -> list[str]:
+def _table(table: TextTable) -> list[str]:
     return [f"<h3>{escape(table.title)}</h3>", *_grid(table)]
 
 
-def _grid(table: text.Table, kind: str = "") -> list[str]:
+def _grid(table: TextTable, kind: str = "") -> list[str]:
     lines = []
     if table.rows:
         kinds = [' class="number"' if number else "" for _, number in table.columns]
@@ -80,46 +95,63 @@ def _cell(kind: str, shown: str, value: float | None) -> str:
 
 
 def _payload(board: Board, incomplete: bool) -> dict[str, Any]:
+    """What the script draws of a board. Values are shares, costs counts, seconds and bytes.
+
+    `fronts` holds, for each cost, the Pareto fronts of rows that may be compared: lists of indices into `rows`.
+    """
+    rows = [_row(board, row, incomplete) for row in board.rows]
     return {
         "metric": short(board.metric),
-        "primary": PRIMARY.get(dict(board.basis)["task"], "accuracy"),
-        "tasks": [t.removeprefix("vtab/") for t in board.tasks],
-        "rows": [_row(board, row, incomplete) for row in board.rows],
+        "primary": board.primary,
+        "tasks": [task.removeprefix("vtab/") for task in board.tasks],
+        "rows": rows,
+        "fronts": {cost: _fronts(board, rows, cost) for cost in _CHARTED_COSTS},
     }
+
+
+def _fronts(board: Board, drawn: Sequence[dict[str, Any]], cost: str) -> list[list[int]]:
+    """Of the figures as they are drawn; rows without a mean or the cost are on none."""
+    fronts = []
+    for comparable in comparable_rows(board.rows, cost):
+        indices = [i for i in comparable if drawn[i]["value"] is not None and drawn[i]["costs"][cost] is not None]
+        points = [(drawn[i]["costs"][cost], drawn[i]["value"]) for i in indices]
+        fronts.append([indices[at] for at in pareto_front(points)])
+    return [front for front in fronts if front]
 
 
 def _row(board: Board, row: Row, incomplete: bool) -> dict[str, Any]:
     mean = board.means(row, incomplete)[MEAN if board.vtab else FLAT]
     alone = len(row.machines) == 1
-    costs = {n: row.cost(n) if alone or n == "parameters" else None for n in ("train", "memory", "parameters")}
-    there = {t.removeprefix("vtab/"): t for t in board.tasks if row.runs.get(t)}
-    cells = {short: board.cell(row, t) for short, t in there.items()}
+    costs = {cost: row.cost(cost) if alone or cost == "parameters" else None for cost in _CHARTED_COSTS}
+    runs = {task.removeprefix("vtab/"): row.runs[task] for task in board.tasks if row.runs.get(task)}
+    cells = {name: board.cell(row, same_task[0].task) for name, same_task in runs.items()}
+    curves = {name: _curve(same_task) for name, same_task in runs.items()}
+    layers = {name: same_task[0].layers for name, same_task in runs.items()}
     return {
         "label": row.label,
         "times": row.times,
-        "machine": row.machines[0] if alone else "",
-        "comparable": timed(row),
+        "comparable": has_comparable_costs(row),
         "value": _round(mean.value),
         "half": _round(mean.half),
-        "costs": {n: _round(v) for n, v in costs.items()},
-        "cells": {short: [_round(c.value), _round(c.half), len(row.runs[there[short]])] for short, c in cells.items()},
-        "curves": {short: c for short, t in there.items() if (c := _curve(row, t))},
-        "layers": {short: row.runs[t][0].layers for short, t in there.items() if row.runs[t][0].layers},
+        "costs": {cost: _round(value) for cost, value in costs.items()},
+        "cells": {name: [_round(cell.value), _round(cell.half), len(runs[name])] for name, cell in cells.items()},
+        "curves": {name: curve for name, curve in curves.items() if curve},
+        "layers": {name: parts for name, parts in layers.items() if parts},
     }
 
 
-def _curve(row: Row, task: str) -> dict[str, list[float | None]]:
+def _curve(runs: Sequence[Run]) -> dict[str, list[float | None]]:
     """Means over the seeds that were recorded at the same epochs as the first."""
-    curves = [r.curve for r in row.runs[task] if len(r.curve[0])]
-    same = [c for c in curves if c[0] == curves[0][0]]
+    curves = [run.curve for run in runs if len(run.curve[0])]
+    same = [curve for curve in curves if curve[0] == curves[0][0]]
     if not same:
         return {}
-    losses, values = ([_average(at) for at in zip(*(c[i] for c in same), strict=True)] for i in (1, 2))
-    return {"epochs": [_round(e) for e in same[0][0]], "loss": losses, "val": values}
+    losses, values = ([_average(at) for at in zip(*(curve[i] for curve in same), strict=True)] for i in (1, 2))
+    return {"epochs": [_round(epoch) for epoch in same[0][0]], "loss": losses, "val": values}
 
 
 def _average(values: Sequence[float]) -> float | None:
-    known = [v for v in values if math.isfinite(v)]
+    known = [value for value in values if math.isfinite(value)]
     return _round(sum(known) / len(known)) if known else None
 
 

@@ -1,7 +1,7 @@
 """Published VTAB-1k means of methods that peftbench has, to stand beside its own; never copied into a board's means.
 
 All are of ViT-B/16, supervised on ImageNet-21k (`orig_in21k`), in per cent; the mean is of the three groups before
-they were rounded. What could not be verified is not here: of LoSA no group means are.
+they were rounded. What could not be verified is not here, such as group means of LoSA.
 """
 
 from __future__ import annotations
@@ -44,9 +44,15 @@ TABLE = (
 
 
 def beside(backbone: str, weights: str, split: str) -> tuple[tuple[Published, ...], str]:
-    """The rows that may stand beside runs of this backbone on this split, and why there are none."""
+    """The rows that may stand beside runs of this backbone on this split, and why there are none.
+
+    Args:
+        backbone: its name in timm.
+        weights: where they came from, as a record stamps it: `hub`, a file, `random`.
+        split: what made the split, as in a board's basis.
+    """
     if split not in OFFICIAL:
-        return (), f"the split is {split}, and published numbers are of the official one"
+        return (), f"the split is {split}, and published numbers use the official one"
     if backbone != BACKBONE or weights != "hub":
-        return (), f"published numbers are of {BACKBONE} with its own weights"
+        return (), f"published numbers use {BACKBONE} with its own weights"
     return TABLE, ""

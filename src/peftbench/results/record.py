@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from pydantic_core import from_json
 
+from peftbench.common.atomic_files import replacing
 from peftbench.common.errors import UserError
 
 SCHEMA = 1
@@ -19,9 +18,10 @@ FILE = "result.json"
 
 @dataclass
 class Record:
-    """What a run was, what it reached, and what it cost.
+    """What a run was, what it reached, and what it cost; docs/record.md describes each part with its units.
 
-    `status` is one of running, complete, interrupted, failed, refused; `reason` says why it is not complete.
+    `status` is one of running, complete, interrupted, failed, refused; `reason` says why it is not complete. `folder`
+    is where the record lies, and no part of it.
     """
 
     id: str
@@ -37,29 +37,27 @@ class Record:
     schema: int = SCHEMA
 
     def write(self, folder: Path) -> None:
-        """Writes `folder/result.json`, whole or not at all."""
+        """Writes `folder/result.json`, whole or not at all.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
         content = {k: v for k, v in asdict(self).items() if k != "folder"}
-        part = folder / f".{FILE}.{os.getpid()}.part"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
+        path = folder / FILE
+        with replacing(path, lambda why: f"{path}: could not be written ({why}).") as part:
             part.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
-            part.replace(folder / FILE)
-        except OSError as problem:
-            raise UserError(f"{folder / FILE}: could not be written ({problem.strerror}).") from None
-        finally:
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
         self.folder = str(folder)
 
 
 _LIKE: dict[str, type] = {"id": str, "status": str, "config": dict, "stamps": dict, "metrics": dict, "costs": dict}
 
 
-def read(folder: Path, remedy: str = "") -> Record | None:
+def read_record(folder: Path, remedy: str = "") -> Record | None:
     """The record in a run's folder, None where there is none.
 
     Args:
-        remedy: what to do about a damaged one, for the message.
+        folder: a run's folder, in which `result.json` lies.
+        remedy: what to do about a damaged record, for the message.
 
     Raises:
         UserError: the file is damaged, or of a schema that this version does not know.
@@ -80,19 +78,14 @@ def read(folder: Path, remedy: str = "") -> Record | None:
     if missing := [n for n in ("schema", *needed) if n not in content]:
         raise UserError(f"{path}: is not a whole record; it has no {missing[0]}{remedy}.")
     for name, kind in _LIKE.items():
-        if not isinstance(found := content.get(name, kind()), kind):
-            raise UserError(f"{path}: is not a record; its {name} is {_kind(found)}, no {_KINDS[kind]}{remedy}.")
+        value = content.get(name, kind())
+        if not isinstance(value, kind):
+            raise UserError(f"{path}: is not a record; its {name} is {_kind(value)}, no {_KINDS[kind]}{remedy}.")
     return Record(**{k: v for k, v in content.items() if k in known}, folder=str(folder))
 
 
 _KINDS = {dict: "mapping", list: "list", str: "string", int: "number", float: "number", bool: "truth value"}
 
 
-def _kind(found: Any) -> str:
-    return "null" if found is None else f"a {_KINDS[type(found)]}"
-
-
-def find(output_dir: Path) -> list[Record]:
-    """Every record in the run folders of `output_dir`, by name of the folder."""
-    found = (read(p) for p in sorted(output_dir.glob("*")) if p.is_dir() and not p.name.startswith("."))
-    return [record for record in found if record]
+def _kind(value: Any) -> str:
+    return "null" if value is None else f"a {_KINDS[type(value)]}"

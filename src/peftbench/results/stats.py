@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, variance
 
 ALPHA = 0.05
@@ -28,16 +28,16 @@ class Difference:
     @property
     def verdict(self) -> str:
         """better, worse, equal, inside the noise, or no telling; of the first of the two."""
-        told = self.p if self.holm is None else self.holm
-        if told is None:
+        p = self.p if self.holm is None else self.holm
+        if p is None:
             return "equal" if self.mean == 0 and self.n > 1 else "no telling"
-        if told >= ALPHA:
+        if p >= ALPHA:
             return "inside the noise"
         return "better" if self.mean > 0 else "worse"
 
 
 def half_width(values: Sequence[float]) -> float | None:
-    """Of the t-interval of the mean; None for a single value."""
+    """The half width of the mean's t-interval; None for a single value."""
     if len(values) < 2:
         return None
     return _t(len(values) - 1) * math.sqrt(variance(values) / len(values))
@@ -60,7 +60,7 @@ def weighted(cells: Mapping[str, Sequence[float]], weights: Mapping[str, float])
 
 
 def paired(differences: Sequence[float]) -> Difference:
-    """The mean of paired differences, and whether it is more than chance."""
+    """The mean of paired differences, and whether it is more than chance; at least one is needed."""
     mean, n = fmean(differences), len(differences)
     spread = variance(differences) if n > 1 else 0.0
     if spread <= 1e-24:
@@ -74,13 +74,12 @@ def paired(differences: Sequence[float]) -> Difference:
 
 def holm(differences: Sequence[Difference]) -> list[Difference]:
     """The same with p-values corrected for their number (Holm, 1979)."""
-    known = sorted((d.p, i) for i, d in enumerate(differences) if d.p is not None)
-    found, least = list(differences), 0.0
-    for rank, (p, i) in enumerate(known):
-        least = min(1.0, max(least, p * (len(known) - rank)))
-        own = differences[i]
-        found[i] = Difference(own.mean, own.n, own.half, own.p, own.wilcoxon, least)
-    return found
+    by_p = sorted((d.p, i) for i, d in enumerate(differences) if d.p is not None)
+    corrected, least = list(differences), 0.0
+    for smaller, (p, i) in enumerate(by_p):
+        least = min(1.0, max(least, p * (len(by_p) - smaller)))
+        corrected[i] = replace(differences[i], holm=least)
+    return corrected
 
 
 def _t(freedom: float) -> float:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from peftbench.common.task_lookup import shipped_tasks, task_module
+from peftbench.results.record import Record
 
 
 @dataclass(frozen=True)
@@ -44,19 +45,45 @@ def results_of(config: Mapping[str, Any], metrics: Iterable[str] = ()) -> TaskRe
     """How a record with this config is judged and shown.
 
     A record may come from anywhere, so nothing that it names is imported: a task from outside peftbench is asked where
-    this process runs it. Elsewhere the first of the record's `metrics` on test or validation images counts: a task
-    names first what it is judged by.
+    this process has imported it. Elsewhere the first of the record's `metrics` on test or validation images counts.
     """
-    path = shipped_tasks().get(task_name(config))
-    if path is not None:
-        results: TaskResults = task_module(path, "schema").RESULTS
-        return results
-    here = sys.modules.get(f"{(config.get('task') or {}).get('path')}.schema")
-    if here is not None:
-        return here.RESULTS
-    measured = (name.partition("/")[2] for name in metrics if name.startswith(("test/", "val/")))
-    metric = next((name for name in measured if name != "loss"), "accuracy")
+    name, shipped = task_name(config), shipped_tasks()
+    path = (config.get("task") or {}).get("path") or shipped.get(name)
+    if path in shipped.values():
+        return results_of_task(name, str(path))
+    declared = getattr(sys.modules.get(f"{path}.schema"), "RESULTS", None)
+    if isinstance(declared, TaskResults):
+        return declared
+    measured = (m.partition("/")[2] for m in metrics if m.startswith(("test/", "val/")))
+    metric = next((m for m in measured if m != "loss"), "accuracy")
     return TaskResults(metric, {f"{metric} %": metric})
+
+
+def results_of_record(record: Record) -> TaskResults:
+    """As `results_of`; a record says which of its metrics its task is judged by."""
+    metrics = list(record.metrics or {})
+    judged_by = (record.stamps or {}).get("judged_by")
+    metrics.sort(key=lambda metric: short(metric) != judged_by)
+    return results_of(record.config, metrics)
+
+
+def results_of_task(name: str, path: str = "") -> TaskResults:
+    """How the runs of a task are judged and shown. It imports the task's schema: for configs that the user gave, while
+    `results_of` is for records.
+
+    Args:
+        path: the import path of the task's package; the empty string stands for the task that peftbench ships.
+
+    Raises:
+        UserError: there is no such package.
+        KeyError: peftbench ships no task of that name, and there is no path.
+    """
+    shipped = shipped_tasks()
+    path = path or shipped[name]
+    # The schema of a shipped task takes it from `results.py`: a report need not import pydantic, nor the config.
+    module = task_module(path, "results" if path in shipped.values() else "schema")
+    results: TaskResults = module.RESULTS
+    return results
 
 
 def short(metric: str) -> str:

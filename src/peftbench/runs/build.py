@@ -9,9 +9,9 @@ from typing import Any
 
 from peftbench import backbones
 from peftbench.config import Config
-from peftbench.data.images import IMAGENET, Transform
+from peftbench.data.images import Preparation
 from peftbench.runs import starting_backbone
-from peftbench.tasks.detection.scenes import SceneTransform
+from peftbench.tasks.base import task_class
 
 
 def instantiate(section: Any) -> Any:
@@ -36,18 +36,6 @@ def unstreamed(spec: Config) -> Config:
     return dataclasses.replace(spec, backbone=dataclasses.replace(spec.backbone, stream=False))
 
 
-def transform_of(spec: Config, backbone: backbones.Backbone) -> Transform | SceneTransform:
-    """From an image to this backbone's input."""
-    facts, data = backbone.facts, spec.data
-    scales = {"model": (facts.mean, facts.std), "imagenet": IMAGENET, "none": ((0.0,) * 3, (1.0,) * 3)}
-    filter_ = facts.interpolation if data.interpolation == "model" else data.interpolation
-    mean, std = scales[data.normalize]
-    if spec.task.name == "detection":
-        size = None if data.size is None else facts.canvas
-        shorter, longer = data.options["min_size"], data.options["max_size"]
-        coarsest = max(
-            starting_backbone.DIVISOR, *(round(facts.canvas[0] / tap.grid[0]) for tap in facts.taps if tap.grid)
-        )
-        return SceneTransform(size, tuple(shorter), longer, filter_, mean, std, data.augment, coarsest)
-    assert isinstance(facts.input_size, int)
-    return Transform(facts.input_size, filter_, mean, std, data.augment)
+def transform_of(spec: Config, backbone: backbones.Backbone) -> Preparation:
+    """From an image to this backbone's input, as the task prepares it."""
+    return task_class(spec.task).transform(spec, backbone.facts)

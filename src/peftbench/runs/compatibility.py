@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-
 from peftbench import backbones
 from peftbench.common.errors import Refusal, UserError
 from peftbench.config import Config
 from peftbench.methods.base import Method
 from peftbench.runs import starting_backbone
-from peftbench.tasks import making as tasks
+from peftbench.tasks.base import task_class
 
 
 def refuse_incompatible(config: Config, method: Method) -> backbones.Backbone:
@@ -20,39 +18,25 @@ def refuse_incompatible(config: Config, method: Method) -> backbones.Backbone:
             f"for every batch; take a side method such as linear, or give backbone.stream=false."
         )
     backbone = starting_backbone.meta(config, method)
-    if (wanted := starting_backbone.size(config)) and wanted != backbone.facts.input_size:
+    if (wanted := task_class(config.task).input_size(config)) and wanted != backbone.facts.input_size:
         raise Refusal(
             f"data.size={config.data.size}: {backbone.facts.name} takes {backbone.facts.input_size} pixels; "
             f"give data.size={backbone.facts.input_size}."
         )
     method.check(backbone)
-    _detects(config, method, backbone)
-    name, kind = config.method.name, type(method)
-    own = kind.optimizer is not Method.optimizer
-    if own and config.optimizer.name == "ftp":
+    task_class(config.task).refuse(config, method.fixed_size, backbone)
+    _refuse_other_frames(config)
+    name = config.method.name
+    if method.own_optimizer and config.optimizer.name == "ftp":
         raise UserError(f"optimizer=ftp: method={name} has an optimizer of its own; leave optimizer=ftp out.")
-    if (own or kind.finish is not Method.finish) and config.trainer.strategy == "fsdp":
+    if (method.own_optimizer or method.finishes or method.anchored) and config.trainer.strategy == "fsdp":
         raise Refusal(f"method={name}: needs whole tensors, which trainer=fsdp has not; use trainer=ddp.")
-    if kind.prepare is not Method.prepare and config.trainer.strategy == "fsdp":
+    if method.plans and config.trainer.strategy == "fsdp":
         raise Refusal(f"method={name}: tunes single entries of whole tensors; use trainer=ddp instead of fsdp.")
     return backbone
 
 
-def _detects(config: Config, method: Method, backbone: backbones.Backbone) -> None:
-    """Raises Refusal where a detector cannot read this backbone, or not with images of different sizes."""
-    if config.task.name != "detection":
-        return
-    if config.data.size is None and (method.fixed_size or not backbone.resizes()):
-        who = f"method={config.method.name}" if method.fixed_size else backbone.facts.name
-        raise Refusal(
-            f"data.size=null: {who} is built for one input size, and images keep theirs; give data.size=[H,W], such as "
-            f"data.size=[512,512], to which images are scaled and padded."
-        )
-    with torch.device("meta"):
-        tasks.make(config.task, backbone, ("object",))
-
-
-def _frames_agree(config: Config) -> None:
+def _refuse_other_frames(config: Config) -> None:
     """Raises UserError where a method mixes so many frames and a clip has another number."""
     frames, clip = config.method.options.get("frames"), config.data.options.get("frames")
     if frames is not None and frames != clip:

@@ -13,15 +13,14 @@ from peftbench import backbones, costs, optim
 from peftbench.backbones.layers import layers
 from peftbench.common.precisions import HALF
 from peftbench.config import Config
-from peftbench.costs.simulated import Step, arithmetic, step
+from peftbench.costs.simulated import Step, simulate_flops, simulate_step
 from peftbench.data.base import DataSet, Splits
-from peftbench.methods.base import Method, Plan
-from peftbench.methods.full import Full
+from peftbench.methods.base import Method, Plan, unfreeze
 from peftbench.models.model import Model
 from peftbench.runs import starting_backbone
 from peftbench.runs.build import instantiate
 from peftbench.runs.compatibility import refuse_incompatible
-from peftbench.tasks import making as tasks
+from peftbench.tasks.base import task_class
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Planned:
     Attributes:
         rows: every layer of the backbone with parameters, then what stands beside it.
         parameters: as in a record: `method`, `head`, `backbone` and shares.
-        step: of the run, without kept taps; None of detection, whose proposals depend on the images.
+        step: of the run, without kept taps; None where what a step needs depends on the images.
         full: arithmetic of a step of full fine-tuning of the same backbone, which `relative_time` is against.
     """
 
@@ -78,15 +77,15 @@ def plan(config: Config) -> Planned:
     batch = min(config.data.batch_size, len(splits.roles(config.data.stage)[0]))
     notes = []
     taken, full = None, 0
-    if config.task.name == "classification":
-        taken = step(model, lambda: _batch(model, splits, batch), lambda: _optimizer(config, model), _half(config))
-        free = replace(config, pruning=replace(config.pruning, merge="auto"))  # the method's choice, not this one's
-        whole, _ = _model(free, Full(), splits)
-        full = arithmetic(whole, lambda: _batch(whole, splits, batch))
-    else:
-        notes.append(
-            "memory and time: not foretold, since a detector's proposals depend on the images; a run measures them"
+    if model.task.blank_targets(1) is not None:
+        taken = simulate_step(
+            model, lambda: _batch(model, splits, batch), lambda: _optimizer(config, model), _half(config)
         )
+        free = replace(config, pruning=replace(config.pruning, merge="auto"))  # the method's choice, not this one's
+        whole = _fully_tuned(free, splits)
+        full = simulate_flops(whole, lambda: _batch(whole, splits, batch))
+    else:
+        notes.append(f"memory and time: not foretold, since {model.task.unforeseen}; a run measures them")
     if masks and config.pruning.name == "none":
         notes.append(
             f"pruning: the weights given are pruned; their zeros are in the file, merging is {model.backbone.merging}"
@@ -97,7 +96,7 @@ def plan(config: Config) -> Planned:
             f"pruning: {round(every * config.pruning.ratio):,} of {every:,} weights become zero; merging is "
             f"{model.backbone.merging}"
         )
-    if type(method).optimizer is not Method.optimizer or config.optimizer.name == "ftp":
+    if method.own_optimizer or config.optimizer.name == "ftp":
         notes.append("memory: without the anchors and differences that its optimizer keeps")
     if method.side and config.taps.mode != "off":
         notes.append("memory and time: of a step without kept taps; with them no backbone runs")
@@ -107,18 +106,28 @@ def plan(config: Config) -> Planned:
 def _model(config: Config, method: Method, splits: Splits) -> tuple[Model, Mapping[str, str]]:
     backbone = starting_backbone.meta(config, method)
     with torch.device("meta"):
-        task = tasks.make(config.task, backbone, splits.classes)
+        task = task_class(config.task).build(config.task, backbone, splits.classes)
         model = Model(backbone, task)
         skipped = method.skipped(backbone)
         model.adapted(method.adapt(backbone, Plan()))
     return model, skipped
 
 
-def _batch(model: Model, splits: Splits, count: int) -> tuple[Tensor, Tensor]:
+def _fully_tuned(config: Config, splits: Splits) -> Model:
+    """The model with every parameter of the backbone training."""
+    backbone = starting_backbone.meta(config, Method())
+    with torch.device("meta"):
+        task = task_class(config.task).build(config.task, backbone, splits.classes)
+        model = Model(backbone, task)
+        unfreeze(backbone)
+        model.adapted(None)
+    return model
+
+
+def _batch(model: Model, splits: Splits, images: int) -> tuple[Tensor, Any]:
     clip = () if splits.train.frames is None else (splits.train.frames,)
-    return torch.zeros(count, *clip, 3, *model.backbone.facts.canvas, dtype=torch.uint8), torch.zeros(
-        count, dtype=torch.long
-    )
+    blank = torch.zeros(images, *clip, 3, *model.backbone.facts.canvas, dtype=torch.uint8)
+    return blank, model.task.blank_targets(images)
 
 
 def _optimizer(config: Config, model: Model) -> torch.optim.Optimizer:
@@ -133,7 +142,7 @@ def _half(config: Config) -> torch.dtype | None:
 
 
 def _rows(config: Config, method: Method, model: Model, skipped: Mapping[str, str]) -> list[Row]:
-    whole = backbones.meta(config.backbone, starting_backbone.size(config))
+    whole = backbones.build_on_meta(config.backbone, starting_backbone.input_size(config))
     kinds = {x.name: x.kind for x in layers(whole)}
     each = config.pruning.scope == "layer"  # else the zeros are chosen over all layers together, by their values
     masks = {n: round(m.numel() * config.pruning.ratio) for n, m in model.backbone.masks.items() if each}

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from peftbench.common.atomic_files import replacing
 from peftbench.common.errors import UserError
+from peftbench.common.file_lock import take
 from peftbench.config import Config
 from peftbench.runs.plan_file import CONFIG
 
@@ -29,28 +30,24 @@ def owned_folder(folder: Path, rank: int, group: str | None) -> Iterator[None]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         locks = folder.parent / ".locks"
         locks.mkdir(exist_ok=True)
-        lock = (locks / folder.name).open("a+")
+        lock = take(locks / folder.name, wait=False)
+        owner = locks / f"{folder.name}.group"  # the sweep of whoever holds the lock
+        if lock is None and group and owner.is_file() and owner.read_text() == group:
+            lock = take(locks / folder.name, wait=True)
     except OSError as problem:
-        raise UserError(f"output_dir={folder.parent}: cannot be written ({problem.strerror}); give another.") from None
-    with lock:
-        try:
-            import fcntl
-
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                lock.seek(0)
-                if not group or lock.read() != group:
-                    raise
-                fcntl.flock(lock, fcntl.LOCK_EX)
-        except ImportError:  # not on Windows: two processes at one run are then not noticed
-            pass
-        except OSError:
-            raise UserError(f"{folder}: another process is carrying out this very run; wait for it.") from None
-        lock.truncate(0)
-        lock.write(group or "")
-        lock.flush()
+        raise _not_writable(folder.parent, problem.strerror) from None
+    if lock is None:
+        raise UserError(f"{folder}: another process is carrying out this very run; wait for it.")
+    try:
+        with replacing(owner, lambda why: str(_not_writable(folder.parent, why))) as part:
+            part.write_text(group or "")
         yield
+    finally:
+        lock.release()
+
+
+def _not_writable(output_dir: Path, why: str | None) -> UserError:
+    return UserError(f"output_dir={output_dir}: cannot be written ({why}); give another.")
 
 
 def prepared_folder(folder: Path, config: Config) -> None:

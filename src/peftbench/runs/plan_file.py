@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import time
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
+
 from peftbench import deltas, pruning
+from peftbench.common.atomic_files import replacing
 from peftbench.common.errors import UserError
-from peftbench.methods.base import Plan
+from peftbench.common.seeds import mix
+from peftbench.data.loading import Loaders
+from peftbench.data.scoring_batches import plain_batches
+from peftbench.methods.base import Method, Plan
 from peftbench.models.model import Model
 from peftbench.results import Record
+from peftbench.runs.context import Context
 
 CONFIG = "config.yaml"
 
@@ -24,9 +32,54 @@ def read_plan(folder: Path) -> Plan:
     if not facts.is_file():
         return Plan()
     try:
-        return Plan(deltas.read(folder / f"{PLAN}.safetensors")[0], dict(json.loads(facts.read_text())))
+        return Plan(deltas.read_tensors(folder / f"{PLAN}.safetensors")[0], dict(json.loads(facts.read_text())))
     except (ValueError, TypeError):
         raise UserError(f"{facts}: is damaged; it was written when the run began.") from None
+
+
+def make_plan(folder: Path, method: Method, model: Model, batches: Loaders, context: Context) -> Plan:
+    """The method's plan: made once by the first process, before anything changes, and read by everybody after.
+
+    Raises:
+        UserError: the file is damaged, or the first process did not write it.
+    """
+    facts = folder / f"{PLAN}.json"
+    if not method.plans:
+        return Plan()
+    if not facts.is_file():
+        if context.first:
+            _write_plan(folder, _look_at_data(method, model, batches, context))
+        else:
+            _await(facts)
+    return read_plan(folder)
+
+
+def _look_at_data(method: Method, model: Model, batches: Loaders, context: Context) -> Plan:
+    config = context.config
+    on_gpu = torch.cuda.is_available() and config.trainer.accelerator in ("auto", "gpu")
+    device = torch.device("cuda" if on_gpu else "cpu")
+    model.to(device)
+    with torch.random.fork_rng():  # a resumed run reads the plan, and must go on with the same numbers
+        torch.manual_seed(mix(config.seed, 3))
+        plan = method.prepare(model, plain_batches(batches.train, config, device))
+    model.to("cpu")
+    return plan
+
+
+def _write_plan(folder: Path, plan: Plan) -> None:
+    """Writes the tensors first: the facts tell the other processes that all is there."""
+    deltas.write_tensors(folder / f"{PLAN}.safetensors", plan.tensors, {})
+    with replacing(folder / f"{PLAN}.json") as part:
+        part.write_text(json.dumps(plan.facts), encoding="utf-8")
+
+
+def _await(file: Path, seconds: float = 3600) -> None:
+    """Waits for a file of the first process. Raises UserError after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not file.is_file():
+        if time.monotonic() > deadline:
+            raise UserError(f"{file}: was not written by the first process within {seconds:.0f} s.")
+        time.sleep(0.2)
 
 
 def delta_metadata(record: Record, model: Model, plan: Plan) -> dict[str, str]:
@@ -36,7 +89,7 @@ def delta_metadata(record: Record, model: Model, plan: Plan) -> dict[str, str]:
         "run": record.id,
         "method": spec["method"]["name"],
         "options": json.dumps(spec["method"]["options"]),
-        "plan": _hash(plan),
+        "plan": plan_hash(plan),
         "backbone": spec["backbone"]["name"],
         "weights": stamps["backbone"]["weights"],
         "fingerprint": stamps["backbone"]["fingerprint"],
@@ -51,8 +104,8 @@ def delta_metadata(record: Record, model: Model, plan: Plan) -> dict[str, str]:
     }
 
 
-def _hash(plan: Plan) -> str:
+def plan_hash(plan: Plan) -> str:
     """sha256 of a plan, the empty string of an empty one."""
     if not plan.facts and not plan.tensors:
         return ""
-    return deltas.content(plan.tensors, {"facts": json.dumps(plan.facts, sort_keys=True)})
+    return deltas.content_hash(plan.tensors, {"facts": json.dumps(plan.facts, sort_keys=True)})

@@ -15,15 +15,17 @@ from peftbench import backbones
 from peftbench.common.machine import processor_name
 from peftbench.config import Config
 from peftbench.data.base import Splits
+from peftbench.results.task_results import results_of_task
 from peftbench.runs import starting_backbone
 from peftbench.runs.build import transform_of
-from peftbench.tasks import making as tasks
+from peftbench.tasks.base import task_class
 
 
 def stamps_of(config: Config, backbone: backbones.Backbone, splits: Splits, hash_: str) -> dict[str, Any]:
     """What a number needs to be compared: weights, data, code and machine."""
-    detector = tasks.file_of(config.task, config.backbone)
-    weights = config.backbone.weights if detector is None else f"those of task.weights={config.task.weights}"  # type: ignore[attr-defined]
+    task = task_class(config.task)
+    start = task.stamp(config.task, task.start_file(config.task, config.backbone))
+    weights = f"those of task.weights={start['weights']}" if start else config.backbone.weights
     return {
         "backbone": {
             "name": config.backbone.name,
@@ -42,7 +44,8 @@ def stamps_of(config: Config, backbone: backbones.Backbone, splits: Splits, hash
             "frames": splits.train.frames,
             "transform": dataclasses.asdict(transform_of(config, backbone)),
         },
-        **({"task": started} if (started := tasks.stamp(config.task, detector)) else {}),
+        **({"task": start} if start else {}),
+        "judged_by": results_of_task(config.task.name, config.task.path).metric,
         "seed": config.seed,
         "versions": {n: version(n) for n in ("peftbench", "torch", "torchvision", "timm", "lightning", "numpy")},
         "commit": _commit(),

@@ -17,38 +17,23 @@ from peftbench.common.atomic_files import replacing
 from peftbench.common.errors import Refusal, UserError
 from peftbench.common.seeds import mix
 from peftbench.config import Config
+from peftbench.data.decoding import decode_image
 from peftbench.data.folder import Folder
-from peftbench.data.images import decode
 from peftbench.data.media import DAMAGED
 from peftbench.methods.base import Method
-from peftbench.tasks import making as tasks
+from peftbench.tasks.base import task_class
 
 MOST = 64  # images that pruning looks at
-DIVISOR = 32
-"""Images of different sizes are padded to multiples of it, or of a coarser stride of the backbone."""
 
 
-def size(config: Config) -> backbones.Size | None:
-    """The input size that the backbone is built for, None for its own.
-
-    Where images of detection keep their shapes, that of a 4:3 image: costs are measured at it.
-    """
-    wanted, options = config.data.size, config.data.options
-    if wanted is None and config.task.name == "detection":
-        short = options["min_size"][-1]
-        wanted = (_up(short), _up(min(short * 4 // 3, options["max_size"])))
-    if isinstance(wanted, tuple) and wanted[0] == wanted[1]:
-        return wanted[0]
-    return wanted
-
-
-def _up(pixels: int) -> int:
-    return -(-pixels // DIVISOR) * DIVISOR
+def input_size(config: Config) -> backbones.Size | None:
+    """The input size that the backbone is built for, None for its own; each task has a say in it."""
+    return task_class(config.task).input_size(config)
 
 
 def meta(config: Config, method: Method) -> backbones.Backbone:
     """The backbone on the meta device, pruned: its shapes are those of the run. Raises Refusal."""
-    whole = backbones.meta(config.backbone, size(config))
+    whole = backbones.build_on_meta(config.backbone, input_size(config))
     return as_merged(pruning.prune(whole, config.pruning), config, method)
 
 
@@ -56,20 +41,22 @@ def build(config: Config, method: Method, tell: Callable[[str], None] = lambda t
     """The backbone with its weights, pruned. `tell` is given what the user should know of it.
 
     Raises:
-        UserError: as `backbones.build`, and of the images that pruning looks at.
+        UserError: as `backbones.build_with_weights`, and of the images that pruning looks at.
     """
     torch.manual_seed(mix(config.seed, 1))  # of a backbone that starts from random weights
     source = config.backbone
-    if (detector := tasks.file_of(config.task, source)) is not None:  # its backbone is in the same file
-        source = replace(source, weights=str(detector), pretrained=True)
+    task = task_class(config.task)
+    start_file = task.start_file(config.task, source)
+    if start_file is not None:  # the backbone is in the same file
+        source = replace(source, weights=str(start_file), pretrained=True)
     try:
-        backbone = backbones.build(source, size(config))
+        backbone = backbones.build_with_weights(source, input_size(config))
     except UserError as problem:
-        if detector is None:
+        if start_file is None:
             raise
         raise type(problem)(str(problem).replace("backbone.weights=", "task.weights=")) from None
-    if detector is not None:
-        tasks.settle(backbone, detector)
+    if start_file is not None:
+        task.settle(backbone, start_file)
     spec, whole = config.pruning, backbone.facts.parameters
     if spec.name == "none" or backbone.masks or backbone.kept:  # the file of the pruned one was given
         return as_merged(backbone, config, method)
@@ -108,9 +95,9 @@ def keep(backbone: backbones.Backbone, config: Config) -> Path:
     spec = config.pruning
     name = f"{backbone.facts.name}-{spec.name}-{spec.ratio:g}-{backbone.fingerprint[:10]}.safetensors"
     path = Path(config.output_dir) / "backbones" / name
-    if not pruning.saved(backbone, path):
+    if not pruning.is_saved(backbone, path):
         with replacing(path) as part:
-            pruning.save(backbone, part)
+            pruning.save_pruned(backbone, part)
     return path
 
 
@@ -147,6 +134,6 @@ def _images(folder: str | None, backbone: backbones.Backbone) -> Tensor:
 
 def _pixels(image: np.ndarray | Path, facts: backbones.Facts) -> Tensor:
     try:
-        return torch.from_numpy(decode(image, facts.canvas, facts.interpolation).copy())
+        return torch.from_numpy(decode_image(image, facts.canvas, facts.interpolation).copy())
     except DAMAGED as problem:
         raise UserError(f"pruning.images: {image} cannot be read as an image ({problem}).") from None

@@ -10,6 +10,7 @@ from peftbench.config import Config, identity
 from peftbench.methods.base import Method, Plan
 from peftbench.runs.build import instantiate
 from peftbench.runs.compatibility import refuse_incompatible
+from peftbench.tasks.base import task_class
 
 _OWN = ("lr", "weight_decay", "betas", "momentum", "nesterov", "schedule", "warmup", "min_lr")
 
@@ -24,9 +25,9 @@ def signature(config: Config) -> Hashable | None:
     """
     method: Method = instantiate(config.method)
     several = config.trainer.devices * config.trainer.nodes > 1
-    if not method.side or several or config.task.name != "classification":
+    if not method.side or several or not task_class(config.task).trains_jointly:
         return None
-    if _apart(config, type(method)):
+    if _apart(config, method):
         return None
     backbone = refuse_incompatible(config, method)
     side = method.adapt(backbone, Plan())
@@ -44,9 +45,13 @@ def signature(config: Config) -> Hashable | None:
     return json.dumps([whole, taps, config.output_dir, config.force], sort_keys=True)
 
 
-def _apart(config: Config, kind: type[Method]) -> bool:
-    own = kind.optimizer is not Method.optimizer or kind.finish is not Method.finish
-    return own or bool(config.data.ood) or config.optimizer.name not in ("adamw", "sgd")
+def _apart(config: Config, method: Method) -> bool:
+    return (
+        method.own_optimizer
+        or method.finishes
+        or bool(config.data.ood)
+        or config.optimizer.name not in ("adamw", "sgd")
+    )
 
 
 def arranged(configs: Sequence[Config], size: int) -> list[list[int]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from peftbench.common.errors import UserError
 from peftbench.config import Config, Protocol, Sweep, replaced
-from peftbench.results import PRIMARY, Record
+from peftbench.results import Record, results_of_task
 from peftbench.sweeps.grouping import arranged
 
 CarryOut = Callable[[list[Config]], list[Record]]
@@ -33,7 +33,7 @@ def vtab1k(config: Config, rule: Protocol, sweep: Sweep, carry_out: CarryOut) ->
     records = _all(trials, sweep.together, carry_out)
     if len(records) < len(trials) or any(r.status == "interrupted" for r in records):
         return records
-    metric = f"val/{PRIMARY[config.task.name]}"
+    metric = f"val/{results_of_task(config.task.name, config.task.path).metric}"
     judged = [(_merit(r, metric), -i) for i, r in enumerate(records) if r.status == "complete"]
     if not judged:
         return records

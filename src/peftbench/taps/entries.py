@@ -1,7 +1,8 @@
 """What lies in the tap cache: entries, their locks, their sizes. No torch, so that listing answers at once.
 
 An entry is a folder `<dir>/<key>/` with `about.json` and one file a tap; it is whole, or it is not there. Two locks
-go with it in `<dir>/.locks/`: `<key>.fill` is held by the one run that fills it, `<key>.use` by those that read it.
+go with it in `<dir>/.locks/`: `<key>.fill` is held by the one run that fills it, `<key>.use` is shared by those that
+read it.
 """
 
 from __future__ import annotations
@@ -13,13 +14,17 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, TypeVar
+
+from filelock import FileLock
 
 from peftbench.common.cache_folder import cache
 from peftbench.common.errors import UserError
+from peftbench.common.file_lock import releasing, take, take_reading, take_unread
 
 ABOUT = "about.json"
 LOCKS = ".locks"
@@ -27,16 +32,20 @@ PARTS = ".parts"
 DTYPES = ("float32", "float16", "bfloat16")
 RESERVE = 2**26
 """Bytes that stay free on the disk."""
+Lock = TypeVar("Lock")
 
 
 class CacheError(UserError):
     """The cache itself cannot hold an entry: there is no room, or its folder cannot be written or read back."""
 
 
-def place(given: str | None) -> Path:
-    """The folder of the cache: the given one, or `taps` in $PEFTBENCH_CACHE, $XDG_CACHE_HOME/peftbench or ~/.cache."""
-    if given:
-        return Path(given).expanduser()
+def taps_folder(folder: str | None) -> Path:
+    """The folder of the cache.
+
+    `folder` where it is given, else `taps` in $PEFTBENCH_CACHE, in $XDG_CACHE_HOME/peftbench or in ~/.cache/peftbench.
+    """
+    if folder:
+        return Path(folder).expanduser()
     return cache() / "taps"
 
 
@@ -55,8 +64,8 @@ class Entry:
 
 
 def entries(root: Path) -> list[Entry]:
-    """The entries under `root`, the last used first. What else lies there is none."""
-    found = []
+    """The entries under `root`, the last used first; whatever else lies there is passed over."""
+    listed = []
     for folder in root.glob("*"):
         with contextlib.suppress(OSError):  # no folder; or another process is removing it
             files = list(folder.iterdir())
@@ -65,8 +74,8 @@ def entries(root: Path) -> list[Entry]:
                 continue
             size = sum(f.stat().st_size for f in files)
             used = (folder / ABOUT if about else folder).stat().st_mtime
-            found.append(Entry(folder.name, folder, about or {}, size, used))
-    return sorted(found, key=lambda e: -e.used)
+            listed.append(Entry(folder.name, folder, about or {}, size, used))
+    return sorted(listed, key=lambda e: -e.used)
 
 
 def _damaged(folder: Path, files: list[Path]) -> bool:
@@ -76,34 +85,34 @@ def _damaged(folder: Path, files: list[Path]) -> bool:
 
 
 def read_about(folder: Path) -> dict[str, Any] | None:
-    """What an entry says of itself: `about`, `rows`, and `shape`, `dtype` and `crc32` of its `taps`.
+    """The description of an entry: `about`, `rows`, and `shape`, `dtype` and `crc32` of each of its `taps`.
 
-    None where it is not there or damaged.
+    None where the description is missing or damaged.
     """
     try:
         content = json.loads((folder / ABOUT).read_text())
         rows, taps = content["rows"], content["taps"]
         sound = isinstance(content["about"], dict) and _counts([rows]) and rows * len(taps) > 0
-        each = [_counts(t["shape"]) and _counts(t["crc32"]) and t["dtype"] in DTYPES for t in taps]
+        taps_sound = [_counts(t["shape"]) and _counts(t["crc32"]) and t["dtype"] in DTYPES for t in taps]
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return None
-    return content if sound and all(each) else None
+    return content if sound and all(taps_sound) else None
 
 
 def _counts(values: Any) -> bool:
     return isinstance(values, list) and all(type(v) is int and v >= 0 for v in values)
 
 
-def touch(folder: Path) -> None:
+def mark_used(folder: Path) -> None:
     """Notes that the entry is used now."""
     with contextlib.suppress(OSError):
         os.utime(folder / ABOUT)
 
 
-def remove(entry: Entry) -> bool:
+def remove_entry(entry: Entry) -> bool:
     """Removes an entry unless a run reads it; says whether it is gone."""
-    with _lock(entry.folder.parent, f"{entry.key}.use", wait=False) as held:
-        if held is None:
+    with releasing(_taken(entry.folder.parent, f"{entry.key}.use", take_unread)) as unread:
+        if not unread:
             return False
         doomed = entry.folder.parent / PARTS / f"{entry.key}.{os.getpid()}.removed"
         doomed.parent.mkdir(exist_ok=True)
@@ -113,12 +122,12 @@ def remove(entry: Entry) -> bool:
         return not entry.folder.exists()
 
 
-def left_over(root: Path) -> list[int]:
+def leftover_sizes(root: Path) -> list[int]:
     """The size of each thing that a killed run left half-written."""
     return [_size(part) for part in _left(root)]
 
 
-def sweep(root: Path) -> int:
+def remove_leftovers(root: Path) -> int:
     """Removes what killed runs left half-written; the number of bytes freed."""
     freed = 0
     for part in _left(root):
@@ -128,10 +137,10 @@ def sweep(root: Path) -> int:
 
 
 def _left(root: Path) -> Iterator[Path]:
-    """What lies half-written and no run is writing, nor begins to while it is looked at."""
+    """Half-written entries that no run is writing, nor begins to write while they are looked at."""
     for part in (root / PARTS).glob("*"):
-        with _lock(root, f"{part.name.split('.')[0]}.fill", wait=False) as held:
-            if held is not None:
+        with releasing(_fill_lock(root, part.name.split(".")[0], wait=False)) as held:
+            if held:
                 yield part
 
 
@@ -146,12 +155,12 @@ def make_room(root: Path, needed: int, limit: int) -> None:
         CacheError: they cannot, or the disk has not that much free.
     """
     if needed > limit:
-        most = round(limit / 2**30, 6)
-        raise CacheError(f"taps.max_gb={most:g}: these taps need {_amount(needed)}; give more, or taps=off.")
-    there = entries(root)
-    excess = sum(e.bytes for e in there) + needed - limit
-    for oldest in reversed(there):
-        if excess > 0 and remove(oldest):
+        allowed = round(limit / 2**30, 6)
+        raise CacheError(f"taps.max_gb={allowed:g}: these taps need {_amount(needed)}; give more, or taps=off.")
+    last_used_first = entries(root)
+    excess = sum(e.bytes for e in last_used_first) + needed - limit
+    for oldest in reversed(last_used_first):
+        if excess > 0 and remove_entry(oldest):
             excess -= oldest.bytes
     free = shutil.disk_usage(root).free
     if (lacking := needed + RESERVE - free) > 0:
@@ -169,49 +178,33 @@ def _amount(value: int) -> str:
 
 
 @contextlib.contextmanager
-def filling(root: Path, key: str, waiting: Any = None) -> Iterator[None]:
+def lock_for_filling(root: Path, key: str, waiting: Any = None) -> Iterator[None]:
     """Inside, no other process fills this entry. `waiting` is called if one does, before waiting for it."""
-    with _lock(root, f"{key}.fill", wait=False) as held:
-        if held is not None:
+    with releasing(_fill_lock(root, key, wait=False)) as held:
+        if held:
             yield
             return
     if waiting:
         waiting()
-    with _lock(root, f"{key}.fill", wait=True):
+    with releasing(_fill_lock(root, key, wait=True)):
         yield
 
 
-def using(root: Path, key: str) -> IO[Any]:
-    """A handle that keeps an entry from being removed until it is closed or forgotten."""
-    handle = _open(root, f"{key}.use")
-    _flock(handle, shared=True, wait=True)
-    return handle
+def lock_for_reading(root: Path, key: str) -> FileLock:
+    """A lock that keeps an entry from being removed until it is released or forgotten. Raises CacheError."""
+    return _taken(root, f"{key}.use", take_reading)
 
 
-@contextlib.contextmanager
-def _lock(root: Path, name: str, wait: bool) -> Iterator[IO[Any] | None]:
-    with _open(root, name) as handle:
-        yield handle if _flock(handle, shared=False, wait=wait) else None
+def _fill_lock(root: Path, key: str, wait: bool) -> FileLock | None:
+    return _taken(root, f"{key}.fill", partial(take, wait=wait))
 
 
-def _open(root: Path, name: str) -> IO[Any]:
+def _taken(root: Path, name: str, take_lock: Callable[[Path], Lock]) -> Lock:
     try:
         (root / LOCKS).mkdir(parents=True, exist_ok=True)
-        return (root / LOCKS / name).open("w")
+        return take_lock(root / LOCKS / name)
     except OSError as problem:
         raise CacheError(f"taps.dir={root}: cannot be written ({problem.strerror}); give another.") from None
-
-
-def _flock(handle: IO[Any], shared: bool, wait: bool) -> bool:
-    try:
-        import fcntl
-    except ImportError:  # not on Windows: runs that fill at once then each write their own, and the last one stays
-        return True
-    try:
-        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
-    except OSError:
-        return False
-    return True
 
 
 def ago(moment: float) -> str:

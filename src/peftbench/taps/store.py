@@ -23,7 +23,17 @@ import torch
 from torch import Tensor
 
 from peftbench.common.errors import UserError
-from peftbench.taps.entries import ABOUT, PARTS, CacheError, filling, make_room, read_about, sweep, touch, using
+from peftbench.taps.entries import (
+    ABOUT,
+    PARTS,
+    CacheError,
+    lock_for_filling,
+    lock_for_reading,
+    make_room,
+    mark_used,
+    read_about,
+    remove_leftovers,
+)
 
 Fill = Callable[[], Iterable[list[Tensor]]]
 """Yields the taps of all rows in order, chunk by chunk: for each tap a CPU tensor (rows of the chunk, …)."""
@@ -36,11 +46,15 @@ _VERIFIED: set[tuple[str, int]] = set()
 class Taps:
     """The taps of one split, row by row.
 
-    `each` has one (rows, …) tensor a tap, in memory or in a file. `filled` counts the rows that went through the
-    backbone for it in this process, `seconds` how long that took.
+    Attributes:
+        tensors: one (rows, …) tensor a tap, in memory or in a file.
+        mode: memory or disk.
+        filled: rows that went through the backbone for it in this process.
+        seconds: how long that took.
+        key: the name of the entry on disk.
     """
 
-    each: Sequence[Tensor | InFile]
+    tensors: Sequence[Tensor | InFile]
     mode: str
     filled: int = 0
     seconds: float = 0.0
@@ -49,16 +63,19 @@ class Taps:
 
     def __call__(self, rows: Tensor) -> list[Tensor]:
         """The taps of some rows: for each tap (len(rows), …)."""
-        return [t.index_select(0, rows) for t in self.each]
+        return [t.index_select(0, rows) for t in self.tensors]
 
     @property
     def bytes(self) -> int:
-        return sum(t.nbytes for t in self.each)
+        """The size of all taps."""
+        return sum(t.nbytes for t in self.tensors)
 
 
 class InFile:
-    """A tap (rows, …) in a file. It is read, not mapped: mapped pages would count as the memory of whoever reads them,
-    and a file cut short would kill him.
+    """A tap (rows, …) in a file.
+
+    It is read, not mapped: mapped pages would count as the memory of the process that reads them, and a file cut short
+    would kill it.
 
     Raises:
         ValueError: the file is not as long as that.
@@ -69,40 +86,44 @@ class InFile:
         self.nbytes = math.prod(self.shape) * dtype.itemsize
         if not path.exists():
             raise ValueError(f"{path.name} is missing")
-        if (found := path.stat().st_size) != self.nbytes:
-            raise ValueError(f"{path.name} has {found} bytes, expected {self.nbytes}")
-        self._file, self._one = path.open("rb", buffering=0), threading.Lock()
+        if (size := path.stat().st_size) != self.nbytes:
+            raise ValueError(f"{path.name} has {size} bytes, expected {self.nbytes}")
+        self._file, self._lock = path.open("rb", buffering=0), threading.Lock()
 
     def index_select(self, dim: int, rows: Tensor) -> Tensor:
-        """As torch's, of the first dimension. Raises UserError where the file cannot be read any more."""
+        """The taps of some rows, (len(rows), …): torch's `index_select` of the first dimension.
+
+        Raises:
+            UserError: the file has been cut short since it was opened.
+        """
         assert dim == 0
-        found = torch.empty((len(rows), *self.shape[1:]), dtype=self.dtype)
+        values = torch.empty((len(rows), *self.shape[1:]), dtype=self.dtype)
         size = self.nbytes // self.shape[0]
-        into = memoryview(found.flatten().view(torch.uint8).numpy())  # type: ignore[arg-type]
+        into = memoryview(values.flatten().view(torch.uint8).numpy())  # type: ignore[arg-type]
         for i, row in enumerate(rows.tolist()):
             if self._read(into[i * size : (i + 1) * size], row * size) != size:
                 raise UserError(f"{self.path}: has been cut short while it was read; run again.")
-        return found
+        return values
 
     def crc32(self, at: int) -> int:
-        """Of the block that begins there."""
+        """The CRC-32 of the block that begins at byte `at`."""
         block = bytearray(min(BLOCK, self.nbytes - at))
         return zlib.crc32(memoryview(block)[: self._read(memoryview(block), at)])
 
     def _read(self, into: memoryview, at: int) -> int:
         if hasattr(os, "preadv"):  # not on Windows
             return os.preadv(self._file.fileno(), [into], at)
-        with self._one:
+        with self._lock:
             self._file.seek(at)
             return self._file.readinto(into)
 
 
-def key(about: dict[str, Any]) -> str:
-    """The name of the entry that holds what `about` describes: twenty hex digits."""
+def entry_key(about: dict[str, Any]) -> str:
+    """The name of the entry that holds what `about` describes: twenty hex digits of a hash."""
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:20]
 
 
-def in_memory(fill: Fill) -> Taps:
+def taps_in_memory(fill: Fill) -> Taps:
     """All taps in memory."""
     begun = time.perf_counter()
     chunks = list(fill())
@@ -110,35 +131,42 @@ def in_memory(fill: Fill) -> Taps:
     return Taps(tensors, "memory", len(tensors[0]), time.perf_counter() - begun)
 
 
-def on_disk(
+def taps_on_disk(
     root: Path, about: dict[str, Any], bytes_: int, limit: int, fill: Fill, tell: Callable[[str], None]
 ) -> Taps:
     """The entry that `about` describes, filled first where it is not there or is damaged.
 
-    Of several processes one fills, the others wait for it. `bytes_` is the size it will have, `limit` that of the
-    whole cache.
+    Where several processes ask for it, one fills it and the others wait.
+
+    Args:
+        root: the folder of the cache.
+        about: what the entry holds.
+        bytes_: the size that the entry will have.
+        limit: bytes that the whole cache may have.
+        fill: computes the taps.
+        tell: shows the user a sentence.
 
     Raises:
-        CacheError: no room for it, or a disk that cannot be written. What `fill` raises is passed on.
+        CacheError: there is no room for it, or the disk cannot be written. What `fill` raises is passed on.
     """
-    name = key(about)
+    name = entry_key(about)
     begun, filled = time.perf_counter(), 0
-    sweep(root)
-    held = using(root, name)
-    with filling(root, name, lambda: tell("waiting for another run that computes the same taps")):
-        if (found := _opened(root / name, about, tell)) is None:
+    remove_leftovers(root)
+    reading = lock_for_reading(root, name)
+    with lock_for_filling(root, name, lambda: tell("waiting for another run that computes the same taps")):
+        if (taps := _opened(root / name, about, tell)) is None:
             begun = time.perf_counter()
             make_room(root, bytes_, limit)
             filled = _write(root, name, about, fill)
-            found = _opened(root / name, about, tell)
-    if found is None:
+            taps = _opened(root / name, about, tell)
+    if taps is None:
         raise CacheError(f"{root / name}: was written and cannot be read back; give another taps.dir, or taps=off.")
-    touch(root / name)
-    return Taps(found, "disk", filled, time.perf_counter() - begun if filled else 0.0, name, [held])
+    mark_used(root / name)
+    return Taps(taps, "disk", filled, time.perf_counter() - begun if filled else 0.0, name, [reading])
 
 
 def _write(root: Path, name: str, about: dict[str, Any], fill: Fill) -> int:
-    """Fills the entry beside its place and moves it there whole; returns the number of rows."""
+    """Fills the entry beside its place and moves it there when it is whole; returns the number of rows."""
     part = root / PARTS / f"{name}.{os.getpid()}"
     rows, shapes = 0, []
     with contextlib.ExitStack() as stack:
@@ -223,7 +251,7 @@ class _Checked:
 
 
 def _opened(folder: Path, about: dict[str, Any], tell: Callable[[str], None]) -> list[InFile] | None:
-    """The taps of an entry; None where it is not there, or damaged, which is told."""
+    """The taps of an entry; None where it is not there or damaged. Damage is told to the user by `tell`."""
     if not folder.is_dir():
         return None
     content = read_about(folder)
@@ -231,8 +259,9 @@ def _opened(folder: Path, about: dict[str, Any], tell: Callable[[str], None]) ->
         if content is None:
             raise ValueError(f"its description is {'damaged' if (folder / ABOUT).exists() else 'missing'}")
         theirs = content["about"]
-        if other := next((k for k in about if theirs.get(k, about[k]) != about[k]), None):
-            raise ValueError(f"it is of another {other} ({theirs[other]}, not {about[other]})")
+        for key, value in about.items():
+            if theirs.get(key, value) != value:
+                raise ValueError(f"it is of another {key} ({theirs[key]}, not {value})")
         if theirs != about:
             raise ValueError("its description is damaged")
         rows, listed = content["rows"], content["taps"]
@@ -262,6 +291,6 @@ def _file(index: int) -> str:
     return f"tap-{index:02d}.bin"
 
 
-def size_of(taps: Sequence[Tensor]) -> int:
+def size_of_taps(taps: Sequence[Tensor]) -> int:
     """The bytes of some taps, on any device."""
     return sum(t.numel() * t.element_size() for t in taps)

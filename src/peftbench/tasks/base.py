@@ -1,15 +1,27 @@
-"""The task contract: head, loss and metrics."""
+"""The task contract: what a task predicts, how it learns and is judged, and how the rest of peftbench treats it.
+
+A task is a package with two modules. `schema` says without torch what its section may hold (`SCHEMA`) and how its
+results are shown (`RESULTS`); `task` holds the class (`TASK`). Nothing outside asks for a task's name.
+"""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
-from peftbench.backbones import Backbone, Facts
+from peftbench.backbones import Backbone, Facts, Size
+from peftbench.common.errors import Refusal
+from peftbench.common.task_lookup import task_module
+from peftbench.config import Backbone as BackboneSection
+from peftbench.config import Config, TaskSection, task_path
+from peftbench.data.images import IMAGENET, Preparation, Transform
+from peftbench.tasks.predictor import Predictor
 
 Extract = Callable[[Tensor], list[Tensor]]
 """From images to the taps that the task reads, live or cached: `Model.extract`."""
@@ -18,17 +30,95 @@ Metrics = Metric | MetricCollection
 
 
 class Task(nn.Module):
-    """What is predicted from taps. Its parameters are counted as the head's, apart from the method's."""
+    """What is predicted from taps. Its parameters are counted as the head's, apart from the method's.
+
+    Attributes:
+        classes: the names of what it tells apart, in the order of its predictions; empty where there are none.
+        start: hashes of the tensors that it starts from, by name, where these were read from a file.
+    """
 
     uses_tail: ClassVar[bool] = True
     """Whether it pools through the backbone's tail; a task that reads maps alone leaves the tail frozen."""
-
     moves_statistics: ClassVar[bool] = True
-    """Whether the statistics of batch norms that train move; batches of detection are too small for it."""
+    """Whether the statistics of batch norms that train move; a task with very small batches says no."""
+    trains_jointly: ClassVar[bool] = False
+    """Whether the heads of several runs may train in one pass over the data."""
+    keeps_views: ClassVar[bool] = False
+    """Whether the taps of fixed augmented views can be kept (`taps.views`)."""
+    predicts_tensor: ClassVar[bool] = False
+    """Whether `predict` gives one tensor (B, …): such a model is exported as a graph, and shares a backbone."""
+    finds_boxes: ClassVar[bool] = False
+    """Whether `evaluate` gives boxes on an image, which `Tuned.detect` hands on."""
+    unforeseen: ClassVar[str] = "what its loss needs depends on the images"
+    """Why a step's memory and time are not known before the data are, where `blank_targets` gives None."""
+    predictor: ClassVar[type[Predictor]] = Predictor
+    """How `peftbench predict` carries this task out."""
 
     classes: tuple[str, ...]
     start: Mapping[str, str] = {}
-    """Hashes of what it starts from, by name, where that was read from a file."""
+
+    # -- before there is a model
+
+    @classmethod
+    @abstractmethod
+    def build(cls, section: Any, backbone: Backbone, classes: Sequence[str], categories: Sequence[int] = ()) -> Task:
+        """The task that a config's section asks for, with fresh parameters.
+
+        Args:
+            categories: the numbers of the classes in the data set's own files, where it has such.
+
+        Raises:
+            Refusal: this backbone cannot do it.
+        """
+
+    @classmethod
+    def input_size(cls, config: Config) -> Size | None:
+        """The input size that the backbone is built for, None for its own."""
+        size = config.data.size
+        return size[0] if isinstance(size, tuple) and size[0] == size[1] else size
+
+    @classmethod
+    def transform(cls, config: Config, facts: Facts) -> Preparation:
+        """From an image to the input of a backbone with these facts."""
+        assert isinstance(facts.input_size, int)
+        interpolation, mean, std = pixel_scale(config, facts)
+        return Transform(facts.input_size, interpolation, mean, std, config.data.augment)
+
+    @classmethod
+    def refuse(cls, config: Config, fixed_size: bool, backbone: Backbone) -> None:
+        """Raises Refusal where this backbone, on the meta device, cannot do the task.
+
+        Args:
+            fixed_size: whether what the method adds is built for one input size.
+        """
+        with torch.device("meta"):
+            cls.build(config.task, backbone, ("something",))
+
+    # -- a file that the whole model starts from
+
+    @classmethod
+    def start_file(cls, section: Any, backbone: BackboneSection) -> Path | None:
+        """The file of the whole model, backbone included, that `task.weights` names; None where there is none.
+
+        Raises:
+            UserError: there is no such file, it cannot be fetched, or it belongs to another backbone.
+        """
+        return None
+
+    @classmethod
+    def settle(cls, backbone: Backbone, file: Path) -> None:
+        """Has a backbone that was read from `file` compute as it did in the model of that file."""
+
+    @classmethod
+    def stamp(cls, section: Any, file: Path | None) -> dict[str, str]:
+        """What a number needs to be compared: `weights` as named and the `sha256` of the file; empty without one."""
+        return {}
+
+    def begin(self, file: Path) -> str:
+        """Starts from the file; returns what the user should know of it. Raises UserError where it does not fit."""
+        raise Refusal(f"{file}: this task does not start from a file.")
+
+    # -- training and evaluation
 
     def reads(self, facts: Facts) -> tuple[int, ...]:
         """The taps that it reads, as indices into `facts.taps`."""
@@ -48,24 +138,58 @@ class Task(nn.Module):
 
     @abstractmethod
     def metrics(self) -> Metrics:
-        """Metrics whose `update(predictions, targets)` is called on every batch of an evaluation."""
+        """Metrics whose `update(predictions, targets)` is called on every batch of an evaluation.
 
-    @abstractmethod
+        The first is what a run is judged by: more is better, and 1 the most.
+        """
+
     def targets(self, batch: Any) -> Any:
         """What the metrics compare predictions with."""
+        return batch[1]
+
+    def size(self, batch: Any) -> int:
+        """The number of images in a batch."""
+        return len(batch[1])
 
     def evaluation_loss(self, predictions: Any, batch: Any) -> Tensor | None:
         """The loss that evaluations report, summed over the batch; None where they report none."""
         return None
 
-    @abstractmethod
-    def size(self, batch: Any) -> int:
-        """The number of images in a batch."""
+    def blank_targets(self, images: int) -> Any:
+        """Targets for so many blank images, by which a step is weighed before a run; None where that says nothing."""
+        return None
 
     def rows(self, metrics: Metrics) -> list[dict[str, Any]] | None:
-        """All that was predicted, of all processes, to be written beside the record; None where nothing is."""
+        """All that was predicted for the test images, of all processes; None where no file is to hold it."""
         return None
+
+    def write_rows(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
+        """Writes what `rows` gave into the folder of a run. Raises UserError where it cannot be written."""
 
     def parts(self) -> Mapping[str, int]:
         """Its trainable parameters by part, where it has several."""
         return {}
+
+
+def task_class(section: TaskSection) -> type[Task]:
+    """The class of the task that a config's section names. Raises UserError."""
+    task: type[Task] = task_module(task_path(vars(section)), "task").TASK
+    return task
+
+
+def begin_task(task: Task, section: TaskSection, backbone: BackboneSection) -> str:
+    """Has the task start from the file that the config names, if any; returns what the user should know of it."""
+    file = task.start_file(section, backbone)
+    return "" if file is None else task.begin(file)
+
+
+def pixel_scale(config: Config, facts: Facts) -> tuple[str, tuple[float, ...], tuple[float, ...]]:
+    """(interpolation, mean, std) of the images, as `data.interpolation` and `data.normalize` choose them."""
+    data = config.data
+    scales: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+        "model": (facts.mean, facts.std),
+        "imagenet": IMAGENET,
+        "none": ((0.0,) * 3, (1.0,) * 3),
+    }
+    mean, std = scales[data.normalize]
+    return facts.interpolation if data.interpolation == "model" else data.interpolation, mean, std

@@ -42,7 +42,7 @@ class FitTogether(Fit):
         specs = [c.optimizer for c in self.configs]
         steps = int(self.trainer.estimated_stepping_batches)
         fused = self.fused and self.config.trainer.clip is None
-        optimizer, scheduler = optim.together(specs, named, steps, fused)
+        optimizer, scheduler = optim.joint_optimizer(specs, named, steps, fused)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def configure_gradient_clipping(self, optimizer: Any, *given: Any, **more: Any) -> None:

@@ -16,7 +16,7 @@ from peftbench.common.seeds import mix
 from peftbench.config import Config
 from peftbench.costs import SavedBytes
 from peftbench.data.images import Indices
-from peftbench.deltas import changed
+from peftbench.deltas import changed_tensors
 from peftbench.methods.base import Method
 from peftbench.models.joint import JointModel
 from peftbench.models.model import Model
@@ -69,8 +69,8 @@ class Fit(LightningModule):
     def configure_optimizers(self) -> Any:
         named = self.model.trainable()
         inner = optim.optimizer(self.config.optimizer, named, self.anchors, self.fused)
-        optimizer = self.method.optimizer(named, self.anchors, inner)
-        if isinstance(optimizer, optim.TPGM):
+        optimizer: Any = self.method.optimizer(named, self.anchors, inner)
+        if getattr(optimizer, "needs_held_out_loss", False):
             optimizer.objective = self._held_out_loss
         scheduler = optim.schedule(self.config.optimizer, optimizer, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -205,7 +205,7 @@ class Fit(LightningModule):
     # -- what a checkpoint holds: the delta, not the frozen backbone
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["state_dict"] = changed(checkpoint["state_dict"], self.start)
+        checkpoint["state_dict"] = changed_tensors(checkpoint["state_dict"], self.start)
         checkpoint["peftbench"] = {
             "id": self.run_id,
             "place": list(self.place),

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from peftbench.common.progress import bar
-from peftbench.results.primary import PRIMARY, percent
+from peftbench.results.task_results import percent, results_of_task
 
 
 class Bar(Callback):
@@ -40,7 +40,8 @@ class Bar(Callback):
     def on_train_epoch_end(self, trainer: Trainer, module: Any) -> None:
         row = module.history[-1]
         self.text = f"epoch {row['epoch']}/{trainer.max_epochs} loss {row['train_loss']:.3f}"
-        metric = PRIMARY[module.config.task.name]
+        task = module.config.task
+        metric = results_of_task(task.name, task.path).metric
         if f"val_{metric}" in row:
             self.text += f" val {100 * row[f'val_{metric}']:.1f} {percent(metric)}"
         if self.progress:

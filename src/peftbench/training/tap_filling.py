@@ -17,15 +17,15 @@ from peftbench.data.images import Images
 from peftbench.data.loading import Loaders, images_of
 from peftbench.models.joint import JointModel
 from peftbench.models.model import Model
-from peftbench.taps.entries import CacheError, place
-from peftbench.taps.store import Fill, Taps, in_memory, on_disk, size_of
+from peftbench.taps.entries import CacheError, taps_folder
+from peftbench.taps.store import Fill, Taps, size_of_taps, taps_in_memory, taps_on_disk
 
 CHUNK = 2**30
 """Bytes of taps that are in memory at once while they are computed."""
 Tell = Callable[[str], None]
 
 
-def keep(
+def keep_taps(
     config: Config,
     model: Model | JointModel,
     data: Loaders,
@@ -49,22 +49,12 @@ def keep(
         return None
     if spec.mode == "off":
         return {"mode": "off"}
-    if config.task.name == "detection" and config.data.size is None:
-        tell("taps: not kept, since images have different sizes; data.size=[H,W] pads them to one")
-        return {"mode": "off"}
-    if config.data.augment != "none" and not spec.views:
-        tell(
-            f"taps: not kept, since data.augment={config.data.augment} changes the images in every epoch; "
-            + (
-                "data.augment=none keeps them"
-                if config.task.name == "detection"
-                else "taps.views=4 keeps those of four fixed views"
-            )
-        )
+    if why := why_not_kept(config, model, data):
+        tell(f"taps: not kept, since {why}")
         return {"mode": "off"}
     parts = [images for images in map(images_of, (data.train, data.val)) if images is not None]
     one = _shapes(config, model)
-    sizes = [size_of(one) * images.rows * (images.split.frames or 1) for images in parts]
+    sizes = [size_of_taps(one) * images.rows * (images.split.frames or 1) for images in parts]
     model.to(device)
     done, total = 0, sum(images.rows for images in parts)
 
@@ -89,7 +79,7 @@ def keep(
             if not fits:
                 return {"mode": "off"}
             mode = "memory"  # for what comes after too: the disk is not asked again
-            kept.append(in_memory(partial(fill, images)))
+            kept.append(taps_in_memory(partial(fill, images)))
     for images, taps in zip(parts, kept, strict=True):
         images.stored = taps
     return {
@@ -102,10 +92,24 @@ def keep(
     }
 
 
+def why_not_kept(config: Config, model: Model | JointModel, data: Loaders) -> str | None:
+    """Why the taps of these images cannot be kept, and what would help; None where they can."""
+    train = images_of(data.train)
+    if train is not None and train.transform.size is None:
+        return "images have different sizes; data.size=[H,W] pads them to one"
+    if config.data.augment == "none" or config.taps.views:
+        return None
+    if model.task.keeps_views:
+        instead = "taps.views=4 keeps those of four fixed views"
+    else:
+        instead = "data.augment=none keeps them"
+    return f"data.augment={config.data.augment} changes the images in every epoch; {instead}"
+
+
 def _kept(spec: Spec, mode: str, about: dict[str, Any], bytes_: int, fill: Fill, tell: Tell) -> Taps:
     if mode == "memory":
-        return in_memory(fill)
-    return on_disk(place(spec.dir), about, bytes_, int(spec.max_gb * 2**30), fill, tell)
+        return taps_in_memory(fill)
+    return taps_on_disk(taps_folder(spec.dir), about, bytes_, int(spec.max_gb * 2**30), fill, tell)
 
 
 def _shapes(config: Config, model: Model | JointModel) -> list[Tensor]:
@@ -146,7 +150,7 @@ def _computed(
     """The taps of all rows, in chunks of data.eval_batch_size, or smaller ones where their taps would take too much."""
     model.eval()
     half = HALF[config.trainer.precision]
-    most = CHUNK // size_of(_shapes(config, model)) // (images.split.frames or 1)
+    most = CHUNK // size_of_taps(_shapes(config, model)) // (images.split.frames or 1)
     size = max(min(config.data.eval_batch_size, most) // model.multiple, 1) * model.multiple
     for rows in torch.arange(images.rows).split(size):
         pictures = images.pictures(rows).to(device)

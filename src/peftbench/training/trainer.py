@@ -24,7 +24,7 @@ from peftbench.config import Config
 from peftbench.config import Trainer as TrainerConfig
 from peftbench.costs import PeakMemory, StepClock
 from peftbench.data.loading import Loaders
-from peftbench.data.ood import averages
+from peftbench.data.ood import average_over_shifts
 from peftbench.methods.base import Method
 from peftbench.models.joint import JointModel
 from peftbench.models.model import Model
@@ -33,6 +33,7 @@ from peftbench.training.joint import FitTogether
 from peftbench.training.module import Diverged, Fit
 from peftbench.training.progress_bar import Bar
 from peftbench.training.sharding import Sharded
+from peftbench.training.worker_errors import plain_sentences
 
 PRECISION = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
 Watch = Callable[[list[dict[str, float]]], None]
@@ -66,16 +67,16 @@ def fit(
         UserError: devices that are not there, or a checkpoint of another run.
     """
     # Anchors are the values before any checkpoint is restored: those that methods stay near to.
-    anchors = _anchors(model) if _anchored(method, config) else {}
+    anchors = _anchors(model) if method.anchored or config.optimizer.name == "ftp" else {}
     shape = Sharded if config.trainer.strategy == "fsdp" else Fit
     module = shape(model, method, config, anchors, run_id)
     state, figures, place, metrics = _trained(module, loaders, folder, watch)
-    if _finishes(method) and loaders.val is not None:  # of the weights that are kept
+    if method.finishes and loaders.val is not None:  # of the weights that are kept
         metrics |= {f"val/{n}": v for n, v in module.validated.items()}
     return replace(_outcome(module.history, metrics, figures, place, state), rows=module.rows)
 
 
-def fit_together(
+def fit_jointly(
     models: Sequence[Model],
     methods: Sequence[Method],
     configs: Sequence[Config],
@@ -115,9 +116,9 @@ def _trained(
     absent = [n for n, p in module.named_parameters(remove_duplicate=False) if p.is_meta]
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, absent)
     path = resumable(folder, module)
-    with Signals(checkpoints):
+    with Signals(checkpoints), plain_sentences():
         trainer.fit(module, loaders.train, loaders.val, ckpt_path=path, weights_only=True)
-        if _finishes(module.method):
+        if module.method.finishes:
             module.method.finish(module.model, module.anchors)
             if loaders.val is not None:
                 trainer.validate(module, loaders.val, verbose=False)
@@ -228,16 +229,7 @@ def _shifted(trainer: Trainer, module: Fit, loaders: Loaders) -> dict[str, float
     for name, loader in loaders.ood.items():
         trainer.test(module, loader, verbose=False)
         found[name] = dict(module.test_results)
-    return averages(found)
-
-
-def _finishes(method: Method) -> bool:
-    return type(method).finish is not Method.finish
-
-
-def _anchored(method: Method, config: Config) -> bool:
-    kind = type(method)
-    return kind.optimizer is not Method.optimizer or _finishes(method) or config.optimizer.name == "ftp"
+    return average_over_shifts(found)
 
 
 def _anchors(model: Model) -> dict[str, Tensor]:

@@ -15,13 +15,14 @@ from peftbench.backbones import Backbone
 from peftbench.common.digests import digests
 from peftbench.common.errors import Refusal, UserError, nearest
 from peftbench.data.images import Transform
-from peftbench.deltas import FILE, refresh
+from peftbench.deltas import FILE, drop_cached_values
 from peftbench.methods.base import Side
 from peftbench.models.joint import JointModel
 from peftbench.models.model import Model
 from peftbench.runs.build import build_backbone, transform_of, unstreamed
 from peftbench.runs.plan_file import PLAN
-from peftbench.tuned.load import Run, open_run
+from peftbench.tasks.base import task_class
+from peftbench.tuned.finished_run import FinishedRun, open_run
 
 
 class MultiTask(nn.Module):
@@ -59,7 +60,7 @@ class MultiTask(nn.Module):
         super().__init__()
         self.runs = _opened(deltas, config_dir)
         for name, run in self.runs.items():
-            if run.config.task.name != "classification":
+            if not task_class(run.config.task).predicts_tensor:
                 raise Refusal(f"MultiTask: {name} is of task={run.config.task.name}; it serves classification alone.")
         first = next(iter(self.runs.values()))
         shared = "the backbone that was given" if backbone is not None else f"that of {first.folder}, given first,"
@@ -71,7 +72,7 @@ class MultiTask(nn.Module):
         if digests(backbone.state_dict()) != backbone.start:
             raise UserError("MultiTask: the backbone has been changed since it was built; give it as it was.")
         self.backbone = backbone.requires_grad_(False).eval()
-        refresh(self.backbone)
+        drop_cached_values(self.backbone)
         self.transform = _prepared(first, backbone)
         self.frames = first.frames
         self.models = nn.ModuleList()
@@ -136,8 +137,8 @@ class MultiTask(nn.Module):
             side = cast(Side, model.side)
             kind = (type(side), side.wanted, side.condensed, model.backbone.pooling)
             groups.setdefault(kind, []).append(name)
-        count = len(self.backbone.facts.taps)
-        reads = {n: [range(count)[i] for i in cast(Side, self.tasks[n].side).wanted] for n in names}
+        index = self.backbone.facts.index
+        reads = {n: [index(i) for i in cast(Side, self.tasks[n].side).wanted] for n in names}
         union = sorted({i for indices in reads.values() for i in indices})
         frames = self.tasks[names[0]].frames(images)
         taps = dict(zip(union, self.backbone.taps(frames, union), strict=True))
@@ -149,7 +150,9 @@ class MultiTask(nn.Module):
         return found
 
 
-def _opened(folders: Mapping[str, str | Path] | Sequence[str | Path], config_dir: str | Path | None) -> dict[str, Run]:
+def _opened(
+    folders: Mapping[str, str | Path] | Sequence[str | Path], config_dir: str | Path | None
+) -> dict[str, FinishedRun]:
     if isinstance(folders, str | Path):
         raise UserError(
             f"MultiTask: deltas={str(folders)!r}: expected a list of folders, or a mapping of names to them."
@@ -165,7 +168,7 @@ def _opened(folders: Mapping[str, str | Path] | Sequence[str | Path], config_dir
     return named
 
 
-def _prepared(run: Run, backbone: Backbone) -> Transform:
+def _prepared(run: FinishedRun, backbone: Backbone) -> Transform:
     """How the run prepares images to test them."""
     transform = transform_of(run.config, backbone)
     assert isinstance(transform, Transform)

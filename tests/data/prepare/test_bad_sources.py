@@ -11,7 +11,7 @@ import pytest
 
 from peftbench.common.errors import UserError
 from peftbench.data.prepare.sources import SOURCES
-from peftbench.data.prepare.tree import tree
+from peftbench.data.prepare.tree import open_tree
 from support.standins import WORDS, picture, tar, zipped
 from support.vtab import found, one_line, truncated
 
@@ -163,13 +163,13 @@ def test_a_link_that_leads_out_is_refused(tmp_path, link, target):
         member.type, member.linkname = (tarfile.SYMTYPE if link == "sym" else tarfile.LNKTYPE), target
         archive.addfile(member)
     with pytest.raises(UserError, match="leads out of its folder"):
-        tree(path).names()
+        open_tree(path).names()
 
 
 def test_a_rar_is_told_to_be_unpacked(tmp_path):
     (tmp_path / "a.zip").write_bytes(b"Rar!\x1a\x07\x00 and so on")
     with pytest.raises(UserError, match="rar archive; unpack it"):
-        tree(tmp_path / "a.zip")
+        open_tree(tmp_path / "a.zip")
 
 
 def test_an_unpacked_folder_stands_for_its_archive(archives, prepared, data, tmp_path):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from peftbench.common.errors import UserError
-from peftbench.data.prepare.download import fetch
+from peftbench.data.prepare.download import fetch_file
 from peftbench.data.prepare.sources import SOURCES
 from support.disk import disk_full_beyond
 from support.standins import WORDS
@@ -73,7 +73,7 @@ def test_a_file_is_fetched_whole(server, tmp_path):
     url, here = server
     here.files["/a.bin"] = CONTENT
     told: list[tuple] = []
-    fetch(f"{url}/a.bin", tmp_path / "deep/a.bin", lambda *seen: told.append(seen))
+    fetch_file(f"{url}/a.bin", tmp_path / "deep/a.bin", lambda *seen: told.append(seen))
     assert (tmp_path / "deep/a.bin").read_bytes() == CONTENT
     assert told[-1] == ("fetching a.bin (MB)", 2, 3)
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["a.bin"]
@@ -82,7 +82,7 @@ def test_a_file_is_fetched_whole(server, tmp_path):
 def test_a_broken_connection_is_resumed_where_it_broke(server, tmp_path):
     url, here = server
     here.files["/a.bin"], here.cut = CONTENT, [1_000_000, 2_000_000]
-    fetch(f"{url}/a.bin", tmp_path / "a.bin", wait=0)
+    fetch_file(f"{url}/a.bin", tmp_path / "a.bin", wait=0)
     assert (tmp_path / "a.bin").read_bytes() == CONTENT
     assert here.asked == [None, "bytes=1000000-", "bytes=2000000-"]
 
@@ -91,9 +91,9 @@ def test_a_later_command_goes_on_with_the_part_that_is_kept(server, tmp_path):
     url, here = server
     here.files["/a.bin"], here.cut = CONTENT, [1_000_000]
     with pytest.raises(UserError, match=r"could not be fetched .*1\.0 MB are kept.*by hand"):
-        fetch(f"{url}/a.bin", tmp_path / "a.bin", tries=1)
+        fetch_file(f"{url}/a.bin", tmp_path / "a.bin", tries=1)
     assert not (tmp_path / "a.bin").exists()
-    fetch(f"{url}/a.bin", tmp_path / "a.bin", tries=1)
+    fetch_file(f"{url}/a.bin", tmp_path / "a.bin", tries=1)
     assert (tmp_path / "a.bin").read_bytes() == CONTENT
     assert here.asked == [None, "bytes=1000000-"]
 
@@ -102,16 +102,16 @@ def test_the_part_of_a_file_that_has_changed_is_not_continued(server, tmp_path):
     url, here = server
     here.files["/a.bin"], here.cut = CONTENT, [1_000_000]
     with pytest.raises(UserError):
-        fetch(f"{url}/a.bin", tmp_path / "a.bin", tries=1)
+        fetch_file(f"{url}/a.bin", tmp_path / "a.bin", tries=1)
     here.files["/a.bin"], here.tag = CONTENT[::-1], '"two"'
-    fetch(f"{url}/a.bin", tmp_path / "a.bin", tries=1)
+    fetch_file(f"{url}/a.bin", tmp_path / "a.bin", tries=1)
     assert (tmp_path / "a.bin").read_bytes() == CONTENT[::-1]
 
 
 def test_a_server_without_parts_sends_all_again(server, tmp_path):
     url, here = server
     here.files["/a.bin"], here.cut, here.ranges = CONTENT, [1_000_000], False
-    fetch(f"{url}/a.bin", tmp_path / "a.bin", wait=0)
+    fetch_file(f"{url}/a.bin", tmp_path / "a.bin", wait=0)
     assert (tmp_path / "a.bin").read_bytes() == CONTENT
 
 
@@ -120,7 +120,7 @@ def test_a_part_that_is_the_whole_file_is_taken(server, tmp_path):
     here.files["/a.bin"] = CONTENT
     (tmp_path / "a.bin.part").write_bytes(CONTENT)
     (tmp_path / "a.bin.part.json").write_text(json.dumps({"url": f"{url}/a.bin", "mark": here.tag}))
-    fetch(f"{url}/a.bin", tmp_path / "a.bin")
+    fetch_file(f"{url}/a.bin", tmp_path / "a.bin")
     assert (tmp_path / "a.bin").read_bytes() == CONTENT
     assert [p.name for p in tmp_path.iterdir()] == ["a.bin"]
 
@@ -130,23 +130,23 @@ def test_what_is_no_file_is_told_at_once(server, tmp_path, path, reason):
     url, here = server
     here.files["/page"] = b"<html>please log in</html>"
     with pytest.raises(UserError, match=f"could not be fetched .*{reason}.*; or do this"):
-        fetch(url + path, tmp_path / "a.bin", by_hand="do this")
+        fetch_file(url + path, tmp_path / "a.bin", by_hand="do this")
     assert len(here.asked) == 1
     assert not list(tmp_path.iterdir())
 
 
 def test_an_address_of_another_kind_is_refused(tmp_path):
     with pytest.raises(UserError, match="http"):
-        fetch("file:///etc/passwd", tmp_path / "a.bin")
+        fetch_file("file:///etc/passwd", tmp_path / "a.bin")
 
 
 def test_a_full_disk_keeps_what_was_fetched(server, tmp_path):
     url, here = server
     here.files["/a.bin"] = CONTENT
     with disk_full_beyond(2**20), pytest.raises(UserError, match="could not be written"):
-        fetch(f"{url}/a.bin", tmp_path / "a.bin", wait=0)
+        fetch_file(f"{url}/a.bin", tmp_path / "a.bin", wait=0)
     assert not (tmp_path / "a.bin").exists()
-    fetch(f"{url}/a.bin", tmp_path / "a.bin")
+    fetch_file(f"{url}/a.bin", tmp_path / "a.bin")
     assert (tmp_path / "a.bin").read_bytes() == CONTENT
     assert here.asked[1] == f"bytes={2**20}-"
 

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from peftbench.common.vtab_tasks import TASKS
-from peftbench.data.prepare.order import OURS, TFDS, Entry, hasher, ordered, pools
+from peftbench.data.prepare.drawing import OURS, TFDS, Entry, key_hasher, ordered_entries, pools_of_roles
 from peftbench.data.prepare.sources import SOURCES
 from support.standins import WORDS
 from support.vtab import found, one_line
@@ -18,7 +18,7 @@ def test_the_order_is_that_of_tfds():
     """The first training images of CIFAR as TFDS gives them, which its documentation and Ray's show."""
     entries = [Entry(str(i), 0, i) for i in range(50_000)]
     first = [16399, 1680, 47917, 17307, 27051, 48736, 26263, 1456, 19135, 31598, 12970, 4223]
-    assert [e.place for e in ordered(entries, "train", TFDS)[:12]] == first
+    assert [e.place for e in ordered_entries(entries, "train", TFDS)[:12]] == first
 
 
 # Hashes over keys and labels, in order, of what TFDS 4.9.10's own builders and shuffler and task_adaptation 0.1's own
@@ -69,7 +69,7 @@ BY_TFDS = [
 @pytest.mark.parametrize(("name", "split", "hashed"), BY_TFDS)
 def test_tfds_gives_the_same_images_and_labels_in_the_same_order(archives, name, split, hashed):
     source = next(s for s in SOURCES if name in SOURCES[s].tasks)
-    ours = ordered(found(archives, source, name)[0][split], split, TFDS)
+    ours = ordered_entries(found(archives, source, name)[0][split], split, TFDS)
     text = "\n".join(f"{entry.key} {entry.label}" for entry in ours)
     assert hashlib.sha256(text.encode()).hexdigest()[:16] == hashed
 
@@ -87,21 +87,21 @@ def test_tfds_was_asked_for_every_task_but_the_one_it_cannot_tell():
     ],
 )
 def test_keys_are_hashed_as_tfds_tests_that_they_are(key, hashed):
-    assert int.from_bytes(hasher(TFDS, "")(key)) == hashed
+    assert int.from_bytes(key_hasher(TFDS, "")(key)) == hashed
 
 
 def test_pools_are_cut_as_task_adaptation_cuts_them():
     splits = {"train": [Entry(str(i), 0, i) for i in range(73_257)], "test": []}
-    cut = pools(splits, SOURCES["svhn"].cut, TFDS)
+    cut = pools_of_roles(splits, SOURCES["svhn"].cut, TFDS)
     assert [len(cut[r]) for r in ("train", "val", "test")] == [65_931, 7_326, 0]
     assert {e.place for e in cut["train"]}.isdisjoint(e.place for e in cut["val"])
 
 
 def test_our_own_order_depends_on_the_split_and_on_nothing_else():
     entries = [Entry(f"a/{i}.jpg", 0, i) for i in range(100)]
-    first = ordered(entries, "train", OURS)
-    assert first == ordered(entries[::-1], "train", OURS)
-    assert first != ordered(entries, "test", OURS)
+    first = ordered_entries(entries, "train", OURS)
+    assert first == ordered_entries(entries[::-1], "train", OURS)
+    assert first != ordered_entries(entries, "test", OURS)
     by_hand = sorted(entries, key=lambda e: hashlib.sha256(f"peftbench-v1/train/{e.key}".encode()).digest())
     assert first == by_hand
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from peftbench.data.prepare.order import Entry
+from peftbench.data.prepare.drawing import Entry
 from peftbench.data.prepare.readers.retinopathy import btgraham
 from peftbench.data.prepare.sources import SOURCES
 from support.standins import zipped

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peftbench.common.errors import UserError
-from peftbench.data.prepare.readers.tfrecord import crc32c, example, masked, records
+from peftbench.data.prepare.readers.tfrecord import crc32c, masked_checksum, parse_example, read_records
 from support import standins
 
 
@@ -23,8 +23,8 @@ def test_the_checksum_is_crc_32c():
 @given(st.binary(max_size=3000))
 def test_checksums_of_any_length_are_those_taken_bit_by_bit(content):
     record = standins.tf_record(content)
-    assert list(records(io.BytesIO(record), "x")) == [content]
-    assert struct.unpack("<I", record[-4:])[0] == masked(crc32c(content))
+    assert list(read_records(io.BytesIO(record), "x")) == [content]
+    assert struct.unpack("<I", record[-4:])[0] == masked_checksum(crc32c(content))
 
 
 @given(
@@ -33,13 +33,13 @@ def test_checksums_of_any_length_are_those_taken_bit_by_bit(content):
     )
 )
 def test_examples_are_read_as_they_were_written(features):
-    assert example(standins.tf_example(**features), "x") == {name: [value] for name, value in features.items()}
+    assert parse_example(standins.tf_example(**features), "x") == {name: [value] for name, value in features.items()}
 
 
 @given(st.binary(max_size=60))
 def test_bytes_that_are_no_example_are_read_as_one_or_refused(content):
     with contextlib.suppress(UserError):
-        assert isinstance(example(content, "x"), dict)
+        assert isinstance(parse_example(content, "x"), dict)
 
 
 @pytest.mark.parametrize("at", [0, 9, 14, -1])
@@ -47,10 +47,10 @@ def test_a_changed_byte_of_a_record_is_found(at):
     record = bytearray(standins.tf_record(b"some data that is long enough"))
     record[at] ^= 1
     with pytest.raises(UserError, match=r"record 1 (has a wrong checksum|is cut off)"):
-        list(records(io.BytesIO(bytes(record)), "x"))
+        list(read_records(io.BytesIO(bytes(record)), "x"))
 
 
 def test_a_record_that_is_cut_off_is_named():
     whole = standins.tf_record(b"abc") + standins.tf_record(b"def")
     with pytest.raises(UserError, match="x: record 2 is cut off"):
-        list(records(io.BytesIO(whole[:-2]), "x"))
+        list(read_records(io.BytesIO(whole[:-2]), "x"))

@@ -10,8 +10,8 @@ from PIL import Image
 import peftbench
 from peftbench.common.errors import UserError
 from peftbench.data.base import split_hash
-from peftbench.data.images import decode_clip
-from peftbench.data.media import frame_files, spread
+from peftbench.data.decoding import decode_clip
+from peftbench.data.media import frame_files, spread_frames
 from peftbench.data.video_folder import VideoFolder
 from support.clips import clip, frame, reds, refuses, tree
 
@@ -86,7 +86,7 @@ def test_fewer_frames_than_one_are_refused(tmp_path):
 
 @given(st.integers(1, 300), st.integers(1, 40))
 def test_frames_are_the_middles_of_equal_stretches_in_order_of_time(count, frames):
-    wanted = spread(count, frames)
+    wanted = spread_frames(count, frames)
     assert len(wanted) == frames
     for i, at in enumerate(wanted):
         assert at <= (i + 0.5) * count / frames < at + 1

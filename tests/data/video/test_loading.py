@@ -9,9 +9,10 @@ from PIL import Image
 
 from peftbench.common.errors import UserError
 from peftbench.data.images import Indices, Transform
-from peftbench.data.loading import loaders
+from peftbench.data.loading import Share, loaders
 from peftbench.data.video_folder import VideoFolder
 from support.clips import images, tree
+from support.datasets import options
 
 
 @pytest.mark.parametrize("memory_gb", [1.0, 0.0])
@@ -52,13 +53,14 @@ def test_clips_of_which_taps_are_stored_leave_their_shape(split):
 
 
 @pytest.mark.parametrize("memory_gb", [1.0, 0.0])
-def test_workers_and_ranks_share_the_same_clips(split, memory_gb):
+def test_workers_and_processes_share_the_same_clips(split, memory_gb):
     transform = Transform(8, "nearest", (0.5,) * 3, (0.5,) * 3, "flip")
-    given_ = {"batch_size": 4, "eval_batch_size": 4, "seed": 0, "memory_gb": memory_gb}
-    whole, apart = (loaders((split, split, None), transform, workers=n, **given_) for n in (0, 1))
+    few = {"batch_size": 4, "eval_batch_size": 4, "memory_gb": memory_gb}
+    whole, apart = (loaders((split, split, None), transform, options(workers=n, **few), seed=0) for n in (0, 1))
     for a, b in zip(whole.train, apart.train, strict=True):
         assert torch.equal(a.images, b.images)
-    parts = [loaders((split, split.take([0]), None), transform, rank=r, world=2, **given_) for r in (0, 1)]
+    roles = (split, split.take([0]), None)
+    parts = [loaders(roles, transform, options(**few), seed=0, share=Share(r, 2)) for r in (0, 1)]
     assert [next(iter(p.val)).images.shape[1:] for p in parts] == [(2, 3, 8, 8)] * 2  # the second has no clip at all
     assert sorted(t for p in parts for b in p.train for t in b.targets.tolist()) == sorted(split.labels.tolist())
 

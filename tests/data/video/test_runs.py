@@ -13,7 +13,7 @@ import torch
 import peftbench
 from peftbench import backbones, costs
 from peftbench.data.base import split_hash
-from peftbench.data.images import decode
+from peftbench.data.decoding import decode_image
 from peftbench.data.media import frame_files
 from peftbench.data.video_folder import VideoFolder
 from peftbench.methods.base import Plan
@@ -33,7 +33,7 @@ SCRIPT = ROOT / "scripts" / "make_clips.py"
 @pytest.fixture(scope="module")
 def backbone() -> backbones.Backbone:
     torch.manual_seed(0)
-    return backbones.build(peftbench.compose("backbone=vit_nano", "backbone.pretrained=false").backbone)
+    return backbones.build_with_weights(peftbench.compose("backbone=vit_nano", "backbone.pretrained=false").backbone)
 
 
 @pytest.mark.parametrize("side", [True, False])
@@ -76,7 +76,7 @@ def test_the_frames_of_a_direction_are_those_of_the_other_the_other_way_round(mo
         for clip_ in (moving / "train" / one).iterdir():
             back = frame_files(moving / "train" / other / clip_.name)
             assert [f.read_bytes() for f in frame_files(clip_)] == [f.read_bytes() for f in reversed(back)]
-    left, up = (decode(moving / "train" / d / clip_.name / "2.jpg", 64, "nearest") for d in ("left", "up"))
+    left, up = (decode_image(moving / "train" / d / clip_.name / "2.jpg", 64, "nearest") for d in ("left", "up"))
     assert (left == up).all()  # both ways cross in the middle
 
 

@@ -13,7 +13,7 @@ import torch
 
 from peftbench.common.errors import UserError
 from peftbench.data.base import Split
-from peftbench.data.images import decode_clip
+from peftbench.data.decoding import decode_clip
 from peftbench.data.video_folder import VideoFolder
 from support.clips import frame, images, reds, tree, words
 

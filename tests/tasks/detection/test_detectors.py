@@ -19,8 +19,8 @@ from peftbench.models.model import Model
 from peftbench.runs import starting_backbone
 from peftbench.runs.build import instantiate
 from peftbench.runs.compatibility import refuse_incompatible
-from peftbench.tasks import making as tasks
-from peftbench.tasks.detection.pyramid import levels
+from peftbench.tasks.base import begin_task, task_class
+from peftbench.tasks.detection.pyramid import choose_levels
 from support.detection import DETECTORS, composed, make, scenes
 
 
@@ -49,7 +49,7 @@ def test_parts_have_as_many_parameters_as_torchvisions(detector):
     spec = composed("cst", "resnet50", *words, size=(512, 512))
     net = starting_backbone.meta(spec, instantiate(spec.method))
     with torch.device("meta"):
-        model = Model(net, tasks.make(spec.task, net, [str(i) for i in range(20)]))
+        model = Model(net, task_class(spec.task).build(spec.task, net, [str(i) for i in range(20)]))
         model.adapted(instantiate(spec.method).adapt(net, Plan()))
     counts = parameters(model)
     assert sum(counts["parts"].values()) == counts["head"] == whole
@@ -57,7 +57,7 @@ def test_parts_have_as_many_parameters_as_torchvisions(detector):
     assert counts["method"] == 1_536_256
     little = dataclasses.replace(spec.task, neck=False, rpn=False, head="predictor")
     with torch.device("meta"):
-        parts = tasks.make(little, net, [str(i) for i in range(20)]).parts()
+        parts = task_class(little).build(little, net, [str(i) for i in range(20)]).parts()
     predictors = {
         "fasterrcnn": 1025 * 21 * 5,
         "retinanet": (256 * 9 + 1) * 9 * 20 + (256 * 9 + 1) * 9 * 4,
@@ -96,8 +96,8 @@ def test_it_computes_what_torchvisions_detector_of_the_same_weights_does(detecto
     spec = composed("linear", "timm", *words, size=(96, 128))
     net = starting_backbone.build(spec, instantiate(spec.method))
     classes = tuple(n for n in _categories() if n not in ("N/A", "__background__"))
-    task = tasks.make(spec.task, net, classes)
-    assert "knows all classes by name" in tasks.start(task, spec.task, spec.backbone)
+    task = task_class(spec.task).build(spec.task, net, classes)
+    assert "knows all classes by name" in begin_task(task, spec.task, spec.backbone)
     model = Model(net, task)
     model.adapted(instantiate(spec.method).adapt(net, Plan()))
     model.eval()
@@ -127,7 +127,7 @@ def test_a_backbone_can_be_taken_out_of_a_detectors_file(tmp_path):
     peer = _torchvision("fasterrcnn")
     torch.save(peer.state_dict(), tmp_path / "peer.pth")
     spec = config.Backbone("resnet18", weights=str(tmp_path / "peer.pth"))
-    found = backbones.build(spec, 64).net.state_dict()
+    found = backbones.build_with_weights(spec, 64).net.state_dict()
     for name, tensor in peer.state_dict().items():
         if name.startswith(BODY):
             assert torch.equal(found[name.removeprefix(BODY)], tensor)
@@ -148,8 +148,8 @@ def test_a_backbone_can_be_taken_out_of_a_detectors_file(tmp_path):
     ],
 )
 def test_the_pyramid_of_each_family(name, size, finest, strides, start):
-    facts = backbones.meta(config.Backbone(name, pretrained=False), size).facts
-    made = levels(facts, finest, 4 if finest == 4 else 3)
+    facts = backbones.build_on_meta(config.Backbone(name, pretrained=False), size).facts
+    made = choose_levels(facts, finest, 4 if finest == 4 else 3)
     assert (made.strides, made.start) == (strides, start)
     assert len(made.taps) == (1 if start else len(strides))
 

@@ -15,8 +15,9 @@ from PIL import Image
 from peftbench.common.errors import UserError
 from peftbench.data.boxes import BoxSplit, Objects, box_split
 from peftbench.data.images import Batch, Indices
-from peftbench.data.loading import Loaders, Order, loaders
+from peftbench.data.loading import BatchOrder, Loaders, loaders
 from peftbench.tasks.detection.scenes import SCENES, Scenes, SceneTransform
+from support.datasets import options
 
 SIZES = [(60, 100), (100, 60), (80, 80), (30, 120), (64, 48)]  # height, width
 
@@ -131,8 +132,8 @@ def test_memory_decides_nothing_and_a_resumed_run_sees_the_same(tmp_path, augmen
     made = split(tmp_path, SIZES * 2)
 
     def run(memory_gb: float, done: int) -> list[Batch]:
-        found = loaders((made, None, None), transform(augment=augment), batch_size=3, eval_batch_size=2, seed=4,
-                        memory_gb=memory_gb)  # fmt: skip
+        few = options(batch_size=3, eval_batch_size=2, memory_gb=memory_gb)
+        found = loaders((made, None, None), transform(augment=augment), few, seed=4)
         found.order.place = lambda: (1, done)
         return list(found.train)
 
@@ -147,10 +148,9 @@ def test_memory_decides_nothing_and_a_resumed_run_sees_the_same(tmp_path, augmen
 def test_workers_give_the_same_batches(tmp_path):
     made = split(tmp_path)
     ours, theirs = (
-        next(iter(loaders((made, None, None), transform(None, "multiscale"), batch_size=3, eval_batch_size=2, seed=4,
-                          workers=workers).train))
-        for workers in (0, 1)
-    )  # fmt: skip
+        next(iter(loaders((made, None, None), transform(None, "multiscale"), few, seed=4).train))
+        for few in (options(batch_size=3, eval_batch_size=2, workers=workers) for workers in (0, 1))
+    )
     assert torch.equal(ours.images, theirs.images)
     assert all(torch.equal(a["boxes"], b["boxes"]) for a, b in zip(ours.targets, theirs.targets, strict=True))
 
@@ -274,7 +274,7 @@ def test_an_image_of_another_size_than_annotated_is_named_with_both(tmp_path):
 )
 def test_what_detection_does_not_offer(tmp_path, how, views, sentence):
     with pytest.raises(UserError, match=sentence):
-        loaders((split(tmp_path), None, None), how, batch_size=2, eval_batch_size=2, seed=0, views=views)
+        loaders((split(tmp_path), None, None), how, options(batch_size=2, eval_batch_size=2), seed=0, views=views)
 
 
 def test_a_file_by_itself(tmp_path):
@@ -299,8 +299,8 @@ def test_a_file_by_itself(tmp_path):
     epoch=st.integers(0, 3),
 )
 def test_batches_of_one_group_hold_every_image_once(groups, batch_size, seed, epoch):
-    def order(kinds: torch.Tensor | None) -> Order:
-        return Order(len(groups), batch_size, seed, shuffle=True, place=lambda: (epoch, 0), groups=kinds)
+    def order(kinds: torch.Tensor | None) -> BatchOrder:
+        return BatchOrder(len(groups), batch_size, seed, shuffle=True, place=lambda: (epoch, 0), groups=kinds)
 
     kinds = torch.tensor(groups)
     made = order(kinds)
@@ -316,7 +316,7 @@ def test_batches_of_one_group_hold_every_image_once(groups, batch_size, seed, ep
 
 def test_training_batches_of_variable_sizes_are_wide_or_tall(tmp_path):
     made = split(tmp_path, [(30, 60), (60, 30)] * 8)
-    found: Loaders = loaders((made, made, None), transform(None), batch_size=4, eval_batch_size=4, seed=0)
+    found: Loaders = loaders((made, made, None), transform(None), options(batch_size=4, eval_batch_size=4), seed=0)
     shapes = {tuple(b.images.shape[2:]) for b in found.train}
     assert shapes == {(64, 128), (128, 64)}
     kinds = [[i % 2 for i in b] for epoch in range(3) for b in _at(found.order, epoch)]
@@ -325,6 +325,6 @@ def test_training_batches_of_variable_sizes_are_wide_or_tall(tmp_path):
     assert [int(t["image_id"]) for b in found.val for t in b.targets] == list(range(100, 116)), "in the file's order"
 
 
-def _at(order: Order, epoch: int) -> list[list[int]]:
+def _at(order: BatchOrder, epoch: int) -> list[list[int]]:
     order.place = lambda: (epoch, 0)
     return [list(b) for b in order]

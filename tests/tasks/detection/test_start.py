@@ -9,9 +9,9 @@ from safetensors.torch import load_file, save_file
 
 import peftbench
 from peftbench.common.errors import UserError
-from peftbench.tasks import making as tasks
-from peftbench.tasks.detection import start as detection
-from peftbench.tasks.detection.start import HERE
+from peftbench.tasks.base import begin_task, task_class
+from peftbench.tasks.detection.pretrained import HERE
+from peftbench.tasks.detection.saving import save_detector
 
 SHIPPED = "resnet_nano_fasterrcnn"
 PREDICTOR = "task.detector.net.roi_heads.box_predictor."
@@ -36,8 +36,8 @@ def built(detector, classes, *words):
     """(task, backbone, what was said) of a run of so many classes, before its first step."""
     config = peftbench.compose("method=linear", *RUN, f"task.detector={detector}", *words)
     backbone = peftbench.build_backbone(config)
-    task = tasks.make(config.task, backbone, classes)
-    return task, backbone, tasks.start(task, config.task, config.backbone)
+    task = task_class(config.task).build(config.task, backbone, classes)
+    return task, backbone, begin_task(task, config.task, config.backbone)
 
 
 def written(path, detector, classes, half=False):
@@ -48,7 +48,7 @@ def written(path, detector, classes, half=False):
         for name in task.detector.predictors:
             for parameter in task.detector.net.get_submodule(name).parameters():
                 parameter.normal_()
-    detection.save(task, backbone, path, detector, half=half)
+    save_detector(task, backbone, path, detector, half=half)
     return path
 
 

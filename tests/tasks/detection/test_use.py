@@ -18,10 +18,10 @@ from peftbench.data.images import Indices
 from peftbench.runs import starting_backbone
 from peftbench.runs.build import instantiate
 from peftbench.runs.compatibility import refuse_incompatible
-from peftbench.tasks import making as tasks
+from peftbench.tasks.base import begin_task, task_class
 from peftbench.tasks.detection.detectors import DETECTORS
+from peftbench.tasks.detection.saving import save_detector
 from peftbench.tasks.detection.scenes import Scenes, SceneTransform
-from peftbench.tasks.detection.start import save
 
 SMALL = ["data.canvas=64", "data.images=[4,2,2]", "task.width=64", "task.hidden=16", "task.rois=16"]
 
@@ -108,7 +108,9 @@ def detector(tmp_path_factory) -> Path:
     config = composed()
     backbone = starting_backbone.build(config, instantiate(config.method))
     path = tmp_path_factory.mktemp("detectors") / "whole.safetensors"
-    save(tasks.make(config.task, backbone, [str(i) for i in range(10)]), backbone, path, "fasterrcnn")
+    save_detector(
+        task_class(config.task).build(config.task, backbone, [str(i) for i in range(10)]), backbone, path, "fasterrcnn"
+    )
     return path
 
 
@@ -124,8 +126,8 @@ def changed(path: Path, name: str, tensors=lambda name: True, **about: str) -> P
 def begun(file: Path) -> None:
     config = composed(f"task.weights={file}")
     backbone = starting_backbone.build(config, instantiate(config.method))
-    task = tasks.make(config.task, backbone, [str(i) for i in range(10)])
-    tasks.start(task, config.task, config.backbone)
+    task = task_class(config.task).build(config.task, backbone, [str(i) for i in range(10)])
+    begin_task(task, config.task, config.backbone)
 
 
 def test_a_whole_detector_starts_a_run_and_wrong_files_are_refused(detector):
@@ -165,7 +167,7 @@ def test_a_perfect_detector_has_an_ap_of_one_whatever_the_input(tmp_path, size):
     shown = SceneTransform(size, (64,), 100, "bilinear", (0.0,) * 3, (1.0,) * 3)
     scenes = Scenes(splits.test, shown, "refuse", 1.0, lambda done, of: None)
     config, backbone = built("data.size=[64,96]")
-    task = tasks.make(config.task, backbone, splits.classes, splits.test.categories)
+    task = task_class(config.task).build(config.task, backbone, splits.classes, splits.test.categories)
     metrics = task.metrics()
     for at in ([0, 1], [2, 3, 4]):
         batch = scenes.__getitems__(Indices(at, None))

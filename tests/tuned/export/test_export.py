@@ -150,7 +150,7 @@ def test_two_classifiers_get_the_head_each(data, tmp_path):
 def test_a_merge_that_changes_the_model_is_noticed_and_nothing_written(copied, monkeypatch):
     def wrong(self, backbone):
         with torch.no_grad():
-            backbone.net.blocks[0].attn.qkv.weight.mul_(1.1)
+            backbone.net.blocks[0].norm1.weight.mul_(1.1)
 
     monkeypatch.setattr(LoRA, "merge", wrong)
     before = sorted(p.name for p in copied.iterdir())

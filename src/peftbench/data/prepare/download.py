@@ -22,7 +22,7 @@ class _Refused(Exception):
     """The server's answer is no file, and asking again would not change that."""
 
 
-def fetch(
+def fetch_file(
     url: str, path: Path, watch: Stages = unwatched, *, tries: int = 4, wait: float = 1.0, by_hand: str = ""
 ) -> None:
     """Fetches `url` to `path`, by way of `path`.part, which a later call goes on with.

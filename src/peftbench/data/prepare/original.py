@@ -9,10 +9,10 @@ from pathlib import Path
 from peftbench.common.errors import UserError
 from peftbench.common.progress import Stages, unwatched
 from peftbench.common.vtab_tasks import TASKS
-from peftbench.data.prepare.files import Files
-from peftbench.data.prepare.order import OURS, ROLES, TFDS, Entry, draw, pools
+from peftbench.data.prepare.drawing import OURS, ROLES, TFDS, Entry, draw_images, pools_of_roles
+from peftbench.data.prepare.source_files import SourceFiles
 from peftbench.data.prepare.sources import Source, source_of
-from peftbench.data.prepare.write import write
+from peftbench.data.prepare.task_folder import write_task_folder
 from peftbench.data.vtab.provenance import Provenance
 
 
@@ -33,7 +33,7 @@ class Wanted:
     mirror: str | None = None
 
 
-def prepare(task: str, target: Path, wanted: Wanted, watch: Stages = unwatched) -> Provenance:
+def prepare_task(task: str, target: Path, wanted: Wanted, watch: Stages = unwatched) -> Provenance:
     """Makes the folder `target` of a task, which must not be there yet.
 
     Raises:
@@ -42,16 +42,16 @@ def prepare(task: str, target: Path, wanted: Wanted, watch: Stages = unwatched) 
     name, source = source_of(task)
     split = _split(task, source, wanted.split)
     watch(f"reading {name}", 0, 0)
-    files = Files(name, source, wanted.archives, wanted.mirror, watch)
+    files = SourceFiles(name, source, wanted.archives, wanted.mirror, watch)
     reader = importlib.import_module(f"peftbench.data.prepare.readers.{source.reader}").Reader(files, task)
     splits = reader.splits()
     _labelled(task, splits)
-    found = pools(splits, source.cut, split)
+    pools = pools_of_roles(splits, source.cut, split)
     reduced = wanted.sizes is not None
     if not reduced:
-        _whole(task, source, found)
-    drawn = draw(task, found, wanted.sizes or (800, 200, None))
-    return write(
+        _whole(task, source, pools)
+    drawn = draw_images(task, pools, wanted.sizes or (800, 200, None))
+    return write_task_folder(
         target,
         drawn,
         reader.pictures,
@@ -63,11 +63,11 @@ def prepare(task: str, target: Path, wanted: Wanted, watch: Stages = unwatched) 
     )
 
 
-def _split(task: str, source: Source, given: str | None) -> str:
-    if given in (None, "") or given == OURS:
-        return given or (TFDS if source.known else OURS)
-    if given != TFDS:
-        raise UserError(f"split={given}: expected {TFDS} or {OURS}.")
+def _split(task: str, source: Source, wanted: str | None) -> str:
+    if wanted in (None, "") or wanted == OURS:
+        return wanted or (TFDS if source.known else OURS)
+    if wanted != TFDS:
+        raise UserError(f"split={wanted}: expected {TFDS} or {OURS}.")
     if not source.known:
         raise UserError(
             f"split={TFDS}: {source.note} ({task}); adopt a copy with source=folder path=…, "
@@ -86,13 +86,13 @@ def _labelled(task: str, splits: dict[str, list[Entry]]) -> None:
                 raise UserError(f"{task}: {entry.key} of {split} has label {entry.label}; expected 0 to {classes - 1}.")
 
 
-def _whole(task: str, source: Source, found: dict[str, list[Entry]]) -> None:
+def _whole(task: str, source: Source, pools: dict[str, list[Entry]]) -> None:
     """Whether the source is as large as it should be: an archive that lacks images would give another split."""
     table = TASKS[task]
     for role, sizes in zip(ROLES, ((table.pools[0],), (table.pools[1],), table.test), strict=True):
-        if len(found[role]) not in sizes:
+        if len(pools[role]) not in sizes:
             raise UserError(
-                f"{task}: {source.title} gives {len(found[role]):,} images for {role}, expected "
+                f"{task}: {source.title} gives {len(pools[role]):,} images for {role}, expected "
                 f"{' or '.join(f'{n:,}' for n in sizes)}; it is not whole or of another version "
                 f"(for a smaller set give train=, val= and test=)."
             )

@@ -342,7 +342,11 @@ SOURCES = {
 
 
 def source_of(task: str) -> tuple[str, Source]:
-    """The source of a task, with its name. Raises UserError for a task that no source has."""
+    """The name of a task's source, and the source.
+
+    Raises:
+        UserError: no source has this task.
+    """
     for name, source in SOURCES.items():
         if task in source.tasks:
             return name, source

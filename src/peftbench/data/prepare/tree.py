@@ -41,7 +41,8 @@ class Tree(ABC):
     def read(self, wanted: Collection[str], key: Callable[[str], str] = str) -> Iterator[tuple[str, bytes]]:
         """(key, bytes) of the files whose `key(path)` is wanted, in the archive's order.
 
-        Raises UserError, at the end, where one is not there.
+        Raises:
+            UserError: at the end, where one is not there.
         """
         left = set(wanted)
         for name, file in self.walk(lambda name: key(name) in left) if left else ():
@@ -58,20 +59,24 @@ class Tree(ABC):
             )
 
     def ending(self, *endings: str) -> dict[str, bytes]:
-        """The contents of the files whose paths end so, by ending. Raises UserError where one is not there."""
-        found: dict[str, bytes] = {}
+        """The contents of the files whose paths have these endings, by ending.
+
+        Raises:
+            UserError: one is not there.
+        """
+        contents: dict[str, bytes] = {}
         for name, file in self.walk(lambda name: any(_ends(name, e) for e in endings)):
             if file is not None:
                 with self.guarded():
                     content = file.read()
-                found |= {e: content for e in endings if _ends(name, e)}
-                if len(found) == len(endings):
+                contents |= {e: content for e in endings if _ends(name, e)}
+                if len(contents) == len(endings):
                     break
-        if lost := [e for e in endings if e not in found]:
+        if lost := [e for e in endings if e not in contents]:
             raise UserError(
                 f"{self.title}: holds no {lost[0]}{_more(len(lost))}; it is not whole, or not the right one."
             )
-        return found
+        return contents
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
@@ -143,7 +148,7 @@ class ZipTree(Tree):
 
 
 class TarTree(Tree):
-    """A tar archive, compressed or not, read from its begin to its end each time."""
+    """A tar archive, compressed or not, read from beginning to end each time."""
 
     def __init__(self, title: str, opened: Callable[[], AbstractContextManager[IO[bytes]]]) -> None:
         super().__init__(title)
@@ -161,8 +166,12 @@ class TarTree(Tree):
                     yield name, archive.extractfile(member) if wanted(name) else None
 
 
-def tree(path: Path) -> Tree:
-    """What lies at `path`: a folder, a zip or a tar archive. Raises UserError where it is none of these."""
+def open_tree(path: Path) -> Tree:
+    """The folder, zip or tar archive at `path`.
+
+    Raises:
+        UserError: it is none of these, or cannot be read.
+    """
     if path.is_dir():
         return FolderTree(path)
     try:
@@ -182,8 +191,12 @@ def tree(path: Path) -> Tree:
     raise UserError(f"{path}: is {kind}.")
 
 
-def gunzipped(path: Path) -> bytes:
-    """The content of a .gz file. Raises UserError where it is damaged."""
+def gunzipped_content(path: Path) -> bytes:
+    """The content of a file, unpacked where its name ends in .gz.
+
+    Raises:
+        UserError: it is damaged or cannot be read.
+    """
     try:
         return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (*_BROKEN, OSError) as problem:

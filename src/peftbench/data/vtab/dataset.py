@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
 from peftbench.common.errors import UserError
 from peftbench.common.vtab_tasks import spellings
 from peftbench.data.base import DataSet, Split, Splits
-from peftbench.data.vtab import lists, provenance
+from peftbench.data.vtab import list_files, provenance
 
 
 @dataclass(frozen=True)
@@ -22,21 +23,24 @@ class Vtab(DataSet):
     A split that peftbench made bears its name after the task's: `vtab/cifar@peftbench-v1`.
     """
 
+    places: ClassVar[tuple[str, ...]] = ("root",)
+
     task_name: str
     classes: int
     root: str = "data/vtab"
 
     def load(self) -> Splits:
         folder = self._folder()
-        splits = {role: _read(folder, file, self.classes) for role, file in lists.FILES.items()}
+        splits = {role: _read(folder, file, self.classes) for role, file in list_files.FILES.items()}
         if folder == Path(self.root).expanduser() and folder.name not in spellings(self.task_name):
-            found = {int(label) for split in splits.values() for label in split.labels}
-            if found != set(range(self.classes)):
+            labels = {int(label) for split in splits.values() for label in split.labels}
+            if labels != set(range(self.classes)):
                 raise UserError(
-                    f"data.root={self.root}: holds {len(found)} of the {self.classes} labels of vtab/{self.task_name}, "
-                    f"so it looks like another task; name the folder {self.task_name} if it is not."
+                    f"data.root={self.root}: holds {len(labels)} of the {self.classes} labels of "
+                    f"vtab/{self.task_name}, so it looks like another task; "
+                    f"name the folder {self.task_name} if it is not."
                 )
-        made = provenance.read(folder)
+        made = provenance.read_provenance(folder)
         name = f"vtab/{self.task_name}"
         if made and made.split != provenance.ADOPTED:
             name += f"@{made.split}"
@@ -46,26 +50,26 @@ class Vtab(DataSet):
 
     def _folder(self) -> Path:
         root = Path(self.root).expanduser()
-        folder = find(root, self.task_name)
+        folder = find_task_folder(root, self.task_name)
         if folder is None:
             raise UserError(
-                f"data=vtab/{self.task_name}: {lists.FILES['train']} was looked for in {root.absolute()} and its "
+                f"data=vtab/{self.task_name}: {list_files.FILES['train']} was looked for in {root.absolute()} and its "
                 f"folder {self.task_name} and is not there; put the task's folder (four lists and images/) there, "
                 f"make it with peftbench data prepare vtab/{self.task_name}, or give data.root=<folder of the tasks>."
             )
         return folder
 
 
-def find(root: Path, task: str) -> Path | None:
+def find_task_folder(root: Path, task: str) -> Path | None:
     """The folder of a task: `root` itself, or its folder of one of the task's names."""
     for folder in (root, *(root / name for name in spellings(task))):
-        if (folder / lists.FILES["train"]).is_file():
+        if (folder / list_files.FILES["train"]).is_file():
             return folder
     return None
 
 
 def _read(folder: Path, file: str, classes: int) -> Split:
-    listed = lists.read(folder, file, classes)
+    listed = list_files.read_list(folder, file, classes)
     if listed.problems:
         raise UserError(listed.problems[0])
     missing = [n for n in listed.names if not (folder / n).is_file()]

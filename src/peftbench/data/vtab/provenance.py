@@ -32,11 +32,16 @@ class Provenance:
     hash: str
 
     def text(self) -> str:
+        """What `split.json` holds."""
         return json.dumps(asdict(self), indent=2) + "\n"
 
 
-def read(folder: Path) -> Provenance | None:
-    """None where the task's folder has none. Raises UserError where it is damaged."""
+def read_provenance(folder: Path) -> Provenance | None:
+    """What `split.json` in a task's folder says; None where there is no such file.
+
+    Raises:
+        UserError: the file is damaged.
+    """
     path = folder / FILE
     if not path.is_file():
         return None

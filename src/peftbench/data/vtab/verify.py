@@ -17,9 +17,9 @@ from PIL import Image
 from peftbench.common.errors import UserError
 from peftbench.common.progress import Stages, unwatched
 from peftbench.common.vtab_tasks import TASKS, Task
-from peftbench.data.base import content_of, hash_of, line, stamp
+from peftbench.data.base import hash_of_contents, hash_of_lines, image_line, stamp_of_bytes
 from peftbench.data.media import DAMAGED
-from peftbench.data.vtab import lists, provenance
+from peftbench.data.vtab import list_files, provenance
 
 # The roles whose hash a record has, by data.stage: see Splits.roles.
 STAGES = {
@@ -31,7 +31,7 @@ _TWINS = 0.02  # of the training images: how many may be in the test set too, wh
 
 
 class Seen(NamedTuple):
-    """An image file that was read: the hash of its bytes and that of its pixels, or why it cannot be."""
+    """An image file that was read: the hash of its bytes and that of its pixels, or why it cannot be read."""
 
     stamp: str
     pixels: str
@@ -40,17 +40,18 @@ class Seen(NamedTuple):
 
 @dataclass
 class Report:
-    """What was found in a task's folder.
+    """What verifying a task's folder gave.
 
     Attributes:
-        task: its name, or None where the folder is of no task that is known.
+        task: the task's name, or None where the folder is of no known task.
+        folder: the folder that was looked at.
         sizes: images by role.
         classes: classes with images, by role.
         split: the name of the split, where `split.json` says it.
-        hashes: of the split, by stage; empty where something cannot be read.
+        hashes: the hash of the split, by stage; empty where something cannot be read.
         problems: what is wrong, a sentence each.
         overlaps: pictures that are in two of train, val and test: wrong too, but the source may be so.
-        notes: what is not, but worth knowing.
+        notes: what is not wrong, but worth knowing.
     """
 
     task: str | None
@@ -65,10 +66,11 @@ class Report:
 
     @property
     def wrong(self) -> list[str]:
+        """All sentences about what is wrong."""
         return self.problems + self.overlaps
 
 
-def check(
+def verify_task_folder(
     folder: Path, task: str | None, watch: Stages = unwatched, sizes: tuple[int, int, int] | None = None
 ) -> Report:
     """Reads the lists and every image of a task's folder, and compares them with what the task should have.
@@ -79,7 +81,7 @@ def check(
     table = TASKS.get(task or "")
     listed = _lists(report, table)
     try:
-        made = provenance.read(folder)
+        made = provenance.read_provenance(folder)
     except UserError as problem:
         made = None
         report.problems.append(str(problem))
@@ -93,25 +95,27 @@ def check(
     seen = _look(folder, listed, watch, f"checking {task or folder.name}")
     _damage(report, listed, seen)
     _same(report, listed, seen, table)
-    if set(listed) == set(lists.FILES) and not any(of.problems for of in listed.values()):
+    if set(listed) == set(list_files.FILES) and not any(of.problems for of in listed.values()):
         _hash(report, listed, seen, made)
     return report
 
 
-def _lists(report: Report, table: Task | None) -> dict[str, lists.Listed]:
-    found = {}
-    for role, file in lists.FILES.items():
+def _lists(report: Report, table: Task | None) -> dict[str, list_files.Listed]:
+    listed = {}
+    for role, file in list_files.FILES.items():
         try:
-            found[role] = lists.read(report.folder, file, table.classes if table else None)
+            listed[role] = list_files.read_list(report.folder, file, table.classes if table else None)
         except UserError as problem:
             report.problems.append(str(problem))
             continue
-        wrong = found[role].problems
-        report.problems += wrong[:1] + ([f"{file}: {len(wrong) - 1} more lines like that"] if len(wrong) > 1 else [])
-        again = [name for name, count in Counter(found[role].names).items() if count > 1]
+        wrong = listed[role].problems
+        report.problems += wrong[:1]
+        if len(wrong) > 1:
+            report.problems.append(f"{file}: {len(wrong) - 1} more lines like that")
+        again = [name for name, count in Counter(listed[role].names).items() if count > 1]
         if again:
             report.problems.append(f"{file}: {_many(len(again), 'image')} listed more than once, such as {again[0]}")
-    return found
+    return listed
 
 
 def _sizes(report: Report, table: Task | None, smaller: tuple[int, int, int] | None) -> None:
@@ -124,11 +128,13 @@ def _sizes(report: Report, table: Task | None, smaller: tuple[int, int, int] | N
     for role, sizes in wanted.items():
         if role in report.sizes and report.sizes[role] not in sizes:
             expected = " or ".join(f"{n:,}" for n in sizes)
-            report.problems.append(f"{lists.FILES[role]}: {_many(report.sizes[role], 'image')}, expected {expected}")
+            report.problems.append(
+                f"{list_files.FILES[role]}: {_many(report.sizes[role], 'image')}, expected {expected}"
+            )
 
 
 def _classes(
-    report: Report, listed: dict[str, lists.Listed], table: Task | None, smaller: tuple[int, int, int] | None
+    report: Report, listed: dict[str, list_files.Listed], table: Task | None, smaller: tuple[int, int, int] | None
 ) -> None:
     counts = {role: Counter(of.labels) for role, of in listed.items()}
     report.classes = {role: len(count) for role, count in counts.items()}
@@ -139,7 +145,7 @@ def _classes(
         lacking = table.classes - len(count)
         if not lacking:
             continue
-        text = f"{lists.FILES[role]}: {lacking} of the {table.classes} classes have no image"
+        text = f"{list_files.FILES[role]}: {lacking} of the {table.classes} classes have no image"
         (report.problems if role == "test" and whole else report.notes).append(text)
     uneven = [c for c, n in counts.get("test", Counter()).items() if table.each and n != table.each]
     if whole and uneven:
@@ -147,15 +153,15 @@ def _classes(
         report.problems.append(f"test.txt: class {uneven[0]} has {_many(n, 'image')}, expected {table.each} of each")
 
 
-def _look(folder: Path, listed: dict[str, lists.Listed], watch: Stages, what: str) -> dict[str, Seen]:
+def _look(folder: Path, listed: dict[str, list_files.Listed], watch: Stages, title: str) -> dict[str, Seen]:
     """Every listed file, read and decoded once."""
     names = list(dict.fromkeys(name for of in listed.values() for name in of.names))
     seen: dict[str, Seen] = {}
-    watch(what, 0, len(names))
+    watch(title, 0, len(names))
     with ThreadPoolExecutor(min(32, (os.cpu_count() or 1) + 1)) as pool:
-        for name, one in zip(names, pool.map(lambda n: _read(folder / n), names), strict=True):
-            seen[name] = one
-            watch(what, len(seen), len(names))
+        for name, image in zip(names, pool.map(lambda n: _read(folder / n), names), strict=True):
+            seen[name] = image
+            watch(title, len(seen), len(names))
     return seen
 
 
@@ -175,21 +181,22 @@ def _read(path: Path) -> Seen:
     except DAMAGED as problem:
         text = str(problem).replace(str(path), "").split(" <_io")[0]
         return Seen("", "", f"is no whole image ({text})")
-    return Seen(stamp(content), pixels, "")
+    return Seen(stamp_of_bytes(content), pixels, "")
 
 
-def _damage(report: Report, listed: dict[str, lists.Listed], seen: dict[str, Seen]) -> None:
+def _damage(report: Report, listed: dict[str, list_files.Listed], seen: dict[str, Seen]) -> None:
     for role, of in listed.items():
         by_problem: dict[str, list[str]] = {}
         for name in dict.fromkeys(of.names):
             if problem := seen[name].problem:
                 by_problem.setdefault(problem.partition(" (")[0], []).append(name)
         for names in by_problem.values():
-            more = f", and so {_are(len(names) - 1)} {_many(len(names) - 1, 'other')} of {lists.FILES[role]}"
-            report.problems.append(f"{names[0]} {seen[names[0]].problem}{more * (len(names) > 1)}")
+            others = len(names) - 1
+            more = f", and so {_are(others)} {_many(others, 'other')} of {list_files.FILES[role]}" if others else ""
+            report.problems.append(f"{names[0]} {seen[names[0]].problem}{more}")
 
 
-def _same(report: Report, listed: dict[str, lists.Listed], seen: dict[str, Seen], table: Task | None) -> None:
+def _same(report: Report, listed: dict[str, list_files.Listed], seen: dict[str, Seen], table: Task | None) -> None:
     """Pictures that are in more than one of train, val and test, or twice in one; and whether trainval is both."""
     pictures: dict[str, dict[str, list[tuple[str, int]]]] = {}
     for role, of in listed.items():
@@ -197,13 +204,13 @@ def _same(report: Report, listed: dict[str, lists.Listed], seen: dict[str, Seen]
             if pixels := seen[name].pixels:
                 pictures.setdefault(role, {}).setdefault(pixels, []).append((name, label))
     allowed = int(_TWINS * report.sizes.get("trainval", 0)) if table and table.twins else 0
-    for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
-        shared = sorted(pictures.get(one, {}).keys() & pictures.get(other, {}).keys())
+    for role, other in (("train", "val"), ("train", "test"), ("val", "test")):
+        shared = sorted(pictures.get(role, {}).keys() & pictures.get(other, {}).keys())
         if not shared:
             continue
-        first, second = pictures[one][shared[0]][0][0], pictures[other][shared[0]][0][0]
+        first, second = pictures[role][shared[0]][0][0], pictures[other][shared[0]][0][0]
         text = (
-            f"{_many(len(shared), 'picture')} of {one} {_are(len(shared))} in {other} too, such as {first} = {second}"
+            f"{_many(len(shared), 'picture')} of {role} {_are(len(shared))} in {other} too, such as {first} = {second}"
         )
         if len(shared) > allowed:
             report.overlaps.append(text)
@@ -221,8 +228,9 @@ def _same(report: Report, listed: dict[str, lists.Listed], seen: dict[str, Seen]
         both = _bag(pictures, "trainval")
         lost, extra = sum((parts - both).values()), sum((both - parts).values())
         if lost or extra:
+            train, val, union = (list_files.FILES[role] for role in ("train", "val", "trainval"))
             report.problems.append(
-                f"{lists.FILES['trainval']} is not {lists.FILES['train']} and {lists.FILES['val']} together: "
+                f"{union} is not {train} and {val} together: "
                 f"it lacks {_many(lost, 'image')} of theirs and has {extra} others"
             )
 
@@ -234,26 +242,27 @@ def _bag(pictures: dict[str, dict[str, list[tuple[str, int]]]], role: str) -> Co
 
 def _hash(
     report: Report,
-    listed: dict[str, lists.Listed],
+    listed: dict[str, list_files.Listed],
     seen: dict[str, Seen],
     made: provenance.Provenance | None,
 ) -> None:
-    if any(one.problem for one in seen.values()):
+    if any(image.problem for image in seen.values()):
         return
-    stamps = {name: one.stamp for name, one in seen.items()}
-    contents = {role: contents_of(of.names, of.labels, stamps) for role, of in listed.items()}
+    stamps = {name: image.stamp for name, image in seen.items()}
+    contents = {role: hash_of_rows(of.names, of.labels, stamps) for role, of in listed.items()}
     report.hashes = {stage: stage_hash(contents, stage) for stage in STAGES}
     if made and made.hash != report.hashes["final"]:
         report.problems.append(f"lists or images are not as they were when the task was prepared ({provenance.FILE})")
 
 
-def compare(report: Report, other: Path) -> None:
-    """Adds to the report whether another copy's lists have the same labels, as often: the same images would.
+def compare_labels(report: Report, other: Path) -> None:
+    """Adds to the report whether another copy's lists have the same labels equally often, as equal images would have.
 
-    Raises UserError where the other has no such lists.
+    Raises:
+        UserError: the other copy has no such lists.
     """
-    for file in lists.FILES.values():
-        ours, theirs = (Counter(lists.read(folder, file, None).labels) for folder in (report.folder, other))
+    for file in list_files.FILES.values():
+        ours, theirs = (Counter(list_files.read_list(folder, file, None).labels) for folder in (report.folder, other))
         if ours != theirs:
             apart = sum(((ours - theirs) + (theirs - ours)).values())
             report.problems.append(
@@ -263,18 +272,18 @@ def compare(report: Report, other: Path) -> None:
         report.notes.append(f"the labels of each list are those of {other}")
 
 
-def contents_of(names: Sequence[str], labels: Iterable[int], stamps: dict[str, str]) -> str:
-    """What `Split.content` is of a list whose images are known by the hashes of their bytes."""
-    return content_of([line(name, label, stamps[name]) for name, label in zip(names, labels, strict=True)])
+def hash_of_rows(names: Sequence[str], labels: Iterable[int], stamps: dict[str, str]) -> str:
+    """`Split.content` of a list of images, from the hashes of their bytes."""
+    return hash_of_lines([image_line(name, label, stamps[name]) for name, label in zip(names, labels, strict=True)])
 
 
 def stage_hash(contents: dict[str, str], stage: str) -> str:
-    """The hash on the records of runs with this data.stage."""
-    return hash_of(role and contents[role] for role in STAGES[stage])
+    """The hash that records of runs with this data.stage have, from `Split.content` of each role."""
+    return hash_of_contents(role and contents[role] for role in STAGES[stage])
 
 
-def _many(count: int, what: str) -> str:
-    return f"{count:,} {what}{'s' * (count != 1)}"
+def _many(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def _are(count: int) -> str:

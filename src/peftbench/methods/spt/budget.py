@@ -72,7 +72,7 @@ def allocate(
         UserError: a budget below what trains anyway or above everything, a number outside its range, scores that are
             not finite or negative.
     """
-    _check(scores, budget, rank, alpha, beta, fixed, step, steps)
+    _refuse_bad_numbers(scores, budget, rank, alpha, beta, fixed, step, steps)
     pieces = thirds(scores)
     sizes = torch.tensor([s.numel() for s in pieces.values()])
     total = int(sizes.sum())
@@ -101,10 +101,11 @@ def allocate(
         best = max(fitting, key=lambda i: (totals[i], ks[i]))
 
     masks = counts_of.masks(ks[best])
-    found = counts[best]
-    is_module, is_whole = found >= limit_module, (found >= limit_whole) & (found < limit_module)
+    chosen = counts[best]
+    is_module = chosen >= limit_module
+    is_whole = (chosen >= limit_whole) & ~is_module
     names = list(pieces)
-    entries = [i for i in range(len(names)) if found[i] and not is_module[i] and not is_whole[i]]
+    entries = [i for i in range(len(names)) if chosen[i] and not is_module[i] and not is_whole[i]]
     return Allocation(
         sparse={names[i]: masks[i] for i in entries},
         structured=[n for n, yes in zip(names, is_module, strict=True) if yes],
@@ -121,7 +122,7 @@ def thirds(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Fused is what is called `qkv` and has three times as many rows as columns (our reading: other shapes mix the three
     in an order of their own, and count as one matrix).
     """
-    found: dict[str, Tensor] = {}
+    pieces: dict[str, Tensor] = {}
     for name, score in scores.items():
         stem, _, last = name.rpartition(".")
         weight = scores.get(f"{stem}.weight")
@@ -134,10 +135,10 @@ def thirds(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
             and score.shape[0] == weight.shape[0]
         )
         if fused:
-            found |= {f"{name}[{part}]": third for part, third in zip("qkv", score.chunk(3), strict=True)}
+            pieces |= {f"{name}[{part}]": third for part, third in zip("qkv", score.chunk(3), strict=True)}
         else:
-            found[name] = score
-    return found
+            pieces[name] = score
+    return pieces
 
 
 def is_vector(shape: torch.Size) -> bool:
@@ -188,7 +189,7 @@ def price(shape: torch.Size, structured: Structure, rank: int) -> int:
     return rank * (out + shape.numel() // out) if structured == "lora" else 2 * rank * out + rank + out
 
 
-def _check(
+def _refuse_bad_numbers(
     scores: Mapping[str, Tensor],
     budget: int,
     rank: int,

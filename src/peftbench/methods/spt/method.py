@@ -15,8 +15,9 @@ from torch.nn.modules.batchnorm import _NormBase
 from peftbench.backbones import Backbone
 from peftbench.common.errors import UserError
 from peftbench.methods.base import Method, Plan, freeze
+from peftbench.methods.shared.low_rank_update import Factors, Form
 from peftbench.methods.spt.budget import Allocation, Structure, allocate, thirds
-from peftbench.methods.spt.parts import Adapter, LowRank, Sparse, forward_of, merge, tune
+from peftbench.methods.spt.parts import Adapter, Sparse, add_parts, forward_of, merge_parts
 from peftbench.methods.spt.scoring import sensitivity
 
 USUAL = 400_000
@@ -34,6 +35,8 @@ class SPT(Method):
     `batches` of 32 training images are scored, in `mode`. `choose: random` scores at random, as a control.
     """
 
+    plans: ClassVar[bool] = True
+    foldable: ClassVar[bool] = True
     merges: ClassVar[tuple[str, ...]] = ("unmerged", "dense")
     kind: ClassVar[Structure] = "none"
 
@@ -74,7 +77,7 @@ class SPT(Method):
         candidates, fixed = _candidates(backbone), _fixed(backbone)
         budget, least = self.amount(backbone), sum(p.numel() for p in fixed.values())
         if self.choose == "sensitivity":
-            found = sensitivity(
+            sensitivities = sensitivity(
                 model,
                 islice(batches, self.batches),
                 lambda net, batch: net.loss(batch),  # type: ignore[operator]
@@ -82,7 +85,7 @@ class SPT(Method):
                 mode=self.mode,
                 unreached="skip",
             )
-            scores = {n.removeprefix(PREFIX): s for n, s in found.items()}
+            scores = {n.removeprefix(PREFIX): s for n, s in sensitivities.items()}
         else:
             scores = {n: torch.rand(p.shape) for n, p in candidates.items()}
         allocation = self._allocate(backbone, scores, budget, least)
@@ -105,7 +108,7 @@ class SPT(Method):
         step, every = self.step or max(1, budget // 20), sum(s.numel() for s in scores.values())
         steps = 79
         while True:
-            found = allocate(
+            allocation = allocate(
                 scores,
                 budget,
                 structured=self.kind,
@@ -117,8 +120,9 @@ class SPT(Method):
                 plain=[n for n in scores if not self._takes_module(backbone, n)],
                 **self._structure(),
             )
-            if found.trainable >= budget - step or found.selected < step * steps or step * steps >= every:
-                return found
+            reached = allocation.trainable >= budget - step
+            if reached or allocation.selected < step * steps or step * steps >= every:
+                return allocation
             steps *= 3
 
     def adapt(self, backbone: Backbone, plan: Plan) -> None:
@@ -151,13 +155,13 @@ class SPT(Method):
                 key, part = self._module(name, parameter, *which)
                 parts.setdefault(owner, {})[key] = part
         for owner, made in parts.items():
-            tune(backbone.net.get_submodule(owner), made, owner in backbone.facts.called)
+            add_parts(backbone.net.get_submodule(owner), made, owner in backbone.facts.called)
 
     def merge(self, backbone: Backbone) -> None:
         if backbone.merging == "unmerged":
             return
         for module in list(backbone.modules()):
-            merge(module)
+            merge_parts(module)
 
     def _structure(self) -> dict[str, Any]:
         return {}
@@ -204,8 +208,10 @@ class StructuredSPT(SPT):
 
     def _module(self, name: str, weight: Tensor, blocks: tuple[int, ...], of: int) -> tuple[str, nn.Module]:
         dropout = 0.0 if name.endswith("attn.proj.weight") else self.dropout
-        made = {"lora": LowRank, "adapter": Adapter}[self.kind]
-        return self.kind, made(weight, self.rank, blocks, of, dropout, self.drop_path)
+        if self.kind == "adapter":
+            return self.kind, Adapter(weight, self.rank, blocks, of, dropout, self.drop_path)
+        form = Form(self.rank, blocks=blocks, of=of, dropout=dropout, drop_path=self.drop_path)
+        return self.kind, Factors(weight, form)
 
 
 def _candidates(backbone: Backbone) -> dict[str, nn.Parameter]:

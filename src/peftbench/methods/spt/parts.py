@@ -1,4 +1,4 @@
-"""What SPT trains beside a frozen weight: single entries, a low-rank update, an adapter; and how a layer uses them."""
+"""What SPT trains beside a frozen weight: single entries and adapters; how a layer uses these and a low-rank update."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+from peftbench.methods.shared.folding import Folded, layer_class
+from peftbench.methods.shared.low_rank_update import LowRankUpdate, drop_path
 
 
 class Sparse(nn.Module):
@@ -52,16 +55,19 @@ class Sparse(nn.Module):
         """
         key = (self.indices.data_ptr(), self.indices._version, self.indices.device)
         if self._layout is None or self._layout[0] != key:
-            found: list[Tensor | None] = []
-            inside = []
-            for size, at in ((shape[0], self.indices // shape[1]), (shape[1], self.indices % shape[1])):
-                some, place = torch.unique(at, return_inverse=True)
-                few = len(some) < 0.8 * size
-                found.append(some.long() if few else None)
-                inside.append(place if few else at.long())
-            width = shape[1] if found[1] is None else len(found[1])
-            self._layout = (key, found[0], found[1], inside[0] * width + inside[1])
+            rows, row_of_entry = _block(self.indices // shape[1], shape[0])
+            columns, column_of_entry = _block(self.indices % shape[1], shape[1])
+            width = shape[1] if columns is None else len(columns)
+            self._layout = (key, rows, columns, row_of_entry * width + column_of_entry)
         return self._layout[1:]
+
+
+def _block(at: Tensor, size: int) -> tuple[Tensor | None, Tensor]:
+    """The rows (or columns), of `size`, that have entries, None where most have; and each entry's place in them."""
+    used, place = torch.unique(at, return_inverse=True)
+    if len(used) < 0.8 * size:
+        return used.long(), place
+    return None, at.long()
 
 
 class _Linear(torch.autograd.Function):
@@ -134,62 +140,7 @@ class _Conv(torch.autograd.Function):
         return of_x.to(x.dtype) if wanted[0] else None, of_values, of_bias, None, None, None
 
 
-class _Branch(nn.Module):
-    """What low-rank updates and adapters share: the blocks of output rows they are for, dropout and drop-path."""
-
-    def __init__(self, blocks: Sequence[int], of: int, dropout: float, drop_path: float) -> None:
-        super().__init__()
-        self.blocks, self.of, self.dropout, self.drop_path = tuple(blocks), of, dropout, drop_path
-
-    def drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, self.training)
-
-    def kept(self, branch: Tensor) -> Tensor:
-        """The branch, but for the samples that it is dropped for."""
-        if not self.training or not self.drop_path:
-            return branch
-        keep = 1 - self.drop_path
-        return branch * branch.new_empty([len(branch)] + [1] * (branch.ndim - 1)).bernoulli_(keep).div_(keep)
-
-
-class LowRank(_Branch):
-    """LoRA without scaling: W + BA, where `b` is zero but for the blocks of rows it is for.
-
-    a (m r, I), b (m, O / of, r) for m of `of` blocks; a convolution's W is (O, I/g·k²) here. a starts Kaiming-uniform,
-    b at 0.
-    """
-
-    def __init__(self, weight: Tensor, rank: int, blocks: Sequence[int], of: int, dropout: float, drop_path: float):
-        super().__init__(blocks, of, dropout, drop_path)
-        rows, columns = weight.shape[0], weight.numel() // weight.shape[0]
-        self.a = nn.Parameter(weight.new_empty(len(self.blocks) * rank, columns))
-        self.b = nn.Parameter(weight.new_zeros(len(self.blocks), rows // of, rank))
-        for part in self.a.data.split(rank):
-            nn.init.kaiming_uniform_(part, a=math.sqrt(5))
-
-    def whole(self) -> Tensor:
-        """b (O, m r) over all blocks."""
-        if self.of == 1:
-            return self.b[0]
-        empty = self.b.new_empty(self.b.shape[1], 0)
-        return torch.block_diag(*(self.b[self.blocks.index(i)] if i in self.blocks else empty for i in range(self.of)))
-
-    def update(self, shape: torch.Size) -> Tensor:
-        return (self.whole() @ self.a).view(shape)
-
-    def linear(self, x: Tensor) -> Tensor:
-        return self.kept(F.linear(F.linear(self.drop(x), self.a), self.whole()))
-
-    def conv(self, x: Tensor, layer: nn.Conv2d) -> Tensor:
-        shape = layer._parameters["weight"].shape  # type: ignore[union-attr]
-        how: Any = (layer.stride, layer.padding, layer.dilation)
-        if layer.groups > 1:  # every group shares A: the update is one of the whole weight
-            return self.kept(F.conv2d(self.drop(x), self.update(shape), None, *how, layer.groups))  # type: ignore[call-overload]
-        low = F.conv2d(self.drop(x), self.a.view(-1, *shape[1:]), None, *how)
-        return self.kept(F.conv2d(low, self.whole()[..., None, None]))
-
-
-class Adapter(_Branch):
+class Adapter(nn.Module):
     """A bottleneck after the layer: y + Up(GELU(Down(drop(y)))), with biases, for some blocks of y's features.
 
     down (m, r, O / of) Kaiming-uniform; up (m, O / of, r) and all biases start at 0. For `proj` the official code
@@ -197,7 +148,8 @@ class Adapter(_Branch):
     """
 
     def __init__(self, weight: Tensor, rank: int, blocks: Sequence[int], of: int, dropout: float, drop_path: float):
-        super().__init__(blocks, of, dropout, drop_path)
+        super().__init__()
+        self.blocks, self.of, self.dropout, self.drop_path = tuple(blocks), of, dropout, drop_path
         width, m = weight.shape[0] // of, len(self.blocks)
         self.down = nn.Parameter(weight.new_empty(m, rank, width))
         self.up = nn.Parameter(weight.new_zeros(m, width, rank))
@@ -210,19 +162,23 @@ class Adapter(_Branch):
     def linear(self, y: Tensor) -> Tensor:
         """y (B, …, O)."""
         if self.of == 1:
-            return y + self.kept(self._block(y, 0))
+            return y + self._kept(self._block(y, 0))
         parts = list(y.chunk(self.of, -1))
         for i, block in enumerate(self.blocks):
-            parts[block] = parts[block] + self.kept(self._block(parts[block], i))
+            parts[block] = parts[block] + self._kept(self._block(parts[block], i))
         return torch.cat(parts, -1)
 
     def conv(self, y: Tensor) -> Tensor:
         """y (B, O, H, W)."""
-        return y + self.kept(self._block(y.movedim(1, -1), 0).movedim(-1, 1))
+        return y + self._kept(self._block(y.movedim(1, -1), 0).movedim(-1, 1))
 
     def _block(self, y: Tensor, i: int) -> Tensor:
         down, up = self.down_bias.chunk(len(self.blocks))[i], self.up_bias.chunk(len(self.blocks))[i]
-        return F.linear(F.gelu(F.linear(self.drop(y), self.down[i], down)), self.up[i], up)
+        dropped = F.dropout(y, self.dropout, self.training)
+        return F.linear(F.gelu(F.linear(dropped, self.down[i], down)), self.up[i], up)
+
+    def _kept(self, branch: Tensor) -> Tensor:
+        return drop_path(branch, self.drop_path, self.training)
 
 
 def linear_forward(self: Any, x: Tensor) -> Tensor:
@@ -236,7 +192,7 @@ def linear_forward(self: Any, x: Tensor) -> Tensor:
     else:
         y = F.linear(x, frozen, self.bias)
     if lora is not None:
-        y = y + lora.linear(x)
+        y = y + LowRankUpdate(self).branch(x)
     return y if adapter is None else adapter.linear(y)
 
 
@@ -252,7 +208,7 @@ def conv_forward(self: Any, x: Tensor) -> Tensor:
     else:
         y = F.conv2d(x, frozen, self.bias, self.stride, self.padding, self.dilation, self.groups)
     if lora is not None:
-        y = y + lora.conv(x, self)
+        y = y + LowRankUpdate(self).branch(x)
     return y if adapter is None else adapter.conv(y)
 
 
@@ -265,51 +221,50 @@ def forward_of(module: nn.Module) -> Callable[..., Tensor] | None:
     return None
 
 
-def tune(module: nn.Module, parts: dict[str, nn.Module], called: bool) -> None:
-    """Gives a layer its parts: `sparse_<parameter>`, `lora`, `adapter`.
+def add_parts(layer: nn.Module, parts: dict[str, nn.Module], called: bool) -> None:
+    """Gives a layer its parts: `sparse_<parameter>`, `lora` (`Factors`), `adapter`.
 
-    The module stays the same object with the same parameters under the same names, and so does its state dict. What
+    The layer stays the same object with the same parameters under the same names, and so does its state dict. What
     reads a tuned parameter reads it with its differences.
     """
-    read = tuple(sorted({n.removeprefix("sparse_") if n.startswith("sparse_") else "weight" for n in parts}))
-    forward = forward_of(module) if called else None
+    names = tuple(sorted({n.removeprefix("sparse_") if n.startswith("sparse_") else "weight" for n in parts}))
+    forward = forward_of(layer) if called else None
     for name, part in parts.items():
-        module.add_module(name, part)
-    kind: Any = type(module)
-    module.__class__ = _tuned(kind, read, forward)
+        layer.add_module(name, part)
+    members: list[tuple[str, Any]] = [(name, _reader(name)) for name in names]
+    members.append(("updated_parameters", names))
+    if forward is not None:
+        members.append(("forward", forward))
+    kind: Any = type(layer)
+    layer.__class__ = layer_class(kind, "Tuned", tuple(members))
 
 
-def merge(module: nn.Module) -> None:
-    """Adds what a layer's parts make of its parameters into these, and leaves it without them; adapters stay."""
-    kind: Any = type(module)
-    if not hasattr(kind, "untuned"):
-        return
-    with torch.no_grad():
-        for name in kind.read:
-            frozen = module._parameters[name]
-            assert frozen is not None
-            frozen.copy_(_value(module, name))
-    for name in [n for n in module._modules if n == "lora" or n.startswith("sparse_")]:
-        del module._modules[name]
-    if "adapter" not in module._modules:
-        module.__class__ = kind.untuned
+def merge_parts(layer: nn.Module) -> Folded | None:
+    """Adds what a layer's parts make of its parameters into these, and leaves it without them; adapters stay.
+
+    Returns what undoes it; None for a layer without parts.
+    """
+    kind: Any = type(layer)
+    if not hasattr(kind, "updated_parameters"):
+        return None
+    values = {name: _value(layer, name) for name in kind.updated_parameters}
+    parts = [n for n in layer._modules if n == "lora" or n.startswith("sparse_")]
+    return Folded(layer, values, parts, kind if "adapter" in layer._modules else kind.plain_class)
 
 
-def _value(module: nn.Module, name: str) -> Tensor:
-    frozen = module._parameters[name]
+def _value(layer: nn.Module, name: str) -> Tensor:
+    """The parameter of that name with its differences, in its shape."""
+    frozen = layer._parameters[name]
     assert frozen is not None
     value: Tensor = frozen
-    sparse, lora = module._modules.get(f"sparse_{name}"), module._modules.get("lora")
+    sparse = layer._modules.get(f"sparse_{name}")
     if isinstance(sparse, Sparse):
         value = sparse.added(value)
-    if isinstance(lora, LowRank) and name == "weight":
-        value = value + lora.update(value.shape)
+    if name == "weight" and "lora" in layer._modules:
+        value = value + LowRankUpdate(layer).delta()
     return value
 
 
 @cache
-def _tuned(base: Any, read: tuple[str, ...], forward: Callable[..., Tensor] | None) -> Any:
-    members: dict[str, Any] = {name: property(partial(_value, name=name)) for name in read}
-    if forward is not None:
-        members["forward"] = forward
-    return type(f"Tuned{base.__name__}", (base,), {**members, "untuned": base, "read": read})
+def _reader(name: str) -> property:
+    return property(partial(_value, name=name))

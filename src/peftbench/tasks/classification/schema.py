@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic.dataclasses import dataclass as checked
 
 from peftbench.common.errors import UserError
+from peftbench.config.bounds import Share
 from peftbench.config.schema import Config
 from peftbench.config.task_schema import STRICT, TaskSchema, TaskSection
-from peftbench.results.task_results import TaskResults
+from peftbench.tasks.classification.results import RESULTS
+
+__all__ = ["RESULTS", "SCHEMA"]
 
 
 @checked(config=STRICT, frozen=True, kw_only=True)
@@ -17,7 +21,7 @@ class Classification(TaskSection):
     """A linear head on pooled features. `label_smoothing` is of the training loss alone."""
 
     name: Literal["classification"]
-    label_smoothing: float = 0.0
+    label_smoothing: Share = 0.0
 
 
 def check_config(config: Config) -> None:
@@ -28,15 +32,18 @@ def check_config(config: Config) -> None:
         )
 
 
+def check_predicts(options: Mapping[str, Any]) -> None:
+    """Raises UserError: a number of classes, or of images, below 1."""
+    for key in ("top_k", "batch_size"):
+        if options[key] < 1:
+            raise UserError(f"{key}={options[key]}: expected at least 1.")
+
+
 SCHEMA = TaskSchema(
     section=Classification,
     augmentations=("none", "flip", "crop", "rrc", "trivial"),
     check=check_config,
     predicts={"top_k": 5, "batch_size": 64},
+    check_predicts=check_predicts,
     smoke=("data=digits",),
-)
-RESULTS = TaskResults(
-    metric="accuracy",
-    columns={"top-1 %": "accuracy"},
-    setting={"label_smoothing": 0.0},
 )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import Metric, MetricCollection
@@ -11,10 +13,18 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from peftbench.backbones import Backbone
 from peftbench.tasks.base import Extract, Task
+from peftbench.tasks.classification import schema
+from peftbench.tasks.classification.predictor import ClassPredictor
+from peftbench.tasks.predictor import Predictor
 
 
 class Classification(Task):
     """`head`: Linear(width, classes), weights N(0, 0.02) cut at two sigma, bias 0."""
+
+    trains_jointly: ClassVar[bool] = True
+    keeps_views: ClassVar[bool] = True
+    predicts_tensor: ClassVar[bool] = True
+    predictor: ClassVar[type[Predictor]] = ClassPredictor
 
     def __init__(self, backbone: Backbone, classes: Sequence[str], label_smoothing: float = 0.0) -> None:
         super().__init__()
@@ -23,6 +33,16 @@ class Classification(Task):
         self.head = nn.Linear(backbone.facts.width, len(classes))
         nn.init.trunc_normal_(self.head.weight, std=0.02, a=-0.04, b=0.04)
         nn.init.zeros_(self.head.bias)
+
+    @classmethod
+    def build(
+        cls,
+        section: schema.Classification,
+        backbone: Backbone,
+        classes: Sequence[str],
+        categories: Sequence[int] = (),
+    ) -> Classification:
+        return cls(backbone, classes, section.label_smoothing)
 
     def predict(self, extract: Extract, backbone: Backbone, images: Tensor) -> Tensor:
         """Logits (B, classes) for images (B, 3, H, W), or clips (B, T, 3, H, W): the mean of their frames' features."""
@@ -52,8 +72,9 @@ class Classification(Task):
         """Cross-entropy without smoothing, summed over the batch."""
         return F.cross_entropy(predictions.float(), batch[1], reduction="sum")
 
-    def targets(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        return batch[1]
+    def blank_targets(self, images: int) -> Tensor:
+        """Labels (B,), all of the first class."""
+        return torch.zeros(images, dtype=torch.long)
 
-    def size(self, batch: tuple[Tensor, Tensor]) -> int:
-        return batch[1].shape[0]
+
+TASK = Classification

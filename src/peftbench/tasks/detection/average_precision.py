@@ -13,7 +13,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 DETECTIONS = 100
-"""COCO looks at as many of an image, those of the highest scores, whatever their classes."""
+"""COCO looks at as many detections of an image, those of the highest scores, whatever their classes."""
 
 
 class BoxAP(Metric):
@@ -30,9 +30,9 @@ class BoxAP(Metric):
     is_differentiable = False
     higher_is_better = True
     full_state_update = False
-    # Rows of all images, one after the other: without their own ends between them, processes can be put together.
+    # Rows of all images, one after the other, so that those of several processes can be joined.
     images: list[Tensor]  # int64 (id, number of detections, number of truths)
-    found: list[Tensor]  # float (x1, y1, x2, y2, score, label)
+    detections: list[Tensor]  # float (x1, y1, x2, y2, score, label)
     truths: list[Tensor]  # float (x1, y1, x2, y2, label, crowd, area)
 
     def __init__(self, classes: Sequence[str], categories: Sequence[int], **options: Any) -> None:
@@ -40,7 +40,7 @@ class BoxAP(Metric):
         if len(classes) != len(categories):
             raise ValueError(f"{len(classes)} classes, but {len(categories)} categories")
         self.classes, self.categories = tuple(classes), tuple(categories)
-        for name in ("images", "found", "truths"):
+        for name in ("images", "detections", "truths"):
             self.add_state(name, [], dist_reduce_fx="cat")
 
     def update(self, predictions: Sequence[Mapping[str, Tensor]], targets: Sequence[Mapping[str, Tensor]]) -> None:
@@ -51,22 +51,25 @@ class BoxAP(Metric):
             targets: of each image `image_id`, `true_boxes` (m, 4), `true_labels` (m,), `true_crowd` (m,), 1 where a box
                 holds a crowd, and `true_area` (m,), by which COCO calls an object small, medium or large.
         """
-        counts, found, truths = [], [], []
-        for p, t in zip(predictions, targets, strict=True):
-            counts.append([int(t["image_id"]), len(p["scores"]), len(t["true_labels"])])
-            found.append((p["boxes"], p["scores"], p["labels"]))
-            truths.append((t["true_boxes"], t["true_labels"], t["true_crowd"], t["true_area"]))
-        self._keep(counts, found, truths)
+        counts, detections, truths = [], [], []
+        for predicted, target in zip(predictions, targets, strict=True):
+            counts.append([int(target["image_id"]), len(predicted["scores"]), len(target["true_labels"])])
+            detections.append((predicted["boxes"], predicted["scores"], predicted["labels"]))
+            truths.append((target["true_boxes"], target["true_labels"], target["true_crowd"], target["true_area"]))
+        self._keep(counts, detections, truths)
 
     def _keep(
-        self, counts: list[list[int]], found: Sequence[tuple[Tensor, ...]], truths: Sequence[tuple[Tensor, ...]]
+        self, counts: list[list[int]], detections: Sequence[tuple[Tensor, ...]], truths: Sequence[tuple[Tensor, ...]]
     ) -> None:
+        """Adds rows to the three states: boxes (n, 4) of each image, then its columns (n,)."""
         self.images.append(torch.tensor(counts, dtype=torch.int64, device=self.device).reshape(-1, 3))
         real = torch.float32 if self.device.type == "mps" else torch.float64  # MPS has no float64
-        for state, images, width in ((self.found, found, 6), (self.truths, truths, 7)):
-            empty = torch.zeros(0, width, dtype=real, device=self.device)
-            rows = [torch.column_stack([b.to(empty).reshape(-1, 4), *(c.to(empty) for c in cs)]) for b, *cs in images]
-            state.append(torch.cat([empty, *rows]))
+        for state, images, width in ((self.detections, detections, 6), (self.truths, truths, 7)):
+            rows = [torch.zeros(0, width, dtype=real, device=self.device)]
+            for boxes, *columns in images:
+                columns = [column.to(rows[0]) for column in columns]
+                rows.append(torch.column_stack([boxes.to(rows[0]).reshape(-1, 4), *columns]))
+            state.append(torch.cat(rows))
 
     def sync(self, *args: Any, **options: Any) -> None:
         if not self._is_synced:  # a process without images must hand on states of the shape and type that the others do
@@ -78,10 +81,10 @@ class BoxAP(Metric):
 
         What has no truth (COCO's -1) is left out; `AP` is then nan.
         """
-        ids, found, truths = self._gathered()
+        ids, detections, truths = self._gathered()
         images, categories = [{"id": i} for i in ids], [{"id": i} for i in range(len(self.classes))]
         sets = COCO(), COCO()
-        for coco, boxes in zip(sets, (_truths(truths), _detections(found)), strict=True):
+        for coco, boxes in zip(sets, (_truths(truths), _detections(detections)), strict=True):
             coco.dataset = {"images": images, "categories": categories, "annotations": boxes}
             coco.createIndex()
         values = {"AP": float("nan")}
@@ -101,32 +104,37 @@ class BoxAP(Metric):
     def results(self) -> list[dict[str, Any]]:
         """The detections in all images as rows of COCO's result JSON. In several processes each calls this."""
         with self.sync_context(should_sync=not self._is_synced, should_unsync=not self._is_synced):
-            found = self._gathered()[1]
+            detections = self._gathered()[1]
         return [
             {"image_id": image, "category_id": self.categories[label], "bbox": box, "score": score}
-            for image, label, box, score in _columns(found)
+            for image, label, box, score in _columns(detections)
         ]
 
     def _gathered(self) -> tuple[list[int], np.ndarray, np.ndarray]:
-        """Image ids in their order, the detections and the truths of these images, with the image's id before each."""
-        images, found, truths = (dim_zero_cat(s).cpu().numpy() for s in (self.images, self.found, self.truths))
+        """Sorted image ids, and the detections (n, 7) and truths (m, 8) of these images, each behind its image's id."""
+        images, detections, truths = (
+            dim_zero_cat(s).cpu().numpy() for s in (self.images, self.detections, self.truths)
+        )
         ids, first = np.unique(images[:, 0], return_index=True)
         once = np.zeros(len(images), dtype=bool)
         once[first] = True
         sorted_rows = []
-        for rows, counts in ((found, images[:, 1]), (truths, images[:, 2])):
+        for rows, counts in ((detections, images[:, 1]), (truths, images[:, 2])):
             rows = np.column_stack([np.repeat(images[:, 0], counts), rows])[np.repeat(once, counts)]
             sorted_rows.append(rows[np.argsort(rows[:, 0], kind="stable")])
         return ids.tolist(), _best(sorted_rows[0]), sorted_rows[1]
 
 
 def _best(rows: np.ndarray) -> np.ndarray:
-    """The finite ones among (image id, box, score, label), and of these an image's best, in the order they were in."""
+    """Each image's best detections, of those that are finite, in the order that they had.
+
+    `rows` (n, 7) are image id, x1, y1, x2, y2, score and label.
+    """
     rows = rows[np.isfinite(rows).all(1)]
-    order = np.lexsort((-rows[:, 5], rows[:, 0]))
-    ids = rows[order, 0]
-    place = np.arange(len(rows)) - np.searchsorted(ids, ids)
-    return rows[np.sort(order[place < DETECTIONS])]
+    by_image_and_score = np.lexsort((-rows[:, 5], rows[:, 0]))
+    ids = rows[by_image_and_score, 0]
+    place_in_image = np.arange(len(rows)) - np.searchsorted(ids, ids)
+    return rows[np.sort(by_image_and_score[place_in_image < DETECTIONS])]
 
 
 def _boxes(rows: np.ndarray) -> list[list[float]]:
@@ -134,16 +142,16 @@ def _boxes(rows: np.ndarray) -> list[list[float]]:
     return np.column_stack([rows[:, 1:3], rows[:, 3:5] - rows[:, 1:3]]).tolist()
 
 
-def _columns(found: np.ndarray) -> Iterator[tuple[int, int, list[float], float]]:
+def _columns(detections: np.ndarray) -> Iterator[tuple[int, int, list[float], float]]:
     """Image id, label, box as x, y, width, height, and score of each detection."""
-    ids, labels = (found[:, i].astype(int).tolist() for i in (0, 6))
-    return zip(ids, labels, _boxes(found), found[:, 5].tolist(), strict=True)
+    ids, labels = (detections[:, i].astype(int).tolist() for i in (0, 6))
+    return zip(ids, labels, _boxes(detections), detections[:, 5].tolist(), strict=True)
 
 
-def _detections(found: np.ndarray) -> list[dict[str, Any]]:
+def _detections(detections: np.ndarray) -> list[dict[str, Any]]:
     return [
         {"id": i, "image_id": image, "category_id": label, "bbox": box, "area": box[2] * box[3], "score": score}
-        for i, (image, label, box, score) in enumerate(_columns(found), start=1)
+        for i, (image, label, box, score) in enumerate(_columns(detections), start=1)
     ]
 
 

@@ -20,18 +20,19 @@ from peftbench.backbones import Facts
 from peftbench.common.errors import Refusal
 from peftbench.tasks.detection import schema
 from peftbench.tasks.detection.pooling import Pooling
-from peftbench.tasks.detection.pyramid import Levels, Pyramid, extra, levels
+from peftbench.tasks.detection.pyramid import Levels, Pyramid, choose_levels, extra_block
 
 Maps = OrderedDict[str, Tensor]
 Target = dict[str, Tensor]
 MOST = 100
-"""Detections an image, COCO's limit."""
+"""Detections an image: COCO's limit."""
 
 
 class Anchors(AnchorGenerator):
     """torchvision's anchors in float32, whatever the maps are.
 
-    In mixed precision its boxes take the type of the maps and of what heads give, and bf16 has no odd pixels past 256.
+    In mixed precision torchvision's boxes take the type of the maps and of what heads give, and bf16 cannot tell odd
+    pixels past 256 from even ones.
 
     Raises:
         Refusal: anchors that rounding to whole pixels would leave empty.
@@ -51,27 +52,33 @@ class Proposals(RPNHead):
     """The head of the region proposals, giving float32: see `Anchors`."""
 
     def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        scores, deltas = super().forward(x)
-        return [s.float() for s in scores], [d.float() for d in deltas]
+        scores, offsets = super().forward(x)
+        return [s.float() for s in scores], [o.float() for o in offsets]
 
 
 class Predictor(FastRCNNPredictor):
     """Faster R-CNN's last layers, giving float32: see `Anchors`."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        scores, deltas = super().forward(x)
-        return scores.float(), deltas.float()
+        scores, offsets = super().forward(x)
+        return scores.float(), offsets.float()
 
 
 class Detector(nn.Module):
-    """One of torchvision's, over a pyramid.
+    """One of torchvision's detectors, over a pyramid.
 
     Attributes:
+        finest: about the stride in pixels of the pyramid's finest level.
+        most: the number of levels, without the extra ones; fewer where the backbone has no more.
+        first: the label of the first class; where it is 1, 0 is the background.
+        scale: the side of an anchor over the stride of its level, where `task.anchor_scale` gives none.
+        predictors: name in `net` of each layer that gives classes or boxes -> how its rows lie: "class" or "anchor",
+            what there is a group of rows for, or None where the layer knows no classes.
         net: torchvision's module; `net.backbone` is the pyramid.
         levels: what the pyramid is made of.
-        first: the label of the first class; where it is 1, 0 is the background.
-        predictors: name in `net` of each parameter's layer that gives classes or boxes -> how its rows lie: so many
-            groups, each of a block of rows for each class, or None where it knows no classes.
+
+    Raises:
+        Refusal: the backbone's taps are no maps, or the images cannot be divided by a stride.
     """
 
     finest: ClassVar[int]
@@ -97,31 +104,43 @@ class Detector(nn.Module):
 
     def __init__(self, spec: schema.Detection, facts: Facts, classes: int) -> None:
         super().__init__()
-        self.levels = levels(facts, self.finest, self.most)
-        last = self.levels.strides[-1]
-        added = ("pool", [2 * last]) if self.finest == 4 else ("convolutions", [2 * last, 4 * last])
-        pyramid = Pyramid(self.levels, spec.width, extra(added[0], spec.width))
-        self.net = self.build(spec, pyramid, [*self.levels.strides, *added[1]], classes)
+        self.levels = choose_levels(facts, self.finest, self.most)
+        coarsest = self.levels.strides[-1]
+        if self.finest == 4:
+            block, extra_strides = extra_block("pool", spec.width), [2 * coarsest]
+        else:
+            block, extra_strides = extra_block("convolutions", spec.width), [2 * coarsest, 4 * coarsest]
+        pyramid = Pyramid(self.levels, spec.width, block)
+        self.net = self.build(spec, pyramid, [*self.levels.strides, *extra_strides], classes)
         self.net.transform = nn.Identity()  # images come resized, normalised and padded
 
     def loss(self, maps: Sequence[Tensor], canvas: tuple[int, int], targets: Sequence[Target]) -> Tensor:
         """The sum of all losses for images on a canvas (H, W); `targets` have `boxes`, `labels` from 0, and `size`."""
-        theirs = [{"boxes": t["boxes"], "labels": t["labels"] + self.first} for t in targets]
+        shifted = [{"boxes": t["boxes"], "labels": t["labels"] + self.first} for t in targets]
         images = _images(maps, canvas, [_size(t["size"]) for t in targets])
         with self._mode(True):
-            losses = self.losses(self.net.backbone(maps), images, theirs)
+            losses = self.losses(self.net.backbone(maps), images, shifted)
         return torch.stack([x.float() for x in losses.values()]).sum()
 
     def detect(self, maps: Sequence[Tensor], canvas: tuple[int, int], sizes: Sequence[Any]) -> list[Target]:
-        """What is found on images whose valid heights and widths are `sizes`, the best first; labels from 0."""
+        """The detections on images whose valid heights and widths are `sizes`, the best first.
+
+        For each image `boxes` (n, 4), x1 y1 x2 y2 in pixels of the input, `scores` (n,) and `labels` (n,) from 0, all
+        with n <= 100.
+        """
         images = _images(maps, canvas, [_size(s) for s in sizes])
         with self._mode(False):
-            found = self.detections(self.net.backbone(maps), images)
-        best = [f["scores"].argsort(descending=True, stable=True)[:MOST] for f in found]
-        return [
-            {"boxes": f["boxes"][b].float(), "scores": f["scores"][b].float(), "labels": f["labels"][b] - self.first}
-            for f, b in zip(found, best, strict=True)
-        ]
+            detections = self.detections(self.net.backbone(maps), images)
+        return [self._best(of_image) for of_image in detections]
+
+    def _best(self, detections: Target) -> Target:
+        """The best detections of an image, in order; labels from 0."""
+        best = detections["scores"].argsort(descending=True, stable=True)[:MOST]
+        return {
+            "boxes": detections["boxes"][best].float(),
+            "scores": detections["scores"][best].float(),
+            "labels": detections["labels"][best] - self.first,
+        }
 
     @contextmanager
     def _mode(self, training: bool) -> Iterator[None]:
@@ -137,7 +156,10 @@ class Detector(nn.Module):
 class FasterRCNNDetector(Detector):
     """Faster R-CNN (Ren et al., 2015, arXiv 1506.01497) with a feature pyramid (arXiv 1612.03144)."""
 
-    finest, most, first, scale = 4, 4, 1, 8.0
+    finest = 4
+    most = 4
+    first = 1
+    scale = 8.0
     predictors: ClassVar = {"roi_heads.box_predictor.cls_score": "class", "roi_heads.box_predictor.bbox_pred": "class"}
 
     def build(self, spec: schema.Detection, pyramid: Pyramid, strides: Sequence[int], classes: int) -> nn.Module:
@@ -169,18 +191,19 @@ class FasterRCNNDetector(Detector):
 class OneStage(Detector):
     """What RetinaNet and FCOS share: a head over all levels of the pyramid."""
 
-    finest, most = 8, 3
+    finest = 8
+    most = 3
 
     def outputs(self, maps: Maps, images: ImageList) -> tuple[dict[str, Tensor], list[Tensor], list[int]]:
         """The head's outputs in float32, each image's anchors, and the number of positions on each level."""
-        each = list(maps.values())
-        outputs = {name: x.float() for name, x in self.net.head(each).items()}
-        return outputs, self.net.anchor_generator(images, each), [m.shape[2] * m.shape[3] for m in each]
+        levels = list(maps.values())
+        outputs = {name: x.float() for name, x in self.net.head(levels).items()}
+        return outputs, self.net.anchor_generator(images, levels), [m.shape[2] * m.shape[3] for m in levels]
 
     def detections(self, maps: Maps, images: ImageList) -> list[Target]:
         outputs, anchors, positions = self.outputs(maps, images)
-        each = outputs["cls_logits"].shape[1] // sum(positions)
-        counts = [p * each for p in positions]
+        anchors_per_position = outputs["cls_logits"].shape[1] // sum(positions)
+        counts = [p * anchors_per_position for p in positions]
         split = {name: list(x.split(counts, 1)) for name, x in outputs.items()}
         return self.net.postprocess_detections(split, [list(a.split(counts)) for a in anchors], images.image_sizes)
 
@@ -241,7 +264,7 @@ DETECTORS: dict[str, type[Detector]] = {
 
 
 def _images(maps: Sequence[Tensor], canvas: tuple[int, int], sizes: list[tuple[int, int]]) -> ImageList:
-    """The images as torchvision's parts ask of them: a canvas and the valid sizes on it, no pixels."""
+    """What torchvision's parts ask of the images: a canvas and the valid sizes on it, no pixels."""
     return ImageList(maps[0].new_empty(()).expand(len(sizes), 3, *canvas), sizes)
 
 

@@ -31,38 +31,56 @@ class Pooling(MultiScaleRoIAlign):
         self.map_levels = initLevelMapper(first, first + len(strides) - 1)
 
     def forward(self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
-        """(K, C, 7, 7) of maps (B, C, H, W) by name, for boxes (n, 4) of each image in pixels, K of them in all."""
+        """The bins of each region, (K, C, 7, 7).
+
+        Args:
+            x: maps (B, C, H, W) by name, finest first.
+            boxes: for each image (n, 4), x1 y1 x2 y2 in pixels of the input; K of them in all.
+            image_shapes: height and width of each image; only torchvision's operator reads them.
+        """
+        # Suffixes: K regions, L levels, P positions of all maps one after the other; Y and X are the 7 bins down and
+        # across, S and T the 4 positions that a bin takes of each axis (2 samples, each between 2 positions).
         maps = [x[name] for name in self.featmap_names]
         count = sum(map(len, boxes))
         if maps[0].device.type != "cpu" or not count:
             return super().forward(x, boxes, image_shapes)
-        level = self.map_levels(boxes)
-        image = torch.cat([level.new_full((len(b),), i) for i, b in enumerate(boxes)])
-        sizes = torch.tensor([m.shape[2:] for m in maps])
-        rows = sizes.prod(1)
-        first = (rows * len(boxes)).cumsum(0) - rows * len(boxes)  # of each level in the table of all positions
-        regions = torch.cat(boxes).float() * torch.tensor(self.scales)[level][:, None]
-        height, width = sizes[level].unbind(1)
-        down, over = (_axis(regions[:, i], regions[:, i + 2], n) for i, n in ((1, height), (0, width)))
-        start = (first[level] + image * rows[level])[:, None, None, None, None]
-        at = start + down[0][:, :, None, :, None] * width[:, None, None, None, None] + over[0][:, None, :, None, :]
-        weights = down[1][:, :, None, :, None] * over[1][:, None, :, None, :]
-        table = torch.cat([m.permute(0, 2, 3, 1).flatten(0, 2) for m in maps]).float()
+        level_K = self.map_levels(boxes)
+        image_K = torch.cat([level_K.new_full((len(b),), i) for i, b in enumerate(boxes)])
+        sizes_L2 = torch.tensor([m.shape[2:] for m in maps])
+        area_L = sizes_L2.prod(1)
+        first_L = (area_L * len(boxes)).cumsum(0) - area_L * len(boxes)  # a level's first among all positions
+        regions_K4 = torch.cat(boxes).float() * torch.tensor(self.scales)[level_K][:, None]
+        height_K, width_K = sizes_L2[level_K].unbind(1)
+        rows_KYS, row_weights_KYS = _positions(regions_K4[:, 1], regions_K4[:, 3], height_K)
+        columns_KXT, column_weights_KXT = _positions(regions_K4[:, 0], regions_K4[:, 2], width_K)
+        start_K = first_L[level_K] + image_K * area_L[level_K]
+        row_starts_KYS = start_K[:, None, None] + rows_KYS * width_K[:, None, None]
+        at_KYXST = row_starts_KYS[:, :, None, :, None] + columns_KXT[:, None, :, None, :]
+        weights_KYXST = row_weights_KYS[:, :, None, :, None] * column_weights_KXT[:, None, :, None, :]
+        table_PC = torch.cat([m.permute(0, 2, 3, 1).flatten(0, 2) for m in maps]).float()
         bins = count * self.BINS**2
-        pooled = F.embedding_bag(at.reshape(bins, -1), table, per_sample_weights=weights.reshape(bins, -1), mode="sum")
+        pooled = F.embedding_bag(
+            at_KYXST.reshape(bins, -1), table_PC, per_sample_weights=weights_KYXST.reshape(bins, -1), mode="sum"
+        )
         return pooled.unflatten(0, (count, self.BINS, self.BINS)).permute(0, 3, 1, 2).to(maps[0].dtype)
 
 
-def _axis(start: Tensor, end: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-    """Positions (K, 7, 4) along one axis of `length` (K,), and their weights: each sample lies between two."""
+def _positions(start_K: Tensor, end_K: Tensor, length_K: Tensor) -> tuple[Tensor, Tensor]:
+    """What each bin of K regions reads along one axis: positions (K, 7, 4) and their weights.
+
+    Regions reach from `start_K` to `end_K`, in entries of a map that has `length_K` of them. Each of the 14 samples
+    lies between two positions.
+    """
+    # Suffixes: K regions, N = 14 samples, 2 the position before a sample and the one after it.
     count = Pooling.BINS * Pooling.SAMPLES
-    step = (end - start).clamp(min=1) / count
-    sample = start[:, None] + (torch.arange(count) + 0.5) * step[:, None]
-    last = (length - 1)[:, None].float()
-    inside = (sample >= -1) & (sample <= last + 1)
-    sample = sample.clamp(min=0).minimum(last)
-    low = sample.floor()
-    share = sample - low
-    places = torch.stack([low, (low + 1).minimum(last)], 2).long()
-    weights = torch.stack([1 - share, share], 2) * inside[..., None] / Pooling.SAMPLES
-    return places.unflatten(1, (Pooling.BINS, -1)).flatten(2), weights.unflatten(1, (Pooling.BINS, -1)).flatten(2)
+    step_K = (end_K - start_K).clamp(min=1) / count
+    sample_KN = start_K[:, None] + (torch.arange(count) + 0.5) * step_K[:, None]
+    last_K1 = (length_K - 1)[:, None].float()
+    inside_KN = (sample_KN >= -1) & (sample_KN <= last_K1 + 1)
+    sample_KN = sample_KN.clamp(min=0).minimum(last_K1)
+    before_KN = sample_KN.floor()
+    share_KN = sample_KN - before_KN
+    at_KN2 = torch.stack([before_KN, (before_KN + 1).minimum(last_K1)], 2).long()
+    weights_KN2 = torch.stack([1 - share_KN, share_KN], 2) * inside_KN[..., None] / Pooling.SAMPLES
+    by_bin = (Pooling.BINS, -1)
+    return at_KN2.unflatten(1, by_bin).flatten(2), weights_KN2.unflatten(1, by_bin).flatten(2)

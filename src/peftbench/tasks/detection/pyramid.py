@@ -25,10 +25,10 @@ class Levels:
     """What a pyramid is made of.
 
     Attributes:
-        taps: their indices in `facts.taps`, one for each stride; a single one of a plain ViT.
-        channels: of these taps.
-        strides: of the pyramid's levels, the extra ones left out, in pixels.
-        start: of a plain ViT, its patch size over the first stride.
+        taps: indices in `facts.taps`, one for each stride; a plain ViT has a single one.
+        channels: the channels of these taps.
+        strides: the strides of the pyramid's levels in pixels, without the extra ones.
+        start: a plain ViT's patch size over the first stride; 0 for other backbones.
     """
 
     taps: tuple[int, ...]
@@ -37,16 +37,16 @@ class Levels:
     start: int = 0
 
 
-def levels(facts: Facts, finest: int, most: int) -> Levels:
+def choose_levels(facts: Facts, finest: int, most: int) -> Levels:
     """The taps that a detector reads, whose finest stride is about `finest` and which has `most` levels.
 
-    Of a hierarchical backbone the deepest tap of each of its last strides; of a plain one the last tap.
+    A hierarchical backbone gives the deepest tap of each of its last strides, a plain one its last tap.
 
     Raises:
         Refusal: its taps are no maps, or the images cannot be divided by a stride.
     """
     height, width = facts.canvas
-    found: dict[int, int] = {}
+    tap_of_stride: dict[int, int] = {}
     for i, tap in enumerate(facts.taps):
         if tap.grid is None or 0 in tap.grid:
             raise Refusal(
@@ -54,12 +54,14 @@ def levels(facts: Facts, finest: int, most: int) -> Levels:
                 f"{facts.input_size} pixels, which is no map; take a convolutional backbone, or a plain ViT with "
                 f"data.size=[H,W]."
             )
-        found[_stride(tap, (height, width))] = i
-    if len(found) == 1:
-        chosen = _plain(facts, *found.popitem(), finest, most)
+        tap_of_stride[_stride(tap, (height, width))] = i
+    if len(tap_of_stride) == 1:
+        ((patch, tap_index),) = tap_of_stride.items()
+        chosen = _plain(facts, patch, tap_index, finest, most)
     else:
-        strides = [s for s in sorted(found) if s >= finest][:most] or sorted(found)[-1:]
-        taps = tuple(found[s] for s in strides)
+        coarse_enough = [s for s in sorted(tap_of_stride) if s >= finest]
+        strides = coarse_enough[:most] or [max(tap_of_stride)]
+        taps = tuple(tap_of_stride[s] for s in strides)
         chosen = Levels(taps, tuple(facts.taps[i].channels for i in taps), tuple(strides))
     coarsest = math.lcm(*chosen.strides)
     if height % coarsest or width % coarsest:
@@ -82,25 +84,28 @@ def _stride(tap: Tap, image: tuple[int, int]) -> int:
 
 
 def _plain(facts: Facts, patch: int, tap: int, finest: int, most: int) -> Levels:
+    """The levels of a backbone of a single stride, `patch` pixels: its map is enlarged, and then halved."""
     factor = next((f for f in (4, 2) if patch % f == 0 and patch // f >= finest), 1)
     strides = tuple(patch // factor * 2**i for i in range(most))
     return Levels((tap,), (facts.taps[tap].channels,), strides, factor)
 
 
 class Pyramid(nn.Module):
-    """The neck: maps (B, C_i, H_i, W_i) to maps of one width, finest first, by name.
+    """The neck: maps (B, C_i, H_i, W_i) to maps (B, width, H_j, W_j), finest first, by name.
 
     Args:
+        levels: what it is made of.
+        width: channels of the maps that it gives.
         extra: torchvision's block that adds coarser levels.
     """
 
-    def __init__(self, made: Levels, width: int, extra: ExtraFPNBlock) -> None:
+    def __init__(self, levels: Levels, width: int, extra: ExtraFPNBlock) -> None:
         super().__init__()
         self.out_channels = width
-        if made.start:
-            self.fpn: nn.Module = SimplePyramid(made.channels[0], width, made.start, len(made.strides), extra)
+        if levels.start:
+            self.fpn: nn.Module = SimplePyramid(levels.channels[0], width, levels.start, len(levels.strides), extra)
         else:
-            self.fpn = FeaturePyramidNetwork(list(made.channels), width, extra)
+            self.fpn = FeaturePyramidNetwork(list(levels.channels), width, extra)
 
     def forward(self, maps: Sequence[Tensor]) -> OrderedDict[str, Tensor]:
         return self.fpn(OrderedDict((str(i), m) for i, m in enumerate(maps)))
@@ -109,8 +114,9 @@ class Pyramid(nn.Module):
 class SimplePyramid(nn.Module):
     """The simple feature pyramid of ViTDet (Li et al., 2022, arXiv 2203.16527, section 3): levels from one map.
 
-    The map is scaled by `start`, `start` / 2, …: by transposed convolutions of stride 2, or by max-pooling. On each
-    level follow a 1 x 1 and a 3 x 3 convolution to `width` channels, with a layer norm over channels after each.
+    The map (B, channels, H, W) is scaled by `start`, `start` / 2, … on `count` levels: by transposed convolutions of
+    stride 2, or by max-pooling. On each level follow a 1 x 1 and a 3 x 3 convolution to `width` channels, with a layer
+    norm over channels after each.
     """
 
     def __init__(self, channels: int, width: int, start: int, count: int, extra: ExtraFPNBlock) -> None:
@@ -134,12 +140,12 @@ class SimplePyramid(nn.Module):
 
     def forward(self, maps: OrderedDict[str, Tensor]) -> OrderedDict[str, Tensor]:
         (only,) = maps.values()
-        found = [level(only) for level in self.levels]
-        names = [str(i) for i in range(len(found))]
-        found, names = self.extra(found, found, names)
-        return OrderedDict(zip(names, found, strict=True))
+        levels = [level(only) for level in self.levels]
+        names = [str(i) for i in range(len(levels))]
+        levels, names = self.extra(levels, levels, names)
+        return OrderedDict(zip(names, levels, strict=True))
 
 
-def extra(kind: str, width: int) -> ExtraFPNBlock:
+def extra_block(kind: str, width: int) -> ExtraFPNBlock:
     """The coarser levels that torchvision's detectors add: a subsampled one, or two convolutions of stride 2."""
     return LastLevelMaxPool() if kind == "pool" else LastLevelP6P7(width, width)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import colorsys
-import csv
 import json
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,8 +17,11 @@ from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import draw_bounding_boxes
 
 from peftbench.common.atomic_files import replacing
-from peftbench.data.images import rgb
+from peftbench.data.decoding import to_rgb
 from peftbench.data.media import upright
+
+DETECTIONS = "detections.json"
+"""The file in a run's folder that holds what it found on the test images."""
 
 
 @dataclass(frozen=True)
@@ -48,19 +50,6 @@ def write_results(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
     """
     with replacing(path) as part:
         part.write_bytes(to_json(list(rows)) + b"\n")
-
-
-def as_csv(file: IO[str], found: Iterable[Detected]) -> None:
-    """A row for each box, in pixels; an image without any has a row with its name alone."""
-    rows = csv.writer(file, lineterminator="\n")
-    for i, one in enumerate(found):
-        if not i:  # nothing at all is written where no image can be read
-            rows.writerow(["file", "class", "score", "x1", "y1", "x2", "y2"])
-        boxes = [[f"{v:.2f}" for v in box] for box in one.boxes.tolist()]
-        if not boxes:
-            rows.writerow([one.path, *[""] * 6])
-        for name, score, box in zip(one.names, one.scores, boxes, strict=True):
-            rows.writerow([one.path, name, f"{score:.6f}", *box])
 
 
 def as_coco(
@@ -104,7 +93,7 @@ def draw(image_file: Path, boxes: Tensor, labels: Sequence[str], scores: Sequenc
     """
     with Image.open(image_file) as opened:
         opened.load()
-        image = rgb(upright(opened))
+        image = to_rgb(upright(opened))
     if len(boxes):
         line, height = (max(least, round(max(image.size) / part)) for least, part in ((1, 300), (10, 50)))
         named = list(zip(boxes.tolist(), labels, scores, map(_color, labels), strict=True))[::-1]

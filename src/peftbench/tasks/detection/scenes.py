@@ -19,9 +19,12 @@ from torchvision.transforms.v2 import functional
 from peftbench.common.errors import UserError
 from peftbench.data.base import Split
 from peftbench.data.boxes import BoxSplit, Objects
-from peftbench.data.images import FILTERS, Batch, Images, Indices, Picture, opened, rgb
+from peftbench.data.decoding import FILTERS, Picture, open_image, to_rgb
+from peftbench.data.images import Batch, Images, Indices
 from peftbench.data.media import DAMAGED, upright
 
+DIVISOR = 32
+"""Images of different sizes are padded to multiples of it, or of a coarser stride of the backbone."""
 SCENES = ("none", "flip", "multiscale", "lsj", "ssd")
 """What `data.augment` may be for detection."""
 LEAST = 1.0
@@ -74,7 +77,7 @@ class SceneTransform:
 
     def resized(self, image: Image.Image, to: tuple[int, int]) -> Tensor:
         """uint8 (3, h, w)."""
-        resized = rgb(image).resize(to[::-1], FILTERS[self.interpolation])
+        resized = to_rgb(image).resize(to[::-1], FILTERS[self.interpolation])
         return torch.from_numpy(np.asarray(resized).transpose(2, 0, 1).copy())
 
     def __call__(self, image: Picture) -> tuple[Tensor, dict[str, Tensor]]:
@@ -86,7 +89,7 @@ class SceneTransform:
             UserError: it cannot be read as an image.
         """
         try:
-            whole = opened(image)
+            whole = open_image(image)
             original = (whole.height, whole.width)
             small = self.resized(whole, self.fit(original))
         except DAMAGED as problem:
@@ -131,6 +134,7 @@ class Scenes(Images):
             is `refuse`; else it is left out and named in `skipped`.
     """
 
+    scored_at_once = None
     transform: SceneTransform  # type: ignore[assignment]
 
     def __init__(
@@ -271,6 +275,11 @@ class Scenes(Images):
             target["true_crowd"] = torch.tensor(objects.crowd, dtype=torch.int64)
             target["true_area"] = torch.tensor(objects.area)
         return target
+
+
+def rounded_up(pixels: int) -> int:
+    """To a multiple of `DIVISOR`."""
+    return -(-pixels // DIVISOR) * DIVISOR
 
 
 def _place(size: tuple[int, int], scale: tuple[float, float], original: tuple[int, int]) -> dict[str, Tensor]:

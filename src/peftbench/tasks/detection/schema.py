@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic.dataclasses import dataclass as checked
 
 from peftbench.common.errors import UserError
+from peftbench.config.bounds import AboveZeroOrNull, FromZeroToOne, Positive
 from peftbench.config.schema import Config
 from peftbench.config.task_schema import STRICT, TaskSchema, TaskSection
-from peftbench.results.task_results import TaskResults
+from peftbench.tasks.detection.results import RESULTS
+
+__all__ = ["RESULTS", "SCHEMA"]
 
 
 @checked(config=STRICT, frozen=True, kw_only=True)
@@ -28,41 +32,54 @@ class Detection(TaskSection):
     neck: bool = True
     rpn: bool = True
     head: Literal["all", "predictor"] = "all"
-    width: int = 256
-    hidden: int = 1024
-    rois: int = 512
-    anchor_scale: float | None = None
-    score_threshold: float = 0.05
-    nms_threshold: float = 0.5
+    width: Positive = 256
+    hidden: Positive = 1024
+    rois: Positive = 512
+    anchor_scale: AboveZeroOrNull = None
+    score_threshold: FromZeroToOne = 0.05
+    nms_threshold: FromZeroToOne = 0.5
 
 
 def check_config(config: Config) -> None:
-    """What only detection asks for, and what it does not offer."""
-    task = config.task
-    assert isinstance(task, Detection)
-    for key, value in (("width", task.width), ("hidden", task.hidden), ("rois", task.rois)):
-        if value < 1:
-            raise UserError(f"task.{key}={value}: expected at least 1.")
+    """Raises UserError: what detection does not offer, and options that do not go together."""
+    assert isinstance(config.task, Detection)
+    for rule in (_sides_are_positive, _fcos_norms_in_groups, _fcos_has_no_anchors, _weights_hold_the_backbone):
+        rule(config, config.task)
+    _offered(config)
+    if config.taps.mode in ("memory", "disk") and config.data.size is None:
+        raise UserError(
+            f"taps={config.taps.mode}: images of different sizes have no taps of one shape; give data.size=[H,W]."
+        )
+
+
+def _sides_are_positive(config: Config, task: Detection) -> None:
     for key in ("min_size", "max_size"):
-        found = config.data.options.get(key, 1)
-        if min(found if isinstance(found, list | tuple) else [found], default=0) < 1:
-            raise UserError(f"data.{key}={found}: expected at least 1 pixel.")
+        pixels = config.data.options.get(key, 1)
+        if min(pixels if isinstance(pixels, list | tuple) else [pixels], default=0) < 1:
+            raise UserError(f"data.{key}={pixels}: expected at least 1 pixel.")
+
+
+def _fcos_norms_in_groups(config: Config, task: Detection) -> None:
     if task.detector == "fcos" and (task.width % 32 or task.width < 64):
         raise UserError(
             f"task.width={task.width}: FCOS norms its channels in 32 groups; expected a multiple of 32, at least 64."
         )
+
+
+def _fcos_has_no_anchors(config: Config, task: Detection) -> None:
     if task.anchor_scale is not None and task.detector == "fcos":
         raise UserError("task.anchor_scale: FCOS has points instead of anchors; leave it out.")
+
+
+def _weights_hold_the_backbone(config: Config, task: Detection) -> None:
     if task.weights is not None and not config.backbone.pretrained:
         raise UserError(
             f"task.weights={task.weights}: holds the backbone too, and backbone.pretrained=false wants a random one; "
             f"leave one of them out."
         )
-    if task.anchor_scale is not None and task.anchor_scale <= 0:
-        raise UserError(f"task.anchor_scale={task.anchor_scale}: expected a number above 0, or null.")
-    for key, share in (("score_threshold", task.score_threshold), ("nms_threshold", task.nms_threshold)):
-        if not 0 <= share <= 1:
-            raise UserError(f"task.{key}={share}: expected a number from 0 to 1.")
+
+
+def _offered(config: Config) -> None:
     refused = {
         "data.ood": (config.data.ood, "shifted test sets are of classification; leave it out"),
         "taps.views": (config.taps.views, "boxes of augmented views are not kept; give taps.views=0"),
@@ -75,13 +92,15 @@ def check_config(config: Config) -> None:
             "detection reads all of the backbone at once; leave it out",
         ),
     }
-    for key, (found, why) in refused.items():
-        if found:
-            raise UserError(f"{key}={list(found) if isinstance(found, tuple) else found}: with task=detection, {why}.")
-    if config.taps.mode in ("memory", "disk") and config.data.size is None:
-        raise UserError(
-            f"taps={config.taps.mode}: images of different sizes have no taps of one shape; give data.size=[H,W]."
-        )
+    for key, (asked, why) in refused.items():
+        if asked:
+            raise UserError(f"{key}={list(asked) if isinstance(asked, tuple) else asked}: with task=detection, {why}.")
+
+
+def check_predicts(options: Mapping[str, Any]) -> None:
+    """Raises UserError: a score that is no share."""
+    if not 0 <= options["score"] <= 1:
+        raise UserError(f"score={options['score']:g}: expected 0 to 1.")
 
 
 SCHEMA = TaskSchema(
@@ -90,10 +109,6 @@ SCHEMA = TaskSchema(
     check=check_config,
     files=("weights",),
     predicts={"score": 0.5, "draw": None},
+    check_predicts=check_predicts,
     smoke=("data=digits_det",),
-)
-RESULTS = TaskResults(
-    metric="AP",
-    columns={"AP %": "AP", "AP50 %": "AP50"},
-    beside="AP50",
 )

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from peftbench.backbones import Backbone, Facts
-from peftbench.tasks.base import Extract, Metrics, Task
-from peftbench.tasks.detection import schema
+from peftbench.backbones import Backbone, Facts, Size
+from peftbench.common.errors import Refusal
+from peftbench.config import Backbone as BackboneSection
+from peftbench.config import Config
+from peftbench.tasks.base import Extract, Metrics, Task, pixel_scale
+from peftbench.tasks.detection import pretrained, result_files, schema
 from peftbench.tasks.detection.average_precision import BoxAP
 from peftbench.tasks.detection.detectors import DETECTORS, Target
+from peftbench.tasks.detection.predictor import BoxPredictor
+from peftbench.tasks.detection.scenes import DIVISOR, SceneTransform, rounded_up
+from peftbench.tasks.predictor import Predictor
 
 
 class Detection(Task):
@@ -24,6 +31,9 @@ class Detection(Task):
 
     uses_tail: ClassVar[bool] = False
     moves_statistics: ClassVar[bool] = False
+    finds_boxes: ClassVar[bool] = True
+    unforeseen: ClassVar[str] = "a detector's proposals depend on the images"
+    predictor: ClassVar[type[Predictor]] = BoxPredictor
 
     def __init__(
         self, spec: schema.Detection, backbone: Backbone, classes: Sequence[str], categories: Sequence[int] = ()
@@ -35,6 +45,59 @@ class Detection(Task):
         trained = {"neck": spec.neck, "rpn": spec.rpn, "head": spec.head == "all"}
         for name, parameter in self.detector.named_parameters():
             parameter.requires_grad = trained[self._part(name)] or self._predicts(name)
+
+    @classmethod
+    def build(
+        cls, section: schema.Detection, backbone: Backbone, classes: Sequence[str], categories: Sequence[int] = ()
+    ) -> Detection:
+        return cls(section, backbone, classes, categories)
+
+    @classmethod
+    def input_size(cls, config: Config) -> Size | None:
+        """As configured; where images keep their shapes, that of a 4:3 image: costs are measured at it."""
+        if config.data.size is not None:
+            return super().input_size(config)
+        shorter, longest = config.data.options["min_size"][-1], config.data.options["max_size"]
+        size = (rounded_up(shorter), rounded_up(min(shorter * 4 // 3, longest)))
+        return size[0] if size[0] == size[1] else size
+
+    @classmethod
+    def transform(cls, config: Config, facts: Facts) -> SceneTransform:
+        interpolation, mean, std = pixel_scale(config, facts)
+        size = None if config.data.size is None else facts.canvas
+        shorter, longest = tuple(config.data.options["min_size"]), config.data.options["max_size"]
+        strides = (round(facts.canvas[0] / tap.grid[0]) for tap in facts.taps if tap.grid)
+        divisor = max(DIVISOR, *strides)
+        return SceneTransform(size, shorter, longest, interpolation, mean, std, config.data.augment, divisor)
+
+    @classmethod
+    def refuse(cls, config: Config, fixed_size: bool, backbone: Backbone) -> None:
+        """Raises Refusal where a detector cannot read this backbone, or not with images of different sizes."""
+        if config.data.size is None and (fixed_size or not backbone.resizes()):
+            who = f"method={config.method.name}" if fixed_size else backbone.facts.name
+            raise Refusal(
+                f"data.size=null: {who} is built for one input size, and images keep theirs; give data.size=[H,W], "
+                f"such as data.size=[512,512], to which images are scaled and padded."
+            )
+        super().refuse(config, fixed_size, backbone)
+
+    @classmethod
+    def start_file(cls, section: schema.Detection, backbone: BackboneSection) -> Path | None:
+        return pretrained.detector_file(section, backbone)
+
+    @classmethod
+    def settle(cls, backbone: Backbone, file: Path) -> None:
+        """Has the backbone compute as it does in torchvision's detector, whose batch norms are without epsilon."""
+        pretrained.settle_batch_norms(backbone, file)
+
+    @classmethod
+    def stamp(cls, section: schema.Detection, file: Path | None) -> dict[str, str]:
+        return pretrained.stamp_of(section, file)
+
+    def begin(self, file: Path) -> str:
+        """As `pretrained.begin_detector`: the layers that give classes keep the rows of classes that the file knows."""
+        self.start, note = pretrained.begin_detector(self.detector, self.classes, file)
+        return note
 
     def reads(self, facts: Facts) -> tuple[int, ...]:
         return self.detector.levels.taps
@@ -65,11 +128,9 @@ class Detection(Task):
         assert isinstance(metrics, BoxAP)
         return metrics.results()
 
-    def targets(self, batch: Any) -> list[Target]:
-        return batch[1]
-
-    def size(self, batch: Any) -> int:
-        return len(batch[1])
+    def write_rows(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
+        """`detections.json`, which COCO's tools read."""
+        result_files.write_results(rows, folder / result_files.DETECTIONS)
 
     def parts(self) -> Mapping[str, int]:
         found = dict.fromkeys(("neck", "rpn", "head"), 0)
@@ -103,3 +164,6 @@ def _canvas(images: Tensor, backbone: Backbone) -> tuple[int, int]:
     """Height and width of the images; of those that kept taps stand in for, what the backbone was built for."""
     height, width = images.shape[-2:]
     return (height, width) if height else backbone.facts.canvas
+
+
+TASK = Detection

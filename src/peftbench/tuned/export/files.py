@@ -16,11 +16,13 @@ from peftbench.common.atomic_files import give_usual_mode
 from peftbench.common.errors import Refusal, UserError, nearest
 from peftbench.deltas import peft_adapter
 from peftbench.runs.build import unstreamed
+from peftbench.tasks.base import task_class
 from peftbench.tuned.export.graph import Sample
 from peftbench.tuned.export.peft_adapter import to_adapter
 from peftbench.tuned.export.timm_state_dict import to_state_dict
 from peftbench.tuned.export.traced import to_onnx, to_program
-from peftbench.tuned.load import Run, Tuned, load, open_run
+from peftbench.tuned.finished_run import FinishedRun, open_run
+from peftbench.tuned.load import Tuned, load
 
 INSIDE = "inside: float32 images in [0, 1]"
 OUTSIDE = "outside: (image / 255 - mean) / std of transform"
@@ -43,7 +45,7 @@ class Exported:
 
 
 def export(
-    run: str | Path | Run,
+    run: str | Path | FinishedRun,
     format: str,
     out: str | Path | None = None,
     *,
@@ -62,8 +64,8 @@ def export(
     """
     if format not in FORMATS:
         raise UserError(f"format={format}: expected one of {', '.join(FORMATS)}{nearest(format, FORMATS)}.")
-    finished = run if isinstance(run, Run) else open_run(run, config_dir)
-    if finished.config.task.name != "classification":
+    finished = run if isinstance(run, FinishedRun) else open_run(run, config_dir)
+    if not task_class(finished.config.task).predicts_tensor:
         raise Refusal(
             f"run={finished.folder}: is of task={finished.config.task.name}, and only classification is exported; "
             f"peftbench.load(run) gives the detector in torch, and peftbench predict applies it."
@@ -95,7 +97,7 @@ def export(
     return Exported(*_placed(path, lambda part: writer(tuned, sample, part, told)))
 
 
-def _told(run: Run) -> dict[str, str]:
+def _told(run: FinishedRun) -> dict[str, str]:
     """What each file says of itself."""
     keys = ("run", "method", "options", "backbone", "weights", "fingerprint", "mask", "classes", "transform")
     return {**{k: run.metadata[k] for k in keys if k in run.metadata}, "peftbench": version("peftbench")}

@@ -12,12 +12,14 @@ from torch import nn
 from peftbench import backbones
 from peftbench.common.errors import Refusal
 from peftbench.deltas import peft_adapter
-from peftbench.methods.lora import LoRA
 from peftbench.tuned.export.graph import Sample
-from peftbench.tuned.load import Run, load
+from peftbench.tuned.finished_run import FinishedRun
+from peftbench.tuned.load import load
 
 
-def to_adapter(run: Run, sample: Sample, folder: Path, told: Mapping[str, str], weights: str | Path | None) -> float:
+def to_adapter(
+    run: FinishedRun, sample: Sample, folder: Path, told: Mapping[str, str], weights: str | Path | None
+) -> float:
     """Writes the adapter of `timm.create_model(**create)`, `create` being in the metadata of the adapter's tensors, and
     says how far the logits are from the model's when it is read again.
 
@@ -26,7 +28,7 @@ def to_adapter(run: Run, sample: Sample, folder: Path, told: Mapping[str, str], 
     """
     spec = run.config
     name = spec.backbone.name
-    if not isinstance(run.method, LoRA):
+    if not run.method.peft_adapters:
         raise Refusal(
             f"format=peft: method={spec.method.name} is no LoRA of linear layers, which method=lora is; "
             f"format=onnx and format=torch_export hold any method."
@@ -39,7 +41,7 @@ def to_adapter(run: Run, sample: Sample, folder: Path, told: Mapping[str, str], 
             f"format=torch_export hold the pruned ones with it."
         )
     timm_model, arguments = backbones.with_classifier(spec.backbone, spec.data.size, len(run.classes))
-    backbone = backbones.meta(spec.backbone, spec.data.size)
+    backbone = backbones.build_on_meta(spec.backbone, spec.data.size)
     if not any(isinstance(m, nn.Linear) for m in backbone.net.modules()):
         raise Refusal(
             f"format=peft: LoRA adapts convolutions of {name}, in another form than PEFT's; format=safetensors holds "
@@ -55,6 +57,6 @@ def to_adapter(run: Run, sample: Sample, folder: Path, told: Mapping[str, str], 
             f"format=safetensors holds the merged weights."
         )
     metadata = {**told, "create": json.dumps(arguments)}
-    peft_adapter.write(folder, run.tensors, spec.method.options, name, backbone.classifiers, metadata)
+    peft_adapter.write_adapter(folder, run.tensors, spec.method.options, name, backbone.classifiers, metadata)
     again = load(run, merge=False, weights=weights, adapter=folder)
     return sample.difference(lambda images: again((images * 255).round().to(torch.uint8)), "format=peft")

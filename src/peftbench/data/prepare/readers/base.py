@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from PIL import Image
 
-from peftbench.data.prepare.files import Files
-from peftbench.data.prepare.order import Entry
+from peftbench.data.prepare.drawing import Entry
+from peftbench.data.prepare.source_files import SourceFiles
 from peftbench.data.prepare.tree import Tree
 
 
@@ -21,7 +21,7 @@ class Reader(ABC):
         classes: the classes' names in the order of the labels; empty where the files name none.
     """
 
-    def __init__(self, files: Files, task: str) -> None:
+    def __init__(self, files: SourceFiles, task: str) -> None:
         self.files, self.task = files, task
         self.classes: tuple[str, ...] = ()
 
@@ -37,21 +37,23 @@ class Reader(ABC):
         """(index, image file) of each entry, in any order: the original file's bytes, or a PNG of the same pixels."""
 
 
-def png(pixels: np.ndarray) -> bytes:
+def png_bytes(pixels: np.ndarray) -> bytes:
     """uint8 pixels (H, W) or (H, W, 3) as a PNG file."""
     packed = io.BytesIO()
     Image.fromarray(pixels).save(packed, "PNG")
     return packed.getvalue()
 
 
-def from_tree(files: Tree, entries: Sequence[Entry], key: Callable[[str], str] = str) -> Iterator[tuple[int, bytes]]:
+def pictures_from_tree(
+    files: Tree, entries: Sequence[Entry], key: Callable[[str], str] = str
+) -> Iterator[tuple[int, bytes]]:
     """Pictures that are files, whose `key(path)` is the entry's place."""
     index = {entry.place: i for i, entry in enumerate(entries)}
     for place, content in files.read(index, key):
         yield index[place], content
 
 
-def after(folder: str) -> Callable[[str], str]:
+def path_after(folder: str) -> Callable[[str], str]:
     """A key: what follows `folder` in a path; the path as it is where `folder` is not in it."""
 
     def key(name: str) -> str:

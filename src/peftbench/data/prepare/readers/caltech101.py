@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from peftbench.common.errors import UserError
-from peftbench.data.prepare.order import OURS, Entry, ordered
+from peftbench.data.prepare.drawing import OURS, Entry, ordered_entries
 from peftbench.data.prepare.readers import base
 from peftbench.data.prepare.tree import Tree, ZipTree
 
@@ -18,6 +18,8 @@ _TRAIN, _CLASSES = 30, 102
 
 
 class Reader(base.Reader):
+    """Reads Caltech-101."""
+
     def splits(self) -> dict[str, list[Entry]]:
         tree = self._tree()
         folders: dict[str, list[str]] = {}
@@ -31,14 +33,14 @@ class Reader(base.Reader):
         train, test = [], []
         for label, name in enumerate(self.classes):
             entries = [Entry(f"{name}/{path.rpartition('/')[2]}", label, path) for path in folders[name]]
-            entries = ordered(entries, f"caltech101/{name.lower()}", OURS)
+            entries = ordered_entries(entries, f"caltech101/{name.lower()}", OURS)
             count = min(_TRAIN, len(entries) - 1)
             train += entries[:count]
             test += entries[count:]
         return {"train": train, "test": test}
 
     def pictures(self, entries: Sequence[Entry]) -> Iterator[tuple[int, bytes]]:
-        return base.from_tree(self._tree(), entries)
+        return base.pictures_from_tree(self._tree(), entries)
 
     def _tree(self) -> Tree:
         tree = self.files.tree("caltech-101.zip")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from peftbench.common.errors import UserError
-from peftbench.data.prepare.order import Entry
+from peftbench.data.prepare.drawing import Entry
 from peftbench.data.prepare.readers import base
 
 _SPLITS = {"train": "train", "validation": "val"}
@@ -23,15 +23,17 @@ _DISTANCES = np.array([0.0, 8.0, 8.5, 9.0, 9.5, 10.0, 100.0], dtype=np.float32)
 
 
 class Reader(base.Reader):
+    """Reads CLEVR."""
+
     def splits(self) -> dict[str, list[Entry]]:
         tree = self.files.tree("CLEVR_v1.0.zip")
         files = {split: f"scenes/CLEVR_{name}_scenes.json" for split, name in _SPLITS.items()}
         contents = tree.ending(*files.values())
-        found: dict[str, list[Entry]] = {}
+        entries: dict[str, list[Entry]] = {}
         for split, file in files.items():
             try:
                 scenes = json.loads(contents[file])["scenes"]
-                found[split] = [
+                entries[split] = [
                     Entry(
                         scene["image_filename"],
                         self._label(scene["objects"]),
@@ -41,7 +43,7 @@ class Reader(base.Reader):
                 ]
             except (ValueError, KeyError, TypeError, IndexError) as problem:
                 raise UserError(f"{tree.title}: {file} is not as expected ({problem!r}).") from None
-        return found
+        return entries
 
     def _label(self, objects: Sequence[Any]) -> int:
         if self.task == "clevr_count":
@@ -50,4 +52,4 @@ class Reader(base.Reader):
         return int(np.flatnonzero(nearest > _DISTANCES).max())
 
     def pictures(self, entries: Sequence[Entry]) -> Iterator[tuple[int, bytes]]:
-        return base.from_tree(self.files.tree("CLEVR_v1.0.zip"), entries, base.after("images"))
+        return base.pictures_from_tree(self.files.tree("CLEVR_v1.0.zip"), entries, base.path_after("images"))

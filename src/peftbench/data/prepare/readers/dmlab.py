@@ -5,26 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from peftbench.common.errors import UserError
-from peftbench.data.prepare.order import Entry
+from peftbench.data.prepare.drawing import Entry
 from peftbench.data.prepare.readers import base
-from peftbench.data.prepare.readers.tfrecord import example, records
+from peftbench.data.prepare.readers.tfrecord import parse_example, read_records
 
 _SPLITS = ("train", "validation", "test")
 
 
 class Reader(base.Reader):
+    """Reads DMLab."""
+
     def splits(self) -> dict[str, list[Entry]]:
-        found: dict[str, list[Entry]] = {split: [] for split in _SPLITS}
+        entries: dict[str, list[Entry]] = {split: [] for split in _SPLITS}
         for name, number, fields in self._records():
             split = next(s for s in _SPLITS if f"dmlab-{s}.tfrecord" in name)
             try:
                 (key,), (label,), (_,) = fields["filename"], fields["label"], fields["image"]
-                found[split].append(Entry(key.decode(), int(label), (name, number)))
+                entries[split].append(Entry(key.decode(), int(label), (name, number)))
             except (KeyError, ValueError, AttributeError):
                 raise UserError(
                     f"dmlab: record {number + 1} of {name} has not the fields image, filename, label."
                 ) from None
-        return found
+        return entries
 
     def pictures(self, entries: Sequence[Entry]) -> Iterator[tuple[int, bytes]]:
         index = {entry.place: at for at, entry in enumerate(entries)}
@@ -45,5 +47,5 @@ class Reader(base.Reader):
             if file is not None:
                 title = f"{tree.title}/{name}"
                 with tree.guarded():
-                    for number, record in enumerate(records(file, title)):
-                        yield name, number, example(record, title)
+                    for number, record in enumerate(read_records(file, title)):
+                        yield name, number, parse_example(record, title)

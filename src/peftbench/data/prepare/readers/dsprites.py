@@ -17,15 +17,18 @@ from typing import IO
 import numpy as np
 
 from peftbench.common.errors import UserError
-from peftbench.data.prepare.order import Entry
+from peftbench.data.prepare.drawing import Entry
 from peftbench.data.prepare.readers import base
 from peftbench.data.prepare.tree import ZipTree
 
 _FILE = "dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz"
+_PIXELS = 64 * 64
 _COLUMN = {"dsprites_loc": (4, 32 / 16), "dsprites_ori": (3, 40 / 16)}
 
 
 class Reader(base.Reader):
+    """Reads dSprites."""
+
     def splits(self) -> dict[str, list[Entry]]:
         path = self.files.path(_FILE)
         column, width = _COLUMN[self.task]
@@ -38,19 +41,23 @@ class Reader(base.Reader):
         return {"train": [Entry(str(i), math.floor(value / width), i) for i, value in enumerate(values)]}
 
     def pictures(self, entries: Sequence[Entry]) -> Iterator[tuple[int, bytes]]:
-        shape, dtype, file = next(stream := self._array("imgs.npy"))
+        stream = self._array("imgs.npy")
+        shape, dtype, file = next(stream)
         if shape[1:] != (64, 64) or dtype != np.uint8:
             raise UserError(f"{_FILE}: imgs is {dtype} of shape {list(shape)}, expected uint8 of [N, 64, 64].")
         at = 0
         for index in sorted(range(len(entries)), key=lambda i: entries[i].place):
             place = entries[index].place
             while at < place:  # what is not wanted is passed over in pieces
-                at += len(file.read(min(place - at, 256) * 4096)) // 4096 or _ended()
-            content = file.read(4096)
-            if len(content) != 4096:
-                _ended()
+                passed = len(file.read(min(place - at, 256) * _PIXELS)) // _PIXELS
+                if not passed:
+                    raise _ended()
+                at += passed
+            content = file.read(_PIXELS)
+            if len(content) != _PIXELS:
+                raise _ended()
             at += 1
-            yield index, base.png(np.frombuffer(content, dtype=np.uint8).reshape(64, 64) * 255)
+            yield index, base.png_bytes(np.frombuffer(content, dtype=np.uint8).reshape(64, 64) * 255)
         stream.close()
 
     def _array(self, name: str) -> Generator[tuple[tuple[int, ...], np.dtype, IO[bytes]]]:
@@ -58,8 +65,8 @@ class Reader(base.Reader):
         path = self.files.path(_FILE)
         if not zipfile.is_zipfile(path):
             raise UserError(f"{path}: is no whole .npz file; remove it and fetch it again.")
-        for found, file in ZipTree(path).walk(lambda member: member == name):
-            if found == name and file is not None:
+        for member_name, file in ZipTree(path).walk(lambda member: member == name):
+            if member_name == name and file is not None:
                 try:
                     version = np.lib.format.read_magic(file)
                     read = (
@@ -77,5 +84,5 @@ class Reader(base.Reader):
         raise UserError(f"{path}: holds no {name}.")
 
 
-def _ended() -> int:
-    raise UserError(f"{_FILE}: ends before its last image; remove it and fetch it again.")
+def _ended() -> UserError:
+    return UserError(f"{_FILE}: ends before its last image; remove it and fetch it again.")

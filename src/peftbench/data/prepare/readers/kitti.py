@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from peftbench.common.errors import UserError
-from peftbench.data.prepare.order import Entry
+from peftbench.data.prepare.drawing import Entry
 from peftbench.data.prepare.readers import base
 
 _VEHICLES = {"Car", "Van", "Truck"}
@@ -24,19 +24,21 @@ _IMAGES, _LABELS = "data_object_image_2.zip", "data_object_label_2.zip"
 
 
 class Reader(base.Reader):
+    """Reads KITTI."""
+
     def splits(self) -> dict[str, list[Entry]]:
         labels: dict[str, int] = {}
         tree = self.files.tree(_LABELS)
         wanted = [n for n in tree.names() if n.endswith(".txt") and "testing/" not in n]
         for name, content in tree.read(wanted):
             labels[name.rpartition("/")[2].removesuffix(".txt")] = self._label(f"{tree.title}/{name}", content)
-        found: dict[str, list[Entry]] = {"train": [], "validation": [], "test": []}
+        entries: dict[str, list[Entry]] = {"train": [], "validation": [], "test": []}
         for number, split in enumerate(self._videos()):
             stem = f"{number:06d}"
             if stem not in labels:
                 raise UserError(f"{tree.title}: has no labels for image {stem}.")
-            found[split].append(Entry(f"{stem}.png", labels[stem], f"{stem}.png"))
-        return found
+            entries[split].append(Entry(f"{stem}.png", labels[stem], f"{stem}.png"))
+        return entries
 
     def _label(self, name: str, content: bytes) -> int:
         nearest = np.float32(1000.0)
@@ -54,16 +56,18 @@ class Reader(base.Reader):
     def _videos(self) -> list[str]:
         """The split of each training image, by number."""
         tree = self.files.tree("devkit_object.zip")
-        found = tree.ending("train_rand.txt", "train_mapping.txt")
+        contents = tree.ending("train_rand.txt", "train_mapping.txt")
         try:
-            videos = [line.split()[1] for line in found["train_mapping.txt"].decode().splitlines() if line.strip()]
+            videos = [line.split()[1] for line in contents["train_mapping.txt"].decode().splitlines() if line.strip()]
             lines = [
-                int(word) - 1 for word in found["train_rand.txt"].decode().replace("\n", "").split(",") if word.strip()
+                int(word) - 1
+                for word in contents["train_rand.txt"].decode().replace("\n", "").split(",")
+                if word.strip()
             ]
-            of = [videos[line] for line in lines]
+            video_of = [videos[line] for line in lines]
         except (ValueError, IndexError) as problem:
             raise UserError(f"{tree.title}: its mapping/ is not as expected ({problem}).") from None
-        rest = sorted(set(of))
+        rest = sorted(set(video_of))
         count = max(1, len(rest) // 10)
         if len(rest) < 3:
             raise UserError(f"{tree.title}: names {len(rest)} videos; expected at least 3 to split.")
@@ -71,10 +75,10 @@ class Reader(base.Reader):
         split = {str(v): "test" for v in random.choice(rest, count, replace=False)}
         rest = sorted(set(rest) - set(split))
         split |= {str(v): "validation" for v in random.choice(rest, count, replace=False)}
-        return [split.get(video, "train") for video in of]
+        return [split.get(video, "train") for video in video_of]
 
     def pictures(self, entries: Sequence[Entry]) -> Iterator[tuple[int, bytes]]:
         def key(name: str) -> str:
             return name if "testing/" in name else name.rpartition("/")[2]
 
-        return base.from_tree(self.files.tree(_IMAGES), entries, key)
+        return base.pictures_from_tree(self.files.tree(_IMAGES), entries, key)

@@ -9,15 +9,15 @@ import numpy as np
 from peftbench.common.errors import UserError
 
 
-def variables(path: Path, *names: str) -> list[np.ndarray]:
+def read_variables(path: Path, *names: str) -> list[np.ndarray]:
     """The arrays of these names in a .mat file. Raises UserError where it is damaged or has no such array."""
     from scipy.io import loadmat
 
     try:
-        found = loadmat(path, variable_names=names)
+        arrays = loadmat(path, variable_names=names)
     except Exception as problem:  # scipy raises all sorts for what is not the format
         text = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
         raise UserError(f"{path}: is no whole MATLAB 5 file ({text}); remove it and fetch it again.") from None
-    if missing := [n for n in names if n not in found]:
+    if missing := [n for n in names if n not in arrays]:
         raise UserError(f"{path}: holds no array '{missing[0]}'; expected {', '.join(names)}.")
-    return [np.asarray(found[name]) for name in names]
+    return [np.asarray(arrays[name]) for name in names]

@@ -9,16 +9,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from peftbench.common.atomic_files import replacing
 from peftbench.common.errors import UserError
-from peftbench.data.prepare.order import Entry
+from peftbench.data.prepare.drawing import Entry
 from peftbench.data.prepare.readers import base
 
 _SPLITS = {"train": "train", "validation": "valid", "test": "test"}
 
 
 class Reader(base.Reader):
+    """Reads PatchCamelyon."""
+
     def splits(self) -> dict[str, list[Entry]]:
-        found = {}
+        entries = {}
         for split, name in _SPLITS.items():
             labels = self._array(name, "y")[:].ravel().tolist()
             images = self._array(name, "x")
@@ -27,14 +30,14 @@ class Reader(base.Reader):
                     f"camelyonpatch_level_2_split_{name}_x.h5: x is {images.dtype} of shape {list(images.shape)}, "
                     f"expected uint8 of [{len(labels)}, 96, 96, 3]."
                 )
-            found[split] = [Entry(f"{name}_{i}", int(y), (name, i)) for i, y in enumerate(labels)]
-        return found
+            entries[split] = [Entry(f"{name}_{i}", int(y), (name, i)) for i, y in enumerate(labels)]
+        return entries
 
     def pictures(self, entries: Sequence[Entry]) -> Iterator[tuple[int, bytes]]:
         images = {name: self._array(name, "x") for name in {entry.place[0] for entry in entries}}
-        for at in sorted(range(len(entries)), key=lambda i: entries[i].place):  # the file is read from begin to end
+        for at in sorted(range(len(entries)), key=lambda i: entries[i].place):  # the file is read from beginning to end
             name, i = entries[at].place
-            yield at, base.png(images[name][i])
+            yield at, base.png_bytes(images[name][i])
 
     def _array(self, split: str, part: str) -> Any:
         try:
@@ -54,15 +57,10 @@ def _unpacked(packed: Path) -> Path:
     path = packed.with_suffix("")
     if path.is_file():
         return path
-    part = path.with_name(path.name + ".part")
-    try:
-        with gzip.open(packed) as source, part.open("wb") as target:
-            shutil.copyfileobj(source, target, 2**20)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as problem:
-        part.unlink(missing_ok=True)
-        raise UserError(f"{packed}: is damaged or not whole ({problem}); remove it and fetch it again.") from None
-    except OSError as problem:
-        part.unlink(missing_ok=True)
-        raise UserError(f"{path}: could not be written ({problem.strerror}).") from None
-    part.replace(path)
+    with replacing(path, lambda why: f"{path}: could not be written ({why}).") as part:
+        try:
+            with gzip.open(packed) as source, part.open("wb") as target:
+                shutil.copyfileobj(source, target, 2**20)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as problem:
+            raise UserError(f"{packed}: is damaged or not whole ({problem}); remove it and fetch it again.") from None
     return path

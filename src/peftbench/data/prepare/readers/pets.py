@@ -1,6 +1,6 @@
 """Oxford-IIIT Pet: images/<breed>_<n>.jpg; trainval.txt and test.txt have `<image> <breed> <species> <n>` a line.
 
-TFDS 3 kept all files as they are, some of which are no jpg in spite of their names, and so does this.
+Some of the files are no jpg in spite of their names. TFDS 3 kept all files as they are, and so does this reader.
 """
 
 from __future__ import annotations
@@ -8,18 +8,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from peftbench.common.errors import UserError
-from peftbench.data.prepare.order import Entry
+from peftbench.data.prepare.drawing import Entry
 from peftbench.data.prepare.readers import base
 
 
 class Reader(base.Reader):
+    """Reads Oxford-IIIT Pet."""
+
     def splits(self) -> dict[str, list[Entry]]:
         tree = self.files.tree("annotations.tar.gz")
         lists = tree.ending("trainval.txt", "test.txt")
         breeds: dict[int, str] = {}
-        found: dict[str, list[Entry]] = {}
+        entries: dict[str, list[Entry]] = {}
         for split, file in (("train", "trainval.txt"), ("test", "test.txt")):
-            found[split] = []
+            entries[split] = []
             for number, line in enumerate(lists[file].decode().splitlines(), start=1):
                 words = line.split()
                 if not words or line.startswith("#"):
@@ -28,9 +30,9 @@ class Reader(base.Reader):
                     raise UserError(f"{tree.title}: line {number} of {file} is '{line[:60]}', expected four columns.")
                 name, label = f"{words[0]}.jpg", int(words[1]) - 1
                 breeds[label] = words[0].rpartition("_")[0]
-                found[split].append(Entry(name, label, name))
+                entries[split].append(Entry(name, label, name))
         self.classes = tuple(breeds[i] for i in sorted(breeds))
-        return found
+        return entries
 
     def pictures(self, entries: Sequence[Entry]) -> Iterator[tuple[int, bytes]]:
-        return base.from_tree(self.files.tree("images.tar.gz"), entries, lambda name: name.rpartition("/")[2])
+        return base.pictures_from_tree(self.files.tree("images.tar.gz"), entries, lambda name: name.rpartition("/")[2])

@@ -21,13 +21,15 @@ from PIL import Image, ImageOps
 
 from peftbench.common.errors import UserError
 from peftbench.data.media import DAMAGED
-from peftbench.data.prepare.order import Entry
+from peftbench.data.prepare.drawing import Entry
 from peftbench.data.prepare.readers import base
 
 _RADIUS, _KEPT = 300, 0.9
 
 
 class Reader(base.Reader):
+    """Reads Diabetic Retinopathy."""
+
     def splits(self) -> dict[str, list[Entry]]:
         solution = self._rows("retinopathy_solution.csv", "Usage")
         return {
@@ -36,13 +38,15 @@ class Reader(base.Reader):
             "test": [Entry(n, y, f"test/{n}.jpeg") for n, y, use in solution if use == "Private"],
         }
 
-    def _rows(self, file: str, *more: str) -> list[tuple[str, int, str]]:
+    def _rows(self, file: str, usage: str = "") -> list[tuple[str, int, str]]:
+        """(name, label, value of the column `usage`) of each image; the last is empty where no column is named."""
         path = self.files.path(file)
         try:
             rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"))))
-            return [(row["image"], int(row["level"]), *(row[m] for m in more), "")[:3] for row in rows]  # type: ignore[misc]
+            return [(row["image"], int(row["level"]), row[usage] if usage else "") for row in rows]
         except (KeyError, ValueError, TypeError):
-            raise UserError(f"{path}: expected the columns {', '.join(('image', 'level', *more))}.") from None
+            columns = ", ".join(filter(None, ("image", "level", usage)))
+            raise UserError(f"{path}: expected the columns {columns}.") from None
 
     def pictures(self, entries: Sequence[Entry]) -> Iterator[tuple[int, bytes]]:
         index = {entry.place: at for at, entry in enumerate(entries)}
@@ -63,7 +67,7 @@ def _processed(named: tuple[str, bytes]) -> bytes:
             pixels = np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
     except DAMAGED as problem:
         raise UserError(f"{name}: is no whole image ({problem}).") from None
-    return base.png(btgraham(pixels, _RADIUS))
+    return base.png_bytes(btgraham(pixels, _RADIUS))
 
 
 def btgraham(image: np.ndarray, radius: int) -> np.ndarray:
@@ -71,10 +75,10 @@ def btgraham(image: np.ndarray, radius: int) -> np.ndarray:
     from scipy.ndimage import gaussian_filter1d
 
     middle = image[image.shape[0] // 2].astype(np.int64).sum(axis=1)
-    found = float((middle > middle.mean() / 10).sum()) / 2
-    if found < 1:  # a dark picture: half its height stands for the radius
-        found = image.shape[0] / 2
-    factor, kept = radius / found, int(radius * _KEPT)
+    eye_radius = float((middle > middle.mean() / 10).sum()) / 2
+    if eye_radius < 1:  # a dark picture: half its height stands for the radius
+        eye_radius = image.shape[0] / 2
+    factor, kept = radius / eye_radius, int(radius * _KEPT)
     size = [max(1, round(n * factor)) for n in image.shape[:2]]
     cut = [(max(n // 2 - kept, 0), min(n // 2 + kept, n)) for n in size]
     reach = int(3.0 * radius / 30 + 0.5)  # of the blur: 61 taps for a radius of 300, as OpenCV takes for this sigma

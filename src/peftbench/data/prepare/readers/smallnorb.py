@@ -14,17 +14,19 @@ from pathlib import Path
 import numpy as np
 
 from peftbench.common.errors import UserError
-from peftbench.data.prepare.order import Entry
+from peftbench.data.prepare.drawing import Entry
 from peftbench.data.prepare.readers import base
-from peftbench.data.prepare.tree import gunzipped
+from peftbench.data.prepare.tree import gunzipped_content
 
 _TYPES: dict[int, np.dtype] = {0x1E3D4C55: np.dtype("u1"), 0x1E3D4C54: np.dtype("<i4")}
 _NAMES = {"train": ("46789", "training"), "test": ("01235", "testing")}
 
 
 class Reader(base.Reader):
+    """Reads SmallNORB."""
+
     def splits(self) -> dict[str, list[Entry]]:
-        self.pixels, found = {}, {}
+        self.pixels, entries = {}, {}
         for split in _NAMES:
             pixels, info = self._matrix(split, "dat"), self._matrix(split, "info")
             if pixels.shape[1:] != (2, 96, 96) or info.shape != (len(pixels), 4):
@@ -34,21 +36,21 @@ class Reader(base.Reader):
                 )
             self.pixels[split] = pixels[:, 0].copy()
             labels = info[:, 1] if self.task == "smallnorb_ele" else info[:, 2] // 2
-            found[split] = [Entry(str(i), int(label), (split, i)) for i, label in enumerate(labels)]
-        return found
+            entries[split] = [Entry(str(i), int(label), (split, i)) for i, label in enumerate(labels)]
+        return entries
 
     def pictures(self, entries: Sequence[Entry]) -> Iterator[tuple[int, bytes]]:
         for at, entry in enumerate(entries):
             split, i = entry.place
-            yield at, base.png(self.pixels[split][i])
+            yield at, base.png_bytes(self.pixels[split][i])
 
     def _matrix(self, split: str, part: str) -> np.ndarray:
         instances, name = _NAMES[split]
         path = self.files.path(f"smallnorb-5x{instances}x9x18x6x2x96x96-{name}-{part}.mat.gz")
-        return matrix(path, gunzipped(path))
+        return parse_matrix(path, gunzipped_content(path))
 
 
-def matrix(path: Path, content: bytes) -> np.ndarray:
+def parse_matrix(path: Path, content: bytes) -> np.ndarray:
     """The array in the file at `path`. Raises UserError where it is not of the format."""
     head = np.frombuffer(content[: len(content) // 4 * 4][:80], dtype="<i4")
     if len(head) < 5 or int(head[0]) not in _TYPES or not 1 <= head[1] <= 8:

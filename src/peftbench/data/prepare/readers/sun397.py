@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from peftbench.common.errors import UserError
-from peftbench.data.prepare.order import Entry
+from peftbench.data.prepare.drawing import Entry
 from peftbench.data.prepare.readers import base
 
 _LISTS = {"train": "sun397_tfds_tr.txt", "validation": "sun397_tfds_va.txt", "test": "sun397_tfds_te.txt"}
@@ -17,6 +17,8 @@ _LEFT_OUT = {"/c/church/outdoor/sun_bhenjvsvrtumjuri.jpg", "/t/track/outdoor/sun
 
 
 class Reader(base.Reader):
+    """Reads SUN397."""
+
     def splits(self) -> dict[str, list[Entry]]:
         names = {}
         for split, file in _LISTS.items():
@@ -37,4 +39,6 @@ class Reader(base.Reader):
         }
 
     def pictures(self, entries: Sequence[Entry]) -> Iterator[tuple[int, bytes]]:
-        return base.from_tree(self.files.tree("SUN397.tar.gz"), entries, lambda n: "/" + n.removeprefix("SUN397/"))
+        return base.pictures_from_tree(
+            self.files.tree("SUN397.tar.gz"), entries, lambda n: "/" + n.removeprefix("SUN397/")
+        )

@@ -18,7 +18,7 @@ from peftbench.common.errors import UserError
 _LANE = 256  # bytes whose checksum is taken at once with those of the other lanes
 
 
-def records(file: IO[bytes], title: str) -> Iterator[bytes]:
+def read_records(file: IO[bytes], title: str) -> Iterator[bytes]:
     """The records of a file. Raises UserError where one is cut off or its checksum is another."""
     number = 0
     while head := file.read(12):
@@ -27,18 +27,18 @@ def records(file: IO[bytes], title: str) -> Iterator[bytes]:
         if len(head) < 12:
             raise UserError(f"{where} is cut off; fetch the archive again.")
         length, check = struct.unpack("<QI", head)
-        if masked(crc32c(head[:8])) != check:
+        if masked_checksum(crc32c(head[:8])) != check:
             raise UserError(f"{where} has a wrong checksum; fetch the archive again.")
         data = file.read(length)
         tail = file.read(4)
         if len(data) < length or len(tail) < 4:
             raise UserError(f"{where} is cut off; fetch the archive again.")
-        if masked(crc32c(data)) != struct.unpack("<I", tail)[0]:
+        if masked_checksum(crc32c(data)) != struct.unpack("<I", tail)[0]:
             raise UserError(f"{where} has a wrong checksum; fetch the archive again.")
         yield data
 
 
-def masked(crc: int) -> int:
+def masked_checksum(crc: int) -> int:
     """A checksum as TFRecord stores it."""
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
@@ -59,12 +59,12 @@ def crc32c(data: bytes) -> int:
     start = bytes(b ^ 0xFF for b in data[:4])
     padded = bytes(-len(data) % _LANE) + start + data[4:]
     lanes = np.frombuffer(padded, dtype=np.uint8).reshape(-1, _LANE).T
-    each = np.zeros(lanes.shape[1], dtype=np.uint32)
+    checksums = np.zeros(lanes.shape[1], dtype=np.uint32)
     for column in np.ascontiguousarray(lanes):
-        each = table[(each ^ column) & 0xFF] ^ each >> 8
+        checksums = table[(checksums ^ column) & 0xFF] ^ checksums >> 8
     passed = _passed()
     crc = 0
-    for lane in each.tolist():
+    for lane in checksums.tolist():
         crc = (
             lane
             ^ passed[0][crc & 0xFF]
@@ -87,33 +87,33 @@ def _table() -> np.ndarray:
 def _passed() -> tuple[list[int], ...]:
     """What a checksum becomes after a lane of zeros, by each of its four bytes."""
     table = _table()
-    found = []
+    tables = []
     for shift in (0, 8, 16, 24):
         crc = np.arange(256, dtype=np.uint32) << np.uint32(shift)
         for _ in range(_LANE):
             crc = table[crc & 0xFF] ^ crc >> 8
-        found.append(crc.tolist())
-    return tuple(found)
+        tables.append(crc.tolist())
+    return tuple(tables)
 
 
 Value = list[bytes] | list[int]
 
 
-def example(data: bytes, title: str) -> dict[str, Value]:
+def parse_example(data: bytes, title: str) -> dict[str, Value]:
     """The features of a tf.Example: lists of bytes or of integers (lists of floats are passed over)."""
-    found: dict[str, Value] = {}
+    features_by_name: dict[str, Value] = {}
     try:
         for features in _fields(data, 1):
             for entry in _fields(features, 1):
                 name = b"".join(_fields(entry, 1)).decode()
                 for feature in _fields(entry, 2):
                     for texts in _fields(feature, 1):
-                        found[name] = list(_fields(texts, 1))
+                        features_by_name[name] = list(_fields(texts, 1))
                     for numbers in _fields(feature, 3):
-                        found[name] = [n for packed in _fields(numbers, 1) for n in _varints(packed)]
+                        features_by_name[name] = [n for packed in _fields(numbers, 1) for n in _varints(packed)]
     except (IndexError, ValueError):
         raise UserError(f"{title}: a record is no tf.Example.") from None
-    return found
+    return features_by_name
 
 
 def _fields(data: bytes, wanted: int) -> Iterator[bytes]:

@@ -1,0 +1,155 @@
+"""How a timm model is cut: taps where `feature_info` says, and the tail, which is replayed and checked to the bit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from peftbench.backbones.facts import WHOLE, Facts, Grid, Size, Tap
+from peftbench.common.errors import Refusal
+
+
+def learn_facts(net: Any, name: str, family: str | None, size: Size, on_meta: bool) -> Facts:
+    """What is known of a timm model, cut into taps and tail by watching one forward pass of one image.
+
+    Args:
+        net: the timm model, in eval mode; on the meta device only shapes are compared, else bits.
+        name, family, size: see `Facts`.
+        on_meta: whether `net` is on the meta device.
+
+    Raises:
+        Refusal: its features are not one tensor.
+    """
+    cfg = net.pretrained_cfg
+    height, width = (size, size) if isinstance(size, int) else size
+    image = torch.linspace(-50, 50, 3 * height * width).sin().reshape(1, 3, height, width)
+    image = image.to("meta" if on_meta else "cpu")
+    prefix = int(getattr(net, "num_prefix_tokens", 0) or 0)
+    info = getattr(net, "feature_info", None) or []
+    info = [dict(i) for i in getattr(info, "info", info)]
+    with torch.no_grad():
+        taps, tail, features, called = _cut(net, image, info)
+        if not isinstance(features, Tensor):
+            raise Refusal(
+                f"backbone.name={name}: its features are not one tensor but several ({type(features).__name__}), "
+                f"which no head here reads; take a model with a single branch."
+            )
+        pooled = net.forward_head(features, pre_logits=True)
+    if not taps:  # no cut reproduces this model: its whole output is the only tap
+        shape = tuple(features.shape[1:])
+        layout = "NLC" if len(shape) == 2 else "NCHW" if len(shape) == 3 else "NC"
+        channels = shape[-1] if layout == "NLC" else shape[0]
+        taps = [Tap(WHOLE, channels, 0, shape, layout, _grid(shape, layout, prefix, 0, (height, width)))]
+    return Facts(
+        name=name,
+        family=family,
+        input_size=size,
+        taps=tuple(taps),
+        tail=tuple(tail),
+        width=pooled.shape[-1],
+        prefix=prefix,
+        parameters=sum(p.numel() for p in net.parameters()),
+        called=called,
+        mean=tuple(cfg["mean"]),
+        std=tuple(cfg["std"]),
+        interpolation=cfg.get("interpolation") or "bicubic",
+    )
+
+
+def _cut(net: Any, image: Tensor, info: list[dict[str, Any]]) -> tuple[list[Tap], list[str], Tensor, frozenset[str]]:
+    """Watches one forward pass: (taps, tail, features (1, …), modules that were called).
+
+    Taps and tail are empty where replaying the tail gives other bits than the features.
+    """
+    modules = dict(net.named_modules())
+    names = [entry.get("module", "") for entry in info]
+    usable = bool(names) and all(n in modules for n in names)
+    tail: list[str] = []
+    inside: list[str] = []
+    outputs: dict[str, Tensor] = {}
+    called: set[str] = set()
+
+    def enter(name: str):
+        def hook(module: nn.Module, args: Any) -> None:
+            called.add(name)
+            if usable and names[-1] in outputs and not inside:
+                tail.append(name)
+                inside.append(name)
+
+        return hook
+
+    def leave(name: str):
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            if inside and inside[-1] == name:
+                inside.pop()
+            if name in names and name not in outputs and isinstance(output, Tensor):
+                outputs[name] = output
+
+        return hook
+
+    handles: list[Any] = []
+    for name, module in modules.items():
+        if name:
+            handles.append(module.register_forward_pre_hook(enter(name)))
+            handles.append(module.register_forward_hook(leave(name)))
+    try:
+        features = net.forward_features(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if set(names) - set(outputs) or not usable:
+        return [], [], features, frozenset(called)
+    tail = [n for n in tail if _changes(modules[n])]
+    if not _replays(net, outputs[names[-1]], tail, features):
+        return [], [], features, frozenset(called)
+    prefix = int(getattr(net, "num_prefix_tokens", 0) or 0)
+    taps = [
+        _tap(n, i["num_chs"], i["reduction"], outputs[n], prefix, image.shape[2:])
+        for n, i in zip(names, info, strict=True)
+    ]
+    return taps, tail, features, frozenset(called)
+
+
+def _replays(net: Any, tap: Tensor, tail: list[str], expected: Tensor) -> bool:
+    try:
+        for name in tail:
+            tap = net.get_submodule(name)(tap)
+    except Exception:  # a tail that takes more than one input, say: any failure means that it cannot be replayed
+        return False
+    if tap.is_meta:
+        return tap.shape == expected.shape
+    return torch.equal(tap, expected)
+
+
+def _changes(module: nn.Module) -> bool:
+    return not isinstance(module, nn.Identity)
+
+
+def _tap(name: str, channels: int, reduction: int, output: Tensor, prefix: int, image: Sequence[int]) -> Tap:
+    shape, layout = tuple(output.shape[1:]), _layout(output, channels)
+    return Tap(name, channels, reduction, shape, layout, _grid(shape, layout, prefix, reduction, image))
+
+
+def _grid(shape: tuple[int, ...], layout: str, prefix: int, reduction: int, image: Sequence[int]) -> Grid | None:
+    """Height and width of a map of `shape`, for an image (H, W); None where tokens lie on none."""
+    if layout == "NC":
+        return None
+    if layout != "NLC":
+        return (shape[1], shape[2]) if layout == "NCHW" else (shape[0], shape[1])
+    tokens = max(shape[0] - prefix, 0)
+    if reduction:
+        rows, columns = (math.ceil(side / reduction) for side in image)
+        if rows * columns == tokens:
+            return rows, columns
+    side = math.isqrt(tokens)
+    return (side, side) if side * side == tokens else None
+
+
+def _layout(tap: Tensor, channels: int) -> str:
+    if tap.ndim == 3:
+        return "NLC"
+    return "NCHW" if tap.shape[1] == channels else "NHWC"

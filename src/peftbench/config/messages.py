@@ -1,0 +1,75 @@
+"""What pydantic finds wrong in a section, in one sentence of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from peftbench.common.errors import UserError
+from peftbench.config.bounds import bound_words
+
+KINDS: dict[type, str] = {int: "a whole number", bool: "true or false", str: "a string", float: "a number"}
+
+# What was expected, by pydantic's type of error.
+_EXPECTED: dict[str, str] = {
+    "bool_type": "a valid boolean",
+    "dict_type": "an object",
+    "finite_number": "a finite number",
+    "float_type": "a number",
+    "int_from_float": "a whole number",
+    "int_parsing_size": "a smaller whole number",
+    "int_type": "a whole number",
+    "list_type": "a list",
+    "missing": "a longer list",
+    "none_required": "null",
+    "string_type": "a valid string",
+    "too_long": "a shorter list",
+    "too_short": "a longer list",
+    "tuple_type": "a list",
+}
+_BOUNDS = {"greater_than": "gt", "greater_than_equal": "ge", "less_than": "lt", "less_than_equal": "le"}
+
+
+def section_mistake(problem: ValidationError, schema: Any, values: Mapping[str, Any], section: str) -> UserError:
+    """The first key of a section that pydantic refuses: what it holds, and what was expected."""
+    errors = problem.errors(include_url=False)
+    key = str(errors[0]["loc"][0])
+    if key not in values:
+        return UserError(f"{section}.{key}: is missing; expected a value.")
+    of_key = [error for error in errors if str(error["loc"][0]) == key]
+    for error in of_key:  # the type is right then, whatever else the field may hold
+        if error["type"] in _BOUNDS:
+            value = _in_floats(values[key]) if isinstance(_bound(error), float) else values[key]
+            return UserError(f"{section}.{key}={shown(value)}: expected {bound_words(schema, key)}.")
+    if len(of_key) > 1:  # a list whose items are refused counts as too short as well
+        of_key = [error for error in of_key if error["type"] != "too_short"]
+    expected = " or ".join(dict.fromkeys(_expected(error) for error in of_key))
+    return UserError(f"{section}.{key}={shown(values[key])}: expected {expected}.")
+
+
+def shown(value: Any) -> str:
+    """A value as Python writes it; of one that cannot be written, its type."""
+    try:
+        return repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits; lists in lists without end
+        return f"<{type(value).__name__}>"
+
+
+def _expected(error: ErrorDetails) -> str:
+    if error["type"] == "literal_error":
+        return str(error["ctx"]["expected"])
+    return _EXPECTED.get(error["type"], "another value")
+
+
+def _bound(error: ErrorDetails) -> Any:
+    return error["ctx"][_BOUNDS[error["type"]]]
+
+
+def _in_floats(value: Any) -> Any:
+    """Whole numbers as the field holds them, with a decimal point."""
+    if isinstance(value, list | tuple):
+        return [_in_floats(part) for part in value]
+    return float(value) if type(value) is int else value

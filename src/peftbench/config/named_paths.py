@@ -1,0 +1,83 @@
+"""The import path of a class or of a task's package, by the name that YAML files give it.
+
+A run's folder may come from anywhere. What it holds is data: a method is looked up by its name in the YAML files of
+peftbench and of the user, and an import path that the folder holds is never followed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from peftbench.common.errors import UserError, nearest
+from peftbench.common.task_lookup import shipped_tasks
+from peftbench.config.configs_folder import CONFIGS
+
+
+def method_path(name: Any, folders: Iterable[Path] = ()) -> str:
+    """The import path of the class of the method called `name`, by peftbench's YAML files or those in `folders`.
+
+    Raises:
+        UserError: no YAML is of that method, or one cannot be read.
+    """
+    return _path("method", name, paths_by_name("method", [CONFIGS, *folders]))
+
+
+def own_task_path(name: Any, folders: Iterable[Path] = ()) -> str:
+    """The import path of the package of the task called `name`; an empty string for one that peftbench ships.
+
+    Raises:
+        UserError: as `method_path`.
+    """
+    if isinstance(name, str) and name in shipped_tasks():
+        return ""
+    return _path("task", name, paths_by_name("task", folders))
+
+
+def data_path(name: Any, folders: Iterable[Path] = ()) -> str:
+    """The import path of the class of the data set called `name`; an empty string where no YAML is of it.
+
+    A tuned model is used without the data that it was trained on, so that the user's YAML need not be there.
+
+    Raises:
+        UserError: a YAML cannot be read.
+    """
+    return paths_by_name("data", [CONFIGS, *folders]).get(str(name), "")
+
+
+def paths_by_name(group: str, folders: Iterable[Path]) -> dict[str, str]:
+    """Name -> import path, as the YAML files of a group have them; the first file of a name counts.
+
+    Raises:
+        UserError: a file cannot be read as YAML.
+    """
+    paths: dict[str, str] = {}
+    files = (file for folder in folders for file in sorted((folder / group).glob("**/*.yaml")))
+    for file in files:
+        section = _mapping_in(file)
+        if isinstance(section.get(group), Mapping):  # under @package _global_
+            section = section[group]
+        if "name" in section and isinstance(section.get("path"), str):
+            paths.setdefault(str(section["name"]), section["path"])
+    return paths
+
+
+def _mapping_in(file: Path) -> Mapping[str, Any]:
+    """What a YAML file holds; an empty mapping where it holds another thing. Raises UserError."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
+        raise UserError(f"{file}: cannot be read as YAML ({str(problem).splitlines()[0]}).") from None
+    return content if isinstance(content, Mapping) else {}
+
+
+def _path(group: str, name: Any, paths: Mapping[str, str]) -> str:
+    if not isinstance(name, str) or name not in paths:
+        raise UserError(
+            f"{group}.name={name}: there is no YAML of this {group}{nearest(str(name), paths)}; a {group} of your own "
+            f"needs --config-dir DIR, in Python config_dir=DIR."
+        )
+    return paths[name]

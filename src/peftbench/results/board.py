@@ -1,0 +1,195 @@
+"""A leaderboard: rows that may be compared, their means over seeds and tasks, and their differences."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from statistics import fmean
+
+from peftbench.common.vtab_tasks import GROUPS
+from peftbench.results.pairing import paired_differences
+from peftbench.results.settings import Setting
+from peftbench.results.stats import Difference, half_width, holm, paired, weighted
+from peftbench.results.summary import TOGETHER, Run
+
+MEAN, FLAT = "mean of groups", "flat mean"
+_ALL_PAIRS = 30  # rows; among more, each is compared with the best alone
+
+
+def vtab_name(task: str) -> str:
+    """A VTAB task as it is called in records."""
+    return f"vtab/{task}"
+
+
+VTAB_GROUPS = {group: tuple(vtab_name(task) for task in tasks) for group, tasks in GROUPS.items()}
+VTAB_TASKS = tuple(task for tasks in VTAB_GROUPS.values() for task in tasks)
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean with its interval's half width (None without two seeds everywhere); `missing` tasks are not in it."""
+
+    value: float | None
+    half: float | None = None
+    missing: tuple[str, ...] = ()
+
+
+@dataclass
+class Row:
+    """One method in one setting on the tasks of a board: `runs` by task, `failed` runs that have no figure."""
+
+    method: str
+    setting: Setting
+    tuned: str
+    times: str
+    label: str = ""
+    runs: dict[str, list[Run]] = field(default_factory=lambda: defaultdict(list))
+    failed: Counter[str] = field(default_factory=Counter)
+
+    def all_runs(self) -> Iterator[Run]:
+        """The runs on all tasks."""
+        for runs in self.runs.values():
+            yield from runs
+
+    def values(self, task: str, metric: str) -> list[float]:
+        """A value for each seed."""
+        return [run.metrics[metric] for run in self.runs.get(task, ())]
+
+    def missing(self, tasks: Iterable[str]) -> tuple[str, ...]:
+        """Those of the tasks that the row has no run on."""
+        return tuple(task for task in tasks if not self.runs.get(task))
+
+    @property
+    def seeds(self) -> str:
+        """How many seeds a task has: `3`, or `2–3` where tasks differ."""
+        counts = {len(runs) for runs in self.runs.values()} or {0}
+        return f"{min(counts)}–{max(counts)}" if len(counts) > 1 else str(min(counts))
+
+    def cost(self, name: str) -> float | None:
+        """A cost (a field of `Costs`), averaged over tasks of their means over seeds; of memory the largest."""
+        by_task = [_known_costs(runs, name) for runs in self.runs.values()]
+        if name == "memory":
+            return max((value for values in by_task for value in values), default=None)
+        means = [fmean(values) for values in by_task if values]
+        return fmean(means) if means else None
+
+    @cached_property
+    def machines(self) -> tuple[str, ...]:
+        """Where the runs took place; times and memory of several machines are not averaged."""
+        return tuple(sorted({run.machine for run in self.all_runs()}))
+
+
+def _known_costs(runs: Sequence[Run], name: str) -> list[float]:
+    return [value for value in (getattr(run.costs, name) for run in runs) if value is not None]
+
+
+def has_comparable_costs(row: Row) -> bool:
+    """Whether the row's times and memory may be compared at all: they are of one machine, and each run was alone."""
+    return len(row.machines) == 1 and row.times != TOGETHER
+
+
+@dataclass
+class Board:
+    """Rows that may be compared. `apart` says in what it differs from the boards before it.
+
+    `twice` are further runs of the same setting and seed on the same task, which do not count.
+    """
+
+    basis: Setting
+    metric: str
+    tasks: tuple[str, ...]
+    rows: list[Row]
+    twice: list[Run]
+    apart: str = ""
+
+    @property
+    def vtab(self) -> bool:
+        """Whether the tasks are VTAB's, which has groups."""
+        return ("data", "VTAB-1k") in self.basis
+
+    def all_runs(self) -> Iterator[Run]:
+        """The runs of all rows."""
+        for row in self.rows:
+            yield from row.all_runs()
+
+    @property
+    def primary(self) -> str:
+        """The metric that the task is judged by, without where it was measured."""
+        return next(self.all_runs()).primary  # runs of one board have one task
+
+    @property
+    def beside(self) -> str | None:
+        """A metric to show next to the board's own, where every run has it."""
+        role, _, name = self.metric.partition("/")
+        first = next(self.all_runs())
+        metric = f"{role}/{first.beside}"
+        wanted = first.beside is not None and name == first.primary
+        return metric if wanted and all(metric in run.metrics for run in self.all_runs()) else None
+
+    def cell(self, row: Row, task: str) -> Mean:
+        """The mean of one task, over seeds."""
+        values = row.values(task, self.metric)
+        return Mean(fmean(values), half_width(values)) if values else Mean(None)
+
+    def mean(self, row: Row, tasks: Sequence[str], incomplete: bool) -> Mean:
+        """The mean over tasks, each alike; refused where one is missing, unless `incomplete`."""
+        return self._mean(row, {task: 1 / len(tasks) for task in tasks}, incomplete)
+
+    def grouped(self, row: Row, incomplete: bool) -> Mean:
+        """The mean of VTAB's three group means; of what is there where `incomplete`, but never without a group."""
+        weights: dict[str, float] = {}
+        missing = row.missing(VTAB_TASKS)
+        for tasks in VTAB_GROUPS.values():
+            counted = [task for task in tasks if not (incomplete and task in missing)]
+            if not counted:
+                return Mean(None, missing=missing)
+            weights |= {task: 1 / 3 / len(counted) for task in counted}
+        mean = self._mean(row, weights, incomplete)
+        return Mean(mean.value, mean.half, missing)
+
+    def _mean(self, row: Row, weights: Mapping[str, float], incomplete: bool) -> Mean:
+        missing = row.missing(weights)
+        known = {task: weight for task, weight in weights.items() if task not in missing}
+        if not known or (missing and not incomplete):
+            return Mean(None, missing=missing)
+        total = sum(known.values())
+        cells = {task: row.values(task, self.metric) for task in known}
+        return Mean(*weighted(cells, {task: weight / total for task, weight in known.items()}), missing)
+
+    def means(self, row: Row, incomplete: bool = False) -> dict[str, Mean]:
+        """By name: VTAB's groups, the mean of their means, and the flat mean; elsewhere the flat mean alone."""
+        if not self.vtab:
+            return {FLAT: self.mean(row, self.tasks, incomplete)}
+        groups = {group: self.mean(row, tasks, incomplete) for group, tasks in VTAB_GROUPS.items()}
+        flat = self.mean(row, VTAB_TASKS, incomplete)
+        return groups | {MEAN: self.grouped(row, incomplete), FLAT: flat}
+
+    def sort_rows(self) -> None:
+        """By how many of the tasks are there, then by the mean of those."""
+
+        def key(row: Row) -> tuple[int, float]:
+            tasks = [task for task in self.tasks if row.runs.get(task)]
+            mean = self.grouped(row, False).value if self.vtab else None
+            if mean is None:
+                mean = self.mean(row, tasks, True).value
+            return len(tasks), -1.0 if mean is None else mean
+
+        self.rows.sort(key=key, reverse=True)
+
+    def pairs(self) -> list[tuple[Row, Row, Difference, str]]:
+        """Every two rows with tasks in common: the paired difference first minus second, and what was paired.
+
+        Where there are many rows, each is compared with the first alone.
+        """
+        rows = self.rows
+        firsts = rows if len(rows) <= _ALL_PAIRS else rows[:1]
+        pairs = []
+        for i, first in enumerate(firsts):
+            for second in rows[i + 1 :]:
+                differences, over = paired_differences(first.runs, second.runs, self.tasks, self.metric)
+                if differences:
+                    pairs.append((first, second, paired(differences), over))
+        corrected = holm([difference for _, _, difference, _ in pairs])
+        return [(a, b, c, over) for (a, b, _, over), c in zip(pairs, corrected, strict=True)]

@@ -1,0 +1,66 @@
+"""A report as plain tables: those of every board, and what is in none."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from peftbench.common.amounts import plural
+from peftbench.results.board import Board
+from peftbench.results.board_tables import board_tables
+from peftbench.results.collect import Collected
+from peftbench.results.summary import Run
+from peftbench.results.text_table import NAMED, TextTable
+
+_LONGEST_REASON = 160  # characters
+
+
+def report_tables(boards: Sequence[Board], collected: Collected, incomplete: bool = False) -> list[TextTable]:
+    """For every board its means and costs, its tasks and its differences; then what is in none.
+
+    Args:
+        incomplete: whether a mean over fewer tasks than there are is shown.
+    """
+    tables = [table for number, board in enumerate(boards) for table in board_tables(board, number, incomplete)]
+    return [*tables, *left_out_tables(boards, collected)]
+
+
+def left_out_tables(boards: Sequence[Board], collected: Collected) -> list[TextTable]:
+    """What is in no board: runs without the metric, runs that did not complete, files that are no records."""
+    counted = {run.id for board in boards for run in (*board.all_runs(), *board.twice)}
+    outside = [run for run in collected.runs if run.id not in counted]
+    unmeasured = [run for run in outside if run.status == "complete"]
+    broken = [run for run in outside if run.status != "complete"]
+    tables = []
+    if unmeasured:
+        runs = plural(len(unmeasured), "complete run")
+        note = f"No table shows {runs} without this metric (of data.stage=tune, say)."
+        tables.append(TextTable("Left out", [], notes=[note]))
+    if broken:
+        tables.append(_broken_runs(broken))
+    if collected.skipped:
+        tables.append(_files("Skipped: no records of this version", collected.skipped))
+    if collected.repeated:
+        tables.append(_files("Repeated: counted once", collected.repeated))
+    return tables
+
+
+def _broken_runs(runs: Sequence[Run]) -> TextTable:
+    counts = Counter(run.status for run in runs)
+    title = "Not complete: " + ", ".join(f"{number} {status}" for status, number in counts.most_common())
+    rows = [[run.id, run.status, _first_line(run.reason)] for run in runs[:NAMED]]
+    return TextTable(title, [("run", False), ("status", False), ("reason", False)], rows, _more(len(runs)))
+
+
+def _files(title: str, files: Sequence[tuple[str, str]]) -> TextTable:
+    rows = [list(file_and_reason) for file_and_reason in files[:NAMED]]
+    return TextTable(f"{title} ({len(files)})", [("file", False), ("reason", False)], rows, _more(len(files)))
+
+
+def _more(number: int) -> list[str]:
+    return [f"This table leaves out {number - NAMED} more."] if number > NAMED else []
+
+
+def _first_line(text: str) -> str:
+    first = text.splitlines()[0] if text else ""
+    return first if len(first) < _LONGEST_REASON else first[: _LONGEST_REASON - 3] + "…"

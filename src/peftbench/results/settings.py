@@ -1,0 +1,122 @@
+"""What a record says of how it was made: what runs must share to be compared, and what was chosen for each.
+
+Records of older versions have no `task.path`, and `data.task` where there is `data.tasks` now: none of them is here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from peftbench.results.task_results import TaskResults, task_name
+
+Setting = tuple[tuple[str, str], ...]  # (key, value as JSON), sorted
+OWN = "as listed"  # a split that lists of its data set name
+_TRAINER = ("precision", "epochs", "accumulate", "clip", "max_batches")
+_DATA = ("batch_size", "augment", "on_error", "order_seed")
+
+
+def basis_of(config: Mapping[str, Any], stamps: Mapping[str, Any]) -> Setting:
+    """What two runs must have in common for their accuracies to be compared."""
+    backbone, data = stamps.get("backbone") or {}, stamps.get("data") or {}
+    transform = data.get("transform") or {}
+    random = backbone.get("pretrained") is False  # then the weights are drawn from the seed
+    split = str(data.get("split")).partition("@")[2]  # `vtab/cifar@tfds-order`: what lists do not name is computed
+    whole = (backbone.get("pruning") or {}).get("origin") or backbone.get("fingerprint", "unknown")
+    basis = {
+        "backbone": backbone.get("name", config["backbone"]["name"]),
+        "weights": "random" if random else backbone.get("weights", "unknown"),
+        "fingerprint": "" if random else str(whole)[:12],
+        "input": f"{_input_size(transform)} px, {transform.get('interpolation', '?')}",
+        "normalisation": f"mean {_numbers(transform.get('mean'))}, std {_numbers(transform.get('std'))}",
+        "split": split or OWN,
+        "trained on": {"final": "train and val"}.get(data.get("stage", ""), "train"),
+        "data": "VTAB-1k" if str(config["data"]["name"]).startswith("vtab/") else "other data sets",
+        "task": task_name(config),
+    }
+    return tuple((key, str(value)) for key, value in basis.items())
+
+
+def _input_size(transform: Mapping[str, Any]) -> str:
+    """`224`; a detector has a canvas, `512x512`, or the shorter side and the most of the longer, `800 to 1333`."""
+    size = transform.get("size", "?")
+    if isinstance(size, Sequence) and not isinstance(size, str):
+        return "x".join(map(str, size))
+    return str(size) if size is not None else f"{transform['min_size'][-1]} to {transform['max_size']}"
+
+
+def _numbers(values: Any) -> str:
+    return "/".join(f"{v:.4g}" for v in dict.fromkeys(values)) if values else "?"
+
+
+def split_of(stamps: Mapping[str, Any]) -> str:
+    """The name of the split with the beginning of its hash: `digits (0123456789ab)`."""
+    data = stamps.get("data") or {}
+    return f"{data.get('split', '?')} ({str(data.get('hash', '?'))[:12]})"
+
+
+def setting_of(config: Mapping[str, Any], task: TaskResults) -> Setting:
+    """What was chosen for a run's method, optimizer and training, without what a protocol chose for it."""
+    trainer, optimizer = config.get("trainer") or {}, config.get("optimizer") or {}
+    chosen = [
+        *_flat(config["method"].get("options") or {}, "method."),
+        *_flat(optimizer, "optimizer."),
+        *_flat(_picked(trainer, _TRAINER), "trainer."),
+        *_flat(_task_options(config, task), "task."),
+        *_flat(_pruning_options(config), "pruning."),
+        *_flat({"drop_path": config["backbone"].get("drop_path", 0.0)}, "backbone."),
+    ]
+    tuned = (config.get("protocol") or {}).get("grid") or {}
+    return tuple((key, value) for key, value in chosen if key not in tuned)
+
+
+def _task_options(config: Mapping[str, Any], task: TaskResults) -> Mapping[str, Any]:
+    section = config.get("task") or {}
+    if task.setting is not None:
+        return {key: section.get(key, default) for key, default in task.setting.items()}
+    return {key: value for key, value in section.items() if key not in ("name", "path")}
+
+
+def _pruning_options(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What was chosen for pruning: a pruned backbone is part of a method's setting, and compared with the whole one."""
+    chosen = config.get("pruning") or {}
+    return {} if chosen.get("name", "none") == "none" else chosen
+
+
+def data_setting_of(config: Mapping[str, Any]) -> Setting:
+    """What was chosen for the data: batches, augmentation, their order, views."""
+    views = (config.get("taps") or {}).get("views", 0)
+    return _flat(_picked(config["data"], _DATA), "data.") + _flat({"views": views}, "taps.")
+
+
+def protocol_of(config: Mapping[str, Any]) -> str:
+    """The protocol that chose some of the setting, in words; the empty string where there was none."""
+    protocol = config.get("protocol") or {}
+    if not protocol:
+        return ""
+    grid = ", ".join(f"{k} in {json.dumps(v)}" for k, v in sorted((protocol.get("grid") or {}).items()))
+    return f"{protocol['name']}: {protocol['trials']} trials a task ({grid})"
+
+
+def _picked(section: Mapping[str, Any], keys: Iterable[str]) -> Mapping[str, Any]:
+    return {key: section.get(key) for key in keys}
+
+
+def _flat(values: Mapping[str, Any], prefix: str) -> Setting:
+    return tuple(sorted((prefix + key, _as_json(value)) for key, value in values.items()))
+
+
+def _as_json(value: Any) -> str:
+    kind: Any = type(value)
+    return _scalar_as_json(kind, value) if kind in _SCALARS else json.dumps(value)
+
+
+_SCALARS = {str, int, float, bool, type(None)}
+
+
+@lru_cache(4096)
+def _scalar_as_json(kind: Any, value: Any) -> str:
+    """`kind` tells True from 1."""
+    return json.dumps(value)

@@ -1,0 +1,189 @@
+"""What a report keeps of a record: ten thousand of them fit in memory."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from peftbench.common.errors import UserError
+from peftbench.results.layers import layer_parameters
+from peftbench.results.record import FILE, Record
+from peftbench.results.settings import Setting, basis_of, data_setting_of, protocol_of, setting_of, split_of
+from peftbench.results.task_results import results_of_record
+
+LIVE, KEPT, TOGETHER = "", "from kept taps", "trained together"
+_POINTS = 60  # of a learning curve
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What one run cost, in seconds, bytes and counts; None where the record has no figure.
+
+    `fill` is what computing the taps took, in no other time. `measure` says what `memory` counts.
+    """
+
+    parameters: float | None
+    head: float | None
+    train: float | None
+    step: float | None
+    fill: float | None
+    validate: float | None
+    latency: float | None
+    memory: float | None
+    measure: str
+    flops: float | None
+    delta: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a report keeps of a record.
+
+    `primary` is the metric that its task is judged by, and `beside` the one to show next to it. `basis` is what runs
+    must share to stand in one table. `setting` holds what was chosen for method, optimizer and training, `batch` what
+    was chosen for the data; `tuned` says which protocol chose some of it.
+    """
+
+    id: str
+    folder: str
+    status: str
+    reason: str
+    method: str
+    backbone: str
+    task: str
+    seed: int
+    primary: str
+    beside: str | None
+    basis: Setting
+    split: str
+    setting: Setting
+    batch: Setting
+    tuned: str
+    times: str
+    machine: str
+    metrics: Mapping[str, float]
+    costs: Costs
+    curve: tuple[array[float], array[float], array[float]]
+    layers: tuple[tuple[str, str, int], ...]
+
+
+class Shared:
+    """Equal values kept once: ten thousand records share a handful of settings."""
+
+    def __init__(self) -> None:
+        self._known: dict[Any, Any] = {}
+
+    def __call__(self, value: Any) -> Any:
+        """The equal value that came first."""
+        return self._known.setdefault(value, value)
+
+
+def summarise(record: Record, shared: Shared) -> Run:
+    """What a report needs of the record.
+
+    Raises:
+        UserError: a part that every record has is missing or of another type.
+    """
+    try:
+        return _summary(record, shared)
+    except (KeyError, TypeError, ValueError, AttributeError) as problem:
+        part = f" ({problem})" if str(problem) else ""
+        raise UserError(f"{record.folder}/{FILE}: is not a whole record{part}.") from None
+
+
+def _summary(record: Record, shared: Shared) -> Run:
+    config, stamps = record.config, record.stamps
+    chosen = config.get("choices") or {}
+    method, data, backbone = config["method"], config["data"], config["backbone"]
+    metrics, costs = record.metrics or {}, record.costs or {}
+    task = results_of_record(record)
+    backbone_name = chosen.get("backbone")
+    return Run(
+        id=str(record.id),
+        folder=record.folder,
+        status=str(record.status),
+        reason=str(record.reason or ""),
+        method=shared(str(chosen.get("method") or method["name"])),
+        backbone=shared(str(backbone["name"] if backbone_name in (None, "timm") else backbone_name)),
+        task=shared(str(chosen.get("data") or data["name"])),
+        seed=int(config.get("seed", 0)),
+        primary=task.metric,
+        beside=task.beside,
+        basis=shared(basis_of(config, stamps)),
+        split=shared(split_of(stamps)),
+        setting=shared(setting_of(config, task)),
+        batch=shared(data_setting_of(config)),
+        tuned=shared(protocol_of(config)),
+        times=_kind_of_times(costs),
+        machine=shared(_machine(config, stamps)),
+        metrics={shared(name): float(value) for name, value in metrics.items() if _is_figure(value)},
+        costs=_costs(costs),
+        curve=_curve(record.history or [], f"val_{task.metric}"),
+        layers=shared(tuple((name, kind, n) for (name, kind), n in layer_parameters(record.plan or {}).items())),
+    )
+
+
+def _kind_of_times(costs: Mapping[str, Any]) -> str:
+    """Only times of one kind are compared."""
+    if costs.get("together", 1) > 1:
+        return TOGETHER
+    return LIVE if (costs.get("taps") or {"mode": "off"})["mode"] == "off" else KEPT
+
+
+def _machine(config: Mapping[str, Any], stamps: Mapping[str, Any]) -> str:
+    machine, trainer = stamps.get("machine") or {}, config.get("trainer") or {}
+    processes = trainer.get("devices", 1) * trainer.get("nodes", 1)
+    gpus = machine.get("devices") or []
+    if gpus and trainer.get("accelerator") != "cpu":
+        return f"{processes} x {gpus[0]}"
+    name = f"{machine.get('processor') or '?'}, {machine.get('threads', '?')} threads"
+    return f"{name} x {processes}" if processes > 1 else name
+
+
+def _is_figure(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _costs(costs: Mapping[str, Any]) -> Costs:
+    def at(*path: str) -> float | None:
+        value: Any = costs
+        for key in path:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        return float(value) if _is_figure(value) else None
+
+    measure = next((m for m in ("allocated", "resident") if at("memory", "peak", m) is not None), "")
+    return Costs(
+        parameters=at("parameters", "method"),
+        head=at("parameters", "head"),
+        train=at("time", "train"),
+        step=at("time", "step", "median"),
+        fill=at("taps", "seconds"),
+        validate=at("time", "validate"),
+        latency=at("time", "latency"),
+        memory=at("memory", "peak", measure) if measure else None,
+        measure={"allocated": "allocated on the GPU", "resident": "resident, above the set-up's"}.get(measure, ""),
+        flops=at("flops"),
+        delta=at("delta_bytes"),
+    )
+
+
+def _curve(history: Sequence[Mapping[str, Any]], metric: str) -> tuple[array[float], array[float], array[float]]:
+    """Epochs, training losses and the metric on validation images; NaN where there is none."""
+    every = max(1, math.ceil(len(history) / _POINTS))
+    rows = [row for i, row in enumerate(history) if i % every == 0 or i == len(history) - 1]
+    epochs, losses, values = (_column(rows, name) for name in ("epoch", "train_loss", metric))
+    return epochs, losses, values
+
+
+def _column(rows: Sequence[Mapping[str, Any]], name: str) -> array[float]:
+    try:
+        return array("f", [row[name] for row in rows])
+    except (KeyError, TypeError, OverflowError):
+        return array("f", [_number(row.get(name)) for row in rows])
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) and abs(value) < 1e38 else math.nan

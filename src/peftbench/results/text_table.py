@@ -1,0 +1,25 @@
+"""A plain table of a report, apart from how it is written (`formats.py`, `page.py`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+NAMED = 10  # files, runs or tasks that are named before the rest is counted
+
+
+@dataclass
+class TextTable:
+    """`columns` are (name, whether it is a number); `notes` stand below. `values` are the numbers to sort cells by."""
+
+    title: str
+    columns: list[tuple[str, bool]]
+    rows: list[list[str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    values: list[list[float | None]] = field(default_factory=list)
+
+
+def some(names: Sequence[str]) -> str:
+    """The first of the names, and how many more there are: `a, b and 3 more`."""
+    named = ", ".join(name.removeprefix("vtab/") for name in names[:NAMED])
+    return f"{named} and {len(names) - NAMED} more" if len(names) > NAMED else named

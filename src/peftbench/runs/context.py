@@ -1,0 +1,68 @@
+"""What every step of a run needs: its config, which process this is, and how to tell the user."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from peftbench.common.errors import UserError
+from peftbench.common.progress import Watch, counted
+from peftbench.config import Config
+
+
+@dataclass(frozen=True)
+class Context:
+    """Travels through a run.
+
+    Attributes:
+        config: of the run; of runs that train jointly, what they share is that of the first.
+        process: the number of this process, from 0, of `processes` that carry out the run.
+        group: the sweep that the run belongs to.
+        retry: whether a run that failed before is tried again.
+    """
+
+    config: Config
+    process: int = 0
+    processes: int = 1
+    group: str | None = None
+    retry: bool = True
+
+    @staticmethod
+    def begin(config: Config, group: str | None, retry: bool) -> Context:
+        """The context of a run in this process, as the launcher of several processes says in the environment.
+
+        Raises:
+            UserError: several processes are asked for, and nothing says which this is.
+        """
+        processes = config.trainer.devices * config.trainer.nodes
+        if processes == 1:
+            return Context(config, 0, 1, group, retry)
+        process = os.environ.get("RANK") or os.environ.get("SLURM_PROCID")
+        if process is None:
+            raise UserError(
+                f"trainer.devices={config.trainer.devices}: needs as many processes; start it with the peftbench "
+                f"command, torchrun or srun."
+            )
+        return Context(config, int(process), processes, group, retry)
+
+    def of(self, config: Config) -> Context:
+        """The same for another run of those that train jointly."""
+        return dataclasses.replace(self, config=config)
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes what a run leaves."""
+        return self.process == 0
+
+    def tell(self, text: str) -> None:
+        """Says something that the user should know, once."""
+        if self.config.trainer.progress and self.first:
+            Console(stderr=True).print(text, highlight=False, soft_wrap=True)
+
+    def progress(self, what: str) -> contextlib.AbstractContextManager[Watch]:
+        """A bar for something countable, where somebody looks at a terminal."""
+        return counted(Console(), what, self.config.trainer.progress and self.first)

@@ -1,0 +1,198 @@
+"""One of the runs that are carried out: its folder, its model, its record."""
+
+from __future__ import annotations
+
+import contextlib
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from peftbench import costs, deltas, pruning
+from peftbench.backbones import Backbone
+from peftbench.common.errors import Refusal, UserError
+from peftbench.common.seeds import mix
+from peftbench.config import run_id
+from peftbench.data import ood
+from peftbench.data.base import Splits
+from peftbench.data.images import Preparation
+from peftbench.data.loading import Loaders
+from peftbench.methods.base import Method, Plan
+from peftbench.models.model import Model
+from peftbench.results import Record, read_record
+from peftbench.runs import loggers, starting_backbone
+from peftbench.runs.context import Context
+from peftbench.runs.folder import owned_folder, prepared_folder
+from peftbench.runs.plan_file import delta_metadata, make_plan
+from peftbench.runs.stamps import stamps_of
+from peftbench.tasks.base import begin_task, task_class
+from peftbench.training import CHECKPOINT, Aborted, Diverged, Outcome, Stopped
+
+
+class SingleRun:
+    """Holds what belongs to one run while it is carried out, alone or jointly with others.
+
+    Attributes:
+        id: a hash of all that can change its numbers; the name of its folder.
+        done: whether its record was there already.
+        checkpoints: the folder of its checkpoint, which runs that train jointly share.
+        model, plan: once it is adapted.
+    """
+
+    model: Model
+    plan: Plan
+
+    def __init__(
+        self, context: Context, method: Method, backbone: Backbone, splits: Splits, data_hash: str, shifts: ood.Shifts
+    ) -> None:
+        self.context, self.method, self.backbone = context, method, backbone
+        config = context.config
+        stamps = stamps_of(config, backbone, splits, data_hash)
+        if shifts:
+            stamps["data"]["ood"] = ood.stamps_of_shifts(shifts)
+        start = "".join([stamps["backbone"]["fingerprint"], stamps.get("task", {}).get("sha256", "")])
+        self.id = run_id(config, start, stamps["data"]["hash"])
+        self.folder = Path(config.output_dir) / self.id
+        self.record = Record(self.id, "running", config.to_dict(), stamps=stamps)
+        self.logger = loggers.Logger()
+        self.checkpoints = self.folder
+        self.done = False
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[None]:
+        """The run's folder is its own, and whatever happens inside is recorded; a complete run is read instead."""
+        context = self.context
+        with owned_folder(self.folder, context.process, context.group):
+            advice = "; remove it, or give force=true, to run this again"
+            old = None if context.config.force else read_record(self.folder, advice)
+            if old is not None and (old.status == "complete" or (old.status == "failed" and not context.retry)):
+                self.record, self.done = old, True
+                self._say_that_it_is_done()
+                yield
+                return
+            if context.first:
+                prepared_folder(self.folder, context.config)
+                if context.config.pruning.name != "none":  # else the file that was given is the one to share
+                    starting_backbone.keep(self.backbone, context.config)
+            with self._recorded():
+                if context.first:
+                    self.record.write(self.folder)
+                    self.logger = loggers.make(context.config, self.id, self.folder, context.group)
+                yield
+
+    def adapt(self, transform: Preparation, splits: Splits, batches: Loaders) -> None:
+        """Makes the model of this run: backbone and head, the method's plan, and what the method adds."""
+        context, backbone = self.context, self.backbone
+        config = context.config
+        self.record.stamps["data"]["skipped"] = list(batches.skipped)
+        torch.manual_seed(mix(config.seed, 0))
+        task = task_class(config.task).build(config.task, backbone, splits.classes, splits.train.categories)
+        if note := begin_task(task, config.task, config.backbone):
+            context.tell(note)
+        self.model = Model(backbone, task, transform.mean, transform.std)
+        self.plan = make_plan(self.folder, self.method, self.model, batches, context)
+        self.record.plan = dict(self.plan.facts)
+        if skipped := dict(self.method.skipped(backbone)):
+            self.record.plan["skipped"] = skipped
+            name, why = next(iter(skipped.items()))
+            context.tell(
+                f"method={config.method.name}: {len(skipped)} layers are left as they are, such as {name}: {why} "
+                f"(peftbench plan names all)"
+            )
+        self.model.adapted(self.method.adapt(backbone, self.plan))
+        pruning.hold_zeros(backbone)
+        self.record.costs = {"parameters": costs.parameters(self.model)}
+        if context.first:
+            self.record.costs["flops"] = costs.flops(self.model, _blank_input(backbone, splits.train.frames))
+
+    def conclude(self, outcome: Outcome | Diverged) -> None:
+        """Writes the delta and completes the record, or says in it why there is none."""
+        if isinstance(outcome, Diverged):
+            self.record.status, self.record.reason = "failed", str(outcome)
+        elif self.context.first:
+            if outcome.rows is not None:
+                self.model.task.write_rows(outcome.rows, self.folder)
+            self._complete(outcome)
+
+    def _complete(self, outcome: Outcome) -> None:
+        """The delta, the costs that need the finished model, and the record."""
+        record, model = self.record, self.model
+        learned = deltas.changed_tensors(outcome.state, model.start())
+        record.costs |= outcome.costs
+        metadata = delta_metadata(record, model, self.plan)
+        record.costs["delta_bytes"] = deltas.save_delta(self.folder / deltas.FILE, learned, metadata)
+        if self.context.config.trainer.strategy != "fsdp":  # no process holds the whole model
+            model.to(outcome.device)
+            self.method.merge(model.backbone)
+            if model.backbone.masks:
+                record.costs["sparsity"] = pruning.sparsity(model.backbone)
+            image = _blank_input(model.backbone, record.stamps["data"]["frames"])
+            record.costs["time"]["latency"] = costs.latency(model, image.to(outcome.device))
+        record.metrics, record.history = outcome.metrics, outcome.history
+        record.status = "complete"
+
+    def _say_that_it_is_done(self) -> None:
+        """Tells why nothing is done; a protocol that chose this setting is noted in its record."""
+        if not self.context.first:
+            return
+        config, old = self.context.config, self.record
+        if config.protocol and old.config.get("protocol") != config.protocol:
+            old.config["protocol"] = config.to_dict()["protocol"]
+            old.write(self.folder)
+        if config.trainer.progress:
+            done = "already complete; force=true repeats it"
+            text = done if old.status == "complete" else "failed before; sweep.retry=true tries again"
+            Console().print(f"{self.folder}: {text}", highlight=False, soft_wrap=True)
+
+    @contextlib.contextmanager
+    def _recorded(self) -> Iterator[None]:
+        """Whatever happens inside, the record says how it ended, and the logger is closed."""
+        record = self.record
+        try:
+            yield
+        except (Stopped, KeyboardInterrupt) as stop:
+            record.status, record.reason = "interrupted", self._why_stopped(stop)
+            raise
+        except UserError as problem:
+            record.status = "refused" if isinstance(problem, Refusal) else "failed"
+            record.reason = self._with_checkpoint(problem)
+            raise type(problem)(record.reason) from None
+        except Exception as problem:
+            record.status, record.reason = "failed", f"{type(problem).__name__}: {problem}"
+            with contextlib.suppress(OSError):
+                (self.folder / "error.log").write_text(traceback.format_exc(), encoding="utf-8")
+            raise
+        finally:
+            if self.context.first:
+                with contextlib.ExitStack() as closing:
+                    closing.callback(self.logger.finish, record)
+                    closing.callback(self._write_record)  # first: sending figures may take long
+
+    def _why_stopped(self, stop: BaseException) -> str:
+        if not (self.checkpoints / CHECKPOINT).is_file():
+            return "stopped by the user before anything was saved"
+        at_once = isinstance(stop, Aborted | KeyboardInterrupt)
+        return "stopped by the user; the same command resumes it" + (" from its last checkpoint" if at_once else "")
+
+    def _with_checkpoint(self, problem: UserError) -> str:
+        """The sentence, and for a run that diverged where its last good state is."""
+        checkpoint = self.checkpoints / CHECKPOINT
+        kept = f" (the state before it is kept in {checkpoint})"
+        if isinstance(problem, Diverged) and checkpoint.is_file() and kept not in str(problem):
+            return f"{problem}{kept}"
+        return str(problem)
+
+    def _write_record(self) -> None:
+        if self.record.status == "complete":
+            self.record.write(self.folder)
+        else:  # what went wrong is being told already; on a full disk the record cannot say it too
+            with contextlib.suppress(UserError):
+                self.record.write(self.folder)
+
+
+def _blank_input(backbone: Backbone, frames: int | None) -> torch.Tensor:
+    """One image (1, 3, H, W), or one clip (1, T, 3, H, W)."""
+    clip = () if frames is None else (frames,)
+    return torch.zeros(1, *clip, 3, *backbone.facts.canvas, dtype=torch.uint8)

@@ -1,0 +1,11 @@
+"""How classification's runs are judged and shown. Reports import this, and not the schema, which takes pydantic."""
+
+from __future__ import annotations
+
+from peftbench.results.task_results import TaskResults
+
+RESULTS = TaskResults(
+    metric="accuracy",
+    columns={"top-1 %": "accuracy"},
+    setting={"label_smoothing": 0.0},
+)

@@ -1,0 +1,79 @@
+"""`peftbench predict` for detection: boxes on each image, as a table, as COCO's JSON, and drawn."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from peftbench.common.errors import UserError
+from peftbench.common.progress import Watch
+from peftbench.tasks.detection.result_files import Detected, as_coco, draw
+from peftbench.tasks.predictor import Prediction, Predictor, Skip, why_unreadable
+
+
+class BoxPredictor(Predictor):
+    """`values` of a prediction: `Detected`, the boxes with at least the asked `score`, the best first."""
+
+    def __init__(self, options: Mapping[str, Any], images: str, items: Sequence[Path], force: bool) -> None:
+        super().__init__(options, images, items, force)
+        self.pictures = {} if options["draw"] is None else _picture_files(images, items, options["draw"], force)
+
+    @property
+    def written(self) -> list[str]:
+        return [self.options["draw"]] if self.pictures else []
+
+    def predictions(self, tuned: Any, skip: Skip, watch: Watch) -> Iterator[Prediction]:
+        for count, path in enumerate(self.items, start=1):
+            try:
+                with tuned.precision():
+                    answer = tuned.detect(path)
+            except UserError as problem:
+                skip(path, why_unreadable(path, problem))
+            else:
+                sure = answer["scores"] >= self.options["score"]
+                boxes, labels, scores = (answer[name][sure].cpu() for name in ("boxes", "labels", "scores"))
+                boxes_of_image = Detected(path, boxes, tuple(labels.tolist()), tuple(scores.tolist()), tuned.classes)
+                if path in self.pictures:
+                    draw(path, boxes, boxes_of_image.names, boxes_of_image.scores, self.pictures[path])
+                yield Prediction(path, boxes_of_image)
+            watch(count, len(self.items))
+
+    def heading(self, tuned: Any, first: Prediction) -> list[str]:
+        return ["file", "class", "score", "x1", "y1", "x2", "y2"]
+
+    def rows(self, prediction: Prediction) -> Iterator[list[Any]]:
+        """A row for each box, in pixels; an image without any has a row with its name alone."""
+        detected: Detected = prediction.values
+        if not len(detected.boxes):
+            yield [prediction.path, *[""] * 6]
+        for name, score, box in zip(detected.names, detected.scores, detected.boxes.tolist(), strict=True):
+            yield [prediction.path, name, f"{score:.6f}", *(f"{side:.2f}" for side in box)]
+
+    def write_json(
+        self, file: IO[str], tuned: Any, predictions: Iterable[Prediction], skipped: Sequence[tuple[Path, str]]
+    ) -> None:
+        """COCO's JSON, with the ids that the classes had in the training data."""
+        categories = dict(zip(tuned.classes, tuned.run.categories, strict=True))
+        as_coco(file, tuned.run.record.id, categories, (p.values for p in predictions), skipped)
+
+
+def _picture_files(images: str, items: Sequence[Path], draw: str, force: bool) -> dict[Path, Path]:
+    """Where the picture of each image goes: as it lies below `images`, or below the folder that holds them all.
+
+    Raises:
+        UserError: something is in the way.
+    """
+    source, folder = (Path(os.path.abspath(Path(place).expanduser())) for place in (images, draw))
+    absolute = {item: Path(os.path.abspath(item)) for item in items}
+    base = source if source.is_dir() else Path(os.path.commonpath([path.parent for path in absolute.values()]))
+    pictures = {item: folder / path.relative_to(base) for item, path in absolute.items()}
+    sources = {path.resolve() for path in absolute.values()}
+    if folder.is_relative_to(source) or any(path.resolve() in sources for path in pictures.values()):
+        raise UserError(f"draw={draw}: lies among the images of images={images}; give a folder apart from them.")
+    there = [path for path in pictures.values() if path.exists()]
+    if there and not force:
+        more = f", as do {len(there) - 1} more" if len(there) > 1 else ""
+        raise UserError(f"draw={draw}: {there[0]} exists already{more}; give another folder, or force=true.")
+    return pictures

@@ -1,0 +1,160 @@
+"""Whether a delta belongs to the run and the backbone that it is to be put into: a row for each thing compared."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from peftbench import pruning
+from peftbench.backbones import Backbone
+from peftbench.common.errors import Refusal
+from peftbench.runs.build import transform_of
+from peftbench.runs.plan_file import CONFIG, PLAN, plan_hash
+from peftbench.tasks.base import task_class
+
+if TYPE_CHECKING:
+    from peftbench.tuned.finished_run import FinishedRun
+
+Row = tuple[Any, Any, str]
+"""The delta's value, ours, and what is to be said where they differ."""
+
+
+def refuse_foreign_delta(run: FinishedRun, backbone: Backbone, shared: str) -> None:
+    """Raises Refusal where the run's delta belongs to another run, method, task, backbone, plan or kind of image.
+
+    Args:
+        shared: whose the backbone is where it is not the run's own, for messages.
+    """
+    for compared in (_run_and_method, _task, _model, _start_file, _weights, _images, _plan):
+        for theirs, ours, sentence in compared(run, backbone, shared):
+            if theirs != ours:
+                raise Refusal(f"{run.source}: {sentence}")
+
+
+def _run_and_method(run: FinishedRun, backbone: Backbone, shared: str) -> Iterator[Row]:
+    delta, config = run.metadata, run.config
+    yield (
+        delta["run"],
+        run.record.id,
+        f"is of run {delta['run']}, and {run.folder} of {run.record.id}; give the folder of the run as it was left.",
+    )
+    theirs = {"name": delta["method"], **json.loads(delta["options"])}
+    ours = {"name": config.method.name, **config.method.options}
+    for key in {**theirs, **ours}:
+        a, b = theirs.get(key, "nothing"), ours.get(key, "nothing")
+        yield (
+            a,
+            b,
+            f"was made with method.{key}={a}, and {run.folder / CONFIG} has method.{key}={b}; a delta fits only the "
+            f"method and options that it was made with.",
+        )
+
+
+def _task(run: FinishedRun, backbone: Backbone, shared: str) -> Iterator[Row]:
+    ours = run.config.task.name
+    theirs = run.metadata.get("task", ours)  # the first format named none
+    yield theirs, ours, f"is of task={theirs}, and {run.folder / CONFIG} of {ours}."
+
+
+def _model(run: FinishedRun, backbone: Backbone, shared: str) -> Iterator[Row]:
+    """The same model, pruned in the same way."""
+    delta, name = run.metadata, backbone.facts.name
+    made = f"was made on {delta['backbone']}"
+    whose = shared or f"backbone.name in {run.folder / CONFIG}"
+    yield (
+        _untagged(delta["backbone"]),
+        _untagged(name),
+        f"{made}, and {whose} is {name}; a delta fits only the backbone that it was made on.",
+    )
+    stamp = run.record.stamps["backbone"].get("pruning", {})
+    theirs = "unstructured" if delta["mask"] else "structured" if "kept" in stamp else "none"
+    ours = "unstructured" if backbone.masks else "structured" if backbone.kept else "none"
+    yield (
+        theirs,
+        ours,
+        f"{made} with pruning={theirs}, and {shared or 'this backbone'} has pruning={ours}; a delta fits only the "
+        f"pruned backbone that it was made on.",
+    )
+    mask = pruning.mask_hash(backbone.masks)
+    yield (
+        delta["mask"],
+        mask,
+        f"{made} with the pruning mask {delta['mask'][:12]}, and {shared or 'this backbone'} has {mask[:12]}; a delta "
+        f"fits only the mask that it was made under.",
+    )
+
+
+def _start_file(run: FinishedRun, backbone: Backbone, shared: str) -> Iterator[Row]:
+    """The file that the whole model started from: what of the task did not train is in that file alone."""
+    section, task = run.config.task, task_class(run.config.task)
+    theirs = run.record.stamps.get("task", {}).get("sha256", "")
+    stamp = task.stamp(section, task.start_file(section, run.config.backbone))
+    ours = stamp.get("sha256", "")
+    yield (
+        theirs,
+        ours,
+        f"was made from a detector with sha256 {theirs[:12] or 'nothing'}, and the file of "
+        f"task.weights={stamp.get('weights')} has {ours[:12] or 'nothing'}; give the one that it was made from with "
+        f"weights=FILE.",
+    )
+
+
+def _weights(run: FinishedRun, backbone: Backbone, shared: str) -> Iterator[Row]:
+    """The starting tensors. Where the model is the same and they differ, its input size may be why."""
+    delta, name = run.metadata, backbone.facts.name
+    theirs, ours = delta["fingerprint"], backbone.fingerprint
+    made = f"was made on {delta['backbone']}"
+    size = str(backbone.facts.input_size)
+    if delta.get("input_size", size) != size:  # a ViT's position embeddings are of its grid
+        where = shared or f"data.size in {run.folder / CONFIG}"
+        yield (
+            theirs,
+            ours,
+            f"{made} for images of {delta['input_size']} pixels, and {where} is for {size}, which gives it other "
+            f"weights; a delta fits only the size that it was made for.",
+        )
+    made += f" with fingerprint {theirs[:12]}"
+    if shared:
+        yield (
+            theirs,
+            ours,
+            f"{made}, and {shared} is {name} with {ours[:12]}; tasks share one backbone only where all were made on "
+            f"its very weights.",
+        )
+    yield (
+        theirs,
+        ours,
+        f"{made}, and {name} of backbone.weights={run.config.backbone.weights} has {ours[:12]}; give the weights that "
+        f"it was made on with weights=FILE.",
+    )
+
+
+def _images(run: FinishedRun, backbone: Backbone, shared: str) -> Iterator[Row]:
+    """How images are prepared, which no shape of a tensor shows."""
+    ours = json.loads(json.dumps(dataclasses.asdict(transform_of(run.config, backbone))))
+    theirs = json.loads(run.metadata.get("transform", "{}"))
+    for key in (key for key in ours if key != "augment"):
+        prepared = theirs.get(key, ours[key])
+        yield (
+            prepared,
+            ours[key],
+            f"was trained on images with {key}={prepared}, and {shared or run.folder / CONFIG} wants "
+            f"{key}={ours[key]}; a delta fits only images that are prepared as those were.",
+        )
+
+
+def _plan(run: FinishedRun, backbone: Backbone, shared: str) -> Iterator[Row]:
+    ours = plan_hash(run.plan)
+    yield (
+        run.metadata.get("plan", ours),
+        ours,
+        f"was made with another plan than the one in {run.folder / PLAN}.json; give the folder of the run as it was "
+        f"left.",
+    )
+
+
+def _untagged(name: str) -> str:
+    """Of a timm name, the architecture alone."""
+    return name.partition(".")[0]

@@ -1,0 +1,112 @@
+"""A finished run as its folder tells it: config, plan and delta. Needs neither Lightning nor Hydra."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from peftbench import backbones, config, deltas
+from peftbench.common.errors import Refusal, UserError
+from peftbench.config import Config
+from peftbench.methods.base import Method, Plan
+from peftbench.models.model import Model
+from peftbench.results import Record, read_record
+from peftbench.runs import starting_backbone
+from peftbench.runs.build import instantiate, transform_of
+from peftbench.runs.plan_file import CONFIG, read_plan
+from peftbench.tasks.base import begin_task, task_class
+from peftbench.tuned.delta_fit import refuse_foreign_delta
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A finished run as its folder tells it; no weights of a backbone have been read.
+
+    Attributes:
+        tensors, metadata: the delta.
+        source: where it was read, for messages.
+    """
+
+    folder: Path
+    record: Record
+    config: Config
+    method: Method
+    plan: Plan
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, str]
+    source: Path
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(json.loads(self.metadata["classes"]))
+
+    @property
+    def categories(self) -> tuple[int, ...]:
+        """The numbers of the classes in the data set's own files, where it has such."""
+        return tuple(json.loads(self.metadata.get("categories", "[]")))
+
+    @property
+    def frames(self) -> int | None:
+        """The frames of a clip; None where the run was on images."""
+        return self.record.stamps["data"].get("frames")
+
+    def model(self, backbone: backbones.Backbone, shared: str = "") -> Model:
+        """The tuned model, in eval mode, of a backbone as it is before any method; the method changes it.
+
+        Args:
+            shared: whose the backbone is where it is not the run's own, for messages.
+
+        Raises:
+            Refusal: the delta belongs to another backbone, mask, plan, method or option; says which.
+        """
+        refuse_foreign_delta(self, backbone, shared)
+        with torch.random.fork_rng():  # what starts at random is replaced by the delta
+            section = self.config.task
+            task = task_class(section).build(section, backbone, self.classes, self.categories)
+            begin_task(task, section, self.config.backbone)
+            transform = transform_of(self.config, backbone)
+            model = Model(backbone, task, transform.mean, transform.std)
+            starting_backbone.as_merged(backbone, self.config, self.method)
+            if (trained := self.metadata.get("merge", backbone.merging)) != backbone.merging:
+                raise Refusal(
+                    f"{self.source}: was trained with pruning.merge={trained}, and {self.folder / CONFIG} has "
+                    f"{backbone.merging}; give the folder of the run as it was left."
+                )
+            self.method.check(backbone)
+            model.adapted(self.method.adapt(backbone, self.plan))
+        model.eval()
+        deltas.attach(model, self.tensors, str(self.source))
+        return model
+
+
+def open_run(folder: str | Path, config_dir: str | Path | None = None) -> FinishedRun:
+    """What the folder of a complete run holds.
+
+    Args:
+        config_dir: a folder with the YAML of a method of your own.
+
+    Raises:
+        UserError: there is no run, it is not complete, or a file of it is missing, damaged or of another version.
+    """
+    folder = Path(folder).expanduser()
+    own = [] if config_dir is None else [Path(config_dir).expanduser()]
+    if own and not own[0].is_dir():
+        raise UserError(f"config_dir={config_dir}: there is no such folder; give the one with your own YAML files.")
+    if folder.is_file():
+        raise UserError(f"run={folder}: is a file; give the folder of the run, such as {folder.parent}.")
+    record = read_record(folder, "; a run's model is made again only with the record that it wrote")
+    if record is None:
+        raise UserError(f"run={folder}: holds no result.json; give the folder of a run, such as outputs/<run id>.")
+    if record.status != "complete":
+        why = f" ({record.reason})" if record.reason else ""
+        raise UserError(f"run={folder}: is not complete but {record.status}{why}; the same command finishes a run.")
+    spec = config.restored(folder / CONFIG, own)
+    file = folder / deltas.FILE
+    tensors, metadata = deltas.load_delta(file)
+    plan = read_plan(folder)
+    return FinishedRun(folder, record, spec, instantiate(spec.method), plan, tensors, metadata, file)

@@ -1,0 +1,36 @@
+"""One process carries out a run at a time: another job of its sweep waits, anybody else is refused.
+
+Two threads contend for the lock as two processes do; `tests/common/test_file_lock.py` has processes that are killed.
+"""
+
+import threading
+
+import pytest
+
+from peftbench.common.errors import UserError
+from peftbench.runs.folder import owned_folder
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [("a", "b"), ("a", None), (None, None), (None, "b")])
+def test_a_stranger_is_refused(tmp_path, theirs, ours):
+    with owned_folder(tmp_path / "run", 0, theirs):
+        with pytest.raises(UserError) as refusal, owned_folder(tmp_path / "run", 0, ours):
+            pytest.fail("two processes carry out one run")
+        assert str(refusal.value) == f"{tmp_path / 'run'}: another process is carrying out this very run; wait for it."
+    with owned_folder(tmp_path / "run", 0, ours):  # and then anybody may
+        pass
+
+
+def test_a_job_of_the_same_sweep_waits_until_it_is_over(tmp_path):
+    came = threading.Event()
+
+    def wait_for_it() -> None:
+        with owned_folder(tmp_path / "run", 0, "a"):
+            came.set()
+
+    waiting = threading.Thread(target=wait_for_it, daemon=True)
+    with owned_folder(tmp_path / "run", 0, "a"):
+        waiting.start()
+        assert not came.wait(0.3)
+    assert came.wait(30)
+    waiting.join(30)

@@ -1,0 +1,1 @@
+"""A task from outside peftbench: how much ink an image holds, one number."""
