@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 
 import pytest
 import torch
+from filelock import FileLock
 
 from peftbench import deltas
 from peftbench.common.errors import UserError
@@ -84,8 +84,7 @@ def test_a_file_where_a_folder_has_to_be_is_told(stopped, tmp_path, name):
 
 def test_a_run_that_another_process_carries_out_is_told(stopped, tmp_path):
     command, folder = stopped
-    with (tmp_path / ".locks" / folder.name).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(tmp_path / ".locks" / folder.name):
         refused(command(), str(folder), "another process")
 
 

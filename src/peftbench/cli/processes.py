@@ -31,7 +31,7 @@ def run_in_processes(config: Config, group: str | None, retry: bool = True) -> R
     count = config.trainer.devices
     with tempfile.TemporaryDirectory(prefix="peftbench-") as folder:
         task = Path(folder) / "config.json"
-        task.write_text(json.dumps({"config": config.to_dict(), "group": group, "retry": retry}))
+        task.write_text(json.dumps({"config": config.to_dict(), "group": group, "retry": retry}), encoding="utf-8")
         shared = {
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(_free_port()),
@@ -46,7 +46,7 @@ def run_in_processes(config: Config, group: str | None, retry: bool = True) -> R
             for index in range(count)
         ]
         _wait_for(processes)
-        answers = {p.stem: json.loads(p.read_text()) for p in Path(folder).glob("[0-9]*.json")}
+        answers = {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in Path(folder).glob("[0-9]*.json")}
     for answer in answers.values():
         if "error" in answer:
             raise UserError(answer["error"])

@@ -80,7 +80,7 @@ class Session:
             return list(self.records)
         by_run: dict[Any, Record] = {}
         for number, path in enumerate(sorted((self.sweep_folder / "jobs").glob("*/result.json"))):
-            content = json.loads(path.read_text())
+            content = json.loads(path.read_text(encoding="utf-8"))
             folder = str(self.sweep_folder.parents[1] / content["id"]) if content["id"] else ""
             by_run[content["id"] or number] = Record(**content, folder=folder)
         return list(by_run.values())

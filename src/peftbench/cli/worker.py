@@ -16,7 +16,7 @@ def main(task: str, answer: str) -> int:
     """Runs the config in the file `task` and writes its record, or its error, to `answer`."""
     from peftbench.runs.run import run as train_config
 
-    asked = json.loads(Path(task).read_text())
+    asked = json.loads(Path(task).read_text(encoding="utf-8"))
     reply: dict[str, Any] = {}
     status = 1
     try:
@@ -26,7 +26,7 @@ def main(task: str, answer: str) -> int:
     except UserError as mistake:
         reply, status = {"error": str(mistake)}, 2
     finally:
-        Path(answer).write_text(json.dumps(reply))
+        Path(answer).write_text(json.dumps(reply), encoding="utf-8")
     return status
 
 

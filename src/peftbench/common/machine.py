@@ -11,7 +11,7 @@ from pathlib import Path
 def _cpuinfo() -> str:
     """What Linux says of the processors; empty elsewhere."""
     try:
-        return Path("/proc/cpuinfo").read_text()
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
         return ""
 

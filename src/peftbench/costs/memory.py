@@ -76,7 +76,7 @@ def _give_back() -> None:
 
 def _reset_peak() -> bool:
     try:
-        _CLEAR.write_text("5")  # proc(5): 5 resets the peak resident set of this process
+        _CLEAR.write_text("5", encoding="utf-8")  # proc(5): 5 resets the peak resident set of this process
     except OSError:
         return False
     return True
@@ -84,7 +84,7 @@ def _reset_peak() -> bool:
 
 def _kilobytes(key: str) -> int | None:
     try:
-        lines = _STATUS.read_text().splitlines()
+        lines = _STATUS.read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
     values = [line.split()[1] for line in lines if line.startswith(key)]

@@ -77,7 +77,7 @@ class DigitsDet(BoxSet):
             part = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=folder.parent))
             part.chmod(0o755)
             self._draw(part)
-            (part / _STAMP).write_text(json.dumps({"recipe": recipe, "files": _sizes(part)}))
+            (part / _STAMP).write_text(json.dumps({"recipe": recipe, "files": _sizes(part)}), encoding="utf-8")
             if folder.exists() and not _whole(folder, recipe):
                 shutil.rmtree(folder)
             with contextlib.suppress(OSError):  # another process was faster
@@ -125,7 +125,7 @@ class DigitsDet(BoxSet):
                 "images": images,
                 "annotations": annotations,
             }
-            (folder / "annotations" / f"instances_{role}.json").write_text(json.dumps(content))
+            (folder / "annotations" / f"instances_{role}.json").write_text(json.dumps(content), encoding="utf-8")
 
 
 def photographs() -> list[np.ndarray]:
@@ -208,7 +208,7 @@ def _sizes(folder: Path) -> dict[str, int]:
 def _whole(folder: Path, recipe: dict[str, Any]) -> bool:
     """Whether all files are there as they were written."""
     try:
-        stamp = json.loads((folder / _STAMP).read_text())
+        stamp = json.loads((folder / _STAMP).read_text(encoding="utf-8"))
         return stamp["recipe"] == recipe and stamp["files"] == _sizes(folder)
     except (OSError, ValueError, KeyError, TypeError):
         return False

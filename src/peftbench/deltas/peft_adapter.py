@@ -114,7 +114,7 @@ def write_adapter(
     }
     deltas.write_tensors(folder / WEIGHTS, adapter_tensors, {**metadata, "format": "pt"})
     with replacing(folder / CONFIG) as part:
-        part.write_text(json.dumps(settings, indent=2) + "\n")
+        part.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def read_adapter(folder: Path, classifiers: tuple[str, ...]) -> Adapter:

@@ -45,7 +45,7 @@ class Record:
         content = {k: v for k, v in asdict(self).items() if k != "folder"}
         path = folder / FILE
         with replacing(path, lambda why: f"{path}: could not be written ({why}).") as part:
-            part.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+            part.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         self.folder = str(folder)
 
 

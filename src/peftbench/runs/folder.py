@@ -32,7 +32,7 @@ def owned_folder(folder: Path, process: int, group: str | None) -> Iterator[None
         locks.mkdir(exist_ok=True)
         lock = take(locks / folder.name, wait=False)
         owner = locks / f"{folder.name}.group"  # the sweep of whoever holds the lock
-        if lock is None and group and owner.is_file() and owner.read_text() == group:
+        if lock is None and group and owner.is_file() and owner.read_text(encoding="utf-8") == group:
             lock = take(locks / folder.name, wait=True)
     except OSError as problem:
         raise _not_writable(folder.parent, problem.strerror) from None
@@ -40,7 +40,7 @@ def owned_folder(folder: Path, process: int, group: str | None) -> Iterator[None
         raise UserError(f"{folder}: another process is carrying out this very run; wait for it.")
     try:
         with replacing(owner, lambda why: str(_not_writable(folder.parent, why))) as part:
-            part.write_text(group or "")
+            part.write_text(group or "", encoding="utf-8")
         yield
     finally:
         lock.release()
@@ -65,4 +65,4 @@ def prepared_folder(folder: Path, config: Config) -> None:
     except OSError as problem:
         raise UserError(f"{folder}: cannot be written ({problem.strerror}); give another output_dir.") from None
     with replacing(folder / CONFIG) as part:
-        part.write_text(yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True))
+        part.write_text(yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8")

@@ -32,7 +32,9 @@ def read_plan(folder: Path) -> Plan:
     if not facts.is_file():
         return Plan()
     try:
-        return Plan(deltas.read_tensors(folder / f"{PLAN}.safetensors")[0], dict(json.loads(facts.read_text())))
+        return Plan(
+            deltas.read_tensors(folder / f"{PLAN}.safetensors")[0], dict(json.loads(facts.read_text(encoding="utf-8")))
+        )
     except (ValueError, TypeError):
         raise UserError(f"{facts}: is damaged; it was written when the run began.") from None
 

@@ -90,7 +90,7 @@ def read_about(folder: Path) -> dict[str, Any] | None:
     None where the description is missing or damaged.
     """
     try:
-        content = json.loads((folder / ABOUT).read_text())
+        content = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         rows, taps = content["rows"], content["taps"]
         sound = isinstance(content["about"], dict) and _counts([rows]) and rows * len(taps) > 0
         taps_sound = [_counts(t["shape"]) and _counts(t["crc32"]) and t["dtype"] in DTYPES for t in taps]

@@ -191,7 +191,7 @@ def _write(root: Path, name: str, about: dict[str, Any], fill: Fill) -> int:
                 for file, (shape, dtype) in zip(files, shapes, strict=True)
             ]
             content = {"about": about, "rows": rows, "taps": listed}
-            (part / ABOUT).write_text(json.dumps(content) + "\n")
+            (part / ABOUT).write_text(json.dumps(content) + "\n", encoding="utf-8")
             old = root / PARTS / f"{name}.{os.getpid()}.old"
             stack.callback(shutil.rmtree, old, ignore_errors=True)
             if (root / name).exists():  # a damaged one

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from filelock import FileLock
 
 from support.disk import disk_full_beyond
 from support.standins import WORDS
@@ -58,9 +59,6 @@ def test_what_was_begun_for_another_split_is_begun_anew(archives, prepared, data
 
 
 def test_two_at_a_time_do_not_write_one_folder(archives, data, tmp_path):
-    import fcntl
-
-    with (tmp_path / ".svhn.preparing.lock").open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    with FileLock(tmp_path / ".svhn.preparing.lock"):
         told = data("prepare", "vtab/svhn", f"archives={archives}", f"dir={tmp_path}", *WORDS)
     one_line(told, "svhn", "another process")

@@ -109,7 +109,7 @@ def _try(url: str, part: Path, about: Path, watch: Stages) -> None:
 def _mark(about: Path, url: str) -> str:
     """What the server said of the version that the part is of; empty where that is not known."""
     try:
-        content = json.loads(about.read_text())
+        content = json.loads(about.read_text(encoding="utf-8"))
         return str(content["mark"]) if content["url"] == url else ""
     except (OSError, ValueError, KeyError, TypeError):
         return ""
@@ -119,6 +119,6 @@ def _note(about: Path, url: str, answer: Any) -> None:
     tag = answer.headers.get("ETag", "")
     mark = tag if tag and not tag.startswith("W/") else answer.headers.get("Last-Modified", "")
     if mark:
-        about.write_text(json.dumps({"url": url, "mark": mark}))
+        about.write_text(json.dumps({"url": url, "mark": mark}), encoding="utf-8")
     else:
         about.unlink(missing_ok=True)

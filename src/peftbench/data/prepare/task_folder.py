@@ -98,10 +98,10 @@ def building_folder(target: Path, plan: str) -> Iterator[Path]:
         begun.parent.mkdir(parents=True, exist_ok=True)
         with _alone(begun.with_name(begun.name + ".lock"), target):
             note = begun / ".plan"
-            if begun.exists() and not (note.is_file() and note.read_text() == plan):
+            if begun.exists() and not (note.is_file() and note.read_text(encoding="utf-8") == plan):
                 shutil.rmtree(begun)
             begun.mkdir(exist_ok=True)
-            note.write_text(plan)
+            note.write_text(plan, encoding="utf-8")
             yield begun
             note.unlink()
             begun.rename(target)

@@ -83,6 +83,6 @@ def _read(folder: Path, file: str, classes: int) -> Split:
 
 def _class_names(folder: Path, classes: int) -> tuple[str, ...]:
     file = folder / "classes.txt"
-    names = file.read_text().split("\n") if file.is_file() else []
+    names = file.read_text(encoding="utf-8").split("\n") if file.is_file() else []
     names = [n.strip() for n in names if n.strip()]
     return tuple(names) if len(names) == classes else tuple(str(i) for i in range(classes))
