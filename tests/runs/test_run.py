@@ -116,6 +116,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path, monkeypatch, stop
     assert resumed.metrics == undisturbed.metrics
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 def test_ctrl_c_leaves_a_checkpoint_and_a_record(tmp_path, monkeypatch):
     batch_end = Checkpoints.on_train_batch_end
 
@@ -218,6 +219,7 @@ def test_a_sweep_lands_in_run_folders_and_lists_refusals(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 def test_kill_nine_in_mid_run_and_the_same_command_end_with_the_same_weights(tmp_path):
     words = [*SMALL, "method=full", "trainer.epochs=3", "trainer.checkpoint_seconds=0", "data.batch_size=100"]
 
@@ -270,6 +272,7 @@ def test_two_processes_reach_what_one_does(tmp_path, alone, strategy):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 def test_an_interrupted_sweep_shows_what_is_done_and_goes_on_with_the_rest(tmp_path):
     words = [*SMALL, "method=bitfit", "data.batch_size=50", "trainer.epochs=1,400", "trainer.checkpoint_seconds=0"]
     command = [sys.executable, "-m", "peftbench.cli.main", "-m", *words, f"output_dir={tmp_path}"]

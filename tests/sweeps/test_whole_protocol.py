@@ -31,6 +31,7 @@ def vtab(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["joblib", "ray"])
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 def test_the_whole_protocol_killed_half_way_and_resumed_then_reported(vtab, tmp_path, launcher):
     plugin(launcher)
     out = tmp_path / "out"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from filelock import FileLock
 
@@ -27,6 +29,7 @@ def test_a_full_disk_is_told_and_the_same_command_goes_on_from_there(archives, p
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 def test_a_command_that_is_killed_goes_on_where_it_was(archives, prepared, tmp_path):
     import signal
     import subprocess
