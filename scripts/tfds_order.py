@@ -1,4 +1,4 @@
-"""What TFDS itself makes of the stand-ins of VTAB-1k's sources: the figures in tests/test_prepare.py.
+"""What TFDS itself makes of the stand-ins of VTAB-1k's sources: the figures in tests/data/prepare/test_order.py.
 
 python scripts/tfds_order.py
 
