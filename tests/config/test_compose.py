@@ -7,7 +7,7 @@ import sys
 import pytest
 import timm
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import peftbench
@@ -133,6 +133,7 @@ def test_each_method_brings_its_own_learning_rate_and_the_command_line_wins():
 
 
 @pytest.mark.parametrize("known", ["method=lora", "backbone=vit_b", "data=vtab/cifar", "trainer=ddp"])
+@settings(max_examples=40, deadline=None)
 @given(noise=st.text("abcxyz_/0.", min_size=1, max_size=6))
 def test_an_unknown_choice_is_one_sentence(known, noise):
     group, _, value = known.partition("=")
