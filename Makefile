@@ -31,7 +31,7 @@ golden: .venv/ready      ## BASE=<commit>: this tree computes what that one does
 	  $(foreach p,$(ROWS),--rows '$(p)') $(foreach p,$(EXCEPT),--except '$(p)')
 
 docs-tables: .venv/ready ## writes the tables of docs/ that are made from the code
-	$(BIN)/python scripts/method_tables.py
+	$(BIN)/python scripts/doc_tables.py
 
 lint: .venv/ready
 	$(BIN)/ruff check src scripts tests

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from peftbench.cli.arguments import Command
+from peftbench.cli.main import VERBS, command_of
+from peftbench.common.task_lookup import shipped_tasks
 from peftbench.config import CONFIGS
 from peftbench.config.declared_fields import declared
 from peftbench.config.groups import describe, names
@@ -28,6 +31,7 @@ FLOORS = [
     {"sweeps", "tuned"},
     {"api"},
     {"cli"},
+    {"__main__"},
 ]
 # Only these packages, or files, may import a library.
 OWNERS = {
@@ -76,6 +80,8 @@ def test_no_source_file_is_longer_than_400_lines():
     assert not long
 
 
+DECLARED = [command_of(verb) for verb in VERBS]
+COMMANDS = [c for entry in DECLARED for c in ([entry] if isinstance(entry, Command) else entry.commands)]
 CHEAP = [
     ["--help"],
     ["list", "backbones"],
@@ -85,6 +91,11 @@ CHEAP = [
     ["method.rnk=3"],
     ["task=detection"],
     ["trainer.precision=16", "trainer.accelerator=cpu"],
+    *([*command.name.split(), "--help"] for command in COMMANDS),
+    ["completion", "bash"],
+    ["completion", "words", "--", ""],
+    ["completion", "words", "--", "method=losa", "method.tap"],
+    ["completion", "words", "--", "predict", "run="],
 ]
 ASK = """
 import json, sys
@@ -93,14 +104,13 @@ imported = []
 for words in json.loads(sys.argv[1]):
     main(words)
     imported.append('torch' in sys.modules)
-    sys.modules.pop('torch', None)
 print(json.dumps(imported))
 """
 
 
 @pytest.fixture(scope="module")
 def torch_imported():
-    """By the words of each cheap answer: whether torch was imported; one fresh process gives them all."""
+    """By the words of each cheap answer: whether torch was imported by then, in one process that gives them all."""
     command = [sys.executable, "-c", ASK, json.dumps(CHEAP)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     imported = json.loads(done.stdout.splitlines()[-1])
@@ -169,3 +179,49 @@ def test_outside_methods_nothing_names_a_method(path):
     constants = {n.value for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Constant)}
     named = {v for v in constants if isinstance(v, str) and v in METHODS} - allowed
     assert not named, f"{path} names {named}; ask an attribute of Method"
+
+
+# Outside tasks/ nothing asks for a task by name: `config` and `results` look it up at run time. Records of the first
+# version named no task, and an id's first keys are a table of what that version knew.
+NAMES_A_TASK = {"results/task_results.py": {"classification"}, "config/first_keys.py": set(shipped_tasks())}
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in FILES if package(p) != "tasks"], ids=lambda p: p.relative_to(SOURCE).as_posix()
+)
+def test_outside_tasks_nothing_names_a_task(path):
+    modules = {m for m in imports(path) if m.startswith("peftbench.tasks.") and m.split(".")[2] in shipped_tasks()}
+    assert not modules, f"{path} imports {modules}; ask an attribute of Task"
+    constants = {n.value for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Constant)}
+    named = constants & set(shipped_tasks()) - NAMES_A_TASK.get(path.relative_to(SOURCE).as_posix(), set())
+    assert not named, f"{path} names {named}; ask an attribute of Task"
+
+
+def test_what_config_and_results_ask_of_a_task_is_free_of_torch():
+    code = """
+import sys
+from peftbench.common.task_lookup import shipped_tasks
+from peftbench.config import task_schema
+from peftbench.results import results_of
+for name in shipped_tasks():
+    assert task_schema({"name": name}).section and results_of({"task": {"name": name}}).metric
+print(sorted({"torch", "timm", "lightning"} & set(sys.modules)), shipped_tasks())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("[] {'classification': 'peftbench.tasks.classification', 'detection'"), done.stdout
+
+
+# A name that says as little as these says of what: `run` is what `peftbench.run` is.
+SAYS_LITTLE = {"together", "run", "check", "read", "write"}
+
+
+def test_names_of_modules_and_public_functions_say_of_what():
+    functions, modules = [], []
+    for path in FILES:
+        name = path.relative_to(SOURCE).as_posix()
+        modules += [name] if path.stem in SAYS_LITTLE else []
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef) and node.name in SAYS_LITTLE:
+                functions.append(f"{name}: {node.name}")
+    assert modules == ["runs/run.py"]
+    assert functions == ["runs/run.py: run"]

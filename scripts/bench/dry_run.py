@@ -53,7 +53,7 @@ def measure(quick: bool = False) -> list[Row]:
 def _peaks(case: Case) -> tuple[float, float]:
     """Bytes at the peak of a step, as planned and as the run's record says."""
     import peftbench
-    from peftbench.runs.dry_run import plan
+    from peftbench.runs.dry_run import plan_run
 
     with tempfile.TemporaryDirectory() as folder:
         words = [f"method={case.method}", f"pruning={case.pruning}", f"backbone={case.backbone}"]
@@ -63,6 +63,6 @@ def _peaks(case: Case) -> tuple[float, float]:
         environment = {**os.environ, **GIVES_MEMORY_BACK}
         subprocess.run([COMMAND, *words], env=environment, check=True, capture_output=True)
         record = json.loads(next(Path(folder).glob("*/result.json")).read_text(encoding="utf-8"))
-        step = plan(peftbench.compose(*words)).step
+        step = plan_run(peftbench.compose(*words)).step
     assert step is not None
     return step.peak, record["costs"]["memory"]["peak"]["resident"]

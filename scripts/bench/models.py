@@ -13,7 +13,7 @@ from peftbench.config import Config
 from peftbench.methods.base import Plan
 from peftbench.models.model import Model
 from peftbench.runs.build import instantiate
-from peftbench.tasks import making
+from peftbench.tasks.base import task_class
 
 CLASSES = [str(i) for i in range(10)]
 
@@ -26,7 +26,7 @@ def random_config(*words: str) -> Config:
 def plain_model(config: Config, classes: Sequence[str] = CLASSES) -> Model:
     """The backbone and the task's head, without a method."""
     backbone = peftbench.build_backbone(config)
-    return Model(backbone, making.make(config.task, backbone, classes))
+    return Model(backbone, task_class(config.task).build(config.task, backbone, classes))
 
 
 def adapted_model(config: Config, classes: Sequence[str] = CLASSES, batches: Iterable[Any] | None = None) -> Model:

@@ -34,7 +34,6 @@ from support.mistakes import files, refused
         (["+foo=1"], ["foo", "there is no such key"]),
         (["lora"], ["'lora'"]),
         (["method=linear", "lora"], ["'lora'", "expected key=value"]),
-        (["list", "optimisers"], ["optimisers", "methods"]),
         (["train"], ["'train'", "there is no such command"]),
         (["--config-dir", "/none"], ["/none"]),
         (["method=null"], ["method"]),

@@ -62,7 +62,7 @@ def test_the_recipe_of_vtab_takes_any_method_and_its_old_names_work(method):
     ("old", "new"),
     [
         (["experiment=vtab1k/lora"], ["experiment=vtab1k", "method=lora"]),
-        (["-m", "experiment=vtab1k/lora,vtab1k/losa"], ["-m", "experiment=vtab1k", "method=lora,losa"]),
+        (["experiment=vtab1k/lora,vtab1k/losa"], ["experiment=vtab1k", "method=lora,losa"]),
         (["experiment=vtab1k/lora", "method=cst"], ["experiment=vtab1k", "method=cst"]),
         (["experiment=glob(vtab1k/l2*)"], ["experiment=vtab1k", "method=l2sp"]),
     ],

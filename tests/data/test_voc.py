@@ -139,13 +139,13 @@ def test_what_is_there_is_not_overwritten(convert, tmp_path):
     [
         ([], "expected voc and one folder"),
         (["coco", "{root}", "out={out}"], "expected voc and one folder"),
-        (["voc", "{root}"], "give out=DIR"),
+        (["voc", "{root}"], "data convert: needs out=DIR; see peftbench data convert --help."),
         (["voc", "{root}/Annotations", "out={out}"], "has no folder Annotations"),
         (["voc", "{root}/..", "out={out}"], "has no folder Annotations; give the folder that holds Annotations/ and"),
         (["voc", "{root}", "out={out}", "classes=dog,cta"], "no object is called 'cta' (did you mean 'cat'?)"),
         (["voc", "{root}", "out={out}", "classes=dog,dog"], "names a class twice"),
         (["voc", "{root}", "out={out}", "zero_based=yes"], "expected true or false"),
-        (["voc", "{root}", "out={out}", "--force"], "force: data convert has no such option"),
+        (["voc", "{root}", "out={out}", "--force"], "data convert --force: there is no such option"),
     ],
 )
 def test_words_that_mean_nothing(convert, tmp_path, words, sentence):

@@ -11,7 +11,7 @@ import pytest
 import peftbench
 from peftbench.config import Protocol, Sweep
 from peftbench.results import Record
-from peftbench.sweeps.protocol import vtab1k
+from peftbench.sweeps.protocol import carry_out_vtab1k
 from peftbench.tasks.classification import results
 from peftbench.training.progress_bar import Bar
 from support.reports import call, columns, detection, leaderboard, one, record, tell, write
@@ -131,6 +131,6 @@ def test_a_protocol_chooses_by_the_tasks_metric(monkeypatch):
         return [Record(str(len(seen)), "complete", configs[0].to_dict(), metrics=metrics)]
 
     rule = Protocol(name="vtab1k", trials=2, seeds=1)
-    vtab1k(config, rule, Sweep(grid={"optimizer.lr": [0.1, 0.01]}), carry_out)
+    carry_out_vtab1k(config, rule, Sweep(grid={"optimizer.lr": [0.1, 0.01]}), carry_out)
     assert seen[-1].optimizer.lr == 0.01
     assert [t["val/AP"] for t in seen[-1].protocol["tried"]] == [0.2, 0.3]

@@ -6,7 +6,7 @@ import pytest
 
 import peftbench
 from peftbench import backbones, config, pruning
-from peftbench.runs.dry_run import plan
+from peftbench.runs.dry_run import plan_run
 
 METHODS = ["petah", "cst", *(pytest.param(m, marks=pytest.mark.slow) for m in ("full", "bitfit", "losa"))]
 
@@ -14,7 +14,7 @@ METHODS = ["petah", "cst", *(pytest.param(m, marks=pytest.mark.slow) for m in ("
 @pytest.mark.parametrize("method", METHODS)
 def test_a_plan_equals_its_run(method, tiny, tmp_path):
     config = peftbench.compose(*tiny, f"method={method}", "pruning=none", "taps=off", f"output_dir={tmp_path}")
-    planned = plan(config)
+    planned = plan_run(config)
     record = peftbench.run(config)
     assert planned.parameters == record.costs["parameters"]
     assert planned.step.saved == record.costs["memory"]["saved_for_backward"]
@@ -32,7 +32,7 @@ def test_a_plan_of_a_pruned_backbone_equals_its_run(method, pruning, tiny, tmp_p
     words = [w for w in tiny if not w.startswith("backbone")]
     words += ["backbone=hybrid_nano", "data.size=64", f"method={method}", f"pruning={pruning}"]
     config = peftbench.compose(*words, f"output_dir={tmp_path}")
-    planned, record = plan(config), peftbench.run(config)
+    planned, record = plan_run(config), peftbench.run(config)
     assert planned.parameters == record.costs["parameters"]
     assert planned.step.saved == record.costs["memory"]["saved_for_backward"]
     gone = sum(r.pruned for r in planned.rows)
@@ -47,7 +47,7 @@ def test_a_plan_of_a_pruned_backbone_equals_its_run(method, pruning, tiny, tmp_p
 def test_half_precision_is_planned_too(tiny, tmp_path):
     config = peftbench.compose(*tiny, "method=full", "trainer.precision=bf16", f"output_dir={tmp_path}")
     saved = peftbench.run(config).costs["memory"]["saved_for_backward"]
-    assert plan(config).step.saved == pytest.approx(saved, rel=0.01)  # autocast keeps some copies of its own
+    assert plan_run(config).step.saved == pytest.approx(saved, rel=0.01)  # autocast keeps some copies of its own
 
 
 @pytest.mark.slow
@@ -67,7 +67,7 @@ def test_the_command_line_names_layers_and_reasons(cli):
 
 @pytest.mark.slow
 def test_a_billion_parameters_are_planned_without_weights():
-    planned = plan(peftbench.compose("method=lora", "backbone=vit_g", "data=digits", "data.batch_size=1"))
+    planned = plan_run(peftbench.compose("method=lora", "backbone=vit_g", "data=digits", "data.batch_size=1"))
     assert planned.parameters["backbone"] == 1_011_203_840
     assert planned.parameters["method"] == peftbench.count_parameters("lora", "vit_g")
     assert planned.step.peak > 1e8
@@ -93,7 +93,7 @@ def test_what_cannot_be_planned_is_one_sentence(cli, words, answer):
 def test_a_merge_that_the_run_takes_is_planned(tiny):
     words = [w for w in tiny if not w.startswith("backbone")]
     words += ["backbone=hybrid_nano", "data.size=64", "method=petah", "pruning=unstructured"]
-    assert plan(peftbench.compose(*words, "pruning.merge=dense")).step == plan(peftbench.compose(*words)).step
+    assert plan_run(peftbench.compose(*words, "pruning.merge=dense")).step == plan_run(peftbench.compose(*words)).step
 
 
 def test_a_plan_of_a_pruned_file_says_whose_zeros_they_are(cli, tmp_path):

@@ -56,13 +56,13 @@ def started(spec, built):
     """The backbone that a run starts from, of what the task and the method accept; each is built once."""
     if spec.pruning.name != "none":
         refuse_incompatible(spec, built)
-        return starting_backbone.build(spec, built)
+        return starting_backbone.build_starting_backbone(spec, built)
     task, meta = task_class(spec.task), on_meta(spec.backbone, starting_backbone.input_size(spec))
     built.check(meta)
     task.refuse(spec, built.fixed_size, meta)
     key = repr((spec.backbone, spec.task, spec.data.size, spec.seed))
     if key not in _started:
-        _started[key] = starting_backbone.build(spec, built)
+        _started[key] = starting_backbone.build_starting_backbone(spec, built)
     return copy.deepcopy(_started[key])
 
 

@@ -12,7 +12,7 @@ import peftbench
 from peftbench.config import CONFIGS, Protocol, Sweep, replaced
 from peftbench.config.groups import names
 from peftbench.results import Record
-from peftbench.sweeps.protocol import vtab1k
+from peftbench.sweeps.protocol import carry_out_vtab1k
 
 GRID = "sweep.grid={optimizer.lr:[1e-3,1e-1]}"
 RULE = ["protocol=vtab1k", "protocol.trials=2", "protocol.seeds=2", GRID]
@@ -109,7 +109,7 @@ def tuned(trained: Trained, **more) -> list[Record]:
     config = peftbench.compose("method=lora", "data=digits", "seed=5")
     grid = {"optimizer.lr": list(trained.accuracies)}
     rule = Protocol(name="vtab1k", trials=len(trained.accuracies), seeds=2)
-    return vtab1k(config, rule, Sweep(grid=grid, **more), trained)
+    return carry_out_vtab1k(config, rule, Sweep(grid=grid, **more), trained)
 
 
 @pytest.mark.parametrize(

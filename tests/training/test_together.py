@@ -10,7 +10,7 @@ import torch
 
 import peftbench
 from peftbench.runs.run import run_jointly
-from peftbench.sweeps.grouping import groups, signature
+from peftbench.sweeps.grouping import group_by_signature, joint_signature
 
 BASE = [
     "backbone=resnet_nano",
@@ -74,7 +74,7 @@ def test_together_each_run_is_what_it_is_alone(cli, tmp_path, words):
 
 def test_only_runs_with_the_same_batches_go_together(tmp_path):
     def sign(*words: str):
-        return signature(peftbench.compose("method=losa", *BASE, f"output_dir={tmp_path}", *words))
+        return joint_signature(peftbench.compose("method=losa", *BASE, f"output_dir={tmp_path}", *words))
 
     base = sign()
     assert base == sign("optimizer.lr=0.1") == sign("method.rank=4") == sign("data.order_seed=0")
@@ -97,9 +97,9 @@ def test_only_runs_with_the_same_batches_go_together(tmp_path):
 
 
 def test_groups_keep_the_order_and_the_size():
-    assert groups(["a", "b", "a", None, "a", "b", None], 2) == [[0, 2], [1, 5], [3], [4], [6]]
-    assert groups(["a", "a", "a"], 1) == [[0], [1], [2]]
-    assert groups([], 4) == []
+    assert group_by_signature(["a", "b", "a", None, "a", "b", None], 2) == [[0, 2], [1, 5], [3], [4], [6]]
+    assert group_by_signature(["a", "a", "a"], 1) == [[0], [1], [2]]
+    assert group_by_signature([], 4) == []
 
 
 def test_a_run_that_diverges_fails_alone(tmp_path):

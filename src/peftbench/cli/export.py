@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
-from peftbench.cli.words import NEEDED, given
-
-USAGE = (
-    "peftbench export run=FOLDER format=safetensors|onnx|torch_export|peft [out=PATH] [force=true] "
-    "[merge=dense|masked] [weights=FILE]"
-)
-_KNOWN = {"run": NEEDED, "format": NEEDED, "out": None, "force": False, "merge": None, "weights": None}
+from peftbench.cli.arguments import CONFIG_DIR, Argument, Command, Words
 
 
-def run(arguments: list[str]) -> int:
+def write_export(words: Words) -> int:
     """Writes the file and says where it is. Raises UserError where this run cannot be exported so."""
-    want = given(arguments, "export", _KNOWN, USAGE)
-
     from peftbench.tuned.export import export
 
     made = export(
-        want["run"],
-        want["format"],
-        want["out"],
-        force=want["force"],
-        merge=want["merge"] or True,
-        weights=want["weights"],
-        config_dir=want["config_dir"],
+        words["run"],
+        words["format"],
+        words["out"],
+        force=words["force"],
+        merge=words["merge"] or True,
+        weights=words["weights"],
+        config_dir=words["config_dir"],
     )
     off = "" if made.difference is None else f": logits on photographs within {made.difference:.1g} of the model's"
     print(f"{made.path}{off}")
     return 0
+
+
+COMMAND = Command(
+    "export",
+    "a tuned model as a file for elsewhere",
+    write_export,
+    (
+        Argument("run", "the folder of a finished run", kind="run", needed=True),
+        Argument("format", "of the file", needed=True, choices=("safetensors", "onnx", "torch_export", "peft")),
+        Argument("out", "the file, or for peft the folder; by default in the run's folder", kind="file"),
+        Argument("force", "replace what is there", kind="flag", default=False),
+        Argument("merge", "how a pruned backbone takes the update", choices=("dense", "masked")),
+        Argument("weights", "the backbone's weights, where the run's own are gone", kind="file"),
+        CONFIG_DIR,
+    ),
+    examples=(
+        "peftbench export run=outputs/<run id> format=onnx",
+        "peftbench export run=outputs/<run id> format=safetensors out=tuned.safetensors",
+    ),
+)

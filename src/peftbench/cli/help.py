@@ -1,24 +1,20 @@
-"""`peftbench --help`."""
+"""`peftbench --help`, and `--help` of every command, made from the tables of the verbs."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from peftbench.cli.arguments import Argument, Command, CommandGroup
+from peftbench.cli.main import VERBS, command_of
 from peftbench.config.groups import names, roots
 
+_WIDTH = 110
 _TEXT = """\
 peftbench {version}: fine-tune any pretrained vision backbone with any adaptation method, and see what it cost.
 
   peftbench method=… backbone=… data=… [trainer=… optimizer=… logger=… experiment=… debug=…] [key=value …]
-  peftbench list methods|backbones|data       one line each
-  peftbench plan method=… backbone=… data=…   what a run would train, layer by layer, and what a step would take
-  peftbench predict run=FOLDER images=FILE|FOLDER|GLOB [out=FILE.csv|.json]
-  peftbench export run=FOLDER format=safetensors|onnx|torch_export|peft [out=…]
-  peftbench share FOLDER …                    storage and memory of several runs on one backbone
-  peftbench data prepare|check|sources        the tasks of VTAB-1k on disk: made, checked, where they come from
-  peftbench data convert voc ROOT out=DIR     Pascal VOC's annotations as JSON that data=coco_folder reads
-  peftbench taps list|clear                   kept taps of frozen backbones (taps=auto|disk|memory|off)
-  peftbench layers RUN_FOLDER                 where an SPT run's budget went
-  peftbench report [FOLDER …] [--format=html]  what all records say together; markdown, csv, latex
-  peftbench choose [FOLDER …] max_memory=2GB max_minutes=10 max_params=0.4M    which method, within a budget
+{verbs}
+  peftbench VERB --help                       all that a verb takes, with examples
 
 methods    {methods}
 backbones  {backbones}
@@ -37,30 +33,31 @@ examples
   protocol=vtab1k        with -m: tune on validation images, test once (experiment=vtab1k method=…)
   --cfg job              print the composed config instead of running (-p data: one part; --resolve)
   --config-dir DIR       your own YAML files beside peftbench's; so does hydra.searchpath=[file:///…]
-  -sc install=bash       shell completion: eval "$(peftbench -sc install=bash)"
   --hydra-help           what else Hydra offers
 """
 
 
-def show(arguments: list[str]) -> int:
-    """Prints the help."""
+def print_help(arguments: Sequence[str]) -> int:
+    """Prints what there is; the names are also of the folders of configs that the arguments add. Raises UserError."""
     from peftbench import __version__
 
     folders = roots(arguments)
 
     def wrapped(group: str) -> str:
-        known = list(names(group, folders))
-        plain = [n for n in known if "/" not in n]
         nested: dict[str, int] = {}
-        for name in known:
-            if "/" in name:
-                nested[name.split("/")[0]] = nested.get(name.split("/")[0], 0) + 1
-        words = plain + [f"{family}/<{count} tasks>" for family, count in nested.items()]
-        return _fill(words)
+        plain = []
+        for name in names(group, folders):
+            family, slash, _ = name.partition("/")
+            if slash:
+                nested[family] = nested.get(family, 0) + 1
+            else:
+                plain.append(name)
+        return _fill([*plain, *(f"{family}/<{count} tasks>" for family, count in nested.items())])
 
     print(
         _TEXT.format(
             version=__version__,
+            verbs="\n".join(line for verb in VERBS for line in _verb_lines(command_of(verb))),
             methods=wrapped("method"),
             backbones=wrapped("backbone"),
             data=wrapped("data"),
@@ -71,11 +68,80 @@ def show(arguments: list[str]) -> int:
     return 0
 
 
-def _fill(words: list[str], width: int = 100, indent: int = 11) -> str:
-    lines, line = [], ""
+def print_command_help(command: Command | CommandGroup, words: Sequence[str]) -> int:
+    """Prints what a verb takes; for a verb with commands of its own, what the named one takes, or all of them."""
+    if isinstance(command, Command):
+        print("\n".join(_help_lines(command)))
+        return 0
+    if words:
+        chosen, _ = command.choose(words)
+        print("\n".join(_help_lines(chosen)))
+        return 0
+    print(f"{_sentence(command.summary)}\n")
+    print("\n".join(_verb_lines(command)))
+    print(f"\npeftbench {command.name} COMMAND --help says what each takes.")
+    return 0
+
+
+def _help_lines(command: Command) -> list[str]:
+    lines = [_fill(command.usage_words(), indent=4), "", _sentence(command.summary)]
+    if command.description:
+        lines += ["", command.description]
+    arguments = command.shown_arguments()
+    if arguments:
+        left = [_left(a) for a in arguments]
+        width = min(max(map(len, left)), 32)
+        lines += ["", "arguments"]
+        for argument, shown in zip(arguments, left, strict=True):
+            lines += _two_columns(shown, _explained(argument), width)
+    if command.takes_overrides:
+        lines += ["", "and any key=value of a run: peftbench --help, and peftbench --cfg job"]
+    if command.examples:
+        lines += ["", "examples", *(f"  {example}" for example in command.examples)]
+    return lines
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _left(argument: Argument) -> str:
+    return argument.usage().strip("[]")
+
+
+def _explained(argument: Argument) -> str:
+    if argument.needed:
+        return f"{argument.help} (needed)"
+    if argument.choices and argument.default is not None:  # a usage line shows any other default
+        return f"{argument.help} (default {argument.default})"
+    return argument.help
+
+
+def _verb_lines(command: Command | CommandGroup) -> list[str]:
+    if isinstance(command, CommandGroup):
+        return [line for c in command.commands for line in _brief_lines(c)]
+    return _brief_lines(command)
+
+
+def _brief_lines(command: Command) -> list[str]:
+    return _two_columns(command.usage(brief=True), command.summary, 42)
+
+
+def _two_columns(left: str, right: str, width: int) -> list[str]:
+    """A line, or two where both do not fit on one."""
+    if len(left) <= width:
+        return [f"  {left:<{width}}  {right}"]
+    if len(left) + len(right) + 6 <= _WIDTH:
+        return [f"  {left}    {right}"]
+    return [f"  {left}", f"  {'':<{width}}  {right}"]
+
+
+def _fill(words: Sequence[str], indent: int = 11) -> str:
+    """The words in lines, of which all but the first are indented; two spaces apart, or one where indent is small."""
+    gap = "  " if indent > 4 else " "
+    lines: list[list[str]] = [[]]
     for word in words:
-        if line and indent + len(line) + len(word) > width:
-            lines.append(line.rstrip())
-            line = ""
-        line += word + "  "
-    return ("\n" + " " * indent).join([*lines, line.rstrip()])
+        if lines[-1] and indent + len(gap.join([*lines[-1], word])) > _WIDTH:
+            lines.append([])
+        lines[-1].append(word)
+    return ("\n" + " " * indent).join(gap.join(line) for line in lines)

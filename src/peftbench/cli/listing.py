@@ -1,20 +1,31 @@
-"""`peftbench list methods|backbones|data`."""
+"""`peftbench list methods|backbones|data`: what there is to choose."""
 
 from __future__ import annotations
 
-from peftbench.common.errors import UserError, nearest
+from peftbench.cli.arguments import CONFIG_DIR, Argument, Command, Words
 from peftbench.config.groups import PLURAL, describe, names, roots
 
 
-def run(arguments: list[str]) -> int:
-    """Prints what exists, a line each. Raises UserError for anything else."""
-    after = arguments[arguments.index("list") + 1 :]
-    what = next((a for a in after if not a.startswith("-")), "")
-    group = PLURAL.get(what) or (what if what in PLURAL.values() else None)
-    if group is None:
-        raise UserError(f"list {what or '…'}: expected methods, backbones or data{nearest(what, PLURAL)}.")
-    found = names(group, roots(arguments))
-    width = max(len(n) for n in found)
-    for name, path in found.items():
+def print_choices(words: Words) -> int:
+    """Prints the names of a config group, a line each with what they are. Raises UserError."""
+    added = [f"--config-dir={words['config_dir']}"] if words["config_dir"] else []
+    added += [f"hydra.searchpath={words['hydra.searchpath']}"] if words["hydra.searchpath"] else []
+    choices = names(PLURAL.get(words["group"], words["group"]), roots(added))
+    width = max(len(name) for name in choices)
+    for name, path in choices.items():
         print(f"{name:<{width}}  {describe(path)}")
     return 0
+
+
+COMMAND = Command(
+    "list",
+    "what there is, one line each",
+    print_choices,
+    (
+        Argument("group", "what to list", place=True, needed=True, choices=tuple(PLURAL), also=tuple(PLURAL.values())),
+        CONFIG_DIR,
+        Argument("hydra.searchpath", "the same, as Hydra says it", hidden=True),
+    ),
+    expected="methods, backbones or data",
+    examples=("peftbench list backbones", "peftbench list methods --config-dir DIR"),
+)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from peftbench.common.errors import UserError
+from peftbench.cli.arguments import Command, CommandGroup
+from peftbench.cli.hydra_options import is_value
+from peftbench.cli.parser import parse
+from peftbench.common.errors import UserError, nearest
 
 VERBS = {
     "list": "peftbench.cli.listing",
@@ -14,20 +17,22 @@ VERBS = {
     "predict": "peftbench.cli.predict",
     "export": "peftbench.cli.export",
     "share": "peftbench.cli.share",
+    "data": "peftbench.cli.data",
+    "taps": "peftbench.cli.taps",
     "layers": "peftbench.cli.layers",
     "report": "peftbench.cli.report",
     "choose": "peftbench.cli.choose",
-    "taps": "peftbench.cli.taps",
-    "data": "peftbench.cli.data",
+    "completion": "peftbench.cli.completion",
 }
-"""Word -> the module whose `run` answers it, imported when it is asked for."""
+"""Verb -> the module that declares it as `COMMAND`, imported when it is asked for."""
+_HELP = ("--help", "-h")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit status: 0, 1 a run failed, 2 the user's mistake, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _verb(arguments)(arguments)
+        return _answer(arguments)
     except UserError as mistake:
         print(f"peftbench: {mistake}", file=sys.stderr)
         return 2
@@ -39,40 +44,61 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
-_TAKES_VALUE = {"--config-dir", "-cd", "--cfg", "-c", "--package", "-p", "--info", "-i", "--config-name", "-cn"}
-_TAKES_VALUE |= {"--config-path", "-cp", "--shell-completion", "-sc"}
+def command_of(verb: str) -> Command | CommandGroup:
+    """What a verb declares."""
+    command: Command | CommandGroup = importlib.import_module(VERBS[verb]).COMMAND
+    return command
 
 
-def _words(arguments: list[str]) -> list[str]:
-    """The arguments that are no options, nor the value of one."""
-    pairs = zip(["", *arguments], arguments, strict=False)
-    return [a for before, a in pairs if not a.startswith("-") and before not in _TAKES_VALUE]
+def split_verb(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """The first word that is no option, nor the value of one, and the other words; the verb is empty if none is."""
+    for position, word in enumerate(arguments):
+        if not word.startswith("-") and not is_value(arguments, position):
+            return word, [*arguments[:position], *arguments[position + 1 :]]
+    return "", list(arguments)
 
 
-def _verb(arguments: list[str]) -> Callable[[list[str]], int]:
-    first = next(iter(_words(arguments)), arguments[0] if arguments else "--help")
-    if {"--help", "-h"} & set(arguments) or first in ("--help", "help"):
-        from peftbench.cli.help import show
+def _answer(arguments: list[str]) -> int:
+    verb, words = split_verb(arguments)
+    help_wanted = _asks_for_help(arguments)
+    if verb == "help" and words and words[0] in VERBS:
+        verb, words, help_wanted = words[0], words[1:], True
+    if help_wanted and verb in VERBS:
+        from peftbench.cli.help import print_command_help
 
-        return show
-    if first == "--version":
+        return print_command_help(command_of(verb), [word for word in words if word not in _HELP])
+    if help_wanted or verb == "help" or not arguments:
+        from peftbench.cli.help import print_help
+
+        return print_help(arguments)
+    if not verb and "--version" in arguments:
         from peftbench import __version__
 
         print(f"peftbench {__version__}")
-        return lambda _: 0
-    if first in VERBS:
-        run: Callable[[list[str]], int] = importlib.import_module(VERBS[first]).run
-        return run
-    if not first.startswith("-") and "=" not in first and first[:1] not in "+~":
-        from peftbench.common.errors import nearest
-
+        return 0
+    if verb in VERBS:
+        return _answer_verb(verb, words)
+    if verb and "=" not in verb and verb[0] not in "+~":
         raise UserError(
-            f"'{first}': there is no such command{nearest(first, [*VERBS, 'help'])}; a run is given as key=value, "
+            f"'{verb}': there is no such command{nearest(verb, [*VERBS, 'help'])}; a run is given as key=value, "
             f"such as method=lora backbone=vit_nano data=digits."
         )
-    from peftbench.cli.train import run as train
+    from peftbench.cli.train import train
 
-    return train
+    return train(arguments)
+
+
+def _asks_for_help(arguments: list[str]) -> bool:
+    """Whether --help is among the words; those after `--` are somebody's words to complete."""
+    asked = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return not set(_HELP).isdisjoint(asked)
+
+
+def _answer_verb(verb: str, words: list[str]) -> int:
+    command = command_of(verb)
+    if isinstance(command, CommandGroup):
+        command, words = command.choose(words)
+    return command.answer(parse(command, words))
 
 
 if __name__ == "__main__":

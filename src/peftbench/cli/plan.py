@@ -4,57 +4,67 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
+from peftbench.cli.arguments import CONFIG_DIR, Argument, Command, Words
+from peftbench.config.groups import roots
 
-from peftbench.common.errors import UserError
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
-def run(arguments: list[str]) -> int:
-    """Prints the plan, with `--json` as JSON. Raises UserError as the run would."""
-    words = arguments[arguments.index("plan") + 1 :] + arguments[: arguments.index("plan")]
-    as_json = "--json" in words
-    words = [w for w in words if w != "--json"]
-    if options := [w for w in words if w.startswith("-")]:
-        raise UserError(f"plan {options[0]}: there is no such option; plan takes key=value as a run does, and --json.")
-
+def print_plan(words: Words) -> int:
+    """Prints what the run that the overrides describe would train. Raises UserError as the run would."""
     from peftbench.config.compose import compose
 
-    config = compose(*words)
-    from peftbench.runs.dry_run import plan
+    config = compose(*words.overrides, *_search_path(words["config_dir"]))
+    from peftbench.runs.dry_run import plan_run
 
-    planned = plan(config)
-    if as_json:
-        found = {**asdict(planned), "relative_time": planned.relative_time}
-        print(json.dumps(found, indent=1))
-        return 0
+    planned = plan_run(config)
+    if words["json"]:
+        print(json.dumps({**asdict(planned), "relative_time": planned.relative_time}, indent=1))
+    else:
+        _print_tables(planned, config)
+    return 0
+
+
+def _search_path(folder: str | None) -> list[str]:
+    """--config-dir DIR as an override, which is all that composing takes. Raises UserError."""
+    if folder is None:
+        return []
+    (_, path) = roots([f"--config-dir={folder}"])
+    return [f'hydra.searchpath=["file://{path.absolute().as_posix()}"]']
+
+
+def _print_tables(planned: Any, config: Any) -> None:
+    from rich.console import Console
+
     console = Console()
     if not console.is_terminal:
         console = Console(width=160)
     console.print(_table(planned))
-    rest = sum(1 for r in planned.rows if not _told(r))
+    rest = sum(1 for r in planned.rows if not _changed(r))
     if rest:
         console.print(f"{rest} more layers stay as they are", highlight=False)
     console.print(_sums(planned, config))
     for note in planned.notes:
         console.print(note, highlight=False)
-    return 0
 
 
-def _told(row: Any) -> bool:
+def _changed(row: Any) -> bool:
     return bool(row.trained or row.added or row.pruned or row.skipped)
 
 
 def _table(planned: Any) -> Table:
+    from rich import box
+    from rich.table import Table
+
     table = Table(header_style="bold", box=box.SIMPLE, pad_edge=False, padding=(0, 1))
-    told = [r for r in planned.rows if _told(r)]
-    columns = ["base", *(c for c in ("pruned", "trained", "added") if any(getattr(r, c) for r in told))]
+    changed = [r for r in planned.rows if _changed(r)]
+    columns = ["base", *(c for c in ("pruned", "trained", "added") if any(getattr(r, c) for r in changed))]
     for name in ("layer", "kind", *columns, ""):
         table.add_column(name, justify="right" if name in columns else "left", overflow="fold")
-    for row in told:
+    for row in changed:
         note = row.skipped and f"left as it is: {row.skipped}"
         note = note or ("merged in the end" if row.merges else "")
         table.add_row(row.name, row.kind, *(f"{getattr(row, c):,}" if getattr(row, c) else "–" for c in columns), note)
@@ -62,6 +72,9 @@ def _table(planned: Any) -> Table:
 
 
 def _sums(planned: Any, config: Any) -> Table:
+    from rich import box
+    from rich.table import Table
+
     table = Table(show_header=False, box=box.SIMPLE, pad_edge=False)
     table.add_column(style="dim")
     table.add_column(justify="right")
@@ -76,3 +89,17 @@ def _sums(planned: Any, config: Any) -> Table:
         table.add_row("of it kept for backward", f"{step.saved / 1e6:,.0f} MB")
         table.add_row("arithmetic of a step, against full fine-tuning", f"{planned.relative_time:.2f}")
     return table
+
+
+COMMAND = Command(
+    "plan",
+    "what a run would train, layer by layer, and what a step would take",
+    print_plan,
+    (Argument("json", "as JSON", kind="flag", default=False), CONFIG_DIR),
+    takes_overrides=True,
+    description="Nothing is trained and no weights are read: the model is built without memory.",
+    examples=(
+        "peftbench plan method=petah backbone=efficientformer_l1 data=digits",
+        "peftbench plan method=losa backbone=vit_g data=digits --json",
+    ),
+)

@@ -5,71 +5,55 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
-from rich.console import Console
-
-from peftbench.cli.words import NEEDED, given
+from peftbench.cli.arguments import CONFIG_DIR, Argument, Command, Kind, Words
 from peftbench.common.errors import UserError
-from peftbench.common.progress import counted
 from peftbench.common.task_lookup import shipped_tasks
-from peftbench.config.task_schema import TaskSchema, task_schema
-
-USAGE = (
-    "peftbench predict run=FOLDER images=FILE|FOLDER|GLOB [out=FILE.csv|.json] [top_k=5] [batch_size=64] "
-    "[device=cpu|cuda] [weights=FILE] [adapter=FOLDER]; of a detector [score=0.5] [draw=FOLDER]"
-)
-_KNOWN = {
-    "run": NEEDED,
-    "images": NEEDED,
-    "out": None,
-    "device": "auto",
-    "weights": None,
-    "adapter": None,
-    "force": False,
-}
 
 
-def run(arguments: list[str]) -> int:
+def write_predictions(words: Words) -> int:
     """Writes what a tuned model says of each image to `out`, or to the standard output.
 
     Raises:
         UserError: no image can be read, or a file is in the way.
     """
-    want = given(arguments, "predict", _KNOWN | _task_options(), USAGE)
-    out = _table_file(want["out"], want["force"])
-    for schema in _schemas().values():
-        schema.check_predicts(want)
+    out = _table_file(words["out"], words["force"])
+    _check_task_options(words)
 
     from peftbench.tasks.base import task_class
     from peftbench.tuned.finished_run import open_run
     from peftbench.tuned.items import find_items
     from peftbench.tuned.load import choose_device, load
 
-    finished = open_run(want["run"], want["config_dir"])
-    _refuse_options_of_other_tasks(arguments, finished.config.task)
-    device = choose_device(want["device"])
+    run = open_run(words["run"], words["config_dir"])
+    options = _options_of_task(words, run.config.task)
+    device = choose_device(words["device"])
     skipped = Skipped()
-    items = find_items(want["images"], finished.frames is not None, skipped.add)
+    items = find_items(words["images"], run.frames is not None, skipped.add)
     if not items:
-        raise _nothing_to_predict(want["images"], skipped, finished.frames is not None)
-    predictor = task_class(finished.config.task).predictor(want, want["images"], items, want["force"])
+        raise _nothing_to_predict(words["images"], skipped, run.frames is not None)
+    predictor = task_class(run.config.task).predictor(options, words["images"], items, words["force"])
     # Unmerged, in the run's own precision: what the record's accuracy is of.
-    tuned = load(finished, merge=False, weights=want["weights"], adapter=want["adapter"]).to(device)
-    count = _write_table(tuned, predictor, out, skipped, want["images"])
-    left = [str(path) for path in (out, *predictor.written) if path]
-    if left or skipped.files:
-        what = "clips" if finished.frames else "images"
+    tuned = load(run, merge=False, weights=words["weights"], adapter=words["adapter"]).to(device)
+    count = _write_table(tuned, predictor, out, skipped, words["images"])
+    written = [str(path) for path in (out, *predictor.written) if path]
+    if written or skipped.files:
+        what = "clips" if run.frames else "images"
         skips = f", {skipped.counted} skipped" if skipped.files else ""
-        skipped.tell(f"{count} {what}{skips}" + (f": {', '.join(left)}" if left else ""))
+        places = f": {', '.join(written)}" if written else ""
+        skipped.tell(f"{count} {what}{skips}{places}")
     return 0
 
 
 class Skipped:
-    """The files that were left out, each told as it comes."""
+    """The files that are left out, each told as it comes."""
 
     def __init__(self) -> None:
+        from rich.console import Console
+
         self.console = Console(stderr=True)
         self.files: list[tuple[Path, str]] = []
 
@@ -90,7 +74,8 @@ class Skipped:
 
 def _write_table(tuned: Any, predictor: Any, out: Path | None, skipped: Skipped, images: str) -> int:
     """Writes the table; returns the number of its images. Raises UserError where there are none."""
-    shown = out is not None or not sys.stdout.isatty()  # else the rows themselves are what moves
+    from peftbench.common.progress import counted
+
     count = 0
 
     def counting(predictions: Iterable[Any]) -> Iterator[Any]:
@@ -101,7 +86,8 @@ def _write_table(tuned: Any, predictor: Any, out: Path | None, skipped: Skipped,
         if not count:
             raise _nothing_to_predict(images, skipped, tuned.run.frames is not None)
 
-    with counted(skipped.console, "predicting", shown) as watch, _writer(out) as file:
+    shows_bar = out is not None or not sys.stdout.isatty()  # else the rows themselves are what moves
+    with counted(skipped.console, "predicting", shows_bar) as watch, _opened(out) as file:
         predictions = counting(predictor.predictions(tuned, skipped.add, watch))
         if out is not None and out.suffix.lower() == ".json":
             predictor.write_json(file, tuned, predictions, skipped.files)
@@ -110,34 +96,28 @@ def _write_table(tuned: Any, predictor: Any, out: Path | None, skipped: Skipped,
     return count
 
 
-def _table_file(given_path: str | None, force: bool) -> Path | None:
-    """The file of the table, None for the standard output. Raises UserError."""
-    if given_path is None:
+@contextmanager
+def _opened(out: Path | None) -> Iterator[IO[str]]:
+    """The file of the table, which appears when it is whole, or the standard output."""
+    if out is None:
+        yield sys.stdout
+        return
+    from peftbench.common.atomic_files import replacing
+
+    with replacing(out) as part, part.open("w", encoding="utf-8", newline="") as file:
+        yield file
+
+
+def _table_file(word: str | None, force: bool) -> Path | None:
+    """The file of the table, None for the standard output. Raises UserError: its kind, or that it is in the way."""
+    if word is None:
         return None
-    out = Path(given_path).expanduser()
+    out = Path(word).expanduser()
     if out.suffix.lower() not in (".csv", ".json"):
         raise UserError(f"out={out}: expected a name that ends in .csv or .json.")
     if out.exists() and not force:
         raise UserError(f"out={out}: exists already; give another name, or force=true.")
     return out
-
-
-def _schemas() -> dict[str, TaskSchema]:
-    """What each task that is shipped says of itself, by name."""
-    return {name: task_schema({"name": name}) for name in shipped_tasks()}
-
-
-def _task_options() -> dict[str, Any]:
-    """The options of single tasks, with their defaults."""
-    return {option: default for schema in _schemas().values() for option, default in schema.predicts.items()}
-
-
-def _refuse_options_of_other_tasks(arguments: list[str], section: Any) -> None:
-    own = task_schema(vars(section)).predicts
-    for word in arguments:
-        option = word.partition("=")[0]
-        if option in _task_options() and option not in own:
-            raise UserError(f"{word}: is not for a run of task={section.name}; leave it out.")
 
 
 def _nothing_to_predict(images: str, skipped: Skipped, of_clips: bool) -> UserError:
@@ -146,16 +126,66 @@ def _nothing_to_predict(images: str, skipped: Skipped, of_clips: bool) -> UserEr
     what, suffixes = ("clip", VIDEOS) if of_clips else ("image", IMAGES)
     more = ", or folders of frames" if of_clips else ""
     verb = "was" if len(skipped.files) == 1 else "were"
-    found = f"none is left, {skipped.counted} {verb} skipped" if skipped.files else f"holds no {what}"
-    return UserError(f"images={images}: {found}; expected whole files of the types {' '.join(sorted(suffixes))}{more}.")
+    why = f"none is left, {skipped.counted} {verb} skipped" if skipped.files else f"holds no {what}"
+    return UserError(f"images={images}: {why}; expected whole files of the types {' '.join(sorted(suffixes))}{more}.")
 
 
-@contextmanager
-def _writer(out: Path | None) -> Iterator[IO[str]]:
-    if out is None:
-        yield sys.stdout
-        return
-    from peftbench.common.atomic_files import replacing
+def _check_task_options(words: Words) -> None:
+    """Refuses what the words alone show to be wrong, whatever the run's task is. Raises UserError."""
+    from peftbench.config import task_schema
 
-    with replacing(out) as part, part.open("w", encoding="utf-8", newline="") as file:
-        yield file
+    for task in shipped_tasks():
+        schema = task_schema({"name": task})
+        schema.check_predicts({name: words[name] for name in schema.predicts})
+
+
+def _options_of_task(words: Words, task: Any) -> dict[str, Any]:
+    """The options that are of the run's task alone. Raises UserError for one of another task."""
+    from peftbench.config import task_schema
+
+    options = task_schema({"name": task.name, "path": task.path}).predicts
+    for argument in _task_arguments():
+        if argument.name in words.written and argument.name not in options:
+            raise UserError(f"{words.written[argument.name]}: is not for a run of task={task.name}; leave it out.")
+    return {name: words[name] if name in words.written else option.default for name, option in options.items()}
+
+
+_KINDS: dict[type, Kind] = {bool: "flag", int: "whole number", float: "number", str: "text"}
+
+
+@cache
+def _task_arguments() -> tuple[Argument, ...]:
+    """The options that are a task's alone, of every task that is shipped."""
+    from peftbench.config import task_schema
+
+    arguments: dict[str, Argument] = {}
+    for task in shipped_tasks():
+        for name, option in task_schema({"name": task}).predicts.items():
+            kind = _KINDS.get(type(option.default), "folder")
+            help_text = f"{option.help}, for task={task}"
+            arguments.setdefault(name, Argument(name, help_text, kind=kind, default=option.default))
+    return tuple(arguments.values())
+
+
+COMMAND = Command(
+    "predict",
+    "a table of what a tuned model says of images",
+    write_predictions,
+    (
+        Argument("run", "the folder of a finished run", kind="run", needed=True),
+        Argument("images", "what to predict", kind="file", placeholder="FILE|FOLDER|GLOB", needed=True),
+        Argument("out", "the file of the table", kind="file", placeholder="FILE.csv|.json", shown=True),
+        Argument("device", "cpu, cuda, cuda:1, mps", default="auto", suggestions=("auto", "cpu", "cuda", "mps")),
+        Argument("weights", "the backbone's weights, if they have moved", kind="file"),
+        Argument("adapter", "a folder of HF PEFT, in the place of the delta", kind="folder"),
+        Argument("force", "replace what is there", kind="flag", default=False),
+        CONFIG_DIR,
+    ),
+    description="A row for each image; for a detector a row for each box. The table goes to the standard output if out "
+    "is not given.",
+    late_arguments=_task_arguments,
+    examples=(
+        "peftbench predict run=outputs/<run id> images=~/photos out=labels.csv",
+        "peftbench predict run=outputs/<run id> images='shots/*.jpg' --top-k=1",
+    ),
+)

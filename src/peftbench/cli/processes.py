@@ -18,8 +18,8 @@ from peftbench.config import Config
 from peftbench.results import Record
 
 
-def launch(config: Config, group: str | None, retry: bool = True) -> Record:
-    """Starts `trainer.devices` processes on this machine and returns the record that rank zero wrote.
+def run_in_processes(config: Config, group: str | None, retry: bool = True) -> Record:
+    """Starts `trainer.devices` processes on this machine and returns the record that the first wrote.
 
     Raises:
         UserError: what a process reported; or several nodes, which srun or torchrun starts.
@@ -28,33 +28,34 @@ def launch(config: Config, group: str | None, retry: bool = True) -> Record:
         raise UserError(
             f"trainer.nodes={config.trainer.nodes}: start the same command on every node with srun or torchrun."
         )
-    world = config.trainer.devices
+    count = config.trainer.devices
     with tempfile.TemporaryDirectory(prefix="peftbench-") as folder:
         task = Path(folder) / "config.json"
         task.write_text(json.dumps({"config": config.to_dict(), "group": group, "retry": retry}))
         shared = {
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(_free_port()),
-            "WORLD_SIZE": str(world),
-            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // world)),
+            "WORLD_SIZE": str(count),
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // count)),
         }
         processes = [
             subprocess.Popen(
-                [sys.executable, "-m", "peftbench.cli.worker", str(task), str(Path(folder) / f"{rank}.json")],
-                env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                [sys.executable, "-m", "peftbench.cli.worker", str(task), str(Path(folder) / f"{index}.json")],
+                env=os.environ | shared | {"RANK": str(index), "LOCAL_RANK": str(index)},
             )
-            for rank in range(world)
+            for index in range(count)
         ]
-        _wait(processes)
+        _wait_for(processes)
         answers = {p.stem: json.loads(p.read_text()) for p in Path(folder).glob("[0-9]*.json")}
-    if error := next((t["error"] for t in answers.values() if "error" in t), None):
-        raise UserError(error)
-    if record := answers.get("0", {}).get("record"):  # rank zero's; it alone writes what a run leaves
+    for answer in answers.values():
+        if "error" in answer:
+            raise UserError(answer["error"])
+    if record := answers.get("0", {}).get("record"):  # the first process's; it alone writes what a run leaves
         return Record(**record)
     raise UserError(f"the processes of this run ended with status {[p.returncode for p in processes]}; see above.")
 
 
-def _wait(processes: list[subprocess.Popen]) -> None:
+def _wait_for(processes: list[subprocess.Popen]) -> None:
     """Until all have ended; when one fails the others, who would wait for it, are ended. SIGTERM is handed on."""
 
     def hand_on(*_: Any) -> None:

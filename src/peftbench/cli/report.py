@@ -5,71 +5,89 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-
-from peftbench.cli.options import BOOLEAN, parse
-from peftbench.common.atomic_files import replacing
+from peftbench.cli.arguments import Argument, Command, Words
 from peftbench.common.errors import UserError, nearest
-from peftbench.results import csv_tables, formats
-from peftbench.results.boards import boards
-from peftbench.results.collect import collect
-from peftbench.results.page import html_page
-from peftbench.results.report import report_tables
+
+if TYPE_CHECKING:
+    from peftbench.results.board import Board
+    from peftbench.results.collect import Collected
 
 FORMATS = ("terminal", "markdown", "csv", "latex", "html")
-_OPTIONS: dict[str, Sequence[str] | None] = {
-    "format": FORMATS,
-    "output": None,
-    "metric": None,
-    "incomplete": BOOLEAN,
-    "table": ("leaderboard", "pairs"),
-}
 
 
-def run(arguments: list[str]) -> int:
+def print_report(words: Words) -> int:
     """Prints or writes the report. Raises UserError where there is nothing to report, or a file is in the way."""
-    places, options = parse("report", arguments, _OPTIONS)
-    metric, form = options.get("metric"), options.get("format", "terminal")
-    incomplete = options.get("incomplete") == "true"
-    if "table" in options and form != "csv":
-        raise UserError(f"table={options['table']}: only format=csv has one table; the others show all.")
-    if form == "terminal" and "output" in options:
+    from peftbench.results.boards import boards
+    from peftbench.results.collect import collect
+
+    form, output = words["format"], words["output"]
+    if words["table"] and form != "csv":
+        raise UserError(f"table={words['table']}: only format=csv has one table; the others show all.")
+    if form == "terminal" and output:
         raise UserError("output: format=terminal is shown, not written; give format=markdown, csv, latex or html.")
+    places = record_places(words["folders"])
     collected = collect(places)
-    found = boards(collected.runs, metric)
-    if not found:
-        known = sorted({m for r in collected.runs for m in r.metrics if "loss" not in m and "/AP/" not in m})
-        metric = metric or " or ".join(sorted({f"test/{r.primary}" for r in collected.runs}))
-        hint = nearest(metric, known)
-        there = f"there are {', '.join(known)}" if known else "no run is complete"
-        raise UserError(f"metric={metric}: none of the {len(collected.runs)} records has it{hint}; {there}.")
-    if form == "csv":
-        pairs = options.get("table") == "pairs"
-        content = csv_tables.pairs_csv(found) if pairs else csv_tables.leaderboard_csv(found, incomplete)
-        return _write(content, form, options)
-    tables = report_tables(found, collected, incomplete)
-    if form == "terminal":
-        formats.print_tables(tables, Console())
-        return 0
-    if form == "html":
-        base = places[0] if places[0].is_dir() else places[0].parent
-        options.setdefault("output", str(base / "report.html"))
-        return _write(html_page(found, collected, incomplete), form, options)
-    return _write(formats.to_markdown(tables) if form == "markdown" else formats.to_latex(tables), form, options)
-
-
-def _write(content: str, form: str, options: dict[str, str]) -> int:
-    """To the file that was asked for, or to the terminal; of files that are there only reports are replaced."""
-    if "output" not in options:
+    all_boards = boards(collected.runs, words["metric"])
+    if not all_boards:
+        raise _no_board(collected, words["metric"])
+    if form == "html" and not output:
+        output = str((places[0] if places[0].is_dir() else places[0].parent) / "report.html")
+    content = _report_content(form, all_boards, collected, words)
+    if output:
+        _write_report(content, form, Path(output).expanduser())
+    else:
         sys.stdout.write(content)
-        return 0
-    path = Path(options["output"]).expanduser()
-    begins = (",".join(csv_tables.COLUMNS), ",".join(csv_tables.PAIRS)) if form == "csv" else (formats.MARKS[form],)
+    return 0
+
+
+def record_places(folders: Sequence[str]) -> list[Path]:
+    """Where records are looked for: the given places, or `outputs`."""
+    return [Path(folder).expanduser() for folder in folders or ["outputs"]]
+
+
+def _no_board(collected: Collected, metric: str | None) -> UserError:
+    known = sorted({m for r in collected.runs for m in r.metrics if "loss" not in m and "/AP/" not in m})
+    metric = metric or " or ".join(sorted({f"test/{r.primary}" for r in collected.runs}))
+    there = f"there are {', '.join(known)}" if known else "no run is complete"
+    return UserError(
+        f"metric={metric}: none of the {len(collected.runs)} records has it{nearest(metric, known)}; {there}."
+    )
+
+
+def _report_content(form: str, all_boards: Sequence[Board], collected: Collected, words: Words) -> str:
+    """The report as text; one for the terminal is printed at once."""
+    from peftbench.results import csv_tables, formats
+    from peftbench.results.page import html_page
+    from peftbench.results.report import report_tables
+
+    incomplete = words["incomplete"]
+    if form == "csv" and words["table"] == "pairs":
+        return csv_tables.pairs_csv(all_boards)
+    if form == "csv":
+        return csv_tables.leaderboard_csv(all_boards, incomplete)
+    if form == "html":
+        return html_page(all_boards, collected, incomplete)
+    tables = report_tables(all_boards, collected, incomplete)
+    if form == "terminal":
+        from rich.console import Console
+
+        formats.print_tables(tables, Console())
+        return ""
+    return formats.to_markdown(tables) if form == "markdown" else formats.to_latex(tables)
+
+
+def _write_report(content: str, form: str, path: Path) -> None:
+    """To a file; one that is there is replaced only if it is a report of this format. Raises UserError."""
+    from peftbench.common.atomic_files import replacing
+    from peftbench.results import csv_tables, formats
+
+    beginnings = (formats.MARKS[form],) if form != "csv" else csv_tables.BEGINNINGS
     try:
         if path.exists():
             with path.open(encoding="utf-8", errors="replace") as file:
-                if not file.read(2000).startswith(begins):
+                if not file.read(2000).startswith(beginnings):
                     raise UserError(f"output={path}: is there and is no {form} report; give another name.")
         path.parent.stat()  # a report makes no folders
         with replacing(path, lambda why: f"output={path}: cannot be written ({why}).") as part:
@@ -77,4 +95,23 @@ def _write(content: str, form: str, options: dict[str, str]) -> int:
     except OSError as problem:
         raise UserError(f"output={path}: cannot be written ({problem.strerror}).") from None
     print(f"report: {path}")
-    return 0
+
+
+FOLDERS = Argument(
+    "folders", "folders of records, or records; outputs if none is given", kind="folder", place=True, several=True
+)
+METRIC = Argument("metric", "what the methods are compared by, such as test/accuracy", placeholder="METRIC")
+COMMAND = Command(
+    "report",
+    "what all records say together; markdown, csv, latex, html",
+    print_report,
+    (
+        FOLDERS,
+        Argument("format", "of the report", default="terminal", choices=FORMATS),
+        Argument("output", "the file; without it html goes to report.html, all else to the terminal", kind="file"),
+        METRIC,
+        Argument("incomplete", "show methods that lack a task, too", kind="flag", default=False),
+        Argument("table", "which of two tables, with format=csv", choices=("leaderboard", "pairs")),
+    ),
+    examples=("peftbench report outputs", "peftbench report outputs more/outputs --format=html"),
+)

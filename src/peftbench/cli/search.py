@@ -22,8 +22,9 @@ _SAMPLERS = ("tpe", "random")
 
 
 class Search(Sweeper):
-    """Of `key=choice(a,b)`, `key=range(1,9)` and `key=interval(1e-5,1e-1)`, and of intervals with `tag(log, …)` on a
-    logarithmic scale. Every other override is the same in all runs.
+    """Searches over `key=choice(a,b)`, `key=range(1,9)` and `key=interval(1e-5,1e-1)`.
+
+    An interval with `tag(log, …)` is searched on a logarithmic scale. Every other override is the same in all runs.
     """
 
     launcher: Any
@@ -48,12 +49,12 @@ class Search(Sweeper):
         Raises:
             UserError: Optuna is not installed, or nothing to search is given.
         """
-        self._sensible()
-        optuna = _optuna()
+        self._refuse_values()
+        optuna = _import_optuna()
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        given = parser.parse_overrides(arguments)
-        searched = {o.get_key_element(): o for o in given if o.is_sweep_override() and not _single(o)}
-        fixed = [f"{o.get_key_element()}={_only(o)}" for o in given if o.get_key_element() not in searched]
+        overrides = parser.parse_overrides(arguments)
+        searched = {o.get_key_element(): o for o in overrides if o.is_sweep_override() and not _has_one_value(o)}
+        fixed = [f"{o.get_key_element()}={_fixed_value(o)}" for o in overrides if o.get_key_element() not in searched]
         if not searched:
             raise UserError(
                 "hydra/sweeper=optuna: nothing to search; give choices, ranges or intervals, such as "
@@ -64,26 +65,26 @@ class Search(Sweeper):
                 raise UserError(f"{word}: hydra/sweeper=optuna chooses by itself; leave one of them out.")
         if not any(f.startswith("data.stage=") for f in fixed):
             fixed.append("data.stage=tune")  # test images are for the chosen setting
-        study = self._open(optuna, fixed, searched)
+        study = self._open_study(optuna, fixed, searched)
         space = {key: _distribution(optuna, key, o) for key, o in searched.items()}
         done = len([t for t in study.trials if t.state.is_finished()])
         if done:
             print(f"study {study.study_name}: goes on after {done} of {self.trials} trials", flush=True)
         while done < self.trials:
             asked = [study.ask(space) for _ in range(min(self.jobs, self.trials - done))]
-            words = [[*fixed, *(f"{k}={_word(v)}" for k, v in trial.params.items())] for trial in asked]
+            words = [[*fixed, *(f"{k}={_as_word(v)}" for k, v in trial.params.items())] for trial in asked]
             self.validate_batch_is_legal(words)
             for trial, returned in zip(asked, self.launcher.launch(words, initial_job_idx=done), strict=True):
-                _same(study, returned.cfg)
+                _refuse_other_metric(study, returned.cfg)
                 value = float(returned.return_value)
                 if math.isfinite(value):
                     study.tell(trial, value)
                 else:
                     study.tell(trial, state=optuna.trial.TrialState.FAIL)
             done += len(asked)
-        _say(optuna, study)
+        _print_best(optuna, study)
 
-    def _sensible(self) -> None:
+    def _refuse_values(self) -> None:
         for key, value in {"trials": self.trials, "jobs": self.jobs}.items():
             if not isinstance(value, int) or value < 1:
                 raise UserError(f"hydra.sweeper.{key}={value}: expected a whole number, at least 1.")
@@ -91,7 +92,7 @@ class Search(Sweeper):
             hint = nearest(self.sampler, _SAMPLERS)
             raise UserError(f"hydra.sweeper.sampler={self.sampler}: expected tpe or random{hint}.")
 
-    def _open(self, optuna: Any, fixed: Sequence[str], searched: Mapping[str, Override]) -> Any:
+    def _open_study(self, optuna: Any, fixed: Sequence[str], searched: Mapping[str, Override]) -> Any:
         """The study, with the trials it already has."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         about = sorted([*fixed, *(str(o.input_line) for o in searched.values())])
@@ -102,19 +103,19 @@ class Search(Sweeper):
             file.parent.mkdir(parents=True, exist_ok=True)
             backend = optuna.storages.journal.JournalFileBackend(str(file))
             storage = optuna.storages.JournalStorage(backend)
-        known = optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
-        seed = self.seed + len(known.trials)  # a sampler that starts anew must not draw the same again
-        known.sampler = {
+        study = optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
+        seed = self.seed + len(study.trials)  # a sampler that starts anew must not draw the same again
+        study.sampler = {
             "tpe": lambda: optuna.samplers.TPESampler(seed=seed, constant_liar=True),
             "random": lambda: optuna.samplers.RandomSampler(seed=seed),
         }[self.sampler]()
-        for trial in known.trials:  # stopped in its midst: what it ran is found again by its run's id
+        for trial in study.trials:  # stopped in its midst: what it ran is found again by its run's id
             if not trial.state.is_finished():
-                known.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-        return known
+                study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+        return study
 
 
-def _same(study: Any, config: Any) -> None:
+def _refuse_other_metric(study: Any, config: Any) -> None:
     """Values are compared in one study only where they are of one metric. Raises UserError."""
     metric = results_of_task(str(config.task.name), str(config.task.get("path", ""))).metric
     before = study.user_attrs.get("metric")
@@ -124,7 +125,7 @@ def _same(study: Any, config: Any) -> None:
         raise UserError(f"hydra/sweeper=optuna: {metric} and {before} are no one scale; search over data of one task.")
 
 
-def _optuna() -> Any:
+def _import_optuna() -> Any:
     try:
         import optuna
     except ImportError:
@@ -132,21 +133,21 @@ def _optuna() -> Any:
     return optuna
 
 
-def _single(override: Override) -> bool:
+def _has_one_value(override: Override) -> bool:
     value = override.value()
     return isinstance(value, ChoiceSweep) and len(value.list) == 1
 
 
-def _only(override: Override) -> str:
+def _fixed_value(override: Override) -> str:
     value: Any = override.value()
-    return _word(value.list[0]) if _single(override) else str(override.get_value_element_as_str())
+    return _as_word(value.list[0]) if _has_one_value(override) else str(override.get_value_element_as_str())
 
 
 def _distribution(optuna: Any, key: str, override: Override) -> Any:
     value: Any = override.value()
     kinds = optuna.distributions
     if isinstance(value, ChoiceSweep):
-        return kinds.CategoricalDistribution([_word(v) for v in value.list])
+        return kinds.CategoricalDistribution([_as_word(v) for v in value.list])
     log = "log" in value.tags
     if isinstance(value, RangeSweep):
         bounds: Any = value
@@ -163,15 +164,15 @@ def _distribution(optuna: Any, key: str, override: Override) -> Any:
     raise UserError(f"{key}={override.get_value_element_as_str()}: expected choice(), range() or interval().")
 
 
-def _word(value: Any) -> str:
-    return str(value) if isinstance(value, str | int) else f"{value:.6g}" if isinstance(value, float) else str(value)
+def _as_word(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _say(optuna: Any, study: Any) -> None:
+def _print_best(optuna: Any, study: Any) -> None:
     good = [t for t in study.trials if t.state == optuna.trial.TrialState.COMPLETE]
     if good:
         best = max(good, key=lambda t: t.value)
-        setting = " ".join(f"{k}={_word(v)}" for k, v in best.params.items())
+        setting = " ".join(f"{k}={_as_word(v)}" for k, v in best.params.items())
         metric = study.user_attrs.get("metric", "accuracy")
         print(f"best of {len(study.trials)} trials, by validation {metric}: {100 * best.value:.1f} % with {setting}")
         print(f"test it: the same command without hydra/sweeper=optuna, with {setting}", flush=True)

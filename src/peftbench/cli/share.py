@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from peftbench.common.errors import UserError
-from peftbench.config import CONFIGS
-from peftbench.config.groups import roots
+from peftbench.cli.arguments import CONFIG_DIR, Argument, Command, Words
 
 
-def run(arguments: list[str]) -> int:
+def print_shared_costs(words: Words) -> int:
     """Prints storage and memory of the runs in the given folders. Raises UserError where they share no backbone."""
-    own = [folder for folder in roots(arguments) if folder != CONFIGS]
-    words = zip(["", *arguments], arguments, strict=False)
-    folders = [a for b, a in words if not a.startswith("-") and b not in ("--config-dir", "-cd") and a != "share"]
-    if not folders:
-        raise UserError("share: expected folders of finished runs of one backbone.")
-
     from peftbench.common.amounts import size
     from peftbench.tuned.multitask import MultiTask
 
-    told = MultiTask(None, folders, own[0] if own else None).report()
-    print(f"{told['tasks']} tasks, backbone {size(told['backbone'])}")
+    report = MultiTask(None, words["runs"], words["config_dir"]).report()
+    print(f"{report['tasks']} tasks, backbone {size(report['backbone'])}")
     for what in ("storage", "memory"):
-        ours, theirs = told[what]["shared"], told[what]["copies"]
-        print(f"{what:<8} {size(ours):>8}, as full copies {size(theirs):>8}: {ours / theirs:.2f} of them")
+        shared, copies = report[what]["shared"], report[what]["copies"]
+        print(f"{what:<8} {size(shared):>8}, as full copies {size(copies):>8}: {shared / copies:.2f} of them")
     return 0
+
+
+COMMAND = Command(
+    "share",
+    "storage and memory of several runs on one backbone",
+    print_shared_costs,
+    (
+        Argument("runs", "folders of finished runs", kind="run", place=True, several=True, needed=True),
+        CONFIG_DIR,
+    ),
+    expected="folders of finished runs of one backbone",
+    examples=("peftbench share outputs/<run id> outputs/<another>",),
+)

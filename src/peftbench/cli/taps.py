@@ -3,59 +3,95 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from peftbench.common.amounts import size
-from peftbench.common.errors import UserError, nearest
-from peftbench.taps.entries import Entry, ago, entries, leftover_sizes, remove_entry, remove_leftovers, taps_folder
+from peftbench.cli.arguments import Argument, Command, CommandGroup, Words
+from peftbench.common.errors import UserError
 
-USAGE = "peftbench taps list, or peftbench taps clear [key …]; taps.dir=<folder> for another cache"
+if TYPE_CHECKING:
+    from peftbench.taps.entries import Entry
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Lists the entries, or removes all of them or those whose keys begin as given. Raises UserError."""
-    words = [a for a in arguments if not a.startswith("taps.dir=")][1:]
-    given = next((a.partition("=")[2] for a in arguments if a.startswith("taps.dir=")), None)
-    verb, keys = (words[0], words[1:]) if words else ("list", [])
-    if verb not in ("list", "clear") or (verb == "list" and keys):
-        raise UserError(f"taps {' '.join(words)}: there is no such command{nearest(verb, ['list', 'clear'])}; {USAGE}.")
-    root = taps_folder(given)
+def list_taps(words: Words) -> int:
+    """Prints the entries and what killed runs left."""
+    from peftbench.common.amounts import size
+    from peftbench.taps.entries import entries, leftover_sizes, taps_folder
+
+    root = taps_folder(words["taps.dir"])
     there = entries(root)
-    if verb == "list":
-        _show(there)
-        print(f"{root}: {len(there)} entries, {size(sum(e.bytes for e in there))}")
-        if left := leftover_sizes(root):
-            print(f"{len(left)} half-written by killed runs, {size(sum(left))}; peftbench taps clear removes them")
-        return 0
+    _print_table(there)
+    print(f"{root}: {len(there)} entries, {size(sum(e.bytes for e in there))}")
+    if left := leftover_sizes(root):
+        print(f"{len(left)} half-written by killed runs, {size(sum(left))}; peftbench taps clear removes them")
+    return 0
+
+
+def clear_taps(words: Words) -> int:
+    """Removes all entries, or those whose keys begin as given. Raises UserError where none does."""
+    from peftbench.common.amounts import size
+    from peftbench.taps.entries import entries, remove_entry, remove_leftovers, taps_folder
+
+    root, keys = taps_folder(words["taps.dir"]), words["keys"]
+    there = entries(root)
     for key in keys:
         if not any(e.key.startswith(key) for e in there):
             raise UserError(f"taps clear {key}: no entry of {root} begins so; see peftbench taps list.")
     chosen = [e for e in there if not keys or any(e.key.startswith(k) for k in keys)]
-    gone = [e for e in chosen if remove_entry(e)]
-    freed = sum(e.bytes for e in gone) + (remove_leftovers(root) if not keys else 0)
-    print(f"{root}: removed {len(gone)} entries, {size(freed)}")
+    removed = [e for e in chosen if remove_entry(e)]
+    freed = sum(e.bytes for e in removed)
+    if not keys:
+        freed += remove_leftovers(root)
+    print(f"{root}: removed {len(removed)} entries, {size(freed)}")
     for entry in chosen:
-        if entry not in gone:
+        if entry not in removed:
             print(f"{entry.key} is being read by a run, and is kept")
     return 0
 
 
-def _show(found: Sequence[Entry]) -> None:
+def _print_table(there: Sequence[Entry]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
+    from peftbench.common.amounts import size
+    from peftbench.taps.entries import ago
+
     table = Table(header_style="bold", box=box.SIMPLE, pad_edge=False)
     for name in ("key", "backbone", "data", "rows", "taps", "pixels", "precision", "size", "last used"):
         table.add_column(name, no_wrap=True)
-    for entry in found:
-        table.add_row(entry.key, *_told(entry), size(entry.bytes), ago(entry.used))
-    if found:
+    for entry in there:
+        table.add_row(entry.key, *_described(entry), size(entry.bytes), ago(entry.used))
+    if there:
         Console(width=None if Console().is_terminal else 200).print(table)
 
 
-def _told(entry: Entry) -> list[str]:
+def _described(entry: Entry) -> list[str]:
     if not entry.about:
         return ["damaged", *["–"] * 5]
     about = {"taps": (), "pixels": ("–",), **entry.about["about"]}
-    told = [about.get("backbone", "–"), about.get("data", "–"), entry.about["rows"], len(about["taps"])]
-    return [str(v) for v in (*told, about["pixels"][0], about.get("precision", "–"))]
+    names = [about.get("backbone", "–"), about.get("data", "–")]
+    sizes = [entry.about["rows"], len(about["taps"]), about["pixels"][0]]
+    return [str(value) for value in (*names, *sizes, about.get("precision", "–"))]
+
+
+_DIR = Argument("taps.dir", "another cache", kind="folder")
+COMMAND = CommandGroup(
+    "taps",
+    "kept taps of frozen backbones (taps=auto|disk|memory|off)",
+    (
+        Command("taps list", "kept taps of frozen backbones (taps=auto|disk|memory|off)", list_taps, (_DIR,)),
+        Command(
+            "taps clear",
+            "removes them, or those whose keys begin so",
+            clear_taps,
+            (
+                Argument(
+                    "keys", "how their keys begin; all if none is given", placeholder="KEY", place=True, several=True
+                ),
+                _DIR,
+            ),
+            examples=("peftbench taps clear", "peftbench taps clear 3f9a"),
+        ),
+    ),
+    default="list",
+)

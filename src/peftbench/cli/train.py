@@ -4,109 +4,95 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-import json
-import os
 import sys
 import traceback
 import warnings
-from datetime import datetime
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from peftbench.cli import jobs
+from peftbench.cli.hydra_options import separate
+from peftbench.cli.session import Session, active_session, asks_for_sweep
 from peftbench.common.errors import UserError
 from peftbench.config import CONFIGS, Config, validate_study
-from peftbench.config import Sweep as Many
 from peftbench.config.compose import checked, explained
-from peftbench.config.overrides import options_first, prepare
+from peftbench.config.groups import roots
+from peftbench.config.overrides import prepare
 from peftbench.results import Record, print_table, results_of_record
 
 # Our launchers' files have the names of their plugins' schemas, which Hydra 1.3 then matches, as it should.
 warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
 
-_JOBS: list[Record] = []
-_SWEEP: list[Path] = []
-_MISTAKES: list[UserError] = []
-_MANY: list[Many] = []  # what this sweep was told of all its runs
-_WAITING: list[jobs.Job] = []  # jobs of a sweep that are carried out when all are known
+_NO_SWEEP = "{}: only a sweep has runs to train together, or to choose from; start it with peftbench -m."
+_EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
+_CONTINUE = "the same command goes on with what is left"
 
 
-def run(arguments: list[str]) -> int:
-    """Runs what the arguments ask for; returns the exit status."""
-    _sensible(arguments)
-    words = options_first(prepare(arguments))
-    for kept in (_JOBS, _WAITING, _SWEEP, _MISTAKES, _MANY):
-        kept.clear()
-    GlobalHydra.instance().clear()
-    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S_%f")
-    os.environ["PEFTBENCH_SWEEP"] = stamp
-    before, sys.argv = sys.argv, ["peftbench", *words, *_place(words, stamp)]
-    # Hydra then raises instead of printing its own message and leaving.
-    full, os.environ["HYDRA_FULL_ERROR"] = os.environ.get("HYDRA_FULL_ERROR"), "1"
-    stopped, broken = False, False
-    try:
-        app = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")(_job)
-        app()
-        if _WAITING:
-            sweep, many = _SWEEP[0], _MANY[-1]
-            jobs.together(_WAITING, many, sweep.name, lambda state, record: jobs.note(sweep, state, [record]))
-    except (HydraException, OmegaConfBaseException) as problem:
-        raise explained(problem, words) from None
-    except KeyboardInterrupt:  # of a sweep: what is done is shown all the same
-        stopped = True
-    except (BrokenPipeError, UserError):
-        raise
-    except OSError as problem:
-        raise UserError(f"{problem.filename or 'output_dir'}: cannot be written ({problem.strerror}).") from None
-    except Exception:  # a launcher's: a worker that died, a job that a cluster lost
-        if not _SWEEP:
-            raise
-        print(traceback.format_exc(), file=sys.stderr)
-        broken = True
-    finally:
-        sys.argv = before
-        GlobalHydra.instance().clear()
-        if full is None:
-            del os.environ["HYDRA_FULL_ERROR"]
-        else:
-            os.environ["HYDRA_FULL_ERROR"] = full
-    if _MISTAKES:
-        raise _MISTAKES[0]
-    records = _collect()
+def train(arguments: Sequence[str]) -> int:
+    """Runs what the arguments ask for; returns the exit status. Raises UserError."""
+    _refuse_words(arguments)
+    options, overrides = separate(arguments)
+    session = Session([*options, *prepare(overrides, roots(arguments))])
+    end = _run_hydra(session)
+    if session.mistakes:
+        raise session.mistakes[0]
+    records = session.all_records()
     if records:
         print_table(records)
-        _board(records)
-        _where(records)
-    if broken:
-        print("peftbench: the launcher stopped (above); the same command goes on with what is left.", file=sys.stderr)
+        _print_boards(records)
+        _print_places(records)
+    if end == "broken":
+        print(f"peftbench: the launcher stopped (above); {_CONTINUE}.", file=sys.stderr)
         return 1
-    if _SWEEP and any(r.status == "failed" for r in records):
-        print("the same command goes on with what is left; a run that failed once it had begun is kept as it is:")
+    if session.sweep_folder and any(r.status == "failed" for r in records):
+        print(f"{_CONTINUE}; a run that failed once it had begun is kept as it is:")
         print("sweep.retry=true tries it again.")
-    if stopped:
-        print("stopped; the same command goes on with what is left.")
+    if end == "stopped":
+        print(f"stopped; {_CONTINUE}.")
         return 130
     return _status(records)
 
 
-class Sweep(Callback):
-    """Notes where the sweep's jobs leave their records; they may run in other processes, or on other machines."""
+def _run_hydra(session: Session) -> str:
+    """Carries out the jobs; returns `done`, `stopped` by the user or `broken` by a launcher. Raises UserError."""
+    with session.active():
+        try:
+            hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")(_run_job)()
+            _run_waiting(session)
+        except (HydraException, OmegaConfBaseException) as problem:
+            raise explained(problem, session.words) from None
+        except KeyboardInterrupt:  # of a sweep: what is done is shown all the same
+            return "stopped"
+        except (BrokenPipeError, UserError):
+            raise
+        except OSError as problem:
+            raise UserError(f"{problem.filename or 'output_dir'}: cannot be written ({problem.strerror}).") from None
+        except Exception:  # a launcher's: a worker that died, a job that a cluster lost
+            if session.sweep_folder is None:
+                raise
+            print(traceback.format_exc(), file=sys.stderr)
+            return "broken"
+    return "done"
 
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        _SWEEP[:] = [Path(config.hydra.sweep.dir)]
+
+def _run_waiting(session: Session) -> None:
+    folder, study = session.sweep_folder, session.study
+    if session.waiting and folder is not None and study is not None:
+        jobs.run_waiting_jobs(
+            session.waiting, study, folder.name, lambda state, record: jobs.leave_records(folder, state, [record])
+        )
 
 
-def _job(composed: DictConfig) -> float:
+def _run_job(composed: DictConfig) -> float:
     """One job. A sweep goes on after a job that failed; the value is for sweepers: its metric on val, or NaN.
 
     Nothing is raised: Hydra would print lines of its own about it.
@@ -121,77 +107,56 @@ def _job(composed: DictConfig) -> float:
         print(f"job {state.job.num}: {' '.join(state.overrides.task)}{place}", flush=True)
     try:
         plain = [OmegaConf.to_container(composed[k], resolve=True) for k in ("sweep", "protocol")]
-        many, rule = validate_study(*plain)
+        study, protocol = validate_study(*plain)
         config = checked(composed.copy(), state.runtime.choices)
-        if sweep is None and (rule.name != "none" or many.together > 1):
-            raise UserError(_NO_SWEEP.format(f"protocol={rule.name}" if rule.name != "none" else "sweep.together"))
+        if sweep is None and (protocol.name != "none" or study.together > 1):
+            needs_sweep = f"protocol={protocol.name}" if protocol.name != "none" else "sweep.together"
+            raise UserError(_NO_SWEEP.format(needs_sweep))
     except (UserError, OmegaConfBaseException) as problem:
         mistake = problem if isinstance(problem, UserError) else explained(problem, state.overrides.task)
         if sweep is None:
-            _MISTAKES.append(mistake)
+            active_session().mistakes.append(mistake)
             return float("nan")
-        return _noted(state, sweep, [jobs.stand_in(state, mistake)])
+        return _value_of_job(state, sweep, [jobs.stand_in_record(state, mistake)])
     if sweep is None:
-        return _single(config)
-    if rule.name != "none":
-        return _noted(state, sweep, jobs.under_protocol(state, config, rule, many, sweep.name))
-    if many.together > 1 and launcher.endswith("BasicLauncher"):
-        _MANY.append(many)
-        _WAITING.append((copy.deepcopy(state), config))
+        return _run_alone(config)
+    if protocol.name != "none":
+        return _value_of_job(state, sweep, jobs.run_protocol(state, config, protocol, study, sweep.name))
+    if study.together > 1 and launcher.endswith("BasicLauncher"):
+        session = active_session()
+        session.study = study
+        session.waiting.append((copy.deepcopy(state), config))
         return float("nan")
-    records = jobs.safely([state], [config], lambda: jobs.carry_out([config], sweep.name, many.retry))
-    return _noted(state, sweep, records)
+    records = jobs.with_stand_ins([state], [config], lambda: jobs.train_configs([config], sweep.name, study.retry))
+    return _value_of_job(state, sweep, records)
 
 
-def _place(words: list[str], stamp: str) -> list[str]:
-    """Where a sweep's jobs meet, said as a word, which reaches machines that this process's environment does not."""
-    if not _of_many(words) or any(w.startswith("hydra.sweep.dir=") for w in words):
-        return []
-    return [f"hydra.sweep.dir=${{output_dir}}/.sweeps/{stamp}"]
-
-
-def _of_many(words: list[str]) -> bool:
-    return bool({"-m", "--multirun"} & set(words)) or any(w.startswith("experiment=") for w in words)
-
-
-_NO_SWEEP = "{}: only a sweep has runs to train together, or to choose from; start it with peftbench -m."
-
-
-def _single(config: Config) -> float:
+def _run_alone(config: Config) -> float:
+    session = active_session()
     try:
-        _JOBS.extend(jobs.carry_out([config], None, True))
+        session.records.extend(jobs.train_configs([config], None, True))
     except UserError as mistake:
-        _MISTAKES.append(mistake)
+        session.mistakes.append(mistake)
     return float("nan")
 
 
-def _noted(state: Any, sweep: Path, records: list[Record]) -> float:
+def _value_of_job(state: Any, sweep: Path, records: list[Record]) -> float:
     """The mean of what the runs are judged by, on val; raises KeyboardInterrupt where a run was interrupted."""
-    jobs.note(sweep, state, records)
+    jobs.leave_records(sweep, state, records)
     if any(r.status == "interrupted" for r in records):
         raise KeyboardInterrupt
-    reached = [r.metrics.get(f"val/{results_of_record(r).metric}", float("nan")) for r in records]
-    return sum(reached) / len(reached) if reached else float("nan")
+    values = [r.metrics.get(f"val/{results_of_record(r).metric}", float("nan")) for r in records]
+    return sum(values) / len(values) if values else float("nan")
 
 
-_EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
-
-
-def _sensible(arguments: list[str]) -> None:
+def _refuse_words(arguments: Sequence[str]) -> None:
     """Refuses what the words alone show to be wrong. Raises UserError."""
-    many = _of_many(arguments)
+    of_sweep = asks_for_sweep(arguments)
     for word in arguments:
         key, _, value = word.partition("=")
         if key == "sweep.together":
-            if not value.isdecimal() or int(value) < 1:
-                raise UserError(f"{word}: expected how many runs to train in one pass, such as sweep.together=8.")
-            if not many:
-                raise UserError(_NO_SWEEP.format(word))
-            protocol = any(a.startswith(("protocol=", "experiment=vtab1k")) for a in arguments)
-            launcher = next((a for a in arguments if a.startswith("hydra/launcher=") and "basic" not in a), None)
-            if launcher and not protocol:
-                raise UserError(f"{word}: runs that train together share a process; leave {launcher} out.")
-        if key == "protocol" and value != "none" and not many:
+            _refuse_together(word, value, arguments)
+        if key == "protocol" and value != "none" and not of_sweep:
             raise UserError(_NO_SWEEP.format(word))
         if key == "hydra/launcher" and value in _EXTRAS:
             extra = _EXTRAS[value]
@@ -200,19 +165,18 @@ def _sensible(arguments: list[str]) -> None:
                 raise UserError(f"{word}: is not installed; pip install 'peftbench[{extra}]'.")
 
 
-def _collect() -> list[Record]:
-    """The records of this command: its own job's, or those that the jobs of its sweep left, wherever they ran."""
-    if not _SWEEP:
-        return list(_JOBS)
-    found = []
-    for path in sorted((_SWEEP[0] / "jobs").glob("*/result.json")):
-        content = json.loads(path.read_text())
-        found.append(Record(**content, folder=str(_SWEEP[0].parents[1] / content["id"]) if content["id"] else ""))
-    once = {r.id or i: r for i, r in enumerate(found)}  # jobs that came to the same run
-    return list(once.values())
+def _refuse_together(word: str, value: str, arguments: Sequence[str]) -> None:
+    if not value.isdecimal() or int(value) < 1:
+        raise UserError(f"{word}: expected how many runs to train in one pass, such as sweep.together=8.")
+    if not asks_for_sweep(arguments):
+        raise UserError(_NO_SWEEP.format(word))
+    protocol = any(a.startswith(("protocol=", "experiment=vtab1k")) for a in arguments)
+    launcher = next((a for a in arguments if a.startswith("hydra/launcher=") and "basic" not in a), None)
+    if launcher and not protocol:
+        raise UserError(f"{word}: runs that train together share a process; leave {launcher} out.")
 
 
-def _board(records: list[Record]) -> None:
+def _print_boards(records: list[Record]) -> None:
     """Under a protocol, what its runs say together."""
     done = [r for r in records if r.status == "complete" and r.folder]
     if not any(r.config.get("protocol") for r in done):
@@ -227,7 +191,7 @@ def _board(records: list[Record]) -> None:
     print_tables(tables, Console())
 
 
-def _where(records: list[Record]) -> None:
+def _print_places(records: list[Record]) -> None:
     done = [r for r in records if r.status == "complete" and r.folder]
     if len(done) == 1:
         print(f"record, delta and config: {done[0].folder}")

@@ -14,13 +14,13 @@ from peftbench.config import Config
 
 def main(task: str, answer: str) -> int:
     """Runs the config in the file `task` and writes its record, or its error, to `answer`."""
-    from peftbench.runs.run import run
+    from peftbench.runs.run import run as train_config
 
-    told = json.loads(Path(task).read_text())
+    asked = json.loads(Path(task).read_text())
     reply: dict[str, Any] = {}
     status = 1
     try:
-        record = run(Config.from_dict(told["config"]), told["group"], told["retry"])
+        record = train_config(Config.from_dict(asked["config"]), asked["group"], asked["retry"])
         reply = {"record": dataclasses.asdict(record)}
         status = 0
     except UserError as mistake:

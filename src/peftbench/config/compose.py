@@ -71,7 +71,7 @@ def explained(problem: Exception, words: Sequence[str]) -> UserError:
         key = unknown_key[1]
         if isinstance(cause, OmegaConfBaseException) and cause.full_key:
             key = str(cause.full_key)
-        return UserError(f"{key}: there is no such key{nearest(key, _known_keys(words))}; see peftbench --cfg job.")
+        return UserError(f"{key}: there is no such key{nearest(key, known_keys(words))}; see peftbench --cfg job.")
     if "Could not find" in text:
         first_line = text.replace("In 'train': ", "").splitlines()[0]
         return UserError(f"{first_line}; see peftbench list.")
@@ -96,7 +96,7 @@ def _readable(word: str) -> bool:
     return True
 
 
-def _known_keys(words: Sequence[str]) -> list[str]:
+def known_keys(words: Sequence[str]) -> list[str]:
     """Every key of the config that the choices among the overrides give."""
     choices = [w for w in words if "=" in w and "." not in w.partition("=")[0] and "," not in w and "(" not in w]
     plain_choices = [choice for choice in choices if not choice.startswith(("-", "+", "~", "hydra"))]

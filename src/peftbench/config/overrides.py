@@ -1,4 +1,4 @@
-"""What is done to the command line before Hydra sees it: globs over nested groups, aliases, and clear mistakes."""
+"""What is done to overrides before Hydra sees them: globs over nested groups, aliases, and clear mistakes."""
 
 from __future__ import annotations
 
@@ -12,37 +12,25 @@ from peftbench.common.vtab_tasks import ALIASES
 from peftbench.config import SECTIONS, TOP
 from peftbench.config.groups import groups, names, roots
 
-_TAKES_VALUE = {
-    "--cfg",
-    "-c",
-    "--info",
-    "-i",
-    "--package",
-    "-p",
-    "--config-dir",
-    "-cd",
-    "--config-path",
-    "-cp",
-}
-_TAKES_VALUE |= {"--config-name", "-cn", "--experimental-rerun", "--shell-completion", "-sc"}
 _OLD_RECIPES = re.compile(
     r"experiment=(glob\(vtab1k/(?P<pattern>[^,()]+)\)|(?P<names>vtab1k/[^,()]+(,vtab1k/[^,()]+)*))"
 )
-_MODES = {"--multirun", "-m", "--run", "-r", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"}
-_OPTIONS = _TAKES_VALUE | _MODES | {"--resolve", "--hydra-help", "--help", "-h", "--version"}
 
 
-def prepare(arguments: Sequence[str]) -> list[str]:
-    """The arguments with `group=glob(…)` expanded (Hydra 1.3 does not reach nested groups) and aliases resolved.
+def prepare(overrides: Sequence[str], folders: Sequence[Path] | None = None) -> list[str]:
+    """The overrides with `group=glob(…)` expanded (Hydra 1.3 does not reach nested groups) and aliases resolved.
+
+    `folders` are those that configs are read from: by default peftbench's own, and those of `hydra.searchpath=…`.
 
     Raises:
         UserError: an unknown group, a choice that does not exist, or a glob that matches nothing.
     """
-    arguments = _recipe_and_method(arguments)
-    folders = roots(arguments)
-    known = groups(folders)
-    _known_keys(arguments, known)
-    return [_one(a, folders, known) for a in arguments]
+    overrides = _recipe_and_method(overrides)
+    folders = roots(overrides) if folders is None else folders
+    known_groups = groups(folders)
+    for override in overrides:
+        _refuse_unknown_key(override, known_groups)
+    return [_prepared(override, folders, known_groups) for override in overrides]
 
 
 def _recipe_and_method(arguments: Sequence[str]) -> list[str]:
@@ -63,56 +51,29 @@ def _recipe_and_method(arguments: Sequence[str]) -> list[str]:
     return words
 
 
-def options_first(words: Sequence[str]) -> list[str]:
-    """Options, such as `-m`, before all overrides: argparse takes overrides in one piece only.
-
-    Raises:
-        UserError: an option that is not there, or two of which each asks for something else.
-    """
-    options: list[str] = []
-    others: list[str] = []
-    modes: list[str] = []
-    value_follows = False
-    for word in words:
-        option, name = word.startswith("-") and not value_follows, word.partition("=")[0]
-        if option and name not in _OPTIONS:
-            known = [o for o in _OPTIONS if o.startswith("--")]
-            raise UserError(f"{name}: there is no such option{nearest(name, known)}; see peftbench --help.")
-        modes += [name] * (option and name in _MODES)
-        (options if option or value_follows else others).append(word)
-        value_follows = option and word in _TAKES_VALUE
-    if len({m.lstrip("-")[0] for m in modes}) > 1:  # short for the same have the same letter
-        raise UserError(f"{' '.join(modes)}: each asks for something else; give one of them.")
-    return [*options, *others]
+def _refuse_unknown_key(override: str, known_groups: list[str]) -> None:
+    """Refuses a word that is no key=value, and a plain key that is neither a group nor a key of train.yaml."""
+    key, sign, _ = override.partition("=")
+    if not sign and not override.startswith("~"):
+        raise UserError(f"'{override}': expected key=value, such as method=lora.")
+    known_keys = [*known_groups, *TOP]
+    if sign and key.isidentifier() and key not in known_keys and key != "hydra":
+        raise UserError(f"{key}: there is no such key{nearest(key, known_keys)}; see peftbench --help.")
 
 
-def _known_keys(arguments: Sequence[str], known: list[str]) -> None:
-    """Refuses words that are no key=value, and plain keys that are neither a group nor a key of train.yaml."""
-    value_follows = False
-    for argument in arguments:
-        if argument.startswith("-") or value_follows:
-            value_follows = argument in _TAKES_VALUE
-            continue
-        key, sign, _ = argument.partition("=")
-        if not sign and not argument.startswith("~"):
-            raise UserError(f"'{argument}': expected key=value, such as method=lora.")
-        if sign and key.isidentifier() and key not in known and key not in TOP and key != "hydra":
-            raise UserError(f"{key}: there is no such key{nearest(key, [*known, *TOP])}; see peftbench --help.")
-
-
-def _one(argument: str, folders: list[Path], known: list[str]) -> str:
-    key, sign, value = argument.partition("=")
+def _prepared(override: str, folders: Sequence[Path], known_groups: list[str]) -> str:
+    key, sign, value = override.partition("=")
     group = key.lstrip("+")
-    if not sign or argument.startswith("-") or group not in known:
-        return argument
+    if not sign or group not in known_groups:
+        return override
     choices = names(group, folders)
     if "glob(" in value:
-        return f"{key}={','.join(_expand(group, value, choices))}"
+        return f"{key}={','.join(_matching(group, value, choices))}"
     if value == "null" and group in SECTIONS:
-        raise UserError(f"{argument}: a run needs a {group}; there are {', '.join(choices)}.")
+        raise UserError(f"{override}: a run needs a {group}; there are {', '.join(choices)}.")
     if value.startswith("[") or value in ("null", "~"):
-        return argument
-    chosen = [_resolve(group, v.strip(), choices) for v in _split(value)]
+        return override
+    chosen = [_resolved(group, v.strip(), choices) for v in _split(value)]
     return f"{key}={','.join(chosen)}"
 
 
@@ -122,7 +83,7 @@ def _split(value: str) -> list[str]:
     return [v for v in value.split(",") if v.strip()] or [value]
 
 
-def _resolve(group: str, name: str, choices: dict[str, Path]) -> str:
+def _resolved(group: str, name: str, choices: dict[str, Path]) -> str:
     plain = name.strip("'\"")
     if group == "data":
         family, slash, task = plain.partition("/")
@@ -137,7 +98,7 @@ def _resolve(group: str, name: str, choices: dict[str, Path]) -> str:
     raise UserError(f"{group}={plain}: there is no such {group}{hint}; there are {some}.")
 
 
-def _expand(group: str, value: str, choices: dict[str, Path]) -> list[str]:
+def _matching(group: str, value: str, choices: dict[str, Path]) -> list[str]:
     """The choices that `glob(pattern)`, `glob([a, b])` or `glob(pattern, exclude=…)` name."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import Glob
@@ -149,11 +110,8 @@ def _expand(group: str, value: str, choices: dict[str, Path]) -> list[str]:
         raise UserError(f"{group}={value}: cannot be read ({str(problem).splitlines()[0]}).") from None
     if not isinstance(parsed, Glob):
         raise UserError(f"{group}={value}: expected glob(pattern) alone, such as {group}=glob(*).")
-    found = [
-        name
-        for name in choices
-        if any(fnmatchcase(name, p) for p in parsed.include) and not any(fnmatchcase(name, p) for p in parsed.exclude)
-    ]
-    if not found:
+    included = [name for name in choices if any(fnmatchcase(name, pattern) for pattern in parsed.include)]
+    matching = [name for name in included if not any(fnmatchcase(name, pattern) for pattern in parsed.exclude)]
+    if not matching:
         raise UserError(f"{group}={value}: matches none of the {len(choices)} there are; see peftbench list.")
-    return found
+    return matching

@@ -27,6 +27,14 @@ class TaskSection:
 
 
 @dataclass(frozen=True)
+class PredictOption:
+    """An option of `peftbench predict` that is a task's alone: its default, and a line that says what it is."""
+
+    default: Any
+    help: str
+
+
+@dataclass(frozen=True)
 class TaskSchema:
     """What a task's `schema.py` says to the config, as `SCHEMA`.
 
@@ -35,7 +43,7 @@ class TaskSchema:
         augmentations: what `data.augment` may be.
         check: raises UserError where its section does not go with the others; called with the whole config.
         files: options of the section that name files: what is in them is stamped, where they lie is no part of the id.
-        predicts: options of `peftbench predict` that are this task's alone, with their defaults.
+        predicts: options of `peftbench predict` that are this task's alone, by name.
         check_predicts: raises UserError where one of these has a value without sense.
         smoke: the data set, and options, with which `make smoke` tries this task; nothing is downloaded.
     """
@@ -44,7 +52,7 @@ class TaskSchema:
     augmentations: tuple[str, ...]
     check: Callable[[Any], None]
     files: tuple[str, ...] = ()
-    predicts: Mapping[str, Any] = field(default_factory=dict)
+    predicts: Mapping[str, PredictOption] = field(default_factory=dict)
     check_predicts: Callable[[Mapping[str, Any]], None] = lambda options: None
     smoke: tuple[str, ...] = ()
 

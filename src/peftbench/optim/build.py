@@ -53,9 +53,9 @@ def joint_optimizer(
         steps: of the whole training, in batches.
         fused: as in `optimizer`.
     """
-    groups = [_groups(s, n) for s, n in zip(specs, named, strict=True)]
-    inner = _over(specs[0], [g for own in groups for g in own], fused)
-    factors = [_factor(s, steps) for s, own in zip(specs, groups, strict=True) for _ in own]
+    groups_of_runs = [_groups(s, n) for s, n in zip(specs, named, strict=True)]
+    inner = _over(specs[0], [group for groups in groups_of_runs for group in groups], fused)
+    factors = [_factor(s, steps) for s, groups in zip(specs, groups_of_runs, strict=True) for _ in groups]
     return inner, torch.optim.lr_scheduler.LambdaLR(inner, factors)
 
 

@@ -14,6 +14,8 @@ _ANYWHERE = ("parameters", "head", "flops", "delta")  # alike on every machine
 _BEFORE = ("board", "backbone", "weights", "split", "apart", "method", "tuned", "times")
 COLUMNS = (*_BEFORE, "metric", "task", "value", "half", "n", "failed", "missing", "machines", *_COSTS, "ood")
 PAIRS = ("board", "first", "second", "difference", "half", "n", "over", "p", "p_holm", "p_wilcoxon", "verdict")
+BEGINNINGS = (",".join(COLUMNS), ",".join(PAIRS))
+"""How the files of both tables begin, by which they are told from others."""
 
 
 def leaderboard_csv(boards: Sequence[Board], incomplete: bool = False) -> str:

@@ -28,7 +28,7 @@ def build_backbone(spec: Config, tell: Callable[[str], None] = lambda text: None
     Raises:
         UserError: as `starting_backbone.build`.
     """
-    return starting_backbone.build(spec, instantiate(spec.method), tell)
+    return starting_backbone.build_starting_backbone(spec, instantiate(spec.method), tell)
 
 
 def unstreamed(spec: Config) -> Config:

@@ -17,7 +17,7 @@ def refuse_incompatible(config: Config, method: Method) -> backbones.Backbone:
             f"backbone.stream=true: method={config.method.name} changes the backbone's weights, which are read anew "
             f"for every batch; take a side method such as linear, or give backbone.stream=false."
         )
-    backbone = starting_backbone.meta(config, method)
+    backbone = starting_backbone.build_on_meta(config, method)
     if (wanted := task_class(config.task).input_size(config)) and wanted != backbone.facts.input_size:
         raise Refusal(
             f"data.size={config.data.size}: {backbone.facts.name} takes {backbone.facts.input_size} pixels; "
@@ -40,5 +40,5 @@ def _refuse_other_frames(config: Config) -> None:
     """Raises UserError where a method mixes so many frames and a clip has another number."""
     frames, clip = config.method.options.get("frames"), config.data.options.get("frames")
     if frames is not None and frames != clip:
-        found = "are images" if clip is None else f"are clips of {clip} frames"
-        raise UserError(f"method.frames={frames}: the items of data={config.data.name} {found}; leave it out.")
+        items = "are images" if clip is None else f"are clips of {clip} frames"
+        raise UserError(f"method.frames={frames}: the items of data={config.data.name} {items}; leave it out.")

@@ -61,7 +61,7 @@ class Planned:
         return None if self.step is None else self.step.flops / self.full
 
 
-def plan(config: Config) -> Planned:
+def plan_run(config: Config) -> Planned:
     """What `peftbench.run(config)` would do. Nothing is trained, no weights and no images are read.
 
     Raises:
@@ -104,7 +104,7 @@ def plan(config: Config) -> Planned:
 
 
 def _model(config: Config, method: Method, splits: Splits) -> tuple[Model, Mapping[str, str]]:
-    backbone = starting_backbone.meta(config, method)
+    backbone = starting_backbone.build_on_meta(config, method)
     with torch.device("meta"):
         task = task_class(config.task).build(config.task, backbone, splits.classes)
         model = Model(backbone, task)
@@ -115,7 +115,7 @@ def _model(config: Config, method: Method, splits: Splits) -> tuple[Model, Mappi
 
 def _fully_tuned(config: Config, splits: Splits) -> Model:
     """The model with every parameter of the backbone training."""
-    backbone = starting_backbone.meta(config, Method())
+    backbone = starting_backbone.build_on_meta(config, Method())
     with torch.device("meta"):
         task = task_class(config.task).build(config.task, backbone, splits.classes)
         model = Model(backbone, task)
@@ -170,7 +170,7 @@ def _rows(config: Config, method: Method, model: Model, skipped: Mapping[str, st
 
 def _after_merging(config: Config, method: Method) -> set[str]:
     """The names of the backbone's parameters when the method has merged what it can."""
-    backbone = starting_backbone.meta(config, method)
+    backbone = starting_backbone.build_on_meta(config, method)
     with torch.device("meta"):
         method.adapt(backbone, Plan())
         method.merge(backbone)
@@ -184,11 +184,11 @@ def _own(net: nn.Module, name: str) -> Iterable[tuple[str, nn.Parameter]]:
 
 def _counts(named: Iterable[tuple[str, nn.Parameter]], depth: int | None = None) -> dict[str, int]:
     """Parameters by the module that owns them, or by the first words of their names."""
-    found: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for name, parameter in named:
         owner = _last(name) if depth is None else ".".join(name.split(".")[:depth])
-        found[owner] = found.get(owner, 0) + parameter.numel()
-    return found
+        counts[owner] = counts.get(owner, 0) + parameter.numel()
+    return counts
 
 
 def _last(name: str) -> str:

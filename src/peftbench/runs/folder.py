@@ -17,13 +17,13 @@ from peftbench.runs.plan_file import CONFIG
 
 
 @contextlib.contextmanager
-def owned_folder(folder: Path, rank: int, group: str | None) -> Iterator[None]:
+def owned_folder(folder: Path, process: int, group: str | None) -> Iterator[None]:
     """One process carries out a run at a time; another job of the same sweep waits until it is over.
 
     Raises:
         UserError: another process is at it, or nothing can be written.
     """
-    if rank:
+    if process:
         yield
         return
     try:

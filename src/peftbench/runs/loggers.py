@@ -69,13 +69,13 @@ class WandbLogger(Logger):
 
     def finish(self, record: Record) -> None:
         try:
-            told = {"status": record.status, "reason": record.reason, **record.metrics}
-            self.run.summary.update(told | _flat(record.costs, "cost") | _flat(record.stamps, "stamp"))
+            outcome = {"status": record.status, "reason": record.reason, **record.metrics}
+            self.run.summary.update(outcome | _flat(record.costs, "cost") | _flat(record.stamps, "stamp"))
         finally:
             self.run.finish(exit_code=0 if record.status == "complete" else 1)
 
 
-def make(config: Config, run_id: str, folder: Path, group: str | None) -> Logger:
+def make_logger(config: Config, run_id: str, folder: Path, group: str | None) -> Logger:
     """The configured logger. Raises UserError where W&B cannot start."""
     if config.logger.name == "csv":
         return CsvLogger(folder)

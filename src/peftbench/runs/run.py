@@ -27,7 +27,7 @@ from peftbench.runs.build import build_backbone, instantiate, transform_of
 from peftbench.runs.compatibility import refuse_incompatible
 from peftbench.runs.context import Context
 from peftbench.runs.single_run import SingleRun
-from peftbench.training import Diverged, Outcome, Stopped, device, fit, fit_jointly, tap_filling
+from peftbench.training import Diverged, Outcome, Stopped, device_of_process, fit, fit_jointly, tap_filling
 
 
 def run(config: Config, group: str | None = None, retry: bool = True) -> Record:
@@ -140,7 +140,7 @@ def _loaders(context: Context, data: Data, transform: Preparation, watch: Watch)
 
 def _keep_taps(context: Context, model: Model | JointModel, batches: Loaders, fingerprint: str) -> dict | None:
     """Has training and validation images replaced by their taps, where that helps; what it cost, for the record."""
-    place = device(context.config.trainer)
+    place = device_of_process(context.config.trainer)
     with context.progress("computing taps") as watch:
         return tap_filling.keep_taps(context.config, model, batches, fingerprint, place, watch, context.tell)
 

@@ -75,11 +75,11 @@ class SingleRun:
             if context.first:
                 prepared_folder(self.folder, context.config)
                 if context.config.pruning.name != "none":  # else the file that was given is the one to share
-                    starting_backbone.keep(self.backbone, context.config)
+                    starting_backbone.keep_pruned_file(self.backbone, context.config)
             with self._recorded():
                 if context.first:
                     self.record.write(self.folder)
-                    self.logger = loggers.make(context.config, self.id, self.folder, context.group)
+                    self.logger = loggers.make_logger(context.config, self.id, self.folder, context.group)
                 yield
 
     def adapt(self, transform: Preparation, splits: Splits, batches: Loaders) -> None:

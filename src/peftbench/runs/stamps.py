@@ -33,7 +33,7 @@ def stamps_of(config: Config, backbone: backbones.Backbone, splits: Splits, hash
             "pretrained": config.backbone.pretrained,
             "fingerprint": backbone.fingerprint,
             "input_size": backbone.facts.input_size,
-            **({"pruning": pruned} if (pruned := starting_backbone.stamp(backbone, config)) else {}),
+            **({"pruning": pruned} if (pruned := starting_backbone.pruning_stamp(backbone, config)) else {}),
         },
         "data": {
             "split": splits.name,

@@ -31,13 +31,15 @@ def input_size(config: Config) -> backbones.Size | None:
     return task_class(config.task).input_size(config)
 
 
-def meta(config: Config, method: Method) -> backbones.Backbone:
+def build_on_meta(config: Config, method: Method) -> backbones.Backbone:
     """The backbone on the meta device, pruned: its shapes are those of the run. Raises Refusal."""
     whole = backbones.build_on_meta(config.backbone, input_size(config))
-    return as_merged(pruning.prune(whole, config.pruning), config, method)
+    return choose_merging(pruning.prune(whole, config.pruning), config, method)
 
 
-def build(config: Config, method: Method, tell: Callable[[str], None] = lambda text: None) -> backbones.Backbone:
+def build_starting_backbone(
+    config: Config, method: Method, tell: Callable[[str], None] = lambda text: None
+) -> backbones.Backbone:
     """The backbone with its weights, pruned. `tell` is given what the user should know of it.
 
     Raises:
@@ -59,9 +61,9 @@ def build(config: Config, method: Method, tell: Callable[[str], None] = lambda t
         task.settle(backbone, start_file)
     spec, whole = config.pruning, backbone.facts.parameters
     if spec.name == "none" or backbone.masks or backbone.kept:  # the file of the pruned one was given
-        return as_merged(backbone, config, method)
+        return choose_merging(backbone, config, method)
     images = _images(spec.images, backbone) if spec.criterion == "taylor" else None
-    pruned = as_merged(pruning.prune(backbone, spec, images), config, method)
+    pruned = choose_merging(pruning.prune(backbone, spec, images), config, method)
     if spec.name == "structured":
         tell(
             f"pruning=structured: {whole - pruned.facts.parameters:,} of the backbone's {whole:,} parameters are taken "
@@ -75,7 +77,7 @@ def build(config: Config, method: Method, tell: Callable[[str], None] = lambda t
     return pruned
 
 
-def as_merged(backbone: backbones.Backbone, config: Config, method: Method) -> backbones.Backbone:
+def choose_merging(backbone: backbones.Backbone, config: Config, method: Method) -> backbones.Backbone:
     """The backbone, which now knows what a run makes of its zeros. Raises Refusal where the method cannot."""
     if not backbone.masks:
         return backbone
@@ -90,7 +92,7 @@ def as_merged(backbone: backbones.Backbone, config: Config, method: Method) -> b
     return backbone
 
 
-def keep(backbone: backbones.Backbone, config: Config) -> Path:
+def keep_pruned_file(backbone: backbones.Backbone, config: Config) -> Path:
     """The file of a pruned backbone, which all tasks share; written where it is not there yet, or not whole."""
     spec = config.pruning
     name = f"{backbone.facts.name}-{spec.name}-{spec.ratio:g}-{backbone.fingerprint[:10]}.safetensors"
@@ -101,21 +103,21 @@ def keep(backbone: backbones.Backbone, config: Config) -> Path:
     return path
 
 
-def stamp(backbone: backbones.Backbone, config: Config) -> dict[str, Any]:
+def pruning_stamp(backbone: backbones.Backbone, config: Config) -> dict[str, Any]:
     """What a record says of pruning; nothing of a whole backbone."""
     if not backbone.masks and not backbone.kept:
         return {}
     if backbone.masks:
         zeros = {n: int((~m).sum()) for n, m in backbone.masks.items()}
-        found = {
+        changes = {
             "mask": pruning.mask_hash(backbone.masks),
             "zeros": sum(zeros.values()),
             "of": sum(m.numel() for m in backbone.masks.values()),
             "merge": backbone.merging,
         }
     else:
-        found = {"kept": json.loads(json.dumps(backbone.kept))}
-    return {**backbone.pruned, "origin": backbone.origin, **found}
+        changes = {"kept": json.loads(json.dumps(backbone.kept))}
+    return {**backbone.pruned, "origin": backbone.origin, **changes}
 
 
 def _images(folder: str | None, backbone: backbones.Backbone) -> Tensor:

@@ -12,15 +12,16 @@ from peftbench.runs.build import instantiate
 from peftbench.runs.compatibility import refuse_incompatible
 from peftbench.tasks.base import task_class
 
-_OWN = ("lr", "weight_decay", "betas", "momentum", "nesterov", "schedule", "warmup", "min_lr")
+_FREE = ("lr", "weight_decay", "betas", "momentum", "nesterov", "schedule", "warmup", "min_lr")
 
 
-def signature(config: Config) -> Hashable | None:
+def joint_signature(config: Config) -> Hashable | None:
     """Equal for runs that can be trained together; None for a run that cannot be with any.
 
     Seeds, options of the method and settings of the optimizer may differ; the order of the batches may not, which is
     `data.order_seed` or else the seed. Runs with shifted test sets (`data.ood`), with a method that has an optimizer or
-    a last step of its own, or with an optimizer other than AdamW and SGD go apart, and so does detection.
+    a last step of its own, or with an optimizer other than AdamW and SGD go apart; so do those of a task that trains
+    alone.
     Raises Refusal where the method refuses the backbone.
     """
     method: Method = instantiate(config.method)
@@ -35,7 +36,7 @@ def signature(config: Config) -> Hashable | None:
         return None
     whole = identity(config)
     del whole["method"]["options"]
-    for key in _OWN:
+    for key in _FREE:
         del whole["optimizer"][key]
     seed = whole.pop("seed")
     whole["data"]["order_seed"] = seed if config.data.order_seed is None else config.data.order_seed
@@ -54,28 +55,29 @@ def _apart(config: Config, method: Method) -> bool:
     )
 
 
-def arranged(configs: Sequence[Config], size: int) -> list[list[int]]:
+def arrange_in_groups(configs: Sequence[Config], size: int) -> list[list[int]]:
     """Indices of the configs in groups that can be trained in one pass, up to `size` each."""
     if size == 1:
         return [[i] for i in range(len(configs))]
-    kinds: list[Hashable | None] = []
+    signatures: list[Hashable | None] = []
     for config in configs:
         try:
-            kinds.append(signature(config))
+            signatures.append(joint_signature(config))
         except UserError:  # said again, and recorded, when its turn comes
-            kinds.append(None)
-    return groups(kinds, size)
+            signatures.append(None)
+    return group_by_signature(signatures, size)
 
 
-def groups(signatures: Sequence[Hashable | None], size: int) -> list[list[int]]:
+def group_by_signature(signatures: Sequence[Hashable | None], size: int) -> list[list[int]]:
     """Indices in groups of up to `size` with equal signatures, in order of their first."""
-    found: list[list[int]] = []
-    open_: dict[Hashable, list[int]] = {}
-    for index, own in enumerate(signatures):
-        if own is None or size == 1 or len(open_.get(own, [0] * size)) >= size:
-            found.append([index])
-            if own is not None:
-                open_[own] = found[-1]
-        else:
-            open_[own].append(index)
-    return found
+    groups: list[list[int]] = []
+    latest: dict[Hashable, list[int]] = {}  # the group of each signature that runs may still join
+    for index, signature in enumerate(signatures):
+        group = latest.get(signature) if signature is not None else None
+        if group is not None and len(group) < size:
+            group.append(index)
+            continue
+        groups.append([index])
+        if signature is not None:
+            latest[signature] = groups[-1]
+    return groups

@@ -11,13 +11,13 @@ from typing import Any
 from peftbench.common.errors import UserError
 from peftbench.config import Config, Protocol, Sweep, replaced
 from peftbench.results import Record, results_of_task
-from peftbench.sweeps.grouping import arranged
+from peftbench.sweeps.grouping import arrange_in_groups
 
 CarryOut = Callable[[list[Config]], list[Record]]
 Point = dict[str, Any]
 
 
-def vtab1k(config: Config, rule: Protocol, sweep: Sweep, carry_out: CarryOut) -> list[Record]:
+def carry_out_vtab1k(config: Config, rule: Protocol, sweep: Sweep, carry_out: CarryOut) -> list[Record]:
     """VTAB-1k's (Zhai et al., 2019): every point of the grid is trained on train and judged on val; the best one is
     trained on both and tested once, with each seed. Nothing looks at test images before.
 
@@ -30,7 +30,7 @@ def vtab1k(config: Config, rule: Protocol, sweep: Sweep, carry_out: CarryOut) ->
     grid = sweep.grid
     points = _points(config, rule, grid)
     trials = [replaced(config, {**point, "data.stage": "tune", "seed": config.seed}) for point in points]
-    records = _all(trials, sweep.together, carry_out)
+    records = _carry_out_all(trials, sweep.together, carry_out)
     if len(records) < len(trials) or any(r.status == "interrupted" for r in records):
         return records
     metric = f"val/{results_of_task(config.task.name, config.task.path).metric}"
@@ -38,7 +38,7 @@ def vtab1k(config: Config, rule: Protocol, sweep: Sweep, carry_out: CarryOut) ->
     if not judged:
         return records
     best = -max(judged)[1]
-    told = {
+    choice = {
         "name": rule.name,
         "trials": rule.trials,
         "grid": grid,
@@ -50,8 +50,8 @@ def vtab1k(config: Config, rule: Protocol, sweep: Sweep, carry_out: CarryOut) ->
     finals = []
     for seed in range(config.seed, config.seed + rule.seeds):
         final = replaced(config, {**points[best], "data.stage": "final", "seed": seed})
-        finals.append(dataclasses.replace(final, protocol=told))
-    return _all(finals, sweep.together, carry_out)
+        finals.append(dataclasses.replace(final, protocol=choice))
+    return _carry_out_all(finals, sweep.together, carry_out)
 
 
 def _points(config: Config, rule: Protocol, grid: Mapping[str, Sequence[Any]] | None) -> list[Point]:
@@ -71,16 +71,16 @@ def _points(config: Config, rule: Protocol, grid: Mapping[str, Sequence[Any]] | 
     return points
 
 
-def _all(configs: Sequence[Config], size: int, carry_out: CarryOut) -> list[Record]:
+def _carry_out_all(configs: Sequence[Config], size: int, carry_out: CarryOut) -> list[Record]:
     """A record each, in order; after an interruption, or a run that could not begin, the others have none."""
-    found: dict[int, Record] = {}
-    for indices in arranged(configs, size):
+    records: dict[int, Record] = {}
+    for indices in arrange_in_groups(configs, size):
         for index, record in zip(indices, carry_out([configs[i] for i in indices]), strict=True):
-            found[index] = record
-        own = [found[i] for i in indices]
-        if any(r.status == "interrupted" for r in own) or not any(r.id for r in own):
+            records[index] = record
+        group = [records[i] for i in indices]
+        if any(r.status == "interrupted" for r in group) or not any(r.id for r in group):
             break  # nor would the others begin where one could not
-    return [found[i] for i in sorted(found)]
+    return [records[i] for i in sorted(records)]
 
 
 def _merit(record: Record, metric: str) -> tuple[float, float]:

@@ -65,6 +65,9 @@ class Task(nn.Module):
         """The task that a config's section asks for, with fresh parameters.
 
         Args:
+            section: the section `task` of the config, of the task's own schema.
+            backbone: gives the taps and the number of features; its weights do not matter.
+            classes: the names of what is told apart; empty where there are none.
             categories: the numbers of the classes in the data set's own files, where it has such.
 
         Raises:
@@ -89,7 +92,9 @@ class Task(nn.Module):
         """Raises Refusal where this backbone, on the meta device, cannot do the task.
 
         Args:
+            config: the run's.
             fixed_size: whether what the method adds is built for one input size.
+            backbone: on the meta device, before any method.
         """
         with torch.device("meta"):
             cls.build(config.task, backbone, ("something",))

@@ -82,7 +82,7 @@ class Checkpoints(Callback):
             if trainer.is_global_zero:
                 with replacing(self.path) as part:
                     trainer.save_checkpoint(part)
-            else:  # gathering is everybody's work, writing rank zero's
+            else:  # gathering is everybody's work, writing the first process's
                 trainer.save_checkpoint(self.path)
         self.last = time.monotonic()
 

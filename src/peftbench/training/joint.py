@@ -17,7 +17,7 @@ from peftbench.tasks.base import Metrics
 from peftbench.training.module import ADVICE, Diverged, Fit
 
 
-class FitTogether(Fit):
+class JointFit(Fit):
     """Trains K runs at once, each with its own optimizer settings; what is K-fold here is one thing in `Fit`.
 
     A run whose loss or weights become NaN is noted in `failed` and left out of the sum that is differentiated; the
@@ -84,14 +84,14 @@ class FitTogether(Fit):
     def _rates(self) -> list[float]:
         """Each run's learning rate now."""
         groups = iter(self.trainer.optimizers[0].param_groups)
-        found = []
+        rates = []
         for model in self.model.models:
             own = {id(p) for _, p in model.trainable()}
             while own:
                 group = next(groups)
                 own -= {id(p) for p in group["params"]}
-            found.append(group["lr"])
-        return found
+            rates.append(group["lr"])
+        return rates
 
     # -- evaluation
 

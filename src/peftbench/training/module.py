@@ -199,8 +199,10 @@ class Fit(LightningModule):
 
     def _finish_evaluation(self, metrics: Metrics) -> dict[str, float]:
         total = self.trainer.strategy.reduce(self._eval_loss, reduce_op="sum")
-        found = {n: v.item() for n, v in metrics.compute().items()}
-        return found | {"loss": (total[0] / total[1]).item()} if total[1] else found
+        results = {n: v.item() for n, v in metrics.compute().items()}
+        if total[1]:
+            results["loss"] = (total[0] / total[1]).item()
+        return results
 
     # -- what a checkpoint holds: the delta, not the frozen backbone
 

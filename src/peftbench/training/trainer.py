@@ -29,7 +29,7 @@ from peftbench.methods.base import Method
 from peftbench.models.joint import JointModel
 from peftbench.models.model import Model
 from peftbench.training.checkpoint import Checkpoints, DirectIO, Signals, resumable
-from peftbench.training.joint import FitTogether
+from peftbench.training.joint import JointFit
 from peftbench.training.module import Diverged, Fit
 from peftbench.training.progress_bar import Bar
 from peftbench.training.sharding import Sharded
@@ -59,7 +59,7 @@ def fit(
 ) -> Outcome:
     """Trains, resuming where a checkpoint lies in `folder`, then tests once.
 
-    `watch` is called with the whole history after every epoch, on rank zero.
+    `watch` is called with the whole history after every epoch, in the first process.
 
     Raises:
         Stopped: interrupted, a checkpoint was written.
@@ -86,20 +86,24 @@ def fit_jointly(
     watches: Sequence[Watch],
 ) -> list[Outcome | Diverged]:
     """As `fit`, for several runs of a side method over one backbone, in one pass; a run that diverged stands apart."""
-    module = FitTogether(JointModel(models), methods, configs, run_id)
+    module = JointFit(JointModel(models), methods, configs, run_id)
 
     def watch(_: list[dict[str, float]]) -> None:
-        for own, history in zip(watches, module.histories, strict=True):
-            own(history)
+        for watch_run, history in zip(watches, module.histories, strict=True):
+            watch_run(history)
 
     state, figures, place, _ = _trained(module, loaders, folder, watch)
     figures["together"] = len(configs)
-    found: list[Outcome | Diverged] = []
+    outcomes: list[Outcome | Diverged] = []
     for i, (history, why) in enumerate(zip(module.histories, module.failed, strict=True)):
-        own = {n.removeprefix(f"runs.{i}."): t for n, t in state.items() if n.startswith(f"runs.{i}.")}
+        if why:
+            outcomes.append(Diverged(why))
+            continue
+        prefix = f"runs.{i}."
+        own_state = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
         results = module.results_each[i] if loaders.test is not None else {}
-        found.append(Diverged(why) if why else _outcome(history, _tested(results), copy.deepcopy(figures), place, own))
-    return found
+        outcomes.append(_outcome(history, _tested(results), copy.deepcopy(figures), place, own_state))
+    return outcomes
 
 
 def _trained(
@@ -148,7 +152,7 @@ def _tested(results: Mapping[str, float]) -> dict[str, float]:
     return {f"test/{n}": v for n, v in results.items()}
 
 
-def device(spec: TrainerConfig) -> torch.device:
+def device_of_process(spec: TrainerConfig) -> torch.device:
     """The device of this process: what Lightning will choose."""
     if spec.accelerator in ("auto", "gpu") and torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
@@ -225,11 +229,11 @@ class Epochs(Callback):
 
 def _shifted(trainer: Trainer, module: Fit, loaders: Loaders) -> dict[str, float]:
     """Accuracy on shifted test sets, each tested once as the test set is."""
-    found = {}
+    results = {}
     for name, loader in loaders.ood.items():
         trainer.test(module, loader, verbose=False)
-        found[name] = dict(module.test_results)
-    return average_over_shifts(found)
+        results[name] = dict(module.test_results)
+    return average_over_shifts(results)
 
 
 def _anchors(model: Model) -> dict[str, Tensor]:
@@ -279,6 +283,6 @@ def _strategy(spec: TrainerConfig) -> Any:
     if spec.strategy == "fsdp":
         from lightning.pytorch.strategies import ModelParallelStrategy
 
-        world = spec.devices * spec.nodes
-        return ModelParallelStrategy(world, tensor_parallel_size=1, save_distributed_checkpoint=False)
+        processes = spec.devices * spec.nodes
+        return ModelParallelStrategy(processes, tensor_parallel_size=1, save_distributed_checkpoint=False)
     return "auto"

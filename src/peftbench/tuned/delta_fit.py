@@ -25,6 +25,8 @@ def refuse_foreign_delta(run: FinishedRun, backbone: Backbone, shared: str) -> N
     """Raises Refusal where the run's delta belongs to another run, method, task, backbone, plan or kind of image.
 
     Args:
+        run: whose delta it is.
+        backbone: as it is before any method.
         shared: whose the backbone is where it is not the run's own, for messages.
     """
     for compared in (_run_and_method, _task, _model, _start_file, _weights, _images, _plan):

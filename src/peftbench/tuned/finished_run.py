@@ -43,6 +43,7 @@ class FinishedRun:
 
     @property
     def classes(self) -> tuple[str, ...]:
+        """What it tells apart, in the order of its predictions."""
         return tuple(json.loads(self.metadata["classes"]))
 
     @property
@@ -59,6 +60,7 @@ class FinishedRun:
         """The tuned model, in eval mode, of a backbone as it is before any method; the method changes it.
 
         Args:
+            backbone: as it is before any method.
             shared: whose the backbone is where it is not the run's own, for messages.
 
         Raises:
@@ -71,7 +73,7 @@ class FinishedRun:
             begin_task(task, section, self.config.backbone)
             transform = transform_of(self.config, backbone)
             model = Model(backbone, task, transform.mean, transform.std)
-            starting_backbone.as_merged(backbone, self.config, self.method)
+            starting_backbone.choose_merging(backbone, self.config, self.method)
             if (trained := self.metadata.get("merge", backbone.merging)) != backbone.merging:
                 raise Refusal(
                     f"{self.source}: was trained with pruning.merge={trained}, and {self.folder / CONFIG} has "
@@ -88,6 +90,7 @@ def open_run(folder: str | Path, config_dir: str | Path | None = None) -> Finish
     """What the folder of a complete run holds.
 
     Args:
+        folder: the run's, `outputs/<run id>`.
         config_dir: a folder with the YAML of a method of your own.
 
     Raises:

@@ -96,6 +96,7 @@ def load(
         print(tuned.classes[logits.argmax()])
 
     Args:
+        run: the folder of a complete run, or what `open_run` gave for it.
         merge: fold the update into the weights, where the method can: as fast as the plain backbone. On a backbone
             pruned to zeros True does what the run's `pruning.merge` says; "dense" merges over the zeros, "masked" keeps
             them, where that does not change what the model computes.
@@ -147,25 +148,24 @@ def _adapted(run: FinishedRun, folder: Path) -> FinishedRun:
             f"adapter={folder}: PEFT's adapters are of timm's whole weights, and the backbone of {run.folder} was "
             f"pruned; give the folder of a run with pruning=none."
         )
-    found = peft_adapter.read_adapter(
-        folder, backbones.build_on_meta(run.config.backbone, starting_backbone.input_size(run.config)).classifiers
-    )
-    if found.fingerprint not in ("", stamp["fingerprint"]):
+    timm_model = backbones.build_on_meta(run.config.backbone, starting_backbone.input_size(run.config))
+    peft = peft_adapter.read_adapter(folder, timm_model.classifiers)
+    if peft.fingerprint not in ("", stamp["fingerprint"]):
         raise Refusal(
-            f"adapter={folder}: was made on a backbone with fingerprint {found.fingerprint[:12]}, and that of "
+            f"adapter={folder}: was made on a backbone with fingerprint {peft.fingerprint[:12]}, and that of "
             f"{run.folder} has {stamp['fingerprint'][:12]}; give the folder of a run on the same weights."
         )
-    name, path, method = method_of_adapter(found.rank, found.alpha, found.dropout, found.layers)
+    name, path, method = method_of_adapter(peft.rank, peft.alpha, peft.dropout, peft.layers)
     options = json.loads(json.dumps(dataclasses.asdict(method)))
     spec = config.Method(name, path, options)
-    told = {**run.metadata, "method": name, "options": json.dumps(options), "plan": plan_hash(Plan())}
+    metadata = {**run.metadata, "method": name, "options": json.dumps(options), "plan": plan_hash(Plan())}
     return dataclasses.replace(
         run,
         config=dataclasses.replace(run.config, method=spec),
         method=method,
         plan=Plan(),
-        tensors=found.tensors,
-        metadata=told,
+        tensors=peft.tensors,
+        metadata=metadata,
         source=folder / peft_adapter.WEIGHTS,
     )
 
@@ -175,13 +175,13 @@ def choose_device(device: str = "auto") -> torch.device:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        one = torch.zeros(1, device=device)
-        one.item()  # the meta device takes tensors, and holds nothing
+        probe = torch.zeros(1, device=device)
+        probe.item()  # the meta device takes tensors, and holds nothing
     except (RuntimeError, AssertionError):  # torch's own text is long, and lists what it could be built for
         here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
         here += ["mps"] if torch.backends.mps.is_available() else []
         raise UserError(f"device={device}: torch has no such device here; expected {', '.join(here)}.") from None
-    return one.device
+    return probe.device
 
 
 def _moved(spec: Config, weights: str) -> Config:

@@ -106,8 +106,8 @@ class MultiTask(nn.Module):
                     f"task {name!r}: is not served{nearest(name, self.tasks)}; there are {', '.join(self.tasks)}."
                 )
         sides = [n for n in names if self.tasks[n].side is not None]
-        found = self._through_sides(images, sides) if sides else {}
-        return {n: found[n] if n in found else self.tasks[n](images) for n in names}
+        logits = self._through_sides(images, sides) if sides else {}
+        return {n: logits[n] if n in logits else self.tasks[n](images) for n in names}
 
     def train(self, mode: bool = True) -> MultiTask:
         """Stays in eval mode: in train mode batch norms would write into statistics that all tasks share."""
@@ -130,7 +130,7 @@ class MultiTask(nn.Module):
         }
 
     def _through_sides(self, images: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-        """One pass of the backbone, then the side nets, those of a kind together."""
+        """Runs the backbone once, then the side nets, those of a kind together."""
         groups: dict[Hashable, list[str]] = {}
         for name in names:
             model = self.tasks[name]
@@ -142,12 +142,12 @@ class MultiTask(nn.Module):
         union = sorted({i for indices in reads.values() for i in indices})
         frames = self.tasks[names[0]].frames(images)
         taps = dict(zip(union, self.backbone.taps(frames, union), strict=True))
-        found: dict[str, Tensor] = {}
+        logits: dict[str, Tensor] = {}
         for group in groups.values():
             models = [self.tasks[n] for n in group]
             condensed = cast(Side, models[0].side).condense([taps[i] for i in reads[group[0]]])
-            found |= zip(group, JointModel(models)(images, condensed), strict=True)
-        return found
+            logits |= zip(group, JointModel(models)(images, condensed), strict=True)
+        return logits
 
 
 def _opened(

@@ -24,9 +24,13 @@ def test_a_source_that_lacks_images_is_refused_unless_a_smaller_set_is_asked_for
     assert not (tmp_path / "data").exists()
 
 
-@pytest.mark.parametrize("words", [["train=5"], ["train=5", "val=x", "test=1"], ["train=0", "val=1", "test=1"]])
+@pytest.mark.parametrize("words", [["train=5"], ["train=5", "val=-1", "test=1"], ["train=0", "val=1", "test=1"]])
 def test_sizes_come_all_three(data, words):
     one_line(data("prepare", "vtab/cifar", *words), words[0], "train=N val=N test=N")
+
+
+def test_a_size_is_a_whole_number(data):
+    one_line(data("prepare", "vtab/cifar", "train=5", "val=x", "test=1"), "val=x: expected a whole number.")
 
 
 def test_what_only_a_person_can_fetch_is_told_with_the_steps(data, tmp_path):

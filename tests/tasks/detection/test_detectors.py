@@ -47,7 +47,7 @@ def test_parts_have_as_many_parameters_as_torchvisions(detector):
     whole = sum(p.numel() for p in peer.parameters()) - body
     words = [f"task.detector={detector}", "task.width=256", "task.hidden=1024"]
     spec = composed("cst", "resnet50", *words, size=(512, 512))
-    net = starting_backbone.meta(spec, instantiate(spec.method))
+    net = starting_backbone.build_on_meta(spec, instantiate(spec.method))
     with torch.device("meta"):
         model = Model(net, task_class(spec.task).build(spec.task, net, [str(i) for i in range(20)]))
         model.adapted(instantiate(spec.method).adapt(net, Plan()))
@@ -94,7 +94,7 @@ def test_it_computes_what_torchvisions_detector_of_the_same_weights_does(detecto
     words = [f"task.detector={detector}", "task.width=256", "task.hidden=1024", "task.score_threshold=0"]
     words += ["backbone.name=resnet18", f"task.weights={tmp_path / 'peer.pth'}"]
     spec = composed("linear", "timm", *words, size=(96, 128))
-    net = starting_backbone.build(spec, instantiate(spec.method))
+    net = starting_backbone.build_starting_backbone(spec, instantiate(spec.method))
     classes = tuple(n for n in _categories() if n not in ("N/A", "__background__"))
     task = task_class(spec.task).build(spec.task, net, classes)
     assert "knows all classes by name" in begin_task(task, spec.task, spec.backbone)

@@ -35,7 +35,7 @@ def composed(*words: str):
 def built(*words: str):
     """(config, its backbone on the meta device)."""
     config = composed(*words)
-    return config, starting_backbone.meta(config, instantiate(config.method))
+    return config, starting_backbone.build_on_meta(config, instantiate(config.method))
 
 
 def refused(*words: str) -> str:
@@ -106,7 +106,7 @@ def test_what_cannot_be_is_refused_with_what_would_work(words, said):
 @pytest.fixture(scope="module")
 def detector(tmp_path_factory) -> Path:
     config = composed()
-    backbone = starting_backbone.build(config, instantiate(config.method))
+    backbone = starting_backbone.build_starting_backbone(config, instantiate(config.method))
     path = tmp_path_factory.mktemp("detectors") / "whole.safetensors"
     save_detector(
         task_class(config.task).build(config.task, backbone, [str(i) for i in range(10)]), backbone, path, "fasterrcnn"
@@ -125,7 +125,7 @@ def changed(path: Path, name: str, tensors=lambda name: True, **about: str) -> P
 
 def begun(file: Path) -> None:
     config = composed(f"task.weights={file}")
-    backbone = starting_backbone.build(config, instantiate(config.method))
+    backbone = starting_backbone.build_starting_backbone(config, instantiate(config.method))
     task = task_class(config.task).build(config.task, backbone, [str(i) for i in range(10)])
     begin_task(task, config.task, config.backbone)
 

@@ -92,8 +92,8 @@ class LowRankUpdate:
         if isinstance(factors, Factors):
             self.form, self.a, self.b, self.mask = factors.form, factors.a, factors.b, None
         else:
-            own: Any = layer._parameters
-            self.form, self.a, self.b = layer.__dict__["lora_form"], own["lora_a"], own["lora_b"]
+            held: Any = layer._parameters
+            self.form, self.a, self.b = layer.__dict__["lora_form"], held["lora_a"], held["lora_b"]
             self.mask = layer._buffers.get("lora_mask")
 
     @classmethod

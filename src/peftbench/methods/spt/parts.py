@@ -239,6 +239,7 @@ def add_parts(layer: nn.Module, parts: dict[str, nn.Module], called: bool) -> No
     layer.__class__ = layer_class(kind, "Tuned", tuple(members))
 
 
+@torch.no_grad()
 def merge_parts(layer: nn.Module) -> Folded | None:
     """Adds what a layer's parts make of its parameters into these, and leaves it without them; adapters stay.
 

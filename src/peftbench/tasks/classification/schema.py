@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass as checked
 from peftbench.common.errors import UserError
 from peftbench.config.bounds import Share
 from peftbench.config.schema import Config
-from peftbench.config.task_schema import STRICT, TaskSchema, TaskSection
+from peftbench.config.task_schema import STRICT, PredictOption, TaskSchema, TaskSection
 from peftbench.tasks.classification.results import RESULTS
 
 __all__ = ["RESULTS", "SCHEMA"]
@@ -43,7 +43,10 @@ SCHEMA = TaskSchema(
     section=Classification,
     augmentations=("none", "flip", "crop", "rrc", "trivial"),
     check=check_config,
-    predicts={"top_k": 5, "batch_size": 64},
+    predicts={
+        "top_k": PredictOption(5, "classes of each image, the most probable first"),
+        "batch_size": PredictOption(64, "images at a time"),
+    },
     check_predicts=check_predicts,
     smoke=("data=digits",),
 )

@@ -58,12 +58,14 @@ def detector_file(spec: schema.Detection, backbone: config.Backbone) -> Path | N
                 f"detector, package:<name> or coco."
             )
     about = _about(path)
-    for key, found, given in (
+    for key, of_file, of_run in (
         ("backbone.name", about.get("backbone"), backbone.name),
         ("task.detector", about.get("detector"), spec.detector),
     ):
-        if found is not None and found.partition(".")[0] != given.partition(".")[0]:  # timm's tag says of other weights
-            raise UserError(f"task.weights={spec.weights}: is of {key}={found}, and the run has {key}={given}.")
+        if (
+            of_file is not None and of_file.partition(".")[0] != of_run.partition(".")[0]
+        ):  # timm's tag says of other weights
+            raise UserError(f"task.weights={spec.weights}: is of {key}={of_file}, and the run has {key}={of_run}.")
     return path
 
 
@@ -134,8 +136,8 @@ def begin_detector(detector: Detector, classes: Sequence[str], file: Path) -> tu
 
 def _mismatch(problem: str) -> str:
     """Which tensor differs in shape, of torch's message."""
-    found = re.search(r"size mismatch for (\S+): .*?torch\.Size\((.*?)\).*?torch\.Size\((.*?)\)", problem, re.DOTALL)
-    return f": its {found[1]} is {found[2]}, and {found[3]} was expected" if found else ""
+    mismatch = re.search(r"size mismatch for (\S+): .*?torch\.Size\((.*?)\).*?torch\.Size\((.*?)\)", problem, re.DOTALL)
+    return f": its {mismatch[1]} is {mismatch[2]}, and {mismatch[3]} was expected" if mismatch else ""
 
 
 def _rows(

@@ -56,7 +56,7 @@ def as_coco(
     file: IO[str],
     run: str,
     categories: Mapping[str, int],
-    found: Iterable[Detected],
+    detections: Iterable[Detected],
     skipped: Sequence[tuple[Path, str]],
 ) -> None:
     """COCO's JSON: `images` with their files, also those without a box, `annotations` with a score each (the rows of
@@ -64,7 +64,7 @@ def as_coco(
     """
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for one in found:
+    for one in detections:
         images.append({"id": len(images) + 1, "file_name": str(one.path)})
         for name, score, (x1, y1, x2, y2) in zip(one.names, one.scores, one.boxes.double().tolist(), strict=True):
             box = [round(v, 2) for v in (x1, y1, x2 - x1, y2 - y1)]

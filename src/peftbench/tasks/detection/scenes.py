@@ -327,6 +327,6 @@ def _distorted(scene: Scene, colour: Tensor) -> Scene:
     size = (scene.image.shape[1], scene.image.shape[2])
     boxes = tv_tensors.BoundingBoxes(scene.boxes, format="XYXY", canvas_size=size)
     given = {"image": tv_tensors.Image(scene.image), "boxes": boxes}
-    found = v2.Compose(steps)(given)
-    image, boxes = found["image"].as_subclass(Tensor), found["boxes"].as_subclass(Tensor)
+    distorted = v2.Compose(steps)(given)
+    image, boxes = distorted["image"].as_subclass(Tensor), distorted["boxes"].as_subclass(Tensor)
     return _sane(scene._replace(image=image, boxes=boxes))

@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass as checked
 from peftbench.common.errors import UserError
 from peftbench.config.bounds import AboveZeroOrNull, FromZeroToOne, Positive
 from peftbench.config.schema import Config
-from peftbench.config.task_schema import STRICT, TaskSchema, TaskSection
+from peftbench.config.task_schema import STRICT, PredictOption, TaskSchema, TaskSection
 from peftbench.tasks.detection.results import RESULTS
 
 __all__ = ["RESULTS", "SCHEMA"]
@@ -108,7 +108,10 @@ SCHEMA = TaskSchema(
     augmentations=("none", "flip", "multiscale", "lsj", "ssd"),
     check=check_config,
     files=("weights",),
-    predicts={"score": 0.5, "draw": None},
+    predicts={
+        "score": PredictOption(0.5, "the least score of a box"),
+        "draw": PredictOption(None, "a folder for pictures with the boxes"),
+    },
     check_predicts=check_predicts,
     smoke=("data=digits_det",),
 )

@@ -110,8 +110,8 @@ class Detection(Task):
     def evaluate(self, extract: Extract, backbone: Backbone, batch: Any) -> list[Target]:
         """As `predict`, in pixels of the original images."""
         images, targets = batch[0], batch[1]
-        found = self._detect(extract, backbone, images, [t["size"] for t in targets])
-        return [original(f, t["scale"], t["original"]) for f, t in zip(found, targets, strict=True)]
+        detections = self._detect(extract, backbone, images, [t["size"] for t in targets])
+        return [on_original(d, t["scale"], t["original"]) for d, t in zip(detections, targets, strict=True)]
 
     def loss(self, extract: Extract, backbone: Backbone, batch: Any) -> Tensor:
         """The sum of the detector's losses for (images, targets), a scalar."""
@@ -133,10 +133,11 @@ class Detection(Task):
         result_files.write_results(rows, folder / result_files.DETECTIONS)
 
     def parts(self) -> Mapping[str, int]:
-        found = dict.fromkeys(("neck", "rpn", "head"), 0)
+        counts = dict.fromkeys(("neck", "rpn", "head"), 0)
         for name, parameter in self.detector.named_parameters():
-            found[self._part(name)] += parameter.numel() * parameter.requires_grad
-        return found
+            if parameter.requires_grad:
+                counts[self._part(name)] += parameter.numel()
+        return counts
 
     def _detect(self, extract: Extract, backbone: Backbone, images: Tensor, sizes: Sequence[Any]) -> list[Target]:
         if not sizes:
@@ -152,12 +153,12 @@ class Detection(Task):
         return name.removeprefix("net.").rpartition(".")[0] in self.detector.predictors
 
 
-def original(found: Target, scale: Tensor, size: Tensor) -> Target:
+def on_original(detections: Target, scale: Tensor, size: Tensor) -> Target:
     """Detections in pixels of the original image of height and width `size`, which was scaled by `scale` (x, y)."""
     height, width = (float(n) for n in size)
-    boxes = found["boxes"] / scale.to(found["boxes"]).repeat(2)
+    boxes = detections["boxes"] / scale.to(detections["boxes"]).repeat(2)
     limits = torch.tensor([width, height, width, height], device=boxes.device)
-    return {**found, "boxes": torch.minimum(boxes.clamp(min=0), limits)}
+    return {**detections, "boxes": torch.minimum(boxes.clamp(min=0), limits)}
 
 
 def _canvas(images: Tensor, backbone: Backbone) -> tuple[int, int]:

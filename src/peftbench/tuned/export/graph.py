@@ -37,6 +37,7 @@ class Graph(nn.Module):
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, classes) of images in [0, 1]."""
         frames = ((images - self.mean) / self.std).flatten(0, -4)
         taps = self.backbone.taps(frames, self.wanted, stop=False)
         if self.side is not None:
@@ -64,16 +65,17 @@ class Sample:
 
     @torch.no_grad()
     def difference(self, answer: Callable[[Tensor], Tensor], what: str) -> float:
-        """The largest difference of the logits that `answer` gives for images in float32 in [0, 1], relative to the
-        largest logit. Batches of one, two and three are tried.
+        """How far the logits of `answer` are from the model's, relative to the largest logit.
+
+        It is asked with images in float32 in [0, 1], in batches of one, two and three. `what` names it in messages.
 
         Raises:
             UserError: it is more than rounding.
         """
-        found = [answer(part.float() / 255) for part in self.images.split([1, 2, 3])]
+        logits = [answer(part.float() / 255) for part in self.images.split([1, 2, 3])]
         scale = max(1e-3, self.logits.abs().max().item())
-        fits = [len(f) for f in found] == [1, 2, 3] and found[0].shape[1:] == self.logits.shape[1:]
-        off = (torch.cat(found) - self.logits).abs().max().item() / scale if fits else math.inf
+        fits = [len(part) for part in logits] == [1, 2, 3] and logits[0].shape[1:] == self.logits.shape[1:]
+        off = (torch.cat(logits) - self.logits).abs().max().item() / scale if fits else math.inf
         if not off <= TOLERANCE:
             raise UserError(
                 f"{what}: computes other logits than the model ({off:.2g} of the largest one away, at most "

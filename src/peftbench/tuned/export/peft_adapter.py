@@ -20,8 +20,9 @@ from peftbench.tuned.load import load
 def to_adapter(
     run: FinishedRun, sample: Sample, folder: Path, told: Mapping[str, str], weights: str | Path | None
 ) -> float:
-    """Writes the adapter of `timm.create_model(**create)`, `create` being in the metadata of the adapter's tensors, and
-    says how far the logits are from the model's when it is read again.
+    """Writes the adapter of `timm.create_model(**create)`; the metadata of the adapter's tensors hold `create`.
+
+    Returns how far the logits are from the model's when the adapter is read again.
 
     Raises:
         Refusal: another method than LoRA, a pruned backbone, or layers that PEFT cannot adapt.

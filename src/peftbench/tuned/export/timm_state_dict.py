@@ -17,8 +17,9 @@ from peftbench.tuned.load import Tuned
 
 
 def to_state_dict(tuned: Tuned, sample: Sample, path: Path, told: Mapping[str, str]) -> float:
-    """Writes what `timm.create_model(**create)` loads, `create` being in the file's metadata; returns the largest
-    difference of the logits that this model then gives.
+    """Writes what `timm.create_model(**create)` loads; the file's metadata hold `create`.
+
+    Returns how far the logits of that model are from the tuned model's.
 
     Raises:
         Refusal: the tuned model is more than a plain timm model, or timm's has another kind of classifier.

@@ -89,7 +89,7 @@ def _refused(format_: str, tuned: Tuned, problem: Exception) -> Refusal:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """torch and onnxscript tell of their passes on three channels; what fails raises all the same."""
+    """Silences torch and onnxscript, which tell of their passes on three channels; what fails raises all the same."""
     said: Any = io.StringIO()
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)

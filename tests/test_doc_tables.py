@@ -1,4 +1,4 @@
-"""The tables of the documentation that are made from the methods' classes."""
+"""The tables of the documentation that are made from the code."""
 
 import importlib.util
 
@@ -6,14 +6,15 @@ import pytest
 
 from support.places import ROOT
 
-_spec = importlib.util.spec_from_file_location("method_tables", ROOT / "scripts" / "method_tables.py")
+_spec = importlib.util.spec_from_file_location("doc_tables", ROOT / "scripts" / "doc_tables.py")
 tables = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(tables)
 
 
-def test_the_table_of_methods_is_current():
-    page = tables.PAGE.read_text(encoding="utf-8")
-    assert tables.with_table(page, "methods", tables.methods()) == page, "make docs-tables writes it"
+@pytest.mark.parametrize("name", tables.TABLES)
+def test_a_table_is_current(name):
+    page = (tables.DOCS / f"{name}.md").read_text(encoding="utf-8")
+    assert tables.with_table(page, name, tables.TABLES[name]()) == page, "make docs-tables writes it"
 
 
 def test_a_table_stands_between_its_markers_and_nothing_else_changes():

@@ -1,0 +1,102 @@
+"""Hydra's own flags, which training takes beside key=value: the one table of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from peftbench.common.errors import UserError, nearest
+
+
+@dataclass(frozen=True)
+class HydraOption:
+    """A flag of Hydra's.
+
+    Attributes:
+        name: with its dashes.
+        short: its short form, if it has one.
+        takes_value: whether the next word is its value.
+        is_mode: whether it says what Hydra does; only one of these can be given.
+        values: what its value may be, for completion.
+    """
+
+    name: str
+    short: str = ""
+    takes_value: bool = False
+    is_mode: bool = False
+    values: tuple[str, ...] = ()
+
+
+HYDRA_OPTIONS = (
+    HydraOption("--multirun", "-m", is_mode=True),
+    HydraOption("--run", "-r", is_mode=True),
+    HydraOption("--cfg", "-c", takes_value=True, is_mode=True, values=("job", "hydra", "all")),
+    HydraOption(
+        "--info",
+        "-i",
+        takes_value=True,
+        is_mode=True,
+        values=("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
+    ),
+    HydraOption("--shell-completion", "-sc", takes_value=True, is_mode=True),
+    HydraOption("--config-dir", "-cd", takes_value=True),
+    HydraOption("--config-path", "-cp", takes_value=True),
+    HydraOption("--config-name", "-cn", takes_value=True),
+    HydraOption("--package", "-p", takes_value=True),
+    HydraOption("--experimental-rerun", takes_value=True),
+    HydraOption("--resolve"),
+    HydraOption("--hydra-help"),
+    HydraOption("--help", "-h"),
+    HydraOption("--version"),
+)
+_BY_WORD = {word: option for option in HYDRA_OPTIONS for word in (option.name, option.short) if word}
+
+
+def hydra_option(word: str) -> HydraOption | None:
+    """The option that a word such as `-m` or `--config-dir=DIR` is, if any."""
+    return _BY_WORD.get(word.partition("=")[0])
+
+
+def is_value(words: Sequence[str], position: int) -> bool:
+    """Whether the word at a position is the value of the option before it, as `job` in `--cfg job`."""
+    before = _BY_WORD.get(words[position - 1]) if position else None
+    return before is not None and before.takes_value
+
+
+def separate(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The options with their values, and the overrides: argparse takes overrides in one piece only.
+
+    Raises:
+        UserError: an option that is not there, or two of which each asks for something else.
+    """
+    options: list[str] = []
+    overrides: list[str] = []
+    modes: dict[str, list[str]] = {}
+    for position, word in enumerate(words):
+        if is_value(words, position):
+            options.append(word)
+        elif word.startswith("-"):
+            option = hydra_option(word)
+            if option is None:
+                raise _unknown(word)
+            if option.is_mode:
+                modes.setdefault(option.name, []).append(word.partition("=")[0])
+            options.append(word)
+        else:
+            overrides.append(word)
+    if len(modes) > 1:
+        asked = " ".join(word for same in modes.values() for word in same)
+        raise UserError(f"{asked}: each asks for something else; give one of them.")
+    return options, overrides
+
+
+def _unknown(word: str) -> UserError:
+    name, sign, value = word.partition("=")
+    if sign and name.startswith("--"):
+        from peftbench.config import SECTIONS, TOP
+
+        key = name[2:].replace("-", "_")
+        if key.partition(".")[0] in (*SECTIONS, *TOP):
+            return UserError(f"{word}: a run takes its keys without dashes; give {key}={value}.")
+    known = [option.name for option in HYDRA_OPTIONS]
+    return UserError(f"{name}: there is no such option{nearest(name, known)}; see peftbench --help.")

@@ -1,0 +1,107 @@
+"""One command that trains: what its jobs leave, and the way through Hydra and back.
+
+Hydra calls a function for each job and hands nothing on between them. Jobs may also run in other processes, or on other
+machines; those leave their records with the sweep, on disk.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from peftbench.cli.jobs import Job
+from peftbench.common.errors import UserError
+from peftbench.config import Sweep
+from peftbench.results import Record
+
+
+class Session:
+    """What the jobs of one command have in common, in the process that the user started.
+
+    Attributes:
+        words: what Hydra is told, its options first.
+        stamp: when it began; it names the sweep.
+        sweep_folder: where the sweep's jobs leave their records; None where there is one job alone.
+        records: of a job alone.
+        mistakes: why a job alone could not run.
+        waiting: jobs of a sweep that are carried out when all are known, to train together.
+        study: what the waiting jobs were told of all runs.
+    """
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self.words = list(words)
+        self.stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S_%f")
+        self.sweep_folder: Path | None = None
+        self.records: list[Record] = []
+        self.mistakes: list[UserError] = []
+        self.waiting: list[Job] = []
+        self.study: Sweep | None = None
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """While Hydra runs: its words are the program's arguments, and it raises instead of printing and leaving."""
+        global _active
+        arguments, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+        GlobalHydra.instance().clear()
+        _active = self
+        os.environ["PEFTBENCH_SWEEP"] = self.stamp
+        os.environ["HYDRA_FULL_ERROR"] = "1"
+        sys.argv = ["peftbench", *self.words, *self._sweep_folder_words()]
+        try:
+            yield
+        finally:
+            sys.argv = arguments
+            _active = None
+            GlobalHydra.instance().clear()
+            if full_error is None:
+                del os.environ["HYDRA_FULL_ERROR"]
+            else:
+                os.environ["HYDRA_FULL_ERROR"] = full_error
+
+    def _sweep_folder_words(self) -> list[str]:
+        """Where a sweep's jobs meet, as a word, which reaches machines that this process's environment does not."""
+        if not asks_for_sweep(self.words) or any(word.startswith("hydra.sweep.dir=") for word in self.words):
+            return []
+        return [f"hydra.sweep.dir=${{output_dir}}/.sweeps/{self.stamp}"]
+
+    def all_records(self) -> list[Record]:
+        """The job's own, or those that the jobs of the sweep left, wherever they ran; of one run only one."""
+        if self.sweep_folder is None:
+            return list(self.records)
+        by_run: dict[Any, Record] = {}
+        for number, path in enumerate(sorted((self.sweep_folder / "jobs").glob("*/result.json"))):
+            content = json.loads(path.read_text())
+            folder = str(self.sweep_folder.parents[1] / content["id"]) if content["id"] else ""
+            by_run[content["id"] or number] = Record(**content, folder=folder)
+        return list(by_run.values())
+
+
+_active: Session | None = None
+
+
+def active_session() -> Session:
+    """The session of the command that is running, in the process that the user started."""
+    assert _active is not None, "there is a session only while Hydra runs"
+    return _active
+
+
+def asks_for_sweep(words: Sequence[str]) -> bool:
+    """Whether the words start a sweep."""
+    return bool({"-m", "--multirun"} & set(words)) or any(word.startswith("experiment=") for word in words)
+
+
+class SweepFolder(Callback):
+    """Tells the session where the sweep's jobs leave their records."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        active_session().sweep_folder = Path(config.hydra.sweep.dir)
