@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from peftbench.cli.arguments import Command
-from peftbench.cli.main import VERBS, command_of
+from peftbench.cli.verbs import VERBS, command_of
 from peftbench.common.task_lookup import shipped_tasks
 from peftbench.config import CONFIGS
 from peftbench.config.declared_fields import declared

@@ -8,8 +8,9 @@ import sys
 import pytest
 
 from peftbench.cli.arguments import Argument, Command
-from peftbench.cli.main import VERBS, command_of, main
+from peftbench.cli.main import main
 from peftbench.cli.parser import parse
+from peftbench.cli.verbs import VERBS, command_of
 from peftbench.common.errors import UserError
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from peftbench.cli.main import VERBS, main
+from peftbench.cli.main import main
+from peftbench.cli.verbs import VERBS
 from peftbench.config import CONFIGS
 from peftbench.config.groups import names
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from peftbench.cli.arguments import Argument, Command, CommandGroup
-from peftbench.cli.main import VERBS, command_of
+from peftbench.cli.verbs import VERBS, command_of
 from peftbench.config.groups import names, roots
 
 _WIDTH = 110

@@ -25,7 +25,6 @@ def refuse_incompatible(config: Config, method: Method) -> backbones.Backbone:
         )
     method.check(backbone)
     task_class(config.task).refuse(config, method.fixed_size, backbone)
-    _refuse_other_frames(config)
     name = config.method.name
     if method.own_optimizer and config.optimizer.name == "ftp":
         raise UserError(f"optimizer=ftp: method={name} has an optimizer of its own; leave optimizer=ftp out.")
@@ -36,7 +35,7 @@ def refuse_incompatible(config: Config, method: Method) -> backbones.Backbone:
     return backbone
 
 
-def _refuse_other_frames(config: Config) -> None:
+def refuse_other_frames(config: Config) -> None:
     """Raises UserError where a method mixes so many frames and a clip has another number."""
     frames, clip = config.method.options.get("frames"), config.data.options.get("frames")
     if frames is not None and frames != clip:

@@ -83,7 +83,7 @@ def _await(file: Path, seconds: float = 3600) -> None:
 
 
 def delta_metadata(record: Record, model: Model, plan: Plan) -> dict[str, str]:
-    """What a delta says of where it belongs: all that `Run.model` asks for."""
+    """What a delta says of where it belongs: all that `tuned.rebuild_model` asks for."""
     spec, stamps = record.config, record.stamps
     return {
         "run": record.id,

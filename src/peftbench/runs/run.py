@@ -24,7 +24,7 @@ from peftbench.models.joint import JointModel
 from peftbench.models.model import Model
 from peftbench.results import Record
 from peftbench.runs.build import build_backbone, instantiate, transform_of
-from peftbench.runs.compatibility import refuse_incompatible
+from peftbench.runs.compatibility import refuse_incompatible, refuse_other_frames
 from peftbench.runs.context import Context
 from peftbench.runs.single_run import SingleRun
 from peftbench.training import Diverged, Outcome, Stopped, device_of_process, fit, fit_jointly, tap_filling
@@ -57,6 +57,7 @@ def run_jointly(configs: Sequence[Config], group: str | None = None, retry: bool
     methods: list[Method] = [instantiate(config.method) for config in configs]
     for config, method in zip(configs, methods, strict=True):
         refuse_incompatible(config, method)
+        refuse_other_frames(config)
 
     data = read_data(context)
     backbone = build_backbone(context.config, context.tell)

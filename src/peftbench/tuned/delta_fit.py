@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from peftbench import pruning
 from peftbench.backbones import Backbone
@@ -13,9 +13,7 @@ from peftbench.common.errors import Refusal
 from peftbench.runs.build import transform_of
 from peftbench.runs.plan_file import CONFIG, PLAN, plan_hash
 from peftbench.tasks.base import task_class
-
-if TYPE_CHECKING:
-    from peftbench.tuned.finished_run import FinishedRun
+from peftbench.tuned.finished_run import FinishedRun
 
 Row = tuple[Any, Any, str]
 """The delta's value, ours, and what is to be said where they differ."""

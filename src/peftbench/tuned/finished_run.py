@@ -7,20 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from peftbench import backbones, config, deltas
-from peftbench.common.errors import Refusal, UserError
+from peftbench import config, deltas
+from peftbench.common.errors import UserError
 from peftbench.config import Config
 from peftbench.methods.base import Method, Plan
-from peftbench.models.model import Model
 from peftbench.results import Record, read_record
-from peftbench.runs import starting_backbone
-from peftbench.runs.build import instantiate, transform_of
+from peftbench.runs.build import instantiate
 from peftbench.runs.plan_file import CONFIG, read_plan
-from peftbench.tasks.base import begin_task, task_class
-from peftbench.tuned.delta_fit import refuse_foreign_delta
 
 
 @dataclass(frozen=True)
@@ -55,35 +50,6 @@ class FinishedRun:
     def frames(self) -> int | None:
         """The frames of a clip; None where the run was on images."""
         return self.record.stamps["data"].get("frames")
-
-    def model(self, backbone: backbones.Backbone, shared: str = "") -> Model:
-        """The tuned model, in eval mode, of a backbone as it is before any method; the method changes it.
-
-        Args:
-            backbone: as it is before any method.
-            shared: whose the backbone is where it is not the run's own, for messages.
-
-        Raises:
-            Refusal: the delta belongs to another backbone, mask, plan, method or option; says which.
-        """
-        refuse_foreign_delta(self, backbone, shared)
-        with torch.random.fork_rng():  # what starts at random is replaced by the delta
-            section = self.config.task
-            task = task_class(section).build(section, backbone, self.classes, self.categories)
-            begin_task(task, section, self.config.backbone)
-            transform = transform_of(self.config, backbone)
-            model = Model(backbone, task, transform.mean, transform.std)
-            starting_backbone.choose_merging(backbone, self.config, self.method)
-            if (trained := self.metadata.get("merge", backbone.merging)) != backbone.merging:
-                raise Refusal(
-                    f"{self.source}: was trained with pruning.merge={trained}, and {self.folder / CONFIG} has "
-                    f"{backbone.merging}; give the folder of the run as it was left."
-                )
-            self.method.check(backbone)
-            model.adapted(self.method.adapt(backbone, self.plan))
-        model.eval()
-        deltas.attach(model, self.tensors, str(self.source))
-        return model
 
 
 def open_run(folder: str | Path, config_dir: str | Path | None = None) -> FinishedRun:

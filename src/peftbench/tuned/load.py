@@ -24,6 +24,7 @@ from peftbench.runs import starting_backbone
 from peftbench.runs.build import build_backbone, transform_of
 from peftbench.runs.plan_file import plan_hash
 from peftbench.tuned.finished_run import FinishedRun, open_run
+from peftbench.tuned.rebuild import rebuild_model
 
 
 class Tuned(nn.Module):
@@ -114,7 +115,7 @@ def load(
         run = _adapted(run, Path(adapter).expanduser())
     with torch.random.fork_rng():
         backbone = build_backbone(run.config)
-    model = run.model(backbone)
+    model = rebuild_model(run, backbone)
     if isinstance(merge, str):
         backbone.merging = _merging(run, backbone, merge)
     merges = bool(merge) and run.method.foldable and backbone.merging != "unmerged"

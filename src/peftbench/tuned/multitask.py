@@ -23,6 +23,7 @@ from peftbench.runs.build import build_backbone, transform_of, unstreamed
 from peftbench.runs.plan_file import PLAN
 from peftbench.tasks.base import task_class
 from peftbench.tuned.finished_run import FinishedRun, open_run
+from peftbench.tuned.rebuild import rebuild_model
 
 
 class MultiTask(nn.Module):
@@ -82,7 +83,7 @@ class MultiTask(nn.Module):
                     f"MultiTask: {name} wants images prepared otherwise than {next(iter(self.runs))} (size, "
                     f"interpolation, mean, std or frames); serve them apart."
                 )
-            self.models.append(run.model(_view(backbone), shared))
+            self.models.append(rebuild_model(run, _view(backbone), shared))
         self.requires_grad_(False)
         self.tasks = {name: cast(Model, m) for name, m in zip(self.runs, self.models, strict=True)}
         self.classes = {name: run.classes for name, run in self.runs.items()}

@@ -1,0 +1,38 @@
+"""The verbs of the command line, and which of the words is one."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+
+from peftbench.cli.arguments import Command, CommandGroup
+from peftbench.cli.hydra_options import is_value
+
+VERBS = {
+    "list": "peftbench.cli.listing",
+    "plan": "peftbench.cli.plan",
+    "predict": "peftbench.cli.predict",
+    "export": "peftbench.cli.export",
+    "share": "peftbench.cli.share",
+    "data": "peftbench.cli.data",
+    "taps": "peftbench.cli.taps",
+    "layers": "peftbench.cli.layers",
+    "report": "peftbench.cli.report",
+    "choose": "peftbench.cli.choose",
+    "completion": "peftbench.cli.completion",
+}
+"""Verb -> the module that declares it as `COMMAND`, imported when it is asked for."""
+
+
+def command_of(verb: str) -> Command | CommandGroup:
+    """What a verb declares."""
+    command: Command | CommandGroup = importlib.import_module(VERBS[verb]).COMMAND
+    return command
+
+
+def split_verb(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """The first word that is no option, nor the value of one, and the other words; the verb is empty if none is."""
+    for position, word in enumerate(arguments):
+        if not word.startswith("-") and not is_value(arguments, position):
+            return word, [*arguments[:position], *arguments[position + 1 :]]
+    return "", list(arguments)

@@ -1,0 +1,48 @@
+"""The model of a finished run, made again: backbone, method and head, with the delta in its place."""
+
+from __future__ import annotations
+
+import torch
+
+from peftbench import deltas
+from peftbench.backbones import Backbone
+from peftbench.common.errors import Refusal
+from peftbench.models.model import Model
+from peftbench.runs import starting_backbone
+from peftbench.runs.build import transform_of
+from peftbench.runs.plan_file import CONFIG
+from peftbench.tasks.base import begin_task, task_class
+from peftbench.tuned.delta_fit import refuse_foreign_delta
+from peftbench.tuned.finished_run import FinishedRun
+
+
+def rebuild_model(run: FinishedRun, backbone: Backbone, shared: str = "") -> Model:
+    """The tuned model, in eval mode, of a backbone as it is before any method; the method changes it.
+
+    Args:
+        run: gives the method, its plan and the delta.
+        backbone: as it is before any method.
+        shared: whose the backbone is where it is not the run's own, for messages.
+
+    Raises:
+        Refusal: the delta belongs to another backbone, mask, plan, method or option; says which.
+    """
+    refuse_foreign_delta(run, backbone, shared)
+    with torch.random.fork_rng():  # what starts at random is replaced by the delta
+        section = run.config.task
+        task = task_class(section).build(section, backbone, run.classes, run.categories)
+        begin_task(task, section, run.config.backbone)
+        transform = transform_of(run.config, backbone)
+        model = Model(backbone, task, transform.mean, transform.std)
+        starting_backbone.choose_merging(backbone, run.config, run.method)
+        trained = run.metadata.get("merge", backbone.merging)
+        if trained != backbone.merging:
+            raise Refusal(
+                f"{run.source}: was trained with pruning.merge={trained}, and {run.folder / CONFIG} has "
+                f"{backbone.merging}; give the folder of the run as it was left."
+            )
+        run.method.check(backbone)
+        model.adapted(run.method.adapt(backbone, run.plan))
+    model.eval()
+    deltas.attach(model, run.tensors, str(run.source))
+    return model
