@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import atexit
 import os
+import pickle
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +20,28 @@ atexit.register(shutil.rmtree, os.environ["PEFTBENCH_CACHE"], ignore_errors=True
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is imported: no test asks the network
 
 Result = tuple[int, str, str]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shipped_yaml_parsed_once() -> Iterator[None]:
+    """Hydra parses every YAML anew whenever it composes, and tests compose thousands of times."""
+    from omegaconf import OmegaConf
+
+    from peftbench.config import CONFIGS
+
+    parse, parsed = OmegaConf.load, {}
+
+    def load(file: Any) -> Any:
+        name = str(getattr(file, "name", file))
+        if not name.startswith(f"{CONFIGS}{os.sep}"):
+            return parse(file)
+        if name not in parsed:
+            parsed[name] = pickle.dumps(parse(file))
+        return pickle.loads(parsed[name])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OmegaConf, "load", staticmethod(load))
+        yield
 
 
 @pytest.fixture

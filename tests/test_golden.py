@@ -10,6 +10,8 @@ import pytest
 import torch
 
 import peftbench
+from support.backbones import composed, on_meta, parameters
+from support.backbones import method as method_of
 
 HERE = Path(__file__).parent
 _spec = importlib.util.spec_from_file_location("golden", HERE.parent / "scripts" / "golden.py")
@@ -18,6 +20,7 @@ _spec.loader.exec_module(golden)
 
 KNOWN = json.loads((HERE / "golden.json").read_text(encoding="utf-8"))
 ROWS = KNOWN["rows"]
+YAMLS = golden.yamls()
 RUNS = golden.runs()
 TRAINED = [n for n in ROWS if n.startswith("run/") and "refused" not in ROWS[n]]
 FAST = {"run/losa/vit_nano", "run/lora/resnet_nano", "run/full/resnet_nano/fcos"}
@@ -32,13 +35,13 @@ def one_thread():
 
 
 def test_every_row_is_in_the_file_and_no_other():
-    assert set(ROWS) == {*golden.yamls(), *RUNS}, HOW
+    assert set(ROWS) == {*YAMLS, *RUNS}, HOW
 
 
 @pytest.mark.parametrize("name", [n for n in ROWS if n.startswith("yaml/")])
 def test_what_the_id_of_a_run_hashes(name):
     assert "refused" not in ROWS[name]
-    now = {name: golden.hashed(golden.yamls()[name])}
+    now = {name: golden.hashed(YAMLS[name])}
     assert not golden.differences({name: ROWS[name]}, now), HOW
 
 
@@ -53,7 +56,8 @@ def test_the_id_of_a_run(name):
 @pytest.mark.parametrize("name", [n for n in TRAINED if fnmatch(n, "run/*/*_nano") and not n.startswith("run/spt")])
 def test_the_count_of_a_method(name):
     _, method, backbone = name.split("/")
-    assert peftbench.count_parameters(method, backbone) == ROWS[name]["parameters"], HOW
+    meta = on_meta(composed(f"backbone={backbone}").backbone)
+    assert parameters(method_of(method), meta) == ROWS[name]["parameters"], HOW
 
 
 @pytest.mark.parametrize(

@@ -166,7 +166,7 @@ def shell(program: Path, name: str, script: str, folder: Path) -> str:
 
 
 # The words as bash hands them over, which splits at = and :, and the line.
-BASH = """eval "$(peftbench completion bash)"
+BASH = """. ./completion.bash
 set -u
 COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); COMP_LINE={line}; COMP_POINT=${{#COMP_LINE}}
 _peftbench peftbench
@@ -192,7 +192,9 @@ printf '%s\\n' "${{COMPREPLY[@]-}}"
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_bash_completes(program, tmp_path, words, line, expected):
+def test_bash_completes(program, capsys, tmp_path, words, line, expected):
+    assert main(["completion", "bash"]) == 0
+    (tmp_path / "completion.bash").write_text(capsys.readouterr().out)
     (tmp_path / "a b").mkdir()
     (tmp_path / "a b" / "x.png").write_text("")
     (tmp_path / "a:c.png").write_text("")

@@ -1,15 +1,13 @@
 """Composition: every shipped YAML and recipe, globs, aliases and options, and a method from outside."""
 
 import json
-import os
 import re
-import subprocess
 import sys
 
 import pytest
 import timm
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import peftbench
@@ -135,6 +133,7 @@ def test_each_method_brings_its_own_learning_rate_and_the_command_line_wins():
 
 
 @pytest.mark.parametrize("known", ["method=lora", "backbone=vit_b", "data=vtab/cifar", "trainer=ddp"])
+@settings(max_examples=40, deadline=None)
 @given(noise=st.text("abcxyz_/0.", min_size=1, max_size=6))
 def test_an_unknown_choice_is_one_sentence(known, noise):
     group, _, value = known.partition("=")
@@ -146,7 +145,7 @@ def test_an_unknown_choice_is_one_sentence(known, noise):
     assert "\n" not in str(mistake.value)
 
 
-def test_a_method_from_outside_is_composed_checked_and_run(tmp_path):
+def test_a_method_from_outside_is_composed_checked_and_run(cli, monkeypatch, tmp_path):
     """No fork: a module on the path, a YAML in a folder, and --config-dir."""
     (tmp_path / "mymethods.py").write_text(
         "from dataclasses import dataclass\n"
@@ -164,17 +163,12 @@ def test_a_method_from_outside_is_composed_checked_and_run(tmp_path):
     (tmp_path / "method" / "norms.yaml").write_text(
         "# Norms\nname: norms\npath: mymethods.Norms\nlr: 1.0e-3\nkind: all\n"
     )
-    command = [sys.executable, "-m", "peftbench.cli.main", "--config-dir", str(tmp_path), "method=norms"]
-    command += ["debug=smoke", "data=digits", f"output_dir={tmp_path}/out"]
-
-    def start(words):
-        return subprocess.run(
-            words, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(tmp_path)}, check=False
-        )
-
-    good = start(command)
-    assert good.returncode == 0, good.stderr
-    assert list((tmp_path / "out").glob("norms-*/result.json"))
-    bad = start([*command, "method.kind=3"])
-    assert bad.returncode == 2
-    assert bad.stderr == "peftbench: method.kind=3: expected a valid string.\n"
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ["--config-dir", str(tmp_path), "method=norms", "debug=smoke", "data=digits", f"output_dir={tmp_path}/out"]
+    try:
+        status, _, told = cli(*words)
+        assert status == 0, told
+        assert list((tmp_path / "out").glob("norms-*/result.json"))
+        assert cli(*words, "method.kind=3")[::2] == (2, "peftbench: method.kind=3: expected a valid string.\n")
+    finally:
+        sys.modules.pop("mymethods", None)

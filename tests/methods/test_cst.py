@@ -9,7 +9,7 @@ from torch.nn import functional as F
 import peftbench
 from peftbench import backbones, config
 from peftbench.methods.cst import CST, Gate, SideNet
-from peftbench.runs.build import instantiate
+from support import backbones as small
 from support.side import batch, make, optimizer, randomise, saved, step
 
 GATES = ["gate", "max", "sum", "input_gate"]
@@ -17,7 +17,7 @@ GATES = ["gate", "max", "sum", "input_gate"]
 
 def on_meta(name, size=None, **options):
     """The side net, and the images' taps, without weights or memory."""
-    backbone = backbones.build_on_meta(config.Backbone(name, pretrained=False), size)
+    backbone = small.on_meta(small.spec(name), size)
     CST(**options).check(backbone)
     return backbone, SideNet(backbone.facts, CST(**options)).to("meta")
 
@@ -37,10 +37,8 @@ def formula(stem, channels, reduction, gates):
 @pytest.mark.parametrize(("name", "scale"), [("resnet18", 1), ("resnet34", 1), ("resnet50", 4), ("resnet101", 4)])
 @pytest.mark.parametrize("gate", GATES)
 def test_every_resnet_works_through_the_same_entry(name, scale, gate):
-    words = ["backbone=timm", f"backbone.name={name}", "method=cst", f"method.gate={gate}"]
-    settings = peftbench.compose(*words)
-    backbone = backbones.build_on_meta(settings.backbone)
-    method = instantiate(settings.method)
+    backbone = small.on_meta(small.composed("backbone=timm", f"backbone.name={name}").backbone)
+    method = small.method("cst", f"method.gate={gate}")
     method.check(backbone)
     side = method.adapt(backbone, None)
     gates = {"gate": lambda w: w, "input_gate": lambda w: w * w + w}.get(gate, lambda w: 0)
@@ -86,7 +84,7 @@ def test_an_odd_input_is_calibrated_and_the_stem_is_what_the_backbone_itself_poo
 
 def test_stages_stem_and_groups_of_blocks():
     wanted = {"swin_b": (0, 1, 2, 3), "resnet50": (0, 1, 2, 3, 4), "vit_b": (1, 2, 5, 8, 11)}
-    facts = {name: backbones.build_on_meta(peftbench.compose(f"backbone={name}").backbone).facts for name in wanted}
+    facts = {name: small.on_meta(small.composed(f"backbone={name}").backbone).facts for name in wanted}
     for name, indices in wanted.items():
         side = SideNet(facts[name], CST())
         assert (side.wanted, side.given) == (indices, indices[-4:])

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import peftbench
-from peftbench import backbones, config
+from peftbench import config
 from peftbench.costs import SavedBytes
 from peftbench.methods.base import Plan
 from peftbench.methods.linear import Linear
 from peftbench.methods.losa import LoSA
 from peftbench.models.model import Model
 from peftbench.tasks.classification.task import Classification
+from support.backbones import composed, on_meta, parameters, with_weights
+from support.backbones import method as method_of
 
 
 def vit(**args: object) -> config.Backbone:
@@ -24,8 +28,7 @@ def vit(**args: object) -> config.Backbone:
 
 
 def model(spec: config.Backbone, losa: LoSA | Linear | None = None, size: int | None = 32) -> Model:
-    torch.manual_seed(0)
-    backbone = backbones.build_with_weights(spec, size)
+    backbone = with_weights(spec, size)
     losa = losa or LoSA(rank=2)
     losa.check(backbone)
     torch.manual_seed(1)
@@ -86,7 +89,7 @@ def test_the_recursion_is_the_one_written_down(norm, start):
 @pytest.mark.parametrize("norm", ["none", "ln_noaffine"])
 def test_the_first_logits_are_the_linear_probes(name, norm):
     words = [f"backbone={name}", *(["backbone.pretrained=false"] if name == "swin_t" else [])]
-    spec = peftbench.compose(*words).backbone
+    spec = composed(*words).backbone
     side, probe = model(spec, LoSA(norm=norm), None), model(spec, Linear(), None)
     images = batch(side.backbone.facts.input_size, 2)[0]
     assert torch.allclose(side.eval()(images), probe.eval()(images), atol=1e-6)
@@ -218,6 +221,13 @@ def test_what_trains_is_the_side_net_and_the_head():
     assert torch.equal(copy(batch()[0]), moved(batch()[0]))
 
 
+def counted(name, **options):
+    """What `peftbench.count_parameters` counts, with each backbone built once."""
+    options = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+    backbone = on_meta(composed(f"backbone={name}").backbone)
+    return parameters(dataclasses.replace(method_of("losa"), **options), backbone)
+
+
 @pytest.mark.parametrize(
     ("options", "count"),
     [
@@ -235,22 +245,20 @@ def test_what_trains_is_the_side_net_and_the_head():
     ],
 )
 def test_every_option_counts_as_its_formula_says(options, count):
-    assert peftbench.count_parameters("losa", "vit_s", **options) == count
+    assert counted("vit_s", **options) == count
 
 
 def test_the_published_sizes():
     for name, count in {"vit_b": 185_280, "vit_s": 111_552, "vit_l": 468_864, "vit_g": 1_065_600}.items():
-        assert peftbench.count_parameters("losa", name, rank=8) == count
+        assert counted(name, rank=8) == count
     clip = {"mixers": ["channel", "space", "time"], "frames": 8, "pooling": "avg"}
+    assert counted("vit_b", **clip) == 186_624
     assert peftbench.count_parameters("losa", "vit_b", **clip) == 186_624
 
 
 def test_over_four_tokens_the_token_mixer_has_rank_four_at_most():
     def count(rank: int) -> int:
-        both, channel = (
-            peftbench.count_parameters("losa", "resnet_nano", rank=rank, mixers=m)
-            for m in (["channel", "token"], ["channel"])
-        )
+        both, channel = (counted("resnet_nano", rank=rank, mixers=m) for m in (["channel", "token"], ["channel"]))
         return both - channel
 
     taps = 5
@@ -288,7 +296,7 @@ def test_clips_are_mixed_along_time():
 def test_another_input_size_is_refused_and_nothing_is_interpolated():
     for made in (
         model(vit(dynamic_img_size=True)),
-        model(peftbench.compose("backbone=resnet_nano").backbone, LoSA(), None),
+        model(composed("backbone=resnet_nano").backbone, LoSA(), None),
     ):
         size = made.backbone.facts.input_size
         made(batch(size)[0])

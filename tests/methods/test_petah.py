@@ -1,5 +1,6 @@
 """PETAH: counts, updates of every kind of layer, merging, what stays as it was."""
 
+import dataclasses
 import re
 
 import pytest
@@ -16,6 +17,8 @@ from peftbench.methods.petah import PETAH
 from peftbench.methods.shared.low_rank_update import Form, LowRankUpdate, has_update, weight_path_fits
 from peftbench.models.model import Model
 from peftbench.tasks.classification.task import Classification
+from support.backbones import method as method_of
+from support.backbones import on_meta, parameters, with_weights
 
 FORMERS = {name: f"efficientformer_{name}" for name in ("l1", "l3", "l7")}
 FAMILIES = {
@@ -25,29 +28,38 @@ FAMILIES = {
     "mobilevit": ("mobilevit_xxs", 64),
     "edgenext": ("edgenext_xx_small", 64),
     "repvit": ("repvit_m0_9", 64),
-    "coatnet": ("coatnet_nano_rw_224", None),
-    "maxvit": ("maxvit_rmlp_pico_rw_256", None),
+    "coatnet": ("coatnet_nano_rw_224", 64),
+    "maxvit": ("maxvit_rmlp_pico_rw_256", 64),
     "levit": ("levit_128s", None),
     "cnn": ("resnet10t", 64),
     "lite": ("tf_efficientnet_lite0", 64),
     "vit": ("vit_tiny_patch16_224", None),
-    "swin": ("swin_tiny_patch4_window7_224", None),
+    "swin": ("swin_tiny_patch4_window7_224", 64),
 }
 
 
 def spec(name):
-    small = {"vit_tiny_patch16_224": {"img_size": 32, "depth": 2, "embed_dim": 48}}
+    small = {
+        "vit_tiny_patch16_224": {"img_size": 32, "depth": 2, "embed_dim": 48},
+        "efficientformer_l1": {"depths": (1, 1, 1, 2)},
+        "swin_tiny_patch4_window7_224": {"img_size": 64, "depths": (1, 1, 1, 1), "embed_dim": 24},
+    }
     return config.Backbone(name, args=small.get(name, {}), pretrained=False)
 
 
 def adapted(name, size=None, **options):
-    torch.manual_seed(0)
-    backbone = backbones.build_with_weights(spec(name), size)
+    backbone = with_weights(spec(name), size)
     method = PETAH(**options)
     method.check(backbone)
     model = Model(backbone, Classification(backbone, ["a", "b", "c"]))
     model.adapted(method.adapt(backbone, Plan()))
     return model, method
+
+
+def counted(name, **options):
+    """What `peftbench.count_parameters` counts, with each backbone built once."""
+    backbone = on_meta(config.Backbone(name, pretrained=False))
+    return parameters(dataclasses.replace(method_of("petah"), **options), backbone)
 
 
 # -- counts: the specification's table, per kind of layer
@@ -66,7 +78,7 @@ def adapted(name, size=None, **options):
 )
 def test_exact_counts_by_kind_of_layer(name, rank, attn, linear, conv1x1, kxk, stem, every):
     def count(*targets):
-        return peftbench.count_parameters("petah", FORMERS[name], rank=rank, targets=targets)
+        return counted(FORMERS[name], rank=rank, targets=targets)
 
     assert count("attn") == attn
     assert count("attn", "mlp") == linear
@@ -80,14 +92,14 @@ def test_exact_counts_by_kind_of_layer(name, rank, attn, linear, conv1x1, kxk, s
     ("name", "norms", "biases"), [("l1", 34_608, 20_184), ("l3", 67_648, 47_648), ("l7", 115_488, 93_840)]
 )
 def test_exact_counts_of_norms_and_biases(name, norms, biases):
-    alone = peftbench.count_parameters("petah", FORMERS[name])
-    assert peftbench.count_parameters("petah", FORMERS[name], norms="affine") == alone + norms
-    assert peftbench.count_parameters("petah", FORMERS[name], bias="all") == alone + biases
+    alone = counted(FORMERS[name])
+    assert counted(FORMERS[name], norms="affine") == alone + norms
+    assert counted(FORMERS[name], bias="all") == alone + biases
 
 
 def test_ranks_follow_patterns():
-    base = peftbench.count_parameters("petah", "efficientformer_l1", rank=4)
-    more = peftbench.count_parameters("petah", "efficientformer_l1", rank=4, ranks=["*qkv=8", "stages.3.blocks.4.*=6"])
+    base = counted("efficientformer_l1", rank=4)
+    more = counted("efficientformer_l1", rank=4, ranks=("*qkv=8", "stages.3.blocks.4.*=6"))
     # qkv 448 -> 1536 and proj, fc1, fc2 of the last block go from 4 to 6: the last match counts
     assert more - base == 2 * (448 + 1536 + 1024 + 448 + 2 * (448 + 1792))
 
@@ -209,8 +221,7 @@ def test_a_masked_update_leaves_masked_weights_at_zero():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_starts_as_it_was_learns_and_merges(family):
     name, size = FAMILIES[family]
-    torch.manual_seed(0)
-    start = backbones.build_with_weights(spec(name), size)
+    start = with_weights(spec(name), size)
     model, method = adapted(name, size, rank=4)
     size = start.facts.input_size
     images = torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8)

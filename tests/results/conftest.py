@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from support.reports import TASKS, record, write
+from support.reports import TASKS, detection, record, write
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +25,14 @@ def suite(tmp_path_factory) -> Path:
                         "costs__time__train": 30.0 + params / 1e4}  # fmt: skip
                 write(folder, record(method, task, seed, 0.6 + 0.01 * i + gain + noise, **more))
     return folder
+
+
+@pytest.fixture(scope="session")
+def imported_by_report(tmp_path_factory) -> set[str]:
+    """What a fresh process has imported after a report on records of classification and of detection."""
+    folder = tmp_path_factory.mktemp("imports")
+    write(folder, record("lora"), detection("lora"))
+    code = f"import json, sys; from peftbench.cli.main import main; assert main(['report', {str(folder)!r}]) == 0"
+    code += "; print(json.dumps(list(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout.splitlines()[-1]))

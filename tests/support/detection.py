@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import torch
 
 import peftbench
+from peftbench.backbones import Backbone
 from peftbench.config import CONFIGS
 from peftbench.config.groups import names
 from peftbench.models.model import Model
@@ -14,6 +16,7 @@ from peftbench.runs import starting_backbone
 from peftbench.runs.build import instantiate
 from peftbench.runs.compatibility import refuse_incompatible
 from peftbench.tasks.base import task_class
+from support.backbones import on_meta
 
 DETECTORS = ("fasterrcnn", "retinanet", "fcos")
 FAMILIES = {"cnn": "resnet_nano", "vit": "vit_nano", "hybrid": "hybrid_nano"}
@@ -46,12 +49,27 @@ def compose_words(method, backbone, words):
     return [f"method={method}", f"backbone={backbone}", *SMALL, *words]
 
 
+_started: dict[str, Backbone] = {}
+
+
+def started(spec, built):
+    """The backbone that a run starts from, of what the task and the method accept; each is built once."""
+    if spec.pruning.name != "none":
+        refuse_incompatible(spec, built)
+        return starting_backbone.build_starting_backbone(spec, built)
+    task, meta = task_class(spec.task), on_meta(spec.backbone, starting_backbone.input_size(spec))
+    built.check(meta)
+    task.refuse(spec, built.fixed_size, meta)
+    key = repr((spec.backbone, spec.task, spec.data.size, spec.seed))
+    if key not in _started:
+        _started[key] = starting_backbone.build_starting_backbone(spec, built)
+    return copy.deepcopy(_started[key])
+
+
 def make(method, backbone, *words, size=CANVAS):
     spec = composed(method, backbone, *words, size=size)
     built = instantiate(spec.method)
-    refuse_incompatible(spec, built)
-    torch.manual_seed(0)
-    net = starting_backbone.build_starting_backbone(spec, built)
+    net = started(spec, built)
     torch.manual_seed(1)
     model = Model(net, task_class(spec.task).build(spec.task, net, ("a", "b", "c")))
     with torch.random.fork_rng():

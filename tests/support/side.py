@@ -2,13 +2,13 @@
 
 import torch
 
-import peftbench
-from peftbench import backbones, config
+from peftbench import config
 from peftbench.costs import SavedBytes
 from peftbench.methods.base import Plan
 from peftbench.models.model import Model
-from peftbench.runs.build import instantiate
 from peftbench.tasks.classification.task import Classification
+from support.backbones import method as method_of
+from support.backbones import with_weights
 
 # every layout, with and without class tokens, stems and one width: (timm name, arguments, input size)
 FAMILIES = {
@@ -28,13 +28,12 @@ FAMILIES = {
 def make(method, family, *words, **changed):
     """A model of 3 classes with random weights, and the backbone's spec."""
     name, args, size = FAMILIES[family] if isinstance(family, str) else family
-    torch.manual_seed(0)
-    backbone = backbones.build_with_weights(config.Backbone(name, args=args | changed, pretrained=False), size)
+    backbone = with_weights(config.Backbone(name, args=args | changed, pretrained=False), size)
     for module in backbone.modules():  # timm starts the last norm of a residual branch at zero: its inside is dead
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.weight, 0.5, 1)
             torch.nn.init.uniform_(module.running_mean, -0.1, 0.1)
-    built = instantiate(peftbench.compose(f"method={method}", *words).method)
+    built = method_of(method, *words)
     built.check(backbone)
     torch.manual_seed(1)
     model = Model(backbone, Classification(backbone, ["x"] * 3))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from peftbench.common.vtab_tasks import TASKS
 from peftbench.data.prepare.sources import SOURCES
-from support.standins import SIZES, picture
+from support.standins import SIZES, noise, picture
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -53,7 +53,7 @@ def noah(root: Path, name: str, sizes: tuple[int, int, int] = SIZES, task: str =
     contents: dict[str, list[tuple[bytes, int]]] = {}
     classes = TASKS[task].classes
     for split, size in zip(("train800", "val200", "test"), sizes, strict=True):
-        contents[split] = [(picture(), i % classes) for i in range(size)]
+        contents[split] = [(picture(pixels=noise(8, 8)), i % classes) for i in range(size)]
     contents["train800val200"] = contents["train800"] + contents["val200"]
     for split, images in contents.items():
         (folder / "images" / split).mkdir(parents=True)

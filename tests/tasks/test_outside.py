@@ -1,9 +1,10 @@
 """A task from outside peftbench, without a fork: a package on PYTHONPATH, a YAML and a data set."""
 
+import contextlib
 import csv
+import importlib.util
+import io
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,13 +14,36 @@ HERE = Path(__file__).parent / "outside"
 RUN = ["backbone=resnet_nano", "data=ink_digits", "data.size=32", "logger=none", "trainer.accelerator=cpu"]
 
 
+@contextlib.contextmanager
+def installed():
+    """The package is on the path, and afterwards neither there nor among what is imported."""
+    sys.path.insert(0, str(HERE))
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path.remove(str(HERE))
+        for name in [m for m in sys.modules if m.partition(".")[0] == "ink"]:
+            del sys.modules[name]
+
+
+def command(*words):
+    """The status of a command, what it prints, and what it prints of errors."""
+    from peftbench.cli.main import main
+
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        status = main([str(word) for word in words])
+    return status, out.getvalue(), err.getvalue()
+
+
 def peftbench(*words, of_task=True):
-    """What the command prints; in a fresh process, which has only imported what the words ask for."""
-    path = os.pathsep.join([*([str(HERE)] if of_task else []), *(p for p in sys.path if p)])
-    command = [sys.executable, "-m", "peftbench.cli.main", *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path}, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    """What the command prints; where the task is not installed, nothing of it can be imported."""
+    with installed() if of_task else contextlib.nullcontext():
+        status, out, err = command(*words)
+    assert status == 0, out + err
+    if not of_task:
+        assert importlib.util.find_spec("ink") is None
+    return out
 
 
 @pytest.fixture(scope="module")
@@ -74,17 +98,8 @@ def test_a_tuned_model_predicts_a_number_for_each_image(outputs, tmp_path):
     assert rows["bright"] > rows["dark"]
 
 
-def test_its_options_are_checked_as_any(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "peftbench.cli.main",
-        "--config-dir",
-        str(HERE / "configs"),
-        *RUN,
-        "task.bais=true",
-    ]
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), *(p for p in sys.path if p)])}
-    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
-    assert done.returncode == 2
-    assert "task.bais: there is no such key (did you mean 'task.bias'?)" in done.stderr
+def test_its_options_are_checked_as_any():
+    with installed():
+        status, _, err = command("--config-dir", HERE / "configs", *RUN, "task.bais=true")
+    assert status == 2
+    assert "task.bais: there is no such key (did you mean 'task.bias'?)" in err

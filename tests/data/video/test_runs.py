@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
-import subprocess
+import runpy
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -19,7 +22,7 @@ from peftbench.data.video_folder import VideoFolder
 from peftbench.methods.base import Plan
 from peftbench.methods.linear import Linear
 from peftbench.models.model import Model
-from peftbench.results import read
+from peftbench.results import read_record
 from peftbench.tasks.classification.task import Classification
 from support.clips import clip, words
 from support.places import ROOT
@@ -67,8 +70,11 @@ def moving(tmp_path_factory) -> Path:
 
 
 def make_clips(*words: object) -> str:
-    command = [sys.executable, str(SCRIPT), *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    """What the script prints, started with these words."""
+    argv = [str(SCRIPT), *map(str, words)]
+    with patch.object(sys, "argv", argv), contextlib.redirect_stdout(io.StringIO()) as printed:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    return printed.getvalue()
 
 
 def test_the_frames_of_a_direction_are_those_of_the_other_the_other_way_round(moving):
@@ -85,7 +91,7 @@ def test_clips_are_trained_on_from_the_command_line(cli, backbone, moving, tmp_p
     status, _, err = cli(*words(moving, tmp_path, f"method={method}", "backbone=vit_nano"))
     assert (status, err) == (0, "")
     (folder,) = tmp_path.glob(f"{method}-vit_nano-video_folder-s0-*")
-    record = read(folder)
+    record = read_record(folder)
     assert record.status == "complete"
     assert (record.stamps["data"]["frames"], record.stamps["data"]["classes"]) == (3, 4)
     assert record.costs["time"]["images_per_second"] == pytest.approx(4 / record.costs["time"]["step"]["median"])
