@@ -111,14 +111,14 @@ def test_two_processes_fill_an_entry_once(tmp_path):
     code = """
 import sys, time, torch
 from pathlib import Path
-from peftbench.taps.store import on_disk
+from peftbench.taps.store import taps_on_disk
 
 def fill():
     time.sleep(1.0)
     yield [torch.arange(12.0).view(3, 4)]
 
 told = []
-taps = on_disk(Path(sys.argv[1]), {"what": "shared"}, 48, 2**30, fill, told.append)
+taps = taps_on_disk(Path(sys.argv[1]), {"what": "shared"}, 48, 2**30, fill, told.append)
 print(taps.filled, taps(torch.tensor([2]))[0].tolist(), len(told))
 """
     both = [
