@@ -1,6 +1,7 @@
 """Whole runs: what they leave, that they repeat, resume and compare honestly."""
 
 import csv
+import functools
 import json
 import os
 import signal
@@ -90,11 +91,22 @@ def _previous(record):
     return kept
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """`undisturbed(accumulate)`: the words of a run that nothing interrupted, and its record."""
+
+    @functools.cache
+    def trained(accumulate):
+        words = ["method=full", "data.augment=crop", f"trainer.accumulate={accumulate}", "trainer.max_batches=4"]
+        return words, run(compose(tmp_path_factory.mktemp("undisturbed"), *words))
+
+    return trained
+
+
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("stop_at", [1, 2, 3, 4])
-def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path, monkeypatch, stop_at, accumulate):
-    words = ["method=full", "data.augment=crop", f"trainer.accumulate={accumulate}", "trainer.max_batches=4"]
-    undisturbed = run(compose(tmp_path / "a", *words))
+def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path, monkeypatch, stop_at, accumulate, undisturbed):
+    words, expected = undisturbed(accumulate)
     batch_end = Checkpoints.on_train_batch_end
     seen = []
 
@@ -111,9 +123,9 @@ def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path, monkeypatch, stop
     resumed = run(compose(tmp_path / "b", *words))
     assert resumed.status == "complete"
     assert resumed.costs["time"]["sessions"] == 2
-    assert same(learned(undisturbed), learned(resumed))
-    assert [h["train_loss"] for h in undisturbed.history] == [h["train_loss"] for h in resumed.history]
-    assert resumed.metrics == undisturbed.metrics
+    assert same(learned(expected), learned(resumed))
+    assert [h["train_loss"] for h in expected.history] == [h["train_loss"] for h in resumed.history]
+    assert resumed.metrics == expected.metrics
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
@@ -204,17 +216,17 @@ def test_learning_beats_chance_on_real_images(tmp_path):
     assert run(config).metrics["test/accuracy"] > 0.8
 
 
-def test_a_sweep_lands_in_run_folders_and_lists_refusals(tmp_path):
-    command = [sys.executable, "-m", "peftbench.cli.main", "-m", *QUICK, "method=petah,linear", "seed=0,1"]
-    command += ["pruning=unstructured", "pruning.ratio=0.1", "pruning.merge=dense"]  # which the probe cannot
-    done = subprocess.run([*command, f"output_dir={tmp_path}"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+def test_a_sweep_lands_in_run_folders_and_lists_refusals(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where Hydra would put a folder of its own
+    words = ["-m", *QUICK, "method=petah,linear", "seed=0,1"]
+    words += ["pruning=unstructured", "pruning.ratio=0.1", "pruning.merge=dense"]  # which the probe cannot
+    status, out, err = cli(*words)
+    assert status == 0, err
     assert len(list(tmp_path.glob("petah-resnet_nano-digits-s?-*/result.json"))) == 2
-    assert done.stdout.count("refused method=linear") == 2
-    assert "take method=petah" in done.stdout
+    assert out.count("refused method=linear") == 2
+    assert "take method=petah" in out
     assert not list(tmp_path.rglob("multirun"))
-    again = subprocess.run([*command, f"output_dir={tmp_path}"], capture_output=True, text=True, check=False)
-    assert again.returncode == 0
+    assert cli(*words)[0] == 0
     assert len(list(tmp_path.glob("petah-*/"))) == 2
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import peftbench
 from peftbench.runs.run import run_jointly
@@ -14,13 +15,24 @@ from peftbench.sweeps.grouping import group_by_signature, joint_signature
 
 BASE = [
     "backbone=resnet_nano",
-    "data=photos",
+    "data=folder",
     "data.val_fraction=0.2",
     "trainer.epochs=2",
     "trainer.max_batches=4",
     "logger=none",
 ]
 BASE += ["trainer.progress=false", "data.stage=fit"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def images(tmp_path_factory) -> None:
+    """The shipped photos, once made as small as the backbone takes them: each run would decode and shrink them."""
+    photos, small = Path(peftbench.__file__).parent / "data" / "photos", tmp_path_factory.mktemp("photos")
+    for file in photos.glob("*/*/*.jpg"):
+        place = (small / file.relative_to(photos)).with_suffix(".png")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.open(file).convert("RGB").resize((64, 64)).save(place)
+    BASE.append(f"data.root={small}")
 
 
 @pytest.fixture(autouse=True)
