@@ -14,7 +14,8 @@ from peftbench.costs import SavedBytes
 from peftbench.methods.base import Method
 from peftbench.models.joint import JointModel
 from peftbench.tasks.base import Metrics
-from peftbench.training.module import ADVICE, Diverged, Fit
+from peftbench.training.loss_watch import ADVICE, Diverged
+from peftbench.training.module import Fit
 
 
 class JointFit(Fit):

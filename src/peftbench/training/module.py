@@ -11,7 +11,6 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from peftbench import optim
-from peftbench.common.errors import UserError
 from peftbench.common.seeds import mix
 from peftbench.config import Config
 from peftbench.costs import SavedBytes
@@ -21,12 +20,7 @@ from peftbench.methods.base import Method
 from peftbench.models.joint import JointModel
 from peftbench.models.model import Model
 from peftbench.tasks.base import Metrics
-
-ADVICE = "a lower optimizer.lr or trainer.clip=1 usually helps, and bf16 instead of 16"
-
-
-class Diverged(UserError):
-    """The loss is no longer a number."""
+from peftbench.training.loss_watch import ADVICE, Diverged, LossWatch
 
 
 class Fit(LightningModule):
@@ -52,7 +46,7 @@ class Fit(LightningModule):
         self.train_loss = torch.zeros(2)  # sum and count of this epoch
         self.measured: dict[str, Any] = {}
         """Step times and memory so far: what stands where a resumed run has no step left to measure."""
-        self._unchecked: tuple[Tensor, Any, int, int] | None = None
+        self._loss_watch = LossWatch()
         self._counted = 0
         self.counts_saved = True
         self._eval_loss = torch.zeros(2)
@@ -106,7 +100,7 @@ class Fit(LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         loss = self.counted(batch)
         size = self.model.task.size(batch)
-        self._check(loss)
+        self._loss_watch.look(loss, self.current_epoch + 1, self.global_step + 1)
         self.train_loss = self.train_loss.to(loss.device)
         self.train_loss[0] += loss.detach().float() * size
         self.train_loss[1] += size  # no new tensor: copying one to the device would wait for it
@@ -120,22 +114,6 @@ class Fit(LightningModule):
         self._counted = size
         with self.saved.counting():
             return self.model.loss(batch)
-
-    def _check(self, loss: Tensor) -> None:
-        """Raises Diverged. On CUDA the loss of the previous step is looked at: it has arrived by now, nobody waits."""
-        now = (loss.detach(), None, self.current_epoch + 1, self.global_step + 1)
-        if loss.is_cuda:
-            arrived = torch.cuda.Event()
-            copy = torch.empty((), pin_memory=True).copy_(loss.detach(), non_blocking=True)
-            arrived.record()
-            now, self._unchecked = self._unchecked, (copy, arrived, *now[2:])  # type: ignore[assignment]
-        if now is None:
-            return
-        value, event, epoch, step = now
-        if event is not None:
-            event.synchronize()
-        if not torch.isfinite(value):
-            raise Diverged(f"the loss became {value.item()} in epoch {epoch}, step {step}; {ADVICE}")
 
     def check_weights(self) -> None:
         """Raises Diverged where a trained weight is no longer a number: such a state is neither kept nor complete."""

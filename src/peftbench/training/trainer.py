@@ -30,7 +30,8 @@ from peftbench.models.joint import JointModel
 from peftbench.models.model import Model
 from peftbench.training.checkpoint import Checkpoints, DirectIO, Signals, resumable
 from peftbench.training.joint import JointFit
-from peftbench.training.module import Diverged, Fit
+from peftbench.training.loss_watch import Diverged
+from peftbench.training.module import Fit
 from peftbench.training.progress_bar import Bar
 from peftbench.training.sharding import Sharded
 from peftbench.training.worker_errors import plain_sentences
