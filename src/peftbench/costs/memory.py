@@ -99,10 +99,39 @@ def _peak() -> int:
     kernel = _kilobytes("VmHWM:")
     if kernel is not None:
         return kernel
-    import resource  # not on Windows
+    if sys.platform == "win32":
+        return _windows_counters().PeakWorkingSetSize
+    import resource
 
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+class _WindowsCounters(ctypes.Structure):
+    """PROCESS_MEMORY_COUNTERS of the Windows API (psapi.h); sizes in bytes."""
+
+    _fields_ = [
+        ("cb", ctypes.c_uint32),
+        ("PageFaultCount", ctypes.c_uint32),
+        ("PeakWorkingSetSize", ctypes.c_size_t),
+        ("WorkingSetSize", ctypes.c_size_t),
+        ("QuotaPeakPagedPoolUsage", ctypes.c_size_t),
+        ("QuotaPagedPoolUsage", ctypes.c_size_t),
+        ("QuotaPeakNonPagedPoolUsage", ctypes.c_size_t),
+        ("QuotaNonPagedPoolUsage", ctypes.c_size_t),
+        ("PagefileUsage", ctypes.c_size_t),
+        ("PeakPagefileUsage", ctypes.c_size_t),
+    ]
+
+
+def _windows_counters() -> _WindowsCounters:
+    counters = _WindowsCounters()
+    counters.cb = ctypes.sizeof(counters)
+    kernel: Any = ctypes.windll.kernel32  # type: ignore[attr-defined]
+    kernel.GetCurrentProcess.restype = ctypes.c_void_p
+    kernel.K32GetProcessMemoryInfo.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint32]
+    kernel.K32GetProcessMemoryInfo(kernel.GetCurrentProcess(), ctypes.byref(counters), counters.cb)
+    return counters
 
 
 class SavedBytes:

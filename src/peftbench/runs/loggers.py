@@ -32,7 +32,7 @@ class CsvLogger(Logger):
         self.path = folder / CSV
 
     def epochs(self, history: list[dict[str, float]]) -> None:
-        with replacing(self.path) as part, part.open("w", newline="") as file:
+        with replacing(self.path) as part, part.open("w", encoding="utf-8", newline="") as file:
             rows = csv.DictWriter(file, fieldnames=list(dict.fromkeys(k for row in history for k in row)))
             rows.writeheader()
             rows.writerows(history)
