@@ -6,7 +6,7 @@ tables of all verbs are read for `peftbench --help` and for completion.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -157,7 +157,8 @@ class CommandGroup:
         by_name = {command.name.split()[-1]: command for command in self.commands}
         *others, last = by_name
         expected = f"expected {', '.join(others)} or {last}; see peftbench {self.name} --help."
-        position = next((i for i, word in enumerate(words) if not word.startswith("-") and "=" not in word), None)
+        plain = [i for i, word in enumerate(words) if not word.startswith("-") and "=" not in word]
+        position = place_of_command(words, plain, by_name)
         if position is None and self.default:
             return by_name[self.default], list(words)
         if position is None:
@@ -166,6 +167,22 @@ class CommandGroup:
         if word not in by_name:
             raise UserError(f"{self.name} {word}: there is no such command{nearest(word, by_name)}; {expected}")
         return by_name[word], [*words[:position], *words[position + 1 :]]
+
+
+def place_of_command(words: Sequence[str], plain: Sequence[int], known: Collection[str]) -> int | None:
+    """Where among the words the command stands; None where there is none.
+
+    It is the first plain word, unless that may be the value of `--x` before it and a known command comes later.
+
+    Args:
+        plain: the places of words that are no options.
+        known: the names of commands.
+    """
+    for position in plain:
+        may_be_value = position > 0 and words[position - 1].startswith("--") and "=" not in words[position - 1]
+        if words[position] in known or not may_be_value:
+            return position
+    return plain[0] if plain else None
 
 
 CONFIG_DIR = Argument(

@@ -32,7 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _answer(arguments: list[str]) -> int:
     verb, words = split_verb(arguments)
     help_wanted = _asks_for_help(arguments)
-    if verb == "help" and words and words[0] in VERBS:
+    if verb == "help" and words and not words[0].startswith("-"):
+        if words[0] not in VERBS:
+            hint = nearest(words[0], VERBS)
+            raise UserError(f"help {words[0]}: there is no such command{hint}; see peftbench --help.")
         verb, words, help_wanted = words[0], words[1:], True
     if help_wanted and verb in VERBS:
         from peftbench.cli.help import print_command_help

@@ -35,6 +35,8 @@ def parse(command: Command, words: Iterable[str]) -> Words:
             break
         argument, value = find_argument(command, word)
         if argument is None:
+            if _names_a_key(command, word) and rest and not rest[0].startswith("-") and "=" not in rest[0]:
+                word = f"{word}={rest.pop(0)}"
             _take_plain_word(command, word, plain, overrides)
             continue
         if value is None:
@@ -56,7 +58,7 @@ def parse(command: Command, words: Iterable[str]) -> Words:
 def find_argument(command: Command, word: str) -> tuple[Argument | None, str | None]:
     """The argument that a word names, if any, and its value, if the word holds it."""
     for argument in command.arguments:
-        if word == argument.short != "":
+        if argument.short and word == argument.short:
             return argument, None
     key, sign, value = word.removeprefix("--").partition("=")
     argument_named = _by_name(command).get(key.replace("-", "_"))
@@ -93,6 +95,12 @@ def _take_plain_word(command: Command, word: str, plain: list[str], overrides: l
         raise _unknown(command, word)
 
 
+def _names_a_key(command: Command, word: str) -> bool:
+    """Whether it is `--key` of a command that takes overrides, so that its value follows."""
+    key = word.removeprefix("--").replace("-", "_")
+    return command.takes_overrides and word.startswith("--") and all(map(str.isidentifier, key.split(".")))
+
+
 def _unknown(command: Command, word: str) -> UserError:
     name = word.partition("=")[0].lstrip("-").replace("-", "_")
     hint = nearest(name, [a.name for a in command.shown_arguments() if not a.several])
@@ -118,7 +126,7 @@ def _by_place(command: Command, plain: list[str], named: dict[str, str]) -> dict
     if rest and command.expected:
         raise command.refusal(rest[0], f"expected {command.expected}")
     if rest:
-        raise _unknown(command, rest[0])
+        raise command.refusal(rest[0], "takes no such word")
     return values
 
 

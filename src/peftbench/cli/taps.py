@@ -79,7 +79,7 @@ COMMAND = CommandGroup(
     "taps",
     "kept taps of frozen backbones (taps=auto|disk|memory|off)",
     (
-        Command("taps list", "kept taps of frozen backbones (taps=auto|disk|memory|off)", list_taps, (_DIR,)),
+        Command("taps list", "the entries of the cache, and what killed runs left", list_taps, (_DIR,)),
         Command(
             "taps clear",
             "removes them, or those whose keys begin so",

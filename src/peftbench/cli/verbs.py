@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 
-from peftbench.cli.arguments import Command, CommandGroup
+from peftbench.cli.arguments import Command, CommandGroup, place_of_command
 from peftbench.cli.hydra_options import is_value
 
 VERBS = {
@@ -32,7 +32,8 @@ def command_of(verb: str) -> Command | CommandGroup:
 
 def split_verb(arguments: Sequence[str]) -> tuple[str, list[str]]:
     """The first word that is no option, nor the value of one, and the other words; the verb is empty if none is."""
-    for position, word in enumerate(arguments):
-        if not word.startswith("-") and not is_value(arguments, position):
-            return word, [*arguments[:position], *arguments[position + 1 :]]
-    return "", list(arguments)
+    plain = [i for i, word in enumerate(arguments) if not word.startswith("-") and not is_value(arguments, i)]
+    position = place_of_command(arguments, plain, VERBS)
+    if position is None:
+        return "", list(arguments)
+    return arguments[position], [*arguments[:position], *arguments[position + 1 :]]

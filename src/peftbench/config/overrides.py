@@ -25,26 +25,40 @@ def prepare(overrides: Sequence[str], folders: Sequence[Path] | None = None) -> 
     Raises:
         UserError: an unknown group, a choice that does not exist, or a glob that matches nothing.
     """
-    overrides = _recipe_and_method(overrides)
+    overrides = [_tasks_of_data(override) for override in overrides]
     folders = roots(overrides) if folders is None else folders
+    overrides = _recipe_and_method(overrides, folders)
     known_groups = groups(folders)
     for override in overrides:
         _refuse_unknown_key(override, known_groups)
     return [_prepared(override, folders, known_groups) for override in overrides]
 
 
-def _recipe_and_method(arguments: Sequence[str]) -> list[str]:
+def _tasks_of_data(override: str) -> str:
+    """`data.task=x`, as a data set had one task once, as `data.tasks=[x]`."""
+    key, sign, value = override.partition("=")
+    return f"data.tasks=[{value}]" if sign and key == "data.task" else override
+
+
+def _recipe_and_method(arguments: Sequence[str], folders: Sequence[Path]) -> list[str]:
     """`experiment=vtab1k/lora`, as there was a recipe for each method once, as `experiment=vtab1k method=lora`.
 
     A method that is given besides wins, as it did over the recipe's.
+
+    Raises:
+        UserError: the recipe was of no method, or it stands among others in a list.
     """
     words: list[str] = []
     for argument in arguments:
         old = _OLD_RECIPES.fullmatch(argument)
+        if old is None and argument.startswith("experiment=") and "vtab1k/" in argument:
+            raise UserError(f"{argument}: one recipe of VTAB-1k serves all methods; give experiment=vtab1k method=….")
         if old is None:
             words.append(argument)
             continue
         words.append("experiment=vtab1k")
+        for recipe in old["names"].split(",") if old["names"] else ():
+            _resolved("method", recipe.removeprefix("vtab1k/"), names("method", folders))
         if not any(a.startswith("method=") for a in arguments):
             pattern = old["pattern"]
             words.append(f"method=glob({pattern})" if pattern else f"method={old['names'].replace('vtab1k/', '')}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from peftbench.common.errors import UserError
+from peftbench.common.task_lookup import shipped_tasks
 from peftbench.config.schema import Config
 from peftbench.config.task_schema import task_schema
 
@@ -61,6 +62,10 @@ def _tuning_leaves_test_images_alone(config: Config) -> None:
 
 def _augmentation_is_of_the_task(config: Config) -> None:
     known = task_schema(vars(config.task)).augmentations
+    of_all_tasks = dict.fromkeys(a for name in shipped_tasks() for a in task_schema({"name": name}).augmentations)
+    if config.data.augment not in {*known, *of_all_tasks}:
+        *others, last = map(repr, dict.fromkeys([*of_all_tasks, *known]))
+        raise UserError(f"data.augment={config.data.augment!r}: expected {', '.join(others)} or {last}.")
     if config.data.augment not in known:
         raise UserError(
             f"data.augment={config.data.augment}: is not for task={config.task.name}; expected {', '.join(known)}."

@@ -46,7 +46,7 @@ def run_jointly(configs: Sequence[Config], group: str | None = None, retry: bool
     """Carries out runs in one pass over the data, and returns a record each; equal ones are one run.
 
     They must be of a side method, over one backbone, with the same taps, data, order of batches, epochs, precision
-    and kind of optimizer, as `sweeps.grouping.signature` tells. A run that diverges fails alone, in its record.
+    and kind of optimizer, as `sweeps.grouping.joint_signature` tells. A run that diverges fails alone, in its record.
 
     Raises:
         UserError: as `run`, of what befalls all of them.

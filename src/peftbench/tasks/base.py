@@ -49,6 +49,8 @@ class Task(nn.Module):
     """Whether `predict` gives one tensor (B, …): such a model is exported as a graph, and shares a backbone."""
     finds_boxes: ClassVar[bool] = False
     """Whether `evaluate` gives boxes on an image, which `Tuned.detect` hands on."""
+    kind_of_model: ClassVar[str] = "model"
+    """What a tuned model of this task is called."""
     unforeseen: ClassVar[str] = "what its loss needs depends on the images"
     """Why a step's memory and time are not known before the data are, where `blank_targets` gives None."""
     predictor: ClassVar[type[Predictor]] = Predictor

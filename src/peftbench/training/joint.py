@@ -114,7 +114,7 @@ class JointFit(Fit):
         for i, (own, predicted) in enumerate(zip(self._metrics(metrics), predictions, strict=True)):
             own.update(predicted, task.targets(batch))
             loss = task.evaluation_loss(predicted, batch)
-            assert loss is not None  # detection goes apart
+            assert loss is not None  # a task without one trains alone
             self._eval_loss[i] += loss
         self._eval_loss[-1] += task.size(batch)
         self.evaluated += task.size(batch)

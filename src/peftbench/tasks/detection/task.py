@@ -32,6 +32,7 @@ class Detection(Task):
     uses_tail: ClassVar[bool] = False
     moves_statistics: ClassVar[bool] = False
     finds_boxes: ClassVar[bool] = True
+    kind_of_model: ClassVar[str] = "detector"
     unforeseen: ClassVar[str] = "a detector's proposals depend on the images"
     predictor: ClassVar[type[Predictor]] = BoxPredictor
 

@@ -65,10 +65,11 @@ def export(
     if format not in FORMATS:
         raise UserError(f"format={format}: expected one of {', '.join(FORMATS)}{nearest(format, FORMATS)}.")
     finished = run if isinstance(run, FinishedRun) else open_run(run, config_dir)
-    if not task_class(finished.config.task).predicts_tensor:
+    task = task_class(finished.config.task)
+    if not task.predicts_tensor:
         raise Refusal(
             f"run={finished.folder}: is of task={finished.config.task.name}, and only classification is exported; "
-            f"peftbench.load(run) gives the detector in torch, and peftbench predict applies it."
+            f"peftbench.load(run) gives the {task.kind_of_model} in torch, and peftbench predict applies it."
         )
     name = "adapter" if format == "peft" else _WRITERS[format][0]
     path = Path(out).expanduser() if out is not None else finished.folder / name
