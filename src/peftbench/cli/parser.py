@@ -126,6 +126,8 @@ def _by_place(command: Command, plain: list[str], named: dict[str, str]) -> dict
     if rest and command.expected:
         raise command.refusal(rest[0], f"expected {command.expected}")
     if rest:
+        if nearest(rest[0], [argument.name for argument in command.shown_arguments()]):
+            raise _unknown(command, rest[0])
         raise command.refusal(rest[0], "takes no such word")
     return values
 

@@ -10,7 +10,6 @@ from typing import Any
 from pydantic import create_model
 
 from peftbench.common.errors import UserError, nearest
-from peftbench.common.task_lookup import shipped_tasks
 from peftbench.config.declared_fields import Fields, declared
 from peftbench.config.messages import KINDS, shown
 from peftbench.config.named_paths import data_path, method_path, own_task_path
@@ -139,10 +138,6 @@ def _refuse_task_not_served(task: Mapping[str, Any], data: Data) -> None:
     """Before the task's own keys, some of which the data set chooses."""
     task_path(task)  # says which tasks there are
     if task["name"] not in data.tasks:
-        known = [*shipped_tasks(), task["name"]]
-        for name in data.tasks:
-            if name not in known:
-                raise UserError(f"data.tasks={list(data.tasks)}: there is no task {name!r}{nearest(name, known)}.")
         raise UserError(
             f"task={task['name']}: data={data.name} is made for task={' or '.join(data.tasks)}; leave task= out, the "
             f"data set chooses it."
