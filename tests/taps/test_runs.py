@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
+import peftbench
 from peftbench.taps import entries, store
 from support.taps import RUN, history, record
 
@@ -16,8 +18,24 @@ def test_training_from_the_cache_is_training_without_it(cli, tmp_path, backbone)
     words += ["data.batch_size=7", "data.stage=tune", "data.eval_batch_size=11"]
     for mode in ("off", "disk", "memory"):
         assert cli(*words, f"taps={mode}", f"output_dir={tmp_path / mode}")[0] == 0
-    assert history(tmp_path / "off") == history(tmp_path / "disk") == history(tmp_path / "memory")
-    assert record(tmp_path / "off")["metrics"] == record(tmp_path / "disk")["metrics"]
+    assert history(tmp_path / "disk") == history(tmp_path / "memory")
+    exactly = backbone in ("vit_nano", "resnet_nano") or rounds_alike_in_every_batch(backbone)
+    for live, kept in zip(history(tmp_path / "off"), history(tmp_path / "disk"), strict=True):
+        assert live == (kept if exactly else pytest.approx(kept, rel=1e-5))
+    live, kept = (record(tmp_path / mode)["metrics"] for mode in ("off", "disk"))
+    assert live == (kept if exactly else pytest.approx(kept, rel=1e-5))
+
+
+def rounds_alike_in_every_batch(backbone):
+    """Whether this processor gives an image's taps the same bits in a batch of 8 as in one of 16.
+
+    Some with AVX-512 do not, for convolutions as EfficientNet's.
+    """
+    net = peftbench.build_backbone(peftbench.compose(f"backbone={backbone}", "data=digits")).eval()
+    images = torch.randn(16, 3, *net.facts.canvas, generator=torch.Generator().manual_seed(0))
+    last = (len(net.facts.taps) - 1,)
+    with torch.no_grad():
+        return torch.equal(net.taps(images[:8], last)[0], net.taps(images, last)[0][:8])
 
 
 def test_a_second_run_computes_no_taps_and_the_record_says_so(cli, tmp_path):
