@@ -29,7 +29,7 @@ FLOORS = [
     {"training"},
     {"runs"},
     {"sweeps", "tuned"},
-    {"api"},
+    {"api", "errors"},
     {"cli"},
     {"__main__"},
 ]
