@@ -9,8 +9,9 @@ export UV_COMPILE_BYTECODE := 1
 quickstart: .venv/ready  ## fine-tune a pretrained backbone on photos and show the table
 	$(BIN)/peftbench experiment=quickstart
 
-# one thread in each of several processes: threads that share cores with other processes wait for each other
-TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal
+# one thread in each of several processes: threads that share cores with other processes wait for each other;
+# bytecode is kept, because tests start processes of their own and each would compile peftbench and its tests anew
+TESTS := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal
 
 test: .venv/ready        ## the fast tests
 	$(TESTS)
