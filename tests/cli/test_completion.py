@@ -231,3 +231,35 @@ def test_a_script_is_printed_alone(capsys, name):
     told = capsys.readouterr()
     assert "completion words -- " in told.out
     assert told.err == ""
+
+
+def test_an_error_of_peftbench_itself_is_not_hidden(monkeypatch):
+    def broken(words):
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr("peftbench.cli.candidates.candidates", broken)
+    with pytest.raises(RuntimeError, match="a defect"):
+        main(["completion", "words", "--", "met"])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--config-dir=nowhere", "met"],
+        ["method=", "method.r"],
+        ["method=lora,losa", "method.r"],
+        ["method=none_such", "method."],
+        ["data=[", "data."],
+        ["a=${b", "c.d="],
+        ["=", "="],
+        ["~", "+"],
+        ["optimizer.lr=x", "optimizer.l"],
+        ["backbone.cfg={a:", "backbone.c"],
+        ["choose", "--max-memory", ""],
+        ["data", "prepare", "--"],
+        ["data", "nothing", "x"],
+        ["help", ""],
+    ],
+)
+def test_words_that_are_not_typed_to_their_end_are_no_error(offered, words):
+    offered(*words)

@@ -1,8 +1,9 @@
 """`peftbench completion bash|zsh|fish`: completion of words in a shell.
 
 Each script asks `peftbench completion words -- <the words so far>` for whole words, one a line. The last of the words
-is the one to complete, and may be empty. Nothing else is printed, and the exit status is 0 also where something is
-wrong: a shell that completes has no place for a message.
+is the one to complete, and may be empty. Nothing else is printed, and the exit status is 0 also where the words
+are wrong: a shell that completes has no place for a message. An error of peftbench itself is raised as from any verb;
+the scripts keep it off the line.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import warnings
 
 from peftbench.cli.arguments import Argument, Command, Words
+from peftbench.common.errors import UserError
 
 _BASH = r"""_peftbench() {
     # bash splits words at = and : too; those that no space parts in the line are put together again.
@@ -83,7 +85,7 @@ def print_completion(words: Words) -> int:
             from peftbench.cli.candidates import candidates
 
             lines = candidates(words["words"])
-        except Exception:
+        except UserError:  # of words that are not typed to their end
             lines = []
     print("".join(f"{line}\n" for line in lines), end="")
     return 0
