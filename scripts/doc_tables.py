@@ -25,9 +25,9 @@ BACKBONES = {"vit_b": "ViT-B/16", "resnet50": "ResNet-50"}
 
 def methods() -> str:
     """A row a shipped method: what its YAML says it is, its parameters, its options with their defaults, its paper."""
+    from peftbench.common.config_files import describe, names
     from peftbench.config import CONFIGS
     from peftbench.config.declared_fields import declared
-    from peftbench.config.groups import describe, names
 
     heads = ["`method=`", "what it is", *(f"parameters, {b}" for b in BACKBONES.values()), "options", "paper"]
     rows = [f"| {' | '.join(heads)} |", "|---" * 2 + "|--:" * len(BACKBONES) + "|---" * 2 + "|"]

@@ -12,10 +12,10 @@ import pytest
 
 from peftbench.cli.arguments import Command
 from peftbench.cli.verbs import VERBS, command_of
+from peftbench.common.config_files import describe, names
 from peftbench.common.task_lookup import shipped_tasks
 from peftbench.config import CONFIGS
 from peftbench.config.declared_fields import declared
-from peftbench.config.groups import describe, names
 
 SOURCE = Path(__file__).parents[1] / "src" / "peftbench"
 # A module imports from floors below its own, and from its own package.

@@ -13,8 +13,8 @@ import pytest
 
 from peftbench.cli.main import main
 from peftbench.cli.verbs import VERBS
+from peftbench.common.config_files import names
 from peftbench.config import CONFIGS
-from peftbench.config.groups import names
 
 
 @pytest.fixture

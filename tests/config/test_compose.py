@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import peftbench
+from peftbench.common.config_files import names
 from peftbench.common.vtab_tasks import ALIASES, GROUPS
 from peftbench.config import CONFIGS, Config
-from peftbench.config.groups import names
 from peftbench.config.overrides import prepare
 from peftbench.results.published import BACKBONE, TABLE
 from support.places import ROOT

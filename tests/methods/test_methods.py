@@ -7,8 +7,8 @@ import torch
 
 import peftbench
 from peftbench import backbones
+from peftbench.common.config_files import names
 from peftbench.config import CONFIGS
-from peftbench.config.groups import names
 from peftbench.methods.base import Method, Plan
 from peftbench.models.model import Model
 from peftbench.tasks.classification.task import Classification

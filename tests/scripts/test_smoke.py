@@ -2,9 +2,9 @@
 
 import importlib.util
 
+from peftbench.common.config_files import names
 from peftbench.common.task_lookup import shipped_tasks
 from peftbench.config import CONFIGS
-from peftbench.config.groups import names
 from support.places import ROOT
 
 

@@ -9,8 +9,8 @@ import torch
 
 import peftbench
 from peftbench.backbones import Backbone
+from peftbench.common.config_files import names
 from peftbench.config import CONFIGS
-from peftbench.config.groups import names
 from peftbench.models.model import Model
 from peftbench.runs import starting_backbone
 from peftbench.runs.build import instantiate

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 import peftbench
+from peftbench.common.config_files import names
 from peftbench.config import CONFIGS, Protocol, Sweep, replaced
-from peftbench.config.groups import names
 from peftbench.results import Record
 from peftbench.sweeps.protocol import carry_out_vtab1k
 

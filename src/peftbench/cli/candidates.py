@@ -10,7 +10,7 @@ from peftbench.cli.arguments import Argument, Command, CommandGroup
 from peftbench.cli.hydra_options import HYDRA_OPTIONS, hydra_option, is_value
 from peftbench.cli.parser import find_argument
 from peftbench.cli.verbs import VERBS, command_of, split_verb
-from peftbench.config.groups import groups, names, roots
+from peftbench.common.config_files import groups, names, roots
 
 _RECORD = "result.json"
 

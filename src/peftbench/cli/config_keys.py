@@ -14,10 +14,10 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
+from peftbench.common.config_files import names
 from peftbench.common.errors import UserError
 from peftbench.config import SECTIONS, TOP, Protocol, Sweep, task_schema
 from peftbench.config.declared_fields import declared
-from peftbench.config.groups import names
 
 _NOT_KEYS = ("name", "path", "options", "tasks")
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from peftbench.cli.arguments import Argument, Command, CommandGroup
 from peftbench.cli.verbs import VERBS, command_of
-from peftbench.config.groups import names, roots
+from peftbench.common.config_files import names, roots
 
 _WIDTH = 110
 _TEXT = """\

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from peftbench.cli.arguments import CONFIG_DIR, Argument, Command, Words
-from peftbench.config.groups import PLURAL, describe, names, roots
+from peftbench.common.config_files import PLURAL, describe, names, roots
 
 
 def print_choices(words: Words) -> int:

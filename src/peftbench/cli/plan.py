@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from peftbench.cli.arguments import CONFIG_DIR, Argument, Command, Words
-from peftbench.config.groups import roots
+from peftbench.common.config_files import roots
 
 if TYPE_CHECKING:
     from rich.table import Table

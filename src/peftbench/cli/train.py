@@ -22,10 +22,10 @@ from rich.console import Console
 from peftbench.cli import jobs
 from peftbench.cli.hydra_options import separate
 from peftbench.cli.session import Session, active_session, asks_for_sweep
+from peftbench.common.config_files import roots
 from peftbench.common.errors import UserError
 from peftbench.config import CONFIGS, Config, validate_study
 from peftbench.config.compose import checked, explained
-from peftbench.config.groups import roots
 from peftbench.config.overrides import prepare
 from peftbench.results import Record, print_table, results_of_record
 

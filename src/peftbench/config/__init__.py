@@ -3,7 +3,7 @@
 `compose`, `overrides` and `resolvers` know Hydra, and are imported where they are used.
 """
 
-from peftbench.config.configs_folder import CONFIGS
+from peftbench.common.config_files import CONFIGS
 from peftbench.config.identity import identity, run_id
 from peftbench.config.schema import (
     SECTIONS,

@@ -14,9 +14,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from peftbench.common.config_files import roots
 from peftbench.common.errors import UserError, nearest
 from peftbench.config import CONFIGS, Config, resolvers, validate
-from peftbench.config.groups import roots
 from peftbench.config.overrides import prepare
 
 resolvers.register()

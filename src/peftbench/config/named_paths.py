@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from peftbench.common.config_files import CONFIGS
 from peftbench.common.errors import UserError, nearest
 from peftbench.common.task_lookup import shipped_tasks
-from peftbench.config.configs_folder import CONFIGS
 
 
 def method_path(name: Any, folders: Iterable[Path] = ()) -> str:

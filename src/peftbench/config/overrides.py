@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from peftbench.common.config_files import groups, names, roots
 from peftbench.common.errors import UserError, nearest
 from peftbench.common.vtab_tasks import ALIASES
 from peftbench.config import SECTIONS, TOP
-from peftbench.config.groups import groups, names, roots
 
 _OLD_RECIPES = re.compile(
     r"experiment=(glob\(vtab1k/(?P<pattern>[^,()]+)\)|(?P<names>vtab1k/[^,()]+(,vtab1k/[^,()]+)*))"

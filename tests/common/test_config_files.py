@@ -1,7 +1,7 @@
 """The YAML files are found through a link, and through a text file that Git left in place of the link."""
 
+from peftbench.common.config_files import find_configs
 from peftbench.config import CONFIGS
-from peftbench.config.configs_folder import find_configs
 
 
 def package(root):

@@ -1,4 +1,4 @@
-"""What there is to choose: the YAML files of each config group, with the line that describes each."""
+"""The YAML files that a config is composed of: where they lie, and what each config group offers; without pydantic."""
 
 from __future__ import annotations
 
@@ -6,8 +6,21 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from peftbench.common.errors import UserError
-from peftbench.config import CONFIGS
 
+
+def find_configs(package: Path) -> Path:
+    """The folder of peftbench's own YAML files: `configs` in the package.
+
+    In the repository that is a link to the folder beside `src`. Git for Windows may check a link out as a text file
+    with the link's target in it, which is then followed.
+    """
+    place = package / "configs"
+    if place.is_file():
+        return (package / place.read_text(encoding="utf-8").strip()).resolve()
+    return place
+
+
+CONFIGS = find_configs(Path(__file__).parents[1])
 PLURAL = {"methods": "method", "backbones": "backbone", "data": "data"}
 
 
