@@ -38,16 +38,18 @@ def pytest_runtest_setup() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def shipped_yaml_parsed_once() -> Iterator[None]:
-    """Hydra parses every YAML anew whenever it composes, and tests compose thousands of times."""
+    """Hydra parses its own YAML and ours anew whenever it composes, and tests compose thousands of times."""
+    import hydra
     from omegaconf import OmegaConf
 
     from peftbench.config import CONFIGS
 
+    shipped = tuple(f"{folder.resolve()}{os.sep}" for folder in (CONFIGS, Path(hydra.__file__).parent))
     parse, parsed = OmegaConf.load, {}
 
     def load(file: Any) -> Any:
         name = str(getattr(file, "name", file))
-        if not name.startswith(f"{CONFIGS}{os.sep}"):
+        if not name.startswith(shipped):
             return parse(file)
         if name not in parsed:
             parsed[name] = pickle.dumps(parse(file))

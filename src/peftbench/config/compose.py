@@ -43,14 +43,13 @@ def compose(*overrides: str) -> Config:
 
 def checked(composed: DictConfig, chosen: Mapping[str, Any]) -> Config:
     """A composed Hydra config, resolved and checked. Raises UserError."""
-    missing = sorted(k for k in OmegaConf.missing_keys(composed) if not k.startswith(("hydra", "sweep")))
-    if missing:
-        raise UserError(f"{missing[0]}: needs a value; give {missing[0]}=….")
     from omegaconf import open_dict
 
     with open_dict(composed):
         for name in ("hydra", "sweep", "protocol"):  # of many runs, not of one
             composed.pop(name, None)
+    if missing := sorted(OmegaConf.missing_keys(composed)):
+        raise UserError(f"{missing[0]}: needs a value; give {missing[0]}=….")
     values = OmegaConf.to_container(composed, resolve=True)
     assert isinstance(values, dict)
     groups = {k: str(v) for k, v in chosen.items() if k in values and v is not None}
