@@ -9,7 +9,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,15 @@ def train_configs(configs: Sequence[Config], group: str | None, retry: bool) -> 
         return [run_in_processes(config, group, retry)]
     from peftbench.runs.run import run_jointly
 
-    if gc.get_freeze_count() == 0:
-        gc.freeze()  # what torch and timm hold is there for good: no collection looks at it in every run
-        atexit.register(gc.unfreeze)
+    _pass_over_imports()
     return run_jointly(configs, group, retry)
+
+
+@cache
+def _pass_over_imports() -> None:
+    """What torch and timm hold is there for good: from here on no garbage collection of a run looks at it."""
+    gc.freeze()
+    atexit.register(gc.unfreeze)
 
 
 def _is_one_of_several_processes() -> bool:
