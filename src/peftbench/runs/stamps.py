@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import platform
 import subprocess
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -59,8 +60,12 @@ def stamps_of(config: Config, backbone: backbones.Backbone, splits: Splits, hash
     }
 
 
+@cache
 def _commit() -> str | None:
-    """The commit of a source checkout (with `+` where it has changes), None for an installed package."""
+    """The commit of a source checkout (with `+` where it has changes), None for an installed package.
+
+    Of a process's first run: later changes are not in the code that it has imported.
+    """
     here = Path(__file__).resolve().parents[3]
     if not (here / ".git").exists():
         return None
