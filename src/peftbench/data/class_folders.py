@@ -32,7 +32,8 @@ def read_class_folders(root: Path, layout: Layout, kind: Kind) -> tuple[dict[str
 def _left_out(layout: Layout, tree: Tree, kind: Kind) -> Iterator[str]:
     places = layout.places.values()
     others = [file for files in tree.files.values() for file in files if not kind.fits(file)]
-    kinds = Counter(file.suffix.lower() or "without a suffix" for file in others).most_common()
+    suffixes = Counter(file.suffix.lower() or "without a suffix" for file in others)
+    kinds = sorted(suffixes.items(), key=lambda kind: (-kind[1], kind[0]))
     shown = ", ".join(f"{count:,} {suffix}" for suffix, count in kinds[:6]) + (", …" if len(kinds) > 6 else "")
     loose = [file for place in places for file in files_in(place) if kind.fits(file)]
     for paths, what in (

@@ -21,7 +21,7 @@ def first_copies(paths: Sequence[Path]) -> np.ndarray:
     """int64 (N,): the index of the first path that holds the same bytes, which of most is their own.
 
     Only files of equal size are opened, and of these only such as begin and end alike are read. A clip that is a
-    folder is its frames.
+    folder is its frames. Empty files hold no image, and are no copies.
 
     Raises:
         UserError: a file cannot be read.
@@ -32,7 +32,7 @@ def first_copies(paths: Sequence[Path]) -> np.ndarray:
     ways: dict[Hashable, int] = {}  # file -> the first way to it: one that is named twice need not be read
     for at, (file, _) in enumerate(facts):
         first[at] = ways.setdefault(file, at)
-    alike = _several({at: facts[at][1] for at in ways.values()})
+    alike = _several({at: size for at in ways.values() if (size := facts[at][1])})  # nothing is no copy of nothing
     with ThreadPoolExecutor() as pool:
         alike = _several(dict(zip(alike, pool.map(lambda at: (facts[at][1], _ends(paths[at])), alike), strict=True)))
     same: dict[Hashable, int] = {}

@@ -93,14 +93,14 @@ def _roles(folder: Path, inner: list[Path], kind: Kind) -> Layout | None:
         return None
     for role, folders in named.items():
         if len(folders) > 1:
-            names = " and ".join(each.name for each in folders)
+            names = ", ".join(each.name for each in folders)
             raise UserError(f"{folder}: holds {names}, which both mean {role}; expected one folder for each split.")
-    places = {role: folders[0] for role, folders in named.items()}
+    places = {role: named[role][0] for role in ROLES if role in named}
     if "train" not in places:
         if len(places) == 1 or not all(any(map(kind.is_class, folders_in(place))) for place in places.values()):
             return None  # a class may be called 'test'
-        names = " and ".join(place.name for place in places.values())
-        raise UserError(f"{folder}: holds {names} {kind.name}s but none to train on; expected a folder train beside.")
+        names = ", ".join(place.name for place in places.values())
+        raise UserError(f"{folder}: holds {names}, but no {kind.name}s to train on; expected a folder train beside.")
     notes = []
     if others:
         count = f"{len(others)} folder{'s' if len(others) > 1 else ''} with {kind.name}s"

@@ -45,7 +45,7 @@ def refuse_two_labels(
     if wrong:
         one, two = (rows[at] for at in wrong[0])
         same = "" if one.path == two.path else f", which holds the same bytes as {two.path}"
-        more = f" ({len(wrong) - 1:,} more rows contradict others)" if len(wrong) > 1 else ""
+        more = f" (rows that contradict others: {len(wrong):,})" if len(wrong) > 1 else ""
         raise UserError(
             f"{table}:{two.line}: {two.path} is labelled '{two.label}', but line {one.line} labels {one.path} "
             f"'{one.label}'{same}; expected one label for one {kind}{more}."
@@ -73,8 +73,8 @@ def notes_of_copies(rows: Sequence[Row], roles: Sequence[str], first: np.ndarray
     if twice := [at for at, copy in enumerate(first.tolist()) if rows[at].label != rows[copy].label]:
         one, two = rows[first[twice[0]]], rows[twice[0]]
         yield (
-            f"{len(twice):,} {kind}s are copies of one with another label, such as {two.path} ('{two.label}') of "
-            f"{one.path} ('{one.label}')"
+            f"{kind}s with the bytes of another that has another label: {len(twice):,}, such as {two.path} "
+            f"('{two.label}') and {one.path} ('{one.label}')"
         )
 
 
