@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from peftbench.common.errors import UserError
 from peftbench.data.folder import Folder
 from peftbench.data.video_folder import VideoFolder
+from peftbench.tasks.classification.task import Classification
 from support.clips import tree
 from support.datasets import class_folders, refuses, write
 from support.mistakes import pictures, refused
@@ -78,7 +81,7 @@ def test_folders_beside_the_splits_are_told(tmp_path):
     split_folders(tmp_path, "train", "test", "holdout")
     splits = Folder(str(tmp_path), val_fraction=0.0).load()
     assert len(splits.train) == 6
-    assert f"1 folder with images beside train, test: left out, such as {tmp_path / 'holdout'}" in splits.notes
+    assert f"left out, 1 folder beside train, test, such as {tmp_path / 'holdout'}" in splits.notes
 
 
 @pytest.mark.parametrize(
@@ -102,7 +105,7 @@ def test_splits_that_cannot_be_meant_are_refused(tmp_path, names, told):
     ("files", "told"),
     [
         (("a.png", "b.png"), "holds no class folders with images"),
-        (("a.png", "b.png"), "found 2 files in no folder; put them into folders of their classes, or give a CSV"),
+        (("a.png", "b.png"), "found 2 files in none; put them into folders of their classes, or give a CSV"),
         (("train/a.png", "test/a.png"), "train: holds no class folders with images"),
         (("train/x/a.png", "train/y/b.png", "test/c.png"), "test: holds no class folders with images"),
         (("x/a.png", "x/b.png"), "x is the one folder of a class that holds images; expected two or more"),
@@ -125,6 +128,12 @@ def test_one_class_is_refused_before_anything_loads(cli, tiny, tmp_path, monkeyp
     (root / "l.csv").write_text("path,label\ncat/0.png,x\ncat/1.png,x\n")
     refused(cli(*words, "data.labels=l.csv"), "l.csv: all rows are labelled 'x'; expected two classes or more")
     assert list(tmp_path.glob("linear*")) == []
+
+
+def test_one_class_of_a_data_set_from_outside_is_told_and_no_failure_of_a_metric():
+    task = Classification(SimpleNamespace(facts=SimpleNamespace(width=4)), ("x",))
+    with pytest.raises(UserError, match="task=classification: the data set has 1 label; expected two or more"):
+        task.metrics()
 
 
 @pytest.mark.parametrize("below", ["", "clips", "a/clips"])

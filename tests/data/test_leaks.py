@@ -104,7 +104,7 @@ def test_an_image_that_a_table_names_often_is_in_one_split_however_it_is_named(t
     assert [len(split) for split in parts(splits)][1:] == [4, 8]
     assert 140 <= len(splits.train) <= 144, "oversampled as the table has it"
     (note,) = splits.notes
-    assert note.startswith("40 of the images occur more than once, 204 times together, such as a/0.png")
+    assert note.startswith("more than once: 40 of the images, 204 times together, such as a/0.png")
 
 
 def test_copies_in_class_folders_stay_together_and_are_told(tmp_path):
@@ -115,9 +115,7 @@ def test_copies_in_class_folders_stay_together_and_are_told(tmp_path):
     splits = Folder(str(tmp_path)).load()
     content = [{Path(path).read_bytes() for path in split.images} for split in parts(splits)]
     assert sum(map(len, content)) == len(set.union(*content)) == 20
-    assert (
-        "10 of the images occur more than once, 21 times together, such as a/0.png and a/again0.png" in splits.notes[0]
-    )
+    assert "more than once: 10 of the images, 21 times together, such as a/0.png and a/again0.png" in splits.notes[0]
     assert "another label: 1, such as b/wrong.png ('b') and a/0.png ('a')" in splits.notes[1]
 
 
@@ -127,7 +125,7 @@ def test_clips_with_the_same_frames_are_copies(tmp_path):
     splits = VideoFolder(str(tmp_path)).load()
     sides = [{name for name in split.names if name.startswith("a/c0")} for split in parts(splits)]
     assert {"a/c0", "a/c0 again"} in sides or {"a/c0"} in sides[1:]
-    assert any(note.startswith("1 of the clips occur more than once, 2 times together") for note in splits.notes)
+    assert any(note.startswith("more than once: 1 of the clips, 2 times together") for note in splits.notes)
 
 
 def test_images_of_two_given_splits_are_told(tmp_path):
@@ -139,7 +137,7 @@ def test_images_of_two_given_splits_are_told(tmp_path):
     assert "4 of the validation images are training images too, such as val/a/0.png and train/a/0.png" in told
     assert "5 of the test images are training images too, such as test/a/0.png and train/b/0.png" in told
     assert "4 of the test images are validation images too, such as test/a/0.png and val/b/0.png" in told
-    assert "images with the bytes of another that has another label: 9, such as" in told
+    assert "images with the bytes of another that has another label: 5, such as" in told
 
 
 def test_validation_images_that_are_made_share_none_with_training(tmp_path):
@@ -213,10 +211,10 @@ def test_groups_of_given_splits_are_compared(tmp_path):
     rows = [f"{c}/{i}.png,{c},{role}" for c in "ab" for i, role in enumerate(roles)]
     header = "path,label,split,patient"
     apart = csv_of(tmp_path, *(f"{row},{row[0]}{row[2:]}" for row in rows), header=header).load()
-    assert [note for note in apart.notes if "too" in note] == []
+    assert [note for note in apart.notes if "in both" in note] == []
     shared = csv_of(tmp_path, *(f"{row},{row[0]}" for row in rows), header=header)
     told = dataclasses.replace(shared, val_fraction=0.0).load().notes
-    assert told == ("data.group=patient: 2 groups of the test split are in that of training too, such as a",)
+    assert told == ("data.group=patient: 2 groups in both the test and the training split, such as a",)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from peftbench.data.decoding import decode_image
 from peftbench.data.folder import Folder
 from peftbench.data.media import IMAGES
 from support.datasets import class_folders, noise, refuses, write
+from support.mistakes import pictures, record
 
 
 def load(root: Path) -> Splits:
@@ -55,11 +56,11 @@ def test_what_is_left_out_is_counted_and_named(tmp_path):
     splits = load(tmp_path)
     assert len(splits.train) == 4
     files, loose, nowhere, back = splits.notes
-    assert files.startswith("left out, 4 files whose names are of no image (2 .psd, 1 .txt, 1 without a suffix)")
+    assert files.startswith("left out, 4 files with names of no image (2 .psd, 1 .txt, 1 without a suffix)")
     assert files.endswith(f"such as {tmp_path}/a/deep/y.PSD")
     assert loose == f"left out, 2 images in no class folder, such as {tmp_path}/loose 2.png"
-    assert nowhere == f"left out, 2 links that lead nowhere, such as {tmp_path}/a/gone.png"
-    assert back == f"left out, 1 links to folders that are read without them, such as {tmp_path}/b/back"
+    assert nowhere == f"left out, 2 links to nothing, such as {tmp_path}/a/gone.png"
+    assert back == f"left out, 1 link to what is read already, such as {tmp_path}/b/back"
 
 
 def test_linked_folders_are_followed_each_real_one_once(tmp_path):
@@ -77,7 +78,7 @@ def test_linked_folders_are_followed_each_real_one_once(tmp_path):
         *("a/0.png", "a/1.png", "a/more/0.png", "a/more/1.png", "a/more/inner/0.png"),
         *("b/0.png", "b/1.png", "c/0.png", "c/1.png", "c/2.png"),
     ]
-    assert [note for note in splits.notes if note.startswith("left out, 3 links to folders")]
+    assert [note for note in splits.notes if note.startswith("left out, 3 links to what is read already")]
 
 
 def test_a_split_and_a_class_may_be_links(tmp_path):
@@ -104,6 +105,16 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     assert refuses(Folder(str(tmp_path))) == f"{tmp_path / 'b'}: cannot be read (Permission denied)."
 
 
+def test_a_run_tells_what_is_left_out_and_its_record_holds_it(cli, tiny, tmp_path):
+    root = pictures(tmp_path / "photos", {"cat": 8, "dog": 8})
+    (root / "cat" / "[bold].psd").write_bytes(b"")
+    words = [*tiny, "method=linear", "data=folder", f"data.root={root}", "trainer.progress=true"]
+    status, _, said = cli(*words)
+    note = f"left out, 1 file with names of no image (1 .psd), such as {root}/cat/[bold].psd"
+    assert (status, record(tmp_path)["stamps"]["data"]["notes"]) == (0, [note])
+    assert f"data=folder: {note}" in said
+
+
 def test_a_shifted_set_tells_what_it_leaves_out(tmp_path):
     from peftbench import compose
     from peftbench.data.ood import read_shifts
@@ -116,9 +127,7 @@ def test_a_shifted_set_tells_what_it_leaves_out(tmp_path):
     words = ("data=folder", f"data.root={tmp_path / 'own'}", f"data.ood=[{entry}]")
     shifts = read_shifts(compose(*words), load(tmp_path / "own"), told.append)
     assert len(shifts[entry]) == 3
-    assert told == [
-        f"data.ood={entry}: left out, 1 files whose names are of no image (1 .psd), such as {entry}/Test/a/x.psd"
-    ]
+    assert told == [f"data.ood={entry}: left out, 1 file with names of no image (1 .psd), such as {entry}/Test/a/x.psd"]
 
 
 def test_empty_files_are_damaged_and_no_copies_of_each_other(tmp_path):

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from peftbench.common.amounts import plural
 from peftbench.common.errors import UserError
 from peftbench.data.label_table import Row
 from peftbench.data.layout import Kind, Layout
@@ -36,21 +37,21 @@ def _left_out(layout: Layout, tree: Tree, kind: Kind) -> Iterator[str]:
     kinds = sorted(suffixes.items(), key=lambda kind: (-kind[1], kind[0]))
     shown = ", ".join(f"{count:,} {suffix}" for suffix, count in kinds[:6]) + (", …" if len(kinds) > 6 else "")
     loose = [file for place in places for file in files_in(place) if kind.fits(file)]
-    for paths, what in (
-        (others, f"files whose names are of no {kind.name} ({shown})"),
-        (loose, f"{kind.name}s in no class folder"),
-        (tree.neither, "links that lead nowhere"),
-        (tree.circular, "links to folders that are read without them"),
+    for paths, noun, which in (
+        (others, "file", f" with names of no {kind.name} ({shown})"),
+        (loose, kind.name, " in no class folder"),
+        (tree.neither, "link", " to nothing"),
+        (tree.circular, "link", " to what is read already"),
     ):
         if paths:
-            yield f"left out, {len(paths):,} {what}, such as {min(paths)}"
+            yield f"left out, {plural(len(paths), noun)}{which}, such as {min(paths)}"
 
 
 def _no_classes(place: Path, kind: Kind) -> str:
     sentence = f"{place}: holds no class folders with {kind.name}s ({kind.forms}); expected <class>/<{kind.name}>"
     if loose := sum(map(kind.fits, files_in(place))):
         return (
-            f"{sentence}, and found {loose:,} files in no folder; put them into folders of their classes, or give a "
-            f"CSV of path and label (data.labels=FILE)."
+            f"{sentence}, and found {plural(loose, 'file')} in none; put them into folders of their classes, or "
+            f"give a CSV of path and label (data.labels=FILE)."
         )
     return f"{sentence}."

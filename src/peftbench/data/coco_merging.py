@@ -47,7 +47,7 @@ def merge_entries(listed: Annotations, files: Sequence[Hashable]) -> tuple[Annot
     again = int(np.flatnonzero(np.isin(np.arange(len(number)), kept, invert=True))[0])
     ids = f"ids {listed.ids[kept[number[again]]]} and {listed.ids[again]}"
     repeated = int((~whole).sum())
-    more = f", without {repeated:,} that are repeated" if repeated else ""
+    more = f", each once ({repeated:,} repeated)" if repeated else ""
     note = (
         f"{listed.file.name}: {len(number):,} entries list {len(kept):,} images, such as {listed.names[again]} "
         f"({ids}); each is one image, with the boxes of all its entries{more}"

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from peftbench.common.amounts import plural
 from peftbench.common.errors import UserError
 from peftbench.data.listing import Tree, files_in, folders_in, holds
 
@@ -103,9 +104,8 @@ def _roles(folder: Path, inner: list[Path], kind: Kind) -> Layout | None:
         raise UserError(f"{folder}: holds {names}, but no {kind.name}s to train on; expected a folder train beside.")
     notes = []
     if others:
-        count = f"{len(others)} folder{'s' if len(others) > 1 else ''} with {kind.name}s"
         names = ", ".join(place.name for place in places.values())
-        notes.append(f"{count} beside {names}: left out, such as {others[0]}")
+        notes.append(f"left out, {plural(len(others), 'folder')} beside {names}, such as {others[0]}")
     return Layout(_below_one_folder(places, kind, notes), tuple(notes))
 
 

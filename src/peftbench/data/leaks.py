@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from peftbench.common.amounts import plural
 from peftbench.common.errors import UserError
 from peftbench.data.label_table import Row
 from peftbench.data.layout import ALL
@@ -62,7 +63,7 @@ def notes_of_copies(rows: Sequence[Row], roles: Sequence[str], first: np.ndarray
             named = " and ".join(dict.fromkeys(rows[at].path for at in several[0][:2]))
             once = "; copies stay in one split, and only training has each of them" if role == ALL else ""
             yield (
-                f"{len(several):,} of the {_WORDS[role]}{kind}s occur more than once, {sum(map(len, several)):,} times "
+                f"more than once: {len(several):,} of the {_WORDS[role]}{kind}s, {sum(map(len, several)):,} times "
                 f"together, such as {named}{once}"
             )
     for role, other in _PAIRS:
@@ -86,6 +87,6 @@ def notes_of_groups(column: str, rows: Sequence[Row], roles: Sequence[str]) -> I
     for role, other in _PAIRS:
         if shared := [group for group in groups[role] if group in groups[other]]:
             yield (
-                f"data.group={column}: {len(shared):,} groups of the {_WORDS[role].strip()} split are in that of "
-                f"{_WORDS[other].strip()} too, such as {shared[0]}"
+                f"data.group={column}: {plural(len(shared), 'group')} in both the {_WORDS[role]}and the {_WORDS[other]}"
+                f"split, such as {shared[0]}"
             )
