@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import stat
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -15,6 +18,8 @@ from peftbench.data.base import stamps_of_files
 from peftbench.data.media import frame_files
 
 _END = 4096  # bytes of each end of a file by which most files of one size are told apart
+_CHUNK = 64  # paths that a thread asks for in one go
+_T = TypeVar("_T")
 
 
 def first_copies(paths: Sequence[Path]) -> np.ndarray:
@@ -27,14 +32,13 @@ def first_copies(paths: Sequence[Path]) -> np.ndarray:
         UserError: a file cannot be read.
     """
     first = np.arange(len(paths))
-    with ThreadPoolExecutor() as pool:
-        facts = list(pool.map(_facts, paths))
+    facts = _of_each(_facts, paths)
     ways: dict[Hashable, int] = {}  # file -> the first way to it: one that is named twice need not be read
     for at, (file, _) in enumerate(facts):
         first[at] = ways.setdefault(file, at)
     alike = _several({at: size for at in ways.values() if (size := facts[at][1])})  # nothing is no copy of nothing
-    with ThreadPoolExecutor() as pool:
-        alike = _several(dict(zip(alike, pool.map(lambda at: (facts[at][1], _ends(paths[at])), alike), strict=True)))
+    ends = _of_each(_ends, [paths[at] for at in alike])
+    alike = _several({at: (facts[at][1], end) for at, end in zip(alike, ends, strict=True)})
     same: dict[Hashable, int] = {}
     for at, stamp in zip(alike, stamps_of_files([paths[at] for at in alike]), strict=True):
         first[at] = same.setdefault(stamp, at)
@@ -55,11 +59,18 @@ def _several(facts: Mapping[int, Hashable]) -> list[int]:
     return [at for at, fact in facts.items() if counts[fact] > 1]
 
 
+def _of_each(ask: Callable[[Path], _T], paths: Sequence[Path]) -> list[_T]:
+    """The answers for all paths, many at a time: a disk, or a network, is slow to answer each."""
+    chunks = [paths[at : at + _CHUNK] for at in range(0, len(paths), _CHUNK)]
+    with ThreadPoolExecutor() as pool:
+        return [answer for answers in pool.map(lambda chunk: [*map(ask, chunk)], chunks) for answer in answers]
+
+
 def _facts(path: Path) -> tuple[Hashable, Hashable]:
     """(which file it is, by whatever way; its size), of a clip the sizes of its frames."""
     try:
         found = path.stat()
-        if path.is_dir():
+        if stat.S_ISDIR(found.st_mode):
             return (found.st_dev, found.st_ino), tuple(frame.stat().st_size for frame in frame_files(path))
     except OSError as problem:
         raise UserError(f"{path}: cannot be read ({problem.strerror}).") from None
@@ -67,16 +78,15 @@ def _facts(path: Path) -> tuple[Hashable, Hashable]:
 
 
 def _ends(path: Path) -> bytes:
-    """How a file begins and ends; for a clip, its first frame."""
+    """A hash of how a file begins and ends; for a clip, its first frame."""
     try:
         if path.is_dir():
-            frames = frame_files(path)
-            if not frames:
-                return b""
-            path = frames[0]
-        with path.open("rb") as file:
-            begin = file.read(_END)
-            file.seek(max(os.fstat(file.fileno()).st_size - _END, 0))
-            return begin + file.read(_END)
+            path = frame_files(path)[0]
+        with path.open("rb", buffering=0) as file:
+            ends = file.read(_END)
+            if (size := os.fstat(file.fileno()).st_size) > _END:
+                file.seek(max(size - _END, _END))
+                ends += file.read(_END)
+            return hashlib.sha256(ends).digest()
     except OSError as problem:
         raise UserError(f"{path}: cannot be read ({problem.strerror}).") from None
