@@ -69,12 +69,12 @@ def _of_each(ask: Callable[[Path], _T], paths: Sequence[Path]) -> list[_T]:
 def _facts(path: Path) -> tuple[Hashable, Hashable]:
     """(which file it is, by whatever way; its size), of a clip the sizes of its frames."""
     try:
-        found = path.stat()
-        if stat.S_ISDIR(found.st_mode):
-            return (found.st_dev, found.st_ino), tuple(frame.stat().st_size for frame in frame_files(path))
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            return (status.st_dev, status.st_ino), tuple(frame.stat().st_size for frame in frame_files(path))
     except OSError as problem:
         raise UserError(f"{path}: cannot be read ({problem.strerror}).") from None
-    return (found.st_dev, found.st_ino), found.st_size
+    return (status.st_dev, status.st_ino), status.st_size
 
 
 def _ends(path: Path) -> bytes:

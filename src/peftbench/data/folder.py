@@ -158,9 +158,8 @@ class Folder(DataSet):
             if self.group:
                 notes += notes_of_groups(self.group, rows, roles.tolist())
             if "train" in splits and "val" not in splits and self.val_fraction:
-                own = np.flatnonzero(roles == "train")
-                held = first_within(first, own)
-                splits |= self._cut(splits["train"], rows_of["train"], held, {"val": self.val_fraction}, notes)
+                copies = first_within(first, np.flatnonzero(roles == "train"))
+                splits |= self._cut(splits["train"], rows_of["train"], copies, {"val": self.val_fraction}, notes)
         trained = set(np.unique(splits["train"].labels))
         for role in ("val", "test"):
             if role in splits and (new := sorted(set(np.unique(splits[role].labels)) - trained)):

@@ -21,10 +21,12 @@ class Layout:
     """Which folders hold the class folders.
 
     Attributes:
+        folder: where the splits, or the classes, were found.
         places: role (`all`, or train and the like) -> the folder whose folders are the classes.
         notes: what a user should know of it, a sentence each.
     """
 
+    folder: Path
     places: dict[str, Path]
     notes: tuple[str, ...] = ()
 
@@ -61,11 +63,10 @@ def find_layout(root: Path, kind: Kind) -> Layout:
     """
     layout = _look(root, kind, _DEEPEST)
     if layout is None:  # what is wrong is told once there is no class in it
-        return Layout({ALL: root})
-    at = layout.places.get(ALL) or layout.places["train"].parent
-    if at == root:
+        return Layout(root, {ALL: root})
+    if layout.folder == root:
         return layout
-    note = f"{root} holds one folder with {kind.name}s; what is read is {at}"
+    note = f"{root} holds one folder with {kind.name}s; what is read is {layout.folder}"
     return replace(layout, notes=(note, *layout.notes))
 
 
@@ -77,7 +78,7 @@ def _look(folder: Path, kind: Kind, deeper: int) -> Layout | None:
     classes = [each for each in inner if kind.is_class(each)]
     if len(classes) > 1:
         _refuse_splits_in_classes(classes, kind)
-        return Layout({ALL: folder})
+        return Layout(folder, {ALL: folder})
     if len(classes) == 1 and deeper and not _holds_itself(classes[0], kind):
         return _look(classes[0], kind, deeper - 1)
     return None
@@ -106,7 +107,7 @@ def _roles(folder: Path, inner: list[Path], kind: Kind) -> Layout | None:
     if others:
         names = ", ".join(place.name for place in places.values())
         notes.append(f"left out, {plural(len(others), 'folder')} beside {names}, such as {others[0]}")
-    return Layout(_below_one_folder(places, kind, notes), tuple(notes))
+    return Layout(folder, _below_one_folder(places, kind, notes), tuple(notes))
 
 
 def _is_split(named: dict[str, list[Path]], kind: Kind) -> bool:

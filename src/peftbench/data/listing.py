@@ -95,8 +95,8 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
         UserError: it cannot be read.
     """
     try:
-        with os.scandir(folder) as found:
-            return sorted((e for e in found if not e.name.startswith(".")), key=lambda e: e.name)
+        with os.scandir(folder) as listing:
+            return sorted((e for e in listing if not e.name.startswith(".")), key=lambda e: e.name)
     except OSError as problem:
         raise UserError(f"{folder}: cannot be read ({problem.strerror}).") from None
 
@@ -120,18 +120,26 @@ def holds(folder: Path, fits: Callable[[Path], bool]) -> bool:
         if (id_ := _id(at)) in known:
             continue
         known.add(id_)
-        if any(map(fits, files_in(at))):
-            return True
-        todo += reversed(folders_in(at))
+        try:
+            with os.scandir(at) as listing:
+                for entry in listing:
+                    if entry.name.startswith("."):
+                        continue
+                    if _is(entry.is_dir):
+                        todo.append(at / entry.name)
+                    elif fits(at / entry.name) and _is(entry.is_file):
+                        return True
+        except OSError as problem:
+            raise UserError(f"{at}: cannot be read ({problem.strerror}).") from None
     return False
 
 
 def _id(folder: Path) -> _Id:
     try:
-        found = folder.stat()
+        status = folder.stat()
     except OSError as problem:
         raise UserError(f"{folder}: cannot be read ({problem.strerror}).") from None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
 def _is(kind: Callable[[], bool]) -> bool:

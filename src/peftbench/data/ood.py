@@ -114,7 +114,7 @@ def _folder(entry: str, splits: Splits, tell: Callable[[str], None]) -> Split:
         )
     root = next((folder for folder in folders_in(root) if role_of(folder.name) == "test"), root)
     try:
-        rows_of, notes = read_class_folders(root, Layout({EVERY: root}), Folder.kind)
+        rows_of, notes = read_class_folders(root, Layout(root, {EVERY: root}), Folder.kind)
     except UserError as problem:
         raise UserError(f"data.ood={entry}: {problem}") from None
     rows = rows_of[EVERY]
