@@ -115,19 +115,23 @@ def test_a_run_tells_what_is_left_out_and_its_record_holds_it(cli, tiny, tmp_pat
     assert f"data=folder: {note}" in said
 
 
-def test_a_shifted_set_tells_what_it_leaves_out(tmp_path):
+def test_a_shifted_set_tells_what_it_leaves_out_and_what_was_trained_on(tmp_path):
     from peftbench import compose
     from peftbench.data.ood import read_shifts
 
     class_folders(tmp_path / "far" / "Test", {"a": 2, "b": 1})
     (tmp_path / "far" / "Test" / "a" / "x.psd").write_bytes(b"")
-    class_folders(tmp_path / "own", {"a": 2, "b": 2})
+    write(tmp_path / "far" / "Test" / "b" / "0.png", noise(1, seed=9)[0])
+    class_folders(tmp_path / "own", {"a": 2, "b": 2})  # the same images of a
     told: list[str] = []
     entry = str(tmp_path / "far")
     words = ("data=folder", f"data.root={tmp_path / 'own'}", f"data.ood=[{entry}]")
     shifts = read_shifts(compose(*words), load(tmp_path / "own"), told.append)
     assert len(shifts[entry]) == 3
-    assert told == [f"data.ood={entry}: left out, 1 file with names of no image (1 .psd), such as {entry}/Test/a/x.psd"]
+    assert told == [
+        f"data.ood={entry}: left out, 1 file with names of no image (1 .psd), such as {entry}/Test/a/x.psd",
+        f"data.ood={entry}: 2 of the images are training images too, such as a/0.png",
+    ]
 
 
 def test_empty_files_are_damaged_and_no_copies_of_each_other(tmp_path):

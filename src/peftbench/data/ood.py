@@ -15,6 +15,7 @@ from peftbench.config import Config
 from peftbench.data.base import Split, Splits, split_hash
 from peftbench.data.boxes import BoxSplit
 from peftbench.data.class_folders import read_class_folders
+from peftbench.data.copies import first_copies
 from peftbench.data.corruptions import CORRUPTIONS, SEVERITIES, Corrupted
 from peftbench.data.folder import Folder
 from peftbench.data.heif import require_heif
@@ -127,5 +128,10 @@ def _folder(entry: str, splits: Splits, tell: Callable[[str], None]) -> Split:
                 f"data.ood={entry}: {row.path} is of class '{row.label}', which {splits.name} has not"
                 f"{nearest(row.label, number)}; expected folders named as its {len(number)} classes."
             )
-    require_heif(root / row.path for row in rows)
+    files = [root / row.path for row in rows]
+    require_heif(files)
+    trained = [path for path in splits.train.images if isinstance(path, Path)]
+    copies = first_copies([*trained, *files])[len(trained) :]
+    if seen := [row.path for row, copy in zip(rows, copies.tolist(), strict=True) if copy < len(trained)]:
+        tell(f"data.ood={entry}: {len(seen):,} of the images are training images too, such as {seen[0]}")
     return Folder(str(root)).split(root, rows, number)
