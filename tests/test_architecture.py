@@ -40,6 +40,7 @@ OWNERS = {
     "timm": {"backbones"},
     "wandb": {"runs/loggers.py"},
     "av": {"data"},
+    "pillow_heif": {"data"},
     "omegaconf": {"config", "cli"},
     "optuna": {"cli"},
 }

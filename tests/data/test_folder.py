@@ -56,13 +56,13 @@ def test_a_class_may_be_called_test(tmp_path):
 
 
 def test_images_lie_at_any_depth_of_a_class_folder_and_other_files_are_left_alone(tmp_path):
-    class_folders(tmp_path, {"cat": 5})
+    class_folders(tmp_path, {"cat": 5, "dog": 1})
     write(tmp_path / "cat" / "2024" / "May" / "x.JPG")
     (tmp_path / "cat" / "notes.txt").write_text("no image")
     (tmp_path / "README.md").write_text("no class")
     splits = Folder(str(tmp_path), val_fraction=0.0, test_fraction=0.5).load()
-    assert len(splits.train) + len(splits.test) == 6
-    assert splits.classes == ("cat",)
+    assert len(splits.train) + len(splits.test) == 7
+    assert splits.classes == ("cat", "dog")
 
 
 def test_a_csv_without_splits_is_split_by_class(tmp_path):
@@ -73,17 +73,19 @@ def test_a_csv_without_splits_is_split_by_class(tmp_path):
 
 def test_a_csv_with_splits_is_taken_at_its_word(tmp_path):
     roles = ["train", "training", "Train", "val", "valid", "validation", "test", "TESTING "]
-    table(tmp_path, [(f"{i}.png", "a", role) for i, role in enumerate(roles)], ("path", "label", "split"))
+    table(
+        tmp_path, [(f"{i}.png", "ab"[i in (0, 3, 6)], role) for i, role in enumerate(roles)], ("path", "label", "split")
+    )
     splits = Folder(str(tmp_path), labels=str(tmp_path / "labels.csv")).load()
     assert [len(s) for s in splits.roles("fit")] == [3, 3, 2]
     assert list(splits.test.names) == ["6.png", "7.png"]
 
 
 def test_a_csv_may_begin_with_a_byte_order_mark_and_quote_its_fields(tmp_path):
-    write(tmp_path / "a, b.png")
-    (tmp_path / "labels.csv").write_bytes(b'\xef\xbb\xbfpath,label\r\n"a, b.png",x\r\n')
+    write(tmp_path / "a, b.png"), write(tmp_path / "c.png")
+    (tmp_path / "labels.csv").write_bytes(b'\xef\xbb\xbfpath,label\r\n"a, b.png",x\r\nc.png,y\r\n')
     splits = Folder(str(tmp_path), labels="labels.csv").load()
-    assert list(splits.train.names) == ["a, b.png"]
+    assert list(splits.train.names) == ["a, b.png", "c.png"]
 
 
 def test_labels_are_ordered_as_numbers_then_as_words(tmp_path):

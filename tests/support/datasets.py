@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,9 +28,9 @@ def arrays(labels: Sequence[int], prefix: str = "i") -> Split:
 
 
 def write(path: Path, pixels: np.ndarray | None = None) -> Path:
-    """An image file of random (or the given) pixels."""
+    """An image file of random pixels, other ones for each name, or of the given."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(noise(1)[0] if pixels is None else pixels).save(path)
+    Image.fromarray(noise(1, seed=zlib.crc32(path.name.encode()))[0] if pixels is None else pixels).save(path)
     return path
 
 

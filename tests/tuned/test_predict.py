@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,25 @@ def test_what_is_no_image_is_named_skipped_and_counted(lora, data, tmp_path, tol
     assert [Path(s["file"]).name for s in found["skipped"]] == ["notes.txt", "broken.png"]
 
 
+def test_linked_folders_are_followed_once_and_heic_names_what_reads_it(lora, data, tmp_path, told, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    folder, far = tmp_path / "mine", tmp_path / "far"
+    shutil.copytree(data / "test" / "one", far / "one")
+    folder.mkdir()
+    for name, place in (("a", far), ("b", far / "one"), ("c", folder), ("gone.png", far / "gone.png")):
+        (folder / name).symlink_to(place)
+    (folder / "phone.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(64))
+    image = next(iter((far / "one").iterdir()))
+    (folder / "saved.JFIF").write_bytes(image.read_bytes())
+    status, printed, said = told(f"run={lora.folder}", f"images={folder}", "top_k=1")
+    assert status == 0
+    assert len(printed.splitlines()) == 1 + 30 + 1
+    assert f"skipped {folder / 'phone.HEIC'}: reading HEIC needs pillow-heif" in said
+    assert "pip install 'peftbench[heic]'" in said
+    assert f"skipped {folder / 'gone.png'}: leads nowhere" in said
+    assert "31 images, 2 files skipped" in said
+
+
 @pytest.mark.parametrize("out", [None, "p.csv", "p.json"])
 @pytest.mark.parametrize("what", ["notes.txt", "broken.png"])
 def test_where_no_image_is_left_nothing_is_written(lora, tmp_path, told, what, out):
@@ -106,7 +126,7 @@ def test_where_no_image_is_left_nothing_is_written(lora, tmp_path, told, what, o
     words = [] if out is None else [f"out={tmp_path / out}"]
     status, printed, said = told(f"run={lora.folder}", f"images={folder}", *words)
     assert (status, printed) == (2, "")
-    assert "none is left, 1 file was skipped; expected whole files of the types .bmp .gif .jpeg .jpg" in said
+    assert "none is left, 1 file was skipped; expected whole files of the types .avif .bmp .gif .heic" in said
     assert [p.name for p in tmp_path.iterdir()] == ["none"]
 
 
@@ -169,7 +189,7 @@ def test_a_file_that_is_there_is_kept(lora, data, tmp_path, told):
         (["run=RUN", "images=IMAGES", "top_k=0"], ["top_k=0: expected at least 1"]),
         (["run=RUN", "images=IMAGES", "batch_size=0"], ["batch_size=0: expected at least 1"]),
         *((["run=RUN", "images=IMAGES", f"device={d}"], [f"device={d}: torch", "here; expected cpu"]) for d in GONE),
-        (["run=RUN", "images=EMPTY"], ["empty: holds no image; expected whole files of the types .bmp", ".webp."]),
+        (["run=RUN", "images=EMPTY"], ["empty: holds no image; expected whole files of the types .avif", ".webp."]),
         (["run=RUN", "images=IMAGES", "draw=x"], ["draw=x: is not for a run of task=classification"]),
     ],
     ids=lambda words: " ".join(words),

@@ -16,6 +16,7 @@ from peftbench.common.errors import UserError
 from peftbench.data.annotations import Annotations, read_annotations
 from peftbench.data.base import Split, Splits
 from peftbench.data.boxes import BoxSet, BoxSplit, Objects, box_split
+from peftbench.data.coco_merging import merge_entries
 from peftbench.data.media import DAMAGED, upright_size
 
 
@@ -116,7 +117,9 @@ def splits_from_files(
     splits: dict[str, Split] = {}
     for role, listed in annotations.items():
         places = _places(listed, folders[role], spread)
-        splits[role] = _split(listed, places, folders[role], of.missing, notes)
+        merged, kept, note = merge_entries(listed, [p or n for p, n in zip(places, listed.names, strict=True)])
+        notes += [note] if note else []
+        splits[role] = _split(merged, [places[at] for at in kept], folders[role], of.missing, notes)
     classes = _classes(annotations["train"].categories)
     return of.splits(name, classes, splits["train"], splits.get("val"), splits.get("test"), tuple(notes))
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -12,11 +10,22 @@ from typing import ClassVar
 import numpy as np
 
 from peftbench.common.errors import UserError
-from peftbench.data.base import DataSet, Split, Splits, stratified
-from peftbench.data.media import IMAGES, visible_entries
+from peftbench.data.base import DataSet, Split, Splits
+from peftbench.data.class_folders import read_class_folders
+from peftbench.data.copies import first_copies, first_within
+from peftbench.data.heif import require_heif
+from peftbench.data.label_table import Row, read_table
+from peftbench.data.layout import ALL, Kind, find_layout
+from peftbench.data.leaks import notes_of_copies, notes_of_groups, refuse_two_labels
+from peftbench.data.listing import Tree, holds
+from peftbench.data.media import IMAGES, is_image
+from peftbench.data.splitting import split_groups, split_images
 
-_ROLES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 SHIPPED = "package:"
+
+
+def _images(tree: Tree, folder: Path) -> Iterable[Path]:
+    return sorted(filter(is_image, tree.below(folder)))
 
 
 @dataclass(frozen=True)
@@ -27,7 +36,8 @@ class Folder(DataSet):
     - `root/<class>/…`: split by class with `split_seed`, `val_fraction` and `test_fraction`;
     - `labels`, a CSV with the columns path (relative to `root`), label and, if you like, split.
 
-    `root=package:<name>` is a folder that peftbench ships.
+    In the splits that are made, an image and its copies are in one of them. So is all that is equal in `group`, a
+    column of the CSV, such as the patient. `root=package:<name>` is a folder that peftbench ships.
     """
 
     places: ClassVar[tuple[str, ...]] = ("root", "labels")
@@ -37,122 +47,151 @@ class Folder(DataSet):
     val_fraction: float = 0.1
     test_fraction: float = 0.2
     split_seed: int = 0
+    group: str | None = None
 
-    kind: ClassVar[str] = "image"
-    forms: ClassVar[str] = ", ".join(sorted(IMAGES))
-
-    def items(self, folder: Path) -> Iterable[Path]:
-        """The images of a class folder, at any depth."""
-        images = (p for p in sorted(folder.rglob("*")) if p.suffix.lower() in IMAGES and self.is_item(p))
-        return (p for p in images if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    kind: ClassVar[Kind] = Kind(
+        "image", ", ".join(sorted(IMAGES)), is_image, lambda folder: holds(folder, is_image), _images
+    )
 
     def is_item(self, path: Path) -> bool:
         """Whether `path`, which a CSV names, may be an image."""
         return path.is_file()
 
-    def split(self, root: Path, rows: list[tuple[str, str]], number: dict[str, int]) -> Split:
-        """The split of (path relative to `root`, class) in `rows`; `number` gives each class its label."""
-        labels = np.array([number[label] for _, label in rows], dtype=np.int64)
-        return Split([root / path for path, _ in rows], labels, [path for path, _ in rows])
+    def split(self, root: Path, rows: Sequence[Row], number: Mapping[str, int]) -> Split:
+        """The split of `rows`, whose paths are relative to `root`; `number` gives each class its label."""
+        labels = np.array([number[row.label] for row in rows], dtype=np.int64)
+        return Split([root / row.path for row in rows], labels, [row.path for row in rows])
 
     def load(self) -> Splits:
         for key, value in (("val_fraction", self.val_fraction), ("test_fraction", self.test_fraction)):
             if not 0 <= value < 1:
                 raise UserError(f"data.{key}={value}: expected at least 0 and below 1.")
-        root = _resolve(self.root)
-        if not root.is_dir():
-            raise UserError(
-                f"data.root={self.root}: there is no folder {root.absolute()}; give the folder of your {self.kind}s."
-            )
-        rows_of = self._from_csv(root) if self.labels else self._from_folders(root)
-        classes = tuple(sorted({label for rows in rows_of.values() for _, label in rows}, key=_natural))
+        if self.split_seed < 0:
+            raise UserError(f"data.split_seed={self.split_seed}: expected 0 or more.")
+        root = self.folder()
+        rows_of, notes = self.rows(root)
+        classes = tuple(sorted({row.label for rows in rows_of.values() for row in rows}, key=_natural))
+        if len(classes) == 1:
+            raise UserError(self._one_class(root, next(iter(rows_of.values()))[0]))
         number = {name: i for i, name in enumerate(classes)}
         splits = {role: self.split(root, rows, number) for role, rows in rows_of.items()}
-        return self._complete(root, classes, splits)
+        return self._complete(root, classes, splits, rows_of, notes)
 
-    def _complete(self, root: Path, classes: tuple[str, ...], splits: dict[str, Split]) -> Splits:
-        """Makes the splits that are not given; classes that train does not know are an error."""
-        name = root.name
-        if set(splits) == {"all"}:
-            train, val, test = stratified(
-                splits["all"].labels, (self.val_fraction, self.test_fraction), self.split_seed
+    def folder(self) -> Path:
+        """The folder that `root` names. Raises UserError."""
+        shipped = self.root.startswith(SHIPPED)
+        root = Path(__file__).parent / self.root.removeprefix(SHIPPED) if shipped else Path(self.root).expanduser()
+        if not root.is_dir():
+            raise UserError(
+                f"data.root={self.root}: there is no folder {root.absolute()}; give the folder of your "
+                f"{self.kind.name}s."
             )
-            parts = {"train": train, "val": val, "test": test}
-            splits = {role: splits["all"].take(i) for role, i in parts.items() if len(i)}
+        return root
+
+    def rows(self, root: Path) -> tuple[dict[str, list[Row]], list[str]]:
+        """(the rows of each role, notes), as the folders or the CSV say.
+
+        Raises:
+            UserError: what is in no form of these, or has nothing to train on.
+        """
+        if not self.labels:
+            if self.group:
+                raise UserError(f"data.group={self.group}: is a column of a CSV; give that too (data.labels=FILE).")
+            rows_of, notes = read_class_folders(root, find_layout(root, self.kind), self.kind)
+        else:
+            rows_of, notes = read_table(self._table(root), root, self.kind.name, self.is_item, self.group), []
+        if "train" not in rows_of and ALL not in rows_of:
+            raise UserError(
+                f"data.root={self.root}: there are {', '.join(rows_of)} {self.kind.name}s but none to train on."
+            )
+        return rows_of, notes
+
+    def training_files(self) -> list[Path]:
+        """The files to train on, or all where there are no splits yet; one class will do. Raises UserError."""
+        root = self.folder()
+        rows_of, _ = self.rows(root)
+        files = [root / row.path for row in rows_of.get("train", rows_of.get(ALL, []))]
+        require_heif(files)
+        return files
+
+    def _table(self, root: Path) -> Path:
+        assert self.labels is not None
+        file = next((p for p in (Path(self.labels).expanduser(), root / self.labels) if p.is_file()), None)
+        if file is None:
+            raise UserError(f"data.labels={self.labels}: there is no such file, nor one in {root}.")
+        return file
+
+    def _one_class(self, root: Path, row: Row) -> str:
+        if self.labels:
+            return f"{self._table(root)}: all rows are labelled '{row.label}'; expected two classes or more."
+        folder = root / row.path
+        while folder.name != row.label:
+            folder = folder.parent
+        return (
+            f"data.root={self.root}: {folder} is the one folder of a class that holds {self.kind.name}s; expected two "
+            f"or more, as {root}/<class>/<{self.kind.name}> or {root}/train/<class>/<{self.kind.name}>."
+        )
+
+    def _complete(
+        self,
+        root: Path,
+        classes: tuple[str, ...],
+        splits: dict[str, Split],
+        rows_of: Mapping[str, Sequence[Row]],
+        notes: list[str],
+    ) -> Splits:
+        """Makes the splits that are not given; classes that train does not know are an error."""
+        rows = [row for role in splits for row in rows_of[role]]
+        roles = np.array([role for role, split in splits.items() for _ in split.names])
+        paths = [path for split in splits.values() for path in split.images if isinstance(path, Path)]
+        require_heif(paths)
+        first = first_copies(paths)
+        if self.labels:
+            refuse_two_labels(self._table(root), root, rows, roles.tolist(), first, self.kind.name)
+        notes += [*notes_of_copies(rows, roles.tolist(), first, self.kind.name)]
+        name = root.name
+        if set(splits) == {ALL}:
+            splits = self._cut(splits[ALL], rows, first, {"val": self.val_fraction, "test": self.test_fraction}, notes)
             name = f"{root.name}-made-{self.val_fraction:g}-{self.test_fraction:g}-s{self.split_seed}"
-        elif "train" in splits and "val" not in splits and self.val_fraction:
-            train, val = stratified(splits["train"].labels, (self.val_fraction,), self.split_seed)
-            if len(val):
-                splits |= {"train": splits["train"].take(train), "val": splits["train"].take(val)}
-        if "train" not in splits:
-            raise UserError(f"data.root={self.root}: there are {', '.join(splits)} {self.kind}s but none to train on.")
+            name += f"-by-{self.group}" if self.group else ""
+        else:
+            if self.group:
+                notes += notes_of_groups(self.group, rows, roles.tolist())
+            if "train" in splits and "val" not in splits and self.val_fraction:
+                copies = first_within(first, np.flatnonzero(roles == "train"))
+                splits |= self._cut(splits["train"], rows_of["train"], copies, {"val": self.val_fraction}, notes)
         trained = set(np.unique(splits["train"].labels))
         for role in ("val", "test"):
             if role in splits and (new := sorted(set(np.unique(splits[role].labels)) - trained)):
                 at = int(np.flatnonzero(splits[role].labels == new[0])[0])
                 raise UserError(
                     f"data.root={self.root}: {splits[role].names[at]} is labelled '{classes[new[0]]}', "
-                    f"a class without training {self.kind}s; expected one of {len(trained)} classes."
+                    f"a class without training {self.kind.name}s; expected one of {len(trained)} classes."
                 )
-        return Splits(name, classes, splits["train"], splits.get("val"), splits.get("test"))
+        return Splits(
+            name, classes, splits["train"], splits.get("val"), splits.get("test"), notes=tuple(dict.fromkeys(notes))
+        )
 
-    def _from_csv(self, root: Path) -> dict[str, list[tuple[str, str]]]:
-        assert self.labels is not None
-        file = next((p for p in (Path(self.labels).expanduser(), root / self.labels) if p.is_file()), None)
-        if file is None:
-            raise UserError(f"data.labels={self.labels}: there is no such file, nor one in {root}.")
-        rows_of: dict[str, list[tuple[str, str]]] = {}
-        try:
-            text = file.read_text(encoding="utf-8-sig")
-        except UnicodeDecodeError as problem:
-            raise UserError(f"{file}: is not text in UTF-8 ({problem.reason} at byte {problem.start}).") from None
-        with io.StringIO(text, newline="") as lines:
-            rows = csv.DictReader(lines)
-            if not {"path", "label"} <= set(rows.fieldnames or ()):
-                raise UserError(
-                    f"{file}: expected the columns path and label, found {', '.join(rows.fieldnames or ['nothing'])}."
-                )
-            for row in rows:
-                name = (row.get("split") or "all").strip().lower()
-                role = next((r for r, names in _ROLES.items() if name in names), name)
-                if role not in (*_ROLES, "all"):
-                    raise UserError(f"{file}:{rows.line_num}: split '{name}'; expected train, val or test.")
-                path, label = (row["path"] or "").strip(), (row["label"] or "").strip()
-                if not path or not label:
-                    raise UserError(f"{file}:{rows.line_num}: expected a path and a label.")
-                if not self.is_item(root / path):
-                    raise UserError(f"{file}:{rows.line_num}: there is no {self.kind} {root / path}.")
-                rows_of.setdefault(role, []).append((path, label))
-        if not rows_of:
-            raise UserError(f"{file}: has no rows.")
-        if "all" in rows_of and len(rows_of) > 1:
-            raise UserError(f"{file}: some rows name a split and some do not; expected all or none.")
-        return rows_of
-
-    def _from_folders(self, root: Path) -> dict[str, list[tuple[str, str]]]:
-        places = {role: root / name for role, names in _ROLES.items() for name in names if (root / name).is_dir()}
-        if "train" not in places:  # a class may be called 'test': then it is one of several class folders
-            places = {"all": root}
-        rows_of = {role: list(self.class_folders(folder, root)) for role, folder in places.items()}
-        for role, rows in rows_of.items():
-            if not rows:
-                raise UserError(
-                    f"{places[role]}: holds no class folders with {self.kind}s ({self.forms}); "
-                    f"expected <class>/<{self.kind}>."
-                )
-        return rows_of
-
-    def class_folders(self, folder: Path, root: Path) -> Iterable[tuple[str, str]]:
-        """(path relative to `root`, class) of what lies in the class folders of `folder`."""
-        for label in filter(Path.is_dir, visible_entries(folder)):
-            for item in self.items(label):
-                yield item.relative_to(root).as_posix(), label.name
-
-
-def _resolve(root: str) -> Path:
-    if root.startswith(SHIPPED):
-        return Path(__file__).parent / root.removeprefix(SHIPPED)
-    return Path(root).expanduser()
+    def _cut(
+        self, split: Split, rows: Sequence[Row], first: np.ndarray, fractions: Mapping[str, float], notes: list[str]
+    ) -> dict[str, Split]:
+        """The split in parts, of which the first is to train on; parts without images are left out."""
+        if self.group:
+            groups = [row.group for row in rows]
+            parts = split_groups(split.labels, first, groups, [*fractions.values()], self.split_seed)
+            counts = [len({groups[i] for i in part}) for part in parts]
+            for (role, fraction), count in zip(fractions.items(), counts[1:], strict=True):
+                if not count and round(fraction * len(rows)):
+                    raise UserError(
+                        f"data.group={self.group}: of {len(set(groups))} groups none can be spared for {role}, since "
+                        f"training needs every class; expected more groups, or data.{role}_fraction=0."
+                    )
+            shown = zip(("train", *fractions), counts, strict=True)
+            notes.append(f"groups of {self.group}: " + ", ".join(f"{count:,} in {role}" for role, count in shown))
+        else:
+            parts = split_images(split.labels, first, [*fractions.values()], self.split_seed)
+        taken = zip(("train", *fractions), parts, strict=True)
+        return {role: split.take(part) for role, part in taken if len(part)}
 
 
 def _natural(label: str) -> tuple[int, int, str]:

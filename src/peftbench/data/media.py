@@ -12,8 +12,14 @@ import numpy as np
 from PIL import Image
 
 from peftbench.common.errors import UserError
+from peftbench.data.heif import register_heif
+from peftbench.data.listing import Tree
 
-IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+# Neither EPS nor PS, to read which Pillow runs a program.
+IMAGES = {
+    *(".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"),
+    *(".jfif", ".jpe", ".jp2", ".avif", ".tga", ".heic"),
+}
 VIDEOS = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"}
 DAMAGED = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises for a broken image
 # The readers of these; FFmpeg's others include playlists, which make it open whatever else a file names.
@@ -58,25 +64,32 @@ _ON_ITS_SIDE = {
 }
 
 
-def visible_entries(folder: Path) -> list[Path]:
-    """The files and folders in a folder, sorted, without hidden ones."""
-    return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+def is_image(path: Path) -> bool:
+    """Whether a file is an image, by its name."""
+    return path.suffix.lower() in IMAGES
 
 
-def find_clips(folder: Path) -> Iterator[Path]:
-    """The clips at any depth below `folder`: video files, folders with frames, and folders with nothing at all."""
-    for path in visible_entries(folder):
-        if path.suffix.lower() in VIDEOS and path.is_file():
+def is_video(path: Path) -> bool:
+    """Whether a file is a video, by its name."""
+    return path.suffix.lower() in VIDEOS
+
+
+def find_clips(tree: Tree, folder: Path) -> Iterator[Path]:
+    """The clips at any depth below a folder: video files, folders with frames, and folders with nothing at all."""
+    for path in sorted([*tree.files[folder], *tree.folders[folder]]):
+        if path not in tree.files:
+            if is_video(path):
+                yield path
+        elif any(map(is_image, tree.files[path])):
             yield path
-        elif path.is_dir():
-            # A linked folder may be a clip, but may also lead back to where it lies: it is not looked through.
-            inner = [] if path.is_symlink() or frame_files(path) else list(find_clips(path))
-            yield from inner or [path]
+        else:
+            yield from list(find_clips(tree, path)) or [path]
 
 
 def frame_files(clip: Path) -> list[Path]:
     """The frames in a clip's folder, in the order of the numbers in their names: `f2.jpg` before `f10.jpg`."""
-    return sorted((p for p in visible_entries(clip) if p.suffix.lower() in IMAGES), key=lambda p: _numbered(p.name))
+    frames = (p for p in clip.iterdir() if is_image(p) and not p.name.startswith("."))
+    return sorted(frames, key=lambda p: _numbered(p.name))
 
 
 def spread_frames(count: int, frames: int) -> list[int]:
@@ -171,3 +184,6 @@ def _numbered(name: str) -> tuple[list[str | int], str]:
     """A key that sorts numbers within names as numbers; words and numbers take turns, so that like meets like."""
     parts = re.split(r"(\d+)", name)
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
+
+
+register_heif()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,22 @@ from peftbench.common.errors import UserError, nearest
 from peftbench.config import Config
 from peftbench.data.base import Split, Splits, split_hash
 from peftbench.data.boxes import BoxSplit
+from peftbench.data.class_folders import read_class_folders
+from peftbench.data.copies import first_copies
 from peftbench.data.corruptions import CORRUPTIONS, SEVERITIES, Corrupted
 from peftbench.data.folder import Folder
+from peftbench.data.heif import require_heif
 from peftbench.data.images import Images
+from peftbench.data.layout import ALL as EVERY
+from peftbench.data.layout import Layout, role_of
+from peftbench.data.listing import folders_in
 from peftbench.data.loading import BatchOrder, Loaders, pass_whole_batch
 
 ALL = "corruptions"
 Shifts = dict[str, Split | tuple[str, int]]
 
 
-def read_shifts(config: Config, splits: Splits) -> Shifts:
+def read_shifts(config: Config, splits: Splits, tell: Callable[[str], None] = lambda text: None) -> Shifts:
     """Name -> a folder's images, or a corruption and its severity, in the order in which `data.ood` names them.
 
     Raises:
@@ -41,7 +48,7 @@ def read_shifts(config: Config, splits: Splits) -> Shifts:
                 for level in (_severity(entry, severity),) if colon else SEVERITIES:
                     named[f"{kind}:{level}"] = (kind, level)
         else:
-            named[entry] = _folder(entry, splits)
+            named[entry] = _folder(entry, splits, tell)
     return named
 
 
@@ -99,24 +106,32 @@ def _severity(entry: str, text: str) -> int:
     return int(text)
 
 
-def _folder(entry: str, splits: Splits) -> Split:
+def _folder(entry: str, splits: Splits, tell: Callable[[str], None]) -> Split:
     root = Path(entry).expanduser()
     if not root.is_dir():
         raise UserError(
             f"data.ood={entry}: is neither a folder nor a corruption{nearest(entry, [*CORRUPTIONS, ALL])}; there are "
             f"{', '.join(CORRUPTIONS)} (all: {ALL}), with a severity as in noise:3."
         )
-    if (root / "test").is_dir():
-        root = root / "test"
-    images = Folder(str(root))
-    rows = list(images.class_folders(root, root))
-    if not rows:
-        raise UserError(f"data.ood={entry}: holds no class folders with images; expected <class>/<image>.")
+    root = next((folder for folder in folders_in(root) if role_of(folder.name) == "test"), root)
+    try:
+        rows_of, notes = read_class_folders(root, Layout(root, {EVERY: root}), Folder.kind)
+    except UserError as problem:
+        raise UserError(f"data.ood={entry}: {problem}") from None
+    rows = rows_of[EVERY]
+    for note in notes:
+        tell(f"data.ood={entry}: {note}")
     number = {name: i for i, name in enumerate(splits.classes)}
-    for path, label in rows:
-        if label not in number:
+    for row in rows:
+        if row.label not in number:
             raise UserError(
-                f"data.ood={entry}: {path} is of class '{label}', which {splits.name} has not"
-                f"{nearest(label, number)}; expected folders named as its {len(number)} classes."
+                f"data.ood={entry}: {row.path} is of class '{row.label}', which {splits.name} has not"
+                f"{nearest(row.label, number)}; expected folders named as its {len(number)} classes."
             )
-    return images.split(root, rows, number)
+    files = [root / row.path for row in rows]
+    require_heif(files)
+    trained = [path for path in splits.train.images if isinstance(path, Path)]
+    copies = first_copies([*trained, *files])[len(trained) :]
+    if seen := [row.path for row, copy in zip(rows, copies.tolist(), strict=True) if copy < len(trained)]:
+        tell(f"data.ood={entry}: {len(seen):,} of the images are training images too, such as {seen[0]}")
+    return Folder(str(root)).split(root, rows, number)

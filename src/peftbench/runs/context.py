@@ -61,7 +61,7 @@ class Context:
     def tell(self, text: str) -> None:
         """Says something that the user should know, once."""
         if self.config.trainer.progress and self.first:
-            Console(stderr=True).print(text, highlight=False, soft_wrap=True)
+            Console(stderr=True).print(text, highlight=False, markup=False, soft_wrap=True)
 
     def progress(self, what: str) -> contextlib.AbstractContextManager[Watch]:
         """A bar for something countable, where somebody looks at a terminal."""

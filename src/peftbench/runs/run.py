@@ -99,7 +99,7 @@ def read_data(context: Context) -> Data:
     splits = dataset.load()
     for note in splits.notes:
         context.tell(f"data={config.data.name}: {note}")
-    return Data(splits, splits.roles(config.data.stage), ood.read_shifts(config, splits))
+    return Data(splits, splits.roles(config.data.stage), ood.read_shifts(config, splits, context.tell))
 
 
 def carry_out(

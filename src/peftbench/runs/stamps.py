@@ -43,6 +43,7 @@ def stamps_of(config: Config, backbone: backbones.Backbone, splits: Splits, hash
             "source": splits.source,
             "classes": len(splits.classes),
             "frames": splits.train.frames,
+            **({"notes": list(splits.notes)} if splits.notes else {}),
             "transform": dataclasses.asdict(transform_of(config, backbone)),
         },
         **({"task": start} if start else {}),

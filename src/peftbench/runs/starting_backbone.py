@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -124,17 +123,17 @@ def _images(folder: str | None, backbone: backbones.Backbone) -> Tensor:
     """Up to 64 images of a folder, evenly chosen, as the backbone was trained to see them."""
     facts = backbone.facts
     try:
-        split = Folder(folder or "package:photos", val_fraction=0.0, test_fraction=0.0).load().train
+        files = Folder(folder or "package:photos").training_files()
     except UserError as problem:  # a folder of pictures is read as a data set is
         raise UserError(f"pruning.images={folder}: {str(problem).removeprefix(f'data.root={folder}: ')}") from None
-    count = min(MOST, len(split))
-    chosen = [split.images[i * len(split) // count] for i in range(count)]
+    count = min(MOST, len(files))
+    chosen = [files[i * len(files) // count] for i in range(count)]
     pixels = torch.stack([_pixels(i, facts) for i in chosen])
     mean, std = (torch.tensor(v).mul(255).view(3, 1, 1) for v in (facts.mean, facts.std))
     return (pixels.float() - mean) / std
 
 
-def _pixels(image: np.ndarray | Path, facts: backbones.Facts) -> Tensor:
+def _pixels(image: Path, facts: backbones.Facts) -> Tensor:
     try:
         return torch.from_numpy(decode_image(image, facts.canvas, facts.interpolation).copy())
     except DAMAGED as problem:

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from peftbench.common.errors import UserError
-from peftbench.data.media import IMAGES, VIDEOS, find_clips, frame_files, require_reader, visible_entries
+from peftbench.data.listing import read_tree
+from peftbench.data.media import find_clips, is_image, is_video, require_reader
 from peftbench.tasks.predictor import Skip
 
 
@@ -48,23 +49,31 @@ def _real(item: Path) -> Path:
 
 
 def _images(place: Path, skip: Skip) -> Iterator[Path]:
-    if place.is_dir():
-        for inner in visible_entries(place):
-            if not (inner.is_dir() and inner.is_symlink()):  # it may lead back to where it lies
-                yield from _images(inner, skip)
-    elif place.suffix.lower() in IMAGES:
+    for file in _files(place, skip):
+        if is_image(file):
+            yield file
+        else:
+            skip(file, f"is no image ({file.suffix or 'no suffix'})")
+
+
+def _files(place: Path, skip: Skip) -> Iterator[Path]:
+    if not place.is_dir():
         yield place
-    else:
-        skip(place, f"is no image ({place.suffix or 'no suffix'})")
+        return
+    tree = read_tree([place])
+    for path in tree.neither:
+        skip(path, "leads nowhere")
+    yield from sorted(tree.below(place))
 
 
 def _clips(place: Path, skip: Skip) -> Iterator[Path]:
     if place.is_dir():
-        yield from [place] if frame_files(place) else find_clips(place)
-        for inner in visible_entries(place):
-            if inner.is_file() and inner.suffix.lower() not in VIDEOS | IMAGES:
+        tree = read_tree([place])
+        yield from [place] if any(map(is_image, tree.files[place])) else find_clips(tree, place)
+        for inner in sorted(tree.below(place)):
+            if not is_video(inner) and not is_image(inner):
                 skip(inner, f"is no clip ({inner.suffix or 'no suffix'})")
-    elif place.suffix.lower() in VIDEOS:
+    elif is_video(place):
         require_reader(place)
         yield place
     else:

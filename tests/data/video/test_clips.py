@@ -55,11 +55,17 @@ def test_clips_lie_at_any_depth_and_hidden_files_mean_nothing(tmp_path):
 
 
 def test_a_link_that_leads_back_does_not_go_round_for_ever(tmp_path):
-    clip(tmp_path / "a" / "c0", [1])
-    (tmp_path / "a" / "back").symlink_to(tmp_path / "a")
-    (tmp_path / "a" / "linked").symlink_to(clip(tmp_path / "elsewhere" / "c", [2]))
-    names = VideoFolder(str(tmp_path), val_fraction=0, test_fraction=0).load().train.names
-    assert names == ["a/back", "a/c0", "a/linked", "elsewhere/c"]
+    root = tmp_path / "set"
+    clip(root / "a" / "c0", [1])
+    clip(root / "b" / "c", [2])
+    (root / "a" / "back").symlink_to(root / "a")
+    (root / "a" / "linked").symlink_to(clip(tmp_path / "elsewhere" / "c", [3]))
+    (root / "b" / "day").symlink_to(clip(tmp_path / "more" / "c2", [4]).parent)
+    splits = VideoFolder(str(root), val_fraction=0, test_fraction=0).load()
+    assert splits.train.names == ["a/c0", "a/linked", "b/c", "b/day/c2"]
+    assert [
+        note for note in splits.notes if note.startswith("left out, 1 link to") and str(root / "a" / "back") in note
+    ]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from peftbench.backbones import Backbone
+from peftbench.common.amounts import plural
+from peftbench.common.errors import UserError
 from peftbench.tasks.base import Extract, Task
 from peftbench.tasks.classification import schema
 from peftbench.tasks.classification.predictor import ClassPredictor
@@ -58,7 +60,14 @@ class Classification(Task):
         return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
 
     def metrics(self) -> MetricCollection:
-        """What `update(predictions, labels)` measures: top-1, mean per class and, from six classes on, top-5."""
+        """What `update(predictions, labels)` measures: top-1, mean per class and, from six classes on, top-5.
+
+        Raises:
+            UserError: there are no two classes.
+        """
+        if len(self.classes) < 2:
+            labels = plural(len(self.classes), "label")
+            raise UserError(f"task=classification: the data set has {labels}; expected two or more.")
         n = len(self.classes)
         wanted: dict[str, Metric | MetricCollection] = {
             "accuracy": MulticlassAccuracy(n, average="micro"),

@@ -1,0 +1,77 @@
+"""A user's CSV of path and label: which image is of which class, split and group."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from peftbench.common.errors import UserError
+from peftbench.data.layout import ALL, ROLES, role_of
+
+
+class Row(NamedTuple):
+    """One image, or clip.
+
+    Attributes:
+        path: relative to the root of the set.
+        label: its class.
+        line: of the table, 0 where there is none.
+        group: what `data.group` names, such as the patient; empty where nothing does.
+    """
+
+    path: str
+    label: str
+    line: int = 0
+    group: str = ""
+
+
+def read_table(
+    file: Path, root: Path, kind: str, there: Callable[[Path], bool], group: str | None
+) -> dict[str, list[Row]]:
+    """The rows by role: `all` where no row names a split, else train and the like.
+
+    Args:
+        file: the CSV, with the columns path, label and, if you like, split.
+        root: what paths are relative to.
+        kind: image or clip.
+        there: whether a path is that of one.
+        group: the column that tells groups, or None.
+
+    Raises:
+        UserError: no text, a column or a value that is missing, an image that is not there, or splits in some rows
+            only; the line is named.
+    """
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as problem:
+        raise UserError(f"{file}: is not text in UTF-8 ({problem.reason} at byte {problem.start}).") from None
+    rows_of: dict[str, list[Row]] = {}
+    with io.StringIO(text, newline="") as lines:
+        rows = csv.DictReader(lines)
+        columns = rows.fieldnames or ()
+        if not {"path", "label"} <= set(columns):
+            raise UserError(f"{file}: expected the columns path and label, found {', '.join(columns or ['nothing'])}.")
+        if group is not None and group not in columns:
+            raise UserError(f"data.group={group}: {file} has no such column; it has {', '.join(columns)}.")
+        for row in rows:
+            name = (row.get("split") or ALL).strip()
+            role = role_of(name) or name.lower()
+            if role not in (*ROLES, ALL):
+                raise UserError(f"{file}:{rows.line_num}: split '{name.lower()}'; expected train, val or test.")
+            path, label = (row["path"] or "").strip(), (row["label"] or "").strip()
+            if not path or not label:
+                raise UserError(f"{file}:{rows.line_num}: expected a path and a label.")
+            if not there(root / path):
+                raise UserError(f"{file}:{rows.line_num}: there is no {kind} {root / path}.")
+            member = (row[group] or "").strip() if group is not None else ""
+            if group is not None and not member:
+                raise UserError(f"{file}:{rows.line_num}: expected a {group}, since data.group={group}.")
+            rows_of.setdefault(role, []).append(Row(path, label, rows.line_num, member))
+    if not rows_of:
+        raise UserError(f"{file}: has no rows.")
+    if ALL in rows_of and len(rows_of) > 1:
+        raise UserError(f"{file}: some rows name a split and some do not; expected all or none.")
+    return rows_of
