@@ -87,7 +87,7 @@ class Task(nn.Module):
         """From an image to the input of a backbone with these facts."""
         assert isinstance(facts.input_size, int)
         interpolation, mean, std = pixel_scale(config, facts)
-        return Transform(facts.input_size, interpolation, mean, std, config.data.augment)
+        return Transform(facts.input_size, interpolation, mean, std, config.data.augment, config.data.range)
 
     @classmethod
     def refuse(cls, config: Config, fixed_size: bool, backbone: Backbone) -> None:

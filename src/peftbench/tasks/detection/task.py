@@ -69,7 +69,9 @@ class Detection(Task):
         shorter, longest = tuple(config.data.options["min_size"]), config.data.options["max_size"]
         strides = (round(facts.canvas[0] / tap.grid[0]) for tap in facts.taps if tap.grid)
         divisor = max(DIVISOR, *strides)
-        return SceneTransform(size, shorter, longest, interpolation, mean, std, config.data.augment, divisor)
+        return SceneTransform(
+            size, shorter, longest, interpolation, mean, std, config.data.augment, divisor, config.data.range
+        )
 
     @classmethod
     def refuse(cls, config: Config, fixed_size: bool, backbone: Backbone) -> None:
