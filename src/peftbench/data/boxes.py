@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +92,8 @@ class BoxSet(DataSet):
     `val_images` limits the validation images of an epoch, evenly spaced. `val_fraction` of the training images, drawn
     with `split_seed`, are held out to validate on, where no validation file is given. `empty` trains on images without
     objects too (evaluation always has them). `missing` is the share of listed images that may not be there, and of
-    annotations whose image may not be listed; they are left out.
+    annotations whose image may not be listed; they are left out. `dropped` is the share of boxes that may be left out
+    because they are empty, outside their image, or less than a pixel wide or high on the input.
     """
 
     places: ClassVar[tuple[str, ...]] = ("root", "train", "val", "test", "images")
@@ -104,6 +106,7 @@ class BoxSet(DataSet):
     split_seed: int = 0
     empty: bool = False
     missing: float = 0.0
+    dropped: float = 0.1
 
     def check(self) -> None:
         """Checks the options.
@@ -118,8 +121,9 @@ class BoxSet(DataSet):
                 raise UserError(f"data.{key}={value}: expected at least 1.")
         if not 0 <= self.val_fraction < 1:
             raise UserError(f"data.val_fraction={self.val_fraction}: expected at least 0 and below 1.")
-        if not 0 <= self.missing <= 1:
-            raise UserError(f"data.missing={self.missing}: expected a share from 0 to 1.")
+        for key, share in (("missing", self.missing), ("dropped", self.dropped)):
+            if not 0 <= share <= 1:
+                raise UserError(f"data.{key}={share}: expected a share from 0 to 1.")
         if self.split_seed < 0:
             raise UserError(f"data.split_seed={self.split_seed}: expected 0 or more.")
 
@@ -165,6 +169,20 @@ class BoxSet(DataSet):
         if not len(kept):
             raise UserError(f"{name}: none of the {len(train)} training images has an object; expected some boxes.")
         return train if len(kept) == len(train) else train.take(kept)
+
+
+def note_dropped(file: Path, problem: str, part: float, share: float, notes: list[str], key: str = "data.") -> None:
+    """Says in `notes` that part of a file's boxes are left out.
+
+    Raises:
+        UserError: it is more than the `share` that may be; `key` stands before the name of the option.
+    """
+    if part > share:
+        raise UserError(
+            f"{file}: {problem}; expected boxes within their images, or a larger share to leave out, such as "
+            f"{key}dropped={math.ceil(100 * part) / 100:g}."
+        )
+    notes.append(f"{file.name}: {problem}; they are left out")
 
 
 def _shared(train: Split, val: Split | None, test: Split | None) -> list[str]:
