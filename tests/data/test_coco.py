@@ -177,7 +177,7 @@ def test_what_is_missing_is_left_out_up_to_a_share(tmp_path):
     splits = load(root, missing=0.34)
     assert [o.id for o in splits.train.labels] == [5, 9]
     assert splits.notes == (
-        "instances_train.json: 1 of 3 images are not there, such as 7.png; they are left out",
+        "instances_train.json: 1 of 3 images are not there, such as 7.png; they are left out, with 0 boxes",
         "instances_train.json: 1 of 4 annotations are of images that are not listed, such as annotation 8 of image 77; "
         "they are left out",
     )

@@ -193,6 +193,12 @@ def test_a_run_and_its_predictions_with_a_range_are_those_on_the_same_pictures_i
     assert tables["whole"] == tables["bytes"]
     assert len(tables["whole"]) == 13
 
+    darker = tmp_path / "darker"  # the same files, whose taps are kept by now
+    assert cli(*words, "data.range=[0,8160]", f"data.root={twins / 'whole'}", f"output_dir={darker}")[0] == 0
+    (file,) = darker.glob("*/result.json")
+    assert file.parent.name != runs["whole"].name
+    assert json.loads(file.read_text())["metrics"]["test/loss"] != losses["whole"][1]
+
     capsys.readouterr()
     other = twins / "bytes" / "a"
     assert main(["predict", f"run={runs['whole']}", f"images={other}", "device=cpu"]) == 2

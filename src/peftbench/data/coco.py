@@ -178,7 +178,8 @@ def _split(
                 f"{annotations.file}: {problem} (looked for in {', '.join(map(str, folders)) or 'no folder'}); "
                 f"expected all, or a larger share to leave out, such as data.missing=0.1."
             )
-        notes.append(f"{annotations.file.name}: {problem}; they are left out")
+        theirs = int(np.isin(annotations.image, gone).sum())
+        notes.append(f"{annotations.file.name}: {problem}; they are left out, with {theirs:,} boxes")
     if annotations.orphan:
         count = int((annotations.image < 0).sum())
         problem = f"{count:,} of {len(annotations.image):,} annotations are of images that are not listed, such as"
