@@ -52,9 +52,17 @@ def test_a_tiff_of_any_depth_looks_as_its_type_says(tmp_path, kind, unit, more):
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ((RAMP / 200).astype("float32"), "holds floats from 0 to 1.25999999, where only 0 to 1 are known .* [0,255]"),
+        (
+            (RAMP / 200).astype("float32"),
+            "holds floats from 0 to 1.25999999, where only 0 to 1 are known .* data.range=[0,1.25999999].",
+        ),
         (np.where(RAMP, RAMP / 255, np.nan).astype("float32"), "and 1 that are no numbers, .* data.range=[0,1]."),
-        ((RAMP / 255 - 1).astype("float32"), "holds floats from -1 to -0.0117647"),
+        (RAMP.astype("float32"), "holds floats from 0 to 252, .* data.range=[0,255]."),
+        (
+            (RAMP / 255 - 1).astype("float32"),
+            "holds floats from -1 to -0.01176.*, where only .* data.range=[-1,-0.01176",
+        ),
+        (np.full((2, 2), -3, dtype="float32"), "holds floats from -3 to -3, .* data.range=[-3,-2]."),
         (RAMP.astype("uint32"), "holds signed or 32-bit whole numbers from 0 to 252, .* data.range=[0,255]."),
         ((RAMP * 9 - 99).astype("int32"), "from -99 to 2169, .* data.range=[-99,2169]."),
         ((RAMP * 9).astype("int16"), "from 0 to 2268, .* data.range=[0,4095]."),

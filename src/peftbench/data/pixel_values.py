@@ -65,12 +65,19 @@ def _by_type(opened: Image.Image, values: np.ndarray, name: str) -> tuple[float,
         return 0, 1
     kind = "floats" if opened.mode == "F" else "signed or 32-bit whole numbers"
     others = f" and {values.size - finite.size:,} that are no numbers" if finite.size < values.size else ""
-    fitting = [usual for usual in _USUAL if usual[0] <= least and most <= usual[1]]
     why = "where only 0 to 1 are known to be black and white" if opened.mode == "F" else "which may mean anything"
     raise Refusal(
         f"{name}: holds {kind} from {least:.9g} to {most:.9g}{others}, {why}; give the values that are black and "
-        f"white, such as data.range={_written(fitting[0] if fitting else (least, most))}."
+        f"white, such as data.range={_written(_proposed(least, most, opened.mode == 'F'))}."
     )
+
+
+def _proposed(least: float, most: float, floats: bool) -> tuple[float, float]:
+    """A range for values like these: the narrowest usual one, unless floats fill little of it."""
+    for black, white in _USUAL:
+        if least >= black and most <= white and (not floats or white == 1 or most > white / 4):
+            return black, white
+    return min(least, 0), most if most > min(least, 0) else most + 1
 
 
 def _of_tiff(image: Image.Image, tag: int) -> Any:
