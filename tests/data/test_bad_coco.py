@@ -124,6 +124,7 @@ def test_any_value_in_any_field_is_read_or_refused_in_a_sentence(tmp_path_factor
         ({"val_images": 0}, "data.val_images=0"),
         ({"min_size": ()}, "data.min_size=[]"),
         ({"missing": 1.5}, "data.missing=1.5"),
+        ({"dropped": -0.1}, "data.dropped=-0.1"),
         ({"val": "annotations/other.json"}, "category 3 is 'pear', but 'apple' in"),
         ({"val": "annotations/fewer.json"}, "category 90 is nothing, but 'zebra' in"),
         ({"val": "annotations/none.json"}, "images is empty"),

@@ -35,9 +35,57 @@ def test_gapped_ids_crowds_clipped_boxes_areas_and_images_without_boxes(tmp_path
 def test_boxes_that_are_empty_or_outside_are_left_out_and_told(tmp_path):
     outside = [box(1, 5, bbox=(30, 0, 5, 5)), box(2, 5, bbox=(-9, 3, 9, 9)), box(3, 5, bbox=(4, 4, 0, 5))]
     outside += [box(4, 5, bbox=(9, 9, -3, 4)), box(5, 5, bbox=(1e300, 0, 1e300, 1)), box(6, 5, bbox=(-5, -5, 8, 8))]
-    splits = load(write(tmp_path, changed(annotations=outside)))
+    root = write(tmp_path, changed(annotations=outside))
+    splits = load(root, dropped=0.9)
     assert splits.train.labels[0].boxes.tolist() == [[0, 0, 3, 3]]
-    assert splits.notes == ("instances_train.json: 5 of 6 boxes are empty or outside their image and left out",)
+    lost = "5 of 6 boxes are empty or outside their image, such as x 30 to 35, y 0 to 5 of 5.png (30 x 20); "
+    assert splits.notes == (f"instances_train.json: {lost}they are left out",)
+    assert refusal(CocoFolder(root=str(root), val=None)) == (
+        f"{root}/annotations/instances_train.json: {lost}expected boxes within their images, or a larger share to "
+        f"leave out, such as data.dropped=0.84."
+    )
+
+
+@pytest.mark.parametrize(("lost", "refused"), [(1, False), (2, True)])
+def test_up_to_a_tenth_of_the_boxes_is_left_out_with_a_note(tmp_path, lost, refused):
+    boxes = [box(i, 5, bbox=(1, 2, 0 if i <= lost else 10, 5)) for i in range(1, 11)]
+    root = write(tmp_path, changed(annotations=boxes))
+    if refused:
+        assert "2 of 10 boxes are empty" in refusal(CocoFolder(root=str(root), val=None))
+    else:
+        (note,) = load(root).notes
+        assert note.startswith("instances_train.json: 1 of 10 boxes are empty")
+
+
+SIZED = [{"id": i, "file_name": f"{i}.png", "height": h, "width": 30} for i, h in ((5, 20), (7, 20), (9, None))]
+
+
+@pytest.mark.parametrize("area", [{}, {"area": 0.125}, {"area": 75.0}])
+@pytest.mark.parametrize("images", [good()["images"], SIZED], ids=["sizes given", "sizes not given"])
+def test_boxes_in_shares_of_the_image_are_those_in_pixels(tmp_path, area, images):
+    shares = [box(1, 5, bbox=(0.1, 0.25, 0.5, 0.25), **area), box(2, 9, bbox=(0, 0, 1, 0.5), **area)]
+    root = write(tmp_path, changed(images=images, annotations=[*shares, box(3, 9, bbox=(0.5, 0.5, 0.507, 0.5))]))
+    splits = load(root)
+    first, _, last = splits.train.labels
+    np.testing.assert_allclose(first.boxes, [[3, 5, 18, 10]], rtol=1e-6)
+    np.testing.assert_allclose(last.boxes, [[0, 0, 30, 10], [15, 10, 30, 20]], rtol=1e-6)
+    assert first.area.tolist() == pytest.approx([75.0])
+    (note,) = splits.notes
+    assert note.startswith("instances_train.json: its boxes are in shares of the image, 0 to 1, instead of pixels")
+
+
+def test_shares_of_corners_or_centres_are_refused(tmp_path):
+    shares = [box(1, 5, bbox=(0.1, 0.25, 0.5, 0.25)), box(2, 9, bbox=(0.5, 0.5, 0.9, 0.75))]
+    told = refusal(CocoFolder(root=str(write(tmp_path, changed(annotations=shares))), val=None))
+    assert "bbox [0.5, 0.5, 0.9, 0.75] of 9.png reaches beyond it" in told
+    assert "expected [x, y, width, height] from the top left corner, in pixels or in shares" in told
+
+
+@pytest.mark.parametrize("bbox", [(0, 0, 1, 1), (0.2, 0.2, 0.5, 1.5)])
+def test_small_boxes_in_pixels_are_no_shares(tmp_path, bbox):
+    splits = load(write(tmp_path, changed(annotations=[box(1, 5, bbox=bbox)])))
+    np.testing.assert_allclose(splits.train.labels[0].boxes, [[*bbox[:2], bbox[0] + bbox[2], bbox[1] + bbox[3]]])
+    assert splits.notes == ()
 
 
 def test_training_leaves_out_images_without_objects_and_evaluation_does_not(tmp_path):
@@ -129,7 +177,7 @@ def test_what_is_missing_is_left_out_up_to_a_share(tmp_path):
     splits = load(root, missing=0.34)
     assert [o.id for o in splits.train.labels] == [5, 9]
     assert splits.notes == (
-        "instances_train.json: 1 of 3 images are not there, such as 7.png; they are left out",
+        "instances_train.json: 1 of 3 images are not there, such as 7.png; they are left out, with 0 boxes",
         "instances_train.json: 1 of 4 annotations are of images that are not listed, such as annotation 8 of image 77; "
         "they are left out",
     )

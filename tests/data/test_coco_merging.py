@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -64,6 +66,23 @@ def test_a_file_with_an_entry_for_each_object_is_held_out_whole(tmp_path):
     assert splits.val is not None
     assert not set(splits.train.images) & set(splits.val.images)
     assert [len(o.boxes) for split in (splits.train, splits.val) for o in split.labels] == [2, 2, 2]
+
+
+def test_copies_under_other_names_are_held_out_with_their_image_and_told_between_files(tmp_path):
+    content = good()
+    content["images"] += [{"id": i + 1, "file_name": f"copy{i}.png", "height": 20, "width": 30} for i in (5, 7, 9)]
+    root = write(tmp_path, content)
+    for i in (5, 7, 9):
+        shutil.copy(root / "images" / f"{i}.png", root / "images" / f"copy{i}.png")
+    for seed in range(3):
+        splits = load(root, val_fraction=0.34, split_seed=seed)
+        assert splits.val is not None
+        assert [len(splits.train), len(splits.val)] == [4, 1]
+        assert splits.val.names[0] not in [name.removeprefix("copy") for name in splits.train.names]
+    write(root, changed(images=content["images"][3:], annotations=[]), "annotations/instances_val.json")
+    write(root, good())
+    told = load(root, val="annotations/instances_val.json").notes
+    assert told == ("3 of the test images are training images too, such as copy5.png",)
 
 
 def test_sizes_that_contradict_each_other_are_refused(tmp_path):

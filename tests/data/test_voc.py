@@ -25,18 +25,18 @@ def annotation(stem: str, *objects: str, size: str = "<width>30</width><height>2
 
 
 def voc(root: Path, lists: bool = True, **content: str) -> Path:
-    """Three images of 20 x 30; `content` replaces annotations by name."""
+    """Three different images of 20 x 30; `content` replaces annotations by name."""
     part = "<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox></part>"
     files = {
         "a1": annotation("a1", element("dog", (1, 1, 30, 20), more=part), element("cat", (3, 4, 12, 8), 1)),
         "a2": annotation("a2", size=""),
         "a3": annotation("a3", element("cat", ("5.5", 2, 10, 6)), element("dog", (9, 9, 3, 12))),
     }
-    for stem, text in (files | content).items():
+    for number, (stem, text) in enumerate((files | content).items()):
         (root / "Annotations").mkdir(parents=True, exist_ok=True)
         (root / "JPEGImages").mkdir(exist_ok=True)
         (root / "Annotations" / f"{stem}.xml").write_text(text)
-        Image.new("RGB", (30, 20)).save(root / "JPEGImages" / f"{stem}.jpg")
+        Image.new("RGB", (30, 20), (60 * number, 0, 0)).save(root / "JPEGImages" / f"{stem}.jpg")  # no copies
     if lists:
         main = root / "ImageSets" / "Main"
         main.mkdir(parents=True, exist_ok=True)
@@ -61,11 +61,11 @@ def convert(capsys):
 
 def test_lists_become_files_that_are_read_back(convert, tmp_path):
     root, out = voc(tmp_path / "voc"), tmp_path / "json"
-    status, told, _ = convert("voc", str(root), "--out", str(out))
+    status, told, _ = convert("voc", str(root), "--out", str(out), "dropped=0.5")
     assert status == 0
     assert sorted(p.name for p in out.iterdir()) == [f"instances_{r}.json" for r in ("train", "trainval", "val")]
     assert "2 images, 2 objects" in told
-    assert "note: val: 1 empty boxes are left out, such as one of a3.xml (dog)" in told
+    assert "note: val: 1 of 2 boxes are empty, such as one of a3.xml (dog); they are left out" in told
     given = dict(w.removeprefix("data.").split("=", 1) for w in told.splitlines()[-1].split()[3:])
     splits = CocoFolder(**given, empty=True).load()
     assert splits.classes == ("cat", "dog")
@@ -81,7 +81,7 @@ def test_lists_become_files_that_are_read_back(convert, tmp_path):
 
 def test_without_lists_there_is_one_file_and_pixels_may_count_from_zero(convert, tmp_path):
     root, out = voc(tmp_path / "voc", lists=False), tmp_path / "json"
-    status, told, _ = convert("voc", str(root), f"out={out}", "--zero-based", "--classes", "dog")
+    status, told, _ = convert("voc", str(root), f"out={out}", "--zero-based", "--classes", "dog", "dropped=0.5")
     assert status == 0
     content = json.loads((out / "instances_all.json").read_text())
     assert [a["bbox"] for a in content["annotations"]] == [[1, 1, 29, 19]]
@@ -90,9 +90,34 @@ def test_without_lists_there_is_one_file_and_pixels_may_count_from_zero(convert,
     assert "note: 2 objects are of other classes and left out: cat (2)" in told
 
 
+@pytest.mark.parametrize("zero_based", [True, False])
+def test_boxes_in_shares_become_pixels(convert, tmp_path, zero_based):
+    share = {"a1": annotation("a1", element("dog", (0.5, 0.25, 1, 0.75))), "a3": annotation("a3")}
+    root, out = voc(tmp_path / "voc", lists=False, **share), tmp_path / "json"
+    status, told, _ = convert("voc", str(root), f"out={out}", f"zero_based={str(zero_based).lower()}")
+    assert status == 0
+    assert "note: boxes are in shares of the image, 0 to 1, instead of pixels; they are scaled to its size" in told
+    content = json.loads((out / "instances_all.json").read_text())
+    assert [a["bbox"] for a in content["annotations"]] == [[15, 5, 15, 10]]
+    assert content["info"] == {"description": "converted from Pascal VOC's XML; shares of the image there"}
+
+
+@pytest.mark.parametrize("form", ["jpg", "png", "tif", "webp"])
+def test_sizes_that_annotations_do_not_say_are_those_of_the_upright_image(convert, tmp_path, form):
+    sideways = Image.Exif()
+    sideways[0x0112] = 6
+    root, out = voc(tmp_path / "voc", lists=False, a1=annotation("a1", element("dog", (1, 1, 9, 9)), size="")), tmp_path
+    Image.new("RGB", (30, 20)).save(root / "JPEGImages" / f"a1.{form}", exif=sideways)
+    if form != "jpg":
+        (root / "JPEGImages" / "a1.jpg").unlink()
+    assert convert("voc", str(root), f"out={out}", "dropped=0.5")[0] == 0
+    (image,) = (i for i in json.loads((out / "instances_all.json").read_text())["images"] if "a1" in i["file_name"])
+    assert (image["width"], image["height"]) == (20, 30)
+
+
 def test_classes_are_numbered_in_the_order_given(convert, tmp_path):
     root, out = voc(tmp_path / "voc"), tmp_path / "json"
-    assert convert("voc", str(root), f"out={out}", "classes=dog,cat")[0] == 0
+    assert convert("voc", str(root), f"out={out}", "classes=dog,cat", "dropped=0.5")[0] == 0
     content = json.loads((out / "instances_train.json").read_text())
     assert [c["name"] for c in content["categories"]] == ["dog", "cat"]
 
@@ -145,6 +170,8 @@ def test_what_is_there_is_not_overwritten(convert, tmp_path):
         (["voc", "{root}", "out={out}", "classes=dog,cta"], "no object is called 'cta' (did you mean 'cat'?)"),
         (["voc", "{root}", "out={out}", "classes=dog,dog"], "names a class twice"),
         (["voc", "{root}", "out={out}", "zero_based=yes"], "expected true or false"),
+        (["voc", "{root}", "out={out}"], "val: 1 of 2 boxes are empty, such as one of a3.xml (dog); expected boxes"),
+        (["voc", "{root}", "out={out}", "dropped=2"], "dropped=2: expected a share from 0 to 1"),
         (["voc", "{root}", "out={out}", "--force"], "data convert --force: there is no such option"),
     ],
 )
@@ -171,6 +198,6 @@ def test_an_image_may_have_the_name_that_its_annotation_says(convert, tmp_path):
     (root / "JPEGImages" / "a1.jpg").rename(root / "JPEGImages" / "photo.png")
     file = root / "Annotations" / "a1.xml"
     file.write_text(file.read_text().replace("a1.jpg", "photo.png"))
-    assert convert("voc", str(root), f"out={out}")[0] == 0
+    assert convert("voc", str(root), f"out={out}", "dropped=0.5")[0] == 0
     content = json.loads((out / "instances_all.json").read_text())
     assert content["images"][0]["file_name"] == "JPEGImages/photo.png"

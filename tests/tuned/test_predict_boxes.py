@@ -18,7 +18,7 @@ import peftbench.tuned.finished_run
 import peftbench.tuned.load
 from peftbench.cli.main import main
 from peftbench.common.errors import UserError
-from peftbench.data.media import upright
+from peftbench.data.decoding import open_rgb
 
 
 class Bright:
@@ -28,6 +28,7 @@ class Bright:
 
     def __init__(self):
         self.model = SimpleNamespace(mean=torch.zeros(3))
+        self.transform = SimpleNamespace(range="auto")
         self.run = SimpleNamespace(
             config=SimpleNamespace(
                 task=SimpleNamespace(name="detection", path=""), trainer=SimpleNamespace(precision="32")
@@ -45,8 +46,7 @@ class Bright:
 
     def detect(self, file):
         try:
-            with Image.open(file) as opened:
-                pixels = np.asarray(upright(opened).convert("L"))
+            pixels = np.asarray(open_rgb(file).convert("L"))
         except OSError as problem:
             raise UserError(f"{file}: cannot be read as an image ({problem}).") from None
         rows, columns = np.nonzero(pixels > 128)

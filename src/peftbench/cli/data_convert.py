@@ -13,7 +13,7 @@ def convert_annotations(words: Words) -> int:
 
     classes = [name.strip() for name in (words["classes"] or "").split(",") if name.strip()]
     root, out = Path(words["root"]).expanduser(), Path(words["out"]).expanduser()
-    done = convert_voc(root, out, classes, words["zero_based"])
+    done = convert_voc(root, out, classes, words["zero_based"], words["dropped"])
     for name, file in done.files.items():
         print(f"made   {file}: {done.images[name]:,} images, {done.objects[name]:,} objects")
     print(f"{len(done.classes)} classes: {', '.join(done.classes[:20])}{', …' if len(done.classes) > 20 else ''}")
@@ -38,6 +38,7 @@ COMMAND = Command(
         Argument("out", "the folder of the JSON files", kind="folder", placeholder="DIR", needed=True),
         Argument("classes", "these alone, in this order", placeholder="a,b,c"),
         Argument("zero_based", "the first pixel is 0, not 1", kind="flag", default=False),
+        Argument("dropped", "the share of boxes that may be empty and left out", kind="number", default=0.1),
     ),
     expected="voc and one folder",
     examples=("peftbench data convert voc VOCdevkit/VOC2007 out=DIR classes=dog,cat",),

@@ -21,6 +21,15 @@ def _clips_have_frames(config: Config) -> None:
         raise UserError(f"data.frames={frames}: expected at least 1.")
 
 
+def _range_has_two_ends(config: Config) -> None:
+    limits = config.data.range
+    if limits != "auto" and not limits[0] < limits[1]:
+        raise UserError(
+            f"data.range={list(limits)}: expected the value that is black and a larger one that is white, as in "
+            f"data.range=[0,4095]."
+        )
+
+
 def _views_are_augmented(config: Config) -> None:
     if config.taps.views and config.data.augment == "none":
         raise UserError(
@@ -104,6 +113,7 @@ def _half_precision_needs_a_gpu(config: Config) -> None:
 
 RULES = (
     _clips_have_frames,
+    _range_has_two_ends,
     _views_are_augmented,
     _only_taylor_looks_at_images,
     _pruning_needs_whole_weights,

@@ -92,6 +92,7 @@ class Data:
     workers: Count = 0
     order_seed: int | None = None
     ood: tuple[str, ...] = ()
+    range: Literal["auto"] | tuple[float, float] = "auto"
 
 
 @checked(config=STRICT, frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 
 from peftbench.common.errors import UserError
 from peftbench.data.base import DataSet, Split, Splits, stamps_of_files
+from peftbench.data.copies import first_copies
 
 HASHED = 2 * 10**9
 """Bytes of image files up to which a split's hash is over the bytes themselves."""
@@ -91,7 +93,8 @@ class BoxSet(DataSet):
     `val_images` limits the validation images of an epoch, evenly spaced. `val_fraction` of the training images, drawn
     with `split_seed`, are held out to validate on, where no validation file is given. `empty` trains on images without
     objects too (evaluation always has them). `missing` is the share of listed images that may not be there, and of
-    annotations whose image may not be listed; they are left out.
+    annotations whose image may not be listed; they are left out. `dropped` is the share of boxes that may be left out
+    because they are empty, outside their image, or less than a pixel wide or high on the input.
     """
 
     places: ClassVar[tuple[str, ...]] = ("root", "train", "val", "test", "images")
@@ -104,6 +107,7 @@ class BoxSet(DataSet):
     split_seed: int = 0
     empty: bool = False
     missing: float = 0.0
+    dropped: float = 0.1
 
     def check(self) -> None:
         """Checks the options.
@@ -118,8 +122,9 @@ class BoxSet(DataSet):
                 raise UserError(f"data.{key}={value}: expected at least 1.")
         if not 0 <= self.val_fraction < 1:
             raise UserError(f"data.val_fraction={self.val_fraction}: expected at least 0 and below 1.")
-        if not 0 <= self.missing <= 1:
-            raise UserError(f"data.missing={self.missing}: expected a share from 0 to 1.")
+        for key, share in (("missing", self.missing), ("dropped", self.dropped)):
+            if not 0 <= share <= 1:
+                raise UserError(f"data.{key}={share}: expected a share from 0 to 1.")
         if self.split_seed < 0:
             raise UserError(f"data.split_seed={self.split_seed}: expected 0 or more.")
 
@@ -152,11 +157,13 @@ class BoxSet(DataSet):
         return Splits(name, classes, self._with_objects(name, train), watched, test, both, notes=sentences)
 
     def _held_out(self, train: Split) -> tuple[Split, Split]:
-        count = min(max(round(self.val_fraction * len(train)), 1), len(train) - 1)
+        first = first_copies([path for path in train.images if isinstance(path, Path)])
+        once = np.flatnonzero(first == np.arange(len(first)))
+        count = min(max(round(self.val_fraction * len(once)), 1), len(once) - 1)
         if count < 1:
             raise UserError(f"data.val_fraction={self.val_fraction}: there is one training image, too few to hold out.")
-        order = np.random.default_rng(self.split_seed).permutation(len(train))
-        return train.take(np.sort(order[count:])), train.take(np.sort(order[:count]))
+        held = np.sort(once[np.random.default_rng(self.split_seed).permutation(len(once))[:count]])
+        return train.take(np.flatnonzero(~np.isin(first, held))), train.take(held)
 
     def _with_objects(self, name: str, train: Split) -> Split:
         if self.empty:
@@ -167,11 +174,28 @@ class BoxSet(DataSet):
         return train if len(kept) == len(train) else train.take(kept)
 
 
+def note_dropped(file: Path, problem: str, part: float, share: float, notes: list[str], key: str = "data.") -> None:
+    """Says in `notes` that part of a file's boxes are left out.
+
+    Raises:
+        UserError: it is more than the `share` that may be; `key` stands before the name of the option.
+    """
+    if part > share:
+        raise UserError(
+            f"{file}: {problem}; expected boxes within their images, or a larger share to leave out, such as "
+            f"{key}dropped={math.ceil(100 * part) / 100:g}."
+        )
+    notes.append(f"{file.name}: {problem}; they are left out")
+
+
 def _shared(train: Split, val: Split | None, test: Split | None) -> list[str]:
-    """A sentence where images to evaluate on are trained on too."""
-    trained, sentences = {str(path) for path in train.images}, []
-    for role, split in (("validation", val), ("test", test)):
-        evaluated = zip(split.names, split.images, strict=True) if split is not None else ()
-        if twice := [name for name, path in evaluated if str(path) in trained]:
+    """A sentence where images to evaluate on, or copies of them, are trained on too."""
+    parts = [("training", train), ("validation", val), ("test", test)]
+    splits = [(role, split) for role, split in parts if split is not None]
+    first = first_copies([path for _, split in splits for path in split.images if isinstance(path, Path)])
+    trained, sentences, at = set(first[: len(train)].tolist()), [], len(train)
+    for role, split in splits[1:]:
+        copies, at = first[at : at + len(split)].tolist(), at + len(split)
+        if twice := [name for name, copy in zip(split.names, copies, strict=True) if copy in trained]:
             sentences.append(f"{len(twice):,} of the {role} images are training images too, such as {twice[0]}")
     return sentences

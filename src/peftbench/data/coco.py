@@ -15,7 +15,8 @@ from PIL import Image
 from peftbench.common.errors import UserError
 from peftbench.data.annotations import Annotations, read_annotations
 from peftbench.data.base import Split, Splits
-from peftbench.data.boxes import BoxSet, BoxSplit, Objects, box_split
+from peftbench.data.box_units import in_pixels
+from peftbench.data.boxes import BoxSet, BoxSplit, Objects, box_split, note_dropped
 from peftbench.data.coco_merging import merge_entries
 from peftbench.data.media import DAMAGED, upright_size
 
@@ -119,7 +120,7 @@ def splits_from_files(
         places = _places(listed, folders[role], spread)
         merged, kept, note = merge_entries(listed, [p or n for p, n in zip(places, listed.names, strict=True)])
         notes += [note] if note else []
-        splits[role] = _split(merged, [places[at] for at in kept], folders[role], of.missing, notes)
+        splits[role] = _split(of, merged, [places[at] for at in kept], folders[role], notes)
     classes = _classes(annotations["train"].categories)
     return of.splits(name, classes, splits["train"], splits.get("val"), splits.get("test"), tuple(notes))
 
@@ -164,12 +165,14 @@ def _files(folder: Path) -> list[str]:
 
 
 def _split(
-    annotations: Annotations, places: Sequence[Path | None], folders: Sequence[Path], missing: float, notes: list[str]
+    of: BoxSet, annotations: Annotations, places: Sequence[Path | None], folders: Sequence[Path], notes: list[str]
 ) -> BoxSplit:
     """The images that are there, with their objects.
 
-    What is left out is noted in `notes`, or refused where it is more than the share `missing`.
+    What is left out is noted in `notes`, or refused where it is more than the share that `of` lets be `missing` or
+    `dropped`.
     """
+    missing = of.missing
     gone = [at for at, place in enumerate(places) if place is None]
     if gone:
         problem = f"{len(gone):,} of {len(places):,} images are not there, such as {annotations.names[gone[0]]}"
@@ -178,7 +181,8 @@ def _split(
                 f"{annotations.file}: {problem} (looked for in {', '.join(map(str, folders)) or 'no folder'}); "
                 f"expected all, or a larger share to leave out, such as data.missing=0.1."
             )
-        notes.append(f"{annotations.file.name}: {problem}; they are left out")
+        theirs = int(np.isin(annotations.image, gone).sum())
+        notes.append(f"{annotations.file.name}: {problem}; they are left out, with {theirs:,} boxes")
     if annotations.orphan:
         count = int((annotations.image < 0).sum())
         problem = f"{count:,} of {len(annotations.image):,} annotations are of images that are not listed, such as"
@@ -189,7 +193,7 @@ def _split(
             )
         notes.append(f"{annotations.file.name}: {problem} {annotations.orphan}; they are left out")
     sizes = _sizes(annotations, places)
-    objects = _objects(annotations, sizes, notes)
+    objects = _objects(in_pixels(annotations, sizes, notes), sizes, of.dropped, notes)
     kept = [at for at, place in enumerate(places) if place is not None]
     return box_split(
         [place for place in places if place is not None],
@@ -221,17 +225,25 @@ def _sizes(annotations: Annotations, places: Sequence[Path | None]) -> np.ndarra
     return sizes
 
 
-def _objects(annotations: Annotations, sizes: np.ndarray, notes: list[str]) -> list[Objects]:
-    """The objects of each image, their boxes clipped to it; what is empty then is left out."""
+def _objects(annotations: Annotations, sizes: np.ndarray, share: float, notes: list[str]) -> list[Objects]:
+    """The objects of each image, their boxes clipped to it; what is empty then is left out, up to a share."""
     listed = annotations.image >= 0
     limits = sizes[annotations.image][:, [1, 0, 1, 0]]  # those without an image take any, and are dropped
     boxes = np.clip(annotations.boxes, 0, limits).astype(np.float32)
     whole = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     known = sizes[annotations.image, 0] > 0  # else the image is not there
-    if dropped := int((listed & known & ~whole).sum()):
-        notes.append(
-            f"{annotations.file.name}: {dropped:,} of {len(boxes):,} boxes are empty or outside their image and left "
-            f"out"
+    dropped = np.flatnonzero(listed & known & ~whole)
+    if len(dropped):
+        x1, y1, x2, y2 = annotations.boxes[dropped[0]].tolist()
+        height, width = sizes[annotations.image[dropped[0]]]
+        note_dropped(
+            annotations.file,
+            f"{len(dropped):,} of {len(boxes):,} boxes are empty or outside their image, such as x {x1:.6g} to "
+            f"{x2:.6g}, y {y1:.6g} to {y2:.6g} of {annotations.names[annotations.image[dropped[0]]]} ({width} x "
+            f"{height})",
+            len(dropped) / len(boxes),
+            share,
+            notes,
         )
     unknown, box_area = np.isnan(annotations.area), (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
     area = np.where(unknown, box_area, annotations.area).astype(np.float32)

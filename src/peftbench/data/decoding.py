@@ -8,7 +8,8 @@ import numpy as np
 from PIL import Image
 
 from peftbench.common.errors import UserError
-from peftbench.data.media import DAMAGED, read_clip, upright
+from peftbench.data.media import DAMAGED, load_upright, read_clip
+from peftbench.data.pixel_values import Range, in_eight_bits
 
 FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
@@ -18,63 +19,76 @@ FILTERS = {
 }
 
 Picture = np.ndarray | str | Path | Image.Image
-"""What an image is read from: pixels (H, W) or (H, W, 3) in uint8, a file, or PIL's own."""
+"""What an image is read from: pixels (H, W) or (H, W, 3) in uint8 (grey also in uint16 or floats), a file, or PIL's."""
+
+UNNAMED = "this image"
+"""What messages call an image that is no file."""
 
 
-def decode_image(source: Picture, size: int | tuple[int, int], interpolation: str) -> np.ndarray:
-    """An image as uint8 (3, size, size), or (3, *size): turned as its EXIF says, in RGB, resized without its aspect.
+def decode_image(
+    source: Picture, size: int | tuple[int, int], interpolation: str, values: Range = "auto"
+) -> np.ndarray:
+    """An image as uint8 (3, size, size), or (3, *size): as `open_rgb` gives it, resized without its aspect.
 
     Raises:
-        UserError, OSError, ValueError: as `open_image`.
+        UserError, OSError, ValueError: as `open_rgb`.
     """
     height, width = (size, size) if isinstance(size, int) else size
-    image = to_rgb(open_image(source)).resize((width, height), FILTERS[interpolation])
+    image = open_rgb(source, values).resize((width, height), FILTERS[interpolation])
     return np.asarray(image).transpose(2, 0, 1)
 
 
-def open_image(source: Picture) -> Image.Image:
-    """An image of any mode, turned as its EXIF says.
+def open_rgb(source: Picture, values: Range = "auto", annotated: tuple[int, int] | None = None) -> Image.Image:
+    """An image of any mode in RGB: turned as its EXIF says, transparency dropped, grey of more bits scaled to 8.
+
+    Args:
+        source: a file, or what it holds.
+        values: which values are black and white.
+        annotated: (height, width) that its annotations say: see `media.load_upright`.
 
     Raises:
         UserError: it is of a type, or pixels are of a shape, that holds no image.
+        Refusal: nothing says which of its values are black and white.
         OSError, ValueError: it cannot be read as one (`media.DAMAGED`).
     """
     if isinstance(source, np.ndarray):
         try:
-            return Image.fromarray(source)
+            image = Image.fromarray(source)
         except TypeError:
             raise UserError(
                 f"pixels of shape {list(source.shape)} in {source.dtype}: expected (H, W) or (H, W, 3) in uint8."
             ) from None
+        return _as_seen(image, values, None, UNNAMED)
     if isinstance(source, Image.Image):
-        source.load()  # some files keep their EXIF behind the pixels
-        return upright(source)
+        return _as_seen(source, values, annotated, UNNAMED)
     if not isinstance(source, str | Path):
         raise UserError(f"an image in a {type(source).__name__}: expected a file, a PIL image or pixels in NumPy.")
     with Image.open(source) as file:
-        file.load()
-        return upright(file)
+        return _as_seen(file, values, annotated, str(source))
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """An image of any mode in RGB: 16 bit grey scaled to 8 bit, transparency dropped."""
-    if image.mode.startswith("I"):  # 16 bit grey: PIL would clip to 255
-        image = Image.fromarray((np.asarray(image, dtype=np.float64) / 257).round().clip(0, 255).astype(np.uint8))
+def _as_seen(image: Image.Image, values: Range, annotated: tuple[int, int] | None, name: str) -> Image.Image:
+    return _to_rgb(in_eight_bits(load_upright(image, annotated), image, values, name))
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """An image of 8 bits a channel in RGB, transparency dropped."""
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert("RGB")
 
 
-def decode_clip(clip: Path, frames: int, size: int, interpolation: str) -> np.ndarray:
+def decode_clip(clip: Path, frames: int, size: int, interpolation: str, values: Range = "auto") -> np.ndarray:
     """A clip, which is a folder of images or a video file, as uint8 (frames, 3, size, size).
 
     Raises:
+        Refusal: as `open_rgb`, of a frame.
         OSError, ValueError: it cannot be read (`media.DAMAGED`), with the frame's name where a frame is at fault.
     """
 
     def decode_frame(frame: np.ndarray | Path) -> np.ndarray:
         try:
-            return decode_image(frame, size, interpolation)
+            return decode_image(frame, size, interpolation, values)
         except DAMAGED as problem:
             raise ValueError(f"{frame.name}: {problem}" if isinstance(frame, Path) else str(problem)) from None
 

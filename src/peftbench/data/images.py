@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from peftbench.common.errors import UserError
+from peftbench.common.errors import Refusal, UserError
 from peftbench.common.progress import Watch
 from peftbench.common.seeds import mix
 from peftbench.data.base import Split
 from peftbench.data.decoding import Picture, decode_clip, decode_image
 from peftbench.data.media import DAMAGED
+from peftbench.data.pixel_values import Range
 
 # How much larger than the input an image is kept, for augmentations that cut from it.
 _MARGIN = {"crop": 8 / 7, "rrc": 2.0}
@@ -72,6 +73,7 @@ class Transform:
         interpolation: a filter of `FILTERS`.
         mean, std: the normalisation, in units of the range 0 to 1, which the model applies.
         augment: none, flip, crop, rrc or trivial.
+        range: which values of images of more than 8 bits are black and white.
     """
 
     size: int
@@ -79,15 +81,17 @@ class Transform:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augment: str = "none"
+    range: Range = "auto"
 
     def __call__(self, image: Picture) -> Tensor:
         """uint8 (3, size, size) of a file, a PIL image, or pixels (H, W) or (H, W, 3) in uint8; not yet normalised.
 
         Raises:
             UserError: it cannot be read as an image.
+            Refusal: nothing says which of its values are black and white.
         """
         try:
-            return torch.from_numpy(decode_image(image, self.size, self.interpolation).copy())
+            return torch.from_numpy(decode_image(image, self.size, self.interpolation, self.range).copy())
         except DAMAGED as problem:
             name = image if isinstance(image, str | Path) else "this image"
             raise UserError(f"{name}: cannot be read as an image ({problem}).") from None
@@ -120,6 +124,7 @@ class Images(Dataset):
 
     Raises:
         UserError: a damaged image, named, where `on_error` is `refuse`; else it is left out and named in `skipped`.
+        Refusal: an image of which nothing says which values are black and white.
     """
 
     scored_at_once: ClassVar[int | None] = 32
@@ -207,11 +212,11 @@ class Images(Dataset):
             return torch.stack([self.augment(i) for i in images])  # one draw for all frames of a clip
 
     def _decode(self, index: int) -> np.ndarray:
-        source, interpolation = self.split.images[index], self.transform.interpolation
+        source, interpolation, values = self.split.images[index], self.transform.interpolation, self.transform.range
         try:
             if self.split.frames is None:
-                return decode_image(source, self.kept, interpolation)
-            return decode_clip(source, self.split.frames, self.kept, interpolation)
+                return decode_image(source, self.kept, interpolation, values)
+            return decode_clip(source, self.split.frames, self.kept, interpolation, values)
         except DAMAGED as problem:
             raise self._damaged(index, problem) from None
 
@@ -232,6 +237,8 @@ class Images(Dataset):
         def decode_into_memory(index: int) -> bool:
             try:
                 image = self._decode(index)
+            except Refusal:  # of a whole image, which a setting would let in
+                raise
             except UserError:
                 if on_error == "refuse":
                     raise

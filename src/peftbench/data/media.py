@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 
 from peftbench.common.errors import UserError
 from peftbench.data.heif import register_heif
@@ -27,16 +28,40 @@ _FORMATS = "avi,mov,matroska,mpeg,mpegts,asf"
 _MOST_PIXELS = 178_956_970  # in one picture of a video: from there on Pillow refuses an image
 
 
-def upright(image: Image.Image) -> Image.Image:
-    """The image turned as its EXIF says, where that can be read; PIL's own way fails where any other tag is damaged."""
-    turn = _turn(image)
-    return image if turn is None else image.transpose(turn)
+def load_upright(image: Image.Image, annotated: tuple[int, int] | None = None) -> Image.Image:
+    """The image with its pixels read, turned as its EXIF says, where that can be read.
+
+    (PIL's own way fails where any other tag is damaged.)
+
+    Args:
+        image: as it was opened.
+        annotated: (height, width) that its annotations say. Where that is the size of the pixels as they lie in the
+            file, and not of the upright image, they were annotated without regard to EXIF: then they are left so.
+
+    Raises:
+        OSError, ValueError: it is damaged (`DAMAGED`).
+    """
+    turns_itself = isinstance(image, TiffImageFile)  # Pillow turns a TIFF while it reads the pixels, and forgets how
+    turn = _turn(image) if turns_itself else None
+    image.load()
+    if not turns_itself:
+        turn = _turn(image)  # now, since some files keep their EXIF behind the pixels
+    if turn is None:
+        return image
+    upright = image if turns_itself else image.transpose(turn)
+    if annotated is None or annotated == (upright.height, upright.width):
+        return upright
+    lying = image.transpose(_BACK.get(turn, turn)) if turns_itself else image
+    return lying if annotated == (lying.height, lying.width) else upright
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """(height, width) of an image once it stands upright; needs no pixels."""
-    turn = _turn(image)
-    return (image.width, image.height) if turn in _ON_ITS_SIDE else (image.height, image.width)
+    if _turn(image) not in _ON_ITS_SIDE:
+        return image.height, image.width
+    if isinstance(image, TiffImageFile):  # whose size Pillow may give upright before it reads the pixels
+        return int(image.tag_v2[IMAGEWIDTH]), int(image.tag_v2[IMAGELENGTH])
+    return image.width, image.height
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
@@ -61,6 +86,11 @@ _ON_ITS_SIDE = {
     Image.Transpose.ROTATE_270,
     Image.Transpose.TRANSVERSE,
     Image.Transpose.ROTATE_90,
+}
+# What undoes a turn; the others undo themselves.
+_BACK = {
+    Image.Transpose.ROTATE_90: Image.Transpose.ROTATE_270,
+    Image.Transpose.ROTATE_270: Image.Transpose.ROTATE_90,
 }
 
 

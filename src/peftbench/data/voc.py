@@ -6,18 +6,21 @@ import contextlib
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 from xml.parsers import expat
 
+import numpy as np
 from PIL import Image
 
 from peftbench.common.atomic_files import replacing
 from peftbench.common.errors import UserError, nearest
+from peftbench.data.box_units import are_shares
+from peftbench.data.boxes import note_dropped
 from peftbench.data.media import DAMAGED, IMAGES, upright_size
 
 _LISTS = ("train", "val", "trainval", "test")
@@ -58,18 +61,23 @@ class _Annotation:
     objects: tuple[_Object, ...]
 
 
-def convert_voc(root: Path, out: Path, classes: Sequence[str] = (), zero_based: bool = False) -> Converted:
+def convert_voc(
+    root: Path, out: Path, classes: Sequence[str] = (), zero_based: bool = False, dropped: float = 0.1
+) -> Converted:
     """Writes instances_<list>.json to `out` for each of train, val, trainval and test in ImageSets/Main.
 
     Without ImageSets all annotations are one file, instances_all.json. `file_name` is relative to `root`. VOC counts
     pixels from 1 and both corners are within the box, so x = xmin - 1 and width = xmax - xmin + 1; with `zero_based`
-    x = xmin and width = xmax - xmin, as most annotation tools write it. Classes are those of all objects, by name, or
-    `classes` in that order, without the rest. A `difficult` object becomes a crowd (our reading): neither format
-    trains on it, nor counts it as missed or its detection as wrong.
+    x = xmin and width = xmax - xmin, as most annotation tools write it. Where all boxes are in shares of the image, 0
+    to 1, they are scaled to pixels. Empty boxes are left out, up to the share `dropped` of a list's. Classes are those
+    of all objects, by name, or `classes` in that order, without the rest. A `difficult` object becomes a crowd (our
+    reading): neither format trains on it, nor counts it as missed or its detection as wrong.
 
     Raises:
-        UserError: a missing or wrong file, by name; a file in `out` that is there already.
+        UserError: a missing or wrong file, by name; a file in `out` that is there already; too many empty boxes.
     """
+    if not 0 <= dropped <= 1:
+        raise UserError(f"dropped={dropped:g}: expected a share from 0 to 1.")
     lists = _lists(root)
     targets = {name: out / f"instances_{name}.json" for name in lists}
     for target in targets.values():
@@ -77,7 +85,18 @@ def convert_voc(root: Path, out: Path, classes: Sequence[str] = (), zero_based: 
             raise UserError(f"{target}: is there already; move it away, or give another out=.")
     read = {stem: _read(root, stem) for stem in dict.fromkeys(s for stems in lists.values() for s in stems)}
     converted = Converted(targets, classes=_classes(root, read.values(), classes))
-    contents = {name: _content(converted, name, [read[s] for s in stems], zero_based) for name, stems in lists.items()}
+    origin = f"pixels counted from {0 if zero_based else 1}"
+    if _in_shares(read.values()):
+        origin, zero_based = "shares of the image", True
+        read = {stem: _scaled(annotation) for stem, annotation in read.items()}
+        converted.notes.append(
+            "boxes are in shares of the image, 0 to 1, instead of pixels; they are scaled to its size"
+        )
+    info = {"description": f"converted from Pascal VOC's XML; {origin} there"}
+    contents = {
+        name: {"info": info, **_content(converted, name, [read[s] for s in stems], 0 if zero_based else 1, dropped)}
+        for name, stems in lists.items()
+    }
     left_out = Counter(o.name for a in read.values() for o in a.objects if o.name not in converted.classes)
     if left_out:
         counts = ", ".join(f"{name} ({count:,})" for name, count in left_out.most_common(5))
@@ -200,23 +219,40 @@ def _classes(root: Path, annotations: Any, wanted: Sequence[str]) -> tuple[str, 
     return tuple(wanted or there)
 
 
-def _content(done: Converted, name: str, annotations: Sequence[_Annotation], zero_based: bool) -> dict[str, Any]:
-    """COCO's object of a list; `done` counts what it holds."""
+def _in_shares(annotations: Collection[_Annotation]) -> bool:
+    """Whether all boxes are written in shares of their image."""
+    rows = [(object_.box, annotation.size) for annotation in annotations for object_ in annotation.objects]
+    return are_shares(*(np.array(column, dtype=np.float64) for column in zip(*rows, strict=True)))
+
+
+def _scaled(annotation: _Annotation) -> _Annotation:
+    """With boxes in pixels that were in shares; both corners are then where the box ends."""
+    height, width = annotation.size
+    objects = []
+    for object_ in annotation.objects:
+        x1, y1, x2, y2 = object_.box
+        objects.append(replace(object_, box=(x1 * width, y1 * height, x2 * width, y2 * height)))
+    return replace(annotation, objects=tuple(objects))
+
+
+def _content(
+    done: Converted, name: str, annotations: Sequence[_Annotation], first: int, dropped: float
+) -> dict[str, Any]:
+    """COCO's object of a list, whose pixels count from `first`; `done` counts what it holds."""
     ids = {name: i for i, name in enumerate(done.classes, start=1)}
     images: list[dict[str, Any]] = []
     objects: list[dict[str, Any]] = []
-    empty: list[str] = []
+    empty: list[tuple[Path, str]] = []
     for at, annotation in enumerate(annotations, start=1):
         height, width = annotation.size
         images.append({"id": at, "file_name": annotation.image, "width": width, "height": height})
         for object_ in annotation.objects:
             if object_.name not in ids:
                 continue
-            first = 0 if zero_based else 1
             x, y = object_.box[0] - first, object_.box[1] - first
             w, h = object_.box[2] - object_.box[0] + first, object_.box[3] - object_.box[1] + first
             if w <= 0 or h <= 0:
-                empty.append(f"{annotation.path.name} ({object_.name})")
+                empty.append((annotation.path, object_.name))
                 continue
             # A whole number stays one: 47, not 47.0.
             bbox = [int(v) if v.is_integer() else v for v in (x, y, w, h)]
@@ -232,11 +268,13 @@ def _content(done: Converted, name: str, annotations: Sequence[_Annotation], zer
                 }
             )
     if empty:
-        done.notes.append(f"{name}: {len(empty):,} empty boxes are left out, such as one of {empty[0]}")
+        path, what = empty[0]
+        total = len(empty) + len(objects)
+        problem = f"{len(empty):,} of {total:,} boxes are empty, such as one of {path.name} ({what})"
+        note_dropped(Path(name), problem, len(empty) / total, dropped, done.notes, "")
     done.images[name], done.objects[name] = len(images), len(objects)
     categories = [{"id": i, "name": name} for name, i in ids.items()]
-    info = {"description": f"converted from Pascal VOC's XML; pixels counted from {0 if zero_based else 1} there"}
-    return {"info": info, "categories": categories, "images": images, "annotations": objects}
+    return {"categories": categories, "images": images, "annotations": objects}
 
 
 def _write(targets: dict[str, Path], contents: dict[str, dict[str, Any]]) -> None:

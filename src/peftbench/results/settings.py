@@ -29,7 +29,7 @@ def basis_of(config: Mapping[str, Any], stamps: Mapping[str, Any]) -> Setting:
         "backbone": backbone.get("name", config["backbone"]["name"]),
         "weights": "random" if random else backbone.get("weights", "unknown"),
         "fingerprint": "" if random else str(whole)[:12],
-        "input": f"{_input_size(transform)} px, {transform.get('interpolation', '?')}",
+        "input": f"{_input_size(transform)} px, {transform.get('interpolation', '?')}{_range(transform)}",
         "normalisation": f"mean {_numbers(transform.get('mean'))}, std {_numbers(transform.get('std'))}",
         "split": split or OWN,
         "trained on": {"final": "train and val"}.get(data.get("stage", ""), "train"),
@@ -45,6 +45,12 @@ def _input_size(transform: Mapping[str, Any]) -> str:
     if isinstance(size, Sequence) and not isinstance(size, str):
         return "x".join(map(str, size))
     return str(size) if size is not None else f"{transform['min_size'][-1]} to {transform['max_size']}"
+
+
+def _range(transform: Mapping[str, Any]) -> str:
+    """`, values 0 to 4095`, where a range was given; older records have none."""
+    limits = transform.get("range", "auto")
+    return "" if limits == "auto" else f", values {limits[0]:.9g} to {limits[1]:.9g}"
 
 
 def _numbers(values: Any) -> str:

@@ -27,6 +27,7 @@ from peftbench.runs.build import build_backbone, instantiate, transform_of
 from peftbench.runs.compatibility import refuse_incompatible, refuse_other_frames
 from peftbench.runs.context import Context
 from peftbench.runs.single_run import SingleRun
+from peftbench.tasks.base import task_class
 from peftbench.training import Diverged, Outcome, Stopped, device_of_process, fit, fit_jointly, tap_filling
 
 
@@ -106,6 +107,8 @@ def carry_out(
     context: Context, runs: Sequence[SingleRun], backbone: Backbone, data: Data, transform: Preparation
 ) -> None:
     """Adapts, trains and tests runs in one pass; each gets its delta and record."""
+    for note in task_class(context.config.task).look_at(context.config, transform, data.roles):
+        context.tell(f"data={context.config.data.name}: {note}")
     with context.progress("reading images") as watch:
         batches = _loaders(context, data, transform, watch)
     for one in runs:

@@ -136,5 +136,8 @@ def _images(folder: str | None, backbone: backbones.Backbone) -> Tensor:
 def _pixels(image: Path, facts: backbones.Facts) -> Tensor:
     try:
         return torch.from_numpy(decode_image(image, facts.canvas, facts.interpolation).copy())
+    except Refusal as problem:  # `data.range` is of the data, and the backbone is pruned before any
+        what = str(problem).partition(";")[0]
+        raise UserError(f"pruning.images: {what}; give images of 8 or 16 bits, or floats from 0 to 1.") from None
     except DAMAGED as problem:
         raise UserError(f"pruning.images: {image} cannot be read as an image ({problem}).") from None

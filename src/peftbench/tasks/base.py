@@ -20,6 +20,7 @@ from peftbench.common.errors import Refusal
 from peftbench.common.task_lookup import task_module
 from peftbench.config import Backbone as BackboneSection
 from peftbench.config import Config, TaskSection, task_path
+from peftbench.data.base import Split
 from peftbench.data.images import IMAGENET, Preparation, Transform
 from peftbench.tasks.predictor import Predictor
 
@@ -87,7 +88,21 @@ class Task(nn.Module):
         """From an image to the input of a backbone with these facts."""
         assert isinstance(facts.input_size, int)
         interpolation, mean, std = pixel_scale(config, facts)
-        return Transform(facts.input_size, interpolation, mean, std, config.data.augment)
+        return Transform(facts.input_size, interpolation, mean, std, config.data.augment, config.data.range)
+
+    @classmethod
+    def look_at(cls, config: Config, transform: Preparation, roles: Sequence[Split | None]) -> list[str]:
+        """What the user should know of the data once its images are prepared so, a sentence each.
+
+        Args:
+            config: the run's.
+            transform: that of its images.
+            roles: the splits to train on, to validate on and to test on.
+
+        Raises:
+            Refusal: with so little left of its targets a run makes no sense.
+        """
+        return []
 
     @classmethod
     def refuse(cls, config: Config, fixed_size: bool, backbone: Backbone) -> None:

@@ -13,7 +13,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from peftbench.common.errors import UserError
+from peftbench.common.errors import Refusal, UserError
 from peftbench.common.progress import Watch
 from peftbench.data.decoding import decode_clip
 from peftbench.data.images import Transform
@@ -114,7 +114,10 @@ def read_batches(
 
 def why_unreadable(path: Path, problem: UserError) -> str:
     """The reason in an error's sentence, without the name of the file."""
-    return str(problem).removeprefix(f"{path}: ").rstrip(".")
+    why = str(problem).removeprefix(f"{path}: ").rstrip(".")
+    if isinstance(problem, Refusal):  # what it advises is for training
+        return f"{why.partition(';')[0]}; convert it to the kind of image that the run was trained on"
+    return why
 
 
 def _read_pixels(tuned: Any, path: Path) -> Tensor | str:
@@ -124,7 +127,7 @@ def _read_pixels(tuned: Any, path: Path) -> Tensor | str:
     try:
         if frames is None:
             return transform(path)
-        return torch.from_numpy(decode_clip(path, frames, transform.size, transform.interpolation))
+        return torch.from_numpy(decode_clip(path, frames, transform.size, transform.interpolation, transform.range))
     except UserError as problem:
         return why_unreadable(path, problem)
     except DAMAGED as problem:

@@ -7,6 +7,7 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from peftbench.config import Config
 from peftbench.config import Taps as Spec
 from peftbench.data.images import Images
 from peftbench.data.loading import Loaders, images_of
+from peftbench.data.media import frame_files
 from peftbench.models.joint import JointModel
 from peftbench.models.model import Model
 from peftbench.taps.entries import CacheError, taps_folder
@@ -133,6 +135,8 @@ def _about(
         "taps": [facts.taps[i].module for i in model.kept],
         "condensed": model.side.condensed,
         "pixels": [_plain(transform.size), transform.interpolation, list(transform.mean), list(transform.std)],
+        **({} if config.data.range == "auto" else {"range": list(config.data.range)}),
+        **({"tiffs": "scaled by their type"} if _of_tiffs(images) else {}),  # as those of older versions were not
         "augment": transform.augment if images.views else "none",
         "views": images.views,
         "frames": images.split.frames,
@@ -157,6 +161,14 @@ def _computed(
         with torch.autocast(device.type, half, enabled=half is not None):
             taps = [t.cpu() for t in model.frozen(pictures)]
         yield taps if images.split.frames is None else [t.unflatten(0, (len(rows), -1)) for t in taps]  # a row a clip
+
+
+def _of_tiffs(images: Images) -> bool:
+    """Whether any of the images, or of the frames of clips, is a TIFF."""
+    split = images.split
+    paths = () if isinstance(split.images, np.ndarray) else split.images
+    files = (file for path in paths for file in (frame_files(path) if split.frames and path.is_dir() else [path]))
+    return any(file.suffix.lower() in (".tif", ".tiff") for file in files)
 
 
 def _plain(size: Any) -> Any:

@@ -134,7 +134,7 @@ def _weights(run: FinishedRun, backbone: Backbone, shared: str) -> Iterator[Row]
 def _images(run: FinishedRun, backbone: Backbone, shared: str) -> Iterator[Row]:
     """How images are prepared, which no shape of a tensor shows."""
     ours = json.loads(json.dumps(dataclasses.asdict(transform_of(run.config, backbone))))
-    theirs = json.loads(run.metadata.get("transform", "{}"))
+    theirs = {"range": "auto", **json.loads(run.metadata.get("transform", "{}"))}  # there was no other range once
     for key in (key for key in ours if key != "augment"):
         prepared = theirs.get(key, ours[key])
         yield (

@@ -215,13 +215,14 @@ def test_grey_and_cmyk_files(tmp_path, mode):
     torch.testing.assert_close(lit, found.targets[0]["boxes"][0], atol=1.0, rtol=0)
 
 
+@pytest.mark.parametrize("form", ["jpg", "png", "tif", "webp"])
 @pytest.mark.parametrize("annotated", ["upright", "raw"])
-def test_an_image_is_turned_by_exif_if_it_was_annotated_so(tmp_path, annotated):
+def test_an_image_is_turned_by_exif_if_it_was_annotated_so(tmp_path, annotated, form):
     """The file holds 40 x 60 pixels, and says that they are to be turned by 90 degrees."""
     exif = Image.Exif()
     exif[0x0112] = 6
     raw = (6, 10, 48, 20)
-    path = painted(tmp_path / "a.jpg", (40, 60), raw, exif=exif)
+    path = painted(tmp_path / f"a.{form}", (40, 60), raw, exif=exif)
     turned = (40 - raw[3], raw[0], 40 - raw[1], raw[2])
     size, place = ((60, 40), turned) if annotated == "upright" else ((40, 60), raw)
     made = scenes(box_split([path], [objects(1, size, place)], ["a"], [1]), transform(None, min_size=(40,)))

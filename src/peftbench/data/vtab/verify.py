@@ -18,6 +18,7 @@ from peftbench.common.errors import UserError
 from peftbench.common.progress import Stages, unwatched
 from peftbench.common.vtab_tasks import TASKS, Task
 from peftbench.data.base import hash_of_contents, hash_of_lines, image_line, stamp_of_bytes
+from peftbench.data.decoding import UNNAMED, open_rgb
 from peftbench.data.media import DAMAGED
 from peftbench.data.vtab import list_files, provenance
 
@@ -176,8 +177,10 @@ def _read(path: Path) -> Seen:
         return Seen("", "", "is empty")
     try:
         with Image.open(io.BytesIO(content)) as image:
-            plain = image.convert("RGB")
+            plain = open_rgb(image)
             pixels = hashlib.blake2b(repr(plain.size).encode() + plain.tobytes(), digest_size=16).hexdigest()
+    except UserError as problem:
+        return Seen("", "", str(problem).removeprefix(f"{UNNAMED}: ").partition(";")[0])
     except DAMAGED as problem:
         text = str(problem).replace(str(path), "").split(" <_io")[0]
         return Seen("", "", f"is no whole image ({text})")

@@ -16,6 +16,7 @@ from peftbench.common.amounts import plural
 from peftbench.common.errors import UserError
 from peftbench.tasks.base import Extract, Task
 from peftbench.tasks.classification import schema
+from peftbench.tasks.classification.class_accuracy import ClassAccuracy
 from peftbench.tasks.classification.predictor import ClassPredictor
 from peftbench.tasks.predictor import Predictor
 
@@ -60,7 +61,7 @@ class Classification(Task):
         return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
 
     def metrics(self) -> MetricCollection:
-        """What `update(predictions, labels)` measures: top-1, mean per class and, from six classes on, top-5.
+        """What `update(predictions, labels)` measures: top-1, its mean over classes and, from six classes on, top-5.
 
         Raises:
             UserError: there are no two classes.
@@ -71,7 +72,7 @@ class Classification(Task):
         n = len(self.classes)
         wanted: dict[str, Metric | MetricCollection] = {
             "accuracy": MulticlassAccuracy(n, average="micro"),
-            "class_accuracy": MulticlassAccuracy(n, average="macro"),
+            "class_accuracy": ClassAccuracy(n),
         }
         if n > 5:
             wanted["top5"] = MulticlassAccuracy(n, top_k=5, average="micro")

@@ -36,7 +36,8 @@ class BoxPredictor(Predictor):
                 boxes, labels, scores = (answer[name][sure].cpu() for name in ("boxes", "labels", "scores"))
                 boxes_of_image = Detected(path, boxes, tuple(labels.tolist()), tuple(scores.tolist()), tuned.classes)
                 if path in self.pictures:
-                    draw(path, boxes, boxes_of_image.names, boxes_of_image.scores, self.pictures[path])
+                    values = tuned.transform.range
+                    draw(path, boxes, boxes_of_image.names, boxes_of_image.scores, self.pictures[path], values)
                 yield Prediction(path, boxes_of_image)
             watch(count, len(self.items))
 

@@ -17,8 +17,8 @@ from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import draw_bounding_boxes
 
 from peftbench.common.atomic_files import replacing
-from peftbench.data.decoding import to_rgb
-from peftbench.data.media import upright
+from peftbench.data.decoding import open_rgb
+from peftbench.data.pixel_values import Range
 
 DETECTIONS = "detections.json"
 """The file in a run's folder that holds what it found on the test images."""
@@ -81,19 +81,25 @@ def as_coco(
     file.write("\n")
 
 
-def draw(image_file: Path, boxes: Tensor, labels: Sequence[str], scores: Sequence[float], out: Path) -> None:
+def draw(
+    image_file: Path,
+    boxes: Tensor,
+    labels: Sequence[str],
+    scores: Sequence[float],
+    out: Path,
+    values: Range = "auto",
+) -> None:
     """Writes the upright image with its boxes, their classes and scores to `out`, in the form that its name says. The
     first box, which is the surest, lies on top.
 
     Args:
         boxes: (n, 4) as x1, y1, x2, y2 in pixels of the upright image.
+        values: which of the image's values are black and white.
 
     Raises:
         UserError: `out` cannot be written.
     """
-    with Image.open(image_file) as opened:
-        opened.load()
-        image = to_rgb(upright(opened))
+    image = open_rgb(image_file, values)
     if len(boxes):
         line, height = (max(least, round(max(image.size) / part)) for least, part in ((1, 300), (10, 50)))
         named = list(zip(boxes.tolist(), labels, scores, map(_color, labels), strict=True))[::-1]

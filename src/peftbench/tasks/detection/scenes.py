@@ -19,9 +19,10 @@ from torchvision.transforms.v2 import functional
 from peftbench.common.errors import UserError
 from peftbench.data.base import Split
 from peftbench.data.boxes import BoxSplit, Objects
-from peftbench.data.decoding import FILTERS, Picture, open_image, to_rgb
+from peftbench.data.decoding import FILTERS, Picture, open_rgb
 from peftbench.data.images import Batch, Images, Indices
-from peftbench.data.media import DAMAGED, upright
+from peftbench.data.media import DAMAGED
+from peftbench.data.pixel_values import Range
 
 DIVISOR = 32
 """Images of different sizes are padded to multiples of it, or of a coarser stride of the backbone."""
@@ -50,6 +51,7 @@ class SceneTransform:
     std: tuple[float, ...]
     augment: str = "none"
     divisor: int = 32
+    range: Range = "auto"
 
     @property
     def colour(self) -> Tensor:
@@ -76,8 +78,8 @@ class SceneTransform:
         return batch
 
     def resized(self, image: Image.Image, to: tuple[int, int]) -> Tensor:
-        """uint8 (3, h, w)."""
-        resized = to_rgb(image).resize(to[::-1], FILTERS[self.interpolation])
+        """uint8 (3, h, w) of an image in RGB."""
+        resized = image.resize(to[::-1], FILTERS[self.interpolation])
         return torch.from_numpy(np.asarray(resized).transpose(2, 0, 1).copy())
 
     def __call__(self, image: Picture) -> tuple[Tensor, dict[str, Tensor]]:
@@ -89,7 +91,7 @@ class SceneTransform:
             UserError: it cannot be read as an image.
         """
         try:
-            whole = open_image(image)
+            whole = open_rgb(image, self.range)
             original = (whole.height, whole.width)
             small = self.resized(whole, self.fit(original))
         except DAMAGED as problem:
@@ -203,17 +205,13 @@ class Scenes(Images):
         path = self.split.images[index]
         expected = self._objects(index).size
         try:
-            with Image.open(path) as file:
-                file.load()
-                image = upright(file)
-                if (image.height, image.width) != expected:
-                    if (file.height, file.width) != expected:
-                        raise UserError(
-                            f"{path}: is {image.width} x {image.height} pixels (width x height), and its annotations "
-                            f"say {expected[1]} x {expected[0]}; expected the image that was annotated."
-                        )
-                    image = file  # annotated as the pixels lie in the file, without regard to EXIF
-                return self.transform.resized(image, size)
+            image = open_rgb(path, self.transform.range, annotated=expected)
+            if (image.height, image.width) != expected:
+                raise UserError(
+                    f"{path}: is {image.width} x {image.height} pixels (width x height), and its annotations say "
+                    f"{expected[1]} x {expected[0]}; expected the image that was annotated."
+                )
+            return self.transform.resized(image, size)
         except DAMAGED as problem:
             raise self._damaged(index, problem) from None
 

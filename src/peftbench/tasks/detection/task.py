@@ -13,12 +13,15 @@ from peftbench.backbones import Backbone, Facts, Size
 from peftbench.common.errors import Refusal
 from peftbench.config import Backbone as BackboneSection
 from peftbench.config import Config
+from peftbench.data.base import Split
+from peftbench.data.boxes import BoxSet
 from peftbench.tasks.base import Extract, Metrics, Task, pixel_scale
 from peftbench.tasks.detection import pretrained, result_files, schema
 from peftbench.tasks.detection.average_precision import BoxAP
 from peftbench.tasks.detection.detectors import DETECTORS, Target
 from peftbench.tasks.detection.predictor import BoxPredictor
 from peftbench.tasks.detection.scenes import DIVISOR, SceneTransform, rounded_up
+from peftbench.tasks.detection.small_objects import note_small_objects
 from peftbench.tasks.predictor import Predictor
 
 
@@ -69,7 +72,14 @@ class Detection(Task):
         shorter, longest = tuple(config.data.options["min_size"]), config.data.options["max_size"]
         strides = (round(facts.canvas[0] / tap.grid[0]) for tap in facts.taps if tap.grid)
         divisor = max(DIVISOR, *strides)
-        return SceneTransform(size, shorter, longest, interpolation, mean, std, config.data.augment, divisor)
+        return SceneTransform(
+            size, shorter, longest, interpolation, mean, std, config.data.augment, divisor, config.data.range
+        )
+
+    @classmethod
+    def look_at(cls, config: Config, transform: Any, roles: Sequence[Split | None]) -> list[str]:
+        """Counts objects that are too small to learn from on the input: see `note_small_objects`."""
+        return note_small_objects(transform, roles, config.data.options.get("dropped", BoxSet.dropped))
 
     @classmethod
     def refuse(cls, config: Config, fixed_size: bool, backbone: Backbone) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -59,7 +60,8 @@ class Sample:
         shape = (6,) if tuned.run.frames is None else (6, tuned.run.frames)
         count = math.prod(shape)
         assert isinstance(tuned.transform, Transform)
-        pixels = [tuned.transform(files[i * len(files) // count]) for i in range(count)]
+        transform = replace(tuned.transform, range="auto")  # these photos are of 8 bits, whatever the run's images are
+        pixels = [transform(files[i * len(files) // count]) for i in range(count)]
         self.images = torch.stack(pixels).unflatten(0, shape)
         self.logits = tuned(self.images)
 
