@@ -21,6 +21,7 @@ from peftbench.data.decoding import decode_image
 from peftbench.methods.base import Plan
 from peftbench.models.model import Model
 from peftbench.results import read_record
+from peftbench.results.per_image import read_right, stamped
 from peftbench.runs.build import instantiate
 from peftbench.runs.run import run
 from peftbench.tasks.classification.task import Classification
@@ -278,6 +279,10 @@ def test_two_processes_reach_what_one_does(tmp_path, alone, strategy):
     two = _trained(tmp_path, [f"trainer={strategy}", "trainer.devices=2"])
     assert two.history[-1]["train_loss"] == pytest.approx(alone.history[-1]["train_loss"], rel=1e-4)
     assert two.metrics["test/accuracy"] == pytest.approx(alone.metrics["test/accuracy"], abs=0.005)
+    assert two.stamps["data"]["images"] == alone.stamps["data"]["images"]
+    right = [read_right(r.folder, stamped(r.stamps)) for r in (alone, two)]
+    assert right[1].mean() == pytest.approx(two.metrics["test/accuracy"])
+    assert (right[0] == right[1]).mean() > 0.99, "in the same order"
     a, b = learned(alone), learned(two)
     assert a.keys() == b.keys()
     assert all(torch.allclose(a[k], b[k], atol=1e-4) for k in a)
