@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import itertools
 import json
 import re
@@ -73,6 +75,19 @@ def test_without_validation_the_row_says_that_test_chose(tmp_path):
     assert OPTIMISTIC in shown_everywhere(tmp_path)[0]
     out = tell("choose", tmp_path, "max_params=1M")
     assert re.search(rf"digits: lora lr=0.01: 80.0 .*setting {OPTIMISTIC} \(best of 3\)", out)
+
+
+def test_a_verdict_for_a_setting_that_test_images_chose_says_so(tmp_path):
+    for seed in range(3):
+        write(
+            tmp_path,
+            tried(1e-3, 0.7, seed=seed),
+            tried(1e-2, 0.8, seed=seed),
+            record("bitfit", seed=seed, accuracy=0.6),
+        )
+    assert f"lora lr=0.01 is better, but {OPTIMISTIC}" in tell("report", tmp_path)
+    (pair,) = csv.DictReader(io.StringIO(tell("report", tmp_path, "--format=csv", "table=pairs")))
+    assert (pair["verdict"], pair["first_chosen"], pair["second_chosen"]) == ("better", OPTIMISTIC, "")
 
 
 def test_a_setting_without_validation_does_not_win_by_its_test_figures(tmp_path):

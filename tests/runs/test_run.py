@@ -40,7 +40,8 @@ def full(tmp_path_factory):
 def test_a_run_leaves_record_delta_config_and_csv(full):
     folder = Path(full.folder)
     found = {p.name for p in folder.iterdir()}
-    assert {"result.json", "delta.safetensors", "config.yaml", "metrics.csv", "checkpoint.ckpt"} == found
+    files = {"result.json", "delta.safetensors", "config.yaml", "metrics.csv", "checkpoint.ckpt", "test_right.bits"}
+    assert files == found
     stored = json.loads((folder / "result.json").read_text())
     assert stored["schema"] == 1
     assert stored["status"] == "complete"
@@ -65,6 +66,10 @@ def test_the_record_holds_every_cost_and_stamp(full):
     assert stamps["backbone"]["weights"] == "random"
     assert len(stamps["backbone"]["fingerprint"]) == len(stamps["data"]["hash"]) == 64
     assert stamps["data"]["split"] == "digits-v1"
+    assert set(stamps["data"]["images"]) == {"train", "val", "test"}
+    right = read_right(full.folder, stamped(stamps))
+    assert len(right) == stamps["data"]["images"]["test"]
+    assert right.mean() == pytest.approx(full.metrics["test/accuracy"])
     assert stamps["versions"]["torch"] == torch.__version__.split("+")[0] or stamps["versions"]["torch"]
     assert set(full.metrics) >= {"test/accuracy", "test/loss", "val/accuracy", "train/loss", "test/class_accuracy"}
 

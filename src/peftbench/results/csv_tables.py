@@ -16,7 +16,7 @@ _BEFORE = ("board", "backbone", "weights", "split", "apart", "method", "tuned", 
 _COLUMNS = (*_BEFORE, "metric", "task", "value", "half", "n", "failed", "missing", "machines", *_COSTS, "ood")
 COLUMNS = (*_COLUMNS, "chosen", "settings", "images")
 _PAIRS = ("board", "first", "second", "difference", "half", "n", "over", "p", "p_holm", "p_wilcoxon", "verdict")
-PAIRS = (*_PAIRS, "why")
+PAIRS = (*_PAIRS, "why", "first_chosen", "second_chosen")
 WEIGHTS = ("board", "first", "second", "task", "seed", "images", "only_first", "only_second", "p", "p_holm", "verdict")
 BEGINNINGS = tuple(",".join(columns) for columns in (_COLUMNS, _PAIRS, WEIGHTS))
 """How the files of the tables begin, older ones too, by which they are told from others."""
@@ -61,9 +61,8 @@ def pairs_csv(boards: Sequence[Board]) -> str:
     lines: list[Sequence[object]] = [PAIRS]
     for number, board in enumerate(boards):
         for a, b, d, over in board.pairs():
-            lines.append(
-                [number, a.label, b.label, d.mean, d.half, d.n, over, d.p, d.holm, d.wilcoxon, d.verdict, d.untold]
-            )
+            figures = [d.mean, d.half, d.n, over, d.p, d.holm, d.wilcoxon, d.verdict, d.untold]
+            lines.append([number, a.label, b.label, *figures, a.choice.by, b.choice.by])
     return _as_csv(lines)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from peftbench.common.amounts import plural
 from peftbench.results.board import Board, Compared, Row
+from peftbench.results.chosen import ON_TEST
 from peftbench.results.per_image import FILE
 from peftbench.results.same_images import SameImages, compared_by_image
 from peftbench.results.stats import LEAST_PAIRS, Difference
@@ -33,7 +34,7 @@ def pairs_table(board: Board, pairs: Sequence[Compared]) -> TextTable:
     table = TextTable(f"Differences between methods, points of {short(board.metric)}", columns)
     for first, second, difference, over in pairs:
         figures = [_points(difference), over, _p(difference.holm), _p(difference.wilcoxon)]
-        table.rows.append([first.label, second.label, *figures, _verdict(first, difference)])
+        table.rows.append([first.label, second.label, *figures, _verdict(first, second, difference)])
     if len(board.rows) > 2 and len(pairs) < len(board.rows) * (len(board.rows) - 1) / 2:
         table.notes.append("The report compares each of this many methods with the first, where they share tasks.")
     table.notes.append(
@@ -54,10 +55,13 @@ def same_images_table(tests: Sequence[SameImages]) -> TextTable:
     columns = [("first", False), ("second", False), ("task", False), ("seed", True), ("images", True)]
     columns += [("only first right", True), ("only second right", True), ("p (McNemar, Holm)", True), ("so", False)]
     table = TextTable("These weights, not the method: the same test images, one by one", columns)
-    words = {"better": "these weights of {} are better", "worse": "these weights of {} are worse"}
     for test in tests:
         counts = [str(n) for n in (test.seed, test.images, test.only_first, test.only_second)]
-        so = words.get(test.verdict, test.verdict).format(test.first.label)
+        words = {
+            "better": f"these weights of {test.first.label} are better{_if_on_test(test.first, ', but {}')}",
+            "worse": f"these weights of {test.first.label} are worse{_if_on_test(test.second, ' than those {}')}",
+        }
+        so = words.get(test.verdict, test.verdict)
         task = test.task.removeprefix("vtab/")
         table.rows.append([test.first.label, test.second.label, task, *counts, _p(test.holm), so])
     table.notes.append(
@@ -73,14 +77,19 @@ def _points(difference: Difference) -> str:
     return f"{100 * difference.mean:+.1f}{half}"
 
 
-def _verdict(first: Row, difference: Difference) -> str:
+def _verdict(first: Row, second: Row, difference: Difference) -> str:
     words = {
-        "better": f"{first.label} is better",
-        "worse": f"{first.label} is worse",
+        "better": f"{first.label} is better{_if_on_test(first, ', but {}')}",
+        "worse": f"{first.label} is worse{_if_on_test(second, ' than one {}')}",
         "no telling": difference.untold,
         "equal": "the same in every pair",
     }
     return words.get(difference.verdict, difference.verdict)
+
+
+def _if_on_test(row: Row, words: str) -> str:
+    """The words, with how it was chosen, where test images chose the setting of the better one."""
+    return words.format(ON_TEST) if row.choice.by == ON_TEST else ""
 
 
 def _p(value: float | None) -> str:

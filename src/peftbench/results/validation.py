@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import cached_property
 from statistics import fmean
 from typing import Any
 
@@ -13,11 +14,17 @@ from peftbench.results.summary import Run
 class Trials:
     """What settings reached on validation images, also in runs that looked at no test image."""
 
-    def __init__(self, runs: Iterable[Run]) -> None:
-        self._by_setting: dict[Any, list[Run]] = defaultdict(list)
-        for run in runs:
+    def __init__(self, runs: Sequence[Run]) -> None:
+        self._runs = runs
+
+    @cached_property
+    def _by_setting(self) -> dict[Any, list[Run]]:
+        """Of all runs: few reports have settings to choose among, and ask for it."""
+        by_setting: dict[Any, list[Run]] = defaultdict(list)
+        for run in self._runs:
             if run.status == "complete":
-                self._by_setting[_key(run)].append(run)
+                by_setting[_key(run)].append(run)
+        return by_setting
 
     def validated(self, runs: Sequence[Run], metric: str) -> float | None:
         """The mean over seeds of what runs of one setting on one task reached on validation images.
