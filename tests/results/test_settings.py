@@ -9,7 +9,7 @@ import json
 import re
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from support.reports import call, columns, leaderboard, one, record, tell, write
@@ -207,6 +207,7 @@ def test_the_table_after_a_sweep_says_what_its_figures_are_for(capsys):
     tests=st.permutations([0.1, 0.3, 0.5, 0.7]),
     others=st.permutations([0.1, 0.3, 0.5, 0.7]),
 )
+@example(val=[1, 1], tests=[0.1, 0.3], others=[0.3, 0.1])
 def test_figures_on_test_images_never_change_the_choice(val, tests, others, tmp_path_factory):
     """Whatever the test images say, the same setting is shown where there is any validation."""
     chosen = []
