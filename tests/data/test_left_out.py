@@ -13,7 +13,7 @@ from peftbench.common.errors import UserError
 from peftbench.data.base import Splits
 from peftbench.data.decoding import decode_image
 from peftbench.data.folder import Folder
-from peftbench.data.media import IMAGES
+from peftbench.data.media import DAMAGED, IMAGES
 from support.datasets import class_folders, noise, refuses, write
 from support.mistakes import pictures, record
 
@@ -28,6 +28,15 @@ SUFFIXES += [".jfif", ".jpe", ".jp2", ".avif", ".tga"]
 
 def test_the_list_is_fixed_and_holds_nothing_that_runs_a_program():
     assert {*SUFFIXES, ".heic"} == IMAGES
+
+
+def test_a_program_for_printers_is_no_image_whatever_it_is_called(tmp_path):
+    file = tmp_path / "a.jpg"
+    file.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n")
+    with Image.open(file) as opened:
+        assert opened.format == "EPS", "Pillow goes by what a file holds"
+    with pytest.raises(DAMAGED, match="cannot identify image file"):
+        decode_image(file, 8, "bilinear")
 
 
 def test_every_suffix_in_any_case_is_read(tmp_path):

@@ -77,6 +77,10 @@ def test_a_run_is_tested_on_its_shifts_and_shows_both(tmp_path, capsys):
     record = run(peftbench.compose(*QUICK, *words))
     plain = run(peftbench.compose(*QUICK, f"output_dir={tmp_path / 'out'}"))
     assert {n: v for n, v in record.metrics.items() if not n.startswith("ood/")} == plain.metrics
+    assert record.stamps["right"] == plain.stamps["right"], "of the test images, not of shifted ones"
+    numbers = record.stamps["data"]["images"]
+    assert numbers[f"ood/{folder}"] == 12
+    assert numbers["ood/noise:2"] == numbers["test"] == record.stamps["right"]["images"]
     assert record.id != plain.id
     sets = ["noise:2", *(f"pixelate:{i}" for i in range(1, 6)), str(folder)]
     assert all(0 <= record.metrics[f"ood/{s}/accuracy"] <= 1 for s in sets)

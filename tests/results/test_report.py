@@ -116,7 +116,7 @@ def test_settings_of_one_method_are_rows_named_by_what_differs(tmp_path):
             more = {"config__method__options": {"rank": rank, "alpha": 1.0}, "config__optimizer__lr": rate}
             each = record("lora", accuracy=0.5 + rank / 100 + rate, **more)
             write(tmp_path, each | {"id": f"lora-{rank}-{rate}"})
-    found = {line["method"] for line in leaderboard(tmp_path)}
+    found = {line["method"] for line in leaderboard(tmp_path, settings="all")}
     assert found == {f"lora rank={r}, lr={lr}" for r in (4, 8) for lr in ("0.001", "0.01")}
 
 
@@ -125,7 +125,7 @@ def test_what_a_protocol_chose_per_task_is_one_row_and_says_so(tmp_path):
     for task, rate in (("vtab/dtd", 1e-3), ("vtab/svhn", 1e-2)):
         write(tmp_path, record("lora", task, config__optimizer__lr=rate, config__protocol=protocol))
         write(tmp_path, record("lora", task, config__optimizer__lr=rate) | {"id": f"plain-{rate}"})
-    lines = leaderboard(tmp_path)
+    lines = leaderboard(tmp_path, settings="all")
     tuned = {line["method"] for line in lines if line["tuned"]}
     assert len(tuned) == 1
     assert len({line["method"] for line in lines if not line["tuned"]}) == 2, "untuned settings are rows of their own"

@@ -21,6 +21,7 @@ from peftbench.data.decoding import decode_image
 from peftbench.methods.base import Plan
 from peftbench.models.model import Model
 from peftbench.results import read_record
+from peftbench.results.per_image import read_right, stamped
 from peftbench.runs.build import instantiate
 from peftbench.runs.run import run
 from peftbench.tasks.classification.task import Classification
@@ -39,7 +40,8 @@ def full(tmp_path_factory):
 def test_a_run_leaves_record_delta_config_and_csv(full):
     folder = Path(full.folder)
     found = {p.name for p in folder.iterdir()}
-    assert {"result.json", "delta.safetensors", "config.yaml", "metrics.csv", "checkpoint.ckpt"} == found
+    files = {"result.json", "delta.safetensors", "config.yaml", "metrics.csv", "checkpoint.ckpt", "test_right.bits"}
+    assert files == found
     stored = json.loads((folder / "result.json").read_text())
     assert stored["schema"] == 1
     assert stored["status"] == "complete"
@@ -64,6 +66,10 @@ def test_the_record_holds_every_cost_and_stamp(full):
     assert stamps["backbone"]["weights"] == "random"
     assert len(stamps["backbone"]["fingerprint"]) == len(stamps["data"]["hash"]) == 64
     assert stamps["data"]["split"] == "digits-v1"
+    assert set(stamps["data"]["images"]) == {"train", "val", "test"}
+    right = read_right(full.folder, stamped(stamps))
+    assert len(right) == stamps["data"]["images"]["test"]
+    assert right.mean() == pytest.approx(full.metrics["test/accuracy"])
     assert stamps["versions"]["torch"] == torch.__version__.split("+")[0] or stamps["versions"]["torch"]
     assert set(full.metrics) >= {"test/accuracy", "test/loss", "val/accuracy", "train/loss", "test/class_accuracy"}
 
@@ -278,6 +284,10 @@ def test_two_processes_reach_what_one_does(tmp_path, alone, strategy):
     two = _trained(tmp_path, [f"trainer={strategy}", "trainer.devices=2"])
     assert two.history[-1]["train_loss"] == pytest.approx(alone.history[-1]["train_loss"], rel=1e-4)
     assert two.metrics["test/accuracy"] == pytest.approx(alone.metrics["test/accuracy"], abs=0.005)
+    assert two.stamps["data"]["images"] == alone.stamps["data"]["images"]
+    right = [read_right(r.folder, stamped(r.stamps)) for r in (alone, two)]
+    assert right[1].mean() == pytest.approx(two.metrics["test/accuracy"])
+    assert (right[0] == right[1]).mean() > 0.99, "in the same order"
     a, b = learned(alone), learned(two)
     assert a.keys() == b.keys()
     assert all(torch.allclose(a[k], b[k], atol=1e-4) for k in a)

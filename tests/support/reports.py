@@ -38,6 +38,7 @@ def record(method: str, task: str = "digits", seed: int = 0, accuracy: float = 0
             "backbone": {"name": "vit_base_patch16_224.orig_in21k", "weights": "hub", "pretrained": True,
                          "fingerprint": "f" * 64, "input_size": 224},
             "data": {"split": task, "stage": "final", "hash": f"{task}-hash", "classes": 10, "skipped": [],
+                     "images": {"train": 1000, "test": 10_000},
                      "transform": {"size": 224, "interpolation": "bicubic", "mean": [0.5] * 3, "std": [0.5] * 3}},
             "machine": {"processor": "a CPU", "threads": 2, "devices": []},
         },

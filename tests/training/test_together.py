@@ -73,6 +73,7 @@ def test_together_each_run_is_what_it_is_alone(cli, tmp_path, words):
         assert record["costs"]["together"] == len(a)
         assert "together" not in b[name]["costs"]
         assert record["metrics"] == pytest.approx(b[name]["metrics"], abs=1e-5)
+        assert record["stamps"]["right"] == b[name]["stamps"]["right"]
         for mine, theirs in zip(record["history"], b[name]["history"], strict=True):
             assert mine["lr"] == theirs["lr"]
             assert mine["train_loss"] == pytest.approx(theirs["train_loss"], abs=1e-5)

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 import peftbench
 from peftbench import backbones
 from peftbench.backbones.weights import HERE
+from peftbench.results.per_image import read_right, stamped
 from support.finished_runs import finish, logits_of, pictures, same
 
 
@@ -58,6 +59,8 @@ def test_the_loaded_model_is_the_one_that_was_tested(method, backbone, merges, d
     tuned = peftbench.load(record.folder, merge=False)
     logits, labels = logits_of(data, tuned)
     assert F.cross_entropy(logits, labels).item() == pytest.approx(record.metrics["test/loss"], rel=1e-4)
+    right = read_right(record.folder, stamped(record.stamps))
+    assert right.tolist() == (logits.argmax(1) == labels).tolist()
     assert tuned.run.config.to_dict() == record.config
     merged = peftbench.load(record.folder)
     assert merged.merged == merges

@@ -13,6 +13,7 @@ from peftbench.common.vtab_tasks import ALIASES
 if TYPE_CHECKING:
     from peftbench.results.board import Board, Row
     from peftbench.results.choice import Candidate, Limit
+    from peftbench.results.validation import Trials
 
 _BUDGET = {"max_memory": "at its peak", "max_minutes": "to train", "max_params": "parameters"}
 _SHOWN = 5
@@ -27,13 +28,15 @@ def print_choice(words: Words) -> int:
     from peftbench.results.boards import boards
     from peftbench.results.choice import candidates, limits
     from peftbench.results.collect import collect
+    from peftbench.results.validation import Trials
 
     bounds = limits({key: words[key] for key in words.written if key in _BUDGET})
     if not bounds:
         raise UserError("choose: needs a budget, such as max_memory=2GB max_minutes=10 max_params=0.4M.")
     places = record_places(words["folders"])
     collected = collect(places)
-    all_boards = boards(collected.runs, words["metric"])
+    all_boards = boards(collected.runs, words["metric"], every_setting=True)
+    trials = Trials(collected.runs)
     tasks = list(dict.fromkeys(task for board in all_boards for task in board.tasks))
     if not tasks:
         raise UserError(
@@ -43,11 +46,11 @@ def print_choice(words: Words) -> int:
     if words["data"]:
         tasks = [_task_named(words["data"], tasks)]
     print("within " + ", ".join(f"{b.key}={b.written}" for b in bounds))
-    fitted = [_print_answer(all_boards, [task], task, bounds) for task in tasks]
+    fitted = [_print_answer(all_boards, [task], task, bounds, trials) for task in tasks]
     for metric in dict.fromkeys(b.metric for b in all_boards):  # figures of one metric have a mean
         alike = [t for t in tasks if any(t in b.tasks for b in all_boards if b.metric == metric)]
         if len(alike) > 1 and candidates(all_boards, alike, bounds):
-            fitted.append(_print_answer(all_boards, alike, f"all {len(alike)} tasks", bounds))
+            fitted.append(_print_answer(all_boards, alike, f"all {len(alike)} tasks", bounds, trials))
     _print_notes(all_boards, tasks, bounds)
     if collected.skipped:
         print(f"skipped: {len(collected.skipped)} files that are no records, such as {collected.skipped[0][0]}")
@@ -71,16 +74,18 @@ def _print_notes(all_boards: Sequence[Board], tasks: Sequence[str], bounds: Sequ
         print("\nBackbones, inputs or splits differ between some of these: peftbench report says in what.")
 
 
-def _print_answer(all_boards: Sequence[Board], tasks: Sequence[str], name: str, bounds: Sequence[Limit]) -> bool:
-    from peftbench.results.choice import candidates, cheaper
+def _print_answer(
+    all_boards: Sequence[Board], tasks: Sequence[str], name: str, bounds: Sequence[Limit], trials: Trials
+) -> bool:
+    from peftbench.results.choice import candidates, cheaper, closest, one_setting_each
 
     every = candidates(all_boards, tasks, bounds)
     if not every:
         print(f"\n{name}: no method has a complete run on each of them.")
         return False
-    fitting = [c for c in every if not c.over]
+    fitting = one_setting_each([c for c in every if not c.over], tasks, trials)
     if not fitting:
-        close = min(every, key=lambda c: (c.miss, -c.value))
+        close = closest(every, tasks, trials)
         print(f"\n{name}: nothing fits. Nearest: {_line(close, all_boards, bounds)}")
         print(f"  over {_excess(close, bounds)}")
         return False
@@ -88,7 +93,8 @@ def _print_answer(all_boards: Sequence[Board], tasks: Sequence[str], name: str, 
     print(f"\n{name}: {_line(best, all_boards, bounds)}")
     for other, what in cheaper(best, fitting, tasks)[:_SHOWN]:
         print(f"  inside its noise with less {what}: {_line(other, all_boards, bounds)}")
-    better = [c for c in every if c.over and c.value > best.value]
+    over = one_setting_each([c for c in every if c.over], tasks, trials)
+    better = [c for c in over if c.value > best.value]
     if better:
         print(f"  better, but over {_excess(better[0], bounds)}: {_line(better[0], all_boards, bounds)}")
     return True
@@ -106,7 +112,8 @@ def _line(candidate: Candidate, all_boards: Sequence[Board], bounds: Sequence[Li
     kind = f", {row.times}" if row.times else ""
     seeds = f"{row.seeds} seed" if row.seeds == "1" else f"{row.seeds} seeds"
     reached = f"{100 * candidate.value:.1f}{half} {percent(candidate.board.metric)}"
-    return f"{row.label}{where}: {reached} ({seeds}), {', '.join(costs)}{kind}"
+    choice = f", setting {candidate.choice}" if candidate.choice.by else ""
+    return f"{row.label}{where}: {reached} ({seeds}), {', '.join(costs)}{kind}{choice}"
 
 
 def _name(row: Row) -> str:

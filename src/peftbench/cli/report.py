@@ -29,7 +29,7 @@ def print_report(words: Words) -> int:
         raise UserError("output: format=terminal is shown, not written; give format=markdown, csv, latex or html.")
     places = record_places(words["folders"])
     collected = collect(places)
-    all_boards = boards(collected.runs, words["metric"])
+    all_boards = boards(collected.runs, words["metric"], words["settings"] == "all")
     if not all_boards:
         raise _no_board(collected, words["metric"])
     if form == "html" and not output:
@@ -65,6 +65,8 @@ def _report_content(form: str, all_boards: Sequence[Board], collected: Collected
     incomplete = words["incomplete"]
     if form == "csv" and words["table"] == "pairs":
         return csv_tables.pairs_csv(all_boards)
+    if form == "csv" and words["table"] == "weights":
+        return csv_tables.weights_csv(all_boards)
     if form == "csv":
         return csv_tables.leaderboard_csv(all_boards, incomplete)
     if form == "html":
@@ -111,7 +113,13 @@ COMMAND = Command(
         Argument("output", "the file; without it html goes to report.html, all else to the terminal", kind="file"),
         METRIC,
         Argument("incomplete", "show methods that lack a task, too", kind="flag", default=False),
-        Argument("table", "which of two tables, with format=csv", choices=("leaderboard", "pairs")),
+        Argument(
+            "settings",
+            "of each method the one that validation chose, or all",
+            default="chosen",
+            choices=("chosen", "all"),
+        ),
+        Argument("table", "which of three tables, with format=csv", choices=("leaderboard", "pairs", "weights")),
     ),
     examples=("peftbench report outputs", "peftbench report outputs more/outputs --format=html"),
 )

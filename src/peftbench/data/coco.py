@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from PIL import Image
 
 from peftbench.common.errors import UserError
 from peftbench.data.annotations import Annotations, read_annotations
@@ -18,7 +17,7 @@ from peftbench.data.base import Split, Splits
 from peftbench.data.box_units import in_pixels
 from peftbench.data.boxes import BoxSet, BoxSplit, Objects, box_split, note_dropped
 from peftbench.data.coco_merging import merge_entries
-from peftbench.data.media import DAMAGED, upright_size
+from peftbench.data.media import DAMAGED, open_image, upright_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,7 +210,7 @@ def _sizes(annotations: Annotations, places: Sequence[Path | None]) -> np.ndarra
     def look(at: int) -> tuple[int, int]:
         place = places[at]
         try:
-            with Image.open(place) as opened:  # type: ignore[arg-type]
+            with open_image(place) as opened:
                 return upright_size(opened)
         except DAMAGED as problem:
             raise UserError(

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from peftbench.common.errors import UserError
-from peftbench.data.media import DAMAGED, load_upright, read_clip
+from peftbench.data.media import DAMAGED, load_upright, open_image, read_clip
 from peftbench.data.pixel_values import Range, in_eight_bits
 
 FILTERS = {
@@ -63,7 +63,7 @@ def open_rgb(source: Picture, values: Range = "auto", annotated: tuple[int, int]
         return _as_seen(source, values, annotated, UNNAMED)
     if not isinstance(source, str | Path):
         raise UserError(f"an image in a {type(source).__name__}: expected a file, a PIL image or pixels in NumPy.")
-    with Image.open(source) as file:
+    with open_image(source) as file:
         return _as_seen(file, values, annotated, str(source))
 
 

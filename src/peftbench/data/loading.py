@@ -62,6 +62,11 @@ class BatchOrder(Sampler[Indices]):
         count = whole + 1 if rest >= least else max(whole, 1)
         return min(count, self.limit) if self.limit else count
 
+    @property
+    def images(self) -> int:
+        """How many images an epoch reads, over all processes together."""
+        return min(self.size, len(self) * self.batch_size)
+
     def __iter__(self) -> Iterator[Indices]:
         epoch, done = self.place()
         order = torch.arange(self.size)
@@ -108,6 +113,12 @@ class Loaders:
     order: BatchOrder
     skipped: tuple[str, ...]
     ood: Mapping[str, DataLoader] = field(default_factory=dict)
+
+    def images(self) -> dict[str, int]:
+        """How many images an epoch reads, over all processes together, by role; `ood/<name>` of a shifted set."""
+        parts = {"train": self.train, "val": self.val, "test": self.test}
+        parts |= {f"ood/{name}": loader for name, loader in self.ood.items()}
+        return {role: cast(BatchOrder, p.batch_sampler).images for role, p in parts.items() if p is not None}
 
     def load(self, watch: Watch) -> None:
         """Decodes into memory what fits and what no stored taps stand in for.

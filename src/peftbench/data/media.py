@@ -16,16 +16,27 @@ from peftbench.common.errors import UserError
 from peftbench.data.heif import register_heif
 from peftbench.data.listing import Tree
 
-# Neither EPS nor PS, to read which Pillow runs a program.
 IMAGES = {
     *(".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"),
     *(".jfif", ".jpe", ".jp2", ".avif", ".tga", ".heic"),
 }
+# Pillow's readers of these. Without EPS, to read which it runs a program, and without others that nobody means: Pillow
+# goes by what a file holds, whatever it is called.
+_READERS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF", "TGA", "HEIF")
 VIDEOS = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"}
 DAMAGED = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises for a broken image
 # The readers of these; FFmpeg's others include playlists, which make it open whatever else a file names.
 _FORMATS = "avi,mov,matroska,mpeg,mpegts,asf"
 _MOST_PIXELS = 178_956_970  # in one picture of a video: from there on Pillow refuses an image
+
+
+def open_image(source: Any) -> Image.Image:
+    """An image that is opened and not read yet, to be closed by the caller.
+
+    Raises:
+        OSError, ValueError: it is none of the forms that we read (`DAMAGED`).
+    """
+    return Image.open(source, formats=_READERS)
 
 
 def load_upright(image: Image.Image, annotated: tuple[int, int] | None = None) -> Image.Image:
@@ -216,4 +227,5 @@ def _numbered(name: str) -> tuple[list[str | int], str]:
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
 
 
+Image.init()  # has all readers there: a list of them must name none that is not
 register_heif()

@@ -15,13 +15,12 @@ from xml.etree import ElementTree
 from xml.parsers import expat
 
 import numpy as np
-from PIL import Image
 
 from peftbench.common.atomic_files import replacing
 from peftbench.common.errors import UserError, nearest
 from peftbench.data.box_units import are_shares
 from peftbench.data.boxes import note_dropped
-from peftbench.data.media import DAMAGED, IMAGES, upright_size
+from peftbench.data.media import DAMAGED, IMAGES, open_image, upright_size
 
 _LISTS = ("train", "val", "trainval", "test")
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -183,7 +182,7 @@ def _size(tree: ElementTree.Element, image: Path) -> tuple[int, int]:
     if all(text.isdecimal() and len(text) < 10 and int(text) for text in texts):
         return int(texts[0]), int(texts[1])
     try:
-        with Image.open(image) as opened:
+        with open_image(image) as opened:
             return upright_size(opened)
     except DAMAGED as problem:
         raise UserError(f"{image}: cannot be read as an image ({problem}), and its annotation has no size.") from None

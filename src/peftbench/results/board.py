@@ -9,7 +9,7 @@ from functools import cached_property
 from statistics import fmean
 
 from peftbench.common.vtab_tasks import GROUPS
-from peftbench.results.pairing import paired_differences
+from peftbench.results.pairing import pair_up
 from peftbench.results.settings import Setting
 from peftbench.results.stats import Difference, half_width, holm, paired, weighted
 from peftbench.results.summary import TOGETHER, Run
@@ -36,6 +36,21 @@ class Mean:
     missing: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Choice:
+    """How a setting was chosen among `of` settings of its method; `by` is empty where there was nothing to choose."""
+
+    by: str = ""
+    of: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.by} (best of {self.of})" if self.by else ""
+
+
+ONLY = Choice()
+"""There was one setting."""
+
+
 @dataclass
 class Row:
     """One method in one setting on the tasks of a board: `runs` by task, `failed` runs that have no figure."""
@@ -47,6 +62,7 @@ class Row:
     label: str = ""
     runs: dict[str, list[Run]] = field(default_factory=lambda: defaultdict(list))
     failed: Counter[str] = field(default_factory=Counter)
+    choice: Choice = ONLY
 
     def all_runs(self) -> Iterator[Run]:
         """The runs on all tasks."""
@@ -90,11 +106,37 @@ def has_comparable_costs(row: Row) -> bool:
     return len(row.machines) == 1 and row.times != TOGETHER
 
 
+@dataclass(frozen=True)
+class Tried:
+    """A setting that a method was tried in, on so many `tasks`, and its mean on validation images over them.
+
+    `shown` says whether it is on the board, `narrower` whether it gave way to one that has more tasks.
+    """
+
+    row: Row
+    tasks: int
+    validation: float | None
+    shown: bool
+    narrower: bool
+
+
+Compared = tuple[Row, Row, Difference, str]
+"""Two rows, the difference first minus second, and in words what was paired."""
+
+
+def weights_of(tasks: Sequence[str]) -> dict[str, float]:
+    """What each of the tasks counts in the mean over them: of all of VTAB, each group counts the same."""
+    if set(tasks) != set(VTAB_TASKS):
+        return {task: 1 / len(tasks) for task in tasks}
+    return {task: 1 / 3 / len(group) for group in VTAB_GROUPS.values() for task in group}
+
+
 @dataclass
 class Board:
     """Rows that may be compared. `apart` says in what it differs from the boards before it.
 
-    `twice` are further runs of the same setting and seed on the same task, which do not count.
+    `twice` are further runs of the same setting and seed on the same task, which do not count. `tried` are the settings
+    of the methods that have several, and `unchosen` their rows that are not shown.
     """
 
     basis: Setting
@@ -103,6 +145,8 @@ class Board:
     rows: list[Row]
     twice: list[Run]
     apart: str = ""
+    tried: list[Tried] = field(default_factory=list)
+    unchosen: list[Row] = field(default_factory=list)
 
     @property
     def vtab(self) -> bool:
@@ -178,7 +222,7 @@ class Board:
 
         self.rows.sort(key=key, reverse=True)
 
-    def pairs(self) -> list[tuple[Row, Row, Difference, str]]:
+    def pairs(self) -> list[Compared]:
         """Every two rows with tasks in common: the paired difference first minus second, and what was paired.
 
         Where there are many rows, each is compared with the first alone.
@@ -188,8 +232,8 @@ class Board:
         pairs = []
         for i, first in enumerate(firsts):
             for second in rows[i + 1 :]:
-                differences, over = paired_differences(first.runs, second.runs, self.tasks, self.metric)
-                if differences:
-                    pairs.append((first, second, paired(differences), over))
+                found = pair_up(first.runs, second.runs, self.tasks, self.metric)
+                if found.differences:
+                    pairs.append((first, second, paired(found.differences, found.floor), found.over))
         corrected = holm([difference for _, _, difference, _ in pairs])
         return [(a, b, c, over) for (a, b, _, over), c in zip(pairs, corrected, strict=True)]

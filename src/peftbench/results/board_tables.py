@@ -8,10 +8,12 @@ from dataclasses import replace
 from peftbench.common.amounts import count, plural, seconds, size
 from peftbench.results import published
 from peftbench.results.board import FLAT, MEAN, Board, Mean, Row
+from peftbench.results.chosen import settings_by_arm
+from peftbench.results.difference_tables import difference_tables
 from peftbench.results.settings import OWN
-from peftbench.results.stats import Difference
 from peftbench.results.task_results import short
 from peftbench.results.text_table import NAMED, TextTable, some
+from peftbench.results.validation import is_of_test_images, validation_metric
 
 _COSTS = ("parameters", "head", "train", "step", "memory")
 _ANYWHERE = ("parameters", "head")  # alike on every machine
@@ -25,13 +27,15 @@ def board_tables(board: Board, number: int, incomplete: bool) -> list[TextTable]
         incomplete: whether a mean over fewer tasks than there are is shown.
     """
     tables = [means_table(board, number, incomplete)]
+    if board.tried:
+        tables.append(settings_table(board))
     if len(board.tasks) > 1 or board.vtab:
         tables.append(tasks_table(board))
     shifted = shifted_table(board)
     if shifted.rows:
         tables.append(shifted)
     if len(board.rows) > 1:
-        tables.append(pairs_table(board))
+        tables += difference_tables(board)
     if board.vtab:
         tables += _published(board)
     return tables
@@ -58,6 +62,9 @@ def means_table(board: Board, number: int, incomplete: bool) -> TextTable:
         columns.append((f"{short(beside.metric)} %", True))
     columns += [(name, True) for name in ("params", "head", "train", "step", "peak mem")]
     columns.append(("times", False))
+    choices = any(row.choice.by for row in board.rows)
+    if choices:
+        columns.append(("setting", False))
     table = TextTable(f"Apart: {title(board)}" if number else title(board), columns)
     if board.apart:
         table.notes.append(f"This board stands apart from the boards before: {board.apart}.")
@@ -67,6 +74,9 @@ def means_table(board: Board, number: int, incomplete: bool) -> TextTable:
             means.append(beside.mean(row, board.tasks, incomplete))
         table.rows.append([row.label, row.seeds, *map(in_per_cent, means), *_costs(row)])
         table.values.append([None, None, *(mean.value for mean in means), *_cost_values(row), None])
+        if choices:
+            table.rows[-1].append(str(row.choice) or "–")
+            table.values[-1].append(None)
     table.notes += _notes(board, incomplete)
     return table
 
@@ -102,6 +112,7 @@ def in_per_cent(mean: Mean, failed: int = 0) -> str:
 def _notes(board: Board, incomplete: bool) -> list[str]:
     notes = ["± is half of the 95 % interval over seeds (t); a figure without it has one seed, or a task with one."]
     notes += _missing_tasks(board, incomplete)
+    notes += _on_settings(board)
     failed = sum(sum(row.failed.values()) for row in board.rows)
     if failed:
         runs = plural(failed, "run")
@@ -137,6 +148,31 @@ def _missing_tasks(board: Board, incomplete: bool) -> list[str]:
     return notes[:NAMED]
 
 
+def _on_settings(board: Board) -> list[str]:
+    """What the figures are worth where a method has several settings."""
+    if board.tried:
+        return [
+            "Of a method with several settings the board shows the one that is best on validation images. Where there "
+            "are none, it is the best on test images, and its figures are too high. settings=all shows every setting."
+        ]
+    if is_of_test_images(board.metric) and any(len(s) > 1 for s in settings_by_arm(board.rows).values()):
+        return ["To take the best of a method's settings by these figures is to choose on test images: optimistic."]
+    return []
+
+
+def settings_table(board: Board) -> TextTable:
+    """The settings of methods that have several: validation alone, since it is what may choose among them."""
+    metric = validation_metric(board.metric, board.primary)
+    columns = [("method", False), ("seeds", True), ("tasks", True), (f"{metric} %", True), ("shown", False)]
+    table = TextTable("Settings that were tried", columns)
+    for tried in board.tried:
+        value = "–" if tried.validation is None else f"{100 * tried.validation:.1f}"
+        shown = (tried.row.choice.by or "yes") if tried.shown else "no: fewer tasks" if tried.narrower else "no"
+        table.rows.append([tried.row.label, tried.row.seeds, str(tried.tasks), value, shown])
+        table.values.append([None, None, tried.tasks, tried.validation, None])
+    return table
+
+
 def tasks_table(board: Board) -> TextTable:
     """A cell for every method and task."""
     name = short(board.metric)
@@ -168,46 +204,6 @@ def _is_shifted_accuracy(name: str) -> bool:
 
 def _shift(name: str) -> str:
     return "mean" if name == "ood/accuracy" else name.removeprefix("ood/").removesuffix("/accuracy")
-
-
-def pairs_table(board: Board) -> TextTable:
-    """Paired differences, and in words whether they are more than noise."""
-    columns = [("first", False), ("second", False), ("difference", True), ("paired over", False)]
-    columns += [("p (t, Holm)", True), ("p (Wilcoxon)", True), ("so", False)]
-    table = TextTable(f"Differences between methods, points of {short(board.metric)}", columns)
-    pairs = board.pairs()
-    for first, second, difference, over in pairs:
-        figures = [_points(difference), over, _p(difference.holm), _p(difference.wilcoxon)]
-        table.rows.append([first.label, second.label, *figures, _verdict(first, difference)])
-    if len(board.rows) > 2 and len(pairs) < len(board.rows) * (len(board.rows) - 1) / 2:
-        table.notes.append("The report compares each of this many methods with the first, where they share tasks.")
-    table.notes.append(
-        "A pair is a task with its seeds averaged where two methods share three tasks, else a task and seed; p-values "
-        "are corrected for their number (Holm)."
-    )
-    return table
-
-
-def _points(difference: Difference) -> str:
-    """`+1.2 ± 0.4` points."""
-    half = "" if difference.half is None else f" ± {100 * difference.half:.1f}"
-    return f"{100 * difference.mean:+.1f}{half}"
-
-
-def _verdict(first: Row, difference: Difference) -> str:
-    words = {
-        "better": f"{first.label} is better",
-        "worse": f"{first.label} is worse",
-        "no telling": "too few pairs to tell",
-        "equal": "the same in every pair",
-    }
-    return words.get(difference.verdict, difference.verdict)
-
-
-def _p(value: float | None) -> str:
-    if value is None:
-        return "–"
-    return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _published(board: Board) -> list[TextTable]:

@@ -7,20 +7,25 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from peftbench.results.board import VTAB_TASKS, Board, Row
+from peftbench.results.chosen import show_chosen
 from peftbench.results.settings import Setting
 from peftbench.results.summary import Run
+from peftbench.results.validation import Trials, is_of_test_images
 
 RowKey = tuple[str, Setting, str, str]  # method, setting, protocol, kind of times
 _NAMED = 3  # tasks of another split that are named
 
 
-def boards(runs: Iterable[Run], metric: str | None = None) -> list[Board]:
+def boards(runs: Sequence[Run], metric: str | None = None, every_setting: bool = False) -> list[Board]:
     """Leaderboards of all complete runs that have the metric, the one with most runs first.
 
     Args:
         metric: `test/AP`, say; None stands for the one that a run's task is judged by, on test images.
+        every_setting: whether all settings of a method are shown; else, where the metric is of test images, the one
+            that validation images choose.
     """
     counted = []
+    trials = None if every_setting else Trials(runs)
     for basis, members in _comparable(runs):
         complete = [run for run in members if run.status == "complete"]
         if not complete:
@@ -29,7 +34,7 @@ def boards(runs: Iterable[Run], metric: str | None = None) -> list[Board]:
         measured = [run for run in complete if wanted in run.metrics]
         if measured:
             failed = [run for run in members if run.status == "failed"]
-            counted.append((len(measured), _board(basis, wanted, measured, failed)))
+            counted.append((len(measured), _board(basis, wanted, measured, failed, trials)))
     counted.sort(key=lambda item: -item[0])
     ranked = [board for _, board in counted]
     for i, board in enumerate(ranked):
@@ -55,11 +60,13 @@ def _comparable(runs: Iterable[Run]) -> list[tuple[Setting, list[Run]]]:
     return [(basis, members) for (basis, _), members in parts.items()]
 
 
-def _board(basis: Setting, metric: str, complete: Sequence[Run], failed: Sequence[Run]) -> Board:
+def _board(basis: Setting, metric: str, complete: Sequence[Run], failed: Sequence[Run], trials: Trials | None) -> Board:
     tasks = {run.task for run in complete}
     ordered = [task for task in VTAB_TASKS if task in tasks]
     ordered += sorted(tasks - set(ordered))
     board = Board(basis, metric, tuple(ordered), *_rows(complete, failed))
+    if trials is not None and is_of_test_images(metric):
+        show_chosen(board, trials)
     board.sort_rows()
     return board
 

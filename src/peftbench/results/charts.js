@@ -78,7 +78,7 @@ function scatter(board, cost) {
       root.append(svg("path", { stroke: color(p.i), d: `M${cx} ${y(100 * (p.y - p.row.half))}V${y(100 * (p.y + p.row.half))}` }));
     const point = svg("circle", { cx, cy, r: front.has(p.i) ? 5 : 3.5, stroke: color(p.i),
       fill: p.row.times ? "var(--ground)" : color(p.i), "data-label": p.row.label, "data-front": front.has(p.i) });
-    point.append(svg("title", {}, `${p.row.label}: ${percent(p.y)} %, ${cost.form(p.x)}${p.row.times ? `, ${p.row.times}` : ""}`));
+    point.append(svg("title", {}, `${p.row.label}: ${percent(p.y)} %, ${cost.form(p.x)}${p.row.times ? `, ${p.row.times}` : ""}${p.row.choice ? `, ${p.row.choice}` : ""}`));
     root.append(point);
     if (shown.length <= 20)
       root.append(svg("text", { x: cx > 300 ? cx - 8 : cx + 8, y: cy - 6, "text-anchor": cx > 300 ? "end" : "start" }, p.row.label));

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from peftbench.common.amounts import count, seconds, size
 from peftbench.common.errors import UserError
-from peftbench.results.board import VTAB_TASKS, Board, Row
-from peftbench.results.pairing import paired_differences
+from peftbench.results.board import ONLY, VTAB_TASKS, Board, Choice, Row
+from peftbench.results.chosen import choose, settings_by_arm
+from peftbench.results.pairing import pair_up
 from peftbench.results.stats import paired
 from peftbench.results.summary import TOGETHER, Run
+from peftbench.results.validation import Trials, is_of_test_images
 
 _SIZES = {"": 1, "b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _TIMES = {"": 1, "s": 1 / 60, "min": 1, "m": 1, "h": 60}
@@ -34,7 +37,8 @@ class Candidate:
     """A method in one setting on the tasks of a question.
 
     `value` is the board's metric, a share, and `half` half of its interval. `worst` has the cost of the worst run by
-    key of the limit, and `over` the factor by which it exceeds the limit, for the limits that it exceeds.
+    key of the limit, and `over` the factor by which it exceeds the limit, for the limits that it exceeds. `choice` says
+    how the setting was chosen among those of its method.
     """
 
     board: Board
@@ -43,6 +47,7 @@ class Candidate:
     half: float | None
     worst: Mapping[str, float | None]
     over: Mapping[str, float]
+    choice: Choice = ONLY
 
     @property
     def miss(self) -> float:
@@ -118,14 +123,39 @@ def _factor(value: float | None, most: float) -> float:
     return float("inf") if value is None else value / most
 
 
+def one_setting_each(every: Sequence[Candidate], tasks: Sequence[str], trials: Trials) -> list[Candidate]:
+    """Of each method on each board the candidates of one setting: validation images choose it. The best comes first."""
+    by_board: dict[int, list[Candidate]] = defaultdict(list)
+    for candidate in every:
+        by_board[id(candidate.board)].append(candidate)
+    chosen: list[Candidate] = []
+    for alike in by_board.values():
+        board = alike[0].board
+        if not is_of_test_images(board.metric):
+            chosen += alike
+            continue
+        by_row = {id(candidate.row): candidate for candidate in alike}
+        for settings in settings_by_arm(candidate.row for candidate in alike).values():
+            at, choice = choose(board, settings, tasks, trials)
+            chosen += [replace(by_row[id(row)], choice=choice) for row in settings[at]]
+    return sorted(chosen, key=lambda c: -c.value)
+
+
+def closest(every: Sequence[Candidate], tasks: Sequence[str], trials: Trials) -> Candidate:
+    """The candidate that exceeds a limit by the smallest factor; of several settings of a method that do, one."""
+    least = min(c.miss for c in every)
+    return one_setting_each([c for c in every if c.miss == least], tasks, trials)[0]
+
+
 def cheaper(best: Candidate, others: Sequence[Candidate], tasks: Sequence[str]) -> list[tuple[Candidate, str]]:
     """Fitting candidates of the same board that are inside the noise of the best and cost less, and what less."""
     cheaper_ones = []
     for other in others:
         if other.board is not best.board or other.row is best.row or other.over:
             continue
-        differences, _ = paired_differences(best.row.runs, other.row.runs, tasks, best.board.metric)
-        if not differences or paired(differences).verdict not in ("inside the noise", "equal"):
+        pairs = pair_up(best.row.runs, other.row.runs, tasks, best.board.metric)
+        verdict = paired(pairs.differences, pairs.floor).verdict if pairs.differences else "no telling"
+        if verdict not in ("inside the noise", "equal"):
             continue
         less = [word for word, cost in _CHEAPER_IN.items() if _costs_less(other.row, best.row, cost)]
         if less:

@@ -8,14 +8,18 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 
 from peftbench.results.board import Board, Row
+from peftbench.results.same_images import compared_by_image
 
 _COSTS = ("parameters", "head", "train", "step", "fill", "validate", "latency", "memory", "flops", "delta")
 _ANYWHERE = ("parameters", "head", "flops", "delta")  # alike on every machine
 _BEFORE = ("board", "backbone", "weights", "split", "apart", "method", "tuned", "times")
-COLUMNS = (*_BEFORE, "metric", "task", "value", "half", "n", "failed", "missing", "machines", *_COSTS, "ood")
-PAIRS = ("board", "first", "second", "difference", "half", "n", "over", "p", "p_holm", "p_wilcoxon", "verdict")
-BEGINNINGS = (",".join(COLUMNS), ",".join(PAIRS))
-"""How the files of both tables begin, by which they are told from others."""
+_COLUMNS = (*_BEFORE, "metric", "task", "value", "half", "n", "failed", "missing", "machines", *_COSTS, "ood")
+COLUMNS = (*_COLUMNS, "chosen", "settings", "images")
+_PAIRS = ("board", "first", "second", "difference", "half", "n", "over", "p", "p_holm", "p_wilcoxon", "verdict")
+PAIRS = (*_PAIRS, "why", "first_chosen", "second_chosen")
+WEIGHTS = ("board", "first", "second", "task", "seed", "images", "only_first", "only_second", "p", "p_holm", "verdict")
+BEGINNINGS = tuple(",".join(columns) for columns in (_COLUMNS, _PAIRS, WEIGHTS))
+"""How the files of the tables begin, older ones too, by which they are told from others."""
 
 
 def leaderboard_csv(boards: Sequence[Board], incomplete: bool = False) -> str:
@@ -30,11 +34,13 @@ def leaderboard_csv(boards: Sequence[Board], incomplete: bool = False) -> str:
         for row in board.rows:
             head = [number, basis["backbone"], basis["weights"], basis["split"], board.apart]
             head += [row.label, row.tuned, row.times, board.metric]
-            lines += [[*head, *_task_cells(board, row, task)] for task in board.tasks]
+            choice = [row.choice.by, row.choice.of]
+            for task in board.tasks:
+                lines.append([*head, *_task_cells(board, row, task), *choice, _images(board, row, task)])
             for name, mean in board.means(row, incomplete).items():
                 costs = [row.cost(cost) if len(row.machines) == 1 or cost in _ANYWHERE else None for cost in _COSTS]
                 counts = [row.seeds, sum(row.failed.values()), " ".join(mean.missing), len(row.machines)]
-                lines.append([*head, name, mean.value, mean.half, *counts, *costs, None])
+                lines.append([*head, name, mean.value, mean.half, *counts, *costs, None, *choice, None])
     return _as_csv(lines)
 
 
@@ -55,8 +61,25 @@ def pairs_csv(boards: Sequence[Board]) -> str:
     lines: list[Sequence[object]] = [PAIRS]
     for number, board in enumerate(boards):
         for a, b, d, over in board.pairs():
-            lines.append([number, a.label, b.label, d.mean, d.half, d.n, over, d.p, d.holm, d.wilcoxon, d.verdict])
+            figures = [d.mean, d.half, d.n, over, d.p, d.holm, d.wilcoxon, d.verdict, d.untold]
+            lines.append([number, a.label, b.label, *figures, a.choice.by, b.choice.by])
     return _as_csv(lines)
+
+
+def weights_csv(boards: Sequence[Board]) -> str:
+    """A line for every two runs that are compared image by image: their weights, not their methods."""
+    lines: list[Sequence[object]] = [WEIGHTS]
+    for number, board in enumerate(boards):
+        for t in compared_by_image(board, board.pairs())[0]:
+            counts = [t.task, t.seed, t.images, t.only_first, t.only_second]
+            lines.append([number, t.first.label, t.second.label, *counts, t.p, t.holm, t.verdict])
+    return _as_csv(lines)
+
+
+def _images(board: Board, row: Row, task: str) -> int | None:
+    """How many images the metric was counted on; None where runs differ in it, or a record does not say it."""
+    numbers = {run.images_behind(board.metric) for run in row.runs.get(task, ())}
+    return numbers.pop() if len(numbers) == 1 else None
 
 
 def _as_csv(lines: Iterable[Sequence[object]]) -> str:

@@ -130,6 +130,7 @@ def _row(board: Board, row: Row, incomplete: bool) -> dict[str, Any]:
     return {
         "label": row.label,
         "times": row.times,
+        "choice": str(row.choice),
         "comparable": has_comparable_costs(row),
         "value": _round(mean.value),
         "half": _round(mean.half),

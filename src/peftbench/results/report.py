@@ -28,6 +28,7 @@ def report_tables(boards: Sequence[Board], collected: Collected, incomplete: boo
 def left_out_tables(boards: Sequence[Board], collected: Collected) -> list[TextTable]:
     """What is in no board: runs without the metric, runs that did not complete, files that are no records."""
     counted = {run.id for board in boards for run in (*board.all_runs(), *board.twice)}
+    counted |= {run.id for board in boards for row in board.unchosen for run in row.all_runs()}
     outside = [run for run in collected.runs if run.id not in counted]
     unmeasured = [run for run in outside if run.status == "complete"]
     broken = [run for run in outside if run.status != "complete"]

@@ -106,6 +106,20 @@ def protocol_of(config: Mapping[str, Any]) -> str:
     return f"{protocol['name']}: {protocol['trials']} trials a task ({grid})"
 
 
+def trial_of(config: Mapping[str, Any]) -> tuple[tuple[str, float], ...]:
+    """What the trial that a protocol chose reached on validation images, by metric; empty where there was none."""
+    protocol = config.get("protocol") or {}
+    for trial in protocol.get("tried") or ():
+        if trial["point"] == protocol.get("chosen"):
+            return tuple((key, float(v)) for key, v in trial.items() if key.startswith("val/") and v is not None)
+    return ()
+
+
+def options_of_data(config: Mapping[str, Any]) -> str:
+    """What decides which images a data set gives to whom, as JSON: its options."""
+    return json.dumps(config["data"].get("options") or {}, sort_keys=True)
+
+
 def _picked(section: Mapping[str, Any], keys: Iterable[str]) -> Mapping[str, Any]:
     return {key: section.get(key) for key in keys}
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from statistics import fmean, variance
 
 ALPHA = 0.05
+LEAST_PAIRS = 3  # for a verdict: the spread of two differences says nothing
+_SAME = 1e-6  # figures are stored in single precision, which tells shares apart to 1e-7
 
 
 @dataclass(frozen=True)
@@ -15,7 +17,8 @@ class Difference:
     """A paired difference: `mean` and the half width of its t-interval, over `n` pairs.
 
     `p` is of the two-sided paired t-test, `wilcoxon` of the signed-rank test (from six pairs on), `holm` is `p`
-    corrected for all comparisons made beside it. None where it cannot be told: one pair, or pairs without spread.
+    corrected for all comparisons made beside it. None where it cannot be told, and then `untold` says why, unless
+    the two are the same in every pair.
     """
 
     mean: float
@@ -24,13 +27,14 @@ class Difference:
     p: float | None = None
     wilcoxon: float | None = None
     holm: float | None = None
+    untold: str = ""
 
     @property
     def verdict(self) -> str:
         """better, worse, equal, inside the noise, or no telling; of the first of the two."""
         p = self.p if self.holm is None else self.holm
         if p is None:
-            return "equal" if self.mean == 0 and self.n > 1 else "no telling"
+            return "no telling" if self.untold else "equal"
         if p >= ALPHA:
             return "inside the noise"
         return "better" if self.mean > 0 else "worse"
@@ -59,12 +63,33 @@ def weighted(cells: Mapping[str, Sequence[float]], weights: Mapping[str, float])
     return mean, _t(freedom) * math.sqrt(total)
 
 
-def paired(differences: Sequence[float]) -> Difference:
-    """The mean of paired differences, and whether it is more than chance; at least one is needed."""
+def binomial_floor(share: float, images: int, other: float, other_images: int) -> float:
+    """The least variance of the difference of two shares of images, each counted on so many."""
+    return _of_draws(share) / images + _of_draws(other) / other_images
+
+
+def _of_draws(share: float) -> float:
+    return max(0.0, share * (1 - share))  # figures from files may lie outside 0 to 1
+
+
+def paired(differences: Sequence[float], floor: float | None = 0.0) -> Difference:
+    """The mean of paired differences, and whether it is more than chance; at least one is needed.
+
+    Args:
+        differences: one for each pair.
+        floor: the least variance that a pair's difference has, whatever the spread of these few says: where both of
+            two seeds differ by the same number of images, their spread is 0. None where it is not known.
+    """
     mean, n = fmean(differences), len(differences)
-    spread = variance(differences) if n > 1 else 0.0
-    if spread <= 1e-24:
-        return Difference(mean if abs(mean) > 1e-12 else 0.0, n)
+    if n < LEAST_PAIRS:
+        return Difference(mean, n, untold=f"too few pairs to tell: {n}, not {LEAST_PAIRS}")
+    if max(map(abs, differences)) <= _SAME:
+        return Difference(0.0, n)
+    if floor is None:
+        return Difference(mean, n, untold="no telling: a record has no number of images")
+    spread = max(variance(differences), floor)
+    if spread <= _SAME**2:
+        return Difference(mean, n, untold="no telling: the pairs have no spread")
     from scipy.special import stdtr
 
     error = math.sqrt(spread / n)
@@ -72,13 +97,36 @@ def paired(differences: Sequence[float]) -> Difference:
     return Difference(mean, n, _t(n - 1) * error, p, _wilcoxon(differences))
 
 
+def exact_mcnemar(only_first: int, only_second: int) -> float:
+    """The two-sided p-value of McNemar's exact test: that of two models on the same images neither is better.
+
+    Args:
+        only_first: images that the first alone has right; likewise `only_second`.
+    """
+    if only_first == only_second:
+        return 1.0
+    from scipy.special import bdtr
+
+    n = only_first + only_second
+    return min(1.0, 2 * float(bdtr(min(only_first, only_second), n, 0.5)))
+
+
 def holm(differences: Sequence[Difference]) -> list[Difference]:
-    """The same with p-values corrected for their number (Holm, 1979)."""
-    by_p = sorted((d.p, i) for i, d in enumerate(differences) if d.p is not None)
-    corrected, least = list(differences), 0.0
-    for smaller, (p, i) in enumerate(by_p):
-        least = min(1.0, max(least, p * (len(by_p) - smaller)))
-        corrected[i] = replace(differences[i], holm=least)
+    """The same with p-values corrected for their number."""
+    told = [i for i, d in enumerate(differences) if d.p is not None]
+    corrected = list(differences)
+    p_values = [p for d in differences if (p := d.p) is not None]
+    for i, p in zip(told, holm_corrected(p_values), strict=True):
+        corrected[i] = replace(differences[i], holm=p)
+    return corrected
+
+
+def holm_corrected(p_values: Sequence[float]) -> list[float]:
+    """The p-values corrected for their number (Holm, 1979), in their order."""
+    corrected, least = list(p_values), 0.0
+    for smaller, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        least = min(1.0, max(least, p_values[i] * (len(p_values) - smaller)))
+        corrected[i] = least
     return corrected
 
 

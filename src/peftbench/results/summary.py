@@ -10,12 +10,23 @@ from typing import Any
 
 from peftbench.common.errors import UserError
 from peftbench.results.layers import layer_parameters
+from peftbench.results.per_image import PerImage, stamped
 from peftbench.results.record import FILE, Record
-from peftbench.results.settings import Setting, basis_of, data_setting_of, protocol_of, setting_of, split_of
+from peftbench.results.settings import (
+    Setting,
+    basis_of,
+    data_setting_of,
+    options_of_data,
+    protocol_of,
+    setting_of,
+    split_of,
+    trial_of,
+)
 from peftbench.results.task_results import results_of_record
 
 LIVE, KEPT, TOGETHER = "", "from kept taps", "trained together"
 _POINTS = 60  # of a learning curve
+_MOST_IMAGES = 10**12  # a record that names more is wrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +55,8 @@ class Run:
 
     `primary` is the metric that its task is judged by, and `beside` the one to show next to it. `basis` is what runs
     must share to stand in one table. `setting` holds what was chosen for method, optimizer and training, `batch` what
-    was chosen for the data; `tuned` says which protocol chose some of it.
+    was chosen for the data; `tuned` says which protocol chose some of it, and `trial` what that trial reached on
+    validation images. `counted` are the metrics that count images, and `images` is how many were read, by role.
     """
 
     id: str
@@ -61,13 +73,32 @@ class Run:
     split: str
     setting: Setting
     batch: Setting
+    source: str
     tuned: str
+    trial: tuple[tuple[str, float], ...]
     times: str
     machine: str
     metrics: Mapping[str, float]
+    counted: tuple[str, ...]
+    images: tuple[tuple[str, int], ...]
+    right: PerImage | None
     costs: Costs
     curve: tuple[array[float], array[float], array[float]]
     layers: tuple[tuple[str, str, int], ...]
+
+    def counts(self, metric: str) -> bool:
+        """Whether the metric, such as `test/accuracy`, is a share of images."""
+        return metric.rpartition("/")[2] in self.counted
+
+    def images_behind(self, metric: str) -> int | None:
+        """How many images the metric was counted on; of a mean over sets the fewest, None where no record says it."""
+        role = metric.rpartition("/")[0]
+        numbers = (n for name, n in self.images if name == role or name.startswith((f"{role}/", f"{role}:")))
+        return min(numbers, default=None)
+
+    def validated(self, metric: str) -> float | None:
+        """What the run, or the trial by which a protocol chose its setting, reached on validation images."""
+        return self.metrics.get(metric, dict(self.trial).get(metric))
 
 
 class Shared:
@@ -116,10 +147,15 @@ def _summary(record: Record, shared: Shared) -> Run:
         split=shared(split_of(stamps)),
         setting=shared(setting_of(config, task)),
         batch=shared(data_setting_of(config)),
+        source=shared(options_of_data(config)),
         tuned=shared(protocol_of(config)),
+        trial=shared(trial_of(config)),
         times=_kind_of_times(costs),
         machine=shared(_machine(config, stamps)),
         metrics={shared(name): float(value) for name, value in metrics.items() if _is_figure(value)},
+        counted=shared(tuple(task.counted)),
+        images=shared(_images(config, stamps, costs)),
+        right=stamped(stamps),
         costs=_costs(costs),
         curve=_curve(record.history or [], f"val_{task.metric}"),
         layers=shared(tuple((name, kind, n) for (name, kind), n in layer_parameters(record.plan or {}).items())),
@@ -143,16 +179,33 @@ def _machine(config: Mapping[str, Any], stamps: Mapping[str, Any]) -> str:
     return f"{name} x {processes}" if processes > 1 else name
 
 
+def _images(config: Mapping[str, Any], stamps: Mapping[str, Any], costs: Mapping[str, Any]) -> tuple[Any, ...]:
+    """How many images were read, by role. Records of before tell of the test what it took, whole and for an image."""
+    numbers = (stamps.get("data") or {}).get("images")
+    if isinstance(numbers, Mapping):
+        return tuple((str(role), n) for role, n in numbers.items() if type(n) is int and 0 < n < _MOST_IMAGES)
+    trainer = config.get("trainer") or {}
+    test, image = (_figure(costs, "time", key) for key in ("test", "test_image"))
+    alone = trainer.get("devices", 1) * trainer.get("nodes", 1) == 1  # each process timed its own share
+    if alone and test is not None and image is not None and 0 < image <= test < _MOST_IMAGES * image:
+        return (("test", round(test / image)),)
+    return ()
+
+
+def _figure(costs: Mapping[str, Any], *path: str) -> float | None:
+    value: Any = costs
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return float(value) if _is_figure(value) else None
+
+
 def _is_figure(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _costs(costs: Mapping[str, Any]) -> Costs:
     def at(*path: str) -> float | None:
-        value: Any = costs
-        for key in path:
-            value = value.get(key) if isinstance(value, Mapping) else None
-        return float(value) if _is_figure(value) else None
+        return _figure(costs, *path)
 
     measure = next((m for m in ("allocated", "resident") if at("memory", "peak", m) is not None), "")
     return Costs(

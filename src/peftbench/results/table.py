@@ -18,6 +18,10 @@ from peftbench.results.labels import differences, label
 from peftbench.results.record import Record
 from peftbench.results.task_results import results_of_record, task_name
 
+_SETTINGS = (
+    "Test images judge a setting and must not choose it: peftbench report shows the one that validation chooses."
+)
+
 
 @dataclass(frozen=True)
 class Column:
@@ -39,11 +43,17 @@ def print_table(records: Sequence[Record], console: Console | None = None) -> No
     elif complete:
         console.print(_table(complete, console))
     differing = differences(records)
+    if any(differing[id(record)] and _tested(record) for record in complete):
+        console.print(f"[dim]{_SETTINGS}[/dim]", soft_wrap=True, highlight=False)
     for record in records:
         if record.status != "complete":
             which = escape(" ".join([label(record), differing[id(record)]]).strip())
             text = f"[bold]{record.status}[/bold] {which}: {escape(record.reason or '')}"
             console.print(text, soft_wrap=True, highlight=False)
+
+
+def _tested(record: Record) -> bool:
+    return any(metric.startswith("test/") for metric in record.metrics)
 
 
 def _list(record: Record) -> Table:

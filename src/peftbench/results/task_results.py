@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,12 +24,14 @@ class TaskResults:
         beside: the metric that a report shows beside `metric`, if any.
         setting: options of the task's section that are part of a method's setting, with what a record that does not
             have them was run with; None where all of them are.
+        counted: metrics that count images: shares of them, whose differences spread at least as draws of so many do.
     """
 
     metric: str
     columns: Mapping[str, str]
     beside: str | None = None
     setting: Mapping[str, Any] | None = None
+    counted: Sequence[str] = ()
 
 
 FIRST = "classification"

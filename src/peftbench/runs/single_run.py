@@ -86,7 +86,7 @@ class SingleRun:
         """Makes the model of this run: backbone and head, the method's plan, and what the method adds."""
         context, backbone = self.context, self.backbone
         config = context.config
-        self.record.stamps["data"]["skipped"] = list(batches.skipped)
+        self.record.stamps["data"] |= {"skipped": list(batches.skipped), "images": batches.images()}
         torch.manual_seed(mix(config.seed, 0))
         task = task_class(config.task).build(config.task, backbone, splits.classes, splits.train.categories)
         if note := begin_task(task, config.task, config.backbone):
@@ -113,7 +113,7 @@ class SingleRun:
             self.record.status, self.record.reason = "failed", str(outcome)
         elif self.context.first:
             if outcome.rows is not None:
-                self.model.task.write_rows(outcome.rows, self.folder)
+                self.record.stamps |= self.model.task.write_rows(outcome.rows, self.folder) or {}
             self._complete(outcome)
 
     def _complete(self, outcome: Outcome) -> None:

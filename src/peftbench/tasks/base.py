@@ -181,12 +181,17 @@ class Task(nn.Module):
         """Targets for so many blank images, by which a step is weighed before a run; None where that says nothing."""
         return None
 
-    def rows(self, metrics: Metrics) -> list[dict[str, Any]] | None:
-        """All that was predicted for the test images, of all processes; None where no file is to hold it."""
+    def rows(self, metrics: Metrics) -> Any:
+        """What a file is to hold of the predictions for the test images, of all processes; None where there is none."""
         return None
 
-    def write_rows(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
-        """Writes what `rows` gave into the folder of a run. Raises UserError where it cannot be written."""
+    def write_rows(self, rows: Any, folder: Path) -> Mapping[str, Any]:
+        """Writes what `rows` gave into the folder of a run; returns what the record's stamps say of the file.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        return {}
 
     def parts(self) -> Mapping[str, int]:
         """Its trainable parameters by part, where it has several."""

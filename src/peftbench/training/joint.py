@@ -128,6 +128,10 @@ class JointFit(Fit):
         ]
         return self.results_each[0]
 
+    def _rows_of_each(self) -> list[Any]:
+        own = self._metrics(self.test_metrics)
+        return [model.task.rows(metrics) for model, metrics in zip(self.model.models, own, strict=True)]
+
     # -- what a checkpoint holds: the frozen backbone is in it for no run
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -50,7 +50,7 @@ class Fit(LightningModule):
         self._counted = 0
         self.counts_saved = True
         self._eval_loss = torch.zeros(2)
-        self.rows: list[dict[str, Any]] | None = None
+        self.rows: list[Any] | None = None  # what the task keeps of its predictions for the test images, of each run
         self.evaluated = 0  # images of this process in the last evaluation
 
     def next_place(self) -> tuple[int, int]:
@@ -158,7 +158,11 @@ class Fit(LightningModule):
 
     def on_test_epoch_end(self) -> None:
         self.test_results = self._finish_evaluation(self.test_metrics)
-        self.rows = self.model.task.rows(self.test_metrics)
+        if self.rows is None:  # the test set comes first, and shifted ones after it
+            self.rows = self._rows_of_each()
+
+    def _rows_of_each(self) -> list[Any]:
+        return [self.model.task.rows(self.test_metrics)]
 
     def _start_evaluation(self, metrics: Metrics) -> None:
         metrics.reset()

@@ -9,7 +9,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ Watch = Callable[[list[dict[str, float]]], None]
 class Outcome:
     """What training left: metrics by role, history, costs, the device, and the full state of the model.
 
-    `rows` are the predictions for the test images, where the task writes them to a file.
+    `rows` is what the task writes to a file of its predictions for the test images, if anything.
     """
 
     metrics: dict[str, float]
@@ -52,7 +52,7 @@ class Outcome:
     costs: dict[str, Any]
     device: torch.device
     state: Mapping[str, Tensor]
-    rows: list[dict[str, Any]] | None = None
+    rows: Any = None
 
 
 def fit(
@@ -74,7 +74,7 @@ def fit(
     state, figures, place, metrics = _trained(module, loaders, folder, watch)
     if method.finishes and loaders.val is not None:  # of the weights that are kept
         metrics |= {f"val/{n}": v for n, v in module.validated.items()}
-    return replace(_outcome(module.history, metrics, figures, place, state), rows=module.rows)
+    return _outcome(module.history, metrics, figures, place, state, module.rows and module.rows[0])
 
 
 def fit_jointly(
@@ -103,7 +103,8 @@ def fit_jointly(
         prefix = f"runs.{i}."
         own_state = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
         results = module.results_each[i] if loaders.test is not None else {}
-        outcomes.append(_outcome(history, _tested(results), copy.deepcopy(figures), place, own_state))
+        rows = module.rows and module.rows[i]
+        outcomes.append(_outcome(history, _tested(results), copy.deepcopy(figures), place, own_state, rows))
     return outcomes
 
 
@@ -143,10 +144,11 @@ def _outcome(
     figures: dict[str, Any],
     place: torch.device,
     state: Mapping[str, Tensor],
+    rows: Any,
 ) -> Outcome:
     """`metrics` are those of the tests, and of a validation after the last epoch where there was one."""
     last = {f"val/{n.removeprefix('val_')}": v for n, v in history[-1].items() if n.startswith("val_")}
-    return Outcome(last | metrics | {"train/loss": history[-1]["train_loss"]}, history, figures, place, state)
+    return Outcome(last | metrics | {"train/loss": history[-1]["train_loss"]}, history, figures, place, state, rows)
 
 
 def _tested(results: Mapping[str, float]) -> dict[str, float]:

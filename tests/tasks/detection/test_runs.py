@@ -37,6 +37,8 @@ def test_a_run_leaves_its_detections_and_loads_again(tmp_path):
     assert record.costs["time"]["test_image"] > 0
     assert set(record.costs["parameters"]["parts"]) == {"neck", "rpn", "head"}
     assert record.costs["taps"]["computed"] == 20
+    assert record.stamps["data"]["images"] == {"train": 16, "val": 4, "test": 6}
+    assert "right" not in record.stamps, "boxes are not simply right or wrong"
     tuned = peftbench.load(folder)
     spec = peftbench.compose(*SMALL, "data.images=[16,4,6]", "data.canvas=64", "method=cst")
     test = instantiate(spec.data).load().test

@@ -8,4 +8,5 @@ RESULTS = TaskResults(
     metric="accuracy",
     columns={"top-1 %": "accuracy"},
     setting={"label_smoothing": 0.0},
+    counted=("accuracy", "class_accuracy", "top5"),
 )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +15,12 @@ from torchmetrics.classification import MulticlassAccuracy
 from peftbench.backbones import Backbone
 from peftbench.common.amounts import plural
 from peftbench.common.errors import UserError
-from peftbench.tasks.base import Extract, Task
+from peftbench.results.per_image import write_right
+from peftbench.tasks.base import Extract, Metrics, Task
 from peftbench.tasks.classification import schema
 from peftbench.tasks.classification.class_accuracy import ClassAccuracy
 from peftbench.tasks.classification.predictor import ClassPredictor
+from peftbench.tasks.classification.top1 import Top1
 from peftbench.tasks.predictor import Predictor
 
 
@@ -71,12 +74,24 @@ class Classification(Task):
             raise UserError(f"task=classification: the data set has {labels}; expected two or more.")
         n = len(self.classes)
         wanted: dict[str, Metric | MetricCollection] = {
-            "accuracy": MulticlassAccuracy(n, average="micro"),
+            "accuracy": Top1(n),
             "class_accuracy": ClassAccuracy(n),
         }
         if n > 5:
             wanted["top5"] = MulticlassAccuracy(n, top_k=5, average="micro")
-        return MetricCollection(wanted)
+        # With groups torchmetrics counts metrics as one that agree on the first batch, as class_accuracy and top5 do
+        # where all of it is right.
+        return MetricCollection(wanted, compute_groups=False)
+
+    def rows(self, metrics: Metrics) -> Tensor:
+        """Of each test image whether it is right, bool (N,), in the order of the split."""
+        top1 = metrics["accuracy"] if isinstance(metrics, MetricCollection) else metrics
+        assert isinstance(top1, Top1)
+        return top1.right()
+
+    def write_rows(self, rows: Tensor, folder: Path) -> dict[str, Any]:
+        """`test_right.bits`, by which a report compares two runs image by image."""
+        return {"right": write_right(rows.numpy(), "accuracy", folder)}
 
     def evaluation_loss(self, predictions: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
         """Cross-entropy without smoothing, summed over the batch."""

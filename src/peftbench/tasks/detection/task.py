@@ -139,9 +139,10 @@ class Detection(Task):
         assert isinstance(metrics, BoxAP)
         return metrics.results()
 
-    def write_rows(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    def write_rows(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> dict[str, Any]:
         """`detections.json`, which COCO's tools read."""
         result_files.write_results(rows, folder / result_files.DETECTIONS)
+        return {}
 
     def parts(self) -> Mapping[str, int]:
         counts = dict.fromkeys(("neck", "rpn", "head"), 0)

@@ -1,0 +1,98 @@
+"""What a report says of the differences between the rows of a board, as plain tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from peftbench.common.amounts import plural
+from peftbench.results.board import Board, Compared, Row
+from peftbench.results.chosen import ON_TEST
+from peftbench.results.per_image import FILE
+from peftbench.results.same_images import SameImages, compared_by_image
+from peftbench.results.stats import LEAST_PAIRS, Difference
+from peftbench.results.task_results import short
+from peftbench.results.text_table import TextTable, some
+
+
+def difference_tables(board: Board) -> list[TextTable]:
+    """Differences of methods, then of single runs that were compared image by image, where there are any."""
+    pairs = board.pairs()
+    tables = [pairs_table(board, pairs)]
+    tests, unread = compared_by_image(board, pairs)
+    if tests:
+        tables.append(same_images_table(tests))
+    if unread:
+        runs, ids = plural(len(unread), "run"), some([run.id for run in unread])
+        tables[-1].notes.append(f"{FILE} is missing, or is not that of the record, for {runs} ({ids}).")
+    return tables
+
+
+def pairs_table(board: Board, pairs: Sequence[Compared]) -> TextTable:
+    """Paired differences, those of `board.pairs()`, and in words whether they are more than noise."""
+    columns = [("first", False), ("second", False), ("difference", True), ("paired over", False)]
+    columns += [("p (t, Holm)", True), ("p (Wilcoxon)", True), ("so", False)]
+    table = TextTable(f"Differences between methods, points of {short(board.metric)}", columns)
+    for first, second, difference, over in pairs:
+        figures = [_points(difference), over, _p(difference.holm), _p(difference.wilcoxon)]
+        table.rows.append([first.label, second.label, *figures, _verdict(first, second, difference)])
+    if len(board.rows) > 2 and len(pairs) < len(board.rows) * (len(board.rows) - 1) / 2:
+        table.notes.append("The report compares each of this many methods with the first, where they share tasks.")
+    table.notes.append(
+        "A pair is a task with its seeds averaged where two methods share three tasks, else a task and seed; p-values "
+        f"are corrected for their number (Holm). There is no verdict below {LEAST_PAIRS} pairs."
+    )
+    counted = any(run.counts(board.metric) for run in board.all_runs())
+    table.notes.append(
+        "A pair varies at least as much as drawing so many images does, however alike the seeds are."
+        if counted
+        else f"How much {short(board.metric)} depends on which images are tested is not known: p is of the seeds alone."
+    )
+    return table
+
+
+def same_images_table(tests: Sequence[SameImages]) -> TextTable:
+    """Of two runs the images that one of them alone has right, and whether that is more than chance."""
+    columns = [("first", False), ("second", False), ("task", False), ("seed", True), ("images", True)]
+    columns += [("only first right", True), ("only second right", True), ("p (McNemar, Holm)", True), ("so", False)]
+    table = TextTable("These weights, not the method: the same test images, one by one", columns)
+    for test in tests:
+        counts = [str(n) for n in (test.seed, test.images, test.only_first, test.only_second)]
+        words = {
+            "better": f"these weights of {test.first.label} are better{_if_on_test(test.first, ', but {}')}",
+            "worse": f"these weights of {test.first.label} are worse{_if_on_test(test.second, ' than those {}')}",
+        }
+        so = words.get(test.verdict, test.verdict)
+        task = test.task.removeprefix("vtab/")
+        table.rows.append([test.first.label, test.second.label, task, *counts, _p(test.holm), so])
+    table.notes.append(
+        "McNemar's exact test asks of two trained models whether one has more of these images right. It says nothing "
+        f"of other seeds: a verdict on the methods needs {LEAST_PAIRS} or more."
+    )
+    return table
+
+
+def _points(difference: Difference) -> str:
+    """`+1.2 ± 0.4` points."""
+    half = "" if difference.half is None else f" ± {100 * difference.half:.1f}"
+    return f"{100 * difference.mean:+.1f}{half}"
+
+
+def _verdict(first: Row, second: Row, difference: Difference) -> str:
+    words = {
+        "better": f"{first.label} is better{_if_on_test(first, ', but {}')}",
+        "worse": f"{first.label} is worse{_if_on_test(second, ' than one {}')}",
+        "no telling": difference.untold,
+        "equal": "the same in every pair",
+    }
+    return words.get(difference.verdict, difference.verdict)
+
+
+def _if_on_test(row: Row, words: str) -> str:
+    """The words, with how it was chosen, where test images chose the setting of the better one."""
+    return words.format(ON_TEST) if row.choice.by == ON_TEST else ""
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
