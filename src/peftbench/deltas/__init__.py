@@ -11,6 +11,7 @@ from peftbench.deltas.delta_file import (
     save_delta,
     write_tensors,
 )
+from peftbench.deltas.metadata import size_of, size_text
 
 __all__ = [
     "FILE",
@@ -23,5 +24,7 @@ __all__ = [
     "load_delta",
     "read_tensors",
     "save_delta",
+    "size_of",
+    "size_text",
     "write_tensors",
 ]

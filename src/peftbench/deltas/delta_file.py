@@ -15,6 +15,7 @@ from torch import Tensor
 from peftbench.common.atomic_files import replacing
 from peftbench.common.digests import digests
 from peftbench.common.errors import Refusal, UserError
+from peftbench.deltas.metadata import checked_metadata
 
 FILE = "delta.safetensors"
 FORMAT = 2
@@ -24,7 +25,6 @@ _FORMAT = "peftbench-delta-"
 _FIRST = ("run", "method", "backbone", "fingerprint", "options", "classes")
 # The keys without which a delta of a format cannot be used. Other keys came later and may be missing.
 _REQUIRED = {1: _FIRST, FORMAT: (*_FIRST, "mask", "task")}
-_JSON = {"options": dict, "classes": list, "categories": list, "transform": dict}
 
 
 def changed_tensors(state: Mapping[str, Tensor], start: Mapping[str, str]) -> dict[str, Tensor]:
@@ -88,20 +88,16 @@ def load_delta(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     for key in _REQUIRED[int(number)]:
         if key not in metadata or (key in _FIRST and not metadata[key]):
             raise UserError(f"{path}: is damaged: its metadata say no {key}.")
-    for key, kind in _JSON.items():
-        if key in metadata and not _is_json(metadata[key], kind):
-            raise UserError(f"{path}: is damaged: {key} in its metadata is {metadata[key]!r:.40}.")
-    if not metadata.get("input_size", "1").isdecimal():
-        raise UserError(f"{path}: is damaged: input_size in its metadata is {metadata['input_size']!r:.40}.")
+    readable = checked_metadata(path, metadata)
     if number == "1":  # it has no hash
-        return tensors, {**metadata, "mask": ""}
+        return tensors, {**readable, "mask": ""}
     if metadata.get("tensors") != str(len(tensors)):
         raise UserError(
             f"{path}: is damaged: it was saved with {metadata.get('tensors', 'no')} tensors, and holds {len(tensors)}."
         )
     if content_hash(tensors, metadata) != metadata.get("content"):
         raise UserError(f"{path}: is damaged: what it holds is not what was saved in it (its sha256 is another).")
-    return tensors, metadata
+    return tensors, readable
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -123,14 +119,6 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise UserError(f"{path}: is not a whole safetensors file ({problem}).") from None
     except (OSError, ValueError) as problem:
         raise UserError(f"{path}: cannot be read as a safetensors file ({problem}).") from None
-
-
-def _is_json(text: str, kind: type) -> bool:
-    """Whether the text is JSON of a dict or a list, as `kind` says."""
-    try:
-        return isinstance(json.loads(text), kind)
-    except (ValueError, RecursionError):
-        return False
 
 
 def _pickled(path: Path) -> bool:

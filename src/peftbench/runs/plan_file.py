@@ -100,7 +100,7 @@ def delta_metadata(record: Record, model: Model, plan: Plan) -> dict[str, str]:
         "task": spec["task"]["name"],
         "classes": json.dumps(list(model.task.classes)),
         "categories": json.dumps(list(getattr(model.task, "categories", ()))),
-        "input_size": str(stamps["backbone"]["input_size"]),
+        "input_size": deltas.size_text(stamps["backbone"]["input_size"]),
         "transform": json.dumps(stamps["data"]["transform"]),
         "versions": json.dumps({n: version(n) for n in ("peftbench", "torch", "timm")}),
     }

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from peftbench import pruning
+from peftbench import deltas, pruning
 from peftbench.backbones import Backbone
 from peftbench.common.errors import Refusal
 from peftbench.runs.build import transform_of
@@ -106,7 +106,7 @@ def _weights(run: FinishedRun, backbone: Backbone, shared: str) -> Iterator[Row]
     delta, name = run.metadata, backbone.facts.name
     theirs, ours = delta["fingerprint"], backbone.fingerprint
     made = f"was made on {delta['backbone']}"
-    size = str(backbone.facts.input_size)
+    size = deltas.size_text(backbone.facts.input_size)
     if delta.get("input_size", size) != size:  # a ViT's position embeddings are of its grid
         where = shared or f"data.size in {run.folder / CONFIG}"
         yield (
