@@ -270,6 +270,9 @@ def test_another_rank_or_option_is_refused(copied):
 
 def test_another_backbone_is_refused_and_both_are_named(copied, lora):
     edited(copied, backbone={"pretrained": False})
+    refused(copied, "made with backbone.pretrained=True", "has backbone.pretrained=False")
+    bound = json.loads(deltas.load_delta(copied / "delta.safetensors")[1]["config"])
+    resaved(copied, config=json.dumps(bound | {"backbone.pretrained": False}))
     found = lora.stamps["backbone"]["fingerprint"][:12]
     refused(copied, f"fingerprint {found}", "vit_tiny_patch16_224", "weights=FILE")
 

@@ -12,14 +12,17 @@ from pydantic import Field, TypeAdapter, ValidationError
 from peftbench.backbones import Size
 from peftbench.common.errors import UserError
 
-_Pixels = Annotated[int, Field(ge=1)]
-_SIZE: TypeAdapter[Size] = TypeAdapter(_Pixels | tuple[_Pixels, _Pixels])
+_Count = Annotated[int, Field(ge=1)]
+_SIZE: TypeAdapter[Size] = TypeAdapter(_Count | tuple[_Count, _Count])
 _TYPES: dict[str, TypeAdapter[Any]] = {
     "options": TypeAdapter(dict[str, Any]),
     "classes": TypeAdapter(list[str]),
     "categories": TypeAdapter(list[int]),
     "transform": TypeAdapter(dict[str, Any]),
     "input_size": _SIZE,
+    "frames": TypeAdapter(_Count | None),
+    "config": TypeAdapter(dict[str, Any]),
+    "versions": TypeAdapter(dict[str, str]),
 }
 """The keys that are JSON."""
 
