@@ -33,6 +33,7 @@ def images() -> torch.Tensor:
     return (pixels * 7919 % 251 + pixels // 997 % 5).to(torch.uint8).view(4, 3, 64, 64)
 
 
+@pytest.mark.filterwarnings("ignore:.*is of an earlier version")
 @pytest.mark.parametrize("run", KNOWN["logits"])
 @pytest.mark.parametrize("how", ["beside", "merged"])
 def test_a_run_saved_by_an_earlier_version_computes_what_it_did(run, how, tmp_path, monkeypatch):

@@ -107,7 +107,7 @@ def _shrunk(backbone: Backbone, about: dict[str, Any]) -> Backbone:
     channels, heads = ({n: torch.arange(c) for n, c in about["kept"][w].items()} for w in ("channels", "heads"))
     try:
         shrink_backbone(backbone, channels, heads)
-    except (IndexError, RuntimeError) as problem:
+    except (IndexError, KeyError, AttributeError, RuntimeError, ValueError) as problem:
         raise UserError(f"backbone.weights: this file does not fit {backbone.facts.name} ({problem}).") from None
     facts = backbone.facts
     return Backbone(backbone.net, facts.name, facts.family, facts.input_size)
