@@ -31,7 +31,7 @@ def checked_metadata(path: Path, metadata: Mapping[str, str]) -> dict[str, str]:
     """The metadata of the delta at `path`, as this version writes them.
 
     Raises:
-        UserError: a key is no JSON of its type.
+        UserError: a key is no JSON of its type, or two do not go together.
     """
     metadata = dict(metadata)
     size = metadata.get("input_size", "")
@@ -43,6 +43,9 @@ def checked_metadata(path: Path, metadata: Mapping[str, str]) -> dict[str, str]:
                 kind.validate_json(metadata[key], strict=True)
             except ValidationError:
                 raise UserError(f"{path}: is damaged: {key} in its metadata is {metadata[key]!r:.40}.") from None
+    numbers = len(json.loads(metadata.get("categories", "[]")))
+    if numbers not in (0, len(json.loads(metadata["classes"]))):
+        raise UserError(f"{path}: is damaged: its metadata say {numbers} categories, and not as many classes.")
     return metadata
 
 
