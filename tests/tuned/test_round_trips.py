@@ -15,6 +15,7 @@ from peftbench.cli.main import main
 from peftbench.common.config_files import names
 from peftbench.common.task_lookup import shipped_tasks
 from peftbench.config import CONFIGS, task_schema
+from peftbench.config.declared_fields import class_constant
 from peftbench.runs.build import instantiate
 from peftbench.tasks.base import task_class
 from peftbench.training.checkpoint import Checkpoints
@@ -109,9 +110,9 @@ UNBOUND = {
     *("output_dir", "data_dir", "force", "backbone.stream", "backbone.weights", "pruning.images", "trainer.progress"),
     *("trainer.threads", "trainer.checkpoint_seconds", "data.workers", "data.memory_gb", "data.eval_batch_size"),
     *("taps.max_gb", "taps.memory_gb", "taps.dir", "data.tasks", "data.path", "method.path", "task.path"),
-    *("data.root", "data.train", "data.val", "data.test", "data.labels", "task.weights"),
+    "task.weights",
 }
-"""Where files lie, and what changes no number."""
+"""Where files lie, and what changes no number, besides the places that a data set names."""
 
 
 def every_key_is_bound(folder):
@@ -119,12 +120,13 @@ def every_key_is_bound(folder):
     file = folder / "config.yaml"
     whole = file.read_text()
     values = yaml.safe_load(whole)
+    of_data = {f"data.{key}" for key in class_constant(values["data"]["path"], "places", "data.path")}
     places = [(section, key) for section, content in values.items() if isinstance(content, dict) for key in content]
     places += [(section, "options", key) for section in ("method", "data") for key in values[section]["options"]]
     places += [(key,) for key, value in values.items() if not isinstance(value, dict)]
     for place in places:
         name = ".".join(key for key in place if key != "options")
-        if name in UNBOUND or place[0] in ("logger", "choices", "protocol") or place[-1] == "options":
+        if name in UNBOUND | of_data or place[0] in ("logger", "choices", "protocol") or place[-1] == "options":
             continue
         edited = yaml.safe_load(whole)
         within = functools.reduce(dict.__getitem__, place[:-1], edited)
@@ -135,6 +137,11 @@ def every_key_is_bound(folder):
         assert name.split(".")[-1] in str(problem.value), (name, str(problem.value))
     for place in ("output_dir", "data_dir"):
         file.write_text(yaml.safe_dump(yaml.safe_load(whole) | {place: "/elsewhere"}))
+        open_run(folder)
+    for key in {key.partition(".")[2] for key in of_data} & values["data"]["options"].keys():
+        edited = yaml.safe_load(whole)
+        edited["data"]["options"][key] = "/elsewhere"
+        file.write_text(yaml.safe_dump(edited))
         open_run(folder)
     file.write_text(whole)
 
