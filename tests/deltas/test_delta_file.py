@@ -243,6 +243,10 @@ def test_another_format_is_refused_and_the_first_one_is_read(copied):
         ({"options": "x"}, "options in its metadata is 'x'"),
         ({"transform": "[]"}, "transform in its metadata is '[]'"),
         ({"input_size": "x"}, "input_size in its metadata is 'x'"),
+        ({"input_size": "[64, 0]"}, "input_size in its metadata is '[64, 0]'"),
+        ({"frames": "0"}, "frames in its metadata is '0'"),
+        ({"config": "[]"}, "config in its metadata is '[]'"),
+        ({"categories": "[1]"}, "say 1 categories, and not as many classes"),
     ],
     ids=str,
 )
@@ -251,6 +255,12 @@ def test_metadata_that_nothing_can_be_made_of_are_told(copied, spoilt, said):
     tensors, told = deltas.load_delta(file)
     deltas.save_delta(file, tensors, {k: v for k, v in (told | spoilt).items() if v is not None})  # its hash fits
     refused(copied, str(file), said)
+
+
+@pytest.mark.parametrize(("written", "read"), [("64", "64"), ("[64, 96]", "[64, 96]"), ("(64, 96)", "[64, 96]")])
+def test_a_size_that_is_no_square_is_read_also_as_the_first_version_wrote_it(copied, written, read):
+    resaved(copied, input_size=written)
+    assert deltas.load_delta(copied / "delta.safetensors")[1]["input_size"] == read
 
 
 def test_a_missing_file_is_named(copied):
@@ -270,6 +280,9 @@ def test_another_rank_or_option_is_refused(copied):
 
 def test_another_backbone_is_refused_and_both_are_named(copied, lora):
     edited(copied, backbone={"pretrained": False})
+    refused(copied, "made with backbone.pretrained=True", "has backbone.pretrained=False")
+    bound = json.loads(deltas.load_delta(copied / "delta.safetensors")[1]["config"])
+    resaved(copied, config=json.dumps(bound | {"backbone.pretrained": False}))
     found = lora.stamps["backbone"]["fingerprint"][:12]
     refused(copied, f"fingerprint {found}", "vit_tiny_patch16_224", "weights=FILE")
 

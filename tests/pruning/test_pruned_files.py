@@ -9,6 +9,7 @@ import torch
 
 import peftbench
 from peftbench import backbones, config, pruning
+from peftbench.common.sealed_file import sealed
 from support.pruned import features, of, structured, unstructured
 
 
@@ -34,6 +35,9 @@ def test_a_pruned_backbone_is_one_of_its_own(tmp_path, spec):
         ("hybrid_nano", {"kept": {"channels": {}}}, "does not fit mobilevit_xxs"),
         ("hybrid_nano", {"kept": {"channels": {"any": -1}}}, "does not say how it was pruned"),
         ("hybrid_nano", {"kept": [1]}, "does not say how it was pruned"),
+        ("hybrid_nano", {"kept": {"channels": {"nothing": 3}}}, "does not fit mobilevit_xxs"),
+        ("hybrid_nano", {"kept": {"heads": {"stem": 3}}}, "does not fit mobilevit_xxs"),
+        ("hybrid_nano", {"kept": {"channels": {"stem.conv": 10**30}}}, "does not say how it was pruned"),
         ("hybrid_nano", {"masked": ["nothing.weight"]}, "masks nothing.weight"),
     ],
     ids=str,
@@ -45,7 +49,8 @@ def test_a_pruned_file_of_another_model_or_altered_is_one_sentence(tmp_path, nam
     with safetensors.safe_open(path, "pt") as file:
         about = file.metadata()
     tensors = safetensors.torch.load_file(path)
-    safetensors.torch.save_file(tensors, path, metadata=about | {k: json.dumps(v) for k, v in told.items()})
+    altered = about | {k: json.dumps(v) for k, v in told.items()}
+    safetensors.torch.save_file(tensors, path, metadata=sealed(tensors, altered))  # as another tool might
     with pytest.raises(peftbench.UserError, match=re.escape(says)):
         backbones.build_with_weights(config.Backbone(**{**vars(of(name)), "weights": str(path)}))
 

@@ -225,8 +225,8 @@ def test_weights_that_moved_are_given_and_others_refused(copied, tmp_path, bitfi
     ("section", "key", "value", "parts"),
     [
         ("data", "size", 64, ["32", "64"]),
-        ("data", "normalize", "none", ["mean=", "trained on images with"]),
-        ("data", "interpolation", "nearest", ["interpolation=", "wants interpolation=nearest"]),
+        ("data", "normalize", "none", ["made with data.normalize=model", "has data.normalize=none"]),
+        ("data", "interpolation", "nearest", ["data.interpolation=model", "has data.interpolation=nearest"]),
     ],
 )
 def test_images_are_prepared_as_in_training_or_not_at_all(copied, section, key, value, parts):
@@ -234,6 +234,16 @@ def test_images_are_prepared_as_in_training_or_not_at_all(copied, section, key, 
     values[section][key] = value
     (copied / "config.yaml").write_text(yaml.safe_dump(values))
     refused(copied, "config.yaml", *parts)
+
+
+@pytest.mark.parametrize(("key", "value"), [("mean", [0.0, 0.0, 0.0]), ("interpolation", "nearest")])
+def test_a_delta_of_images_that_were_prepared_otherwise_is_refused(copied, key, value):
+    from peftbench import deltas
+
+    tensors, told = deltas.load_delta(copied / "delta.safetensors")
+    transform = json.dumps(json.loads(told["transform"]) | {key: value})
+    deltas.save_delta(copied / "delta.safetensors", tensors, told | {"transform": transform})
+    refused(copied, f"trained on images with {key}={value}", f"config.yaml wants {key}=")
 
 
 def test_the_delta_of_another_run_is_refused(copied):

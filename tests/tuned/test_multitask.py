@@ -197,7 +197,7 @@ def test_another_backbone_is_named_before_its_mask_or_weights(runs, data, tmp_pa
     shutil.copytree(runs["lora"], tmp_path / "edited")
     config = tmp_path / "edited" / "config.yaml"
     config.write_text(config.read_text().replace("size: 32\n", "size: 64\n"))
-    with pytest.raises(peftbench.Refusal, match=r"of 32 pixels, and data\.size in .*config\.yaml is for 64"):
+    with pytest.raises(peftbench.Refusal, match=r"data\.size=32, and .*config\.yaml has data\.size=64"):
         peftbench.load(tmp_path / "edited")
 
 

@@ -26,6 +26,7 @@ from peftbench.backbones.weights import (
     locate_weights_file,
     pruned_description,
     read_backbone_state,
+    read_pruned_state,
 )
 from peftbench.common.errors import Refusal, UserError, nearest
 
@@ -79,7 +80,7 @@ def _wrap(spec: config.Backbone, net: Any, size: Size | None) -> Backbone:
 
 def _from_pruned(spec: config.Backbone, size: Size | None, about: dict[str, Any]) -> Backbone:
     """The backbone in a file that `pruning.save_pruned` wrote: its shapes are those that were kept."""
-    state = read_backbone_state(Path(spec.weights).expanduser())
+    state = read_pruned_state(Path(spec.weights).expanduser())
     whole = _shrunk(_wrap(spec, _create(spec, size), size), about)
     try:
         whole.net.load_state_dict(state)
@@ -106,7 +107,7 @@ def _shrunk(backbone: Backbone, about: dict[str, Any]) -> Backbone:
     channels, heads = ({n: torch.arange(c) for n, c in about["kept"][w].items()} for w in ("channels", "heads"))
     try:
         shrink_backbone(backbone, channels, heads)
-    except (IndexError, RuntimeError) as problem:
+    except (IndexError, KeyError, AttributeError, RuntimeError, ValueError) as problem:
         raise UserError(f"backbone.weights: this file does not fit {backbone.facts.name} ({problem}).") from None
     facts = backbone.facts
     return Backbone(backbone.net, facts.name, facts.family, facts.input_size)
@@ -126,12 +127,13 @@ def _marked(backbone: Backbone, about: dict[str, Any]) -> Backbone:
 def _streamed(spec: config.Backbone, size: Size | None) -> Streamed:
     """The backbone whose blocks stay in their file. timm loads it as usual, so that its renaming of weights applies."""
     path = locate_weights_file(spec.name, spec.weights)
-    if any(_about(spec).get("kept", {}).values()):
+    about = _about(spec)
+    if any(about.get("kept", {}).values()):
         raise Refusal(
             f"backbone.stream=true: {path} holds a backbone with channels taken out, which is small enough to be in "
             f"memory; {INSTEAD}."
         )
-    file, state = File.at(path), _uncopied(read_backbone_state(path))
+    file, state = File.at(path), _uncopied(read_pruned_state(path) if about else read_backbone_state(path))
     keys = {id(tensor): key for key, tensor in state.items()}
     try:
         facts = build_on_meta(spec, size).facts

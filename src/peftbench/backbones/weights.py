@@ -16,10 +16,16 @@ import torch
 from timm.models import clean_state_dict
 
 from peftbench.common.errors import UserError
+from peftbench.common.notes import note
+from peftbench.common.sealed_file import SEAL, check_seal, read_tensors
 
 State = dict[str, torch.Tensor]
 HERE = Path(__file__).parent / "weights"
 """The folder of the weights that peftbench ships."""
+PRUNED = "peftbench-backbone-1"
+"""The format of the file of a pruned backbone."""
+MOST_KEPT = 2**20
+"""Channels, or heads, of a layer that nobody has: more in a file are damage, and no reason to reserve memory."""
 LITE0 = "package:efficientnet_lite0"
 BODY = "backbone.body."
 """What the names of a backbone begin with in the file of a whole detector, as torchvision writes them."""
@@ -77,13 +83,18 @@ def pruned_description(source: str) -> dict[str, Any]:
             about = file.metadata() or {}
     except (safetensors.SafetensorError, OSError):  # `read_state_dict` says what is wrong with it
         return {}
-    if about.get("format") != "peftbench-backbone-1":
+    if about.get("format") != PRUNED:
+        if {"kept", "masked", "pruned", SEAL} & about.keys() and "fingerprint" in about and "run" not in about:
+            raise UserError(
+                f"{path}: is damaged, or of another version: it seems to be a pruned backbone, and its format is "
+                f"{about.get('format', '')!r:.40} (expected {PRUNED})."
+            )
         return {}
     try:
         kept, masked = (json.loads(about[key]) for key in ("kept", "masked"))
         counts = {part: {str(n): int(c) for n, c in kept.get(part, {}).items()} for part in ("channels", "heads")}
-        if any(count < 1 for kept_of in counts.values() for count in kept_of.values()):
-            raise ValueError("nothing is kept")
+        if not all(0 < count <= MOST_KEPT for kept_of in counts.values() for count in kept_of.values()):
+            raise ValueError("so many are never kept")
         return {
             "name": about["name"],
             "kept": counts if kept else {},
@@ -91,8 +102,20 @@ def pruned_description(source: str) -> dict[str, Any]:
             "pruned": dict(json.loads(about["pruned"])),
             "origin": about["origin"],
         }
-    except (KeyError, ValueError, TypeError, AttributeError):
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
         raise UserError(f"{path}: is of a pruned backbone, but does not say how it was pruned; make it anew.") from None
+
+
+def read_pruned_state(path: Path) -> State:
+    """The state dict in the file of a pruned backbone, which is compared with the hash in it.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    state, about = read_tensors(path)
+    if not check_seal(path, state, about):
+        note(f"{path}: is of an earlier version, which wrote no hash; whether it is whole cannot be checked.")
+    return state
 
 
 def read_backbone_state(path: Path) -> State:

@@ -9,6 +9,7 @@ from peftbench.cli.arguments import CommandGroup
 from peftbench.cli.parser import parse
 from peftbench.cli.verbs import VERBS, command_of, split_verb
 from peftbench.common.errors import UserError, nearest
+from peftbench.common.notes import show_notes_as_lines
 
 _HELP = ("--help", "-h")
 
@@ -16,6 +17,7 @@ _HELP = ("--help", "-h")
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit status: 0, 1 a run failed, 2 the user's mistake, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    show_notes_as_lines()
     try:
         return _answer(arguments)
     except UserError as mistake:

@@ -4,6 +4,7 @@
 """
 
 from peftbench.common.config_files import CONFIGS
+from peftbench.config.bound import bound_values, edited_key
 from peftbench.config.identity import identity, run_id
 from peftbench.config.schema import (
     SECTIONS,
@@ -21,7 +22,7 @@ from peftbench.config.schema import (
     Trainer,
 )
 from peftbench.config.task_schema import TaskSection, task_path, task_schema
-from peftbench.config.validate import replaced, restored, validate, validate_study
+from peftbench.config.validate import is_of_same_run, replaced, restored, validate, validate_study
 
 __all__ = [
     "CONFIGS",
@@ -39,7 +40,10 @@ __all__ = [
     "Taps",
     "TaskSection",
     "Trainer",
+    "bound_values",
+    "edited_key",
     "identity",
+    "is_of_same_run",
     "replaced",
     "restored",
     "run_id",

@@ -15,13 +15,14 @@ from peftbench.config.schema import Config
 from peftbench.config.task_schema import task_schema
 
 # What cannot change a run's numbers stays out of its id.
-_OTHERS = ("logger", "force", "output_dir", "data_dir", "choices", "protocol")
-_OF_NO_EFFECT = {
+NO_PART = ("logger", "force", "output_dir", "data_dir", "choices", "protocol")
+OF_NO_EFFECT = {
     "backbone": ("stream",),
     "trainer": ("progress", "checkpoint_seconds", "threads"),
     "data": ("workers", "memory_gb", "eval_batch_size"),
     "taps": ("max_gb", "memory_gb", "dir"),
 }
+"""Section -> keys."""
 
 
 def identity(config: Config) -> dict[str, Any]:
@@ -32,7 +33,7 @@ def identity(config: Config) -> dict[str, Any]:
     of a class from outside are all in the id, whatever their values: peftbench does not know which came later.
     """
     whole = _without_later_defaults(config)
-    for section, keys in _OF_NO_EFFECT.items():
+    for section, keys in OF_NO_EFFECT.items():
         for key in keys:
             whole[section].pop(key, None)
     # Where taps are kept changes nothing; without them a run costs more, so it is another one.
@@ -58,12 +59,12 @@ def identity(config: Config) -> dict[str, Any]:
 
 def _without_later_defaults(config: Config) -> dict[str, Any]:
     """The config as plain values, without the keys that came after the first version and have their defaults."""
-    values = {key: value for key, value in config.to_dict().items() if key not in _OTHERS}
+    values = {key: value for key, value in config.to_dict().items() if key not in NO_PART}
     for section in [name for name in values if is_dataclass(getattr(config, name))]:
         first: Collection[str] | None = FIRST_KEYS.get(section, ())
         if section == "task":
             first = None if config.task.path else FIRST_TASK_KEYS.get(config.task.name, ())
-        values[section] = _counted(values[section], first, _defaults(getattr(config, section)))
+        values[section] = _counted(values[section], first, defaults_of(getattr(config, section)))
         if not values[section]:  # a section that came later, all of it as it is by default
             del values[section]
     for section, path in (("method", config.method.path), ("data", config.data.path)):
@@ -81,11 +82,11 @@ def _counted(values: Mapping[str, Any], first: Collection[str] | None, defaults:
     return {
         key: value
         for key, value in values.items()
-        if key in first or key not in defaults or not _same(value, defaults[key])
+        if key in first or key not in defaults or not same_value(value, defaults[key])
     }
 
 
-def _defaults(section: Any) -> dict[str, Any]:
+def defaults_of(section: Any) -> dict[str, Any]:
     """Key -> default, of a section's fields that have one."""
     return {
         f.name: f.default if f.default_factory is MISSING else f.default_factory()
@@ -94,10 +95,10 @@ def _defaults(section: Any) -> dict[str, Any]:
     }
 
 
-def _same(value: Any, default: Any) -> bool:
+def same_value(value: Any, default: Any) -> bool:
     """Whether a value read from JSON is the default; false is not 0."""
     if isinstance(value, list) and isinstance(default, list | tuple):
-        return len(value) == len(default) and all(map(_same, value, default))
+        return len(value) == len(default) and all(map(same_value, value, default))
     return value == default and isinstance(value, bool) == isinstance(default, bool)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from pydantic import create_model
 
 from peftbench.common.errors import UserError, nearest
 from peftbench.config.declared_fields import Fields, declared
+from peftbench.config.identity import identity
 from peftbench.config.messages import KINDS, shown
 from peftbench.config.named_paths import data_path, method_path, own_task_path
 from peftbench.config.rules import check_rules
@@ -90,16 +91,29 @@ def restored(path: Path, folders: Iterable[Path] = ()) -> Config:
         UserError: the file is missing or damaged, or no method or task is called so.
     """
     folders = list(folders)
+    paths = {"method": method_path, "data": data_path, "task": own_task_path}
+    return _restored(path, lambda section, name: paths[section](name, folders))
+
+
+def is_of_same_run(path: Path, config: Config) -> bool:
+    """Whether the `config.yaml` at `path` is whole and says all that decides the numbers as `config` does."""
+    try:
+        return identity(_restored(path, lambda section, _: getattr(config, section).path)) == identity(config)
+    except UserError:
+        return False
+
+
+def _restored(path: Path, path_of: Callable[[str, Any], str]) -> Config:
+    """As `restored`; `path_of` gives the import path of a section that has a name."""
     values = _run_file(path)
     try:
         refuse_unknown_keys(values, [f.name for f in fields(Config)], "")
         needed = [f.name for f in fields(Config) if f.default is MISSING and f.default_factory is MISSING]
         if missing := [name for name in needed if name not in values]:
             raise UserError(f"{missing[0]}: is missing.")
-        paths = {"method": method_path, "data": data_path, "task": own_task_path}
-        for section, path_of in paths.items():
+        for section in ("method", "data", "task"):
             name = mapping_of(values[section], section).get("name")
-            values[section] = {**values[section], "path": path_of(name, folders)}
+            values[section] = {**values[section], "path": path_of(section, name)}
         config = Config.from_dict(values)
         options = _method_options(config.method)
     except UserError as problem:

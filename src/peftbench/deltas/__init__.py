@@ -5,12 +5,10 @@ from peftbench.deltas.delta_file import (
     FILE,
     FORMAT,
     changed_tensors,
-    content_hash,
     load_delta,
-    read_tensors,
     save_delta,
-    write_tensors,
 )
+from peftbench.deltas.metadata import size_of, size_text
 
 __all__ = [
     "FILE",
@@ -18,10 +16,9 @@ __all__ = [
     "Attached",
     "attach",
     "changed_tensors",
-    "content_hash",
     "drop_cached_values",
     "load_delta",
-    "read_tensors",
     "save_delta",
-    "write_tensors",
+    "size_of",
+    "size_text",
 ]

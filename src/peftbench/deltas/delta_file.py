@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import safetensors
-import safetensors.torch
 from torch import Tensor
 
-from peftbench.common.atomic_files import replacing
 from peftbench.common.digests import digests
 from peftbench.common.errors import Refusal, UserError
+from peftbench.common.notes import note
+from peftbench.common.sealed_file import SEAL, check_seal, read_tensors, sealed, write_tensors
+from peftbench.deltas.metadata import checked_metadata
 
 FILE = "delta.safetensors"
 FORMAT = 2
@@ -24,7 +23,6 @@ _FORMAT = "peftbench-delta-"
 _FIRST = ("run", "method", "backbone", "fingerprint", "options", "classes")
 # The keys without which a delta of a format cannot be used. Other keys came later and may be missing.
 _REQUIRED = {1: _FIRST, FORMAT: (*_FIRST, "mask", "task")}
-_JSON = {"options": dict, "classes": list, "categories": list, "transform": dict}
 
 
 def changed_tensors(state: Mapping[str, Tensor], start: Mapping[str, str]) -> dict[str, Tensor]:
@@ -41,28 +39,7 @@ def save_delta(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str,
     Raises:
         UserError: the disk is full, or the folder cannot be written.
     """
-    metadata = {**metadata, "format": f"{_FORMAT}{FORMAT}", "tensors": str(len(tensors))}
-    return write_tensors(path, tensors, metadata | {"content": content_hash(tensors, metadata)})
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> int:
-    """Writes tensors and metadata, as they are, to a safetensors file; returns its size in bytes.
-
-    Raises:
-        UserError: as `save_delta`.
-    """
-    copies = {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}
-    with replacing(path) as part:
-        safetensors.torch.save_file(copies, part, metadata=dict(metadata))
-    return path.stat().st_size
-
-
-def content_hash(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """sha256 over names, shapes, types and bytes of all tensors and over the metadata, `content` itself left out."""
-    hashes = digests(dict(tensors))
-    lines = [f"{n} {tuple(tensors[n].shape)} {tensors[n].dtype} {hashes[n]}" for n in sorted(tensors)]
-    hashed = {k: v for k, v in metadata.items() if k != "content"}
-    return hashlib.sha256("\n".join([json.dumps(hashed, sort_keys=True), *lines]).encode()).hexdigest()
+    return write_tensors(path, tensors, sealed(tensors, {**metadata, "format": f"{_FORMAT}{FORMAT}"}))
 
 
 def load_delta(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -88,55 +65,15 @@ def load_delta(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     for key in _REQUIRED[int(number)]:
         if key not in metadata or (key in _FIRST and not metadata[key]):
             raise UserError(f"{path}: is damaged: its metadata say no {key}.")
-    for key, kind in _JSON.items():
-        if key in metadata and not _is_json(metadata[key], kind):
-            raise UserError(f"{path}: is damaged: {key} in its metadata is {metadata[key]!r:.40}.")
-    if not metadata.get("input_size", "1").isdecimal():
-        raise UserError(f"{path}: is damaged: input_size in its metadata is {metadata['input_size']!r:.40}.")
-    if number == "1":  # it has no hash
-        return tensors, {**metadata, "mask": ""}
-    if metadata.get("tensors") != str(len(tensors)):
-        raise UserError(
-            f"{path}: is damaged: it was saved with {metadata.get('tensors', 'no')} tensors, and holds {len(tensors)}."
-        )
-    if content_hash(tensors, metadata) != metadata.get("content"):
-        raise UserError(f"{path}: is damaged: what it holds is not what was saved in it (its sha256 is another).")
-    return tensors, metadata
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors, on the CPU, and metadata of any safetensors file.
-
-    Raises:
-        UserError: it is missing, damaged or another kind of file.
-    """
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            return {n: file.get_tensor(n) for n in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    except FileNotFoundError:
-        raise UserError(f"{path}: is missing; give the folder of a run as it was left.") from None
-    except safetensors.SafetensorError as problem:
-        if _pickled(path):
-            raise UserError(
-                f"{path}: is a pickle or a torch file, which could run code and is not read; expected safetensors."
-            ) from None
-        raise UserError(f"{path}: is not a whole safetensors file ({problem}).") from None
-    except (OSError, ValueError) as problem:
-        raise UserError(f"{path}: cannot be read as a safetensors file ({problem}).") from None
-
-
-def _is_json(text: str, kind: type) -> bool:
-    """Whether the text is JSON of a dict or a list, as `kind` says."""
-    try:
-        return isinstance(json.loads(text), kind)
-    except (ValueError, RecursionError):
-        return False
-
-
-def _pickled(path: Path) -> bool:
-    with path.open("rb") as file:
-        begin = file.read(2)
-    return begin == b"PK" or begin[:1] == b"\x80"
+    readable = checked_metadata(path, metadata)
+    has_seal = check_seal(path, tensors, metadata)
+    if number == "1":
+        if not has_seal:
+            note(f"{path}: is of delta format 1, which had no hash; whether it is whole cannot be checked.")
+        return tensors, {**readable, "mask": ""}
+    if not has_seal:
+        raise UserError(f"{path}: is damaged: its metadata say no {SEAL}.")
+    return tensors, readable
 
 
 def _writer(metadata: Mapping[str, str]) -> str:

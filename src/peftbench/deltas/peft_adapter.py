@@ -12,9 +12,9 @@ from typing import Any
 
 from torch import Tensor
 
-from peftbench import deltas
 from peftbench.common.atomic_files import replacing
 from peftbench.common.errors import Refusal, UserError
+from peftbench.common.sealed_file import read_tensors, write_tensors
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 FILES = (WEIGHTS, CONFIG, "README.md")
@@ -112,7 +112,7 @@ def write_adapter(
         "use_dora": False,
         "inference_mode": True,
     }
-    deltas.write_tensors(folder / WEIGHTS, adapter_tensors, {**metadata, "format": "pt"})
+    write_tensors(folder / WEIGHTS, adapter_tensors, {**metadata, "format": "pt"})
     with replacing(folder / CONFIG) as part:
         part.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
@@ -142,7 +142,7 @@ def read_adapter(folder: Path, classifiers: tuple[str, ...]) -> Adapter:
             raise Refusal(f"{file}: {key}={settings[key]!r} is not read; expected plain LoRA, {key}={plain[0]!r}.")
     if not (folder / WEIGHTS).is_file():
         raise _no_weights(folder)
-    tensors, about = deltas.read_tensors(folder / WEIGHTS)
+    tensors, about = read_tensors(folder / WEIGHTS)
     if broken := [n for n, t in tensors.items() if not t.isfinite().all()]:
         raise UserError(f"{folder / WEIGHTS}: {broken[0]} holds values that are not finite; train it again.")
     layers: dict[str, None] = {}

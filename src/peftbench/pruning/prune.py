@@ -6,14 +6,14 @@ import json
 from functools import partial
 from pathlib import Path
 
-import safetensors
-import safetensors.torch
 from torch import Tensor
 
 from peftbench import config
 from peftbench.backbones import Backbone
 from peftbench.backbones.channels import attention_heads, hidden_channels
-from peftbench.common.errors import Refusal
+from peftbench.backbones.weights import PRUNED
+from peftbench.common.errors import Refusal, UserError
+from peftbench.common.sealed_file import check_seal, read_tensors, sealed, write_tensors
 from peftbench.pruning.masks import prunable, zero_lowest
 from peftbench.pruning.scores import magnitude_scores, taylor_scores
 from peftbench.pruning.structured import remove_parts
@@ -72,9 +72,13 @@ def prune(backbone: Backbone, spec: config.Pruning, images: Tensor | None = None
 
 
 def save_pruned(backbone: Backbone, path: Path) -> None:
-    """Writes a pruned backbone to a file that `backbone.weights=<path>` takes, on the same timm model."""
+    """Writes a pruned backbone to a sealed file that `backbone.weights=<path>` takes, on the same timm model.
+
+    Raises:
+        UserError: the disk is full, or the folder cannot be written.
+    """
     about = {
-        "format": "peftbench-backbone-1",
+        "format": PRUNED,
         "name": backbone.facts.name,
         "fingerprint": backbone.fingerprint,
         "kept": json.dumps(backbone.kept),
@@ -82,15 +86,16 @@ def save_pruned(backbone: Backbone, path: Path) -> None:
         "pruned": json.dumps(backbone.pruned),
         "origin": backbone.origin,
     }
-    state = {n: t.contiguous().clone() for n, t in backbone.net.state_dict().items()}
-    safetensors.torch.save_file(state, path, metadata=about)
+    state = dict(backbone.net.state_dict())
+    write_tensors(path, state, sealed(state, about))
 
 
 def is_saved(backbone: Backbone, path: Path) -> bool:
-    """Whether `path` is a whole file of this pruned backbone."""
+    """Whether `path` is a whole and sealed file of this pruned backbone."""
     try:
-        with safetensors.safe_open(path, framework="pt") as file:  # which compares its length with what it says
-            about = file.metadata() or {}
-    except (OSError, safetensors.SafetensorError):
+        tensors, about = read_tensors(path)
+        return (
+            "pruned" in about and about.get("fingerprint") == backbone.fingerprint and check_seal(path, tensors, about)
+        )
+    except UserError:
         return False
-    return "pruned" in about and about.get("fingerprint") == backbone.fingerprint

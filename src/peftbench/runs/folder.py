@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import yaml
@@ -53,16 +53,44 @@ def _not_writable(output_dir: Path, why: str | None) -> UserError:
 def prepared_folder(folder: Path, config: Config) -> None:
     """The run's folder with the resolved config. What a forced run replaces is kept beside it."""
     if config.force and folder.exists():
-        old = folder.with_name(f".{folder.name}.previous")
-        number = 1
-        while old.exists():
-            number += 1
-            old = folder.with_name(f".{folder.name}.previous-{number}")
-        folder.rename(old)
+        old = set_aside(folder)
         Console().print(f"force=true: the run that was there is kept in {old}", highlight=False, soft_wrap=True)
+    write_config(folder, config)
+
+
+def write_config(folder: Path, config: Config) -> None:
+    """Writes the resolved config into a run's folder, which is made. Raises UserError where nothing can be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         raise UserError(f"{folder}: cannot be written ({problem.strerror}); give another output_dir.") from None
     with replacing(folder / CONFIG) as part:
         part.write_text(yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def set_aside(folder: Path, names: Sequence[str] | None = None) -> Path:
+    """Moves a run's folder, or files of it, to a folder beside it that was not there before, and returns that.
+
+    Args:
+        folder: the run's.
+        names: the files to move, of which some may be missing; None moves all of the folder.
+
+    Raises:
+        UserError: they cannot be moved.
+    """
+    old = folder.with_name(f".{folder.name}.previous")
+    number = 1
+    while old.exists():
+        number += 1
+        old = folder.with_name(f".{folder.name}.previous-{number}")
+    try:
+        if names is None:
+            folder.rename(old)
+        else:
+            old.mkdir()
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):
+                    (folder / name).rename(old / name)
+    except OSError as problem:
+        raise UserError(f"{folder}: cannot be moved to {old} ({problem.strerror}); give another output_dir.") from None
+    return old

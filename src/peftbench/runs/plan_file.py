@@ -12,7 +12,10 @@ import torch
 from peftbench import deltas, pruning
 from peftbench.common.atomic_files import replacing
 from peftbench.common.errors import UserError
+from peftbench.common.notes import note
+from peftbench.common.sealed_file import check_seal, content_hash, read_tensors, sealed, write_tensors
 from peftbench.common.seeds import mix
+from peftbench.config import Config, bound_values
 from peftbench.data.loading import Loaders
 from peftbench.data.scoring_batches import plain_batches
 from peftbench.methods.base import Method, Plan
@@ -21,22 +24,43 @@ from peftbench.results import Record
 from peftbench.runs.context import Context
 
 CONFIG = "config.yaml"
-
-
 PLAN = "plan"
+_ANEW = "; give the folder as it was left, or run anew with force=true, which keeps what is there beside it"
 
 
-def read_plan(folder: Path) -> Plan:
-    """The plan in a run's folder, an empty one where it has none. Raises UserError where it is damaged."""
-    facts = folder / f"{PLAN}.json"
-    if not facts.is_file():
+def read_plan(folder: Path, bound: str | None = None) -> Plan:
+    """The plan in a run's folder, an empty one where it has none.
+
+    Args:
+        folder: the run's.
+        bound: the hash of the plan that a delta was made with, where there is one: it speaks for a plan that bears no
+            seal, which 0.1 wrote.
+
+    Raises:
+        UserError: it is damaged, or half of it is missing.
+    """
+    facts_file, tensors_file = folder / f"{PLAN}.json", folder / f"{PLAN}.safetensors"
+    if not facts_file.is_file() and (bound == "" or not tensors_file.is_file()):
         return Plan()
     try:
-        return Plan(
-            deltas.read_tensors(folder / f"{PLAN}.safetensors")[0], dict(json.loads(facts.read_text(encoding="utf-8")))
+        facts = dict(json.loads(facts_file.read_bytes()))
+    except FileNotFoundError:
+        raise UserError(f"{facts_file}: is missing; it was written when the run began{_ANEW}.") from None
+    except (OSError, ValueError, TypeError, RecursionError):
+        raise UserError(f"{facts_file}: is damaged; it was written when the run began{_ANEW}.") from None
+    try:
+        tensors, metadata = read_tensors(tensors_file)
+        has_seal = check_seal(tensors_file, tensors, metadata)
+    except UserError as problem:
+        raise UserError(f"{str(problem).rstrip('.')}{_ANEW}.") from None
+    if has_seal and json.dumps(facts, sort_keys=True) != metadata.get("facts"):
+        raise UserError(
+            f"{facts_file}: is another plan than the one that the run wrote, which {tensors_file.name} beside it is "
+            f"of{_ANEW}."
         )
-    except (ValueError, TypeError):
-        raise UserError(f"{facts}: is damaged; it was written when the run began.") from None
+    if not has_seal and not bound:
+        note(f"{tensors_file}: is of an earlier version, which wrote no hash; whether it is whole cannot be checked.")
+    return Plan(tensors, facts)
 
 
 def make_plan(folder: Path, method: Method, model: Model, batches: Loaders, context: Context) -> Plan:
@@ -70,7 +94,8 @@ def _look_at_data(method: Method, model: Model, batches: Loaders, context: Conte
 
 def _write_plan(folder: Path, plan: Plan) -> None:
     """Writes the tensors first: the facts tell the other processes that all is there."""
-    deltas.write_tensors(folder / f"{PLAN}.safetensors", plan.tensors, {})
+    facts = {"facts": json.dumps(json.loads(json.dumps(plan.facts)), sort_keys=True)}  # as they will be read
+    write_tensors(folder / f"{PLAN}.safetensors", plan.tensors, sealed(plan.tensors, facts))
     with replacing(folder / f"{PLAN}.json") as part:
         part.write_text(json.dumps(plan.facts), encoding="utf-8")
 
@@ -100,8 +125,11 @@ def delta_metadata(record: Record, model: Model, plan: Plan) -> dict[str, str]:
         "task": spec["task"]["name"],
         "classes": json.dumps(list(model.task.classes)),
         "categories": json.dumps(list(getattr(model.task, "categories", ()))),
-        "input_size": str(stamps["backbone"]["input_size"]),
+        "input_size": deltas.size_text(stamps["backbone"]["input_size"]),
         "transform": json.dumps(stamps["data"]["transform"]),
+        "frames": json.dumps(stamps["data"]["frames"]),
+        "start_file": stamps.get("task", {}).get("sha256", ""),
+        "config": json.dumps(bound_values(Config.from_dict(spec))),
         "versions": json.dumps({n: version(n) for n in ("peftbench", "torch", "timm")}),
     }
 
@@ -110,4 +138,4 @@ def plan_hash(plan: Plan) -> str:
     """sha256 of a plan, the empty string of an empty one."""
     if not plan.facts and not plan.tensors:
         return ""
-    return deltas.content_hash(plan.tensors, {"facts": json.dumps(plan.facts, sort_keys=True)})
+    return content_hash(plan.tensors, {"facts": json.dumps(plan.facts, sort_keys=True)})

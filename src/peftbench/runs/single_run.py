@@ -21,9 +21,10 @@ from peftbench.data.images import Preparation
 from peftbench.data.loading import Loaders
 from peftbench.methods.base import Method, Plan
 from peftbench.models.model import Model
-from peftbench.results import Record, read_record
+from peftbench.results import Record
 from peftbench.runs import loggers, starting_backbone
 from peftbench.runs.context import Context
+from peftbench.runs.earlier_run import finished_before
 from peftbench.runs.folder import owned_folder, prepared_folder
 from peftbench.runs.plan_file import delta_metadata, make_plan
 from peftbench.runs.stamps import stamps_of
@@ -36,6 +37,7 @@ class SingleRun:
 
     Attributes:
         id: a hash of all that can change its numbers; the name of its folder.
+        classes, categories: what the data tell apart, and the numbers of that in their files, where they have such.
         done: whether its record was there already.
         checkpoints: the folder of its checkpoint, which runs that train jointly share.
         model, plan: once it is adapted.
@@ -53,6 +55,7 @@ class SingleRun:
         if shifts:
             stamps["data"]["ood"] = ood.stamps_of_shifts(shifts)
         start = "".join([stamps["backbone"]["fingerprint"], stamps.get("task", {}).get("sha256", "")])
+        self.classes, self.categories = splits.classes, splits.train.categories
         self.id = run_id(config, start, stamps["data"]["hash"])
         self.folder = Path(config.output_dir) / self.id
         self.record = Record(self.id, "running", config.to_dict(), stamps=stamps)
@@ -65,9 +68,9 @@ class SingleRun:
         """The run's folder is its own, and whatever happens inside is recorded; a complete run is read instead."""
         context = self.context
         with owned_folder(self.folder, context.process, context.group):
-            advice = "; remove it, or give force=true, to run this again"
-            old = None if context.config.force else read_record(self.folder, advice)
-            if old is not None and (old.status == "complete" or (old.status == "failed" and not context.retry)):
+            ours = (context, self.folder, self.id, self.classes, self.categories)
+            old = None if context.config.force else finished_before(*ours)
+            if old is not None:
                 self.record, self.done = old, True
                 self._say_that_it_is_done()
                 yield

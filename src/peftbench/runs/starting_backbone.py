@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from peftbench import backbones, pruning
-from peftbench.common.atomic_files import replacing
 from peftbench.common.errors import Refusal, UserError
 from peftbench.common.seeds import mix
 from peftbench.config import Config
@@ -92,13 +91,12 @@ def choose_merging(backbone: backbones.Backbone, config: Config, method: Method)
 
 
 def keep_pruned_file(backbone: backbones.Backbone, config: Config) -> Path:
-    """The file of a pruned backbone, which all tasks share; written where it is not there yet, or not whole."""
+    """The file of a pruned backbone, which all tasks share; written where it is not there yet, or is not whole."""
     spec = config.pruning
     name = f"{backbone.facts.name}-{spec.name}-{spec.ratio:g}-{backbone.fingerprint[:10]}.safetensors"
     path = Path(config.output_dir) / "backbones" / name
     if not pruning.is_saved(backbone, path):
-        with replacing(path) as part:
-            pruning.save_pruned(backbone, part)
+        pruning.save_pruned(backbone, path)
     return path
 
 

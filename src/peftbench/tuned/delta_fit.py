@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from peftbench import pruning
+from peftbench import deltas, pruning
 from peftbench.backbones import Backbone
 from peftbench.common.errors import Refusal
 from peftbench.runs.build import transform_of
@@ -20,36 +20,26 @@ Row = tuple[Any, Any, str]
 
 
 def refuse_foreign_delta(run: FinishedRun, backbone: Backbone, shared: str) -> None:
-    """Raises Refusal where the run's delta belongs to another run, method, task, backbone, plan or kind of image.
+    """Raises Refusal where the run's delta belongs to another run, task, backbone, plan or kind of image.
 
     Args:
         run: whose delta it is.
         backbone: as it is before any method.
         shared: whose the backbone is where it is not the run's own, for messages.
     """
-    for compared in (_run_and_method, _task, _model, _start_file, _weights, _images, _plan):
+    for compared in (_run, _task, _model, _start_file, _weights, _images, _plan):
         for theirs, ours, sentence in compared(run, backbone, shared):
             if theirs != ours:
                 raise Refusal(f"{run.source}: {sentence}")
 
 
-def _run_and_method(run: FinishedRun, backbone: Backbone, shared: str) -> Iterator[Row]:
-    delta, config = run.metadata, run.config
+def _run(run: FinishedRun, backbone: Backbone, shared: str) -> Iterator[Row]:
+    delta = run.metadata
     yield (
         delta["run"],
         run.record.id,
         f"is of run {delta['run']}, and {run.folder} of {run.record.id}; give the folder of the run as it was left.",
     )
-    theirs = {"name": delta["method"], **json.loads(delta["options"])}
-    ours = {"name": config.method.name, **config.method.options}
-    for key in {**theirs, **ours}:
-        a, b = theirs.get(key, "nothing"), ours.get(key, "nothing")
-        yield (
-            a,
-            b,
-            f"was made with method.{key}={a}, and {run.folder / CONFIG} has method.{key}={b}; a delta fits only the "
-            f"method and options that it was made with.",
-        )
 
 
 def _task(run: FinishedRun, backbone: Backbone, shared: str) -> Iterator[Row]:
@@ -89,7 +79,7 @@ def _model(run: FinishedRun, backbone: Backbone, shared: str) -> Iterator[Row]:
 def _start_file(run: FinishedRun, backbone: Backbone, shared: str) -> Iterator[Row]:
     """The file that the whole model started from: what of the task did not train is in that file alone."""
     section, task = run.config.task, task_class(run.config.task)
-    theirs = run.record.stamps.get("task", {}).get("sha256", "")
+    theirs = run.metadata.get("start_file", run.record.stamps.get("task", {}).get("sha256", ""))
     stamp = task.stamp(section, task.start_file(section, run.config.backbone))
     ours = stamp.get("sha256", "")
     yield (
@@ -106,7 +96,7 @@ def _weights(run: FinishedRun, backbone: Backbone, shared: str) -> Iterator[Row]
     delta, name = run.metadata, backbone.facts.name
     theirs, ours = delta["fingerprint"], backbone.fingerprint
     made = f"was made on {delta['backbone']}"
-    size = str(backbone.facts.input_size)
+    size = deltas.size_text(backbone.facts.input_size)
     if delta.get("input_size", size) != size:  # a ViT's position embeddings are of its grid
         where = shared or f"data.size in {run.folder / CONFIG}"
         yield (

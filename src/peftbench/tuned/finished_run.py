@@ -10,10 +10,12 @@ from pathlib import Path
 from torch import Tensor
 
 from peftbench import config, deltas
-from peftbench.common.errors import UserError
+from peftbench.common.errors import Refusal, UserError
+from peftbench.common.notes import note
 from peftbench.config import Config
 from peftbench.methods.base import Method, Plan
 from peftbench.results import Record, read_record
+from peftbench.results.record import FILE as RECORD
 from peftbench.runs.build import instantiate
 from peftbench.runs.plan_file import CONFIG, read_plan
 
@@ -49,7 +51,9 @@ class FinishedRun:
     @property
     def frames(self) -> int | None:
         """The frames of a clip; None where the run was on images."""
-        return self.record.stamps["data"].get("frames")
+        if "frames" in self.metadata:
+            return json.loads(self.metadata["frames"])
+        return self.record.stamps["data"].get("frames")  # 0.1 said so in the record alone
 
 
 def open_run(folder: str | Path, config_dir: str | Path | None = None) -> FinishedRun:
@@ -74,8 +78,37 @@ def open_run(folder: str | Path, config_dir: str | Path | None = None) -> Finish
     if record.status != "complete":
         why = f" ({record.reason})" if record.reason else ""
         raise UserError(f"run={folder}: is not complete but {record.status}{why}; the same command finishes a run.")
+    for part in ("backbone", "data"):
+        if not isinstance(record.stamps.get(part), dict):
+            raise UserError(f"{folder / RECORD}: is not a whole record; its stamps have no {part}.")
     spec = config.restored(folder / CONFIG, own)
     file = folder / deltas.FILE
     tensors, metadata = deltas.load_delta(file)
-    plan = read_plan(folder)
+    _refuse_edited_config(file, metadata, spec)
+    plan = read_plan(folder, metadata.get("plan"))
     return FinishedRun(folder, record, spec, instantiate(spec.method), plan, tensors, metadata, file)
+
+
+def _refuse_edited_config(file: Path, metadata: Mapping[str, str], spec: Config) -> None:
+    """Raises Refusal where the run's config says another thing than the delta that was made with it."""
+    place = file.parent / CONFIG
+    theirs = {"name": metadata["method"], **json.loads(metadata["options"])}
+    ours = {"name": spec.method.name, **spec.method.options}
+    for key in {**theirs, **ours}:
+        a, b = theirs.get(key, "nothing"), ours.get(key, "nothing")
+        if a != b:
+            raise Refusal(
+                f"{file}: was made with method.{key}={a}, and {place} has method.{key}={b}; a delta fits only the "
+                f"method and options that it was made with."
+            )
+    if "config" not in metadata:
+        note(
+            f"{file}: is of an earlier version, which did not bind all of {CONFIG} to it; whether that is as the run "
+            f"left it cannot be checked."
+        )
+    elif edited := config.edited_key(json.loads(metadata["config"]), spec):
+        key, bound, now = edited
+        raise Refusal(
+            f"{file}: was made with {key}={bound}, and {place} has {key}={now}; a delta fits only the config that it "
+            f"was made with."
+        )

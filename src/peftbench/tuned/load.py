@@ -151,10 +151,10 @@ def _adapted(run: FinishedRun, folder: Path) -> FinishedRun:
         )
     timm_model = backbones.build_on_meta(run.config.backbone, starting_backbone.input_size(run.config))
     peft = peft_adapter.read_adapter(folder, timm_model.classifiers)
-    if peft.fingerprint not in ("", stamp["fingerprint"]):
+    if peft.fingerprint not in ("", run.metadata["fingerprint"]):
         raise Refusal(
             f"adapter={folder}: was made on a backbone with fingerprint {peft.fingerprint[:12]}, and that of "
-            f"{run.folder} has {stamp['fingerprint'][:12]}; give the folder of a run on the same weights."
+            f"{run.folder} has {run.metadata['fingerprint'][:12]}; give the folder of a run on the same weights."
         )
     name, path, method = method_of_adapter(peft.rank, peft.alpha, peft.dropout, peft.layers)
     options = json.loads(json.dumps(dataclasses.asdict(method)))

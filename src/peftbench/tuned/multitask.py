@@ -15,7 +15,7 @@ from peftbench.backbones import Backbone
 from peftbench.common.digests import digests
 from peftbench.common.errors import Refusal, UserError, nearest
 from peftbench.data.images import Transform
-from peftbench.deltas import FILE, drop_cached_values
+from peftbench.deltas import FILE, drop_cached_values, size_of
 from peftbench.methods.base import Side
 from peftbench.models.joint import JointModel
 from peftbench.models.model import Model
@@ -173,7 +173,8 @@ def _prepared(run: FinishedRun, backbone: Backbone) -> Transform:
     """How the run prepares images to test them."""
     transform = transform_of(run.config, backbone)
     assert isinstance(transform, Transform)
-    return replace(transform, size=int(run.metadata.get("input_size", transform.size)), augment="none")
+    size = size_of(run.metadata["input_size"]) if "input_size" in run.metadata else transform.size
+    return replace(transform, size=cast(int, size), augment="none")
 
 
 def _view(backbone: Backbone) -> Backbone:

@@ -10,9 +10,9 @@ import timm
 import torch
 
 import peftbench
-from peftbench import deltas
 from peftbench.backbones.weights import HERE
 from peftbench.cli.main import main
+from peftbench.common.sealed_file import read_tensors
 from peftbench.tuned.export import export
 from support.exports import metadata
 from support.finished_runs import logits_of, same
@@ -91,7 +91,7 @@ def test_an_adapter_that_is_missing_damaged_or_foreign_is_told(lora, tmp_path):
         peftbench.load(lora.folder, adapter=tmp_path)
     folder = export(lora.folder, "peft", tmp_path / "adapter").path
     file = folder / "adapter_model.safetensors"
-    tensors, said = deltas.read_tensors(file)
+    tensors, said = read_tensors(file)
     safetensors.torch.save_file({n: t for n, t in tensors.items() if "head" not in n}, file, said)
     with pytest.raises(peftbench.UserError, match=r"lacks task\.head\.weight"):
         peftbench.load(lora.folder, adapter=folder)

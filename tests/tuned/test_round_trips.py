@@ -1,0 +1,159 @@
+"""Whatever trains is used: stopped, resumed, loaded, predicted from, exported; in every task, size and method."""
+
+import csv
+import functools
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import peftbench
+from peftbench import deltas
+from peftbench.cli.main import main
+from peftbench.common.config_files import names
+from peftbench.common.task_lookup import shipped_tasks
+from peftbench.config import CONFIGS, task_schema
+from peftbench.config.declared_fields import class_constant
+from peftbench.runs.build import instantiate
+from peftbench.tasks.base import task_class
+from peftbench.training.checkpoint import Checkpoints
+from peftbench.tuned.finished_run import open_run
+from support import mistakes
+
+SIZES = ("64", "[64,96]", "null")
+"""A square, height and width, and images of their own sizes (or the backbone's own)."""
+METHODS = names("method", [CONFIGS])
+QUICK = [
+    *("backbone=resnet_nano", "data.batch_size=2", "trainer.epochs=1", "trainer.max_batches=2", "logger=none"),
+    *("trainer.progress=false", "trainer.accelerator=cpu", "taps=off"),
+]
+SMALL = {"min_size": "[64]", "max_size": "96", "images": "[4,2,2]", "canvas": "64", "width": "64", "hidden": "16"}
+"""Options of data sets and tasks that make a run small, where there are such."""
+EXPORTED = {("classification", "full"), ("classification", "lora"), ("classification", "spt_lora")}
+"""Some of those of which a timm state dict can be written."""
+FAST = {("detection", "[64,96]", "lora")}
+
+
+def words_of(task, size, method):
+    """The words of the smallest run of a cell, and why it is refused, or the empty string."""
+    data = task_schema({"name": task}).smoke
+    spec = peftbench.compose(f"method={method}", *data, *QUICK)
+    options = {"data": spec.data.options, "task": vars(spec.task)}
+    small = [f"{s}.{key}={v}" for s, known in options.items() for key, v in SMALL.items() if key in known]
+    boxes = task_class(spec.task).finds_boxes
+    refusal = ""
+    if size == "[64,96]" and not boxes:
+        refusal = "takes square images; give one number"
+    if size == "null" and boxes and instantiate(spec.method).fixed_size:
+        refusal = "is built for one input size"
+    return [f"method={method}", *data, *QUICK, *small, f"data.size={size}"], refusal
+
+
+CELLS = [
+    pytest.param(*cell, marks=() if cell in FAST else pytest.mark.slow, id="-".join(cell))
+    for cell in ((t, s, m) for t in shipped_tasks() for s in SIZES for m in METHODS)
+]
+
+
+@pytest.mark.parametrize(("task", "size", "method"), CELLS)
+def test_what_trains_is_used(task, size, method, cli, tmp_path, monkeypatch, capsys):
+    words, refusal = words_of(task, size, method)
+    if refusal:
+        told = cli(*words)
+        mistakes.refused(told, "data.size=", refusal)
+        assert told[0] == 2
+        return
+    ended = Checkpoints.on_train_batch_end
+
+    def stop(self, *arguments):
+        self.stop = True
+        ended(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "on_train_batch_end", stop)
+        cli(*words)
+    (file,) = tmp_path.glob("*/result.json")
+    assert json.loads(file.read_text())["status"] == "interrupted"
+    status, _, err = cli(*words)
+    assert status == 0, err
+    record, folder = json.loads(file.read_text()), file.parent
+    assert record["status"] == "complete"
+    assert record["costs"]["time"]["sessions"] == 2
+
+    tensors, _ = deltas.load_delta(folder / deltas.FILE)
+    tuned = peftbench.load(folder, merge=False)
+    state = tuned.model.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in tensors.items())
+    peftbench.load(folder)
+
+    images = Path(peftbench.__file__).parent / "data" / "photos" / "test" / "helicopter"
+    table = folder / "table.csv"
+    assert main(["predict", f"run={folder}", f"images={images}", f"out={table}", "device=cpu"]) == 0
+    with table.open() as file:
+        assert {row[0] for row in list(csv.reader(file))[1:]} == {str(image) for image in images.iterdir()}
+
+    capsys.readouterr()
+    status = main(["export", f"run={folder}", "format=safetensors"])
+    told = (status, *capsys.readouterr())
+    if told[0]:  # what is more than a timm model
+        mistakes.refused(told, "format=" if task_class(tuned.run.config.task).predicts_tensor else "run=")
+    else:
+        assert (folder / "model.safetensors").is_file()
+    assert told[0] == 0 or (task, method) not in EXPORTED
+    if (task, size, method) in FAST:
+        every_key_is_bound(folder)
+
+
+UNBOUND = {
+    *("output_dir", "data_dir", "force", "backbone.stream", "backbone.weights", "pruning.images", "trainer.progress"),
+    *("trainer.threads", "trainer.checkpoint_seconds", "data.workers", "data.memory_gb", "data.eval_batch_size"),
+    *("taps.max_gb", "taps.memory_gb", "taps.dir", "data.tasks", "data.path", "method.path", "task.path"),
+    "task.weights",
+}
+"""Where files lie, and what changes no number, besides the places that a data set names."""
+
+
+def every_key_is_bound(folder):
+    """Whatever is changed in `config.yaml`: the model is refused, and the key named, unless it is of no effect."""
+    file = folder / "config.yaml"
+    whole = file.read_text()
+    values = yaml.safe_load(whole)
+    of_data = {f"data.{key}" for key in class_constant(values["data"]["path"], "places", "data.path")}
+    places = [(section, key) for section, content in values.items() if isinstance(content, dict) for key in content]
+    places += [(section, "options", key) for section in ("method", "data") for key in values[section]["options"]]
+    places += [(key,) for key, value in values.items() if not isinstance(value, dict)]
+    for place in places:
+        name = ".".join(key for key in place if key != "options")
+        if name in UNBOUND | of_data or place[0] in ("logger", "choices", "protocol") or place[-1] == "options":
+            continue
+        edited = yaml.safe_load(whole)
+        within = functools.reduce(dict.__getitem__, place[:-1], edited)
+        within[place[-1]] = another(within[place[-1]])
+        file.write_text(yaml.safe_dump(edited))
+        with pytest.raises(peftbench.UserError) as problem:
+            open_run(folder)
+        assert name.split(".")[-1] in str(problem.value), (name, str(problem.value))
+    for place in ("output_dir", "data_dir"):
+        file.write_text(yaml.safe_dump(yaml.safe_load(whole) | {place: "/elsewhere"}))
+        open_run(folder)
+    for key in {key.partition(".")[2] for key in of_data} & values["data"]["options"].keys():
+        edited = yaml.safe_load(whole)
+        edited["data"]["options"][key] = "/elsewhere"
+        file.write_text(yaml.safe_dump(edited))
+        open_run(folder)
+    file.write_text(whole)
+
+
+def another(value):
+    """A value of the same type, where there can be one."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value + 1 if value else 1
+    if isinstance(value, str):
+        return {"32": "bf16", "none": "flip", "model": "none"}.get(value, f"{value}x")
+    if isinstance(value, list):
+        return [*value, value[0]] if value else ["x"]
+    return {**value, "x": 1} if isinstance(value, dict) else 1
