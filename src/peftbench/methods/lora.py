@@ -25,6 +25,7 @@ class LoRA(Method):
     """
 
     foldable: ClassVar[bool] = True
+    identity_start: ClassVar[bool] = True
     peft_adapters: ClassVar[bool] = True
     merges: ClassVar[tuple[str, ...]] = ("unmerged", "dense")
 

@@ -36,6 +36,7 @@ class PETAH(Method):
     """
 
     foldable: ClassVar[bool] = True
+    identity_start: ClassVar[bool] = True
     merges: ClassVar[tuple[str, ...]] = ("unmerged", "masked", "dense")
 
     rank: int = 8

@@ -37,6 +37,7 @@ class SPT(Method):
 
     plans: ClassVar[bool] = True
     foldable: ClassVar[bool] = True
+    identity_start: ClassVar[bool] = True
     merges: ClassVar[tuple[str, ...]] = ("unmerged", "dense")
     kind: ClassVar[Structure] = "none"
 
