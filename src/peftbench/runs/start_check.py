@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -35,53 +35,60 @@ class Start:
         self.images = torch.randint(0, 256, (*shape, *backbone.facts.canvas), dtype=torch.uint8, generator=noise)
         self._taps: dict[int, Tensor] = {}
         self._pooled: Tensor | None = None
-        self._pooling = backbone.pooling
 
+    @torch.no_grad()
     def remember(self, method: Method, model: Model) -> None:
         """Computes what the untouched backbone gives, before the method may change it."""
         if method.identity_start:
             self._compute(model, model.reads if method.side else range(len(self.backbone.facts.taps)))
-            self._pool(model)
+            self._pooled = self._pool(model, self._taps[max(self._taps)])
 
+    @torch.no_grad()
     def refuse_other(self, method: Method, name: str, model: Model) -> None:
         """Raises Refusal where the method called `name` says that it starts as the backbone, and `model` does not."""
         if not method.identity_start:
             return
         mode = model.training
         model.eval()
-        facts = self.backbone.facts
-        with torch.no_grad():
-            if model.side is None:
-                indices = tuple(sorted(self._taps))
-                taps = self.backbone.taps(model.frames(self.images), indices)
-            else:
-                self._compute(model, (*model.kept, *model.reads))
-                taps = apply_side_nets([model], model.condense([self._taps[i] for i in model.kept]))[0]
-                indices = model.reads
-            for i, tap in zip(indices, taps, strict=True):
-                _refuse_moved(self._taps[i], tap, f"{facts.taps[i].module} of {facts.name}", name)
-            if model.task.uses_tail and self.backbone.pooling == self._pooling:
-                self._pool(model)
-                assert self._pooled is not None
-                _refuse_moved(self._pooled, self.backbone.pool(taps[-1]), f"the pooling of {facts.name}", name)
+        if model.side is None:
+            self._refuse_changed(name, model)
+        else:
+            self._refuse_side(name, model)
         model.train(mode)
 
-    @torch.no_grad()
-    def _compute(self, model: Model, indices: Sequence[int]) -> None:
+    def _refuse_changed(self, name: str, model: Model) -> None:
+        """As `refuse_other`, of a backbone that was changed in place."""
+        taps = self.backbone.taps(model.frames(self.images), sorted(self._taps))
+        for i, tap in zip(sorted(self._taps), taps, strict=True):
+            _refuse_moved(self._taps[i], tap, self.backbone.facts.taps[i].module, name)
+        if (pooled := self._pool(model, taps[-1])) is not None and self._pooled is not None:
+            _refuse_moved(self._pooled, pooled, "what it pools", name)
+
+    def _refuse_side(self, name: str, model: Model) -> None:
+        """As `refuse_other`, of a side net; it may leave out tokens that the pooling does not read."""
+        self._compute(model, [*map(self.backbone.facts.index, model.kept), *model.reads])
+        kept = [self._taps[self.backbone.facts.index(i)] for i in model.kept]
+        taps = apply_side_nets([model], model.condense(kept))[0]
+        before = self._pool(model, self._taps[model.reads[-1]])
+        if before is not None and (after := self._pool(model, taps[-1])) is not None:
+            _refuse_moved(before, after, "what it pools", name)
+            return
+        for i, tap in zip(model.reads, taps, strict=True):
+            _refuse_moved(self._taps[i], tap, self.backbone.facts.taps[i].module, name)
+
+    def _compute(self, model: Model, indices: Iterable[int]) -> None:
         """Keeps the taps of these indices that are not kept yet."""
-        places = {i: self.backbone.facts.index(i) for i in indices}
-        if wanted := sorted(set(places.values()) - set(self._taps)):
+        if wanted := sorted(set(indices) - set(self._taps)):
             self.backbone.eval()
             self._taps |= zip(wanted, self.backbone.taps(model.frames(self.images), wanted), strict=True)
-        self._taps |= {i: self._taps[place] for i, place in places.items()}
 
-    @torch.no_grad()
-    def _pool(self, model: Model) -> None:
-        if model.task.uses_tail and self._pooled is None:
-            self._pooled = self.backbone.pool(self._taps[len(self.backbone.facts.taps) - 1])
+    def _pool(self, model: Model, tap: Tensor) -> Tensor | None:
+        """The pooled features, where the task reads them."""
+        return self.backbone.pool(tap) if model.task.uses_tail else None
 
 
 def _refuse_moved(before: Tensor, after: Tensor, where: str, method: str) -> None:
+    """Raises Refusal where what was computed at `where` is more than rounding away from what it was."""
     if torch.equal(before, after) or not before.isfinite().all():  # a net that gives no numbers says nothing
         return
     distance = ((after - before).abs().max() / before.abs().max().clamp_min(1e-12)).item()

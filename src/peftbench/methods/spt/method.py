@@ -156,7 +156,7 @@ class SPT(Method):
                 key, part = self._module(name, parameter, *which)
                 parts.setdefault(owner, {})[key] = part
         for owner, made in parts.items():
-            add_parts(backbone.net.get_submodule(owner), made, owner in backbone.facts.called)
+            add_parts(backbone.net.get_submodule(owner), made, owner in backbone.facts.called, owner)
 
     def merge(self, backbone: Backbone) -> None:
         if backbone.merging == "unmerged":
