@@ -9,6 +9,8 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
+from peftbench.common.errors import UserError
+
 LEAST = 10
 """Steps after which a tensor without a gradient is no accident: by the second or third all that takes part has one."""
 
@@ -36,6 +38,7 @@ class GradientWatch(Callback):
         named = dict(module.model.named_parameters())
         if self.idle is None:
             self.idle = [n for n, p in named.items() if p.requires_grad and _is_added(n, module.start)]
+        self.idle = [n for n in self.idle if n in named]
         if self.idle:
             moves = torch.stack([_moves(named[n]) for n in self.idle]).float()
             moves = trainer.strategy.reduce(moves, reduce_op="sum") if trainer.world_size > 1 else moves
@@ -60,8 +63,13 @@ class GradientWatch(Callback):
         return {"steps": self.steps, "idle": self.idle or []}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.steps = int(state_dict["steps"])
-        self.idle = [str(name) for name in state_dict["idle"]] if self.steps else None
+        steps, idle = state_dict.get("steps"), state_dict.get("idle")
+        if not isinstance(steps, int) or not isinstance(idle, list) or not all(isinstance(n, str) for n in idle):
+            raise UserError(
+                "checkpoint: its GradientWatch holds no count of steps and names of tensors; remove the checkpoint, or "
+                "give force=true, to start again."
+            )
+        self.steps, self.idle = steps, idle if steps else None
 
     def _idle(self, module: Any) -> list[str]:
         if not self.idle:
