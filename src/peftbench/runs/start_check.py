@@ -14,8 +14,8 @@ from peftbench.methods.base import Method
 from peftbench.models.model import Model, apply_side_nets
 
 ROUNDING = 1e-4
-"""Of the largest value. The bits are equal in nearly every model; in a few, sums are rounded by how their memory lies, which
-a copy of the same bits may change (CaiT: 3e-7)."""
+"""Of the largest value. The bits are equal in nearly every model. In a few, sums are rounded by how their memory lies,
+which a copy of the same bits may change (CaiT: 3e-7)."""
 
 
 class Start:
