@@ -146,7 +146,7 @@ def test_the_update_of_parts_is_the_product_of_its_blocks():
 def test_a_layer_with_an_attribute_of_our_names_is_refused_by_its_name():
     layer = nn.Linear(8, 6)
     layer.adapter = 1
-    with pytest.raises(peftbench.Refusal, match="layer blocks.0: a Linear has an attribute adapter of its own"):
+    with pytest.raises(peftbench.Refusal, match=r"layer blocks\.0: a Linear has an attribute adapter of its own"):
         add_parts(layer, {"adapter": Adapter(layer.weight, 2, (0,), 1, 0.0, 0.0)}, called=True, name="blocks.0")
     assert type(layer) is nn.Linear
     assert layer.adapter == 1

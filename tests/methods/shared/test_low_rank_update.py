@@ -141,7 +141,7 @@ def test_an_update_hides_no_attribute_of_the_layer():
 def test_a_layer_with_an_attribute_of_our_names_is_refused_by_its_name(taken):
     layer = nn.Linear(8, 6)
     setattr(layer, taken, 1)
-    with pytest.raises(peftbench.Refusal, match=f"layer blocks.0: a Linear has an attribute {taken} of its own"):
+    with pytest.raises(peftbench.Refusal, match=rf"layer blocks\.0: a Linear has an attribute {taken} of its own"):
         LowRankUpdate.add(layer, Form(2), name="blocks.0")
     assert type(layer) is nn.Linear
     assert getattr(layer, taken) == 1
