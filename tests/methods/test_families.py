@@ -78,8 +78,10 @@ nets of maps where the taps are none."""
 ROUNDS = {"CaiT", "EfficientViT of Microsoft"}
 """Sums over tokens or maps are rounded by how their memory lies, which a copy of the same bits may change."""
 FAMILIES = FAST | SLOW
+PLAIN = {"full", "bitfit", "linear"}
+"""These add nothing to the backbone."""
 PAIRS = [
-    pytest.param(family, method, marks=() if family in FAST else pytest.mark.slow)
+    pytest.param(family, method, marks=() if family in FAST and method not in PLAIN else pytest.mark.slow)
     for family in FAMILIES
     for method in METHODS
 ]
