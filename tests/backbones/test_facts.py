@@ -9,7 +9,7 @@ from peftbench.backbones import Facts, Tap
 
 def facts(taps: int) -> Facts:
     made = tuple(Tap(f"stages.{i}", 8, 4, (8, 2, 2), "NCHW", (2, 2)) for i in range(taps))
-    return Facts("mine", None, 8, made, (), 8, 0, 100, frozenset(), (0.5,) * 3, (0.5,) * 3, "bicubic")
+    return Facts("mine", None, 8, made, (), 8, 0, 100, frozenset(), frozenset(), (0.5,) * 3, (0.5,) * 3, "bicubic")
 
 
 def test_a_negative_index_counts_taps_from_the_end():

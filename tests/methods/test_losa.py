@@ -103,6 +103,17 @@ def test_averaged_patches_start_at_a_probe_of_averaged_patches():
     assert made.side.mixers["token"].down.shape == (3, 2, 16)
 
 
+def test_a_distilled_deit_pools_two_class_tokens_whatever_it_is_told():
+    spec = dataclasses.replace(vit(), name="deit_tiny_distilled_patch16_224")
+    with pytest.raises(peftbench.Refusal, match=r"pooling=avg: deit_tiny.* has its own pooling; give .*pooling=model"):
+        model(spec, LoSA(rank=2, pooling="avg"))
+    with pytest.raises(peftbench.Refusal, match=r"pools its class token, .*; give method.mixers=\[channel,token\]"):
+        model(spec, LoSA(rank=2, mixers=("channel", "space")))
+    made = awake(model(spec))
+    made.loss(batch()).backward()
+    assert all(p.grad.any() for p in made.side.parameters())
+
+
 def test_no_gradient_reaches_the_backbone_even_where_it_would_be_taken():
     made = awake(model(vit()))
     tail = {f"net.{t}" for t in made.backbone.facts.tail}

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+import peftbench
 from peftbench.methods.shared.low_rank_update import Factors, Form, LowRankUpdate
 from peftbench.methods.spt.parts import Adapter, Sparse, add_parts, merge_parts
 
@@ -140,3 +141,12 @@ def test_the_update_of_parts_is_the_product_of_its_blocks():
     delta = LowRankUpdate(layer).delta()
     assert torch.allclose(delta[8:], layer.lora.b[1] @ layer.lora.a[2:])
     assert not delta[4:8].any()
+
+
+def test_a_layer_with_an_attribute_of_our_names_is_refused_by_its_name():
+    layer = nn.Linear(8, 6)
+    layer.adapter = 1
+    with pytest.raises(peftbench.Refusal, match=r"layer blocks\.0: a Linear has an attribute adapter of its own"):
+        add_parts(layer, {"adapter": Adapter(layer.weight, 2, (0,), 1, 0.0, 0.0)}, called=True, name="blocks.0")
+    assert type(layer) is nn.Linear
+    assert layer.adapter == 1

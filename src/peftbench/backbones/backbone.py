@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from peftbench.backbones.cut import learn_facts
 from peftbench.backbones.facts import WHOLE, Size, Tap, grid_of
+from peftbench.backbones.pooled_tokens import pooled_tokens
 from peftbench.common.digests import digests
 from peftbench.common.errors import UserError
 
@@ -124,14 +125,21 @@ class Backbone(nn.Module):
     @property
     def pools_class_token(self) -> bool:
         """Whether `pool` reads the first token alone: no other token of the last tap can change the features."""
-        tail = (self.net.get_submodule(name) for name in self.facts.tail)
-        tokens = self.facts.taps[-1].layout == "NLC" and self.facts.prefix > 0
-        return tokens and self.pooling == "token" and all(isinstance(m, nn.LayerNorm) for m in tail)
+        return self._has_prefix_tokens and self.pooling == "token" and self._pooled("token") == {0}
+
+    @property
+    def pools_patches(self) -> bool:
+        """Whether `pool` reads tokens of patches alone, no class or register token."""
+        return self._has_prefix_tokens and self._pools_patches(self.pooling)
 
     @property
     def repools(self) -> bool:
-        """Whether `repool` works: a plain ViT that pools the class token or the mean of the patches."""
-        return self.facts.taps[-1].layout == "NLC" and self.facts.prefix > 0 and self.pooling in ("token", "avg")
+        """Whether `repool` works: a ViT that pools the class token, or the mean of the patches, as it is told to.
+
+        A distilled DeiT pools its two class tokens whatever it is told.
+        """
+        known = self._has_prefix_tokens and self.pooling in ("token", "avg")
+        return known and self._pooled("token") == {0} and self._pools_patches("avg")
 
     def repool(self, kind: str) -> None:
         """Pools `token` or `avg` from now on."""
@@ -160,7 +168,18 @@ class Backbone(nn.Module):
 
     def tail_parameters(self) -> list[nn.Parameter]:
         """The parameters that only `pool` uses: a task that reads maps alone freezes them."""
-        return [p for name in self.facts.tail for p in self.net.get_submodule(name).parameters()]
+        behind = (*self.facts.tail, *sorted(self.facts.pools))
+        return list(dict.fromkeys(p for name in behind for p in self.net.get_submodule(name).parameters()))
+
+    @property
+    def _has_prefix_tokens(self) -> bool:
+        return self.facts.taps[-1].layout == "NLC" and self.facts.prefix > 0
+
+    def _pooled(self, kind: str) -> frozenset[int]:
+        return pooled_tokens(self.net, self.facts, kind)
+
+    def _pools_patches(self, kind: str) -> bool:
+        return self._pooled(kind) == set(range(self.facts.prefix, self.facts.taps[-1].shape[0]))
 
     def _map(self, x: Tensor, tap: Tap) -> Tensor:
         if tap.layout == "NCHW":

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -38,7 +39,8 @@ def learn_facts(net: Any, name: str, family: str | None, size: Size, on_meta: bo
                 f"backbone.name={name}: its features are not one tensor but several ({type(features).__name__}), "
                 f"which no head here reads; take a model with a single branch."
             )
-        pooled = net.forward_head(features, pre_logits=True)
+        with _calls(net) as pooling:
+            pooled = net.forward_head(features, pre_logits=True)
     if not taps:  # no cut reproduces this model: its whole output is the only tap
         shape = tuple(features.shape[1:])
         layout = "NLC" if len(shape) == 2 else "NCHW" if len(shape) == 3 else "NC"
@@ -53,14 +55,28 @@ def learn_facts(net: Any, name: str, family: str | None, size: Size, on_meta: bo
         width=pooled.shape[-1],
         prefix=prefix,
         parameters=sum(p.numel() for p in net.parameters()),
-        called=called,
+        called=frozenset(called | pooling),
+        pools=frozenset(pooling - called),
         mean=tuple(cfg["mean"]),
         std=tuple(cfg["std"]),
         interpolation=cfg.get("interpolation") or "bicubic",
     )
 
 
-def _cut(net: Any, image: Tensor, info: list[dict[str, Any]]) -> tuple[list[Tap], list[str], Tensor, frozenset[str]]:
+@contextmanager
+def _calls(net: nn.Module) -> Iterator[set[str]]:
+    """The names of the modules whose forward is called within it."""
+    called: set[str] = set()
+    named = [(name, module) for name, module in net.named_modules() if name]
+    handles = [m.register_forward_pre_hook(lambda _, __, name=n: called.add(name)) for n, m in named]
+    try:
+        yield called
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _cut(net: Any, image: Tensor, info: list[dict[str, Any]]) -> tuple[list[Tap], list[str], Tensor, set[str]]:
     """Watches one forward pass: (taps, tail, features (1, …), modules that were called).
 
     Taps and tail are empty where replaying the tail gives other bits than the features.
@@ -71,11 +87,9 @@ def _cut(net: Any, image: Tensor, info: list[dict[str, Any]]) -> tuple[list[Tap]
     tail: list[str] = []
     inside: list[str] = []
     outputs: dict[str, Tensor] = {}
-    called: set[str] = set()
 
     def enter(name: str):
         def hook(module: nn.Module, args: Any) -> None:
-            called.add(name)
             if usable and names[-1] in outputs and not inside:
                 tail.append(name)
                 inside.append(name)
@@ -97,21 +111,22 @@ def _cut(net: Any, image: Tensor, info: list[dict[str, Any]]) -> tuple[list[Tap]
             handles.append(module.register_forward_pre_hook(enter(name)))
             handles.append(module.register_forward_hook(leave(name)))
     try:
-        features = net.forward_features(image)
+        with _calls(net) as called:
+            features = net.forward_features(image)
     finally:
         for handle in handles:
             handle.remove()
     if set(names) - set(outputs) or not usable:
-        return [], [], features, frozenset(called)
+        return [], [], features, called
     tail = [n for n in tail if _changes(modules[n])]
     if not _replays(net, outputs[names[-1]], tail, features):
-        return [], [], features, frozenset(called)
+        return [], [], features, called
     prefix = int(getattr(net, "num_prefix_tokens", 0) or 0)
     taps = [
         _tap(n, i["num_chs"], i["reduction"], outputs[n], prefix, image.shape[2:])
         for n, i in zip(names, info, strict=True)
     ]
-    return taps, tail, features, frozenset(called)
+    return taps, tail, features, called
 
 
 def _replays(net: Any, tap: Tensor, tail: list[str], expected: Tensor) -> bool:

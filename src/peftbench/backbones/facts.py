@@ -53,7 +53,8 @@ class Facts:
         width: the number of pooled features.
         prefix: the number of class and register tokens.
         parameters: the count without classifier.
-        called: the modules whose forward runs (some models read a layer's weight instead).
+        called: the modules whose forward runs for features or for pooling (some models read a layer's weight instead).
+        pools: those of them that run for pooling alone, behind the features: an attention pool, a head's hidden layer.
         mean, std: the normalisation that it was trained with, in units of the range 0 to 1.
         interpolation: the filter of resizing that it was trained with, in PIL's word.
     """
@@ -67,6 +68,7 @@ class Facts:
     prefix: int
     parameters: int
     called: frozenset[str]
+    pools: frozenset[str]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: str

@@ -191,9 +191,10 @@ def modules_to_stream(net: nn.Module, facts: Facts) -> list[str]:
     """
     taps = [t.module for t in facts.taps if t.module != WHOLE]
     chosen: list[str] = []
+    called = facts.called - facts.pools  # gradients of side nets flow through what pools: its weights stay
 
     def visit(name: str) -> None:
-        size, parts = _size(net, name), _parts(net, name, facts.called)
+        size, parts = _size(net, name), _parts(net, name, called)
         if name in facts.tail:
             return
         if not any(inner.startswith(f"{name}.") for inner in (*taps, *facts.tail)):
@@ -207,7 +208,7 @@ def modules_to_stream(net: nn.Module, facts: Facts) -> list[str]:
         for part in parts:
             visit(part)
 
-    for name in _parts(net, "", facts.called):
+    for name in _parts(net, "", called):
         visit(name)
     return chosen
 

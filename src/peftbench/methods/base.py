@@ -54,6 +54,8 @@ class Method:
     """Its delta of linear layers is LoRA as Hugging Face's PEFT writes it, with `rank`, `alpha` and `dropout`."""
     fixed_size: ClassVar[bool] = False
     """What it adds is built for one input size."""
+    identity_start: ClassVar[bool] = False
+    """The adapted backbone starts by computing what the untouched one does, to the bit: each run checks it."""
     merges: ClassVar[tuple[str, ...]] = ("masked",)
     """What can become of a pruned backbone's zeros, the default first: `unmerged` leaves updates beside the weights,
     `masked` keeps every zero, `dense` merges over them. Weights that train themselves always keep their zeros."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from peftbench.backbones import Backbone
 from peftbench.common.errors import Refusal
@@ -12,6 +13,8 @@ from peftbench.methods.base import Method, Plan, freeze
 @dataclass(frozen=True)
 class BitFit(Method):
     """Every parameter called `bias` trains: of linear, convolution and norm layers. Batch-norm statistics stay."""
+
+    identity_start: ClassVar[bool] = True
 
     def check(self, backbone: Backbone) -> None:
         if not _biases(backbone):

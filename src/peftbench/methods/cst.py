@@ -56,6 +56,7 @@ class CST(Method):
     """
 
     side: ClassVar[bool] = True
+    identity_start: ClassVar[bool] = True
 
     reduction: int = 8
     gate: Literal["gate", "max", "sum", "input_gate"] = "gate"

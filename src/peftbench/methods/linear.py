@@ -26,6 +26,7 @@ class Linear(Method):
     """Only the head trains."""
 
     side: ClassVar[bool] = True
+    identity_start: ClassVar[bool] = True
 
     def adapt(self, backbone: Backbone, plan: Plan) -> Side:
         freeze(backbone)

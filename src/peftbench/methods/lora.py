@@ -12,7 +12,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from peftbench.backbones import Backbone
 from peftbench.common.errors import Refusal, UserError
 from peftbench.methods.base import Method, Plan, freeze
-from peftbench.methods.shared.low_rank_update import Form, LowRankUpdate, updates
+from peftbench.methods.shared.low_rank_update import Form, LowRankUpdate, input_path_fits, updates
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class LoRA(Method):
     """
 
     foldable: ClassVar[bool] = True
+    identity_start: ClassVar[bool] = True
     peft_adapters: ClassVar[bool] = True
     merges: ClassVar[tuple[str, ...]] = ("unmerged", "dense")
 
@@ -68,9 +69,9 @@ class LoRA(Method):
             if isinstance(layer, nn.Conv2d):
                 form = Form(self.rank, scale, "read", kernel_rows=True)
             else:  # a layer whose weight the model reads instead of calling it (BEiT's qkv) has no input to add beside
-                called = name in backbone.facts.called
-                form = Form(self.rank, scale, "input" if called else "read", dropout=self.dropout)
-            LowRankUpdate.add(layer, form)
+                beside = name in backbone.facts.called and input_path_fits(layer)
+                form = Form(self.rank, scale, "input" if beside else "read", dropout=self.dropout)
+            LowRankUpdate.add(layer, form, name=name)
 
     def merge(self, backbone: Backbone) -> None:
         if backbone.merging == "unmerged":

@@ -57,6 +57,10 @@ class LoSA(Method):
     init: Literal["kaiming", "trunc_normal"] = "kaiming"
     frames: int | None = None
 
+    @property
+    def identity_start(self) -> bool:  # type: ignore[override]
+        return self.start == "last"
+
     def check(self, backbone: Backbone) -> None:
         facts = backbone.facts
         for key in ("rank", "tap_every", "tap_last", "frames"):
@@ -80,9 +84,10 @@ class LoSA(Method):
                 f"method.pooling={self.pooling}: {facts.name} has its own pooling; give method.pooling=model."
             )
         if self.leaves_prefix_out and facts.prefix and not self.pools_patches(backbone):
+            instead = "method.pooling=avg" if backbone.repools else "method.mixers=[channel,token]"
             raise Refusal(
                 f"method.mixers={list(self.mixers)}: {facts.name} pools its class token, which they leave out; "
-                f"give method.pooling=avg."
+                f"give {instead}."
             )
         taps = self.taps(backbone)
         last = taps[-1]
@@ -125,7 +130,7 @@ class LoSA(Method):
         return self.pooling == "avg" or bool({"space", "time"} & set(self.mixers))
 
     def pools_patches(self, backbone: Backbone) -> bool:
-        return self.pooling == "avg" or (self.pooling == "model" and backbone.pooling == "avg")
+        return self.pooling == "avg" or (self.pooling == "model" and backbone.pools_patches)
 
 
 class SideMixers(Side):

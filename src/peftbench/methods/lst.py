@@ -47,6 +47,7 @@ class LST(Method):
     """
 
     side: ClassVar[bool] = True
+    identity_start: ClassVar[bool] = True
 
     reduction: int = 8
     drop: tuple[int, ...] = ()

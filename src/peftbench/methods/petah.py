@@ -19,7 +19,8 @@ from peftbench.backbones import Backbone
 from peftbench.backbones.layers import Layer, layers
 from peftbench.common.errors import Refusal, UserError
 from peftbench.methods.base import Method, Plan, freeze
-from peftbench.methods.shared.low_rank_update import Form, LowRankUpdate, updates, weight_path_fits
+from peftbench.methods.shared.folding import refuse_taken_names
+from peftbench.methods.shared.low_rank_update import Form, LowRankUpdate, input_path_fits, updates, weight_path_fits
 
 KINDS = ("attn", "mlp", "conv1x1", "convkxk", "downsample", "stem", "depthwise")
 
@@ -36,6 +37,7 @@ class PETAH(Method):
     """
 
     foldable: ClassVar[bool] = True
+    identity_start: ClassVar[bool] = True
     merges: ClassVar[tuple[str, ...]] = ("unmerged", "masked", "dense")
 
     rank: int = 8
@@ -89,7 +91,7 @@ class PETAH(Method):
         for layer, rank in self._chosen(backbone):
             mask = backbone.masks.get(f"{layer.name}.weight") if masked else None
             path = self._path(layer.module, mask is not None)
-            LowRankUpdate.add(layer.module, Form(rank, self._scale(rank), path, fused=True), mask)
+            LowRankUpdate.add(layer.module, Form(rank, self._scale(rank), path, fused=True), mask, layer.name)
             if self.bias == "adapted" and layer.module.bias is not None:
                 layer.module.bias.requires_grad = True
         if self.bias == "all":
@@ -97,7 +99,8 @@ class PETAH(Method):
                 if layer.module.bias is not None:
                     layer.module.bias.requires_grad = True
         if self.norms != "frozen":
-            for norm in _norms(backbone.net):
+            for name, norm in _norms(backbone.net):
+                refuse_taken_names(norm, ("fixed_statistics",), name)
                 for parameter in norm.parameters(recurse=False):
                     parameter.requires_grad = True
                 norm.fixed_statistics = self.norms == "affine"  # type: ignore[assignment]
@@ -137,8 +140,7 @@ class PETAH(Method):
     def _path(self, layer: nn.Module, masked: bool) -> Literal["input", "weight", "read"]:
         if masked:  # the gradient of a masked update is not one of low rank
             return "read"
-        dense = isinstance(layer, nn.Conv2d) and layer.groups == 1 and type(layer).forward is nn.Conv2d.forward
-        if self.form == "conv" and dense:
+        if self.form == "conv" and isinstance(layer, nn.Conv2d) and input_path_fits(layer):
             return "input"
         return "weight" if weight_path_fits(layer) else "read"
 
@@ -173,6 +175,6 @@ class PETAH(Method):
                     raise UserError(f"method.ranks: '{entry}': layer {layer.name} allows at most {most}.")
 
 
-def _norms(net: Any) -> list[nn.Module]:
-    kinds = (_NormBase, nn.LayerNorm, nn.GroupNorm)
-    return [m for m in net.modules() if isinstance(m, kinds) or type(m).__name__.startswith(("LayerNorm", "RmsNorm"))]
+def _norms(net: Any) -> list[tuple[str, nn.Module]]:
+    kinds, words = (_NormBase, nn.LayerNorm, nn.GroupNorm), ("LayerNorm", "RmsNorm")
+    return [(n, m) for n, m in net.named_modules() if isinstance(m, kinds) or type(m).__name__.startswith(words)]

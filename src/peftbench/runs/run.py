@@ -27,6 +27,7 @@ from peftbench.runs.build import build_backbone, instantiate, transform_of
 from peftbench.runs.compatibility import refuse_incompatible, refuse_other_frames
 from peftbench.runs.context import Context
 from peftbench.runs.single_run import SingleRun
+from peftbench.runs.start_check import Start
 from peftbench.tasks.base import task_class
 from peftbench.training import Diverged, Outcome, Stopped, device_of_process, fit, fit_jointly, tap_filling
 
@@ -111,8 +112,10 @@ def carry_out(
         context.tell(f"data={context.config.data.name}: {note}")
     with context.progress("reading images") as watch:
         batches = _loaders(context, data, transform, watch)
+    start = Start(backbone, data.splits.train.frames)
     for one in runs:
-        one.adapt(transform, data.splits, batches)
+        one.adapt(transform, data.splits, batches, start)
+    del start  # and the taps that it keeps
     models = [one.model for one in runs]
     model = models[0] if len(models) == 1 else JointModel(models)
     with model.padded_batches():

@@ -28,6 +28,7 @@ from peftbench.runs.earlier_run import finished_before
 from peftbench.runs.folder import owned_folder, prepared_folder
 from peftbench.runs.plan_file import delta_metadata, make_plan
 from peftbench.runs.stamps import stamps_of
+from peftbench.runs.start_check import Start
 from peftbench.tasks.base import begin_task, task_class
 from peftbench.training import CHECKPOINT, Aborted, Diverged, Outcome, Stopped
 
@@ -85,8 +86,11 @@ class SingleRun:
                     self.logger = loggers.make_logger(context.config, self.id, self.folder, context.group)
                 yield
 
-    def adapt(self, transform: Preparation, splits: Splits, batches: Loaders) -> None:
-        """Makes the model of this run: backbone and head, the method's plan, and what the method adds."""
+    def adapt(self, transform: Preparation, splits: Splits, batches: Loaders, start: Start) -> None:
+        """Makes the model of this run: backbone and head, the method's plan, and what the method adds.
+
+        Raises Refusal where the method says that it starts as the backbone, `start`, and does not.
+        """
         context, backbone = self.context, self.backbone
         config = context.config
         self.record.stamps["data"] |= {"skipped": list(batches.skipped), "images": batches.images()}
@@ -104,8 +108,10 @@ class SingleRun:
                 f"method={config.method.name}: {len(skipped)} layers are left as they are, such as {name}: {why} "
                 f"(peftbench plan names all)"
             )
+        start.remember(self.method, self.model)
         self.model.adapted(self.method.adapt(backbone, self.plan))
         pruning.hold_zeros(backbone)
+        start.refuse_other(self.method, config.method.name, self.model)
         self.record.costs = {"parameters": costs.parameters(self.model)}
         if context.first:
             self.record.costs["flops"] = costs.flops(self.model, _blank_input(backbone, splits.train.frames))
@@ -115,9 +121,16 @@ class SingleRun:
         if isinstance(outcome, Diverged):
             self.record.status, self.record.reason = "failed", str(outcome)
         elif self.context.first:
+            self._tell_of_untrained(outcome)
             if outcome.rows is not None:
                 self.record.stamps |= self.model.task.write_rows(outcome.rows, self.folder) or {}
             self._complete(outcome)
+
+    def _tell_of_untrained(self, outcome: Outcome) -> None:
+        if outcome.untrained:
+            self.record.plan["untrained"] = dict(outcome.untrained)
+            name, why = next(iter(outcome.untrained.items()))
+            self.context.tell(f"method={self.context.config.method.name}: {name}: {why}")
 
     def _complete(self, outcome: Outcome) -> None:
         """The delta, the costs that need the finished model, and the record."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from peftbench import optim
+from peftbench.common.errors import UserError
 from peftbench.config import Config
 from peftbench.costs import SavedBytes
 from peftbench.methods.base import Method
@@ -67,6 +68,13 @@ class JointFit(Fit):
                 self.failed[i] = f"{bad} became nan in epoch {self.current_epoch + 1}; {ADVICE}"
         if all(self.failed):
             raise Diverged(self.failed[0])
+
+    def fail(self, parameter: str, why: str) -> None:
+        """Notes why the run of this parameter has failed. Raises UserError where no run is left."""
+        run = int(parameter.split(".")[1])
+        self.failed[run] = self.failed[run] or why
+        if all(self.failed):
+            raise UserError(self.failed[0])
 
     def close_epoch(self) -> None:
         total = self.trainer.strategy.reduce(self.train_loss.to(self.device), reduce_op="sum")

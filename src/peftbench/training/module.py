@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from peftbench import optim
+from peftbench.common.errors import UserError
 from peftbench.common.seeds import mix
 from peftbench.config import Config
 from peftbench.costs import SavedBytes
@@ -46,6 +47,8 @@ class Fit(LightningModule):
         self.train_loss = torch.zeros(2)  # sum and count of this epoch
         self.measured: dict[str, Any] = {}
         """Step times and memory so far: what stands where a resumed run has no step left to measure."""
+        self.untrained: dict[str, str] = {}
+        """After training: what to tell of parameters that seem not to train, by their names."""
         self._loss_watch = LossWatch()
         self._counted = 0
         self.counts_saved = True
@@ -121,6 +124,10 @@ class Fit(LightningModule):
         if self.trainer.strategy.reduce_boolean_decision(bad is not None, all=False):  # all processes raise together
             what = bad or "a weight of another process"
             raise Diverged(f"{what} became nan in epoch {self.current_epoch + 1}, step {self.global_step}; {ADVICE}")
+
+    def fail(self, parameter: str, why: str) -> None:
+        """Ends the run that this parameter of the model belongs to. Raises UserError."""
+        raise UserError(why)
 
     def close_epoch(self) -> None:
         """Adds the epoch's row to the history; called before any other hook of the epoch's end looks at it."""

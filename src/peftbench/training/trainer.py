@@ -9,7 +9,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from peftbench.methods.base import Method
 from peftbench.models.joint import JointModel
 from peftbench.models.model import Model
 from peftbench.training.checkpoint import Checkpoints, DirectIO, Signals, resumable
+from peftbench.training.gradient_watch import GradientWatch
 from peftbench.training.joint import JointFit
 from peftbench.training.loss_watch import Diverged
 from peftbench.training.module import Fit
@@ -44,7 +45,8 @@ Watch = Callable[[list[dict[str, float]]], None]
 class Outcome:
     """What training left: metrics by role, history, costs, the device, and the full state of the model.
 
-    `rows` is what the task writes to a file of its predictions for the test images, if anything.
+    `rows` is what the task writes to a file of its predictions for the test images, if anything. `untrained` are
+    parameters that the method added and that seem not to train, each with what to tell of it.
     """
 
     metrics: dict[str, float]
@@ -53,6 +55,7 @@ class Outcome:
     device: torch.device
     state: Mapping[str, Tensor]
     rows: Any = None
+    untrained: Mapping[str, str] = field(default_factory=dict)
 
 
 def fit(
@@ -74,7 +77,8 @@ def fit(
     state, figures, place, metrics = _trained(module, loaders, folder, watch)
     if method.finishes and loaders.val is not None:  # of the weights that are kept
         metrics |= {f"val/{n}": v for n, v in module.validated.items()}
-    return _outcome(module.history, metrics, figures, place, state, module.rows and module.rows[0])
+    outcome = _outcome(module.history, metrics, figures, place, state, module.rows and module.rows[0])
+    return replace(outcome, untrained=module.untrained)
 
 
 def fit_jointly(
@@ -104,7 +108,9 @@ def fit_jointly(
         own_state = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
         results = module.results_each[i] if loaders.test is not None else {}
         rows = module.rows and module.rows[i]
-        outcomes.append(_outcome(history, _tested(results), copy.deepcopy(figures), place, own_state, rows))
+        outcome = _outcome(history, _tested(results), copy.deepcopy(figures), place, own_state, rows)
+        untrained = {n.removeprefix(prefix): told for n, told in module.untrained.items() if n.startswith(prefix)}
+        outcomes.append(replace(outcome, untrained=untrained))
     return outcomes
 
 
@@ -117,13 +123,15 @@ def _trained(
     meters = Meters()
     checkpoints = Checkpoints(folder, config.trainer.checkpoint_seconds, meters.aside)
     bars = [Bar()] if config.trainer.progress else []
-    trainer = _trainer(config, folder, [meters, Epochs(watch), *bars, checkpoints])
+    gradients = GradientWatch()
+    trainer = _trainer(config, folder, [meters, Epochs(watch), *bars, gradients, checkpoints])
     # What a streamed backbone leaves in its file is not there to be sent from process to process.
     absent = [n for n, p in module.named_parameters(remove_duplicate=False) if p.is_meta]
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, absent)
     path = resumable(folder, module)
     with Signals(checkpoints), plain_sentences():
         trainer.fit(module, loaders.train, loaders.val, ckpt_path=path, weights_only=True)
+        module.untrained = gradients.note(module)
         if module.method.finishes:
             module.method.finish(module.model, module.anchors)
             if loaders.val is not None:

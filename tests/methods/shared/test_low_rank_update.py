@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from peftbench.methods.shared.low_rank_update import Form, LowRankUpdate, has_update, updates
+import peftbench
+from peftbench.methods.shared.low_rank_update import Form, LowRankUpdate, has_update, input_path_fits, updates
 
 FORMS = {
     "beside a linear layer": (lambda: nn.Linear(8, 6), Form(2, 0.5, "input"), (3, 8)),
@@ -107,3 +108,40 @@ def test_the_updates_of_a_net_are_those_of_its_layers():
     net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
     LowRankUpdate.add(net[2], Form(2))
     assert [u.layer for u in updates(net)] == [net[2]]
+
+
+class Scaled(nn.Linear):
+    """A layer with attributes of its own and a forward of its own."""
+
+    def __init__(self):
+        super().__init__(8, 6)
+        self.scale, self.gain = 3.0, nn.Parameter(torch.full((1,), 0.5))
+
+    def forward(self, x):
+        return nn.functional.linear(x, self.weight * self.scale * self.gain, self.bias)
+
+
+def test_an_update_hides_no_attribute_of_the_layer():
+    torch.manual_seed(0)
+    layer, x = Scaled(), torch.randn(3, 8)
+    assert not input_path_fits(layer)
+    plain, held = layer(x), {*vars(layer), *layer._parameters}
+    update = LowRankUpdate.add(layer, Form(2, 0.5, "read"))
+    assert torch.equal(layer(x), plain)
+    assert (layer.scale, layer.gain.item()) == (3.0, 0.5)
+    assert {*vars(layer), *layer._parameters} - held == {"lora_a", "lora_b", "lora_form"}
+    nn.init.normal_(layer.lora_b)
+    beside = layer(x)
+    assert not torch.allclose(beside, plain)
+    update.merge()
+    torch.testing.assert_close(layer(x), beside)
+
+
+@pytest.mark.parametrize("taken", ["lora_a", "lora_form", "plain_class"])
+def test_a_layer_with_an_attribute_of_our_names_is_refused_by_its_name(taken):
+    layer = nn.Linear(8, 6)
+    setattr(layer, taken, 1)
+    with pytest.raises(peftbench.Refusal, match=rf"layer blocks\.0: a Linear has an attribute {taken} of its own"):
+        LowRankUpdate.add(layer, Form(2), name="blocks.0")
+    assert type(layer) is nn.Linear
+    assert getattr(layer, taken) == 1

@@ -15,7 +15,61 @@ from peftbench.cli.main import main
 from peftbench.common.sealed_file import read_tensors
 from peftbench.tuned.export import export
 from support.exports import metadata
-from support.finished_runs import logits_of, same
+from support.finished_runs import finish, logits_of, same
+
+VIT = ["backbone.pretrained=false", "backbone.args.depth=1", "backbone.args.embed_dim=48"]
+
+
+def beside(update, scale):
+    """A forward hook that adds what PEFT puts beside a call."""
+    low, high = update
+    return lambda module, given, output: output + scale * given[0] @ low.T @ high.T
+
+
+def test_layers_of_an_attention_pool_are_called_and_exported(data, tmp_path):
+    record = finish(tmp_path, data, "lora", "vit_nano", "backbone.name=vit_base_patch16_siglip_224", *VIT)
+    folder = export(record.folder, "peft", tmp_path / "adapter").path
+    tensors = safetensors.torch.load_file(folder / "adapter_model.safetensors")
+    net = timm.create_model(**json.loads(metadata(folder / "adapter_model.safetensors")["create"])).eval()
+    ours = peftbench.load(record.folder, merge=False)
+    start = {n.removeprefix("net."): t for n, t in ours.model.backbone.state_dict().items() if "lora_" not in n}
+    head = {n.removeprefix("base_model.model."): t for n, t in tensors.items() if ".head." in n}
+    net.load_state_dict(start | head)
+    layers = {n.removeprefix("base_model.model.").partition(".lora_")[0] for n in tensors if ".lora_" in n}
+    assert {"attn_pool.kv", "attn_pool.q", "attn_pool.mlp.fc1"} <= layers
+    for layer in layers:  # PEFT is not always installed: a hook does what its layers do
+        update = [tensors[f"base_model.model.{layer}.lora_{x}.weight"] for x in "AB"]
+        assert update[1].any(), f"{layer} has not trained"
+        net.get_submodule(layer).register_forward_hook(beside(update, 1.0))
+    right, _ = logits_of(data, ours)
+    files = [p for c in ours.classes for p in sorted((data / "test" / c).iterdir())]
+    with torch.no_grad():
+        found = net(ours.model.normalize(torch.stack([ours.transform(p) for p in files])))
+    torch.testing.assert_close(found, right, rtol=1e-4, atol=1e-5)
+    merged, _ = logits_of(data, peftbench.load(record.folder))
+    torch.testing.assert_close(merged, right, rtol=1e-4, atol=1e-5)
+    assert export(record.folder, "safetensors", tmp_path / "whole.safetensors").difference < 1e-4
+
+
+def test_a_weight_that_is_read_instead_of_called_is_no_adapter_of_pefts(data, tmp_path):
+    record = finish(tmp_path, data, "lora", "vit_nano", "backbone.name=beit_base_patch16_224", *VIT)
+    why = (
+        "reads the weight of blocks.0.attn.qkv instead of calling the layer, and PEFT adapts calls; format=safetensors"
+    )
+    with pytest.raises(peftbench.Refusal, match=why):
+        export(record.folder, "peft", tmp_path / "adapter")
+    assert export(record.folder, "safetensors", tmp_path / "whole.safetensors").difference < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["levit_128s", "efficientvit_m0"])
+def test_a_classifier_with_a_norm_is_no_linear_head_in_either_format(name, data, tmp_path):
+    """PEFT would put the head behind a norm that was trained for other classes."""
+    words = [f"backbone.name={name}", "backbone.pretrained=false", "data.size=null", "trainer.max_batches=1"]
+    record = finish(tmp_path, data, "lora", "resnet50", *words)
+    for format_ in ("peft", "safetensors"):
+        with pytest.raises(peftbench.Refusal, match=r"is no single linear layer \(head\.bn.*format=onnx"):
+            export(record.folder, format_, tmp_path / f"a.{format_}")
 
 
 def test_an_adapter_gives_the_same_logits_in_peft_and_comes_back(lora, data, tmp_path):

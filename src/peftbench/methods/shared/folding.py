@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from peftbench.common.errors import Refusal
 
 
 @cache
@@ -18,6 +20,15 @@ def layer_class(base: Any, prefix: str, members: tuple[tuple[str, Any], ...]) ->
     would no longer go by the backbone's own names; so an adapted layer changes its class, and stays the same object.
     """
     return type(f"{prefix}{base.__name__}", (base,), {**dict(members), "plain_class": base})
+
+
+def refuse_taken_names(layer: nn.Module, names: Iterable[str], name: str) -> None:
+    """Raises Refusal where the layer called `name` has an attribute that one of ours would hide."""
+    if taken := next((ours for ours in names if hasattr(layer, ours)), None):
+        raise Refusal(
+            f"layer {name}: a {type(layer).__name__} has an attribute {taken} of its own, which the update would hide; "
+            f"leave this layer out, or take a side method such as losa."
+        )
 
 
 class Folded:

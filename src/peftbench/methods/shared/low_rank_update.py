@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peftbench.methods.shared.folding import Folded, layer_class
+from peftbench.methods.shared.folding import Folded, layer_class, refuse_taken_names
 from peftbench.methods.shared.weight_path import ConvOfUpdated, LinearOfUpdated, updated
 
 Layer = nn.Linear | nn.Conv2d
@@ -97,11 +97,15 @@ class LowRankUpdate:
             self.mask = layer._buffers.get("lora_mask")
 
     @classmethod
-    def add(cls, layer: Layer, form: Form, mask: Tensor | None = None) -> LowRankUpdate:
-        """Gives a layer an update with the factors `lora_a` and `lora_b`, parameters of its own.
+    def add(cls, layer: Layer, form: Form, mask: Tensor | None = None, name: str = "") -> LowRankUpdate:
+        """Gives the layer called `name` an update with the factors `lora_a` and `lora_b`, parameters of its own.
 
         A starts Kaiming-uniform and B at zero, so that the layer computes what it did.
+
+        Raises:
+            Refusal: it has an attribute of one of our names already.
         """
+        refuse_taken_names(layer, (*FLAT, "plain_class"), name)
         weight: Any = layer.weight
         rows, columns, high = len(weight), weight[0].numel(), 1
         if form.kernel_rows:
@@ -193,6 +197,13 @@ def updates(net: nn.Module) -> Iterator[LowRankUpdate]:
     for module in list(net.modules()):
         if has_update(module):
             yield LowRankUpdate(module)
+
+
+def input_path_fits(layer: nn.Module) -> bool:
+    """Whether the `input` path computes what this layer's own forward does with the updated weight."""
+    if isinstance(layer, nn.Conv2d):
+        return layer.groups == 1 and type(layer).forward is nn.Conv2d.forward
+    return type(layer).forward is nn.Linear.forward
 
 
 def weight_path_fits(layer: nn.Module) -> bool:

@@ -37,6 +37,7 @@ class SPT(Method):
 
     plans: ClassVar[bool] = True
     foldable: ClassVar[bool] = True
+    identity_start: ClassVar[bool] = True
     merges: ClassVar[tuple[str, ...]] = ("unmerged", "dense")
     kind: ClassVar[Structure] = "none"
 
@@ -155,7 +156,7 @@ class SPT(Method):
                 key, part = self._module(name, parameter, *which)
                 parts.setdefault(owner, {})[key] = part
         for owner, made in parts.items():
-            add_parts(backbone.net.get_submodule(owner), made, owner in backbone.facts.called)
+            add_parts(backbone.net.get_submodule(owner), made, owner in backbone.facts.called, owner)
 
     def merge(self, backbone: Backbone) -> None:
         if backbone.merging == "unmerged":

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from peftbench.methods.shared.folding import Folded, layer_class
+from peftbench.methods.shared.folding import Folded, layer_class, refuse_taken_names
 from peftbench.methods.shared.low_rank_update import LowRankUpdate, drop_path
 
 
@@ -221,17 +221,21 @@ def forward_of(module: nn.Module) -> Callable[..., Tensor] | None:
     return None
 
 
-def add_parts(layer: nn.Module, parts: dict[str, nn.Module], called: bool) -> None:
-    """Gives a layer its parts: `sparse_<parameter>`, `lora` (`Factors`), `adapter`.
+def add_parts(layer: nn.Module, parts: dict[str, nn.Module], called: bool, name: str = "") -> None:
+    """Gives the layer called `name` its parts: `sparse_<parameter>`, `lora` (`Factors`), `adapter`.
 
     The layer stays the same object with the same parameters under the same names, and so does its state dict. What
     reads a tuned parameter reads it with its differences.
+
+    Raises:
+        Refusal: it has an attribute of one of our names already.
     """
+    refuse_taken_names(layer, (*parts, "updated_parameters", "plain_class"), name)
     names = tuple(sorted({n.removeprefix("sparse_") if n.startswith("sparse_") else "weight" for n in parts}))
     forward = forward_of(layer) if called else None
-    for name, part in parts.items():
-        layer.add_module(name, part)
-    members: list[tuple[str, Any]] = [(name, _reader(name)) for name in names]
+    for key, part in parts.items():
+        layer.add_module(key, part)
+    members: list[tuple[str, Any]] = [(tensor, _reader(tensor)) for tensor in names]
     members.append(("updated_parameters", names))
     if forward is not None:
         members.append(("forward", forward))

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from peftbench import backbones
+from peftbench.backbones.weight_reads import layers_read
 from peftbench.common.errors import Refusal
 from peftbench.deltas import peft_adapter
 from peftbench.tuned.export.graph import Sample
@@ -43,21 +44,33 @@ def to_adapter(
         )
     timm_model, arguments = backbones.with_classifier(spec.backbone, spec.data.size, len(run.classes))
     backbone = backbones.build_on_meta(spec.backbone, spec.data.size)
+    others = _besides_the_head(timm_model, backbone)
+    if others or not backbone.classifiers:
+        which = others[0] if others else "it has none"
+        raise Refusal(
+            f"format=peft: the classifier of {name} is no single linear layer ({which}), so the head cannot take its "
+            f"place; format=onnx and format=torch_export hold it whole."
+        )
     if not any(isinstance(m, nn.Linear) for m in backbone.net.modules()):
         raise Refusal(
             f"format=peft: LoRA adapts convolutions of {name}, in another form than PEFT's; format=safetensors holds "
             f"the merged weights."
         )
-    others = [c for c in backbone.classifiers if not isinstance(timm_model.get_submodule(c), nn.Linear)]
-    if others or not backbone.classifiers:
-        raise Refusal(f"format=peft: the classifier of {name} is no linear layer ({others}); format=onnx holds it.")
     adapted = {n.removeprefix("backbone.net.").removesuffix(".lora_a") for n in run.tensors if n.endswith(".lora_a")}
-    if read := sorted(adapted - backbone.facts.called):
+    if read := sorted(adapted & layers_read(backbone)):
+        how = "besides calling" if read[0] in backbone.facts.called else "instead of calling"
         raise Refusal(
-            f"format=peft: {name} reads the weight of {read[0]} instead of calling the layer, and PEFT adapts calls; "
+            f"format=peft: {name} reads the weight of {read[0]} {how} the layer, and PEFT adapts calls; "
             f"format=safetensors holds the merged weights."
         )
     metadata = {**told, "create": json.dumps(arguments)}
     peft_adapter.write_adapter(folder, run.tensors, spec.method.options, name, backbone.classifiers, metadata)
     again = load(run, merge=False, weights=weights, adapter=folder)
     return sample.difference(lambda images: again((images * 255).round().to(torch.uint8)), "format=peft")
+
+
+def _besides_the_head(timm_model: nn.Module, backbone: backbones.Backbone) -> list[str]:
+    """The tensors of timm's model that are neither the backbone's nor a linear classifier's weight and bias."""
+    linear = [c for c in backbone.classifiers if isinstance(timm_model.get_submodule(c), nn.Linear)]
+    head = {f"{classifier}.{part}" for classifier in linear for part in ("weight", "bias")}
+    return sorted(set(timm_model.state_dict()) - set(backbone.net.state_dict()) - head)
