@@ -9,6 +9,7 @@ from peftbench.cli.arguments import CommandGroup
 from peftbench.cli.parser import parse
 from peftbench.cli.verbs import VERBS, command_of, split_verb
 from peftbench.common.errors import UserError, nearest
+from peftbench.common.stopping import silence_output
 
 _HELP = ("--help", "-h")
 
@@ -17,7 +18,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit status: 0, 1 a run failed, 2 the user's mistake, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _answer(arguments)
+        status = _answer(arguments)
+        sys.stdout.flush()
+        return status
     except UserError as mistake:
         print(f"peftbench: {mistake}", file=sys.stderr)
         return 2
@@ -25,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\npeftbench: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader (head, less) went away
-        sys.stderr.close()
+        silence_output()
         return 0
 
 

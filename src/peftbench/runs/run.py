@@ -14,6 +14,7 @@ import torch
 from peftbench.backbones import Backbone
 from peftbench.common.errors import UserError
 from peftbench.common.progress import Watch
+from peftbench.common.stopping import endings_as_interrupts
 from peftbench.config import Config
 from peftbench.data import ood
 from peftbench.data.base import DataSet, Split, Splits, split_hash
@@ -33,8 +34,8 @@ from peftbench.training import Diverged, Outcome, Stopped, device_of_process, fi
 def run(config: Config, group: str | None = None, retry: bool = True) -> Record:
     """Carries out one run and returns its record; a run whose record is complete is read, not repeated.
 
-    `group` is the sweep that the run belongs to; without `retry` a run that failed before is read too. Upon Ctrl-C the
-    record says `interrupted`, and nothing is raised.
+    `group` is the sweep that the run belongs to; without `retry` a run that failed before is read too. Upon Ctrl-C,
+    SIGTERM and SIGHUP the record says `interrupted`, and nothing is raised.
 
     Raises:
         UserError: see the message; where the run had begun, its record says `failed` or `refused` with the reason.
@@ -70,7 +71,7 @@ def run_jointly(configs: Sequence[Config], group: str | None = None, retry: bool
     runs: dict[str, SingleRun] = {}
     for one in asked:
         runs.setdefault(one.id, one)
-    with contextlib.suppress(Stopped, KeyboardInterrupt), contextlib.ExitStack() as open_runs:
+    with contextlib.suppress(Stopped, KeyboardInterrupt), endings_as_interrupts(), contextlib.ExitStack() as open_runs:
         for one in runs.values():
             open_runs.enter_context(one.opened())
         if todo := [one for one in runs.values() if not one.done]:

@@ -50,6 +50,9 @@ class Fit(LightningModule):
         self._counted = 0
         self.counts_saved = True
         self._eval_loss = torch.zeros(2)
+        self.cut_short = False
+        """Whether the run is stopped in the midst of this epoch's validation."""
+        self.validated: dict[str, float] = {}
         self.rows: list[dict[str, Any]] | None = None
         self.evaluated = 0  # images of this process in the last evaluation
 
@@ -133,9 +136,13 @@ class Fit(LightningModule):
             "train_seconds": self.elapsed["train"],
         }
         self.train_loss = torch.zeros(2)
-        if self.trainer.num_val_batches:
-            row |= {f"val_{n}": v for n, v in self.validated.items()}
         self.history.append(row)
+        if self.trainer.num_val_batches and not self.cut_short:
+            self.add_validation()
+
+    def add_validation(self) -> None:
+        """Adds the last validation to the last epoch's row."""
+        self.history[-1] |= {f"val_{n}": v for n, v in self.validated.items()}
 
     # -- evaluation
 
@@ -147,8 +154,10 @@ class Fit(LightningModule):
         self._evaluate(batch, self.val_metrics)
 
     def on_validation_epoch_end(self) -> None:
-        self.validated = self._finish_evaluation(self.val_metrics)
-        self.elapsed["validate"] += time.perf_counter() - self._begin
+        if not self.cut_short:
+            self.validated = self._finish_evaluation(self.val_metrics)
+        self._validation_seconds = time.perf_counter() - self._begin
+        self.elapsed["validate"] += self._validation_seconds
 
     def on_test_epoch_start(self) -> None:
         self._start_evaluation(self.test_metrics)
@@ -193,6 +202,7 @@ class Fit(LightningModule):
             "elapsed": dict(self.elapsed),
             "sessions": self.sessions,
             "measured": self.measured,
+            "unvalidated": self.cut_short,
             "train_loss": self.train_loss.cpu(),
         }
 
@@ -203,6 +213,9 @@ class Fit(LightningModule):
         self.sessions = kept["sessions"] + 1
         self.measured = kept["measured"]
         self.train_loss = kept["train_loss"]
+        if kept.get("unvalidated") and self.validated:  # the epoch's validation was made up for just now
+            self.add_validation()
+            self.elapsed["validate"] += self._validation_seconds
 
 
 def _local(tensor: Tensor) -> Tensor:

@@ -28,12 +28,14 @@ from peftbench.data.ood import average_over_shifts
 from peftbench.methods.base import Method
 from peftbench.models.joint import JointModel
 from peftbench.models.model import Model
-from peftbench.training.checkpoint import Checkpoints, DirectIO, Signals, resumable
+from peftbench.training.checkpoint import Checkpoints, DirectIO
 from peftbench.training.joint import JointFit
 from peftbench.training.loss_watch import Diverged
 from peftbench.training.module import Fit
 from peftbench.training.progress_bar import Bar
+from peftbench.training.resuming import lacks_validation, resumable
 from peftbench.training.sharding import Sharded
+from peftbench.training.signals import Signals
 from peftbench.training.worker_errors import plain_sentences
 
 PRECISION = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
@@ -115,14 +117,20 @@ def _trained(
     loaders.order.place = module.next_place
     meters = Meters()
     checkpoints = Checkpoints(folder, config.trainer.checkpoint_seconds, meters.aside)
-    bars = [Bar()] if config.trainer.progress else []
-    trainer = _trainer(config, folder, [meters, Epochs(watch), *bars, checkpoints])
+    bars = [Bar(checkpoints.ask)] if config.trainer.progress else []
+    signals = Signals(checkpoints)
+    trainer = _trainer(config, folder, [signals, meters, Epochs(watch), *bars, checkpoints])
     # What a streamed backbone leaves in its file is not there to be sent from process to process.
     absent = [n for n, p in module.named_parameters(remove_duplicate=False) if p.is_meta]
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, absent)
     path = resumable(folder, module)
-    with Signals(checkpoints), plain_sentences():
+    with signals, plain_sentences():
+        late = path is not None and lacks_validation(path)
+        if late:  # the run was stopped in the midst of it
+            trainer.validate(module, loaders.val, ckpt_path=path, verbose=False, weights_only=True)
         trainer.fit(module, loaders.train, loaders.val, ckpt_path=path, weights_only=True)
+        if late and trainer.is_global_zero:
+            watch(module.history)
         if module.method.finishes:
             module.method.finish(module.model, module.anchors)
             if loaders.val is not None:
@@ -224,7 +232,7 @@ class Epochs(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, module: Any) -> None:
         module.close_epoch()
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and not module.cut_short:  # else a resumed run adds the row
             self.watch(module.history)
 
 
