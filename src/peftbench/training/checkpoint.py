@@ -105,4 +105,9 @@ class DirectIO(TorchCheckpointIO):
     """Writes to the file itself; Lightning's own would hold a second copy in memory."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        torch.save(checkpoint, path)
+        options = torch.serialization.get_crc32_options()
+        torch.serialization.set_crc32_options(True)  # of every record: resuming looks at them
+        try:
+            torch.save(checkpoint, path)
+        finally:
+            torch.serialization.set_crc32_options(options)

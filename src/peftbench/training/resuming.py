@@ -2,58 +2,104 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import zipfile
+import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError  # what weights_only raises
 
 import torch
+from lightning.pytorch import Callback, Trainer
+from rich.console import Console
 
 from peftbench.common.errors import UserError
 from peftbench.training.checkpoint import FILE
+from peftbench.training.checkpoint_form import Misfit, check, run_of
 from peftbench.training.module import Fit
 
-KEPT = {"id", "place", "history", "elapsed", "sessions", "measured", "train_loss"}
+
+@dataclass(eq=False)
+class Resumption(Callback):
+    """What lay in the run's folder. A damaged checkpoint is set aside once all processes have looked at it.
+
+    Attributes:
+        path: the checkpoint to resume from, None where there is none that is sound.
+        unvalidated: whether it was written in the midst of its epoch's validation.
+        damaged: a checkpoint that is not as it was written, and `why`.
+    """
+
+    path: Path | None = None
+    unvalidated: bool = False
+    damaged: Path | None = None
+    why: str = ""
+
+    def on_fit_start(self, trainer: Trainer, module: object) -> None:
+        if self.damaged is None or not trainer.is_global_zero:
+            return
+        aside, number = self.damaged.with_name(f"{FILE}.damaged"), 1
+        while aside.exists():
+            number += 1
+            aside = self.damaged.with_name(f"{FILE}.damaged-{number}")
+        try:
+            self.damaged.rename(aside)
+        except OSError as problem:
+            raise UserError(
+                f"{self.damaged}: is damaged ({self.why}) and cannot be moved ({problem.strerror})."
+            ) from None
+        Console(stderr=True).print(
+            f"{self.damaged}: is damaged ({self.why}); it is kept as {aside.name}, and the run starts anew",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+        self.damaged = None
 
 
-def lacks_validation(path: Path) -> bool:
-    """Whether a sound checkpoint was written in the midst of its epoch's validation."""
-    kept = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["peftbench"]
-    return bool(kept.get("unvalidated", False))
-
-
-def resumable(folder: Path, module: Fit) -> Path | None:
-    """The checkpoint to resume from, None where there is none.
+def resumption(folder: Path, module: Fit, trainer: Trainer) -> Resumption:
+    """Looks for a checkpoint to resume from, and at all that it holds.
 
     Raises:
-        UserError: it is damaged, holds Python objects, or belongs to another run or model.
+        UserError: it is sound and holds Python objects, or belongs to another run or model.
     """
     path = folder / FILE
     if not path.is_file():
-        return None
+        return Resumption()
+    if why := damage(path):
+        return Resumption(damaged=path, why=why)
     advice = "remove it, or give force=true, to start again"
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError:
-        if path.read_bytes()[:1] not in (b"P", b"\x80"):  # a zip archive, a pickle
-            raise UserError(f"{path}: is damaged (it is no torch file); {advice}.") from None
         raise UserError(f"{path}: holds Python objects besides tensors and is not loaded; {advice}.") from None
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as problem:
-        raise UserError(
-            f"{path}: is damaged ({(str(problem) or type(problem).__name__).splitlines()[0]}); {advice}."
-        ) from None
-    kept = checkpoint.get("peftbench") if isinstance(checkpoint, Mapping) else None
-    state = checkpoint.get("state_dict") if isinstance(checkpoint, Mapping) else None
-    if (
-        not isinstance(kept, Mapping)
-        or not set(kept) >= KEPT
-        or not isinstance(state, Mapping)
-        or not all(isinstance(t, torch.Tensor) for t in state.values())
-    ):
-        raise UserError(f"{path}: is not a checkpoint of peftbench; {advice}.")
-    if kept["id"] != module.run_id:
-        raise UserError(f"{path}: belongs to run {kept['id']}, not to {module.run_id}; {advice}.")
-    ours = module.state_dict()
-    for name, tensor in state.items():
-        if name not in ours or ours[name].shape != tensor.shape:
-            raise UserError(f"{path}: {name} {list(tensor.shape)} does not fit this model; {advice}.")
-    return path
+    except Exception as problem:  # what is edited and sealed again may end in any
+        why = (str(problem).strip() or type(problem).__name__).splitlines()[0]
+        raise UserError(f"{path}: cannot be read ({why}); {advice}.") from None
+    try:
+        if (run := run_of(checkpoint)) != module.run_id:
+            raise UserError(f"{path}: belongs to run {run}, not to {module.run_id}; {advice}.")
+        check(checkpoint, module, trainer)
+    except Misfit as problem:
+        raise UserError(f"{path}: is not a checkpoint of this run: {problem}; {advice}.") from None
+    return Resumption(path, unvalidated=checkpoint["peftbench"].get("unvalidated", False))
+
+
+def damage(path: Path) -> str:
+    """Why a checkpoint is not as it was written, empty where it is.
+
+    It is a zip archive whose directory holds a CRC-32 of every record, at which `torch.load` does not look.
+    """
+    try:
+        with path.open("rb") as file:
+            pickled = file.read(1) == b"\x80"
+        if pickled:  # no file of ours, and no zip archive: `torch.load` says what is wrong with it
+            return ""
+        with zipfile.ZipFile(path) as archive:
+            if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
+                return "a record is compressed"
+            if bad := archive.testzip():
+                return f"the checksum of {bad} differs"
+    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, NotImplementedError, RuntimeError) as problem:
+        return (str(problem) or type(problem).__name__).splitlines()[0].rstrip(".")
+    except OSError as problem:
+        raise UserError(f"{path}: cannot be read ({problem.strerror or problem}).") from None
+    return ""

@@ -33,7 +33,7 @@ from peftbench.training.joint import JointFit
 from peftbench.training.loss_watch import Diverged
 from peftbench.training.module import Fit
 from peftbench.training.progress_bar import Bar
-from peftbench.training.resuming import lacks_validation, resumable
+from peftbench.training.resuming import resumption
 from peftbench.training.sharding import Sharded
 from peftbench.training.signals import Signals
 from peftbench.training.worker_errors import plain_sentences
@@ -123,13 +123,13 @@ def _trained(
     # What a streamed backbone leaves in its file is not there to be sent from process to process.
     absent = [n for n, p in module.named_parameters(remove_duplicate=False) if p.is_meta]
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, absent)
-    path = resumable(folder, module)
+    kept = resumption(folder, module, trainer)
+    trainer.callbacks.append(kept)  # type: ignore[attr-defined]
     with signals, plain_sentences():
-        late = path is not None and lacks_validation(path)
-        if late:  # the run was stopped in the midst of it
-            trainer.validate(module, loaders.val, ckpt_path=path, verbose=False, weights_only=True)
-        trainer.fit(module, loaders.train, loaders.val, ckpt_path=path, weights_only=True)
-        if late and trainer.is_global_zero:
+        if kept.unvalidated:
+            trainer.validate(module, loaders.val, ckpt_path=kept.path, verbose=False, weights_only=True)
+        trainer.fit(module, loaders.train, loaders.val, ckpt_path=kept.path, weights_only=True)
+        if kept.unvalidated and trainer.is_global_zero:
             watch(module.history)
         if module.method.finishes:
             module.method.finish(module.model, module.anchors)
