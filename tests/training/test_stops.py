@@ -97,6 +97,51 @@ def test_runs_together_that_are_stopped_in_validation_go_on_to_the_same_bits(tmp
         equals(resumed, theirs)
 
 
+@pytest.mark.parametrize("write", [1, 2], ids=["before the first record", "between the records"])
+def test_runs_together_that_are_killed_at_the_end_are_not_trained_anew(tmp_path, monkeypatch, write):
+    def configs() -> list:
+        words = ["method=linear", "data.eval_batch_size=40", "taps=memory", "trainer.max_batches=2"]
+        return [compose(tmp_path, *words, f"optimizer.lr={rate}") for rate in (0.01, 0.1, 1.0)]
+
+    written: list[Record] = []
+
+    def kill(record: Record, folder: Path) -> None:
+        if record.status == "complete":
+            written.append(record)
+            if len(written) >= write:
+                raise SystemExit(9)
+        write_record(record, folder)
+
+    write_record = Record.write
+    with monkeypatch.context() as patch:
+        patch.setattr(Record, "write", kill)
+        with pytest.raises(SystemExit):
+            run_jointly(configs())
+    done = {p: p.read_bytes() for p in tmp_path.glob("*/result.json") if '"complete"' in p.read_text()}
+    assert len(done) == write - 1
+    monkeypatch.setattr(Fit, "on_train_batch_start", lambda *_: pytest.fail("it is trained already"))
+    monkeypatch.setattr("peftbench.training.joint.JointFit.training_step", lambda *_: pytest.fail("it trains anew"))
+    resumed = run_jointly(configs())
+    assert [r.status for r in resumed] == ["complete"] * 3
+    assert [read_record(Path(r.folder)).metrics for r in resumed] == [r.metrics for r in resumed]
+    assert all((Path(r.folder) / "delta.safetensors").is_file() for r in resumed)
+    assert all(path.read_bytes() == content for path, content in done.items())
+    assert not list((tmp_path / ".together").iterdir())
+
+
+def test_forced_runs_together_do_not_go_on_from_the_old_checkpoint(tmp_path, monkeypatch):
+    def configs(*words: str) -> list:
+        rates = ("optimizer.lr=0.01", "optimizer.lr=0.1")
+        return [compose(tmp_path, "method=linear", "taps=memory", rate, *words) for rate in rates]
+
+    with monkeypatch.context() as patch:
+        during(patch, "validation_step", 5, send(signal.SIGINT))
+        run_jointly(configs())
+    assert [r.costs["time"]["sessions"] for r in run_jointly(configs("force=true"))] == [1, 1]
+    (old,) = (tmp_path / ".together").iterdir()
+    assert (old / "checkpoint.ckpt").is_file()
+
+
 @needs_signals
 def test_sigterm_before_training_closes_the_record(tmp_path, monkeypatch):
     monkeypatch.setattr("peftbench.runs.single_run.make_plan", lambda *_: os.kill(os.getpid(), signal.SIGTERM))

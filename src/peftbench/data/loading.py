@@ -62,6 +62,11 @@ class BatchOrder(Sampler[Indices]):
         count = whole + 1 if rest >= least else max(whole, 1)
         return min(count, self.limit) if self.limit else count
 
+    @property
+    def images(self) -> int:
+        """How many images an evaluation looks at, in all processes together."""
+        return min(self.size, len(self) * self.batch_size)
+
     def __iter__(self) -> Iterator[Indices]:
         epoch, done = self.place()
         order = torch.arange(self.size)

@@ -50,15 +50,20 @@ def _not_writable(output_dir: Path, why: str | None) -> UserError:
     return UserError(f"output_dir={output_dir}: cannot be written ({why}); give another.")
 
 
+def set_aside(folder: Path) -> Path:
+    """Moves a folder out of the way, to a hidden name beside it, which it returns; nothing is replaced."""
+    old = folder.with_name(f".{folder.name}.previous")
+    number = 1
+    while old.exists() or old.is_symlink():
+        number += 1
+        old = folder.with_name(f".{folder.name}.previous-{number}")
+    return folder.rename(old)
+
+
 def prepared_folder(folder: Path, config: Config) -> None:
     """The run's folder with the resolved config. What a forced run replaces is kept beside it."""
     if config.force and folder.exists():
-        old = folder.with_name(f".{folder.name}.previous")
-        number = 1
-        while old.exists():
-            number += 1
-            old = folder.with_name(f".{folder.name}.previous-{number}")
-        folder.rename(old)
+        old = set_aside(folder)
         Console().print(f"force=true: the run that was there is kept in {old}", highlight=False, soft_wrap=True)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from peftbench.backbones import Backbone
-from peftbench.common.errors import UserError
 from peftbench.common.progress import Watch
 from peftbench.common.stopping import endings_as_interrupts
 from peftbench.config import Config
@@ -28,6 +25,7 @@ from peftbench.runs.build import build_backbone, instantiate, transform_of
 from peftbench.runs.compatibility import refuse_incompatible, refuse_other_frames
 from peftbench.runs.context import Context
 from peftbench.runs.single_run import SingleRun
+from peftbench.runs.together import group_of, records_kept, remove_shared_checkpoint, shared_folder
 from peftbench.training import Diverged, Outcome, Stopped, device_of_process, fit, fit_jointly, tap_filling
 
 
@@ -71,11 +69,16 @@ def run_jointly(configs: Sequence[Config], group: str | None = None, retry: bool
     runs: dict[str, SingleRun] = {}
     for one in asked:
         runs.setdefault(one.id, one)
+    joined: list[SingleRun] = []
     with contextlib.suppress(Stopped, KeyboardInterrupt), endings_as_interrupts(), contextlib.ExitStack() as open_runs:
         for one in runs.values():
             open_runs.enter_context(one.opened())
         if todo := [one for one in runs.values() if not one.done]:
-            carry_out(context, todo, backbone, data, transform)
+            joined = group_of(todo, runs)
+            with records_kept(joined):
+                carry_out(context, joined, backbone, data, transform)
+    if context.first and joined:  # last, when all records are written
+        remove_shared_checkpoint(joined)
     return [runs[one.id].record for one in asked]
 
 
@@ -148,27 +151,20 @@ def _keep_taps(context: Context, model: Model | JointModel, batches: Loaders, fi
 
 
 def _train(runs: Sequence[SingleRun], batches: Loaders) -> list[Outcome | Diverged]:
-    """Trains and tests; several runs share a checkpoint in a folder of their own beside the runs' folders."""
+    """Trains and tests; several runs share a checkpoint in a folder beside theirs."""
     first = runs[0]
     if len(runs) == 1:
         config, folder = first.context.config, first.folder
         return [fit(first.model, first.method, config, batches, folder, first.id, first.logger.epochs)]
-    name = hashlib.sha256(" ".join(one.id for one in runs).encode()).hexdigest()[:20]
-    folder = first.folder.parent / ".together" / name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise UserError(f"{folder}: cannot be written ({problem.strerror}); give another output_dir.") from None
+    folder = shared_folder(runs)
     for one in runs:
         one.checkpoints = folder
-    outcomes = fit_jointly(
+    return fit_jointly(
         [one.model for one in runs],
         [one.method for one in runs],
         [one.context.config for one in runs],
         batches,
         folder,
-        name,
+        folder.name,
         [one.logger.epochs for one in runs],
     )
-    shutil.rmtree(folder, ignore_errors=True)
-    return outcomes

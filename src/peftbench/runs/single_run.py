@@ -109,7 +109,9 @@ class SingleRun:
             self.record.costs["flops"] = costs.flops(self.model, _blank_input(backbone, splits.train.frames))
 
     def conclude(self, outcome: Outcome | Diverged) -> None:
-        """Writes the delta and completes the record, or says in it why there is none."""
+        """Writes the delta and completes the record, or says in it why there is none; a complete run has both."""
+        if self.done:
+            return
         if isinstance(outcome, Diverged):
             self.record.status, self.record.reason = "failed", str(outcome)
         elif self.context.first:

@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from peftbench import optim
+from peftbench.common.errors import UserError
 from peftbench.common.seeds import mix
 from peftbench.config import Config
 from peftbench.costs import SavedBytes
@@ -60,6 +61,16 @@ class Fit(LightningModule):
         """Where the order of batches begins; Lightning counts an epoch only after a resumed run has begun the next."""
         epoch = max(self.trainer.current_epoch, self.place[0])
         return epoch, self.place[1] if epoch == self.place[0] else 0
+
+    def setup(self, stage: str) -> None:
+        """Raises UserError where not as many processes work together as each was told: each would read a part."""
+        spec, together = self.config.trainer, self.trainer.world_size
+        if together != spec.devices * spec.nodes:
+            raise UserError(
+                f"trainer.devices={spec.devices} trainer.nodes={spec.nodes}: expected {spec.devices * spec.nodes} "
+                f"processes, but {together} work together, as variables of the environment say (those of a Slurm batch "
+                f"script, or WORLD_SIZE); start the processes with srun or torchrun."
+            )
 
     # -- training
 
@@ -155,6 +166,7 @@ class Fit(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         if not self.cut_short:
+            self._refuse_lost_images("validation", self.trainer.val_dataloaders)
             self.validated = self._finish_evaluation(self.val_metrics)
         self._validation_seconds = time.perf_counter() - self._begin
         self.elapsed["validate"] += self._validation_seconds
@@ -166,8 +178,19 @@ class Fit(LightningModule):
         self._evaluate(batch, self.test_metrics)
 
     def on_test_epoch_end(self) -> None:
+        self._refuse_lost_images("test", self.trainer.test_dataloaders)
         self.test_results = self._finish_evaluation(self.test_metrics)
         self.rows = self.model.task.rows(self.test_metrics)
+
+    def _refuse_lost_images(self, role: str, loader: Any) -> None:
+        """Raises UserError where the images that were evaluated are not as many as the set has."""
+        count = self.trainer.strategy.reduce(torch.tensor(self.evaluated, device=self.device), reduce_op="sum")
+        expected = loader.batch_sampler.images
+        if int(count) != expected:
+            raise UserError(
+                f"the {role} set has {expected} images, and {int(count)} were evaluated in {self.trainer.world_size} "
+                f"processes; metrics of a part are not recorded."
+            )
 
     def _start_evaluation(self, metrics: Metrics) -> None:
         metrics.reset()
