@@ -128,7 +128,7 @@ def test_the_shared_folder_of_runs_together_is_kept_where_files_of_others_are_in
         mine(made[0], "notes.txt")
         return made[0]
 
-    from peftbench.runs.together import shared_folder
+    from peftbench.runs.shared_checkpoint import shared_folder
 
     monkeypatch.setattr("peftbench.runs.run.shared_folder", noted)
     words = ["method=linear", "taps=memory", "trainer.epochs=1"]

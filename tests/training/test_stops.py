@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from peftbench.results import Record, read_record
 from peftbench.runs.run import run, run_jointly
 from peftbench.training.module import Fit
 from support.finished_runs import same
-from support.runs import compose, learned
+from support.runs import QUICK, compose, learned
 
 needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 WORDS = ["method=bitfit", "data.eval_batch_size=40"]  # two epochs, three batches of validation each
@@ -201,3 +202,28 @@ def test_a_run_whose_output_nobody_reads_saves_and_ends_with_130(tiny, tmp_path,
     assert record["status"] == "interrupted"
     assert record["reason"] == "nobody reads the output any more; the same command resumes it"
     assert (path.parent / "checkpoint.ckpt").is_file()
+
+
+@needs_signals
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_that_are_terminated_stop_together_and_go_on(tmp_path, strategy):
+    words = [*QUICK, "method=bitfit", f"trainer={strategy}", "trainer.devices=2", "trainer.accelerator=cpu"]
+    words += ["trainer.epochs=3", "trainer.max_batches=40", "data.eval_batch_size=1", f"output_dir={tmp_path}"]
+    command = [sys.executable, "-m", "peftbench.cli.main", *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 240
+    while not list(tmp_path.glob("*/metrics.csv")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    told = process.communicate(timeout=240)[0]
+    assert process.returncode == 130, told
+    (path,) = tmp_path.glob("*/result.json")
+    assert json.loads(path.read_text())["reason"] == "stopped by the user; the same command resumes it"
+    resumed = subprocess.run(command, capture_output=True, text=True, timeout=480)
+    assert resumed.returncode == 0, resumed.stderr
+    record = json.loads(path.read_text())
+    assert record["status"] == "complete"
+    assert record["costs"]["time"]["sessions"] == 2
+    assert all("val_accuracy" in row for row in record["history"])
+    assert len(record["history"]) == 3

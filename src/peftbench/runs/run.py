@@ -24,8 +24,8 @@ from peftbench.results import Record
 from peftbench.runs.build import build_backbone, instantiate, transform_of
 from peftbench.runs.compatibility import refuse_incompatible, refuse_other_frames
 from peftbench.runs.context import Context
+from peftbench.runs.shared_checkpoint import group_of, records_kept, remove_shared_checkpoint, shared_folder
 from peftbench.runs.single_run import SingleRun
-from peftbench.runs.together import group_of, records_kept, remove_shared_checkpoint, shared_folder
 from peftbench.training import Diverged, Outcome, Stopped, device_of_process, fit, fit_jointly, tap_filling
 
 
