@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from peftbench.cli.main import main
 from peftbench.results import Record, read_record
 from peftbench.runs.run import run, run_jointly
 from peftbench.training.module import Fit
@@ -85,6 +86,7 @@ def test_a_run_that_is_stopped_saves_and_goes_on_to_the_same_bits(tmp_path, monk
 
 
 @needs_signals
+@pytest.mark.slow
 def test_runs_together_that_are_stopped_in_validation_go_on_to_the_same_bits(tmp_path, monkeypatch):
     def configs(folder: str) -> list:
         words = ["method=linear", "data.eval_batch_size=40", "taps=memory"]
@@ -98,7 +100,11 @@ def test_runs_together_that_are_stopped_in_validation_go_on_to_the_same_bits(tmp
         equals(resumed, theirs)
 
 
-@pytest.mark.parametrize("write", [1, 2], ids=["before the first record", "between the records"])
+@pytest.mark.parametrize(
+    "write",
+    [pytest.param(1, marks=pytest.mark.slow), 2],
+    ids=["before the first record", "between the records"],
+)
 def test_runs_together_that_are_killed_at_the_end_are_not_trained_anew(tmp_path, monkeypatch, write):
     def configs() -> list:
         words = ["method=linear", "data.eval_batch_size=40", "taps=memory", "trainer.max_batches=2"]
@@ -130,6 +136,7 @@ def test_runs_together_that_are_killed_at_the_end_are_not_trained_anew(tmp_path,
     assert not list((tmp_path / ".together").iterdir())
 
 
+@pytest.mark.slow
 def test_forced_runs_together_do_not_go_on_from_the_old_checkpoint(tmp_path, monkeypatch):
     def configs(*words: str) -> list:
         rates = ("optimizer.lr=0.01", "optimizer.lr=0.1")
@@ -183,8 +190,22 @@ def test_a_sweep_that_is_terminated_in_validation_ends_with_130_and_a_table(cli,
 
 
 @needs_signals
-@pytest.mark.parametrize("words", [[], pytest.param(["-m", "seed=0,1"], marks=pytest.mark.slow)], ids=["one", "sweep"])
-def test_a_run_whose_output_nobody_reads_saves_and_ends_with_130(tiny, tmp_path, words):
+def test_a_run_whose_output_nobody_reads_saves_and_ends_with_130(tiny, tmp_path, monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w", buffering=1) as unread:
+        monkeypatch.setattr(sys, "stdout", unread)
+        words = [w for w in tiny if w != "trainer.progress=false"]
+        assert main([*words, "method=linear", "trainer.epochs=2", f"output_dir={tmp_path}"]) == 130
+    (path,) = tmp_path.glob("*/result.json")
+    assert json.loads(path.read_text())["reason"] == "nobody reads the output any more; the same command resumes it"
+    assert (path.parent / "checkpoint.ckpt").is_file()
+
+
+@needs_signals
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [[], ["-m", "seed=0,1"]], ids=["one", "sweep"])
+def test_head_ends_a_command_with_130_and_no_traceback(tiny, tmp_path, words):
     training = [w for w in tiny if not w.startswith("trainer.")]
     command = [sys.executable, "-m", "peftbench.cli.main", *words, *training, "method=linear", "trainer.max_batches=2"]
     process = subprocess.Popen(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -48,7 +48,7 @@ def run_of(checkpoint: Any) -> str:
     return str(checkpoint["peftbench"]["id"])
 
 
-def check(checkpoint: Any, module: Fit, trainer: Trainer) -> None:
+def refuse_misfits(checkpoint: Any, module: Fit, trainer: Trainer) -> None:
     """Raises Misfit where a field is missing, is of another type, or does not fit the run that would resume from it."""
     state = {name: tensor(t.shape, t.dtype) for name, t in module.state_dict().items()}
     plugin = type(trainer.precision_plugin).__qualname__
@@ -115,45 +115,54 @@ def _optimizer(module: Fit) -> Form:
         configs, named = module.configs, [m.trainable() for m in module.model.models]
     else:
         configs, named = [module.config], [module.model.trainable()]
-    own = module.method.own_optimizer
     cls, groups = optim.layout([c.optimizer for c in configs], named)
-    ordered = [p for group in groups for _, p in group["params"]]
-    by_name = {f"model.{n}": p for n, p in module.model.trainable()}  # sharded, they go by their names
+    sharded = module.config.trainer.strategy == "fsdp"  # there they are numbered among all of the module's
+    ordered = list(module.parameters()) if sharded else [p for group in groups for _, p in group["params"]]
+    entry = fields({}, {"name": either(nothing, text), "anchor": text}, tensor())
+    anchored = fields({"kind": text, "tensors": each(int, entry)})
 
-    def states(value: Any, place: str) -> None:
-        each((int, str), each(str, either(nothing, finite, flag, tensor())))(value, place)
+    def check(value: Any, place: str) -> None:
+        around = isinstance(value, Mapping) and "anchored" in value
+        free = module.method.own_optimizer and not around  # which optimizer a method builds is its own affair
+        states = _states(ordered, cls, free)
+        settings = _any_groups if free or sharded else _groups(cls, groups)
+        fields({"state": states, "param_groups": settings}, {"anchored": anchored})(value, place)
+
+    return check
+
+
+def _states(ordered: Sequence[Tensor], cls: Any, free: bool) -> Form:
+    def check(value: Any, place: str) -> None:
+        each(int, each(str, either(nothing, finite, flag, tensor())))(value, place)
         for key, kept in value.items():
-            parameter = by_name.get(key) if isinstance(key, str) else _at(ordered, key)
-            if parameter is None:
+            if not 0 <= key < len(ordered):
                 raise Misfit(f"{place}.{key}", kept, f"the state of one of {len(ordered)} tensors")
-            _state_of(parameter, cls, own)(kept, f"{place}.{key}")
+            _state_of(ordered[key], cls, free)(kept, f"{place}.{key}")
 
-    def settings(value: Any, place: str) -> None:
-        if own:  # which optimizer a method builds is its own affair
-            entry = either(nothing, flag, finite, text, pair, listed(either(whole, text)))
-            listed(fields({"params": listed(either(whole, text)), "lr": finite, "initial_lr": finite}, {}, entry))(
-                value, place
-            )
-            return
-        listed(kind("a mapping", lambda v: isinstance(v, Mapping)), len(groups))(value, place)
+    return check
+
+
+def _any_groups(value: Any, place: str) -> None:
+    names = listed(either(whole, text))
+    setting = either(nothing, flag, finite, text, pair, names)
+    listed(fields({"params": names, "lr": finite, "initial_lr": finite}, {}, setting))(value, place)
+
+
+def _groups(cls: Any, groups: Sequence[Mapping[str, Any]]) -> Form:
+    def check(value: Any, place: str) -> None:
+        listed(each(str, kind("anything", lambda v: True)), len(groups))(value, place)
         first = 0
         for i, (group, kept) in enumerate(zip(groups, value, strict=True)):
             _group(cls, group, first)(kept, f"{place}.{i}")
             first += len(group["params"])
 
-    entry = fields({}, {"name": either(nothing, text), "anchor": text}, tensor())
-    anchored = fields({"kind": text, "tensors": each(int, entry)})
-    return fields({"state": states, "param_groups": settings}, {"anchored": anchored})
+    return check
 
 
-def _at(ordered: list[Tensor], key: Any) -> Tensor | None:
-    return ordered[key] if isinstance(key, int) and 0 <= key < len(ordered) else None
-
-
-def _state_of(parameter: Tensor, cls: Any, own: bool) -> Form:
+def _state_of(parameter: Tensor, cls: Any, free: bool) -> Form:
     same = tensor(parameter.shape, parameter.dtype)
     count = tensor((), torch.float32)
-    if own:  # it may be another optimizer, which keeps what this one does for each tensor, or one number
+    if free:  # it may be another optimizer, which keeps what this one does for each tensor, or one number
         return each(str, either(nothing, finite, flag, tensor(()), tensor((1,)), same))
     if cls is torch.optim.AdamW:
         return fields({"step": count, "exp_avg": same, "exp_avg_sq": same})
