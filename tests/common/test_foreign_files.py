@@ -13,6 +13,7 @@ from peftbench.cli.main import main
 from peftbench.data.digits_det import DigitsDet
 from peftbench.data.prepare.task_folder import building_folder
 from peftbench.runs.run import run_jointly
+from peftbench.runs.shared_checkpoint import shared_folder
 from peftbench.taps.store import taps_on_disk
 from support.runs import compose
 
@@ -120,6 +121,7 @@ def test_drawn_digits_that_somebody_changed_are_kept(tmp_path, monkeypatch):
     assert [p.read_text() for p in tmp_path.glob("digits_det/*/*/mine.txt")] == ["my mine.txt"]
 
 
+@pytest.mark.slow
 def test_the_shared_folder_of_runs_together_is_kept_where_files_of_others_are_in_it(tmp_path, monkeypatch):
     made = []
 
@@ -127,8 +129,6 @@ def test_the_shared_folder_of_runs_together_is_kept_where_files_of_others_are_in
         made.append(shared_folder(runs))
         mine(made[0], "notes.txt")
         return made[0]
-
-    from peftbench.runs.shared_checkpoint import shared_folder
 
     monkeypatch.setattr("peftbench.runs.run.shared_folder", noted)
     words = ["method=linear", "taps=memory", "trainer.epochs=1"]

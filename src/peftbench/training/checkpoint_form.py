@@ -189,7 +189,7 @@ def _group(cls: Any, group: Mapping[str, Any], first: int) -> Form:
 
 def _setting(value: Any) -> Form:
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return kind(f"{value}", lambda v: not isinstance(v, bool) and v == value)
+        return kind(f"{value}", lambda v: isinstance(v, int | float) and not isinstance(v, bool) and v == value)
     return equal(value)
 
 

@@ -100,16 +100,18 @@ def damage(path: Path) -> str:
     """
     try:
         with path.open("rb") as file:
-            if file.read(1) == b"\x80":  # a bare pickle, no file of ours: `torch.load` says what is wrong with it
-                return ""
+            first = file.read(1)
+    except OSError as problem:
+        raise UserError(f"{path}: cannot be read ({problem.strerror or problem}).") from None
+    if first == b"\x80":  # a bare pickle, no file of ours: `torch.load` says what is wrong with it
+        return ""
+    try:
         with zipfile.ZipFile(path) as archive:
             records = archive.infolist()
         with ThreadPoolExecutor() as pool:  # several times as fast as ZipFile.testzip()
             sound = list(pool.map(partial(_is_sound, path), records))
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error) as problem:
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OverflowError, OSError, struct.error) as problem:
         return (str(problem) or type(problem).__name__).splitlines()[0].rstrip(".")
-    except OSError as problem:
-        raise UserError(f"{path}: cannot be read ({problem.strerror or problem}).") from None
     bad = next((record.filename for record, good in zip(records, sound, strict=True) if not good), None)
     return "" if bad is None else f"the checksum of {bad!r} differs"
 
