@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import zipfile
 import zlib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -16,12 +18,13 @@ from lightning.pytorch import Callback, Trainer
 from rich.console import Console
 
 from peftbench.common.errors import UserError
-from peftbench.training.checkpoint import FILE
+from peftbench.training.checkpoint import FILE, Stopped
 from peftbench.training.checkpoint_form import Misfit, refuse_misfits, run_of
 from peftbench.training.module import Fit
 
 _BLOCK = 1 << 18  # bytes that are read at once: they stay in the processor's cache
 _NAME_IN_UTF8, _SIZES_BEHIND = 0x800, 0x8  # the flags of a record that torch sets
+_ADVICE = "remove it, or give force=true, to start again"
 
 
 @dataclass(eq=False)
@@ -38,8 +41,30 @@ class Resumption(Callback):
     unvalidated: bool = False
     damaged: Path | None = None
     why: str = ""
+    restoring: bool = False
+
+    @contextlib.contextmanager
+    def naming_file(self) -> Iterator[None]:
+        """Within this block what goes wrong while the checkpoint is loaded is a sentence that names it.
+
+        Raises:
+            UserError: the optimizer does not take its state, such as one that a method from outside builds.
+        """
+        try:
+            yield
+        except Stopped:
+            raise
+        except Exception as problem:
+            if not self.restoring:
+                raise
+            why = (str(problem).strip() or type(problem).__name__).splitlines()[0].rstrip(".")
+            raise UserError(f"{self.path}: is not a checkpoint of this run: {why}; {_ADVICE}.") from None
+
+    def on_train_start(self, trainer: Trainer, module: object) -> None:
+        self.restoring = False
 
     def on_fit_start(self, trainer: Trainer, module: object) -> None:
+        self.restoring = self.path is not None
         if self.damaged is None or not trainer.is_global_zero:
             return
         aside, number = self.damaged.with_name(f"{FILE}.damaged"), 1
@@ -72,21 +97,20 @@ def resumption(folder: Path, module: Fit, trainer: Trainer) -> Resumption:
         return Resumption()
     if why := damage(path):
         return Resumption(damaged=path, why=why)
-    advice = "remove it, or give force=true, to start again"
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError:
-        raise UserError(f"{path}: holds Python objects besides tensors and is not loaded; {advice}.") from None
+        raise UserError(f"{path}: holds Python objects besides tensors and is not loaded; {_ADVICE}.") from None
     except Exception as problem:  # what is edited and sealed again may end in any
         return Resumption(
             damaged=path, why=(str(problem).strip() or type(problem).__name__).splitlines()[0].rstrip(".")
         )
     try:
         if (run := run_of(checkpoint)) != module.run_id:
-            raise UserError(f"{path}: belongs to run {run}, not to {module.run_id}; {advice}.")
+            raise UserError(f"{path}: belongs to run {run}, not to {module.run_id}; {_ADVICE}.")
         refuse_misfits(checkpoint, module, trainer)
     except Misfit as problem:
-        raise UserError(f"{path}: is not a checkpoint of this run: {problem}; {advice}.") from None
+        raise UserError(f"{path}: is not a checkpoint of this run: {problem}; {_ADVICE}.") from None
     return Resumption(path, unvalidated=checkpoint["peftbench"].get("unvalidated", False))
 
 

@@ -128,7 +128,8 @@ def _trained(
     with signals, plain_sentences():
         if kept.unvalidated:
             trainer.validate(module, loaders.val, ckpt_path=kept.path, verbose=False, weights_only=True)
-        trainer.fit(module, loaders.train, loaders.val, ckpt_path=kept.path, weights_only=True)
+        with kept.naming_file():
+            trainer.fit(module, loaders.train, loaders.val, ckpt_path=kept.path, weights_only=True)
         if kept.unvalidated and trainer.is_global_zero:
             watch(module.history)
         if module.method.finishes:
