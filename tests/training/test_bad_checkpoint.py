@@ -1,14 +1,18 @@
-"""Checkpoints that are damaged, dangerous or of another run are refused, and put aside by force."""
+"""Damaged checkpoints are set aside; those that are dangerous, edited or of another run are refused."""
 
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from peftbench.training.resuming import damage
+from support.finished_runs import same
 from support.mistakes import Bomb, record, refused
 
 
@@ -67,13 +71,35 @@ def test_a_checkpoint_with_a_tensor_that_the_model_has_not_is_refused(stopped):
     refused_checkpoint(command(), path, "model.side.weight")
 
 
-@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
-def test_a_truncated_checkpoint_is_refused(stopped, share):
+def test_a_damaged_checkpoint_is_set_aside_and_the_run_starts_anew(stopped, finished):
+    """A flipped bit of a weight, and a truncated file: both are kept, and the weights are those of the first run."""
     command, folder = stopped
     path = folder / "checkpoint.ckpt"
+    sound = path.read_bytes()
+    weight = torch.load(path, weights_only=True)["state_dict"]["model.task.head.weight"][3, 50].item()
+    flipped = bytearray(sound)
+    flipped[sound.index(struct.pack("<f", weight))] ^= 1
+    for aside, content in {"checkpoint.ckpt.damaged": flipped, "checkpoint.ckpt.damaged-2": sound[:-100]}.items():
+        path.write_bytes(content)
+        (folder / "result.json").unlink(missing_ok=True)
+        status, _, err = command()
+        assert status == 0
+        assert err.startswith(f"{path}: is damaged (")
+        assert err.endswith(f"it is kept as {aside}, and the run starts anew\n")
+        assert err.count("\n") == 1
+        assert (folder / aside).read_bytes() == content
+        assert json.loads((folder / "result.json").read_text())["costs"]["time"]["sessions"] == 1
+        (delta,) = finished.glob("*/delta.safetensors")
+        assert same(load_file(folder / delta.name), load_file(delta))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
+def test_a_truncated_checkpoint_is_damaged(stopped, share):
+    path = stopped[1] / "checkpoint.ckpt"
     content = path.read_bytes()
+    assert not damage(path)
     path.write_bytes(content[: int(share * len(content))])
-    refused_checkpoint(command(), path, "is damaged")
+    assert damage(path)
 
 
 @pytest.mark.parametrize(

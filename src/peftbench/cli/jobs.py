@@ -51,6 +51,8 @@ def with_stand_ins(states: Sequence[Any], configs: Sequence[Config], work: Calla
         return work()
     except UserError as mistake:
         return [stand_in_record(s, mistake, c) for s, c in zip(states, configs, strict=True)]
+    except BrokenPipeError:  # nobody reads what is printed
+        raise
     except Exception as problem:
         print(traceback.format_exc(), file=sys.stderr)
         return [stand_in_record(s, problem, c) for s, c in zip(states, configs, strict=True)]

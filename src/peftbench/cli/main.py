@@ -10,6 +10,7 @@ from peftbench.cli.parser import parse
 from peftbench.cli.verbs import VERBS, command_of, split_verb
 from peftbench.common.errors import UserError, nearest
 from peftbench.common.notes import show_notes_as_lines
+from peftbench.common.stopping import silence_output
 
 _HELP = ("--help", "-h")
 
@@ -19,7 +20,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     show_notes_as_lines()
     try:
-        return _answer(arguments)
+        status = _answer(arguments)
+        sys.stdout.flush()
+        return status
     except UserError as mistake:
         print(f"peftbench: {mistake}", file=sys.stderr)
         return 2
@@ -27,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\npeftbench: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader (head, less) went away
-        sys.stderr.close()
+        silence_output()
         return 0
 
 

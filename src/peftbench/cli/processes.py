@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.common.errors import UserError
+from peftbench.common.stopping import ENDINGS
 from peftbench.config import Config
 from peftbench.results import Record
 
@@ -23,6 +24,7 @@ def run_in_processes(config: Config, group: str | None, retry: bool = True) -> R
 
     Raises:
         UserError: what a process reported; or several nodes, which srun or torchrun starts.
+        KeyboardInterrupt: it was stopped before the first process had begun the run.
     """
     if config.trainer.nodes > 1:
         raise UserError(
@@ -45,24 +47,32 @@ def run_in_processes(config: Config, group: str | None, retry: bool = True) -> R
             )
             for index in range(count)
         ]
-        _wait_for(processes)
+        stopped = _wait_for(processes)
         answers = {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in Path(folder).glob("[0-9]*.json")}
     for answer in answers.values():
         if "error" in answer:
             raise UserError(answer["error"])
     if record := answers.get("0", {}).get("record"):  # the first process's; it alone writes what a run leaves
         return Record(**record)
+    if stopped:
+        raise KeyboardInterrupt
     raise UserError(f"the processes of this run ended with status {[p.returncode for p in processes]}; see above.")
 
 
-def _wait_for(processes: list[subprocess.Popen]) -> None:
-    """Until all have ended; when one fails the others, who would wait for it, are ended. SIGTERM is handed on."""
+def _wait_for(processes: list[subprocess.Popen]) -> bool:
+    """Until all have ended; when one fails the others, who would wait for it, are ended.
+
+    SIGTERM and SIGHUP are handed on as SIGTERM. Says whether the user or a scheduler asked for the end.
+    """
+    stopped = False
 
     def hand_on(*_: Any) -> None:
+        nonlocal stopped
+        stopped = True
         for process in processes:
             process.terminate()
 
-    before = signal.signal(signal.SIGTERM, hand_on)
+    before = {n: signal.signal(n, hand_on) for n in ENDINGS if signal.getsignal(n) != signal.SIG_IGN}
     try:
         while any(p.poll() is None for p in processes):
             if any(p.poll() for p in processes):
@@ -70,14 +80,17 @@ def _wait_for(processes: list[subprocess.Popen]) -> None:
                 break
             time.sleep(0.1)
     except KeyboardInterrupt:  # they got it too, and save before they end
+        stopped = True
         for process in processes:
             process.wait()
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         for process in processes:
             if process.poll() is None:
                 process.kill()
                 process.wait()
+    return stopped
 
 
 def _free_port() -> int:

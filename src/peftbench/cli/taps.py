@@ -44,7 +44,7 @@ def clear_taps(words: Words) -> int:
     print(f"{root}: removed {len(removed)} entries, {size(freed)}")
     for entry in chosen:
         if entry not in removed:
-            print(f"{entry.key} is being read by a run, and is kept")
+            print(f"{entry.key} is being read by a run, or is a link or holds other files, and is kept")
     return 0
 
 

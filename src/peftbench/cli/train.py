@@ -24,6 +24,7 @@ from peftbench.cli.hydra_options import separate
 from peftbench.cli.session import Session, active_session, asks_for_sweep
 from peftbench.common.config_files import roots
 from peftbench.common.errors import UserError
+from peftbench.common.stopping import endings_as_interrupts, silence_output
 from peftbench.config import CONFIGS, Config, validate_study
 from peftbench.config.compose import checked, explained
 from peftbench.config.overrides import prepare
@@ -42,24 +43,33 @@ def train(arguments: Sequence[str]) -> int:
     _refuse_words(arguments)
     options, overrides = separate(arguments)
     session = Session([*options, *prepare(overrides, roots(arguments))])
-    end = _run_hydra(session)
+    with endings_as_interrupts():
+        end = _run_hydra(session)
     if session.mistakes:
         raise session.mistakes[0]
     records = session.all_records()
+    try:
+        _show(records, end, session.sweep_folder is not None)
+        sys.stdout.flush()
+    except (BrokenPipeError, SystemExit):  # the reader (head, less) went away; rich ends the process then
+        silence_output()
+    return {"broken": 1, "stopped": 130}.get(end) or _status(records)
+
+
+def _show(records: list[Record], end: str, sweep: bool) -> None:
+    """Prints what came of it, and how to go on."""
     if records:
         print_table(records)
         _print_boards(records)
         _print_places(records)
     if end == "broken":
         print(f"peftbench: the launcher stopped (above); {_CONTINUE}.", file=sys.stderr)
-        return 1
-    if session.sweep_folder and any(r.status == "failed" for r in records):
+        return
+    if sweep and any(r.status == "failed" for r in records):
         print(f"{_CONTINUE}; a run that failed once it had begun is kept as it is:")
         print("sweep.retry=true tries it again.")
     if end == "stopped":
         print(f"stopped; {_CONTINUE}.")
-        return 130
-    return _status(records)
 
 
 def _run_hydra(session: Session) -> str:
@@ -72,7 +82,10 @@ def _run_hydra(session: Session) -> str:
             raise explained(problem, session.words) from None
         except KeyboardInterrupt:  # of a sweep: what is done is shown all the same
             return "stopped"
-        except (BrokenPipeError, UserError):
+        except BrokenPipeError:
+            silence_output()
+            return "stopped"
+        except UserError:
             raise
         except OSError as problem:
             raise UserError(f"{problem.filename or 'output_dir'}: cannot be written ({problem.strerror}).") from None
@@ -95,8 +108,19 @@ def _run_waiting(session: Session) -> None:
 def _run_job(composed: DictConfig) -> float:
     """One job. A sweep goes on after a job that failed; the value is for sweepers: its metric on val, or NaN.
 
-    Nothing is raised: Hydra would print lines of its own about it.
+    Nothing else is raised: Hydra would print lines of its own about it, or go on with a sweep that nobody reads.
+
+    Raises:
+        KeyboardInterrupt: it was stopped, or nobody reads its output any more.
     """
+    try:
+        return _carry_out(composed)
+    except (BrokenPipeError, SystemExit):
+        silence_output()
+        raise KeyboardInterrupt from None
+
+
+def _carry_out(composed: DictConfig) -> float:
     state = HydraConfig.get()
     sweep = Path(state.sweep.dir) if state.mode == RunMode.MULTIRUN else None
     launcher = str(state.launcher.get("_target_", ""))

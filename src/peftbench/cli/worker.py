@@ -9,11 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.common.errors import UserError
+from peftbench.common.stopping import endings_as_interrupts
 from peftbench.config import Config
 
 
 def main(task: str, answer: str) -> int:
     """Runs the config in the file `task` and writes its record, or its error, to `answer`."""
+    try:
+        with endings_as_interrupts():
+            return _reply(task, answer)
+    except KeyboardInterrupt:  # stopped before the run had begun
+        return 130
+
+
+def _reply(task: str, answer: str) -> int:
     from peftbench.runs.run import run as train_config
 
     asked = json.loads(Path(task).read_text(encoding="utf-8"))

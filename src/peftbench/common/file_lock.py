@@ -70,7 +70,7 @@ def take_unread(path: Path) -> FileLock | None:
 def _nobody_reads(path: Path) -> bool:
     """Whether all readers have ended; removes the files of those that have. `path` is held meanwhile."""
     reading = False
-    for reader in path.parent.glob(f"{glob.escape(path.name)}.*"):
+    for reader in path.parent.glob(f"{glob.escape(path.name)}.{'[0-9a-f]' * 12}"):
         with releasing(take(reader, wait=False)) as ended:
             pass
         if ended:

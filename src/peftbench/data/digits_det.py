@@ -78,8 +78,8 @@ class DigitsDet(BoxSet):
             part.chmod(0o755)
             self._draw(part)
             (part / _STAMP).write_text(json.dumps({"recipe": recipe, "files": _sizes(part)}), encoding="utf-8")
-            if folder.exists() and not _whole(folder, recipe):
-                shutil.rmtree(folder)
+            if folder.exists() and not _whole(folder, recipe):  # somebody changed it: that is kept
+                folder.rename(Path(tempfile.mkdtemp(prefix=f"{key}.changed-", dir=folder.parent)) / key)
             with contextlib.suppress(OSError):  # another process was faster
                 part.rename(folder)
             if not _whole(folder, recipe):

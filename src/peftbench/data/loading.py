@@ -64,7 +64,7 @@ class BatchOrder(Sampler[Indices]):
 
     @property
     def images(self) -> int:
-        """How many images an epoch reads, over all processes together."""
+        """How many images an epoch reads, or an evaluation looks at, in all processes together."""
         return min(self.size, len(self) * self.batch_size)
 
     def __iter__(self) -> Iterator[Indices]:

@@ -59,6 +59,19 @@ def joint_optimizer(
     return inner, torch.optim.lr_scheduler.LambdaLR(inner, factors)
 
 
+def layout(
+    specs: Sequence[config.Optimizer], named: Sequence[Sequence[tuple[str, nn.Parameter]]]
+) -> tuple[type[torch.optim.Optimizer], list[dict[str, Any]]]:
+    """The class of the optimizer that `optimizer` and `joint_optimizer` build, and its groups with their settings.
+
+    Args:
+        specs: of one run, or of each of several.
+        named: (name, parameter) of each run; the groups list them as their `params`.
+    """
+    groups = [group for spec, own in zip(specs, named, strict=True) for group in _groups(spec, own)]
+    return _kind(specs[0]), groups
+
+
 def matching(patterns: Sequence[str], names: Sequence[str], key: str) -> list[str]:
     """The names that any pattern matches.
 
@@ -96,8 +109,12 @@ def _groups(spec: config.Optimizer, named: Sequence[tuple[str, nn.Parameter]]) -
 
 
 def _over(spec: config.Optimizer, groups: list[dict[str, Any]], fused: bool) -> torch.optim.Optimizer:
-    kind: Any = torch.optim.SGD if _stochastic(spec) else torch.optim.AdamW
+    kind: Any = _kind(spec)
     return kind(groups, fused=fused)
+
+
+def _kind(spec: config.Optimizer) -> type[torch.optim.Optimizer]:
+    return torch.optim.SGD if _stochastic(spec) else torch.optim.AdamW
 
 
 def _stochastic(spec: config.Optimizer) -> bool:

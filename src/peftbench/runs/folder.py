@@ -80,7 +80,7 @@ def set_aside(folder: Path, names: Sequence[str] | None = None) -> Path:
     """
     old = folder.with_name(f".{folder.name}.previous")
     number = 1
-    while old.exists():
+    while old.exists() or old.is_symlink():
         number += 1
         old = folder.with_name(f".{folder.name}.previous-{number}")
     try:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from peftbench.backbones import Backbone
-from peftbench.common.errors import UserError
 from peftbench.common.progress import Watch
+from peftbench.common.stopping import endings_as_interrupts
 from peftbench.config import Config
 from peftbench.data import ood
 from peftbench.data.base import DataSet, Split, Splits, split_hash
@@ -26,6 +24,7 @@ from peftbench.results import Record
 from peftbench.runs.build import build_backbone, instantiate, transform_of
 from peftbench.runs.compatibility import refuse_incompatible, refuse_other_frames
 from peftbench.runs.context import Context
+from peftbench.runs.shared_checkpoint import group_of, records_kept, remove_shared_checkpoint, shared_folder
 from peftbench.runs.single_run import SingleRun
 from peftbench.runs.start_check import Start
 from peftbench.tasks.base import task_class
@@ -35,8 +34,8 @@ from peftbench.training import Diverged, Outcome, Stopped, device_of_process, fi
 def run(config: Config, group: str | None = None, retry: bool = True) -> Record:
     """Carries out one run and returns its record; a run whose record is complete is read, not repeated.
 
-    `group` is the sweep that the run belongs to; without `retry` a run that failed before is read too. Upon Ctrl-C the
-    record says `interrupted`, and nothing is raised.
+    `group` is the sweep that the run belongs to; without `retry` a run that failed before is read too. Upon Ctrl-C,
+    SIGTERM and SIGHUP the record says `interrupted`, and nothing is raised.
 
     Raises:
         UserError: see the message; where the run had begun, its record says `failed` or `refused` with the reason.
@@ -72,11 +71,16 @@ def run_jointly(configs: Sequence[Config], group: str | None = None, retry: bool
     runs: dict[str, SingleRun] = {}
     for one in asked:
         runs.setdefault(one.id, one)
-    with contextlib.suppress(Stopped, KeyboardInterrupt), contextlib.ExitStack() as open_runs:
+    joined: list[SingleRun] = []
+    with contextlib.suppress(Stopped, KeyboardInterrupt), endings_as_interrupts(), contextlib.ExitStack() as open_runs:
         for one in runs.values():
             open_runs.enter_context(one.opened())
         if todo := [one for one in runs.values() if not one.done]:
-            carry_out(context, todo, backbone, data, transform)
+            joined = group_of(todo, runs)
+            with records_kept(joined):
+                carry_out(context, joined, backbone, data, transform)
+    if context.first and joined:  # last, when all records are written
+        remove_shared_checkpoint(joined)
     return [runs[one.id].record for one in asked]
 
 
@@ -153,27 +157,20 @@ def _keep_taps(context: Context, model: Model | JointModel, batches: Loaders, fi
 
 
 def _train(runs: Sequence[SingleRun], batches: Loaders) -> list[Outcome | Diverged]:
-    """Trains and tests; several runs share a checkpoint in a folder of their own beside the runs' folders."""
+    """Trains and tests; several runs share a checkpoint in a folder beside theirs."""
     first = runs[0]
     if len(runs) == 1:
         config, folder = first.context.config, first.folder
         return [fit(first.model, first.method, config, batches, folder, first.id, first.logger.epochs)]
-    name = hashlib.sha256(" ".join(one.id for one in runs).encode()).hexdigest()[:20]
-    folder = first.folder.parent / ".together" / name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise UserError(f"{folder}: cannot be written ({problem.strerror}); give another output_dir.") from None
+    folder = shared_folder(runs)
     for one in runs:
         one.checkpoints = folder
-    outcomes = fit_jointly(
+    return fit_jointly(
         [one.model for one in runs],
         [one.method for one in runs],
         [one.context.config for one in runs],
         batches,
         folder,
-        name,
+        folder.name,
         [one.logger.epochs for one in runs],
     )
-    shutil.rmtree(folder, ignore_errors=True)
-    return outcomes

@@ -14,6 +14,7 @@ from peftbench import costs, deltas, pruning
 from peftbench.backbones import Backbone
 from peftbench.common.errors import Refusal, UserError
 from peftbench.common.seeds import mix
+from peftbench.common.stopping import UNREAD, signals_later
 from peftbench.config import run_id
 from peftbench.data import ood
 from peftbench.data.base import Splits
@@ -117,7 +118,9 @@ class SingleRun:
             self.record.costs["flops"] = costs.flops(self.model, _blank_input(backbone, splits.train.frames))
 
     def conclude(self, outcome: Outcome | Diverged) -> None:
-        """Writes the delta and completes the record, or says in it why there is none."""
+        """Writes the delta and completes the record, or says in it why there is none; a complete run has both."""
+        if self.done:
+            return
         if isinstance(outcome, Diverged):
             self.record.status, self.record.reason = "failed", str(outcome)
         elif self.context.first:
@@ -169,16 +172,25 @@ class SingleRun:
         try:
             yield
         except (Stopped, KeyboardInterrupt) as stop:
-            record.status, record.reason = "interrupted", self._why_stopped(stop)
+            at_once = isinstance(stop, Aborted | KeyboardInterrupt)
+            record.status, record.reason = "interrupted", self._why_stopped(str(stop) or "stopped by the user", at_once)
             raise
         except UserError as problem:
             record.status = "refused" if isinstance(problem, Refusal) else "failed"
             record.reason = self._with_checkpoint(problem)
             raise type(problem)(record.reason) from None
+        except BrokenPipeError:
+            record.status, record.reason = "interrupted", self._why_stopped(UNREAD)
+            raise
         except Exception as problem:
             record.status, record.reason = "failed", f"{type(problem).__name__}: {problem}"
             with contextlib.suppress(OSError):
                 (self.folder / "error.log").write_text(traceback.format_exc(), encoding="utf-8")
+            raise
+        except BaseException as end:  # an exit, such as rich's where the output is a broken pipe
+            unread = isinstance(end.__context__, BrokenPipeError)
+            why = UNREAD if unread else f"ended by {type(end).__name__}"
+            record.status, record.reason = "interrupted", self._why_stopped(why)
             raise
         finally:
             if self.context.first:
@@ -186,11 +198,10 @@ class SingleRun:
                     closing.callback(self.logger.finish, record)
                     closing.callback(self._write_record)  # first: sending figures may take long
 
-    def _why_stopped(self, stop: BaseException) -> str:
+    def _why_stopped(self, why: str, at_once: bool = True) -> str:
         if not (self.checkpoints / CHECKPOINT).is_file():
-            return "stopped by the user before anything was saved"
-        at_once = isinstance(stop, Aborted | KeyboardInterrupt)
-        return "stopped by the user; the same command resumes it" + (" from its last checkpoint" if at_once else "")
+            return f"{why} before anything was saved"
+        return f"{why}; the same command resumes it" + (" from its last checkpoint" if at_once else "")
 
     def _with_checkpoint(self, problem: UserError) -> str:
         """The sentence, and for a run that diverged where its last good state is."""
@@ -201,11 +212,12 @@ class SingleRun:
         return str(problem)
 
     def _write_record(self) -> None:
-        if self.record.status == "complete":
-            self.record.write(self.folder)
-        else:  # what went wrong is being told already; on a full disk the record cannot say it too
-            with contextlib.suppress(UserError):
+        with signals_later():
+            if self.record.status == "complete":
                 self.record.write(self.folder)
+            else:  # what went wrong is being told already; on a full disk the record cannot say it too
+                with contextlib.suppress(UserError):
+                    self.record.write(self.folder)
 
 
 def _blank_input(backbone: Backbone, frames: int | None) -> torch.Tensor:

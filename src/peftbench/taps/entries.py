@@ -25,11 +25,15 @@ from filelock import FileLock
 from peftbench.common.cache_folder import cache
 from peftbench.common.errors import UserError
 from peftbench.common.file_lock import releasing, take, take_reading, take_unread
+from peftbench.common.own_folders import holds_only, remove_own_files
 
 ABOUT = "about.json"
 LOCKS = ".locks"
 PARTS = ".parts"
 DTYPES = ("float32", "float16", "bfloat16")
+FILES = re.compile(r"about\.json|tap-\d+\.bin")
+"""The names of the files of an entry, whole or half-written; nothing else is ever removed."""
+_KEY = "[0-9a-f]{20}"
 RESERVE = 2**26
 """Bytes that stay free on the disk."""
 Lock = TypeVar("Lock")
@@ -80,8 +84,8 @@ def entries(root: Path) -> list[Entry]:
 
 def _damaged(folder: Path, files: list[Path]) -> bool:
     """Whether a folder without a sound description was an entry all the same, by its name and those of its files."""
-    named = re.fullmatch("[0-9a-f]{20}", folder.name) and not folder.is_symlink()
-    return bool(named) and bool(files) and all(re.fullmatch(r"about\.json|tap-\d+\.bin", f.name) for f in files)
+    named = re.fullmatch(_KEY, folder.name) and not folder.is_symlink()
+    return bool(named) and bool(files) and all(FILES.fullmatch(f.name) for f in files)
 
 
 def read_about(folder: Path) -> dict[str, Any] | None:
@@ -110,15 +114,16 @@ def mark_used(folder: Path) -> None:
 
 
 def remove_entry(entry: Entry) -> bool:
-    """Removes an entry unless a run reads it; says whether it is gone."""
+    """Removes an entry unless a run reads it, or files of others are in it, or it is a link; says if it is gone."""
     with releasing(_taken(entry.folder.parent, f"{entry.key}.use", take_unread)) as unread:
         if not unread:
             return False
         doomed = entry.folder.parent / PARTS / f"{entry.key}.{os.getpid()}.removed"
         doomed.parent.mkdir(exist_ok=True)
         with contextlib.suppress(OSError):
-            entry.folder.rename(doomed)  # at once out of sight: nobody sees half an entry
-            shutil.rmtree(doomed, ignore_errors=True)
+            if holds_only(entry.folder, FILES):
+                entry.folder.rename(doomed)  # at once out of sight: nobody sees half an entry
+                remove_own_files(doomed, FILES)
         return not entry.folder.exists()
 
 
@@ -132,13 +137,21 @@ def remove_leftovers(root: Path) -> int:
     freed = 0
     for part in _left(root):
         freed += _size(part)
-        shutil.rmtree(part, ignore_errors=True)
+        remove_own_files(part, FILES)
     return freed
 
 
 def _left(root: Path) -> Iterator[Path]:
-    """Half-written entries that no run is writing, nor begins to write while they are looked at."""
+    """Half-written entries that no run is writing, nor begins to write while they are looked at.
+
+    A folder of that name may be somebody's own, or a link to it: what is not named as we do, or holds other files, is
+    none of ours.
+    """
+    if (root / PARTS).is_symlink():
+        return
     for part in (root / PARTS).glob("*"):
+        if not re.fullmatch(rf"{_KEY}\.\d+(\.old|\.removed)?", part.name) or not holds_only(part, FILES):
+            continue
         with releasing(_fill_lock(root, part.name.split(".")[0], wait=False)) as held:
             if held:
                 yield part

@@ -8,7 +8,6 @@ import hashlib
 import json
 import math
 import os
-import shutil
 import threading
 import time
 import zlib
@@ -23,8 +22,10 @@ import torch
 from torch import Tensor
 
 from peftbench.common.errors import UserError
+from peftbench.common.own_folders import holds_only, remove_own_files
 from peftbench.taps.entries import (
     ABOUT,
+    FILES,
     PARTS,
     CacheError,
     lock_for_filling,
@@ -170,10 +171,10 @@ def _write(root: Path, name: str, about: dict[str, Any], fill: Fill) -> int:
     part = root / PARTS / f"{name}.{os.getpid()}"
     rows, shapes = 0, []
     with contextlib.ExitStack() as stack:
-        stack.callback(shutil.rmtree, part, ignore_errors=True)
         with _writing(root):
-            shutil.rmtree(part, ignore_errors=True)
+            remove_own_files(part, FILES)
             part.mkdir(parents=True)
+        stack.callback(remove_own_files, part, FILES)
         files: list[_Checked] = []
         for chunk in fill():  # outside of `_writing`: what goes wrong in there is not the cache's
             with _writing(root):
@@ -193,8 +194,13 @@ def _write(root: Path, name: str, about: dict[str, Any], fill: Fill) -> int:
             content = {"about": about, "rows": rows, "taps": listed}
             (part / ABOUT).write_text(json.dumps(content) + "\n", encoding="utf-8")
             old = root / PARTS / f"{name}.{os.getpid()}.old"
-            stack.callback(shutil.rmtree, old, ignore_errors=True)
+            stack.callback(remove_own_files, old, FILES)
             if (root / name).exists():  # a damaged one
+                if not holds_only(root / name, FILES):
+                    raise CacheError(
+                        f"{root / name}: is damaged, and is a link or holds files that are not of peftbench; move it "
+                        f"away, or give another taps.dir."
+                    )
                 (root / name).rename(old)
             part.rename(root / name)
     return rows

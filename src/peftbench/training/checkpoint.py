@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from pickle import UnpicklingError  # what weights_only raises
 from typing import Any
 
 import torch
@@ -16,14 +13,12 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from peftbench.common.atomic_files import replacing
-from peftbench.common.errors import UserError
-from peftbench.training.module import Fit
 
 FILE = "checkpoint.ckpt"
 
 
 class Stopped(Exception):
-    """The user (or the scheduler) asked for an end; a checkpoint was written."""
+    """The user (or the scheduler) asked for an end; a checkpoint was written. The message says who asked."""
 
 
 class Aborted(Stopped):
@@ -45,31 +40,50 @@ class Checkpoints(Callback):
         self.apart = apart
         self.seconds = seconds
         self.stop = False
+        self.why = ""
         self.last = time.monotonic()
 
     def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if (batch_idx + 1) % trainer.accumulate_grad_batches or trainer.is_last_batch:
             return  # the end of an epoch is dealt with after its validation
-        stop = trainer.strategy.reduce_boolean_decision(self.stop, all=False) if trainer.world_size > 1 else self.stop
+        stop = self._stop_agreed(trainer)
         if stop or self._due(trainer):
             module.place = (trainer.current_epoch, batch_idx + 1)
             self._save(trainer)
         if stop:
-            raise Stopped
+            raise Stopped(self.why)
+
+    def on_validation_batch_end(self, trainer: Trainer, module: Any, *_: Any) -> None:
+        if not self._stop_agreed(trainer):
+            return
+        if trainer.state.fn != "fit":  # training is saved, and this validation begins anew when the run is resumed
+            raise Stopped(self.why)
+        module.cut_short = True
+        raise StopIteration  # Lightning goes on as if that was all, to the end of the epoch, where the run is saved
 
     def on_train_epoch_end(self, trainer: Trainer, module: Any) -> None:
         module.check_weights()
-        stop = trainer.strategy.reduce_boolean_decision(self.stop, all=False) if trainer.world_size > 1 else self.stop
+        stop = self._stop_agreed(trainer)
         last = trainer.current_epoch + 1 == trainer.max_epochs
         if stop or last or self._due(trainer):
             module.place = (trainer.current_epoch + 1, 0)
             self._save(trainer)
-        if stop and not last:
-            raise Stopped
+        if stop and (not last or module.cut_short):
+            raise Stopped(self.why)
 
-    def on_test_batch_end(self, *_: Any) -> None:
-        if self.stop:  # training is complete and saved; testing begins anew when the run is resumed
-            raise Stopped
+    def on_test_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if self._stop_agreed(trainer):  # training is complete and saved; testing begins anew when the run is resumed
+            raise Stopped(self.why)
+
+    def ask(self, why: str = "") -> None:
+        """Asks for an end after this step."""
+        self.stop, self.why = True, why
+
+    def _stop_agreed(self, trainer: Trainer) -> bool:
+        """Whether any process was asked to stop: then all stop at the same place, and none waits for another."""
+        if trainer.world_size == 1:
+            return self.stop
+        return trainer.strategy.reduce_boolean_decision(self.stop, all=False)
 
     def _due(self, trainer: Trainer) -> bool:
         due = time.monotonic() - self.last >= self.seconds
@@ -91,68 +105,9 @@ class DirectIO(TorchCheckpointIO):
     """Writes to the file itself; Lightning's own would hold a second copy in memory."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        torch.save(checkpoint, path)
-
-
-class Signals:
-    """Within this block Ctrl-C and SIGTERM ask `checkpoints` to save and stop; a second one stops at once."""
-
-    def __init__(self, checkpoints: Checkpoints) -> None:
-        self.checkpoints = checkpoints
-        self.before: dict[int, Any] = {}
-
-    def __enter__(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self.before[number] = signal.signal(number, self._ask)
-
-    def __exit__(self, *_: Any) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def _ask(self, number: int, frame: Any) -> None:
-        if self.checkpoints.stop:
-            raise Aborted
-        self.checkpoints.stop = True
-        print("\nstopping after this step (once more: at once) …", flush=True)
-
-
-KEPT = {"id", "place", "history", "elapsed", "sessions", "measured", "train_loss"}
-
-
-def resumable(folder: Path, module: Fit) -> Path | None:
-    """The checkpoint to resume from, None where there is none.
-
-    Raises:
-        UserError: it is damaged, holds Python objects, or belongs to another run or model.
-    """
-    path = folder / FILE
-    if not path.is_file():
-        return None
-    advice = "remove it, or give force=true, to start again"
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError:
-        if path.read_bytes()[:1] not in (b"P", b"\x80"):  # a zip archive, a pickle
-            raise UserError(f"{path}: is damaged (it is no torch file); {advice}.") from None
-        raise UserError(f"{path}: holds Python objects besides tensors and is not loaded; {advice}.") from None
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as problem:
-        raise UserError(
-            f"{path}: is damaged ({(str(problem) or type(problem).__name__).splitlines()[0]}); {advice}."
-        ) from None
-    kept = checkpoint.get("peftbench") if isinstance(checkpoint, Mapping) else None
-    state = checkpoint.get("state_dict") if isinstance(checkpoint, Mapping) else None
-    if (
-        not isinstance(kept, Mapping)
-        or not set(kept) >= KEPT
-        or not isinstance(state, Mapping)
-        or not all(isinstance(t, torch.Tensor) for t in state.values())
-    ):
-        raise UserError(f"{path}: is not a checkpoint of peftbench; {advice}.")
-    if kept["id"] != module.run_id:
-        raise UserError(f"{path}: belongs to run {kept['id']}, not to {module.run_id}; {advice}.")
-    ours = module.state_dict()
-    for name, tensor in state.items():
-        if name not in ours or ours[name].shape != tensor.shape:
-            raise UserError(f"{path}: {name} {list(tensor.shape)} does not fit this model; {advice}.")
-    return path
+        options = torch.serialization.get_crc32_options()
+        torch.serialization.set_crc32_options(True)  # of every record: resuming looks at them
+        try:
+            torch.save(checkpoint, path)
+        finally:
+            torch.serialization.set_crc32_options(options)

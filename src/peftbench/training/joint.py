@@ -82,13 +82,21 @@ class JointFit(Fit):
         self.train_loss = torch.zeros_like(self.train_loss)
         at = {"epoch": self.current_epoch + 1, "step": self.global_step, "train_seconds": self.elapsed["train"]}
         rates = self._rates()
-        for i, (mean, rate, history) in enumerate(zip(means, rates, self.histories, strict=True)):
-            row = {**at, "train_loss": mean, "lr": rate}
-            if self.trainer.num_val_batches:
-                row |= {f"val_{n}": v for n, v in self.results_each[i].items()}
-            history.append(row)
+        for mean, rate, history in zip(means, rates, self.histories, strict=True):
+            history.append({**at, "train_loss": mean, "lr": rate})
+        self.history.append(self._mean_row() | at)
+        if self.trainer.num_val_batches and not self.cut_short:
+            self.add_validation()
+
+    def add_validation(self) -> None:
+        for results, history in zip(self.results_each, self.histories, strict=True):
+            history[-1] |= {f"val_{n}": v for n, v in results.items()}
+        self.history[-1] = self._mean_row() | {n: self.history[-1][n] for n in ("epoch", "step", "train_seconds")}
+
+    def _mean_row(self) -> dict[str, float]:
+        """The last epoch's row, averaged over the runs that have not failed."""
         last = [h[-1] for h, why in zip(self.histories, self.failed, strict=True) if not why]
-        self.history.append({key: sum(row[key] for row in last) / len(last) for key in last[0]} | at)
+        return {key: sum(row[key] for row in last) / len(last) for key in last[0]}
 
     def _rates(self) -> list[float]:
         """Each run's learning rate now."""
@@ -149,9 +157,9 @@ class JointFit(Fit):
         checkpoint["peftbench"] |= {"histories": self.histories, "failed": self.failed}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_load_checkpoint(checkpoint)
         self.histories = checkpoint["peftbench"]["histories"]
         self.failed = checkpoint["peftbench"]["failed"]
+        super().on_load_checkpoint(checkpoint)
 
 
 def _copies(name: str) -> bool:

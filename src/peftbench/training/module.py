@@ -53,6 +53,9 @@ class Fit(LightningModule):
         self._counted = 0
         self.counts_saved = True
         self._eval_loss = torch.zeros(2)
+        self.cut_short = False
+        """Whether the run is stopped in the midst of this epoch's validation."""
+        self.validated: dict[str, float] = {}
         self.rows: list[Any] | None = None  # what the task keeps of its predictions for the test images, of each run
         self.evaluated = 0  # images of this process in the last evaluation
 
@@ -60,6 +63,16 @@ class Fit(LightningModule):
         """Where the order of batches begins; Lightning counts an epoch only after a resumed run has begun the next."""
         epoch = max(self.trainer.current_epoch, self.place[0])
         return epoch, self.place[1] if epoch == self.place[0] else 0
+
+    def setup(self, stage: str) -> None:
+        """Raises UserError where not as many processes work together as each was told: each would read a part."""
+        spec, together = self.config.trainer, self.trainer.world_size
+        if together != spec.devices * spec.nodes:
+            raise UserError(
+                f"trainer.devices={spec.devices} trainer.nodes={spec.nodes}: expected {spec.devices * spec.nodes} "
+                f"processes, but {together} work together, as variables of the environment say (those of a Slurm batch "
+                f"script, or WORLD_SIZE); start the processes with srun or torchrun."
+            )
 
     # -- training
 
@@ -140,9 +153,13 @@ class Fit(LightningModule):
             "train_seconds": self.elapsed["train"],
         }
         self.train_loss = torch.zeros(2)
-        if self.trainer.num_val_batches:
-            row |= {f"val_{n}": v for n, v in self.validated.items()}
         self.history.append(row)
+        if self.trainer.num_val_batches and not self.cut_short:
+            self.add_validation()
+
+    def add_validation(self) -> None:
+        """Adds the last validation to the last epoch's row."""
+        self.history[-1] |= {f"val_{n}": v for n, v in self.validated.items()}
 
     # -- evaluation
 
@@ -154,8 +171,11 @@ class Fit(LightningModule):
         self._evaluate(batch, self.val_metrics)
 
     def on_validation_epoch_end(self) -> None:
-        self.validated = self._finish_evaluation(self.val_metrics)
-        self.elapsed["validate"] += time.perf_counter() - self._begin
+        if not self.cut_short:
+            self._refuse_lost_images("validation", self.trainer.val_dataloaders)
+            self.validated = self._finish_evaluation(self.val_metrics)
+        self._validation_seconds = time.perf_counter() - self._begin
+        self.elapsed["validate"] += self._validation_seconds
 
     def on_test_epoch_start(self) -> None:
         self._start_evaluation(self.test_metrics)
@@ -164,12 +184,23 @@ class Fit(LightningModule):
         self._evaluate(batch, self.test_metrics)
 
     def on_test_epoch_end(self) -> None:
+        self._refuse_lost_images("test", self.trainer.test_dataloaders)
         self.test_results = self._finish_evaluation(self.test_metrics)
         if self.rows is None:  # the test set comes first, and shifted ones after it
             self.rows = self._rows_of_each()
 
     def _rows_of_each(self) -> list[Any]:
         return [self.model.task.rows(self.test_metrics)]
+
+    def _refuse_lost_images(self, role: str, loader: Any) -> None:
+        """Raises UserError where the images that were evaluated are not as many as the set has."""
+        count = self.trainer.strategy.reduce(torch.tensor(self.evaluated, device=self.device), reduce_op="sum")
+        expected = loader.batch_sampler.images
+        if int(count) != expected:
+            raise UserError(
+                f"the {role} set has {expected} images, and {int(count)} were evaluated in {self.trainer.world_size} "
+                f"processes; metrics of a part are not recorded."
+            )
 
     def _start_evaluation(self, metrics: Metrics) -> None:
         metrics.reset()
@@ -204,6 +235,7 @@ class Fit(LightningModule):
             "elapsed": dict(self.elapsed),
             "sessions": self.sessions,
             "measured": self.measured,
+            "unvalidated": self.cut_short,
             "train_loss": self.train_loss.cpu(),
         }
 
@@ -214,6 +246,9 @@ class Fit(LightningModule):
         self.sessions = kept["sessions"] + 1
         self.measured = kept["measured"]
         self.train_loss = kept["train_loss"]
+        if kept.get("unvalidated") and self.validated:  # the epoch's validation was made up for just now
+            self.add_validation()
+            self.elapsed["validate"] += self._validation_seconds
 
 
 def _local(tensor: Tensor) -> Tensor:

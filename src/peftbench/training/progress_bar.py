@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
@@ -9,14 +10,18 @@ from rich.console import Console
 from rich.progress import Progress
 
 from peftbench.common.progress import bar
+from peftbench.common.stopping import UNREAD, silence_output
 from peftbench.results.task_results import percent, results_of_task
 
 
 class Bar(Callback):
-    """Steps of the whole run on a terminal; a line an epoch where the output goes to a file."""
+    """Steps of the whole run on a terminal; a line an epoch where the output goes to a file.
 
-    def __init__(self) -> None:
-        self.console = Console()
+    `lost` is told why when nobody reads the output any more (`| head`); nothing is raised.
+    """
+
+    def __init__(self, lost: Callable[[str], None]) -> None:
+        self.console = _Watched(lost)
         self.progress: Progress | None = None
         self.text = "training"
 
@@ -72,3 +77,16 @@ class Bar(Callback):
         if self.progress:
             self.progress.stop()
             self.progress = None
+
+
+class _Watched(Console):
+    """A console that tells of a broken pipe, where rich's own would end the process in the midst of a step."""
+
+    def __init__(self, lost: Callable[[str], None]) -> None:
+        super().__init__()
+        self._lost = lost
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        silence_output()
+        self._lost(UNREAD)

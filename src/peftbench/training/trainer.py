@@ -28,13 +28,15 @@ from peftbench.data.ood import average_over_shifts
 from peftbench.methods.base import Method
 from peftbench.models.joint import JointModel
 from peftbench.models.model import Model
-from peftbench.training.checkpoint import Checkpoints, DirectIO, Signals, resumable
+from peftbench.training.checkpoint import Checkpoints, DirectIO
 from peftbench.training.gradient_watch import GradientWatch
 from peftbench.training.joint import JointFit
 from peftbench.training.loss_watch import Diverged
 from peftbench.training.module import Fit
 from peftbench.training.progress_bar import Bar
+from peftbench.training.resuming import resumption
 from peftbench.training.sharding import Sharded
+from peftbench.training.signals import Signals
 from peftbench.training.worker_errors import plain_sentences
 
 PRECISION = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
@@ -122,15 +124,21 @@ def _trained(
     loaders.order.place = module.next_place
     meters = Meters()
     checkpoints = Checkpoints(folder, config.trainer.checkpoint_seconds, meters.aside)
-    bars = [Bar()] if config.trainer.progress else []
-    gradients = GradientWatch()
-    trainer = _trainer(config, folder, [meters, Epochs(watch), *bars, gradients, checkpoints])
+    bars = [Bar(checkpoints.ask)] if config.trainer.progress else []
+    signals, gradients = Signals(checkpoints), GradientWatch()
+    trainer = _trainer(config, folder, [signals, meters, Epochs(watch), *bars, gradients, checkpoints])
     # What a streamed backbone leaves in its file is not there to be sent from process to process.
     absent = [n for n, p in module.named_parameters(remove_duplicate=False) if p.is_meta]
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, absent)
-    path = resumable(folder, module)
-    with Signals(checkpoints), plain_sentences():
-        trainer.fit(module, loaders.train, loaders.val, ckpt_path=path, weights_only=True)
+    kept = resumption(folder, module, trainer)
+    trainer.callbacks.append(kept)  # type: ignore[attr-defined]
+    with signals, plain_sentences():
+        if kept.unvalidated:
+            trainer.validate(module, loaders.val, ckpt_path=kept.path, verbose=False, weights_only=True)
+        with kept.naming_file():
+            trainer.fit(module, loaders.train, loaders.val, ckpt_path=kept.path, weights_only=True)
+        if kept.unvalidated and trainer.is_global_zero:
+            watch(module.history)
         module.untrained = gradients.note(module)
         if module.method.finishes:
             module.method.finish(module.model, module.anchors)
@@ -234,7 +242,7 @@ class Epochs(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, module: Any) -> None:
         module.close_epoch()
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and not module.cut_short:  # else a resumed run adds the row
             self.watch(module.history)
 
 

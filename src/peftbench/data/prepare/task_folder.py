@@ -86,7 +86,7 @@ def write_task_folder(
 def building_folder(target: Path, plan: str) -> Iterator[Path]:
     """The hidden folder in which `target` is made; it takes its place when the block ends well, else it is kept.
 
-    What was begun under another plan is removed.
+    What was begun under another plan, which a note in it says, is removed.
 
     Raises:
         UserError: `target` is there already, nothing can be written, or another process is at it.
@@ -98,18 +98,27 @@ def building_folder(target: Path, plan: str) -> Iterator[Path]:
         begun.parent.mkdir(parents=True, exist_ok=True)
         with _alone(begun.with_name(begun.name + ".lock"), target):
             note = begun / ".plan"
-            if begun.exists() and not (note.is_file() and note.read_text(encoding="utf-8") == plan):
+            if not _ours(begun, note):
+                raise UserError(f"{begun}: is there, and was not begun by peftbench; move it away.")
+            if note.is_file() and note.read_text(encoding="utf-8") != plan:
                 shutil.rmtree(begun)
             begun.mkdir(exist_ok=True)
             note.write_text(plan, encoding="utf-8")
             yield begun
-            note.unlink()
             begun.rename(target)
+            (target / note.name).unlink()  # until here it marks the folder as ours
     except OSError as problem:
         raise UserError(
             f"{target}: could not be written ({problem.strerror or problem}); what is done is kept in {begun}, and the "
             f"same command goes on from there."
         ) from None
+
+
+def _ours(begun: Path, note: Path) -> bool:
+    """Whether the folder is not there yet, or is one that we began, and no link to another."""
+    if begun.is_symlink() or (begun.exists() and not begun.is_dir()):
+        return False
+    return not begun.exists() or note.is_file() or not any(begun.iterdir())
 
 
 @contextlib.contextmanager
