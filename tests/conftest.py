@@ -7,7 +7,6 @@ import gc
 import os
 import pickle
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,35 +16,21 @@ import pytest
 
 pytest.register_assert_rewrite("support")  # what its helpers assert is told as fully as in a test
 
+from support.speed import Shortcuts  # noqa: E402
+
 os.environ["PEFTBENCH_CACHE"] = tempfile.mkdtemp(prefix="peftbench-taps-")  # never the cache of whoever runs the tests
 atexit.register(shutil.rmtree, os.environ["PEFTBENCH_CACHE"], ignore_errors=True)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is imported: no test asks the network
 
 Result = tuple[int, str, str]
 atexit.register(gc.unfreeze)
-_imported = 0
-"""How many modules were there when the two measures below were last taken."""
+_shortcuts = Shortcuts()
 
 
-def pytest_runtest_setup() -> None:
-    """What costs every run some time, and no test anything, is left out once peftbench is imported."""
-    global _imported
-    if len(sys.modules) > _imported + 50:
-        _pass_over_imports()
-        _measure_latency_once()
-        _imported = len(sys.modules)
-
-
-def _pass_over_imports() -> None:
-    """From here on no garbage collection, of which each run makes one, looks at what is there for good."""
-    gc.collect()
-    gc.freeze()
-
-
-def _measure_latency_once() -> None:
-    """Of a finished model: no test depends on the value, which is else a median of 20."""
-    if compute := sys.modules.get("peftbench.costs.compute"):
-        compute.latency.__defaults__ = (1, 2.0)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests of backbones, and of what is cut out of them, see everything done anew."""
+    _shortcuts.take()
+    _shortcuts.facts_known = not {"backbones", "pruning"} & set(item.path.parts)
 
 
 @pytest.fixture(scope="session", autouse=True)

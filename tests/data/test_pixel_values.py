@@ -215,7 +215,7 @@ def test_a_run_and_its_predictions_with_a_range_are_those_on_the_same_pictures_i
     assert "convert it to the kind of image that the run was trained on" in told
     config = runs["whole"] / "config.yaml"
     config.write_text(config.read_text().replace("4080.0", "255.0"))
-    with pytest.raises(Refusal, match=r"trained on images with range=\[0\.0, 4080\.0\]"):
+    with pytest.raises(Refusal, match=r"made with data\.range=\[0\.0, 4080\.0\]"):
         peftbench.load(runs["whole"])
 
 

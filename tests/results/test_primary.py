@@ -115,7 +115,7 @@ def test_the_closing_table_has_the_columns_of_its_tasks(capsys):
 def test_the_line_of_an_epoch(task, row, expected, capsys):
     config = SimpleNamespace(task=SimpleNamespace(name=task, path=""))
     module = SimpleNamespace(config=config, history=[{"epoch": 1, "train_loss": 1.5} | row])
-    Bar().on_train_epoch_end(SimpleNamespace(max_epochs=3), module)
+    Bar(pytest.fail).on_train_epoch_end(SimpleNamespace(max_epochs=3), module)
     assert capsys.readouterr().out == f"{expected}\n"
 
 
