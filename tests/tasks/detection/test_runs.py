@@ -27,8 +27,8 @@ def _run(tmp_path, *words):
     return peftbench.run(spec)
 
 
-def test_a_run_leaves_its_detections_and_loads_again(tmp_path):
-    record = _run(tmp_path, "method=cst", "backbone=resnet_nano")
+def test_a_run_on_images_that_are_no_squares_leaves_its_detections_and_loads_again(tmp_path):
+    record = _run(tmp_path, "method=cst", "backbone=resnet_nano", "data.size=[64,96]")
     folder = Path(tmp_path) / record.id
     rows = json.loads((folder / "detections.json").read_text())
     assert rows

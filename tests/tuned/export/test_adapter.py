@@ -26,6 +26,7 @@ def beside(update, scale):
     return lambda module, given, output: output + scale * given[0] @ low.T @ high.T
 
 
+@pytest.mark.slow
 def test_layers_of_an_attention_pool_are_called_and_exported(data, tmp_path):
     record = finish(tmp_path, data, "lora", "vit_nano", "backbone.name=vit_base_patch16_siglip_224", *VIT)
     folder = export(record.folder, "peft", tmp_path / "adapter").path
