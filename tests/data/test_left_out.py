@@ -55,7 +55,7 @@ def test_every_suffix_in_any_case_is_read(tmp_path):
 
 def test_what_is_left_out_is_counted_and_named(tmp_path):
     class_folders(tmp_path, {"a": 2, "b": 2})
-    for name in ("a/x.psd", "a/deep/y.PSD", "b/notes.txt", "b/IMG", "a/.hidden.png", "a/.git/z.png"):
+    for name in ("a/x.psd", "a/deep/y.PSD", "b/notes.txt", "b/IMG", "a/.hidden.png", "a/Thumbs.db", "b/.git/z"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     write(tmp_path / "loose.png"), write(tmp_path / "loose 2.png")
@@ -117,8 +117,8 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
 def test_a_run_tells_what_is_left_out_and_its_record_holds_it(cli, tiny, tmp_path):
     root = pictures(tmp_path / "photos", {"cat": 8, "dog": 8})
     (root / "cat" / "[bold].psd").write_bytes(b"")
-    words = [*tiny, "method=linear", "data=folder", f"data.root={root}", "trainer.progress=true"]
-    status, _, said = cli(*words)
+    assert "trainer.progress=false" in tiny, "which hides bars, and no note"
+    status, _, said = cli(*tiny, "method=linear", "data=folder", f"data.root={root}")
     note = f"left out, 1 file with names of no image (1 .psd), such as {root}/cat/[bold].psd"
     assert (status, record(tmp_path)["stamps"]["data"]["notes"]) == (0, [note])
     assert f"data=folder: {note}" in said

@@ -217,7 +217,7 @@ def test_a_broken_image_is_skipped(told, images, tmp_path):
     shutil.rmtree(tmp_path / "drawn")
     status, _, said = told(f"images={images / 'broken.png'}", f"draw={tmp_path / 'drawn'}", f"out={tmp_path / 'p.csv'}")
     assert status == 2
-    assert "none is left" in said
+    assert "no image is left; 1 file was skipped" in said
     assert not (tmp_path / "drawn").exists()
     assert not (tmp_path / "p.csv").exists()
 

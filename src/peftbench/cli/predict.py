@@ -125,9 +125,12 @@ def _nothing_to_predict(images: str, skipped: Skipped, of_clips: bool) -> UserEr
 
     what, suffixes = ("clip", VIDEOS) if of_clips else ("image", IMAGES)
     more = ", or folders of frames" if of_clips else ""
-    verb = "was" if len(skipped.files) == 1 else "were"
-    why = f"none is left, {skipped.counted} {verb} skipped" if skipped.files else f"holds no {what}"
-    return UserError(f"images={images}: {why}; expected whole files of the types {' '.join(sorted(suffixes))}{more}.")
+    if skipped.files:
+        verb = "was" if len(skipped.files) == 1 else "were"
+        return UserError(f"images={images}: no {what} is left; {skipped.counted} {verb} skipped, as told above.")
+    return UserError(
+        f"images={images}: holds no {what}; expected files of the types {' '.join(sorted(suffixes))}{more}."
+    )
 
 
 def _check_task_options(words: Words) -> None:

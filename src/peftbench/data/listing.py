@@ -88,6 +88,10 @@ def _read(tree: Tree, top: Path, links: list[Path], known: set[_Id]) -> set[_Id]
     return ids
 
 
+_OF_SYSTEM = {"thumbs.db", "desktop.ini"}
+"""Files that Windows leaves in folders, hidden there."""
+
+
 def entries(folder: Path) -> list[os.DirEntry[str]]:
     """What a folder holds, by name, without what is hidden.
 
@@ -96,7 +100,8 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
     """
     try:
         with os.scandir(folder) as listing:
-            return sorted((e for e in listing if not e.name.startswith(".")), key=lambda e: e.name)
+            shown = (e for e in listing if not e.name.startswith(".") and e.name.lower() not in _OF_SYSTEM)
+            return sorted(shown, key=lambda e: e.name)
     except OSError as problem:
         raise UserError(f"{folder}: cannot be read ({problem.strerror}).") from None
 

@@ -59,8 +59,8 @@ class Context:
         return self.process == 0
 
     def tell(self, text: str) -> None:
-        """Says something that the user should know, once."""
-        if self.config.trainer.progress and self.first:
+        """Says something that the user should know, once, also where no progress is to be shown."""
+        if self.first:
             Console(stderr=True).print(text, highlight=False, markup=False, soft_wrap=True)
 
     def progress(self, what: str) -> contextlib.AbstractContextManager[Watch]:
