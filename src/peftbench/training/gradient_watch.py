@@ -57,7 +57,8 @@ class GradientWatch(Callback):
     def note(self, module: Any) -> dict[str, str]:
         """After training: name -> what to tell of an added tensor that had no gradient in the few steps of the run."""
         why = f"its gradient was zero in each of {self.steps} steps, too few to tell whether it ever trains"
-        return dict.fromkeys(self._idle(module), why) if self.steps < LEAST else {}
+        few = 1 < self.steps < LEAST  # in the first step half of each low-rank update is behind zeros
+        return dict.fromkeys(self._idle(module), why) if few else {}
 
     def state_dict(self) -> dict[str, Any]:
         return {"steps": self.steps, "idle": self.idle or []}
