@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -46,6 +46,14 @@ def send(number: signal.Signals) -> Callable[[], None]:
     return lambda: os.kill(os.getpid(), number)
 
 
+@pytest.fixture
+def heeded() -> Iterator[None]:
+    """SIGHUP is not ignored, as it is where the tests run under `nohup`."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 def equals(resumed: Record, expected: Record) -> None:
     """Weights, metrics and history are equal to the bit."""
     assert same(learned(resumed), learned(expected))
@@ -68,7 +76,9 @@ def equals(resumed: Record, expected: Record) -> None:
         pytest.param("SIGINT", "test_step", 2, marks=pytest.mark.slow),
     ],
 )
-def test_a_run_that_is_stopped_saves_and_goes_on_to_the_same_bits(tmp_path, monkeypatch, undisturbed, name, step, at):
+def test_a_run_that_is_stopped_saves_and_goes_on_to_the_same_bits(
+    tmp_path, monkeypatch, heeded, undisturbed, name, step, at
+):
     before = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
         during(patch, step, at, send(signal.Signals[name]))
