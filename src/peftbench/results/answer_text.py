@@ -6,20 +6,22 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 from peftbench.common.amounts import count, plural, seconds, size
-from peftbench.results.answers import Answer, Contender
+from peftbench.results.answers import Answer
 from peftbench.results.cheapest import LESS, MEMORY, PARAMETERS, TIME, Cheapest
 from peftbench.results.chosen import ON_TEST
+from peftbench.results.questions import Contender
 from peftbench.results.stats import LEAST_PAIRS
 from peftbench.results.task_results import percent, short
 from peftbench.results.telling import IMAGES, SAME_IMAGES, SEEDS
 from peftbench.results.text_table import listed, some
 
 IN_WORDS: dict[str, tuple[str, Callable[[float], str]]] = {
-    TIME: ("training time", seconds),
+    TIME: ("time", seconds),
     MEMORY: ("peak memory", size),
     PARAMETERS: ("trainable parameters", count),
 }
 """A cost as a reader calls it, and how its figures are written."""
+TIME_IN_WORDS = "Time is that of training, validation and filling taps; where taps were there, filling is not in it."
 _NAMED = 4  # contenders that are named before the rest is counted
 
 
@@ -35,7 +37,12 @@ def title_of(answer: Answer) -> str:
 
 def sentences(answer: Answer) -> list[str]:
     """The highest and what is not told apart, the cheapest of these, what a figure is worth, and what was left out."""
-    return [_highest(answer), *_cheapest(answer), *_worth(answer), *_left_out(answer)]
+    return [_highest(answer), *beside_the_highest(answer)]
+
+
+def beside_the_highest(answer: Answer) -> list[str]:
+    """The cheapest of what is not told apart from it, what a figure is worth, and what was left out."""
+    return [*_cheapest(answer), *_worth(answer), *_left_out(answer)]
 
 
 def reached(contender: Contender) -> str:
@@ -44,26 +51,30 @@ def reached(contender: Contender) -> str:
     return f"{100 * contender.value:.1f}{half} {percent(contender.board.metric)}"
 
 
+def rank(answer: Answer) -> str:
+    """`Best` where seeds tell the highest from each of the others, corrected for their number, else `Highest`."""
+    return "Best" if answer.sure and {telling.by for telling in answer.known} == {SEEDS} else "Highest"
+
+
 def _highest(answer: Answer) -> str:
-    """`Best` is said only where seeds tell it from each of the others, corrected for so many comparisons."""
-    highest = f"{answer.highest.name}, {reached(answer.highest)}{_if_on_test(answer.highest)}"
+    highest = f"{rank(answer)}: {answer.highest.name}, {reached(answer.highest)}{_if_on_test(answer.highest)}."
+    return f"{highest} {verdict(answer)}".strip()
+
+
+def verdict(answer: Answer) -> str:
+    """Which are inside the noise of the highest, and how many are lower; empty where nothing tells."""
     lower = len(answer.behind)
     if answer.level:
         rest = f"; {plural(lower, 'other')} {'is' if lower == 1 else 'are'} lower by more than that" if lower else ""
-        return f"Highest: {highest}. Inside its noise: {_named(answer.level)}{rest}."
+        return f"Inside its noise: {_named(answer.level)}{rest}."
     if not lower:
-        return f"Highest: {highest}{'' if answer.untold else '; it was compared with no other'}."
-    others = "The other is" if lower == 1 else f"The {lower} others are"
-    if answer.sure and {telling.by for telling in answer.known} == {SEEDS}:
-        return f"Best: {highest}. {others} lower by more than the noise, {_next(answer)}."
-    but = "" if answer.sure else ", though not each by enough for so many comparisons (Holm)"
-    return f"Highest: {highest}. {others} lower by more than the noise of its test images, {_next(answer)}{but}."
-
-
-def _next(answer: Answer) -> str:
-    """`the next bitfit, 97.1 %`."""
-    following = answer.behind[0]
-    return f"{'the next ' if len(answer.behind) > 1 else ''}{following.name}, {reached(following)}"
+        return "" if answer.untold else "It was compared with no other."
+    noise = "the noise" if {telling.by for telling in answer.known} == {SEEDS} else "the noise of its test images"
+    but = "" if answer.sure or answer.untold else ", though not each by enough for so many comparisons (Holm)"
+    following = f"{answer.behind[0].name}, {reached(answer.behind[0])}"
+    if lower == 1:
+        return f"The other is lower by more than {noise}{but}: {following}."
+    return f"The {lower} others are lower by more than {noise}{but}; the next is {following}."
 
 
 def _if_on_test(contender: Contender) -> str:
@@ -100,9 +111,9 @@ def _name(answer: Answer, least: Cheapest) -> str:
 
 
 def _cost(cost: str, least: Cheapest) -> str:
-    """`training time (0.3 s, not 45.0 s)`, against the highest where that costs more by a tenth."""
+    """`time (0.3 s, not 45.0 s)`, against the highest where that costs more by a tenth."""
     name, form = IN_WORDS[cost]
-    against = "" if least.of_first is None or least.value > LESS * least.of_first else f", not {form(least.of_first)}"
+    against = "" if least.of_first is None or least.value >= LESS * least.of_first else f", not {form(least.of_first)}"
     return f"{name} ({form(least.value)}{against})"
 
 
@@ -123,10 +134,7 @@ def _worth(answer: Answer) -> list[str]:
     if SAME_IMAGES in ways:
         lines.append("Methods are compared image by image (McNemar).")
     if SAME_IMAGES in ways or IMAGES in ways:
-        few = plural(answer.seeds[1], "seed")
-        lines.append(
-            f"{few[0].upper()}{few[1:]} cannot say what another seed changes: a verdict on methods needs {LEAST_PAIRS}."
-        )
+        lines.append(f"Fewer than {LEAST_PAIRS} seeds do not say what another seed changes.")
     return [" ".join(lines)]
 
 

@@ -6,33 +6,18 @@ same.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from peftbench.results.board import VTAB_TASKS, Board, Mean, Row
+from peftbench.results.board import Board
 from peftbench.results.cheapest import COSTS, Cheapest, cheapest, recommended
-from peftbench.results.settings import Setting
+from peftbench.results.questions import Contender, Question, contenders, questions
 from peftbench.results.stats import ALPHA, holm_corrected
 from peftbench.results.summary import Run
 from peftbench.results.telling import Telling, least_told_apart, tell
 
-_OF_BACKBONE = ("backbone", "weights", "fingerprint", "input", "normalisation")
 _ALL_PAIRS = 30  # contenders; of more, each is compared with the highest alone
-
-
-@dataclass(frozen=True)
-class Contender:
-    """A row of a board, `name` what tells it apart from the others, and its figure on the tasks that are asked about.
-
-    `value` is a share, `half` half of its interval over seeds.
-    """
-
-    board: Board
-    row: Row
-    name: str
-    value: float
-    half: float | None
 
 
 @dataclass(frozen=True)
@@ -116,71 +101,22 @@ def answers(boards: Sequence[Board], runs: Sequence[Run]) -> list[Answer]:
         boards: with the rows that are compared.
         runs: all that were read, of which some are on no board.
     """
-    questions: dict[tuple[object, ...], tuple[str, tuple[str, ...], list[Board]]] = {}
-    for board in boards:
-        several = [VTAB_TASKS] if board.vtab and any(not row.missing(VTAB_TASKS) for row in board.rows) else []
-        for tasks in [*several, *((task,) for task in board.tasks)]:
-            name = "VTAB-1k" if len(tasks) > 1 else tasks[0]
-            key = (name, board.metric, _rest_of(board.basis), splits_of(board, tasks))
-            questions.setdefault(key, (name, tuple(tasks), []))[2].append(board)
-    found = [answer_of(name, tasks, contenders(its_boards, tasks)) for name, tasks, its_boards in questions.values()]
-    ordered = sorted(found, key=lambda answer: (len(answer.tasks) == 1, -len(answer.contenders)))
-    _tell_names_apart(ordered)
-    for answer in ordered:
-        answer.left_out = _left_out(answer, ordered, runs)
-    return ordered
+    answered = [answer_to(question, contenders(question)) for question in questions(boards)]
+    answered.sort(key=lambda answer: (len(answer.tasks) == 1, -len(answer.contenders)))
+    for answer in answered:
+        answer.left_out = _left_out(answer, answered, runs)
+    return answered
 
 
-def _rest_of(basis: Setting) -> Setting:
-    """What two boards must share for their rows to be compared on a task: all but the backbone and its input."""
-    return tuple(pair for pair in basis if pair[0] not in _OF_BACKBONE)
-
-
-def splits_of(board: Board, tasks: Sequence[str]) -> tuple[str, ...]:
-    """The split of each task, which the runs of a board share."""
-    split_by_task = {run.task: run.split for run in board.all_runs()}
-    return tuple(split_by_task.get(task, "") for task in tasks)
-
-
-def contenders(boards: Sequence[Board], tasks: Sequence[str]) -> list[Contender]:
-    """The rows of these boards that have every one of the tasks, the highest first; no two of one name."""
-    rows = [(board, row) for board in boards for row in board.rows if not row.missing(tasks)]
-    several = len({_backbone(row) for _, row in rows}) > 1
-    names = [f"{row.label} on {_backbone(row)}" if several else row.label for _, row in rows]
-    same = Counter(names)
-    for i, (board, _) in enumerate(rows):
-        if same[names[i]] > 1:
-            others = [dict(rows[j][0].basis) for j in range(len(rows)) if names[j] == names[i] and j != i]
-            differing = [v for k, v in board.basis if any(other[k] != v for other in others)]
-            names[i] = f"{names[i]} ({'; '.join(differing)})" if differing else names[i]
-    means = [mean_of(board, row, tasks) for board, row in rows]
-    unordered = [
-        Contender(board, row, name, mean.value, mean.half)
-        for (board, row), name, mean in zip(rows, names, means, strict=True)
-        if mean.value is not None
-    ]
-    return sorted(unordered, key=lambda contender: -contender.value)
-
-
-def mean_of(board: Board, row: Row, tasks: Sequence[str]) -> Mean:
-    """The mean over the tasks, on all of VTAB that of the groups' means."""
-    whole_vtab = board.vtab and set(tasks) == set(VTAB_TASKS)
-    return board.grouped(row, False) if whole_vtab else board.mean(row, tasks, False)
-
-
-def _backbone(row: Row) -> str:
-    return next(run.backbone for run in row.all_runs())
-
-
-def answer_of(name: str, tasks: Sequence[str], compared: Sequence[Contender]) -> Answer:
+def answer_to(question: Question, compared: Sequence[Contender]) -> Answer:
     """Compares the highest with each of the others.
 
     Args:
-        compared: at least one, the highest first.
+        compared: at least one of `contenders(question)`, in their order.
     """
     highest, others = compared[0], compared[1:]
-    metric = highest.board.metric
-    answer = Answer(name, tuple(tasks), metric, highest, images=_images(compared, tasks))
+    tasks, metric = question.tasks, question.metric
+    answer = Answer(question.name, tasks, metric, highest, images=_images(compared, tasks))
     for other in others:
         telling = tell(highest.row, other.row, tasks, metric)
         answer.tellings[other.name] = telling
@@ -215,22 +151,6 @@ def _images(compared: Sequence[Contender], tasks: Sequence[str]) -> int | None:
     runs = [run for contender in compared for task in tasks for run in contender.row.runs[task]]
     numbers = [run.images_behind(compared[0].board.metric) for run in runs]
     return None if None in numbers else min(number for number in numbers if number is not None)
-
-
-def _tell_names_apart(answers_in_order: Sequence[Answer]) -> None:
-    """Names of answers that are not the first of their name say in what they differ: the split, what was trained on."""
-    first_of_name: dict[str, Answer] = {}
-    for answer in answers_in_order:
-        first = first_of_name.setdefault(answer.name, answer)
-        if first is answer:
-            continue
-        board, other = answer.highest.board, dict(first.highest.board.basis)
-        parts = [f"{k} {v}" for k, v in _rest_of(board.basis) if other[k] != v]
-        if answer.metric != first.metric:
-            parts.append(answer.metric)
-        if len(answer.tasks) == 1 and splits_of(board, answer.tasks) != splits_of(first.highest.board, first.tasks):
-            parts.append(f"split {splits_of(board, answer.tasks)[0]}")
-        answer.name = f"{answer.name}, {', '.join(parts) or 'other splits'}"
 
 
 def _left_out(answer: Answer, every: Sequence[Answer], runs: Sequence[Run]) -> list[LeftOut]:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, variance
 
-from peftbench.results.board import Row, weights_of
+from peftbench.results.board import VTAB_TASKS, Row, weights_of
 from peftbench.results.pairing import pair_up, runs_of_same_seeds
 from peftbench.results.same_images import only_one_right
-from peftbench.results.stats import ALPHA, LEAST_PAIRS, exact_mcnemar, paired
+from peftbench.results.stats import ALPHA, LEAST_PAIRS, Difference, exact_mcnemar, mean_difference, paired
 from peftbench.results.summary import Run
 
 SEEDS, SAME_IMAGES, IMAGES = "seeds", "the same test images", "the number of test images"
@@ -20,9 +20,10 @@ SEEDS, SAME_IMAGES, IMAGES = "seeds", "the same test images", "the number of tes
 class Telling:
     """The p-value, two-sided, of a difference between two rows, and `by` what it is reckoned.
 
-    By `SEEDS` it is the paired t-test over at least three pairs, whose spread is at least that of counting images. With
-    fewer pairs it says nothing of other seeds: by `SAME_IMAGES` it is McNemar's exact test, by `IMAGES` a difference of
-    two shares of so many images. `p` is None where nothing tells them apart, and then `untold` says why.
+    By `SEEDS` it is the paired t-test over at least three seeds of each task, or over VTAB's tasks, whose spread is at
+    least that of counting images. With fewer it says nothing of other seeds: by `SAME_IMAGES` it is McNemar's exact
+    test, by `IMAGES` a difference of two shares of so many images. `p` is None where nothing tells them apart, and then
+    `untold` says why.
     """
 
     p: float | None
@@ -37,14 +38,21 @@ class Telling:
 
 def tell(first: Row, second: Row, tasks: Sequence[str], metric: str) -> Telling:
     """Whether two rows differ; both have runs on each of the tasks, on the same test images."""
-    pairs = pair_up(first.runs, second.runs, tasks, metric)
-    if len(pairs.differences) >= LEAST_PAIRS:
-        difference = paired(pairs.differences, pairs.floor)
-        p = 1.0 if difference.verdict == "equal" else difference.p
-        return Telling(p, SEEDS, difference.untold)
+    if set(tasks) == set(VTAB_TASKS):  # which stand for others: a pair is a task
+        pairs = pair_up(first.runs, second.runs, tasks, metric)
+        if len(pairs.differences) >= LEAST_PAIRS:
+            return _by_seeds(paired(pairs.differences, pairs.floor))
+    pairs_by_task = {task: pair_up(first.runs, second.runs, (task,), metric) for task in tasks}
+    if all(len(pairs.differences) >= LEAST_PAIRS for pairs in pairs_by_task.values()):
+        by_task = [paired(pairs.differences, pairs.floor) for pairs in pairs_by_task.values()]
+        return _by_seeds(by_task[0] if len(by_task) == 1 else mean_difference(by_task))
     if len(tasks) == 1 and (p := _by_image(first, second, tasks[0], metric)) is not None:
         return Telling(p, SAME_IMAGES)
     return _by_number_of_images(first, second, tasks, metric)
+
+
+def _by_seeds(difference: Difference) -> Telling:
+    return Telling(1.0 if difference.verdict == "equal" else difference.p, SEEDS, difference.untold)
 
 
 def _by_image(first: Row, second: Row, task: str, metric: str) -> float | None:
