@@ -57,8 +57,10 @@ def rank(answer: Answer) -> str:
 
 
 def _highest(answer: Answer) -> str:
-    highest = f"{rank(answer)}: {answer.highest.name}, {reached(answer.highest)}{_if_on_test(answer.highest)}."
-    return f"{highest} {verdict(answer)}".strip()
+    highest = (
+        f"{rank(answer)}: {answer.highest.name}, {reached(answer.highest)}{_if_optimistic(answer, answer.highest)}."
+    )
+    return f"{first} {verdict(answer)}".strip()
 
 
 def verdict(answer: Answer) -> str:
@@ -66,7 +68,7 @@ def verdict(answer: Answer) -> str:
     lower = len(answer.behind)
     if answer.level:
         rest = f"; {plural(lower, 'other')} {'is' if lower == 1 else 'are'} lower by more than that" if lower else ""
-        return f"Inside its noise: {_named(answer.level)}{rest}."
+        return f"Inside its noise: {_named(answer, answer.level)}{rest}."
     if not lower:
         return "" if answer.untold else "It was compared with no other."
     noise = "the noise" if {telling.by for telling in answer.known} == {SEEDS} else "the noise of its test images"
@@ -77,13 +79,13 @@ def verdict(answer: Answer) -> str:
     return f"The {lower} others are lower by more than {noise}{but}; the next is {following}."
 
 
-def _if_on_test(contender: Contender) -> str:
-    return f" ({ON_TEST})" if contender.row.choice.by == ON_TEST else ""
+def _if_optimistic(answer: Answer, contender: Contender) -> str:
+    return f", {ON_TEST}" if answer.is_optimistic(contender) else ""
 
 
-def _named(contenders: Sequence[Contender]) -> str:
+def _named(answer: Answer, contenders: Sequence[Contender]) -> str:
     """`full (98.1), linear (98.0) and 3 more`."""
-    names = [f"{c.name} ({100 * c.value:.1f}{_if_on_test(c)})" for c in contenders]
+    names = [f"{c.name} ({100 * c.value:.1f}{_if_optimistic(answer, c)})" for c in contenders]
     return listed(names, _NAMED)
 
 
@@ -148,6 +150,6 @@ def _left_out(answer: Answer) -> list[str]:
     untold: dict[str, list[Contender]] = defaultdict(list)
     for contender in answer.untold:
         untold[answer.tellings[contender.name].untold].append(contender)
-    parts = [f"{_named(contenders)}, since {reason}" for reason, contenders in untold.items()]
+    parts = [f"{_named(answer, contenders)}, since {reason}" for reason, contenders in untold.items()]
     parts += [f"{some(left_out.names)} ({left_out.reason})" for left_out in answer.left_out]
     return [f"Not compared: {'; '.join(parts)}."] if parts else []

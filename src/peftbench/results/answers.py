@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 
 from peftbench.results.board import Board
 from peftbench.results.cheapest import COSTS, Cheapest, cheapest, recommended
+from peftbench.results.chosen import ON_TEST, settings_by_arm
 from peftbench.results.questions import Contender, Question, contenders, questions
 from peftbench.results.stats import ALPHA, holm_corrected
 from peftbench.results.summary import Run
 from peftbench.results.telling import Telling, least_told_apart, tell
+from peftbench.results.validation import is_of_test_images
 
 _ALL_PAIRS = 30  # contenders; of more, each is compared with the highest alone
 
@@ -86,6 +88,17 @@ class Answer:
         if not counts or self.images is None or len(self.tasks) > 1:
             return None
         return least_told_apart(self.highest.value, self.images)
+
+    def is_optimistic(self, contender: Contender) -> bool:
+        """Whether its setting is the one of several that is best on test images, or may be."""
+        if contender.row.choice.by == ON_TEST:
+            return True
+        rows = [other.row for other in self.contenders if other.board is contender.board]
+        several = any(
+            len(settings) > 1 and any(contender.row in rows for rows in settings)
+            for settings in settings_by_arm(rows).values()
+        )
+        return several and is_of_test_images(self.metric)
 
     @property
     def seeds(self) -> tuple[int, int]:

@@ -23,17 +23,20 @@ _MOST = 60  # rows of a table in the terminal
 
 def print_tables(tables: Sequence[TextTable], console: Console) -> None:
     """Prints the tables; one that is too wide is turned, or else cut into several."""
-    if not console.is_terminal:
+    piped = not console.is_terminal
+    if piped:
         console = Console(width=200, file=console.file)
     for table in tables:
-        console.print(f"\n[bold]{escape(table.title)}[/bold]", soft_wrap=True, highlight=False)
+        console.print(f"\n[bold]{escape(table.title)}[/bold]", soft_wrap=piped, highlight=False)
+        for paragraph in table.text:
+            console.print(escape(paragraph), soft_wrap=piped, highlight=False)
         if table.rows:
             for part in _fitting(table, console):
                 console.print(part)
         if len(table.rows) > _MOST:
             console.print(f"[dim]--format=html shows {plural(len(table.rows) - _MOST, 'more row')}[/dim]")
         for note in table.notes:
-            console.print(f"[dim]{escape(note)}[/dim]", soft_wrap=True, highlight=False)
+            console.print(f"[dim]{escape(note)}[/dim]", soft_wrap=piped, highlight=False)
 
 
 def _fitting(table: TextTable, console: Console) -> list[RichTable]:
@@ -88,6 +91,7 @@ def to_markdown(tables: Sequence[TextTable]) -> str:
     lines = [MARKS["markdown"]]
     for table in tables:
         lines += ["", f"## {_md(table.title)}", ""]
+        lines += [f"{_md(paragraph)}\n" for paragraph in table.text]
         if table.columns:
             lines.append(_line(name for name, _ in table.columns))
             lines.append(_line(("---:" if number else "---") for _, number in table.columns))
@@ -117,8 +121,10 @@ def to_latex(tables: Sequence[TextTable]) -> str:
     """Tables with booktabs' rules, to be included in a document."""
     lines = [MARKS["latex"], r"% needs \usepackage{booktabs}"]
     for table in tables:
+        if table.text:
+            lines += ["", rf"\paragraph{{{_tex(table.title)}}}", *map(_tex, table.text)]
         if not table.rows:
-            lines += [f"% {note}" for note in table.notes]
+            lines += [_tex(note) if table.text else f"% {note}" for note in table.notes]
             continue
         spec = "".join("r" if number else "l" for _, number in table.columns)
         lines += ["", r"\begin{table}", r"  \centering", rf"  \caption{{{_tex(table.title)}}}"]
