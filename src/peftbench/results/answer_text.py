@@ -57,9 +57,8 @@ def rank(answer: Answer) -> str:
 
 
 def _highest(answer: Answer) -> str:
-    highest = (
-        f"{rank(answer)}: {answer.highest.name}, {reached(answer.highest)}{_if_optimistic(answer, answer.highest)}."
-    )
+    highest = answer.highest
+    first = f"{rank(answer)}: {highest.name}, {reached(highest)}{_if_optimistic(answer, highest)}."
     return f"{first} {verdict(answer)}".strip()
 
 

@@ -31,7 +31,7 @@ def pairs_table(board: Board, pairs: Sequence[Compared]) -> TextTable:
     """Paired differences, those of `board.pairs()`, and in words whether they are more than noise."""
     columns = [("first", False), ("second", False), ("difference", True), ("paired over", False)]
     columns += [("p (t, Holm)", True), ("p (Wilcoxon)", True), ("so", False)]
-    table = TextTable(f"Differences between methods, points of {short(board.metric)}", columns)
+    table = TextTable(f"Differences between methods, points of {short(board.metric)}", columns, repeated=2)
     for first, second, difference, over in pairs:
         figures = [_points(difference), over, _p(difference.holm), _p(difference.wilcoxon)]
         table.rows.append([first.label, second.label, *figures, _verdict(first, second, difference)])
@@ -54,7 +54,7 @@ def same_images_table(tests: Sequence[SameImages]) -> TextTable:
     """Of two runs the images that one of them alone has right, and whether that is more than chance."""
     columns = [("first", False), ("second", False), ("task", False), ("seed", True), ("images", True)]
     columns += [("only first right", True), ("only second right", True), ("p (McNemar, Holm)", True), ("so", False)]
-    table = TextTable("These weights, not the method: the same test images, one by one", columns)
+    table = TextTable("These weights, not the method: the same test images, one by one", columns, repeated=2)
     for test in tests:
         counts = [str(n) for n in (test.seed, test.images, test.only_first, test.only_second)]
         words = {

@@ -12,7 +12,8 @@ NAMED = 10  # files, runs or tasks that are named before the rest is counted
 class TextTable:
     """`columns` are (name, whether it is a number); `notes` stand below. `values` are the numbers to sort cells by.
 
-    `text` are paragraphs that stand between the title and the rows.
+    `text` are paragraphs that stand between the title and the rows. Where there is no room for all columns, the rest
+    stands below, and the first `repeated` columns again.
     """
 
     title: str
@@ -21,6 +22,7 @@ class TextTable:
     notes: list[str] = field(default_factory=list)
     values: list[list[float | None]] = field(default_factory=list)
     text: list[str] = field(default_factory=list)
+    repeated: int = 1
 
 
 def some(names: Sequence[str]) -> str:
