@@ -8,12 +8,25 @@ from dataclasses import dataclass, field
 NAMED = 10  # files, runs or tasks that are named before the rest is counted
 
 
+class Best(str):
+    """A cell with the best figure of its column, which is written bold."""
+
+    __slots__ = ()
+
+
+class Heading(str):
+    """A paragraph that is the heading of those which follow."""
+
+    __slots__ = ()
+
+
 @dataclass
 class TextTable:
-    """`columns` are (name, whether it is a number); `notes` stand below. `values` are the numbers to sort cells by.
+    """`columns` are (name, whether it is a number), and a name may have a second line; `notes` stand below.
 
-    `text` are paragraphs that stand between the title and the rows. Where there is no room for all columns, the rest
-    stands below, and the first `repeated` columns again.
+    `values` are the numbers to sort cells by. `label` is what LaTeX refers to the table by, without `tab:`. `text` are
+    paragraphs that stand between the title and the rows. Where a terminal has no room for all columns, the rest stands
+    below, and the first `repeated` columns again.
     """
 
     title: str
@@ -21,6 +34,7 @@ class TextTable:
     rows: list[list[str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     values: list[list[float | None]] = field(default_factory=list)
+    label: str = ""
     text: list[str] = field(default_factory=list)
     repeated: int = 1
 
