@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
-from peftbench.common.amounts import count, seconds, size
+from peftbench.common.amounts import count, milliseconds, rate, seconds, size
 from peftbench.results.labels import differences, label
 from peftbench.results.record import Record
 from peftbench.results.task_results import results_of_record, task_name
@@ -148,7 +148,7 @@ def _peak_memory(record: Record) -> str:
 
 def _step(record: Record) -> str:
     """`12.3 ms`; runs that were trained together share a step: `12.3 ms / 8`."""
-    step = _cost("time.step.median", lambda value: f"{1000 * value:.1f} ms")(record)
+    step = _cost("time.step.median", milliseconds)(record)
     runs = record.costs.get("together", 1)
     return f"{step} / {runs}" if runs > 1 else step
 
@@ -173,7 +173,7 @@ _COSTS = (
     Column("train", "right", _cost("time.train", seconds)),
     Column("step", "right", _step),
     Column("taps", "right", _taps),
-    Column("images/s", "right", _cost("time.images_per_second", lambda value: f"{value:.0f}")),
+    Column("images/s", "right", _cost("time.images_per_second", rate)),
     Column("peak mem", "right", _peak_memory),
     Column("saved/step", "right", _cost("memory.saved_for_backward", size)),
     Column("delta", "right", _cost("delta_bytes", size)),
