@@ -131,7 +131,7 @@ def test_the_same_setting_and_seed_twice_counts_once(tmp_path):
             "format=htm: expected terminal or markdown or csv or latex or html (did you",
         ),
         (["report", "{}", "--formt=html"], "there is no such option (did you mean 'format'?)"),
-        (["report", "{}", "metric=test/acuracy"], "none of the 1 records has it (did you mean 'test/accuracy'?)"),
+        (["report", "{}", "metric=test/acuracy"], "the one record has it not (did you mean 'test/accuracy'?)"),
         (["report", "{}", "table=pairs"], "only format=csv has one table"),
         (["report", "{}", "--output=x.html"], "format=terminal is shown, not written"),
         (["report", "{}", "--format=html", "--output={}/mine.txt"], "is there and is no html report"),

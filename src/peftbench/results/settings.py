@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+from peftbench.common.amounts import plural
 from peftbench.results.task_results import TaskResults, task_name
 
 Setting = tuple[tuple[str, str], ...]  # (key, value as JSON), sorted
@@ -103,7 +104,7 @@ def protocol_of(config: Mapping[str, Any]) -> str:
     if not protocol:
         return ""
     grid = ", ".join(f"{k} in {json.dumps(v)}" for k, v in sorted((protocol.get("grid") or {}).items()))
-    return f"{protocol['name']}: {protocol['trials']} trials a task ({grid})"
+    return f"{protocol['name']}: {plural(protocol['trials'], 'trial')} a task ({grid})"
 
 
 def trial_of(config: Mapping[str, Any]) -> tuple[tuple[str, float], ...]:
