@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from rich import box
 from rich.cells import cell_len, chop_cells
-from rich.console import Console, JustifyMethod
+from rich.console import JustifyMethod
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -95,11 +95,8 @@ def left_out_in_words(headings: Sequence[str], width: int, where: str) -> str:
         where: what else shows them.
     """
     named = " and ".join([", ".join(headings[:-1]), headings[-1]] if len(headings) > 1 else headings)
-    number = len(headings)
-    left_out = (
-        f"{named} {agreeing(number)} left out; a wider terminal or {where} shows {agreeing(number, 'it', 'them')}"
-    )
-    return f"{plural(width, 'column')}: {left_out}."
+    are, them = agreeing(len(headings)), agreeing(len(headings), "it", "them")
+    return f"{plural(width, 'column')}: {named} {are} left out; a wider terminal or {where} shows {them}."
 
 
 def _part(columns: Sequence[Column], rows: Rows, width: int, repeated: int, first: int) -> tuple[int, Table]:
