@@ -76,8 +76,8 @@ def _report_content(form: str, all_boards: Sequence[Board], collected: Collected
         return csv_tables.leaderboard_csv(all_boards, incomplete)
     if form == "html":
         return html_page(all_boards, collected, incomplete)
-    first = answer_table(answers(all_boards, collected.runs))
-    tables = [first, *report_tables(all_boards, collected, incomplete)]
+    answered = answers(all_boards, collected.runs)
+    tables = [*([answer_table(answered)] if answered else []), *report_tables(all_boards, collected, incomplete)]
     if form == "terminal":
         from rich.console import Console
 
