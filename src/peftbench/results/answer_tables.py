@@ -62,8 +62,8 @@ def _rows(answers: Sequence[Answer]) -> TextTable:
 
 
 def _cheapest(answer: Answer, cost: str) -> str:
-    least = answer.cheapest.get(cost)
-    if least is None:
+    if not answer.has_cheapest(cost):
         return "–"
+    least = answer.cheapest[cost]
     name = next(contender.name for contender in answer.alike if contender.row is least.row)
     return f"{name}, {IN_WORDS[cost][1](least.value)}"

@@ -103,7 +103,8 @@ def _cheapest(answer: Answer) -> list[str]:
         return []
     by_winner: dict[str, list[str]] = defaultdict(list)
     for cost, least in answer.cheapest.items():
-        by_winner[_name(answer, least)].append(_cost(cost, least))
+        if answer.has_cheapest(cost):
+            by_winner[_name(answer, least)].append(_cost(cost, least))
     parts = [f"{name} by {listed(costs)}" for name, costs in by_winner.items()]
     lines = [f"Cheapest of these {len(answer.alike)}: {'; '.join(parts)}."] if parts else []
     for cost, least in answer.cheapest.items():
