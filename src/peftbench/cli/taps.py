@@ -57,10 +57,9 @@ def _print_table(there: Sequence[Entry]) -> None:
 
     if not there:
         return
-    columns = [
-        Column("key", True), Column("backbone"), Column("data"), Column("rows", True, rank=2),
-        Column("taps", True, rank=3), Column("pixels", True, rank=4), Column("precision", rank=5), Column("size", True), Column("last used", rank=1),
-    ]  # fmt: skip
+    columns = [Column("key", True), Column("backbone"), Column("data"), Column("rows", True, rank=2)]
+    columns += [Column("taps", True, rank=3), Column("pixels", True, rank=4), Column("precision", rank=5)]
+    columns += [Column("size", True), Column("last used", rank=1)]
     rows = [[Cell(text) for text in (e.key, *_described(e), size(e.bytes), ago(e.used))] for e in there]
     console = Console()
     if not console.is_terminal:
