@@ -38,11 +38,11 @@ def test_a_report_has_a_board_for_each_task(mixed):
     assert "task: detection, not classification" in ours[0]["apart"]
 
     shown = tell("report", mixed, "--format=markdown")
-    first, second = shown.split("## Apart: ")
+    first, second = shown.split("\n## ", 2)[2].split("## Apart: ")  # behind the answer
     assert "AP" not in first.replace("peak mem", "")
     assert "test/AP" in second.splitlines()[0]
-    assert "| digits\\_det % | AP50 % |" in second.replace("digits_det", "digits\\_det")
-    assert re.search(r"\| bitfit \| 3 \| 50.1 ± 0.2 \| 70.1 ± 0.2 \|", second)
+    assert "| digits_det %<br>10,000 images | AP50 % |" in second
+    assert "| bitfit | 3 | **50.1 ± 0.2** | **70.1 ± 0.2** |" in second
     assert "points of AP" in second
     assert "points of accuracy" in first
     (by_ap50,) = {line["metric"] for line in leaderboard(mixed, metric="test/AP50")}
@@ -77,8 +77,8 @@ def test_records_without_the_metric_are_told_what_there_is(mixed):
 
 def test_choose_answers_by_task(mixed):
     told = tell("choose", mixed, "max_params=1M")
-    assert re.search(r"^digits: lora on .*: 90.0 ± 0.0 % \(3 seeds\)", told, re.M)
-    assert re.search(r"^digits_det: bitfit on .*: 50.1 ± 0.2 % AP \(3 seeds\)", told, re.M)
+    assert re.search(r"^digits: lora: 90.0 ± 0.0 % \(3 seeds\)", told, re.M)
+    assert re.search(r"^digits_det: bitfit: 50.1 ± 0.2 % AP \(3 seeds\)", told, re.M)
     assert "all 2 tasks" not in told
 
 
@@ -88,7 +88,7 @@ def test_choose_means_over_the_tasks_of_one_metric(mixed, tmp_path):
     told = tell("choose", mixed, tmp_path, "max_params=1M")
     assert re.search(r"^all 2 tasks: lora", tell("choose", tmp_path, "max_params=1M"), re.M)
     assert "all 4 tasks" not in told
-    assert re.search(r"^all 3 tasks: lora on .*: 33.4 % AP", told, re.M)
+    assert re.search(r"^all 3 tasks: lora: 33.4 % AP", told, re.M)
 
 
 def test_the_closing_table_has_the_columns_of_its_tasks(capsys):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peftbench.cli.arguments import Argument, Command, Words
+from peftbench.common.amounts import agreeing
 from peftbench.common.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -29,7 +30,9 @@ def print_report(words: Words) -> int:
         raise UserError("output: format=terminal is shown, not written; give format=markdown, csv, latex or html.")
     places = record_places(words["folders"])
     collected = collect(places)
-    all_boards = boards(collected.runs, words["metric"], words["settings"] == "all")
+    all_boards = boards(
+        collected.runs, words["metric"], words["settings"] == "all", words["means"] == "all" or words["incomplete"]
+    )
     if not all_boards:
         raise _no_board(collected, words["metric"])
     if form == "html" and not output:
@@ -51,14 +54,16 @@ def _no_board(collected: Collected, metric: str | None) -> UserError:
     known = sorted({m for r in collected.runs for m in r.metrics if "loss" not in m and "/AP/" not in m})
     metric = metric or " or ".join(sorted({f"test/{r.primary}" for r in collected.runs}))
     there = f"there are {', '.join(known)}" if known else "no run is complete"
-    return UserError(
-        f"metric={metric}: none of the {len(collected.runs)} records has it{nearest(metric, known)}; {there}."
-    )
+    number = len(collected.runs)
+    lack = agreeing(number, "the one record has it not", f"none of the {number:,} records has it")
+    return UserError(f"metric={metric}: {lack}{nearest(metric, known)}; {there}.")
 
 
 def _report_content(form: str, all_boards: Sequence[Board], collected: Collected, words: Words) -> str:
     """The report as text; one for the terminal is printed at once."""
     from peftbench.results import csv_tables, formats
+    from peftbench.results.answer_tables import answer_table
+    from peftbench.results.answers import answers
     from peftbench.results.page import html_page
     from peftbench.results.report import report_tables
 
@@ -71,7 +76,8 @@ def _report_content(form: str, all_boards: Sequence[Board], collected: Collected
         return csv_tables.leaderboard_csv(all_boards, incomplete)
     if form == "html":
         return html_page(all_boards, collected, incomplete)
-    tables = report_tables(all_boards, collected, incomplete)
+    answered = answers(all_boards, collected.runs)
+    tables = [*([answer_table(answered)] if answered else []), *report_tables(all_boards, collected, incomplete)]
     if form == "terminal":
         from rich.console import Console
 
@@ -112,7 +118,10 @@ COMMAND = Command(
         Argument("format", "of the report", default="terminal", choices=FORMATS),
         Argument("output", "the file; without it html goes to report.html, all else to the terminal", kind="file"),
         METRIC,
-        Argument("incomplete", "show methods that lack a task, too", kind="flag", default=False),
+        Argument(
+            "means", "over tasks: of VTAB's groups, or over all data sets too", default="vtab", choices=("vtab", "all")
+        ),
+        Argument("incomplete", "show means of methods that lack a task, too", kind="flag", default=False),
         Argument(
             "settings",
             "of each method the one that validation chose, or all",

@@ -12,9 +12,10 @@ from typing import Any
 
 from peftbench.common.amounts import plural
 from peftbench.results.board import FLAT, MEAN, Board, Row, has_comparable_costs
-from peftbench.results.board_tables import board_tables
+from peftbench.results.board_tables import group_tables
 from peftbench.results.collect import Collected
 from peftbench.results.formats import MARKS
+from peftbench.results.groups import Group, groups_of
 from peftbench.results.pareto import comparable_rows, pareto_front
 from peftbench.results.report import left_out_tables
 from peftbench.results.summary import Run
@@ -45,8 +46,8 @@ def html_page(boards: Sequence[Board], collected: Collected, incomplete: bool = 
         '<div class="controls" id="controls" hidden><input type="search" id="search" '
         'placeholder="filter: methods or tasks" aria-label="filter methods or tasks"><span id="count"></span></div>',
     ]
-    for number, board in enumerate(boards):
-        parts += _section(board, number, incomplete)
+    for group in groups_of(boards):
+        parts += _section(group, incomplete)
     for table in left_out_tables(boards, collected):
         parts += _table(table)
     content = json.dumps([_payload(board, incomplete) for board in boards], separators=(",", ":"), allow_nan=False)
@@ -60,15 +61,20 @@ def _text_of(name: str) -> str:
     return (_HERE / name).read_text(encoding="utf-8")
 
 
-def _section(board: Board, number: int, incomplete: bool) -> list[str]:
-    first, *others = board_tables(board, number, incomplete)
-    return [
+def _section(group: Group, incomplete: bool) -> list[str]:
+    """The tables of a group with the charts of its first board, and a section for the charts of each other."""
+    first, *others = group_tables(group, incomplete)
+    parts = [
         f'<section class="board"><h2>{escape(first.title)}</h2>',
         *_grid(first, "means"),
         '<div class="drawn"></div>',
         *(line for table in others for line in _table(table)),
         "</section>",
     ]
+    for board in group.boards[1:]:
+        heading = escape(f"{board.words} on {board.tasks[0]}")
+        parts.append(f'<section class="board"><h3>{heading}</h3><div class="drawn"></div></section>')
+    return parts
 
 
 def _table(table: TextTable) -> list[str]:

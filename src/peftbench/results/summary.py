@@ -15,6 +15,7 @@ from peftbench.results.record import FILE, Record
 from peftbench.results.settings import (
     Setting,
     basis_of,
+    data_set_of,
     data_setting_of,
     options_of_data,
     protocol_of,
@@ -56,7 +57,8 @@ class Run:
     `primary` is the metric that its task is judged by, and `beside` the one to show next to it. `basis` is what runs
     must share to stand in one table. `setting` holds what was chosen for method, optimizer and training, `batch` what
     was chosen for the data; `tuned` says which protocol chose some of it, and `trial` what that trial reached on
-    validation images. `counted` are the metrics that count images, and `images` is how many were read, by role.
+    validation images. `counted` are the metrics that count images, and `images` is how many were read, by role. `ended`
+    is the day (YYYY-MM-DD) and `code` the commit or the version that ran; empty where the record does not say it.
     """
 
     id: str
@@ -85,6 +87,8 @@ class Run:
     costs: Costs
     curve: tuple[array[float], array[float], array[float]]
     layers: tuple[tuple[str, str, int], ...]
+    ended: str
+    code: str
 
     def counts(self, metric: str) -> bool:
         """Whether the metric, such as `test/accuracy`, is a share of images."""
@@ -128,7 +132,7 @@ def summarise(record: Record, shared: Shared) -> Run:
 def _summary(record: Record, shared: Shared) -> Run:
     config, stamps = record.config, record.stamps
     chosen = config.get("choices") or {}
-    method, data, backbone = config["method"], config["data"], config["backbone"]
+    method, backbone = config["method"], config["backbone"]
     metrics, costs = record.metrics or {}, record.costs or {}
     task = results_of_record(record)
     backbone_name = chosen.get("backbone")
@@ -139,7 +143,7 @@ def _summary(record: Record, shared: Shared) -> Run:
         reason=str(record.reason or ""),
         method=shared(str(chosen.get("method") or method["name"])),
         backbone=shared(str(backbone["name"] if backbone_name in (None, "timm") else backbone_name)),
-        task=shared(str(chosen.get("data") or data["name"])),
+        task=shared(data_set_of(config, stamps)),
         seed=int(config.get("seed", 0)),
         primary=task.metric,
         beside=task.beside,
@@ -159,7 +163,21 @@ def _summary(record: Record, shared: Shared) -> Run:
         costs=_costs(costs),
         curve=_curve(record.history or [], f"val_{task.metric}"),
         layers=shared(tuple((name, kind, n) for (name, kind), n in layer_parameters(record.plan or {}).items())),
+        ended=shared(_text(stamps.get("ended"))[:10]),
+        code=shared(_code(stamps)),
     )
+
+
+def _code(stamps: Mapping[str, Any]) -> str:
+    """`commit 0123456789ab`, with a `+` where the checkout had changes; of an installed package `version 0.1.0`."""
+    commit, version = _text(stamps.get("commit")), _text((stamps.get("versions") or {}).get("peftbench"))
+    if commit:
+        return f"commit {commit[:12]}{'+' if commit.endswith('+') else ''}"
+    return f"version {version}" if version else ""
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def _kind_of_times(costs: Mapping[str, Any]) -> str:
