@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from html import escape
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 from peftbench.common.amounts import plural
-from peftbench.results.board import FLAT, MEAN, Board, Row, has_comparable_costs
+from peftbench.results.board import Board
 from peftbench.results.board_tables import board_tables
 from peftbench.results.collect import Collected
 from peftbench.results.formats import MARKS
-from peftbench.results.pareto import comparable_rows, pareto_front
+from peftbench.results.page_data import page_data
 from peftbench.results.report import left_out_tables
-from peftbench.results.summary import Run
-from peftbench.results.task_results import short
 from peftbench.results.text_table import TextTable
 
 _HERE = Path(__file__).parent
-_SCRIPTS = ("charts.js", "page.js")
+_SCRIPTS = ("marks.js", "axes.js", "charts.js", "page.js")
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"  # nothing is fetched
-_CHARTED_COSTS = ("train", "memory", "parameters")
 
 
 def html_page(boards: Sequence[Board], collected: Collected, incomplete: bool = False) -> str:
@@ -45,11 +40,12 @@ def html_page(boards: Sequence[Board], collected: Collected, incomplete: bool = 
         '<div class="controls" id="controls" hidden><input type="search" id="search" '
         'placeholder="filter: methods or tasks" aria-label="filter methods or tasks"><span id="count"></span></div>',
     ]
+    parts.append('<section id="charts" hidden></section>')
     for number, board in enumerate(boards):
         parts += _section(board, number, incomplete)
     for table in left_out_tables(boards, collected):
         parts += _table(table)
-    content = json.dumps([_payload(board, incomplete) for board in boards], separators=(",", ":"), allow_nan=False)
+    content = json.dumps(page_data(boards, incomplete), separators=(",", ":"), allow_nan=False)
     safe = content.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
     parts.append(f'<script type="application/json" id="data">{safe}</script>')
     parts.append(f"<script>\n{''.join(map(_text_of, _SCRIPTS))}</script></body></html>\n")
@@ -65,7 +61,6 @@ def _section(board: Board, number: int, incomplete: bool) -> list[str]:
     return [
         f'<section class="board"><h2>{escape(first.title)}</h2>',
         *_grid(first, "means"),
-        '<div class="drawn"></div>',
         *(line for table in others for line in _table(table)),
         "</section>",
     ]
@@ -92,69 +87,3 @@ def _grid(table: TextTable, kind: str = "") -> list[str]:
 def _cell(kind: str, shown: str, value: float | None) -> str:
     exact = f' data-value="{value:.6g}"' if value is not None else ""
     return f"<td{kind}{exact}>{escape(shown)}</td>"
-
-
-def _payload(board: Board, incomplete: bool) -> dict[str, Any]:
-    """What the script draws of a board. Values are shares, costs counts, seconds and bytes.
-
-    `fronts` holds, for each cost, the Pareto fronts of rows that may be compared: lists of indices into `rows`.
-    """
-    rows = [_row(board, row, incomplete) for row in board.rows]
-    return {
-        "metric": short(board.metric),
-        "primary": board.primary,
-        "tasks": [task.removeprefix("vtab/") for task in board.tasks],
-        "rows": rows,
-        "fronts": {cost: _fronts(board, rows, cost) for cost in _CHARTED_COSTS},
-    }
-
-
-def _fronts(board: Board, drawn: Sequence[dict[str, Any]], cost: str) -> list[list[int]]:
-    """Of the figures as they are drawn; rows without a mean or the cost are on none."""
-    fronts = []
-    for comparable in comparable_rows(board.rows, cost):
-        indices = [i for i in comparable if drawn[i]["value"] is not None and drawn[i]["costs"][cost] is not None]
-        points = [(drawn[i]["costs"][cost], drawn[i]["value"]) for i in indices]
-        fronts.append([indices[at] for at in pareto_front(points)])
-    return [front for front in fronts if front]
-
-
-def _row(board: Board, row: Row, incomplete: bool) -> dict[str, Any]:
-    mean = board.means(row, incomplete)[MEAN if board.vtab else FLAT]
-    alone = len(row.machines) == 1
-    costs = {cost: row.cost(cost) if alone or cost == "parameters" else None for cost in _CHARTED_COSTS}
-    runs = {task.removeprefix("vtab/"): row.runs[task] for task in board.tasks if row.runs.get(task)}
-    cells = {name: board.cell(row, same_task[0].task) for name, same_task in runs.items()}
-    curves = {name: _curve(same_task) for name, same_task in runs.items()}
-    layers = {name: same_task[0].layers for name, same_task in runs.items()}
-    return {
-        "label": row.label,
-        "times": row.times,
-        "choice": str(row.choice),
-        "comparable": has_comparable_costs(row),
-        "value": _round(mean.value),
-        "half": _round(mean.half),
-        "costs": {cost: _round(value) for cost, value in costs.items()},
-        "cells": {name: [_round(cell.value), _round(cell.half), len(runs[name])] for name, cell in cells.items()},
-        "curves": {name: curve for name, curve in curves.items() if curve},
-        "layers": {name: parts for name, parts in layers.items() if parts},
-    }
-
-
-def _curve(runs: Sequence[Run]) -> dict[str, list[float | None]]:
-    """Means over the seeds that were recorded at the same epochs as the first."""
-    curves = [run.curve for run in runs if len(run.curve[0])]
-    same = [curve for curve in curves if curve[0] == curves[0][0]]
-    if not same:
-        return {}
-    losses, values = ([_average(at) for at in zip(*(curve[i] for curve in same), strict=True)] for i in (1, 2))
-    return {"epochs": [_round(epoch) for epoch in same[0][0]], "loss": losses, "val": values}
-
-
-def _average(values: Sequence[float]) -> float | None:
-    known = [value for value in values if math.isfinite(value)]
-    return _round(sum(known) / len(known)) if known else None
-
-
-def _round(value: float | None) -> float | None:
-    return None if value is None or not math.isfinite(value) else float(f"{value:.5g}")
