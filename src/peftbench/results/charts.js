@@ -119,9 +119,10 @@ function curves(panel, which, wide) {
   const all = lines.flatMap((line) => line.points), vertical = ends(all.map((p) => scale * p[1]), { share: which === "val" });
   const { root, x, y } = frame(wide, 300, all.map((p) => p[0]), vertical, { whole: true, xname: "epoch", title });
   Object.assign(root.dataset, { chart: "curve", of: which });
+  const variants = [...new Set(panel.rows.map((row) => row.variant))].sort((a, b) => a - b);
   for (const { row, points } of lines) {
     const group = svg("g", { "data-method": row.method, "data-line": row.label });
-    group.append(svg("path", { class: "line", stroke: hue(row.method), "stroke-dasharray": DASHES[row.variant % DASHES.length],
+    group.append(svg("path", { class: "line", stroke: hue(row.method), "stroke-dasharray": DASHES[variants.indexOf(row.variant) % DASHES.length],
       d: `M${points.map((p) => `${x(p[0]).toFixed(1)} ${y(scale * p[1]).toFixed(1)}`).join("L")}` }));
     const [epoch, last] = points.at(-1), end = mark(row, 3.5);
     end.setAttribute("transform", `translate(${x(epoch)} ${y(scale * last)})`);

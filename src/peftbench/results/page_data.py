@@ -53,9 +53,6 @@ class _Looks:
             "variant": self.variants.index((backbone, _setting(row))),
         }
 
-    def label(self, row: Row, backbone: str) -> str:
-        return f"{row.label} on {backbone}" if self.several_backbones else row.label
-
     def in_words(self, variant: tuple[str, str]) -> str:
         backbone, setting = variant
         if not self.several_backbones:
@@ -80,18 +77,19 @@ def _panel(panel: Panel, looks: _Looks) -> dict[str, Any]:
         "primary": panel.primary,
         "images": panel.images,
         "trained_on": panel.trained_on,
-        "rows": [_row(place, len(panel.tasks) == 1, looks) for place in panel.places],
+        "backbones": panel.backbones,
+        "rows": [_row(place, panel, looks) for place in panel.places],
         "fronts": {cost: panel.fronts(cost) for cost in COSTS},
     }
 
 
-def _row(place: Place, one_task: bool, looks: _Looks) -> dict[str, Any]:
+def _row(place: Place, panel: Panel, looks: _Looks) -> dict[str, Any]:
     row = place.row
-    runs = next(iter(row.runs.values())) if one_task else []
+    runs = next(iter(row.runs.values())) if len(panel.tasks) == 1 else []
     return {
         "board": place.board,
         "row": row.label,
-        "label": looks.label(row, place.backbone),
+        "label": f"{row.label} on {place.backbone}" if len(panel.backbones) > 1 else row.label,
         **looks.of(row, place.backbone),
         "times": row.times,
         "choice": str(row.choice),

@@ -53,6 +53,11 @@ class Panel:
             yield from place.row.all_runs()
 
     @property
+    def backbones(self) -> list[str]:
+        """Those of its rows, as the user named them."""
+        return sorted({place.backbone for place in self.places})
+
+    @property
     def images(self) -> int | None:
         """How many images each figure was measured on; None of a mean over data sets, or where no record says it."""
         numbers = {run.images_behind(self.metric) for run in self.all_runs()}
