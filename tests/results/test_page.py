@@ -202,15 +202,21 @@ def test_a_method_has_one_colour_everywhere(seen):
         colours[text].add(colour)
     swatches = 0
     for row in view["rows"]:
-        for text, colour in zip(row["cells"], row["swatches"], strict=False):
-            if text in colours:
-                swatches += 1
-                colours[text].add(colour)
-    assert swatches >= 18, "tables name methods with their colours"
+        for text, colour in row["swatches"]:
+            swatches += 1
+            colours[text].add(colour)
+    assert swatches >= 18 + 30, "tables name methods with their colours"
     assert set(colours) == set(METHODS)
     assert all(len(its) == 1 for its in colours.values()), colours
     assert len({next(iter(its)) for its in colours.values()}) == 8
     assert len(set().union(*looks.values())) == len(looks) == 18, "no two rows look alike"
+
+
+def test_the_best_figures_are_bold(seen, suite):
+    best = max(100 * float(line["value"]) for line in leaderboard(suite) if line["task"] == "vtab/kitti")
+    bold = [text for row in seen["suite"]["rows"] for text in row["bold"]]
+    assert len([text for text in bold if text.startswith(f"{best:.1f}")]) >= 1
+    assert all(row["cells"][0] == "lora" for row in seen["suite"]["rows"] if row["bold"])
 
 
 def test_a_row_that_lacks_a_data_set_empties_no_chart(seen):

@@ -126,20 +126,25 @@ def test_what_a_protocol_chose_was_chosen_on_validation(tmp_path):
 
 
 def test_no_task_loses_its_figure(tmp_path):
-    """Settings that were tuned by hand for each task cover different tasks: one does not hide the other."""
+    """Settings that were tuned by hand for each data set: one does not hide another, and a mean needs one for all."""
     write(tmp_path, tried(1e-3, 0.7, 0.6, task="a"), tried(1e-2, 0.8, 0.7, task="b"), tried(1e-2, 0.9, 0.9, task="c"))
     write(tmp_path, tried(1e-1, 0.99, 0.1, task="b"))
     lines = [line for line in leaderboard(tmp_path) if line["task"] in "abc" and line["value"]]
+    assert {(line["method"], line["task"]) for line in lines} == {("lora", "a"), ("lora lr=0.01", "b"), ("lora", "c")}
+    assert "lora: lr=0.01 on b; lr=0.001 on a; lr=0.01 on c" in tell("report", tmp_path)
+    lines = [line for line in leaderboard(tmp_path, means="all") if line["task"] in "abc" and line["value"]]
     assert {(line["method"], line["task"]) for line in lines} == {
         ("lora lr=0.001", "a"), ("lora lr=0.01", "b"), ("lora lr=0.01", "c")}  # fmt: skip
-    assert "no: fewer tasks" in tell("report", tmp_path)
+    assert "no: fewer tasks" in tell("report", tmp_path, "means=all")
     assert "b: lora lr=0.01: 80.0" in tell("choose", tmp_path, "max_params=1M", "data=b")
 
 
 def test_over_several_tasks_the_mean_on_validation_chooses(tmp_path):
     for task, (a, b) in {"a": (0.9, 0.8), "b": (0.5, 0.7)}.items():
         write(tmp_path, tried(1e-3, 0.9, a, task=task), tried(1e-2, 0.6, b, task=task))
-    assert {line["method"] for line in leaderboard(tmp_path)} == {"lora lr=0.01"}
+    assert {line["method"] for line in leaderboard(tmp_path, means="all")} == {"lora lr=0.01"}
+    lines = leaderboard(tmp_path)
+    assert {(line["method"], line["task"]) for line in lines} == {("lora lr=0.001", "a"), ("lora lr=0.01", "b")}
     out = tell("choose", tmp_path, "max_params=1M")
     assert "\na: lora lr=0.001: 90.0" in out, "for a task alone, that task's validation images"
     assert "\nb: lora lr=0.01: 60.0" in out

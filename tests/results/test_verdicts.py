@@ -73,7 +73,7 @@ def test_a_pair_of_tasks_is_counted_on_the_images_of_its_task(tmp_path):
         for seed in range(4):
             for method, accuracy in (("lora", 0.8), ("bitfit", 0.75)):
                 write(tmp_path, record(method, task, seed, accuracy, stamps__data__images={"test": n}))
-    line = pair(tmp_path)
+    line = pair(tmp_path, means="all")
     floor = np.mean([(0.8 * 0.2 + 0.75 * 0.25) / n for n in images.values()])
     assert (line["n"], line["over"]) == ("3", "3 tasks")
     assert float(line["half"]) == pytest.approx(scipy.stats.t.ppf(0.975, 2) * np.sqrt(floor / 3))

@@ -47,8 +47,8 @@ function read(page) {
   const rowOf = (line) => ({
     hidden: line.hidden,
     cells: [...line.cells].map((cell) => cell.textContent),
-    bold: [...line.cells].map((cell) => Number(view.getComputedStyle(cell).fontWeight) >= 600),
-    swatches: all(".swatch path:first-child", line).map(colour),
+    bold: all("b", line).filter((node) => Number(view.getComputedStyle(node).fontWeight) >= 600).map((node) => node.textContent),
+    swatches: all(".swatch", line).map((node) => [node.parentNode.textContent, colour(node.querySelector("path"))]),
   });
   const charts = all("svg[data-chart]").map(chartOf);
   const outside = all("body *").filter((node) => !node.closest(".scroll") && !node.closest("svg"));

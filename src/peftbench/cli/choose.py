@@ -35,7 +35,7 @@ def print_choice(words: Words) -> int:
         raise UserError("choose: needs a budget, such as max_memory=2GB max_minutes=10 max_params=0.4M.")
     places = record_places(words["folders"])
     collected = collect(places)
-    all_boards = boards(collected.runs, words["metric"], every_setting=True)
+    all_boards = boards(collected.runs, words["metric"], every_setting=True, joint=True)
     trials = Trials(collected.runs)
     tasks = list(dict.fromkeys(task for board in all_boards for task in board.tasks))
     if not tasks:

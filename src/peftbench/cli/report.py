@@ -29,7 +29,9 @@ def print_report(words: Words) -> int:
         raise UserError("output: format=terminal is shown, not written; give format=markdown, csv, latex or html.")
     places = record_places(words["folders"])
     collected = collect(places)
-    all_boards = boards(collected.runs, words["metric"], words["settings"] == "all")
+    all_boards = boards(
+        collected.runs, words["metric"], words["settings"] == "all", words["means"] == "all" or words["incomplete"]
+    )
     if not all_boards:
         raise _no_board(collected, words["metric"])
     if form == "html" and not output:
@@ -112,7 +114,10 @@ COMMAND = Command(
         Argument("format", "of the report", default="terminal", choices=FORMATS),
         Argument("output", "the file; without it html goes to report.html, all else to the terminal", kind="file"),
         METRIC,
-        Argument("incomplete", "show methods that lack a task, too", kind="flag", default=False),
+        Argument(
+            "means", "over tasks: of VTAB's groups, or over all data sets too", default="vtab", choices=("vtab", "all")
+        ),
+        Argument("incomplete", "show means of methods that lack a task, too", kind="flag", default=False),
         Argument(
             "settings",
             "of each method the one that validation chose, or all",

@@ -205,13 +205,14 @@ def _print_boards(records: list[Record]) -> None:
     done = [r for r in records if r.status == "complete" and r.folder]
     if not any(r.config.get("protocol") for r in done):
         return
-    from peftbench.results.board_tables import board_tables
+    from peftbench.results.board_tables import group_tables
     from peftbench.results.boards import boards
     from peftbench.results.collect import collect
     from peftbench.results.formats import print_tables
+    from peftbench.results.groups import groups_of
 
     collected = collect([Path(r.folder) for r in done])
-    tables = [table for i, board in enumerate(boards(collected.runs)) for table in board_tables(board, i, False)]
+    tables = [table for group in groups_of(boards(collected.runs)) for table in group_tables(group)]
     print_tables(tables, Console())
 
 

@@ -15,6 +15,7 @@ from peftbench.results.stats import Difference, half_width, holm, paired, weight
 from peftbench.results.summary import TOGETHER, Run
 
 MEAN, FLAT = "mean of groups", "flat mean"
+Arm = tuple[str, Setting]
 _ALL_PAIRS = 30  # rows; among more, each is compared with the best alone
 
 
@@ -25,6 +26,11 @@ def vtab_name(task: str) -> str:
 
 VTAB_GROUPS = {group: tuple(vtab_name(task) for task in tasks) for group, tasks in GROUPS.items()}
 VTAB_TASKS = tuple(task for tasks in VTAB_GROUPS.values() for task in tasks)
+
+
+def arm_of(method: str, setting: Setting) -> Arm:
+    """What is compared with others: a method over a backbone, and one that was pruned is a backbone of its own."""
+    return method, tuple(pair for pair in setting if pair[0].startswith("pruning."))
 
 
 @dataclass(frozen=True)
@@ -53,13 +59,17 @@ ONLY = Choice()
 
 @dataclass
 class Row:
-    """One method in one setting on the tasks of a board: `runs` by task, `failed` runs that have no figure."""
+    """One method in one setting on the tasks of a board: `runs` by task, `failed` runs that have no figure.
+
+    `label` names it in tables, and `full_label` where there is room.
+    """
 
     method: str
     setting: Setting
     tuned: str
     times: str
     label: str = ""
+    full_label: str = ""
     runs: dict[str, list[Run]] = field(default_factory=lambda: defaultdict(list))
     failed: Counter[str] = field(default_factory=Counter)
     choice: Choice = ONLY
@@ -82,6 +92,11 @@ class Row:
         """How many seeds a task has: `3`, or `2–3` where tasks differ."""
         counts = {len(runs) for runs in self.runs.values()} or {0}
         return f"{min(counts)}–{max(counts)}" if len(counts) > 1 else str(min(counts))
+
+    @property
+    def arm(self) -> Arm:
+        """What is compared with others."""
+        return arm_of(self.method, self.setting)
 
     def cost(self, name: str) -> float | None:
         """A cost (a field of `Costs`), averaged over tasks of their means over seeds; of memory the largest."""
@@ -135,8 +150,12 @@ def weights_of(tasks: Sequence[str]) -> dict[str, float]:
 class Board:
     """Rows that may be compared. `apart` says in what it differs from the boards before it.
 
+    `group` numbers the boards that differ in their data set alone: they share a table, with a column for each. `words`
+    is its backbone as the user names it, with what tells it from others of that name.
+
     `twice` are further runs of the same setting and seed on the same task, which do not count. `tried` are the settings
-    of the methods that have several, and `unchosen` their rows that are not shown.
+    of the methods that have several, and `unchosen` their rows that are not shown. `failed` are failed runs of none of
+    its rows.
     """
 
     basis: Setting
@@ -145,6 +164,9 @@ class Board:
     rows: list[Row]
     twice: list[Run]
     apart: str = ""
+    group: int = 0
+    words: str = ""
+    failed: list[Run] = field(default_factory=list)
     tried: list[Tried] = field(default_factory=list)
     unchosen: list[Row] = field(default_factory=list)
 
@@ -152,6 +174,11 @@ class Board:
     def vtab(self) -> bool:
         """Whether the tasks are VTAB's, which has groups."""
         return ("data", "VTAB-1k") in self.basis
+
+    @property
+    def has_means(self) -> bool:
+        """Whether there are means over tasks: of VTAB, or where they were asked for."""
+        return self.vtab or len(self.tasks) > 1
 
     def all_runs(self) -> Iterator[Run]:
         """The runs of all rows."""
@@ -222,11 +249,8 @@ class Board:
 
         self.rows.sort(key=key, reverse=True)
 
-    def pairs(self) -> list[Compared]:
-        """Every two rows with tasks in common: the paired difference first minus second, and what was paired.
-
-        Where there are many rows, each is compared with the first alone.
-        """
+    @cached_property
+    def _pairs(self) -> list[Compared]:
         rows = self.rows
         firsts = rows if len(rows) <= _ALL_PAIRS else rows[:1]
         pairs = []
@@ -237,3 +261,10 @@ class Board:
                     pairs.append((first, second, paired(found.differences, found.floor), found.over))
         corrected = holm([difference for _, _, difference, _ in pairs])
         return [(a, b, c, over) for (a, b, _, over), c in zip(pairs, corrected, strict=True)]
+
+    def pairs(self) -> list[Compared]:
+        """Every two rows with tasks in common: the paired difference first minus second, and what was paired.
+
+        Where there are many rows, each is compared with the first alone.
+        """
+        return self._pairs

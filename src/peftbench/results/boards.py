@@ -2,45 +2,68 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from peftbench.results.board import VTAB_TASKS, Board, Row
+from peftbench.results.board_words import reason_apart, set_words
 from peftbench.results.chosen import show_chosen
+from peftbench.results.row_names import Trait, names_of
 from peftbench.results.settings import Setting
 from peftbench.results.summary import Run
 from peftbench.results.validation import Trials, is_of_test_images
 
 RowKey = tuple[str, Setting, str, str]  # method, setting, protocol, kind of times
-_NAMED = 3  # tasks of another split that are named
 
 
-def boards(runs: Sequence[Run], metric: str | None = None, every_setting: bool = False) -> list[Board]:
-    """Leaderboards of all complete runs that have the metric, the one with most runs first.
+def boards(
+    runs: Sequence[Run], metric: str | None = None, every_setting: bool = False, joint: bool = False
+) -> list[Board]:
+    """Leaderboards of all complete runs that have the metric: one for VTAB, and one for each other data set.
+
+    So what one data set shows does not depend on what was run on another. Boards that differ in their data set alone
+    have one number of `group` and stand beside each other; the group with most runs comes first, and in it the data set
+    with most runs.
 
     Args:
         metric: `test/AP`, say; None stands for the one that a run's task is judged by, on test images.
         every_setting: whether all settings of a method are shown; else, where the metric is of test images, the one
             that validation images choose.
+        joint: whether data sets other than VTAB's share a board, as means over them need it.
     """
-    counted = []
+    groups: list[list[tuple[int, Board]]] = []
     trials = None if every_setting else Trials(runs)
     for basis, members in _comparable(runs):
-        complete = [run for run in members if run.status == "complete"]
-        if not complete:
-            continue
-        wanted = metric or f"test/{complete[0].primary}"  # runs of one basis have one task
-        measured = [run for run in complete if wanted in run.metrics]
-        if measured:
-            failed = [run for run in members if run.status == "failed"]
-            counted.append((len(measured), _board(basis, wanted, measured, failed, trials)))
-    counted.sort(key=lambda item: -item[0])
-    ranked = [board for _, board in counted]
-    for i, board in enumerate(ranked):
-        if i > 0:
-            board.apart = _reason_apart(board, ranked[:i])
-    return ranked
+        group = []
+        for of_data_set in _by_data_set(basis, members, joint):
+            complete = [run for run in of_data_set if run.status == "complete"]
+            if not complete:
+                continue
+            wanted = metric or f"test/{complete[0].primary}"  # runs of one basis have one task
+            measured = [run for run in complete if wanted in run.metrics]
+            if measured:
+                failed = [run for run in of_data_set if run.status == "failed"]
+                group.append((len(measured), _board(basis, wanted, measured, failed, trials)))
+        if group:
+            groups.append(sorted(group, key=lambda item: -item[0]))
+    groups.sort(key=lambda group: -sum(count for count, _ in group))
+    ranked = [[board for _, board in group] for group in groups]
+    for i, beside in enumerate(ranked):
+        for board in beside:
+            board.group = i
+            board.apart = reason_apart(beside, ranked[:i]) if i > 0 else ""
+    set_words(ranked)
+    return [board for beside in ranked for board in beside]
+
+
+def _by_data_set(basis: Setting, runs: Sequence[Run], joint: bool) -> list[list[Run]]:
+    """The runs that one board may show."""
+    if joint or ("data", "VTAB-1k") in basis:
+        return [list(runs)]
+    parts: dict[str, list[Run]] = defaultdict(list)
+    for run in sorted(runs, key=lambda run: run.task):
+        parts[run.task].append(run)
+    return list(parts.values())
 
 
 def _comparable(runs: Iterable[Run]) -> list[tuple[Setting, list[Run]]]:
@@ -64,21 +87,22 @@ def _board(basis: Setting, metric: str, complete: Sequence[Run], failed: Sequenc
     tasks = {run.task for run in complete}
     ordered = [task for task in VTAB_TASKS if task in tasks]
     ordered += sorted(tasks - set(ordered))
-    board = Board(basis, metric, tuple(ordered), *_rows(complete, failed))
+    rows, twice, alone = _rows(complete, failed)
+    board = Board(basis, metric, tuple(ordered), rows, twice, failed=alone)
     if trials is not None and is_of_test_images(metric):
         show_chosen(board, trials)
     board.sort_rows()
     return board
 
 
-def _rows(complete: Sequence[Run], failed: Sequence[Run]) -> tuple[list[Row], list[Run]]:
-    """Runs by method, setting and kind of times, and runs that are there twice.
+def _rows(complete: Sequence[Run], failed: Sequence[Run]) -> tuple[list[Row], list[Run], list[Run]]:
+    """Runs by method, setting and kind of times; runs that are there twice; and failed runs of none of these rows.
 
     What the data sets choose parts rows only where it must.
     """
     clashing = _clashing(complete)
     rows: dict[RowKey, Row] = {}
-    twice = []
+    twice, alone = [], []
 
     def key(run: Run) -> RowKey:
         setting = run.setting
@@ -101,8 +125,10 @@ def _rows(complete: Sequence[Run], failed: Sequence[Run]) -> tuple[list[Row], li
         alike = [row for row_key, row in rows.items() if row_key[:3] == key(run)[:3]]  # its kind of times is not known
         if alike:
             alike[0].failed[run.task] += 1
+        else:
+            alone.append(run)
     _label(list(rows.values()))
-    return list(rows.values()), twice
+    return list(rows.values()), twice, alone
 
 
 def _clashing(runs: Sequence[Run]) -> set[tuple[str, Setting]]:
@@ -119,65 +145,6 @@ def _clashing(runs: Sequence[Run]) -> set[tuple[str, Setting]]:
 
 def _label(rows: Sequence[Row]) -> None:
     """Names each row: the method, and of its settings what tells its rows apart."""
-    by_method: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        by_method[row.method].append(row)
-    for method, alike in by_method.items():
-        keys = _differing_keys(alike)
-        protocols_differ = len({row.tuned for row in alike}) > 1
-        times_differ = len({row.times for row in alike}) > 1
-        for row in alike:
-            setting = dict(row.setting)
-            parts = [f"{_shortened(key, keys)}={_plain(setting[key])}" for key in keys if key in setting]
-            if protocols_differ and row.tuned:
-                parts.append(row.tuned.partition(" (")[0])
-            if times_differ and row.times:
-                parts.append(row.times)
-            row.label = f"{method} {', '.join(parts)}" if parts else method
-
-
-def _differing_keys(rows: Sequence[Row]) -> list[str]:
-    """Keys of the settings whose values are not the same in all rows, sorted."""
-    settings = [dict(row.setting) for row in rows]
-    keys = {key for setting in settings for key in setting}
-    return sorted(key for key in keys if len({setting.get(key, "") for setting in settings}) > 1)
-
-
-def _shortened(key: str, among: Sequence[str]) -> str:
-    """The last part of a dotted key, or all of it where another key ends alike."""
-    last = key.rpartition(".")[2]
-    return key if sum(k.rpartition(".")[2] == last for k in among) > 1 else last
-
-
-def _plain(value: str) -> str:
-    content = json.loads(value)
-    return f"{content:g}" if isinstance(content, float) else str(content)
-
-
-def _reason_apart(board: Board, before: Sequence[Board]) -> str:
-    """Why this board does not stand with the first that differs least from it."""
-
-    def differing(other: Board) -> list[str]:
-        other_basis = dict(other.basis)
-        return [key for key, value in board.basis if other_basis[key] != value]
-
-    nearest = min(before, key=lambda other: len(differing(other)))
-    keys = differing(nearest)
-    if not keys:
-        return f"another split of the same task ({_other_splits(board, nearest)})"
-    basis, other_basis = dict(board.basis), dict(nearest.basis)
-    if "backbone" in keys:
-        return f"another backbone ({basis['backbone']}, not {other_basis['backbone']})"
-    if keys == ["fingerprint"]:
-        mine, other = basis["fingerprint"], other_basis["fingerprint"]
-        return f"other weights under the same name (fingerprint {mine}, not {other})"
-    return "; ".join(f"{key}: {basis[key]}, not {other_basis[key]}" for key in keys if key != "fingerprint")
-
-
-def _other_splits(board: Board, nearest: Board) -> str:
-    """`digits: digits (hash), not digits (hash)`, for some of the tasks."""
-    splits = {run.task: run.split for run in board.all_runs()}
-    nearest_splits = {run.task: run.split for run in nearest.all_runs()}
-    shared = [f"{t}: {split}, not {nearest_splits[t]}" for t, split in splits.items() if t in nearest_splits]
-    named = "; ".join(shared[:_NAMED])
-    return f"{named}; …" if len(shared) > _NAMED else named
+    names = names_of([Trait(row.method, row.setting, row.tuned, row.times) for row in rows])
+    for row, name in zip(rows, names, strict=True):
+        row.label, row.full_label = name.short, name.full

@@ -7,26 +7,21 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from statistics import fmean
 
-from peftbench.results.board import ONLY, Board, Choice, Row, Tried, weights_of
+from peftbench.results.board import ONLY, Arm, Board, Choice, Row, Tried, weights_of
 from peftbench.results.settings import Setting
 from peftbench.results.validation import Trials, validation_metric
 
 ON_VALIDATION, ON_TEST = "chosen on validation", "chosen on test: optimistic"
-Arm = tuple[str, Setting]
 
 
 def settings_by_arm(rows: Iterable[Row]) -> dict[Arm, list[list[Row]]]:
-    """The rows of each setting (they differ in their kind of times alone), by what is compared with others.
-
-    That is a method over a backbone, and one that was pruned is a backbone of its own.
-    """
+    """The rows of each setting (they differ in their kind of times alone), by what is compared with others."""
     by_setting: dict[tuple[str, Setting, str], list[Row]] = defaultdict(list)
     arms: dict[Arm, list[list[Row]]] = defaultdict(list)
     for row in rows:
-        arm = (row.method, tuple(pair for pair in row.setting if pair[0].startswith("pruning.")))
         alike = by_setting[row.method, row.setting, row.tuned]
         if not alike:
-            arms[arm].append(alike)
+            arms[row.arm].append(alike)
         alike.append(row)
     return arms
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from statistics import fmean
 
 from peftbench.results.board import Board, Row
@@ -16,7 +17,7 @@ _BEFORE = ("board", "backbone", "weights", "split", "apart", "method", "tuned", 
 _COLUMNS = (*_BEFORE, "metric", "task", "value", "half", "n", "failed", "missing", "machines", *_COSTS, "ood")
 COLUMNS = (*_COLUMNS, "chosen", "settings", "images")
 _PAIRS = ("board", "first", "second", "difference", "half", "n", "over", "p", "p_holm", "p_wilcoxon", "verdict")
-PAIRS = (*_PAIRS, "why", "first_chosen", "second_chosen")
+PAIRS = (*_PAIRS, "why", "first_chosen", "second_chosen", "task")
 WEIGHTS = ("board", "first", "second", "task", "seed", "images", "only_first", "only_second", "p", "p_holm", "verdict")
 BEGINNINGS = tuple(",".join(columns) for columns in (_COLUMNS, _PAIRS, WEIGHTS))
 """How the files of the tables begin, older ones too, by which they are told from others."""
@@ -29,15 +30,15 @@ def leaderboard_csv(boards: Sequence[Board], incomplete: bool = False) -> str:
         incomplete: whether a mean over fewer tasks than there are is shown.
     """
     lines: list[Sequence[object]] = [COLUMNS]
-    for number, board in enumerate(boards):
+    for board in boards:
         basis = dict(board.basis)
         for row in board.rows:
-            head = [number, basis["backbone"], basis["weights"], basis["split"], board.apart]
+            head = [board.group, basis["backbone"], basis["weights"], basis["split"], board.apart]
             head += [row.label, row.tuned, row.times, board.metric]
             choice = [row.choice.by, row.choice.of]
             for task in board.tasks:
                 lines.append([*head, *_task_cells(board, row, task), *choice, _images(board, row, task)])
-            for name, mean in board.means(row, incomplete).items():
+            for name, mean in board.means(row, incomplete).items() if board.has_means else ():
                 costs = [row.cost(cost) if len(row.machines) == 1 or cost in _ANYWHERE else None for cost in _COSTS]
                 counts = [row.seeds, sum(row.failed.values()), " ".join(mean.missing), len(row.machines)]
                 lines.append([*head, name, mean.value, mean.half, *counts, *costs, None, *choice, None])
@@ -47,32 +48,31 @@ def leaderboard_csv(boards: Sequence[Board], incomplete: bool = False) -> str:
 def _task_cells(board: Board, row: Row, task: str) -> list[object]:
     cell, runs = board.cell(row, task), row.runs.get(task, [])
     machines = len({run.machine for run in runs})
-    costs = []
-    for name in _COSTS:
-        values = [value for value in (getattr(run.costs, name) for run in runs) if value is not None]
-        costs.append(fmean(values) if values and (machines == 1 or name in _ANYWHERE) else None)
+    alone = replace(row, runs={task: runs})
+    costs = [alone.cost(name) if machines == 1 or name in _ANYWHERE else None for name in _COSTS]
     shifted = [run.metrics["ood/accuracy"] for run in runs if "ood/accuracy" in run.metrics]
     counts = [len(runs), row.failed[task], "", machines]
     return [task, cell.value, cell.half, *counts, *costs, fmean(shifted) if shifted else None]
 
 
 def pairs_csv(boards: Sequence[Board]) -> str:
-    """A line for every two methods compared; differences are shares."""
+    """A line for every two methods compared; differences are shares. One over several tasks names none."""
     lines: list[Sequence[object]] = [PAIRS]
-    for number, board in enumerate(boards):
+    for board in boards:
+        task = "" if board.has_means else board.tasks[0]
         for a, b, d, over in board.pairs():
             figures = [d.mean, d.half, d.n, over, d.p, d.holm, d.wilcoxon, d.verdict, d.untold]
-            lines.append([number, a.label, b.label, *figures, a.choice.by, b.choice.by])
+            lines.append([board.group, a.label, b.label, *figures, a.choice.by, b.choice.by, task])
     return _as_csv(lines)
 
 
 def weights_csv(boards: Sequence[Board]) -> str:
     """A line for every two runs that are compared image by image: their weights, not their methods."""
     lines: list[Sequence[object]] = [WEIGHTS]
-    for number, board in enumerate(boards):
+    for board in boards:
         for t in compared_by_image(board, board.pairs())[0]:
             counts = [t.task, t.seed, t.images, t.only_first, t.only_second]
-            lines.append([number, t.first.label, t.second.label, *counts, t.p, t.holm, t.verdict])
+            lines.append([board.group, t.first.label, t.second.label, *counts, t.p, t.holm, t.verdict])
     return _as_csv(lines)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from peftbench.common.amounts import plural
-from peftbench.results.board import Board, Compared, Row
+from peftbench.results.board import Row
 from peftbench.results.chosen import ON_TEST
+from peftbench.results.groups import Group
 from peftbench.results.per_image import FILE
 from peftbench.results.same_images import SameImages, compared_by_image
 from peftbench.results.stats import LEAST_PAIRS, Difference
@@ -14,11 +15,12 @@ from peftbench.results.task_results import short
 from peftbench.results.text_table import TextTable, some
 
 
-def difference_tables(board: Board) -> list[TextTable]:
+def difference_tables(group: Group) -> list[TextTable]:
     """Differences of methods, then of single runs that were compared image by image, where there are any."""
-    pairs = board.pairs()
-    tables = [pairs_table(board, pairs)]
-    tests, unread = compared_by_image(board, pairs)
+    tables = [pairs_table(group)]
+    compared = [compared_by_image(board, board.pairs()) for board in group.boards]
+    tests = [test for of_board, _ in compared for test in of_board]
+    unread = [run for _, of_board in compared for run in of_board]
     if tests:
         tables.append(same_images_table(tests))
     if unread:
@@ -27,25 +29,30 @@ def difference_tables(board: Board) -> list[TextTable]:
     return tables
 
 
-def pairs_table(board: Board, pairs: Sequence[Compared]) -> TextTable:
+def pairs_table(group: Group) -> TextTable:
     """Paired differences, those of `board.pairs()`, and in words whether they are more than noise."""
-    columns = [("first", False), ("second", False), ("difference", True), ("paired over", False)]
+    metric = short(group.first.metric)
+    columns = [("data set", False)] if group.several else []
+    columns += [("first", False), ("second", False), ("difference", True), ("paired over", False)]
     columns += [("p (t, Holm)", True), ("p (Wilcoxon)", True), ("so", False)]
-    table = TextTable(f"Differences between methods, points of {short(board.metric)}", columns)
-    for first, second, difference, over in pairs:
-        figures = [_points(difference), over, _p(difference.holm), _p(difference.wilcoxon)]
-        table.rows.append([first.label, second.label, *figures, _verdict(first, second, difference)])
-    if len(board.rows) > 2 and len(pairs) < len(board.rows) * (len(board.rows) - 1) / 2:
+    table = TextTable(f"Differences between methods, points of {metric}", columns, label="differences")
+    for board in group.boards:
+        where = [board.tasks[0]] if group.several else []
+        for first, second, difference, over in board.pairs():
+            figures = [_points(difference), over, _p(difference.holm), _p(difference.wilcoxon)]
+            table.rows.append([*where, first.label, second.label, *figures, _verdict(first, second, difference)])
+    if any(len(b.rows) > 2 and len(b.pairs()) < len(b.rows) * (len(b.rows) - 1) / 2 for b in group.boards):
         table.notes.append("The report compares each of this many methods with the first, where they share tasks.")
+    pair = "A pair is a task with its seeds averaged where two methods share three tasks, else a task and seed"
     table.notes.append(
-        "A pair is a task with its seeds averaged where two methods share three tasks, else a task and seed; p-values "
-        f"are corrected for their number (Holm). There is no verdict below {LEAST_PAIRS} pairs."
+        f"{'A pair is a seed' if group.several else pair}; p-values are corrected for their number"
+        f"{' on a data set' if group.several else ''} (Holm). There is no verdict below {LEAST_PAIRS} pairs."
     )
-    counted = any(run.counts(board.metric) for run in board.all_runs())
+    counted = any(run.counts(board.metric) for board in group.boards for run in board.all_runs())
     table.notes.append(
         "A pair varies at least as much as drawing so many images does, however alike the seeds are."
         if counted
-        else f"How much {short(board.metric)} depends on which images are tested is not known: p is of the seeds alone."
+        else f"How much {metric} depends on which images are tested is not known: p is of the seeds alone."
     )
     return table
 
@@ -54,7 +61,8 @@ def same_images_table(tests: Sequence[SameImages]) -> TextTable:
     """Of two runs the images that one of them alone has right, and whether that is more than chance."""
     columns = [("first", False), ("second", False), ("task", False), ("seed", True), ("images", True)]
     columns += [("only first right", True), ("only second right", True), ("p (McNemar, Holm)", True), ("so", False)]
-    table = TextTable("These weights, not the method: the same test images, one by one", columns)
+    title = "These weights, not the method: the same test images, one by one"
+    table = TextTable(title, columns, label="same-images")
     for test in tests:
         counts = [str(n) for n in (test.seed, test.images, test.only_first, test.only_second)]
         words = {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 
 from rich import box
 from rich.console import Console
@@ -11,7 +13,7 @@ from rich.measure import Measurement
 from rich.table import Table as RichTable
 
 from peftbench.common.amounts import plural
-from peftbench.results.text_table import TextTable
+from peftbench.results.text_table import Best, TextTable
 
 MARKS = {
     "markdown": "<!-- peftbench report -->",
@@ -79,8 +81,13 @@ def _rich(columns: Sequence[tuple[str, bool]], rows: Sequence[Sequence[str]], wr
     for name, number in columns:
         table.add_column(escape(name), justify="right" if number else "left", no_wrap=not wrap)
     for row in rows:
-        table.add_row(*(escape(cell) for cell in row))
+        table.add_row(*map(_styled, row))
     return table
+
+
+def _styled(cell: str) -> str:
+    """As rich's markup, with the best figure of a column bold."""
+    return f"[bold]{escape(cell)}[/bold]" if isinstance(cell, Best) else escape(cell)
 
 
 def to_markdown(tables: Sequence[TextTable]) -> str:
@@ -89,15 +96,19 @@ def to_markdown(tables: Sequence[TextTable]) -> str:
     for table in tables:
         lines += ["", f"## {_md(table.title)}", ""]
         if table.columns:
-            lines.append(_line(name for name, _ in table.columns))
+            lines.append(_line(name.replace("\n", "<br>") for name, _ in table.columns))
             lines.append(_line(("---:" if number else "---") for _, number in table.columns))
-            lines += [_line(map(_md, row)) for row in table.rows]
+            lines += [_line(map(_md_cell, row)) for row in table.rows]
         lines += [f"\n{_md(note)}" for note in table.notes]
     return "\n".join(lines) + "\n"
 
 
 def _line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
+
+
+def _md_cell(cell: str) -> str:
+    return f"**{_md(cell)}**" if isinstance(cell, Best) else _md(cell)
 
 
 def _md(text: str) -> str:
@@ -108,27 +119,47 @@ def _md(text: str) -> str:
 
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--", "†": r"\dag{}", "−": "$-$",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--", "†": r"\dag{}", "‡": r"\ddag{}",
+    "×": r"$\times$", "−": "$-$",
     "…": r"\dots{}", "<": "$<$", ">": "$>$", "\n": " ",
 }  # fmt: skip
 
 
 def to_latex(tables: Sequence[TextTable]) -> str:
     """Tables with booktabs' rules, to be included in a document."""
-    lines = [MARKS["latex"], r"% needs \usepackage{booktabs}"]
+    lines, labels = [MARKS["latex"], r"% needs \usepackage{booktabs}"], Counter[str]()
     for table in tables:
         if not table.rows:
             lines += [f"% {note}" for note in table.notes]
             continue
         spec = "".join("r" if number else "l" for _, number in table.columns)
         lines += ["", r"\begin{table}", r"  \centering", rf"  \caption{{{_tex(table.title)}}}"]
+        if table.label:
+            lines.append(rf"  \label{{tab:{_unique(table.label, labels)}}}")
         lines += [rf"  \begin{{tabular}}{{{spec}}}", r"    \toprule"]
-        lines += [f"    {' & '.join(_tex(n) for n, _ in table.columns)} \\\\", r"    \midrule"]
-        lines += [f"    {' & '.join(map(_tex, row))} \\\\" for row in table.rows]
+        lines += [*_latex_head(table), r"    \midrule"]
+        lines += [f"    {' & '.join(map(_tex_cell, row))} \\\\" for row in table.rows]
         lines += [r"    \bottomrule", r"  \end{tabular}"]
         lines += [rf"  \par\footnotesize {_tex(note)}" for note in table.notes]
         lines.append(r"\end{table}")
     return "\n".join(lines) + "\n"
+
+
+def _unique(label: str, labels: Counter[str]) -> str:
+    """The label, with its number where there was such a one before."""
+    labels[label] += 1
+    return label if labels[label] == 1 else f"{label}-{labels[label]}"
+
+
+def _latex_head(table: TextTable) -> list[str]:
+    """The columns' names, in as many lines as they have."""
+    heads = [name.split("\n") for name, _ in table.columns]
+    lines = [[_tex(part) for part in of_line] for of_line in zip_longest(*heads, fillvalue="")]
+    return [f"    {' & '.join(line)} \\\\" for line in lines]
+
+
+def _tex_cell(cell: str) -> str:
+    return rf"\textbf{{{_tex(cell)}}}" if isinstance(cell, Best) else _tex(cell)
 
 
 def _tex(text: str) -> str:

@@ -34,17 +34,18 @@ for (const table of document.querySelectorAll("table")) {
     head.addEventListener("keydown", (event) => { if (event.key === "Enter") act(); });
   });
 }
-// Where a table names a row of its board, the row's mark stands before the name.
-document.querySelectorAll("section.board").forEach((section, at) => {
-  const looks = new Map(report.boards[at].rows.map((row) => [row.label, row]));
-  for (const line of section.querySelectorAll("tbody tr"))
-    for (const cell of [...line.cells].slice(0, 2)) {
-      const row = looks.get(cell.textContent);
-      if (!row) continue;
-      cell.prepend(swatch(row));
-      line.classList.add("named");
+// By what tables call it, each line of a group.
+const sections = [...document.querySelectorAll("section.board")].map((section, at) => ({
+  rows: [...section.querySelectorAll("tbody tr")],
+  lines: new Map(report.groups[at].lines.flatMap((line) => line.names.map((name) => [name, line]))),
+}));
+const NAMES = 3; // a name of a method stands in one of the first cells of a row
+for (const { rows, lines } of sections)
+  for (const row of rows)
+    for (const cell of [...row.cells].slice(0, NAMES)) {
+      const line = lines.get(cell.textContent);
+      if (line) cell.prepend(swatch(line));
     }
-});
 
 // -- what is shown
 
@@ -53,22 +54,18 @@ function filter(text) {
   const ofTasks = words.filter((w) => report.tasks.some((t) => t.toLowerCase().includes(w)));
   const ofRows = words.filter((w) => !ofTasks.includes(w));
   let shown = 0, all = 0;
-  report.boards.forEach((board, at) => {
-    const hidden = new Set();
-    for (const row of board.rows) {
-      row.hidden = ofRows.length > 0 && !among(row.label, ofRows) && !among(board.backbone, ofRows);
-      if (row.hidden) hidden.add(row.label);
+  report.groups.forEach((group, at) => {
+    for (const line of group.lines) {
+      line.hidden = ofRows.length > 0 && !among(line.names.join(" "), ofRows) && !among(group.backbone, ofRows);
       all += 1;
-      shown += !row.hidden;
+      shown += !line.hidden;
     }
-    const known = new Set(board.rows.map((row) => row.label));
-    for (const line of document.querySelectorAll("section.board")[at].querySelectorAll("tbody tr")) {
-      const labels = [...line.cells].slice(0, 2).map((cell) => cell.textContent).filter((label) => known.has(label));
-      line.hidden = labels.some((label) => hidden.has(label));
-    }
-    for (const panel of report.panels)
-      for (const row of panel.rows) if (row.board === at) row.hidden = hidden.has(row.row);
+    const { rows, lines } = sections[at];
+    for (const row of rows)
+      row.hidden = [...row.cells].slice(0, NAMES).some((cell) => lines.get(cell.textContent)?.hidden);
   });
+  for (const panel of report.panels)
+    for (const row of panel.rows) row.hidden = report.groups[row.group].lines[row.line].hidden;
   for (const panel of report.panels)
     panel.hidden = ofTasks.length > 0 && !(panel.tasks.length === 1 && among(panel.tasks[0], ofTasks));
   document.getElementById("count").textContent = `${shown} of ${all} rows`;

@@ -10,12 +10,13 @@ from pathlib import Path
 
 from peftbench.common.amounts import plural
 from peftbench.results.board import Board
-from peftbench.results.board_tables import board_tables
+from peftbench.results.board_tables import group_tables
 from peftbench.results.collect import Collected
 from peftbench.results.formats import MARKS
+from peftbench.results.groups import Group, groups_of
 from peftbench.results.page_data import page_data
 from peftbench.results.report import left_out_tables
-from peftbench.results.text_table import TextTable
+from peftbench.results.text_table import Best, TextTable
 
 _HERE = Path(__file__).parent
 _SCRIPTS = ("marks.js", "axes.js", "charts.js", "page.js")
@@ -41,11 +42,12 @@ def html_page(boards: Sequence[Board], collected: Collected, incomplete: bool = 
         'placeholder="filter: methods or tasks" aria-label="filter methods or tasks"><span id="count"></span></div>',
     ]
     parts.append('<section id="charts" hidden></section>')
-    for number, board in enumerate(boards):
-        parts += _section(board, number, incomplete)
+    groups = groups_of(boards)
+    for group in groups:
+        parts += _section(group, incomplete)
     for table in left_out_tables(boards, collected):
         parts += _table(table)
-    content = json.dumps(page_data(boards, incomplete), separators=(",", ":"), allow_nan=False)
+    content = json.dumps(page_data(groups, incomplete), separators=(",", ":"), allow_nan=False)
     safe = content.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
     parts.append(f'<script type="application/json" id="data">{safe}</script>')
     parts.append(f"<script>\n{''.join(map(_text_of, _SCRIPTS))}</script></body></html>\n")
@@ -56,8 +58,8 @@ def _text_of(name: str) -> str:
     return (_HERE / name).read_text(encoding="utf-8")
 
 
-def _section(board: Board, number: int, incomplete: bool) -> list[str]:
-    first, *others = board_tables(board, number, incomplete)
+def _section(group: Group, incomplete: bool) -> list[str]:
+    first, *others = group_tables(group, incomplete)
     return [
         f'<section class="board"><h2>{escape(first.title)}</h2>',
         *_grid(first, "means"),
@@ -74,7 +76,8 @@ def _grid(table: TextTable, kind: str = "") -> list[str]:
     lines = []
     if table.rows:
         kinds = [' class="number"' if number else "" for _, number in table.columns]
-        head = "".join(f"<th{k}>{escape(name)}</th>" for k, (name, _) in zip(kinds, table.columns, strict=True))
+        names = (escape(name).replace("\n", "<br>") for name, _ in table.columns)
+        head = "".join(f"<th{kind}>{name}</th>" for kind, name in zip(kinds, names, strict=True))
         lines.append(f'<div class="scroll"><table class="{kind}"><thead><tr>{head}</tr></thead><tbody>')
         values = table.values or [[] for _ in table.rows]
         for row, numbers in zip(table.rows, values, strict=True):
@@ -86,4 +89,5 @@ def _grid(table: TextTable, kind: str = "") -> list[str]:
 
 def _cell(kind: str, shown: str, value: float | None) -> str:
     exact = f' data-value="{value:.6g}"' if value is not None else ""
-    return f"<td{kind}{exact}>{escape(shown)}</td>"
+    text = f"<b>{escape(shown)}</b>" if isinstance(shown, Best) else escape(shown)
+    return f"<td{kind}{exact}>{text}</td>"

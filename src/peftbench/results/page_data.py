@@ -6,15 +6,16 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from peftbench.results.board import Board, Row, has_comparable_costs
-from peftbench.results.panels import Panel, Place, backbone_names, panels
+from peftbench.results.board import has_comparable_costs
+from peftbench.results.groups import Group, Line
+from peftbench.results.panels import Panel, Place, panels
 from peftbench.results.summary import Run
 from peftbench.results.task_results import short
 
 COSTS = ("train", "memory", "parameters")
 
 
-def page_data(boards: Sequence[Board], incomplete: bool) -> dict[str, Any]:
+def page_data(groups: Sequence[Group], incomplete: bool) -> dict[str, Any]:
     """Values are shares, costs counts, seconds and bytes.
 
     A row looks alike everywhere: `methods` gives a method its colour by its place there, and `variants` (backbone and
@@ -24,34 +25,37 @@ def page_data(boards: Sequence[Board], incomplete: bool) -> dict[str, Any]:
     Args:
         incomplete: whether a mean over fewer tasks than there are is drawn.
     """
-    looks = _Looks(boards)
+    looks = _Looks(groups)
     return {
         "methods": looks.methods,
         "variants": [looks.in_words(variant) for variant in looks.variants],
-        "tasks": list(dict.fromkeys(_plain(task) for board in boards for task in board.tasks)),
-        "boards": [
-            {"backbone": name, "rows": [{"label": row.label, **looks.of(row, name)} for row in board.rows]}
-            for board, name in zip(boards, looks.backbones, strict=True)
+        "tasks": list(dict.fromkeys(_plain(task) for group in groups for task in group.data_sets)),
+        "groups": [
+            {"backbone": group.first.words, "lines": [looks.line(line, group.first.words) for line in group.lines]}
+            for group in groups
         ],
-        "panels": [_panel(panel, looks) for panel in panels(boards, incomplete)],
+        "panels": [_panel(panel, looks) for panel in panels(groups, incomplete)],
     }
 
 
 class _Looks:
-    """The colour and the shape of every row, as places in lists."""
+    """The colour and the shape of every line, as places in lists."""
 
-    def __init__(self, boards: Sequence[Board]) -> None:
-        self.backbones = backbone_names(boards)
-        self.methods = sorted({row.method for board in boards for row in board.rows})
-        named = zip(boards, self.backbones, strict=True)
-        self.variants = sorted({(name, _setting(row)) for board, name in named for row in board.rows})
-        self.several_backbones = len(set(self.backbones)) > 1
+    def __init__(self, groups: Sequence[Group]) -> None:
+        self.methods = sorted({line.trait.method for group in groups for line in group.lines})
+        self.variants = sorted({(group.first.words, _setting(line)) for group in groups for line in group.lines})
+        self.several_backbones = len({group.first.words for group in groups}) > 1
 
-    def of(self, row: Row, backbone: str) -> dict[str, int]:
+    def of(self, line: Line, backbone: str) -> dict[str, int]:
         return {
-            "method": self.methods.index(row.method),
-            "variant": self.variants.index((backbone, _setting(row))),
+            "method": self.methods.index(line.trait.method),
+            "variant": self.variants.index((backbone, _setting(line))),
         }
+
+    def line(self, line: Line, backbone: str) -> dict[str, Any]:
+        """`names` are what tables call it."""
+        names = {line.label, *(row.label for row in line.rows.values())}
+        return {"label": line.label, "names": sorted(names), **self.of(line, backbone)}
 
     def in_words(self, variant: tuple[str, str]) -> str:
         backbone, setting = variant
@@ -60,9 +64,9 @@ class _Looks:
         return f"{backbone}, {setting}" if setting else backbone
 
 
-def _setting(row: Row) -> str:
-    """What the row's label adds to its method."""
-    return row.label.removeprefix(row.method).strip()
+def _setting(line: Line) -> str:
+    """What the line's label adds to its method."""
+    return line.label.removeprefix(line.trait.method).strip()
 
 
 def _plain(task: str) -> str:
@@ -85,12 +89,14 @@ def _panel(panel: Panel, looks: _Looks) -> dict[str, Any]:
 
 def _row(place: Place, panel: Panel, looks: _Looks) -> dict[str, Any]:
     row = place.row
+    where = f" on {place.backbone}" if len(panel.backbones) > 1 else ""
     runs = next(iter(row.runs.values())) if len(panel.tasks) == 1 else []
     return {
-        "board": place.board,
-        "row": row.label,
-        "label": f"{row.label} on {place.backbone}" if len(panel.backbones) > 1 else row.label,
-        **looks.of(row, place.backbone),
+        "group": place.group,
+        "line": place.at,
+        "label": f"{place.line.label}{where}",
+        "full": f"{place.line.name.full}{where}",
+        **looks.of(place.line, place.backbone),
         "times": row.times,
         "choice": str(row.choice),
         "seeds": row.seeds,

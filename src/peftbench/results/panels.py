@@ -6,20 +6,22 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from peftbench.results.board import MEAN, VTAB_TASKS, Board, Mean, Row
+from peftbench.results.board import FLAT, MEAN, VTAB_TASKS, Board, Mean, Row
+from peftbench.results.groups import Group, Line
 from peftbench.results.pareto import comparable_rows, pareto_front
 from peftbench.results.summary import Run
 
 WHOLE_VTAB = "VTAB-1k, mean of the groups"
-_TELLING = ("weights", "input", "normalisation", "fingerprint")  # of a board's basis, two backbones of one name
 
 
 @dataclass(frozen=True)
 class Place:
-    """A row on a panel, with the runs of the panel alone. `board` counts the boards before its own."""
+    """A row on a panel, with the runs of the panel alone: it is in a line of a group, both of which have a number."""
 
-    board: int
+    group: int
+    at: int
     backbone: str
+    line: Line
     row: Row
     mean: Mean
 
@@ -79,37 +81,53 @@ class Panel:
         return found
 
 
-def panels(boards: Sequence[Board], incomplete: bool = False) -> list[Panel]:
-    """A panel for each data set of the boards, in their order; that of VTAB's mean stands before its data sets.
+def panels(groups: Sequence[Group], incomplete: bool = False) -> list[Panel]:
+    """A panel for each data set, in the order of the groups; that of a mean over data sets stands before them.
 
     Args:
         incomplete: whether a mean over fewer tasks than there are is drawn.
     """
     by_key: dict[Hashable, Panel] = {}
-    names = backbone_names(boards)
-    for number, board in enumerate(boards):
-        basis = dict(board.basis)
-        splits = {run.task: run.split for run in board.all_runs()}
-        if board.vtab:
-            key: Hashable = (board.metric, basis["trained on"], tuple(sorted(splits.items())))
-            panel = Panel(WHOLE_VTAB, board.metric, VTAB_TASKS, basis["split"], basis["trained on"])
-            means = [(row, board.means(row, incomplete)[MEAN]) for row in board.rows]
-            places = [Place(number, names[number], row, mean) for row, mean in means if mean.value is not None]
-            if places:
-                by_key.setdefault(key, panel).places += places
-        for task in board.tasks:
-            key = (board.metric, basis["trained on"], task, splits[task])
-            panel = Panel(task.removeprefix("vtab/"), board.metric, (task,), splits[task], basis["trained on"])
-            of_task = by_key.setdefault(key, panel)
-            for row in board.rows:
-                if row.runs.get(task):
-                    part = replace(row, runs=defaultdict(list, {task: row.runs[task]}))
-                    of_task.places.append(Place(number, names[number], part, board.cell(row, task)))
+    for number, group in enumerate(groups):
+        for at, board in enumerate(group.boards):
+            for panel, places in _parts(
+                board, number, [(i, line, line.rows[at]) for i, line in _there(group, at)], incomplete
+            ):
+                by_key.setdefault((panel.metric, panel.trained_on, panel.tasks, panel.split), panel).places += places
     found = list(by_key.values())
     _tell_apart(found)
     for panel in found:
         panel.places.sort(key=lambda place: -(place.mean.value or 0.0))
     return found
+
+
+def _there(group: Group, at: int) -> list[tuple[int, Line]]:
+    return [(i, line) for i, line in enumerate(group.lines) if at in line.rows]
+
+
+def _parts(
+    board: Board, number: int, lines: Sequence[tuple[int, Line, Row]], incomplete: bool
+) -> Iterator[tuple[Panel, list[Place]]]:
+    """What a board adds to the panel of its mean, if it has one, and to that of each data set."""
+    trained_on = dict(board.basis)["trained on"]
+    splits = {run.task: run.split for run in board.all_runs()}
+    if board.has_means:
+        whole = tuple(VTAB_TASKS if board.vtab else board.tasks)
+        title = WHOLE_VTAB if board.vtab else f"Mean over {len(whole)} data sets"
+        name = MEAN if board.vtab else FLAT
+        means = [(i, line, row, board.means(row, incomplete)[name]) for i, line, row in lines]
+        places = [
+            Place(number, i, board.words, line, row, mean) for i, line, row, mean in means if mean.value is not None
+        ]
+        if places:
+            yield Panel(title, board.metric, whole, "; ".join(sorted(splits.values())), trained_on), places
+    for task in board.tasks:
+        places = []
+        for i, line, row in lines:
+            if row.runs.get(task):
+                part = replace(row, runs=defaultdict(list, {task: row.runs[task]}))
+                places.append(Place(number, i, board.words, line, part, board.cell(row, task)))
+        yield Panel(task.removeprefix("vtab/"), board.metric, (task,), splits[task], trained_on), places
 
 
 def _tell_apart(found: Sequence[Panel]) -> None:
@@ -123,21 +141,3 @@ def _tell_apart(found: Sequence[Panel]) -> None:
             if len({getattr(panel, name) for panel in alike}) > 1:
                 for panel in alike:
                     panel.title += f", {shown.format(getattr(panel, name))}"
-
-
-def backbone_names(boards: Sequence[Board]) -> list[str]:
-    """The backbone of each board as the user named it, with what tells it from another board's of the same name."""
-    names = [next(board.all_runs()).backbone for board in boards]
-    for name, number in Counter(names).items():
-        if number == 1:
-            continue
-        alike = [i for i, other in enumerate(names) if other == name]
-        bases = {i: dict(boards[i].basis) for i in alike}
-        keys = [
-            k for k in ("weights", "input", "normalisation", "fingerprint") if len({bases[i][k] for i in alike}) > 1
-        ]
-        if "weights" in keys and "fingerprint" in keys:
-            keys.remove("fingerprint")
-        for i in alike:
-            names[i] = ", ".join([name, *(bases[i][key] for key in keys)])
-    return names

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from peftbench.common.amounts import plural
 from peftbench.results.board import Board
-from peftbench.results.board_tables import board_tables
+from peftbench.results.board_tables import group_tables
 from peftbench.results.collect import Collected
+from peftbench.results.groups import groups_of
 from peftbench.results.summary import Run
 from peftbench.results.text_table import NAMED, TextTable
 
@@ -21,7 +22,7 @@ def report_tables(boards: Sequence[Board], collected: Collected, incomplete: boo
     Args:
         incomplete: whether a mean over fewer tasks than there are is shown.
     """
-    tables = [table for number, board in enumerate(boards) for table in board_tables(board, number, incomplete)]
+    tables = [table for group in groups_of(boards) for table in group_tables(group, incomplete)]
     return [*tables, *left_out_tables(boards, collected)]
 
 

@@ -56,7 +56,8 @@ class Run:
     `primary` is the metric that its task is judged by, and `beside` the one to show next to it. `basis` is what runs
     must share to stand in one table. `setting` holds what was chosen for method, optimizer and training, `batch` what
     was chosen for the data; `tuned` says which protocol chose some of it, and `trial` what that trial reached on
-    validation images. `counted` are the metrics that count images, and `images` is how many were read, by role.
+    validation images. `counted` are the metrics that count images, and `images` is how many were read, by role. `ended`
+    is the day (YYYY-MM-DD), and `commit` that of the code; both are empty where the record does not say it.
     """
 
     id: str
@@ -85,6 +86,8 @@ class Run:
     costs: Costs
     curve: tuple[array[float], array[float], array[float]]
     layers: tuple[tuple[str, str, int], ...]
+    ended: str
+    commit: str
 
     def counts(self, metric: str) -> bool:
         """Whether the metric, such as `test/accuracy`, is a share of images."""
@@ -159,7 +162,13 @@ def _summary(record: Record, shared: Shared) -> Run:
         costs=_costs(costs),
         curve=_curve(record.history or [], f"val_{task.metric}"),
         layers=shared(tuple((name, kind, n) for (name, kind), n in layer_parameters(record.plan or {}).items())),
+        ended=shared(_text(stamps.get("ended"))[:10]),
+        commit=shared(_text(stamps.get("commit"))),
     )
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def _kind_of_times(costs: Mapping[str, Any]) -> str:

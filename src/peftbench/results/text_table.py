@@ -8,15 +8,25 @@ from dataclasses import dataclass, field
 NAMED = 10  # files, runs or tasks that are named before the rest is counted
 
 
+class Best(str):
+    """A cell with the best figure of its column, which is written bold."""
+
+    __slots__ = ()
+
+
 @dataclass
 class TextTable:
-    """`columns` are (name, whether it is a number); `notes` stand below. `values` are the numbers to sort cells by."""
+    """`columns` are (name, whether it is a number), and a name may have a second line; `notes` stand below.
+
+    `values` are the numbers to sort cells by. `label` is what LaTeX refers to the table by, without `tab:`.
+    """
 
     title: str
     columns: list[tuple[str, bool]]
     rows: list[list[str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     values: list[list[float | None]] = field(default_factory=list)
+    label: str = ""
 
 
 def some(names: Sequence[str]) -> str:

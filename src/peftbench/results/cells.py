@@ -1,0 +1,79 @@
+"""How figures are written in the cells and heads of tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from peftbench.common.amounts import plural
+from peftbench.results.board import Arm, Board, Mean, Row, arm_of
+from peftbench.results.row_names import cut
+from peftbench.results.text_table import Best
+
+UNTOLD = "‡"
+BEST_NOTE = (
+    f"Bold is the best figure of its column. {UNTOLD} cannot be told from it: the difference is inside the noise, or "
+    "there are too few pairs to tell."
+)
+
+
+def in_per_cent(mean: Mean, failed: int = 0) -> str:
+    """`91.2 ± 0.4`; `*` marks a mean over fewer tasks than there are, `†` failed runs."""
+    fewer = "*" if mean.missing else ""
+    dagger = "†" if failed else ""
+    if mean.value is None:
+        return dagger or f"–{fewer}"
+    half = "" if mean.half is None else f" ± {100 * mean.half:.1f}"
+    return f"{100 * mean.value:.1f}{half}{fewer}{dagger}"
+
+
+def known(value: float | None, form: Callable[[float], str]) -> str:
+    """The value as `form` writes it; a dash where there is none."""
+    return "–" if value is None else form(value)
+
+
+def with_best(cells: Sequence[str], values: Sequence[float | None], untold: Sequence[bool] = ()) -> list[str]:
+    """The cells of a column, the best of several marked, and likewise those that show the same figure.
+
+    Args:
+        untold: for each cell, whether it cannot be told from the best; empty where nothing says it.
+    """
+    there = [value for value in values if value is not None]
+    if len(there) < 2:
+        return list(cells)
+    best = f"{100 * max(there):.1f}"
+    marked: list[str] = []
+    for i, (cell, value) in enumerate(zip(cells, values, strict=True)):
+        if value is not None and f"{100 * value:.1f}" == best:
+            marked.append(Best(cell))
+        else:
+            marked.append(f"{cell}{UNTOLD}" if value is not None and untold and untold[i] else cell)
+    return marked
+
+
+def not_told_from_best(board: Board) -> set[int]:
+    """Ids of the rows of which no verdict says that they differ from the board's first, which is the best."""
+    told = {id(second) for a, second, d, _ in board.pairs() if a is board.rows[0] and d.verdict in ("better", "worse")}
+    return {id(row) for row in board.rows} - told
+
+
+def head(board: Board, task: str, words: str = "%") -> str:
+    """A column's head: the data set, and below it how many images its figures are counted on, where records say it."""
+    name = cut(task.removeprefix("vtab/"))
+    numbers = {run.images_behind(board.metric) for row in board.rows for run in row.runs.get(task, ())}
+    return f"{name} {words}".rstrip() + images_line(numbers)
+
+
+def images_line(numbers: set[int | None]) -> str:
+    """A second line for a head: `599 images`, or `598–599 images` where runs differ."""
+    counts = sorted(number for number in numbers if number is not None)
+    if not counts or len(counts) < len(numbers):
+        return ""
+    text = f"{counts[0]:,}" if counts[0] == counts[-1] else f"{counts[0]:,}–{counts[-1]:,}"
+    return f"\n{plural(text, 'image')}"
+
+
+def failed_of(board: Board, row: Row | None, arm: Arm, task: str) -> int:
+    """How many runs of a line failed on the task, also where the board has no row of it."""
+    if row is not None:
+        return row.failed[task]
+    return sum(arm_of(run.method, run.setting) == arm and run.task == task for run in board.failed)
