@@ -87,7 +87,8 @@ function choice(options, act, label) {
 }
 // A row of charts, as many beside each other as are readable.
 function grid(number, make) {
-  const space = place.clientWidth, columns = Math.max(1, Math.min(number, Math.floor((space + GAP) / (LEAST + GAP))));
+  const space = place.clientWidth, most = Math.max(1, Math.floor((space + GAP) / (LEAST + GAP)));
+  const columns = Math.ceil(number / Math.ceil(number / most)); // rows of equal length
   const wide = Math.floor(Math.min((space - GAP * (columns - 1)) / columns, Math.max(MOST, LEAST)));
   const box = html("div", undefined, "charts"), figures = make(Math.max(wide, 200)).filter(Boolean);
   box.style.gridTemplateColumns = `repeat(${columns}, minmax(0, ${wide}px))`;
@@ -102,7 +103,7 @@ function whole(panel) {
   const images = panel.images === null ? "" : ` on ${panel.images.toLocaleString("en")} test images`;
   const on = panel.backbones.length > 1 ? `${panel.backbones.length} backbones` : panel.backbones[0];
   box.append(html("p", `${capital(panel.metric)}${images}; ${on}, trained on ${panel.trained_on}.`, "note"), legend(rows));
-  const make = (wide) => [dots(panel, wide, `${capital(panel.metric)}, % (± is half of the 95 % interval over seeds)`),
+  const make = (wide) => [dots(panel, wide, `${capital(panel.metric)}, % with 95 % intervals over seeds`),
     ...COSTS.map((cost) => scatter(panel, cost, wide)), curves(panel, "val", wide), curves(panel, "loss", wide)];
   box.append(grid(6, make));
   const planned = rows.filter((row) => row.layers.length);

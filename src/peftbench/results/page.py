@@ -61,15 +61,16 @@ def _text_of(name: str) -> str:
 def _section(group: Group, incomplete: bool) -> list[str]:
     first, *others = group_tables(group, incomplete)
     return [
-        f'<section class="board"><h2>{escape(first.title)}</h2>',
-        *_grid(first, "means"),
+        f'<section class="board"><h2>{escape(first.title)}</h2><div class="tables">',
+        *_table(first, "means", titled=False),
         *(line for table in others for line in _table(table)),
-        "</section>",
+        "</div></section>",
     ]
 
 
-def _table(table: TextTable) -> list[str]:
-    return [f"<h3>{escape(table.title)}</h3>", *_grid(table)]
+def _table(table: TextTable, kind: str = "", titled: bool = True) -> list[str]:
+    title = [f"<h3>{escape(table.title)}</h3>"] if titled else []
+    return ['<div class="table">', *title, *_grid(table, kind), "</div>"]
 
 
 def _grid(table: TextTable, kind: str = "") -> list[str]:
