@@ -62,10 +62,10 @@ def test_the_page_names_the_metric(mixed, tmp_path):
     tell("report", mixed, "--format=html", f"output={tmp_path / 'r.html'}")
     content = (tmp_path / "r.html").read_text()
     assert "metrics test/accuracy, test/AP</p>" in content
-    boards = json.loads(re.search(r'id="data">(.*?)</script>', content)[1])
-    assert [b["metric"] for b in boards] == ["accuracy", "AP"]
-    assert boards[1]["rows"][0]["value"] == pytest.approx(0.501)
-    assert boards[1]["rows"][0]["curves"]["digits_det"]["val"][0] == pytest.approx(0.401)
+    panels = json.loads(re.search(r'id="data">(.*?)</script>', content)[1])["panels"]
+    assert [panel["metric"] for panel in panels] == ["accuracy", "AP"]
+    assert panels[1]["rows"][0]["value"] == pytest.approx(0.501)
+    assert panels[1]["rows"][0]["curve"]["val"][0] == pytest.approx(0.401)
 
 
 def test_records_without_the_metric_are_told_what_there_is(mixed):
@@ -77,8 +77,8 @@ def test_records_without_the_metric_are_told_what_there_is(mixed):
 
 def test_choose_answers_by_task(mixed):
     told = tell("choose", mixed, "max_params=1M")
-    assert re.search(r"^digits: lora on .*: 90.0 ± 0.0 % \(3 seeds\)", told, re.M)
-    assert re.search(r"^digits_det: bitfit on .*: 50.1 ± 0.2 % AP \(3 seeds\)", told, re.M)
+    assert re.search(r"^digits: lora: 90.0 ± 0.0 % \(3 seeds\)", told, re.M)
+    assert re.search(r"^digits_det: bitfit: 50.1 ± 0.2 % AP \(3 seeds\)", told, re.M)
     assert "all 2 tasks" not in told
 
 
@@ -88,7 +88,7 @@ def test_choose_means_over_the_tasks_of_one_metric(mixed, tmp_path):
     told = tell("choose", mixed, tmp_path, "max_params=1M")
     assert re.search(r"^all 2 tasks: lora", tell("choose", tmp_path, "max_params=1M"), re.M)
     assert "all 4 tasks" not in told
-    assert re.search(r"^all 3 tasks: lora on .*: 33.4 % AP", told, re.M)
+    assert re.search(r"^all 3 tasks: lora: 33.4 % AP", told, re.M)
 
 
 def test_the_closing_table_has_the_columns_of_its_tasks(capsys):

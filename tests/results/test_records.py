@@ -137,7 +137,6 @@ def test_the_same_setting_and_seed_twice_counts_once(tmp_path):
         (["report", "{}", "--format=html", "--output={}/mine.txt"], "is there and is no html report"),
         (["report", "{}", "--format=html", "--output={}/no/x.html"], "cannot be written"),
         (["report", "{}/empty"], "holds no record of a run"),
-        (["choose", "{}"], "choose: needs a budget"),
         (["choose", "{}", "max_memory=2XB"], "max_memory=2XB: expected bytes, such as 2GB"),
         (["choose", "{}", "max_memory=-1"], "max_memory=-1: expected bytes"),
         (["choose", "{}", "max_minutes=ten"], "max_minutes=ten: expected minutes"),

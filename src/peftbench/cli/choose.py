@@ -1,60 +1,76 @@
-"""`peftbench choose [FOLDER …] max_memory=… max_minutes=… max_params=…`: which method, within a budget."""
+"""`peftbench choose [FOLDER …] [max_memory=… max_minutes=… max_params=…]`: which method, within a budget if any."""
 
 from __future__ import annotations
 
+import shutil
+import sys
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from peftbench.cli.arguments import Argument, Command, Words
 from peftbench.cli.report import FOLDERS, METRIC, record_places
+from peftbench.common.amounts import plural
 from peftbench.common.errors import UserError, nearest
 from peftbench.common.vtab_tasks import ALIASES
 
 if TYPE_CHECKING:
-    from peftbench.results.board import Board, Row
+    from peftbench.results.board import Board
     from peftbench.results.choice import Candidate, Limit
+    from peftbench.results.questions import Question
     from peftbench.results.validation import Trials
 
-_BUDGET = {"max_memory": "at its peak", "max_minutes": "to train", "max_params": "parameters"}
-_SHOWN = 5
+_BUDGET = ("max_memory", "max_minutes", "max_params")
 
 
 def print_choice(words: Words) -> int:
     """Prints an answer for every task, and one over all of them; returns 1 where nothing fits anywhere.
 
     Raises:
-        UserError: no budget, an amount that cannot be read, or no records.
+        UserError: an amount that cannot be read, or no records.
     """
     from peftbench.results.boards import boards
-    from peftbench.results.choice import candidates, limits
+    from peftbench.results.choice import limits
     from peftbench.results.collect import collect
+    from peftbench.results.questions import questions
     from peftbench.results.validation import Trials
 
     bounds = limits({key: words[key] for key in words.written if key in _BUDGET})
-    if not bounds:
-        raise UserError("choose: needs a budget, such as max_memory=2GB max_minutes=10 max_params=0.4M.")
     places = record_places(words["folders"])
     collected = collect(places)
     all_boards = boards(collected.runs, words["metric"], every_setting=True, joint=True)
-    trials = Trials(collected.runs)
     tasks = list(dict.fromkeys(task for board in all_boards for task in board.tasks))
     if not tasks:
         raise UserError(
             f"choose {places[0]}: none of the {len(collected.runs)} records is complete with "
             f"{words['metric'] or 'what its task is judged by on test images'}."
         )
+    asked = questions(all_boards, together=True)
     if words["data"]:
-        tasks = [_task_named(words["data"], tasks)]
-    print("within " + ", ".join(f"{b.key}={b.written}" for b in bounds))
-    fitted = [_print_answer(all_boards, [task], task, bounds, trials) for task in tasks]
-    for metric in dict.fromkeys(b.metric for b in all_boards):  # figures of one metric have a mean
-        alike = [t for t in tasks if any(t in b.tasks for b in all_boards if b.metric == metric)]
-        if len(alike) > 1 and candidates(all_boards, alike, bounds):
-            fitted.append(_print_answer(all_boards, alike, f"all {len(alike)} tasks", bounds, trials))
-    _print_notes(all_boards, tasks, bounds)
+        wanted = (_task_named(words["data"], tasks),)
+        asked = [question for question in asked if question.tasks == wanted]
+    asked.sort(key=lambda question: len(question.tasks) > 1)
+    _say(_budget(bounds))
+    trials = Trials(collected.runs)
+    fitted = [_print_answer(question, bounds, trials) for question in asked]
+    _print_notes(all_boards, tasks)
     if collected.skipped:
-        print(f"skipped: {len(collected.skipped)} files that are no records, such as {collected.skipped[0][0]}")
+        _say(f"skipped: {len(collected.skipped)} files that are no records, such as {collected.skipped[0][0]}")
     return 0 if any(fitted) else 1
+
+
+def _say(text: str) -> None:
+    """Prints lines; on a terminal they are broken between words, and what follows stands a little to the right."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
+    for line in text.split("\n"):
+        indent = " " * (len(line) - len(line.lstrip()) + 2)
+        print(textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False))
+
+
+def _budget(bounds: Sequence[Limit]) -> str:
+    given = [f"{bound.key}={bound.written}" for bound in bounds if bound.written]
+    keys = [f"{key}=" for key in _BUDGET]
+    return f"within {', '.join(given)}" if given else f"without a budget; {', '.join(keys[:-1])} and {keys[-1]} set one"
 
 
 def _task_named(name: str, tasks: Sequence[str]) -> str:
@@ -67,72 +83,80 @@ def _task_named(name: str, tasks: Sequence[str]) -> str:
     return name
 
 
-def _print_notes(all_boards: Sequence[Board], tasks: Sequence[str], bounds: Sequence[Limit]) -> None:
-    if any(b.key == "max_minutes" for b in bounds) and any(row.times for b in all_boards for row in b.rows):
-        print("\nMinutes are of training, validation and filling taps; where taps were there, filling is not in them.")
-    if any(len([b for b in all_boards if t in b.tasks]) > 1 for t in tasks):
-        print("\nBackbones, inputs or splits differ between some of these: peftbench report says in what.")
+def _print_notes(all_boards: Sequence[Board], tasks: Sequence[str]) -> None:
+    from peftbench.results.answer_text import TIME_IN_WORDS
+
+    _say(f"\n{TIME_IN_WORDS}")
+    if len({dict(board.basis)["input"] for board in all_boards if any(t in board.tasks for t in tasks)}) > 1:
+        _say("\nThe input differs between some of these: peftbench report says in what.")
 
 
-def _print_answer(
-    all_boards: Sequence[Board], tasks: Sequence[str], name: str, bounds: Sequence[Limit], trials: Trials
-) -> bool:
-    from peftbench.results.choice import candidates, cheaper, closest, one_setting_each
+def _print_answer(question: Question, bounds: Sequence[Limit], trials: Trials) -> bool:
+    """Prints the one to take: the cheapest of what is not told apart from the highest of all that fit the budget."""
+    from peftbench.results.answer_text import beside_the_highest, rank, verdict
+    from peftbench.results.answers import answer_to
+    from peftbench.results.choice import candidates, closest, one_setting_each
+    from peftbench.results.telling import tell
 
-    every = candidates(all_boards, tasks, bounds)
-    if not every:
-        print(f"\n{name}: no method has a complete run on each of them.")
-        return False
-    fitting = one_setting_each([c for c in every if not c.over], tasks, trials)
+    every = candidates(question, bounds)
+    fitting = one_setting_each([c for c in every if not c.over], question.tasks, trials)
     if not fitting:
-        close = closest(every, tasks, trials)
-        print(f"\n{name}: nothing fits. Nearest: {_line(close, all_boards, bounds)}")
-        print(f"  over {_excess(close, bounds)}")
+        close = closest(every, question.tasks, trials)
+        _say(f"\n{question.name}: nothing fits. Nearest: {_line(close, question.tasks)}")
+        _say(f"  over {_excess(close, bounds)}")
         return False
-    best = fitting[0]
-    print(f"\n{name}: {_line(best, all_boards, bounds)}")
-    for other, what in cheaper(best, fitting, tasks)[:_SHOWN]:
-        print(f"  inside its noise with less {what}: {_line(other, all_boards, bounds)}")
-    over = one_setting_each([c for c in every if c.over], tasks, trials)
-    better = [c for c in over if c.value > best.value]
-    if better:
-        print(f"  better, but over {_excess(better[0], bounds)}: {_line(better[0], all_boards, bounds)}")
+    answer = answer_to(question, [c.contender for c in fitting])
+    taken = next(c for c in fitting if c.contender is answer.taken)
+    highest = next(c for c in fitting if c.contender is answer.highest)
+    _say(f"\n{question.name}: {_line(taken, question.tasks)}")
+    if taken is not highest:
+        _say(f"  highest: {_line(highest, question.tasks)}")
+    first = verdict(answer)
+    if taken is highest and answer.tellings:
+        first = f"It is the {rank(answer).lower()}. {first}".strip()
+    for sentence in (first, *beside_the_highest(answer)):
+        if sentence:
+            _say(f"  {sentence}")
+    over = one_setting_each([c for c in every if c.over], question.tasks, trials)
+    if over and over[0].contender.value > answer.highest.value:
+        apart = tell(over[0].row, highest.row, question.tasks, question.metric).apart
+        word = "better" if apart else "higher, inside the noise"
+        _say(f"  {word}, but over {_excess(over[0], bounds)}: {_line(over[0], question.tasks)}")
     return True
 
 
-def _line(candidate: Candidate, all_boards: Sequence[Board], bounds: Sequence[Limit]) -> str:
-    from peftbench.results.task_results import percent
+def _line(candidate: Candidate, tasks: Sequence[str]) -> str:
+    """Name, figure and mean costs: `lora: 98.4 % (1 seed), 45.0 s to train, 1.0 GB at its peak, 40,000 parameters`."""
+    from peftbench.results.answer_text import IN_WORDS, reached
+    from peftbench.results.cheapest import MEMORY, PARAMETERS, TIME, cost_of
 
-    basis = dict(candidate.board.basis)
     row = candidate.row
-    half = "" if candidate.half is None else f" ± {100 * candidate.half:.1f}"
-    worst = {b: candidate.worst[b.key] for b in bounds}
-    costs = [f"{b.form(value)} {_BUDGET[b.key]}" for b, value in worst.items() if value is not None]
-    where = f" on {_name(row)} ({basis['input']})" if len(all_boards) > 1 else ""
-    kind = f", {row.times}" if row.times else ""
-    seeds = f"{row.seeds} seed" if row.seeds == "1" else f"{row.seeds} seeds"
-    reached = f"{100 * candidate.value:.1f}{half} {percent(candidate.board.metric)}"
-    choice = f", setting {candidate.choice}" if candidate.choice.by else ""
-    return f"{row.label}{where}: {reached} ({seeds}), {', '.join(costs)}{kind}{choice}"
-
-
-def _name(row: Row) -> str:
-    return next(run.backbone for runs in row.runs.values() for run in runs)
+    units = {TIME: "to train", MEMORY: "at its peak", PARAMETERS: "parameters"}
+    costs = {cost: value for cost in units if (value := cost_of(row, tasks, cost)) is not None}
+    parts = [f"{reached(candidate.contender)} ({plural(row.seeds, 'seed')})"]
+    parts += [f"{IN_WORDS[cost][1](value)} {units[cost]}" for cost, value in costs.items()]
+    if row.times:
+        parts.append(row.times)
+    if candidate.choice.by:
+        parts.append(f"setting {candidate.choice}")
+    return f"{candidate.contender.name}: {', '.join(parts)}"
 
 
 def _excess(candidate: Candidate, bounds: Sequence[Limit]) -> str:
+    from peftbench.results.choice import times_over
+
     parts = []
     for bound in bounds:
         if bound.key in candidate.over:
-            value = candidate.worst[bound.key]
-            reached = "not recorded" if value is None else f"{bound.form(value)}, {candidate.over[bound.key]:.2g} times"
+            value, factor = candidate.worst[bound.key], candidate.over[bound.key]
+            reached = "not recorded" if value is None else f"{bound.form(value)}, {times_over(factor)}"
             parts.append(f"{bound.key}={bound.written} ({reached})")
     return " and ".join(parts)
 
 
 COMMAND = Command(
     "choose",
-    "which method, within a budget",
+    "which method: the cheapest of the best, within a budget",
     print_choice,
     (
         FOLDERS,
@@ -143,6 +167,7 @@ COMMAND = Command(
         METRIC,
     ),
     examples=(
+        "peftbench choose outputs",
         "peftbench choose outputs max_memory=2GB max_minutes=10",
         "peftbench choose outputs max_params=0.4M data=vtab/cifar",
     ),

@@ -10,8 +10,9 @@ const bytes = (v) => {
   return `${+v.toPrecision(3)} B`;
 };
 const duration = (v) => {
-  for (const [unit, size] of [["h", 3600], ["min", 60]]) if (v >= size) return `${+(v / size).toPrecision(2)} ${unit}`;
-  return v >= 1 ? `${+v.toPrecision(2)} s` : `${+(1000 * v).toPrecision(2)} ms`;
+  if (v >= 3600) return `${+(v / 3600).toPrecision(2)} h`;
+  if (v >= 300 || (v >= 60 && v % 60 === 0)) return `${+(v / 60).toPrecision(2)} min`;
+  return v >= 1 ? `${+v.toPrecision(v >= 100 ? 3 : 2)} s` : `${+(1000 * v).toPrecision(2)} ms`;
 };
 
 function linear(low, high, most, whole) {

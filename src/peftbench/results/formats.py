@@ -6,13 +6,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 
-from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.measure import Measurement
 from rich.table import Table as RichTable
 
 from peftbench.common.amounts import plural
+from peftbench.common.fitted_table import PIPED, Cell, Column, in_parts
 from peftbench.results.text_table import Best, TextTable
 
 MARKS = {
@@ -24,70 +23,38 @@ _MOST = 60  # rows of a table in the terminal
 
 
 def print_tables(tables: Sequence[TextTable], console: Console) -> None:
-    """Prints the tables; one that is too wide is turned, or else cut into several."""
-    if not console.is_terminal:
-        console = Console(width=200, file=console.file)
+    """Prints the tables; one that is too wide is turned, or has its words folded, or goes on below."""
+    piped = not console.is_terminal
+    if piped:
+        console = Console(width=PIPED, file=console.file)
     for table in tables:
-        console.print(f"\n[bold]{escape(table.title)}[/bold]", soft_wrap=True, highlight=False)
+        console.print(f"\n[bold]{escape(table.title)}[/bold]", soft_wrap=piped, highlight=False)
+        for paragraph in table.text:
+            console.print(escape(paragraph), soft_wrap=piped, highlight=False)
         if table.rows:
-            for part in _fitting(table, console):
+            for part in _fitting(table, console.width):
                 console.print(part)
         if len(table.rows) > _MOST:
             console.print(f"[dim]--format=html shows {plural(len(table.rows) - _MOST, 'more row')}[/dim]")
         for note in table.notes:
-            console.print(f"[dim]{escape(note)}[/dim]", soft_wrap=True, highlight=False)
+            console.print(f"[dim]{escape(note)}[/dim]", soft_wrap=piped, highlight=False)
 
 
-def _fitting(table: TextTable, console: Console) -> list[RichTable]:
-    """The table as it is where it fits; else turned, with wrapped cells, or in parts that repeat the first column."""
-    rows = table.rows[:_MOST]
-    whole = _rich(table.columns, rows)
-    if _width(whole, console) <= console.width:
-        return [whole]
-    numbers = all(is_number for _, is_number in table.columns[1:])
-    if not numbers:
-        return [_rich(table.columns, rows, wrap=True)]
-    if len(rows) < len(table.columns):
-        turned = _turned(table, rows)
-        if _width(turned, console) <= console.width:
-            return [turned]
-    parts, first = [], 1
-    while first < len(table.columns):
-        last = len(table.columns)
-        while last > first + 1 and _width(_cut(table, rows, first, last), console) > console.width:
-            last -= 1
-        parts.append(_cut(table, rows, first, last))
-        first = last
+def _fitting(table: TextTable, width: int) -> list[RichTable]:
+    """The table as it is where it fits; a narrow one of figures turned; else with words folded, in parts if it must."""
+    columns = [Column(name, number) for name, number in table.columns]
+    rows = [[Cell(cell, "bold" if isinstance(cell, Best) else "") for cell in row] for row in table.rows[:_MOST]]
+    parts = in_parts(columns, rows, width, table.repeated)
+    if len(parts) > 1 and all(column.number for column in columns[1:]) and len(rows) < len(columns):
+        turned = in_parts(*_turned(columns, rows), width)
+        return turned if len(turned) == 1 else parts
     return parts
 
 
-def _turned(table: TextTable, rows: Sequence[Sequence[str]]) -> RichTable:
+def _turned(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> tuple[list[Column], list[list[Cell]]]:
     """A column for each row."""
-    columns = [("", False), *((row[0], True) for row in rows)]
-    lines = [[name, *(row[i] for row in rows)] for i, (name, _) in enumerate(table.columns)]
-    return _rich(columns, lines[1:])
-
-
-def _cut(table: TextTable, rows: Sequence[Sequence[str]], first: int, last: int) -> RichTable:
-    return _rich([table.columns[0], *table.columns[first:last]], [[r[0], *r[first:last]] for r in rows])
-
-
-def _width(table: RichTable, console: Console) -> int:
-    return Measurement.get(console, console.options.update(max_width=10_000), table).maximum
-
-
-def _rich(columns: Sequence[tuple[str, bool]], rows: Sequence[Sequence[str]], wrap: bool = False) -> RichTable:
-    table = RichTable(header_style="bold", box=box.SIMPLE, pad_edge=False, padding=(0, 1))
-    for name, number in columns:
-        table.add_column(escape(name), justify="right" if number else "left", no_wrap=not wrap)
-    for row in rows:
-        table.add_row(*map(_styled, row))
-    return table
-
-
-def _styled(cell: str) -> str:
-    """As rich's markup, with the best figure of a column bold."""
-    return f"[bold]{escape(cell)}[/bold]" if isinstance(cell, Best) else escape(cell)
+    heads = [Column(columns[0].heading), *(Column(row[0].text, True) for row in rows)]
+    return heads, [[Cell(column.heading), *(row[i] for row in rows)] for i, column in enumerate(columns)][1:]
 
 
 def to_markdown(tables: Sequence[TextTable]) -> str:
@@ -95,6 +62,7 @@ def to_markdown(tables: Sequence[TextTable]) -> str:
     lines = [MARKS["markdown"]]
     for table in tables:
         lines += ["", f"## {_md(table.title)}", ""]
+        lines += [f"{_md(paragraph)}\n" for paragraph in table.text]
         if table.columns:
             lines.append(_line(name.replace("\n", "<br>") for name, _ in table.columns))
             lines.append(_line(("---:" if number else "---") for _, number in table.columns))
@@ -129,8 +97,10 @@ def to_latex(tables: Sequence[TextTable]) -> str:
     """Tables with booktabs' rules, to be included in a document."""
     lines, labels = [MARKS["latex"], r"% needs \usepackage{booktabs}"], Counter[str]()
     for table in tables:
+        if table.text:
+            lines += ["", rf"\paragraph{{{_tex(table.title)}}}", *map(_tex, table.text)]
         if not table.rows:
-            lines += [f"% {note}" for note in table.notes]
+            lines += [_tex(note) if table.text else f"% {note}" for note in table.notes]
             continue
         spec = "".join("r" if number else "l" for _, number in table.columns)
         lines += ["", r"\begin{table}", r"  \centering", rf"  \caption{{{_tex(table.title)}}}"]

@@ -101,8 +101,9 @@ function whole(panel) {
   const box = html("div", undefined, "panel"), rows = panel.rows.filter((row) => !row.hidden);
   box.append(html("h3", panel.title));
   const images = panel.images === null ? "" : ` on ${panel.images.toLocaleString("en")} test images`;
+  const without = panel.without.length ? ` Without a mean, since they lack a data set: ${panel.without.join(", ")}.` : "";
   const on = panel.backbones.length > 1 ? `${panel.backbones.length} backbones` : panel.backbones[0];
-  box.append(html("p", `${capital(panel.metric)}${images}; ${on}, trained on ${panel.trained_on}.`, "note"), legend(rows));
+  box.append(html("p", `${capital(panel.metric)}${images}; ${on}, trained on ${panel.trained_on}.${without}`, "note"), legend(rows));
   const make = (wide) => [dots(panel, wide, `${capital(panel.metric)}, % with 95 % intervals over seeds`),
     ...COSTS.map((cost) => scatter(panel, cost, wide)), curves(panel, "val", wide), curves(panel, "loss", wide)];
   box.append(grid(6, make));

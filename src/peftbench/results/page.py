@@ -9,6 +9,8 @@ from itertools import zip_longest
 from pathlib import Path
 
 from peftbench.common.amounts import plural
+from peftbench.results.answer_tables import TITLE, answer_tables
+from peftbench.results.answers import answers
 from peftbench.results.board import Board
 from peftbench.results.board_tables import group_tables
 from peftbench.results.collect import Collected
@@ -41,6 +43,7 @@ def html_page(boards: Sequence[Board], collected: Collected, incomplete: bool = 
         '<div class="controls" id="controls" hidden><input type="search" id="search" '
         'placeholder="filter: methods or tasks" aria-label="filter methods or tasks"><span id="count"></span></div>',
     ]
+    parts += _answers(boards, collected)
     parts.append('<section id="charts" hidden></section>')
     groups = groups_of(boards)
     for group in groups:
@@ -52,6 +55,16 @@ def html_page(boards: Sequence[Board], collected: Collected, incomplete: bool = 
     parts.append(f'<script type="application/json" id="data">{safe}</script>')
     parts.append(f"<script>\n{''.join(map(_text_of, _SCRIPTS))}</script></body></html>\n")
     return "\n".join(parts)
+
+
+def _answers(boards: Sequence[Board], collected: Collected) -> list[str]:
+    """What a report begins with, a card for each data set, or a table of many."""
+    parts = [f'<section class="answers"><h2>{escape(TITLE)}</h2><div class="cards">']
+    for table in answer_tables(answers(boards, collected.runs)):
+        title = escape(table.title.removeprefix(TITLE).strip())
+        said = "".join(f"<p>{escape(paragraph)}</p>" for paragraph in table.text)
+        parts += ['<div class="card">', f"<h3>{title}</h3>", said, *_grid(table), "</div>"]
+    return [*parts, "</div></section>"]
 
 
 def _text_of(name: str) -> str:

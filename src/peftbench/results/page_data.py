@@ -80,6 +80,7 @@ def _panel(panel: Panel, looks: _Looks) -> dict[str, Any]:
         "metric": short(panel.metric),
         "primary": panel.primary,
         "images": panel.images,
+        "without": panel.without,
         "trained_on": panel.trained_on,
         "backbones": panel.backbones,
         "rows": [_row(place, panel, looks) for place in panel.places],

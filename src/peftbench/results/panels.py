@@ -34,7 +34,7 @@ class Place:
 class Panel:
     """A data set, or all of VTAB, in one split and with the same images to train on, judged by one metric.
 
-    `tasks` are the data sets by which a filter finds it.
+    `tasks` are the data sets by which a filter finds it, and `without` the rows that have no mean over them.
     """
 
     title: str
@@ -43,6 +43,7 @@ class Panel:
     split: str
     trained_on: str
     places: list[Place] = field(default_factory=list)
+    without: list[str] = field(default_factory=list)
 
     @property
     def primary(self) -> str:
@@ -90,44 +91,48 @@ def panels(groups: Sequence[Group], incomplete: bool = False) -> list[Panel]:
     by_key: dict[Hashable, Panel] = {}
     for number, group in enumerate(groups):
         for at, board in enumerate(group.boards):
-            for panel, places in _parts(
-                board, number, [(i, line, line.rows[at]) for i, line in _there(group, at)], incomplete
-            ):
-                by_key.setdefault((panel.metric, panel.trained_on, panel.tasks, panel.split), panel).places += places
-    found = list(by_key.values())
+            whole = [
+                Place(number, i, board.words, line, line.rows[at], Mean(None))
+                for i, line in enumerate(group.lines)
+                if at in line.rows
+            ]
+            parts = [_of_task(board, task, whole) for task in board.tasks]
+            for part in [_of_mean(board, whole, incomplete), *parts] if board.has_means else parts:
+                panel = by_key.setdefault((part.metric, part.trained_on, part.tasks, part.split), part)
+                if panel is not part:
+                    panel.places += part.places
+                    panel.without += part.without
+    found = [panel for panel in by_key.values() if panel.places]
     _tell_apart(found)
     for panel in found:
         panel.places.sort(key=lambda place: -(place.mean.value or 0.0))
     return found
 
 
-def _there(group: Group, at: int) -> list[tuple[int, Line]]:
-    return [(i, line) for i, line in enumerate(group.lines) if at in line.rows]
+def _of_task(board: Board, task: str, whole: Sequence[Place]) -> Panel:
+    """What a board adds to the panel of a data set; `whole` are its rows."""
+    split = next(run.split for run in board.all_runs() if run.task == task)
+    panel = Panel(task.removeprefix("vtab/"), board.metric, (task,), split, dict(board.basis)["trained on"])
+    for place in whole:
+        if place.row.runs.get(task):
+            part = replace(place.row, runs=defaultdict(list, {task: place.row.runs[task]}))
+            panel.places.append(replace(place, row=part, mean=board.cell(part, task)))
+    return panel
 
 
-def _parts(
-    board: Board, number: int, lines: Sequence[tuple[int, Line, Row]], incomplete: bool
-) -> Iterator[tuple[Panel, list[Place]]]:
-    """What a board adds to the panel of its mean, if it has one, and to that of each data set."""
-    trained_on = dict(board.basis)["trained on"]
-    splits = {run.task: run.split for run in board.all_runs()}
-    if board.has_means:
-        whole = tuple(VTAB_TASKS if board.vtab else board.tasks)
-        title = WHOLE_VTAB if board.vtab else f"Mean over {len(whole)} data sets"
-        name = MEAN if board.vtab else FLAT
-        means = [(i, line, row, board.means(row, incomplete)[name]) for i, line, row in lines]
-        places = [
-            Place(number, i, board.words, line, row, mean) for i, line, row, mean in means if mean.value is not None
-        ]
-        if places:
-            yield Panel(title, board.metric, whole, "; ".join(sorted(splits.values())), trained_on), places
-    for task in board.tasks:
-        places = []
-        for i, line, row in lines:
-            if row.runs.get(task):
-                part = replace(row, runs=defaultdict(list, {task: row.runs[task]}))
-                places.append(Place(number, i, board.words, line, part, board.cell(row, task)))
-        yield Panel(task.removeprefix("vtab/"), board.metric, (task,), splits[task], trained_on), places
+def _of_mean(board: Board, whole: Sequence[Place], incomplete: bool) -> Panel:
+    """What a board adds to the panel of a mean over its data sets; the arguments are those of others here."""
+    tasks = tuple(VTAB_TASKS if board.vtab else board.tasks)
+    title, name = (WHOLE_VTAB, MEAN) if board.vtab else (f"Mean over {len(tasks)} data sets", FLAT)
+    splits = sorted({run.split for run in board.all_runs()})
+    panel = Panel(title, board.metric, tasks, "; ".join(splits), dict(board.basis)["trained on"])
+    for place in whole:
+        mean = board.means(place.row, incomplete)[name]
+        if mean.value is None:
+            panel.without.append(place.line.label)
+        else:
+            panel.places.append(replace(place, mean=mean))
+    return panel
 
 
 def _tell_apart(found: Sequence[Panel]) -> None:

@@ -69,6 +69,20 @@ def compared_by_image(board: Board, pairs: Sequence[Compared]) -> tuple[list[Sam
     return [replace(test, holm=p) for test, p in zip(tests, corrected, strict=True)], list(unread.values())
 
 
+def only_one_right(run: Run, other: Run, metric: str) -> tuple[int, int] | None:
+    """How many test images the first alone has right, and the second alone; None where their files do not say it.
+
+    Args:
+        metric: such as `test/accuracy`.
+    """
+    if not _of_the_same_images(run, other, metric):
+        return None
+    mine, theirs = _right(run), _right(other)
+    if mine is None or theirs is None or len(mine) != len(theirs):
+        return None
+    return int((mine & ~theirs).sum()), int((theirs & ~mine).sum())
+
+
 def _of_the_same_images(run: Run, other: Run, metric: str) -> bool:
     """Whether their records say of both which images they have right, by this metric, and these are the same images.
 

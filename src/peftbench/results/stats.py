@@ -97,6 +97,27 @@ def paired(differences: Sequence[float], floor: float | None = 0.0) -> Differenc
     return Difference(mean, n, _t(n - 1) * error, p, _wilcoxon(differences))
 
 
+def mean_difference(by_task: Sequence[Difference]) -> Difference:
+    """The mean of the differences on several tasks, each alike, and whether it is more than chance on these tasks.
+
+    Its standard error and degrees of freedom are those of Welch and Satterthwaite. It is untold where one of them is.
+    """
+    mean, n, weight = fmean(d.mean for d in by_task), sum(d.n for d in by_task), 1 / len(by_task)
+    untold = next((d.untold for d in by_task if d.untold), "")
+    if untold:
+        return Difference(mean, n, untold=untold)
+    errors = [((d.half or 0.0) / _t(d.n - 1), d.n - 1) for d in by_task]
+    parts = [((weight * error) ** 2, freedom) for error, freedom in errors]
+    total = sum(part for part, _ in parts)
+    if total == 0:
+        return Difference(0.0, n)
+    freedom = total**2 / sum(part**2 / df for part, df in parts)
+    from scipy.special import stdtr
+
+    error = math.sqrt(total)
+    return Difference(mean, n, _t(freedom) * error, float(2 * stdtr(freedom, -abs(mean) / error)))
+
+
 def exact_mcnemar(only_first: int, only_second: int) -> float:
     """The two-sided p-value of McNemar's exact test: that of two models on the same images neither is better.
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.measure import Measurement
 from rich.table import Table
 
 from peftbench.common.amounts import count, seconds, size
+from peftbench.common.fitted_table import PIPED, Cell, Column, fitted, left_out_in_words
 from peftbench.results.labels import differences, label
-from peftbench.results.record import Record
+from peftbench.results.record import FILE, Record
 from peftbench.results.task_results import results_of_record, task_name
 
 _SETTINGS = (
@@ -24,27 +23,31 @@ _SETTINGS = (
 
 
 @dataclass(frozen=True)
-class Column:
-    """A heading, and what stands below it for a record."""
+class Shown:
+    """A column, and what stands below its heading for a record."""
 
-    heading: str
-    justify: Literal["left", "right"]
+    column: Column
     show: Callable[[Record], str]
 
 
 def print_table(records: Sequence[Record], console: Console | None = None) -> None:
     """Prints how good runs are beside what they cost: one as a list, several as a table; then what is not complete."""
     console = console or Console()
-    if not console.is_terminal:
-        console = Console(width=200, file=console.file)
+    piped = not console.is_terminal
+    if piped:
+        console = Console(width=PIPED, file=console.file)
     complete = [record for record in records if record.status == "complete"]
     if len(complete) == 1 and len(records) == 1:
-        console.print(_list(complete[0]))
+        console.print(_list(complete[0], console.width))
     elif complete:
-        console.print(_table(complete, console))
+        table, left_out = _table(complete, console.width)
+        console.print(table)
+        if left_out:
+            words = left_out_in_words(left_out, console.width, FILE)
+            console.print(f"[dim]{escape(words)}[/dim]", soft_wrap=piped, highlight=False)
     differing = differences(records)
     if any(differing[id(record)] and _tested(record) for record in complete):
-        console.print(f"[dim]{_SETTINGS}[/dim]", soft_wrap=True, highlight=False)
+        console.print(f"[dim]{_SETTINGS}[/dim]", soft_wrap=piped, highlight=False)
     for record in records:
         if record.status != "complete":
             which = escape(" ".join([label(record), differing[id(record)]]).strip())
@@ -56,52 +59,48 @@ def _tested(record: Record) -> bool:
     return any(metric.startswith("test/") for metric in record.metrics)
 
 
-def _list(record: Record) -> Table:
-    table = Table(show_header=False, box=box.SIMPLE, pad_edge=False)
-    table.add_column(style="dim")
-    table.add_column(justify="right")
-    for column in _columns([record]):
-        table.add_row(escape(column.heading), column.show(record))
-    return table
+def _list(record: Record, width: int) -> Table:
+    rows = [[Cell(shown.column.heading, "dim"), Cell(shown.show(record))] for shown in _columns([record])]
+    return fitted([Column(""), Column("", right=True)], rows, width)[0]
 
 
-def _table(records: Sequence[Record], console: Console) -> Table:
-    """As many columns as fit; the most telling ones stay longest."""
+def _table(records: Sequence[Record], width: int) -> tuple[Table, list[str]]:
+    """As many columns as fit, the most telling ones longest; and the headings of the others."""
     columns = _columns(records)
-    while True:
-        table = Table(header_style="bold", box=box.SIMPLE, pad_edge=False, padding=(0, 1))
-        for column in columns:
-            table.add_column(escape(column.heading), justify=column.justify, no_wrap=True)
-        for record in records:
-            table.add_row(*(column.show(record) for column in columns))
-        fits = Measurement.get(console, console.options.update(max_width=1000), table).maximum <= console.width
-        extra = next((c for heading in _FIRST_TO_GO for c in columns if c.heading == heading), None)
-        if fits or extra is None:
-            return table
-        columns.remove(extra)
+    rows = [[Cell(shown.show(record)) for shown in columns] for record in records]
+    return fitted([shown.column for shown in columns], rows, width)
 
 
-def _columns(records: Sequence[Record]) -> list[Column]:
+def _columns(records: Sequence[Record]) -> list[Shown]:
     """What the runs are called and differ in, what their tasks are judged by, and what they cost.
 
     The accuracy on shifted test sets and the taps have a column only where a run had any.
     """
-    columns = [*_NAMES]
+    columns = [_rank_of_name(shown, records) for shown in _NAMES]
     differing = differences(records)
     if any(differing.values()):
-        columns.append(Column("with", "left", lambda record: differing[id(record)] or "–"))
+        columns.append(Shown(Column("with"), lambda record: differing[id(record)] or "–"))
     columns += _metric_columns(records)
     if any("ood/accuracy" in record.metrics for record in records):
-        columns.append(Column("ood %", "right", _on_shifted_sets))
+        columns.append(Shown(Column("ood %", True, rank=4), _on_shifted_sets))
     with_taps = any(_taps(record) != "–" for record in records)
-    return columns + [column for column in _COSTS if column.show is not _taps or with_taps]
+    return columns + [shown for shown in _COSTS if shown.show is not _taps or with_taps]
 
 
-def _metric_columns(records: Sequence[Record]) -> list[Column]:
-    """What the tasks of these records show, by name of the task."""
-    shown_by_task = {task_name(r.config): results_of_record(r).columns for r in records}
-    pairs = dict.fromkeys(pair for _, columns in sorted(shown_by_task.items()) for pair in columns.items())
-    return [Column(heading, "right", _reached(metric)) for heading, metric in pairs]
+def _rank_of_name(shown: Shown, records: Sequence[Record]) -> Shown:
+    """What tells records apart is left out last; what all share tells little."""
+    several = len({shown.show(record) for record in records}) > 1
+    rank = 0 if shown.column.heading == "method" else 1 if several else 4
+    return replace(shown, column=replace(shown.column, rank=rank))
+
+
+def _metric_columns(records: Sequence[Record]) -> list[Shown]:
+    """What the tasks of these records show, by name of the task. What a task is judged by is never left out."""
+    results_by_task = {task_name(r.config): results_of_record(r) for r in records}
+    results = [results for _, results in sorted(results_by_task.items())]
+    judged_by = {task.metric for task in results}
+    pairs = dict.fromkeys(pair for task in results for pair in task.columns.items())
+    return [Shown(Column(name, True, rank=0 if m in judged_by else 5), _reached(m)) for name, m in pairs]
 
 
 def _name(group: str) -> Callable[[Record], str]:
@@ -140,6 +139,11 @@ def _cost(path: str, form: Callable[[Any], str]) -> Callable[[Record], str]:
     return show
 
 
+def _speed(value: float) -> str:
+    """Images a second: `812`, and `0.4` where it is less than ten."""
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
+
+
 def _peak_memory(record: Record) -> str:
     memory = record.costs.get("memory", {}).get("peak", {})
     value = memory.get("allocated", memory.get("resident"))
@@ -162,20 +166,19 @@ def _taps(record: Record) -> str:
 
 
 _NAMES = (
-    Column("method", "left", _name("method")),
-    Column("backbone", "left", _name("backbone")),
-    Column("data", "left", _name("data")),
-    Column("seed", "right", lambda record: str(record.config["seed"])),
+    Shown(Column("method"), _name("method")),
+    Shown(Column("backbone"), _name("backbone")),
+    Shown(Column("data"), _name("data")),
+    Shown(Column("seed", True), lambda record: str(record.config["seed"])),
 )
 _COSTS = (
-    Column("params", "right", _cost("parameters.method", count)),
-    Column("head", "right", _cost("parameters.head", count)),
-    Column("train", "right", _cost("time.train", seconds)),
-    Column("step", "right", _step),
-    Column("taps", "right", _taps),
-    Column("images/s", "right", _cost("time.images_per_second", lambda value: f"{value:.0f}")),
-    Column("peak mem", "right", _peak_memory),
-    Column("saved/step", "right", _cost("memory.saved_for_backward", size)),
-    Column("delta", "right", _cost("delta_bytes", size)),
+    Shown(Column("params", True, rank=3), _cost("parameters.method", count)),
+    Shown(Column("head", True, rank=9), _cost("parameters.head", count)),
+    Shown(Column("train", True, rank=2), _cost("time.train", seconds)),
+    Shown(Column("step", True, rank=8), _step),
+    Shown(Column("taps", rank=7), _taps),
+    Shown(Column("images/s", True, rank=11), _cost("time.images_per_second", _speed)),
+    Shown(Column("peak mem", True, rank=5), _peak_memory),
+    Shown(Column("saved/step", True, rank=12), _cost("memory.saved_for_backward", size)),
+    Shown(Column("delta", True, rank=10), _cost("delta_bytes", size)),
 )
-_FIRST_TO_GO = ("saved/step", "images/s", "delta", "seed", "head", "train", "peak mem")

@@ -18,7 +18,9 @@ class Best(str):
 class TextTable:
     """`columns` are (name, whether it is a number), and a name may have a second line; `notes` stand below.
 
-    `values` are the numbers to sort cells by. `label` is what LaTeX refers to the table by, without `tab:`.
+    `values` are the numbers to sort cells by. `label` is what LaTeX refers to the table by, without `tab:`. `text` are
+    paragraphs that stand between the title and the rows. Where there is no room for all columns, the rest stands below,
+    and the first `repeated` columns again.
     """
 
     title: str
@@ -27,9 +29,19 @@ class TextTable:
     notes: list[str] = field(default_factory=list)
     values: list[list[float | None]] = field(default_factory=list)
     label: str = ""
+    text: list[str] = field(default_factory=list)
+    repeated: int = 1
 
 
 def some(names: Sequence[str]) -> str:
     """The first of the names, and how many more there are: `a, b and 3 more`."""
     named = ", ".join(name.removeprefix("vtab/") for name in names[:NAMED])
     return f"{named} and {len(names) - NAMED} more" if len(names) > NAMED else named
+
+
+def listed(names: Sequence[str], most: int = NAMED) -> str:
+    """`a, b and c`, or `a, b and 3 more` where there are more than `most`."""
+    shown, rest = list(names[:most]), len(names) - most
+    if rest > 0:
+        return f"{', '.join(shown)} and {rest} more"
+    return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)

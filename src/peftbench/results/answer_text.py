@@ -1,0 +1,154 @@
+"""The answer to "which method?" in sentences, for the terminal, Markdown, LaTeX and the page alike."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+from peftbench.common.amounts import count, plural, seconds, size
+from peftbench.results.answers import Answer
+from peftbench.results.cheapest import LESS, MEMORY, PARAMETERS, TIME, Cheapest
+from peftbench.results.chosen import ON_TEST
+from peftbench.results.questions import Contender
+from peftbench.results.stats import LEAST_PAIRS
+from peftbench.results.task_results import percent, short
+from peftbench.results.telling import IMAGES, SAME_IMAGES, SEEDS
+from peftbench.results.text_table import listed, some
+
+IN_WORDS: dict[str, tuple[str, Callable[[float], str]]] = {
+    TIME: ("time", seconds),
+    MEMORY: ("peak memory", size),
+    PARAMETERS: ("trainable parameters", count),
+}
+"""A cost as a reader calls it, and how its figures are written."""
+TIME_IN_WORDS = "Time is that of training, validation and filling taps; where taps were there, filling is not in it."
+_NAMED = 4  # contenders that are named before the rest is counted
+
+
+def title_of(answer: Answer) -> str:
+    """`digits, accuracy on 360 test images, 1 seed`."""
+    fewest, most = answer.seeds
+    seeds = plural(most if fewest == most else f"{fewest}–{most}", "seed")
+    where = "" if answer.images is None else f" on {plural(f'{answer.images:,}', 'test image')}"
+    where = where if len(answer.tasks) == 1 else f" on {len(answer.tasks)} tasks"
+    metric = short(answer.metric) if answer.metric.startswith("test/") else answer.metric
+    return f"{answer.name.removeprefix('vtab/')}: {metric}{where}, {seeds}"
+
+
+def sentences(answer: Answer) -> list[str]:
+    """The highest and what is not told apart, the cheapest of these, what a figure is worth, and what was left out."""
+    return [_highest(answer), *beside_the_highest(answer)]
+
+
+def beside_the_highest(answer: Answer) -> list[str]:
+    """The cheapest of what is not told apart from it, what a figure is worth, and what was left out."""
+    return [*_cheapest(answer), *_worth(answer), *_left_out(answer)]
+
+
+def reached(contender: Contender) -> str:
+    """`98.3 %`, with `± 0.4` where seeds give an interval."""
+    half = "" if contender.half is None else f" ± {100 * contender.half:.1f}"
+    return f"{100 * contender.value:.1f}{half} {percent(contender.board.metric)}"
+
+
+def rank(answer: Answer) -> str:
+    """`Best` where seeds tell the highest from each of the others, corrected for their number, else `Highest`."""
+    return "Best" if answer.sure and {telling.by for telling in answer.known} == {SEEDS} else "Highest"
+
+
+def _highest(answer: Answer) -> str:
+    highest = answer.highest
+    first = f"{rank(answer)}: {highest.name}, {reached(highest)}{_if_optimistic(answer, highest)}."
+    return f"{first} {verdict(answer)}".strip()
+
+
+def verdict(answer: Answer) -> str:
+    """Which are inside the noise of the highest, and how many are lower; empty where nothing tells."""
+    lower = len(answer.behind)
+    if answer.level:
+        rest = f"; {plural(lower, 'other')} {'is' if lower == 1 else 'are'} lower by more than that" if lower else ""
+        return f"Inside its noise: {_named(answer, answer.level)}{rest}."
+    if not lower:
+        return "" if answer.untold else "It was compared with no other."
+    noise = "the noise" if {telling.by for telling in answer.known} == {SEEDS} else "the noise of its test images"
+    but = "" if answer.sure or answer.untold else ", though not each by enough for so many comparisons (Holm)"
+    following = f"{answer.behind[0].name}, {reached(answer.behind[0])}"
+    if lower == 1:
+        return f"The other is lower by more than {noise}{but}: {following}."
+    return f"The {lower} others are lower by more than {noise}{but}; the next is {following}."
+
+
+def _if_optimistic(answer: Answer, contender: Contender) -> str:
+    return f", {ON_TEST}" if answer.is_optimistic(contender) else ""
+
+
+def _named(answer: Answer, contenders: Sequence[Contender]) -> str:
+    """`full (98.1), linear (98.0) and 3 more`."""
+    names = [f"{c.name} ({100 * c.value:.1f}{_if_optimistic(answer, c)})" for c in contenders]
+    return listed(names, _NAMED)
+
+
+def _cheapest(answer: Answer) -> list[str]:
+    """By which cost which is the cheapest of those that are not told apart, costs of one winner together."""
+    if not answer.level:
+        return []
+    by_winner: dict[str, list[str]] = defaultdict(list)
+    for cost, least in answer.cheapest.items():
+        by_winner[_name(answer, least)].append(_cost(cost, least))
+    parts = [f"{name} by {listed(costs)}" for name, costs in by_winner.items()]
+    lines = [f"Cheapest of these {len(answer.alike)}: {'; '.join(parts)}."] if parts else []
+    for cost, least in answer.cheapest.items():
+        reasons: dict[str, list[str]] = defaultdict(list)
+        for row, reason in least.uncompared:
+            reasons[reason].append(next(c.name for c in answer.alike if c.row is row))
+        why = "; ".join(f"{some(names)} ({reason})" for reason, names in reasons.items())
+        if why:
+            lines.append(f"Not compared by {IN_WORDS[cost][0]}: {why}.")
+    return lines
+
+
+def _name(answer: Answer, least: Cheapest) -> str:
+    return next(contender.name for contender in answer.alike if contender.row is least.row)
+
+
+def _cost(cost: str, least: Cheapest) -> str:
+    """`time (0.3 s, not 45.0 s)`, against the highest where that costs more by a tenth."""
+    name, form = IN_WORDS[cost]
+    against = "" if least.of_first is None or least.value >= LESS * least.of_first else f", not {form(least.of_first)}"
+    return f"{name} ({form(least.value)}{against})"
+
+
+def _worth(answer: Answer) -> list[str]:
+    """What a figure of few seeds is worth: what an image counts, and how large a difference has to be."""
+    ways = {telling.by for telling in answer.known}
+    if not ways or ways == {SEEDS}:
+        return []
+    images, least = answer.images, answer.least
+    lines = []
+    if images is not None and least is not None:
+        image = f"One of the {images:,} test images is {_points(1 / images)}"
+        lines.append(
+            f"{image}; so many do not tell apart two methods that differ by less than about {_points(least)}."
+            if IMAGES in ways
+            else f"{image}."
+        )
+    if SAME_IMAGES in ways:
+        lines.append("Methods are compared image by image (McNemar).")
+    if SAME_IMAGES in ways or IMAGES in ways:
+        lines.append(f"Fewer than {LEAST_PAIRS} seeds do not say what another seed changes.")
+    return [" ".join(lines)]
+
+
+def _points(share: float) -> str:
+    """`0.4 points`, with a second digit below 0.1."""
+    points = 100 * share
+    return f"{points:.1f} points" if points >= 0.1 else f"{points:.2g} points"
+
+
+def _left_out(answer: Answer) -> list[str]:
+    untold: dict[str, list[Contender]] = defaultdict(list)
+    for contender in answer.untold:
+        untold[answer.tellings[contender.name].untold].append(contender)
+    parts = [f"{_named(answer, contenders)}, since {reason}" for reason, contenders in untold.items()]
+    parts += [f"{some(left_out.names)} ({left_out.reason})" for left_out in answer.left_out]
+    return [f"Not compared: {'; '.join(parts)}."] if parts else []

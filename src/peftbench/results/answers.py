@@ -1,0 +1,191 @@
+"""Which method: per data set the highest, what is not told apart from it, the cheapest of these, and what was left out.
+
+It is the data alone; `answer_text.py` says it in words. Backbones are compared where data set, split and metric are the
+same.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from peftbench.results.board import Board
+from peftbench.results.cheapest import COSTS, Cheapest, cheapest, recommended
+from peftbench.results.chosen import ON_TEST, settings_by_arm
+from peftbench.results.questions import Contender, Question, contenders, questions
+from peftbench.results.stats import ALPHA, holm_corrected
+from peftbench.results.summary import Run
+from peftbench.results.telling import Telling, least_told_apart, tell
+from peftbench.results.validation import is_of_test_images
+
+_ALL_PAIRS = 30  # contenders; of more, each is compared with the highest alone
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What was not compared, and why."""
+
+    names: tuple[str, ...]
+    reason: str
+
+
+@dataclass
+class Answer:
+    """What is known of the methods on `tasks`, by a metric.
+
+    Attributes:
+        name: the data set, or `VTAB-1k`, and what tells it from another answer of that name.
+        highest: the contender with the highest figure.
+        level: those that are not told apart from it, the highest first.
+        behind: those that are lower by more than the noise, the highest first.
+        untold: those of which nothing tells whether they are lower; `tellings` has why.
+        sure: whether it is higher than each of the others also after correction for so many comparisons.
+        tellings: by what each but the highest was compared with it, by name.
+        cheapest: by cost (`cheapest.COSTS`), among the highest and `level`; a cost that none has is not there.
+        images: the number of test images, of several tasks the least; None where a record does not say it.
+        left_out: what was not compared, and why.
+    """
+
+    name: str
+    tasks: tuple[str, ...]
+    metric: str
+    highest: Contender
+    level: list[Contender] = field(default_factory=list)
+    behind: list[Contender] = field(default_factory=list)
+    untold: list[Contender] = field(default_factory=list)
+    sure: bool = False
+    tellings: dict[str, Telling] = field(default_factory=dict)
+    cheapest: dict[str, Cheapest] = field(default_factory=dict)
+    images: int | None = None
+    left_out: list[LeftOut] = field(default_factory=list)
+
+    @property
+    def alike(self) -> list[Contender]:
+        """The highest, and those that are not told apart from it."""
+        return [self.highest, *self.level]
+
+    @property
+    def contenders(self) -> list[Contender]:
+        """All that have a figure."""
+        return [*self.alike, *self.behind, *self.untold]
+
+    @property
+    def known(self) -> list[Telling]:
+        """By what those were compared with the highest that could be."""
+        return [self.tellings[contender.name] for contender in (*self.level, *self.behind)]
+
+    @property
+    def taken(self) -> Contender:
+        """The one to take: of those that are not told apart the cheapest (`cheapest.recommended`)."""
+        row = recommended([contender.row for contender in self.alike], self.tasks)
+        return next(contender for contender in self.alike if contender.row is row)
+
+    @property
+    def least(self) -> float | None:
+        """About which difference of two figures of one seed is told apart, a share; None where none is known."""
+        counts = any(run.counts(self.metric) for run in self.highest.row.all_runs())
+        if not counts or self.images is None or len(self.tasks) > 1:
+            return None
+        return least_told_apart(self.highest.value, self.images)
+
+    def is_optimistic(self, contender: Contender) -> bool:
+        """Whether its setting is the one of several that is best on test images, or may be."""
+        if contender.row.choice.by == ON_TEST:
+            return True
+        rows = [other.row for other in self.contenders if other.board is contender.board]
+        several = any(
+            len(settings) > 1 and any(contender.row in rows for rows in settings)
+            for settings in settings_by_arm(rows).values()
+        )
+        return several and is_of_test_images(self.metric)
+
+    @property
+    def seeds(self) -> tuple[int, int]:
+        """The fewest and the most seeds that a contender has on a task."""
+        numbers = [len(contender.row.runs[task]) for contender in self.contenders for task in self.tasks]
+        return min(numbers), max(numbers)
+
+
+def answers(boards: Sequence[Board], runs: Sequence[Run]) -> list[Answer]:
+    """An answer for all of VTAB where a method has all, then for each data set, those with most contenders first.
+
+    Args:
+        boards: with the rows that are compared.
+        runs: all that were read, of which some are on no board.
+    """
+    answered = [answer_to(question, contenders(question)) for question in questions(boards)]
+    answered.sort(key=lambda answer: (len(answer.tasks) == 1, -len(answer.contenders)))
+    for answer in answered:
+        answer.left_out = _left_out(answer, answered, runs)
+    return answered
+
+
+def answer_to(question: Question, compared: Sequence[Contender]) -> Answer:
+    """Compares the highest with each of the others.
+
+    Args:
+        compared: at least one of `contenders(question)`, in their order.
+    """
+    highest, others = compared[0], compared[1:]
+    tasks, metric = question.tasks, question.metric
+    answer = Answer(question.name, tasks, metric, highest, images=_images(compared, tasks))
+    for other in others:
+        telling = tell(highest.row, other.row, tasks, metric)
+        answer.tellings[other.name] = telling
+        group = answer.untold if telling.p is None else answer.behind if telling.apart else answer.level
+        group.append(other)
+    answer.sure = bool(answer.behind) and not (answer.level or answer.untold) and _holds_corrected(compared, answer)
+    rows = [contender.row for contender in answer.alike]
+    for cost in COSTS:
+        least = cheapest(rows, tasks, cost)
+        if least is not None:
+            answer.cheapest[cost] = least
+    return answer
+
+
+def _holds_corrected(compared: Sequence[Contender], answer: Answer) -> bool:
+    """Whether the highest differs from each of the others also after correction for all comparisons (Holm).
+
+    They are those of the table of differences: every two, or of many, each with the highest.
+    """
+    p_values = [answer.tellings[other.name].p for other in compared[1:]]
+    own = len(p_values)
+    if len(compared) <= _ALL_PAIRS:
+        for i, first in enumerate(compared[1:], 1):
+            others = compared[i + 1 :]
+            p_values += [tell(first.row, other.row, answer.tasks, answer.metric).p for other in others]
+    corrected = holm_corrected([1.0 if p is None else p for p in p_values])
+    return all(p < ALPHA for p in corrected[:own])
+
+
+def _images(compared: Sequence[Contender], tasks: Sequence[str]) -> int | None:
+    """The least number of test images of a task; None where some record does not say it."""
+    runs = [run for contender in compared for task in tasks for run in contender.row.runs[task]]
+    numbers = [run.images_behind(compared[0].board.metric) for run in runs]
+    return None if None in numbers else min(number for number in numbers if number is not None)
+
+
+def _left_out(answer: Answer, every: Sequence[Answer], runs: Sequence[Run]) -> list[LeftOut]:
+    """Methods that have no figure in the answer, by why."""
+    if len(answer.tasks) > 1:
+        return []
+    (task,) = answer.tasks
+    there = {run.method for contender in answer.contenders for run in contender.row.all_runs()}
+    alike = [other for other in every if other.metric == answer.metric]
+    elsewhere = {run.method for other in alike for c in other.contenders for run in c.row.all_runs()}
+    of_task = [run for run in runs if run.task == task and run.method not in there]
+    reasons: dict[str, dict[str, None]] = defaultdict(dict)
+    for run in of_task:
+        reasons[_why_not(run, answer)][run.method] = None
+    without = sorted(elsewhere - there - {run.method for run in of_task})
+    left_out = [LeftOut(tuple(names), reason) for reason, names in reasons.items()]
+    return [*left_out, LeftOut(tuple(without), "no run on it")] if without else left_out
+
+
+def _why_not(run: Run, answer: Answer) -> str:
+    if run.status != "complete":
+        return "failed" if run.status in ("failed", "refused") else "not complete"
+    if answer.metric not in run.metrics:
+        return f"no {answer.metric}"
+    return "on another split, or trained on other images"

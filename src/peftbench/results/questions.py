@@ -1,0 +1,130 @@
+"""What may be asked of some boards: for each data set, and for several together, which rows compare."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+
+from peftbench.results.board import VTAB_TASKS, Board, Mean, Row
+from peftbench.results.settings import Setting
+
+_OF_BACKBONE = ("backbone", "weights", "fingerprint", "input", "normalisation")
+
+
+@dataclass
+class Question:
+    """Which method on `tasks`; the boards have one metric, one split of each task, and trained on the same images.
+
+    `name` is the data set, `VTAB-1k`, or `all 3 tasks`, and what tells it from another question of that name.
+    `several_backbones` says whether any of the questions asked beside it has more than one.
+    """
+
+    name: str
+    tasks: tuple[str, ...]
+    metric: str
+    boards: list[Board]
+    several_backbones: bool = False
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A row of a board, `name` what tells it apart from the others, and its figure on the tasks that are asked about.
+
+    `value` is a share, `half` half of its interval over seeds.
+    """
+
+    board: Board
+    row: Row
+    name: str
+    value: float
+    half: float | None
+
+
+def questions(boards: Sequence[Board], together: bool = False) -> list[Question]:
+    """A question for each task of each split, and for all of VTAB where a row has all of it.
+
+    Args:
+        together: whether all tasks of a metric are asked about together too, where a row has all; else VTAB alone.
+    """
+    asked: dict[Hashable, Question] = {}
+    several = len({_backbone(row) for board in boards for row in board.rows}) > 1
+    for board in boards:
+        for name, tasks in _groups(board, boards, together):
+            if not any(not row.missing(tasks) for row in board.rows):
+                continue
+            key = (tasks, board.metric, rest_of(board.basis), _splits(board, tasks))
+            asked.setdefault(key, Question(name, tasks, board.metric, [], several)).boards.append(board)
+    _tell_names_apart(list(asked.values()))
+    return list(asked.values())
+
+
+def _groups(board: Board, boards: Sequence[Board], together: bool) -> Iterator[tuple[str, tuple[str, ...]]]:
+    yield from ((task, (task,)) for task in board.tasks)
+    if together:
+        alike = tuple(dict.fromkeys(task for b in boards if b.metric == board.metric for task in b.tasks))
+        if len(alike) > 1:
+            yield f"all {len(alike)} tasks", alike
+    elif board.vtab:
+        yield "VTAB-1k", VTAB_TASKS
+
+
+def rest_of(basis: Setting) -> Setting:
+    """What two boards must share for their rows to be compared on a task: all but the backbone and its input."""
+    return tuple(pair for pair in basis if pair[0] not in _OF_BACKBONE)
+
+
+def _splits(board: Board, tasks: Sequence[str]) -> tuple[str, ...]:
+    """The split of each task, which the runs of a board share."""
+    split_by_task = {run.task: run.split for run in board.all_runs()}
+    return tuple(split_by_task[task] for task in tasks)
+
+
+def _tell_names_apart(asked: Sequence[Question]) -> None:
+    """Names of questions that are not the first of their name say in what they differ."""
+    first_of_name: dict[str, Question] = {}
+    for question in asked:
+        first = first_of_name.setdefault(question.name, question)
+        if first is question:
+            continue
+        board, other = question.boards[0], first.boards[0]
+        other_basis = dict(other.basis)
+        parts = [f"{key} {value}" for key, value in rest_of(board.basis) if other_basis[key] != value]
+        if question.metric != first.metric:
+            parts.append(question.metric)
+        splits = zip(_splits(board, question.tasks), _splits(other, question.tasks), strict=True)
+        parts += [f"split {mine}" for mine, its in splits if mine != its][:1]
+        question.name = f"{question.name}, {', '.join(parts)}"
+
+
+def contenders(question: Question) -> list[Contender]:
+    """The rows that have every one of the tasks, the highest first; each has a name of its own."""
+    rows = [(board, row) for board in question.boards for row in board.rows if not row.missing(question.tasks)]
+    compared = []
+    for (board, row), name in zip(rows, _names(rows, question.several_backbones), strict=True):
+        mean = _mean(board, row, question.tasks)
+        assert mean.value is not None
+        compared.append(Contender(board, row, name, mean.value, mean.half))
+    return sorted(compared, key=lambda contender: -contender.value)
+
+
+def _names(rows: Sequence[tuple[Board, Row]], with_backbone: bool) -> list[str]:
+    """`lora`, or `lora on vit_nano`, and more of the basis where that does not tell it from another."""
+    names = [f"{row.label} on {_backbone(row)}" if with_backbone else row.label for _, row in rows]
+    same = Counter(names)
+    longer = list(names)
+    for i, (board, _) in enumerate(rows):
+        others = [dict(rows[j][0].basis) for j in range(len(rows)) if names[j] == names[i] and j != i]
+        differing = [value for key, value in board.basis if value and any(other[key] != value for other in others)]
+        if same[names[i]] > 1 and differing:
+            longer[i] = f"{names[i]} ({'; '.join(differing)})"
+    return longer
+
+
+def _backbone(row: Row) -> str:
+    return next(run.backbone for run in row.all_runs())
+
+
+def _mean(board: Board, row: Row, tasks: Sequence[str]) -> Mean:
+    whole_vtab = board.vtab and set(tasks) == set(VTAB_TASKS)
+    return board.grouped(row, False) if whole_vtab else board.mean(row, tasks, False)
