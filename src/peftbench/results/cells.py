@@ -11,8 +11,8 @@ from peftbench.results.text_table import Best
 
 UNTOLD = "‡"
 BEST_NOTE = (
-    f"Bold is the best figure of its column. {UNTOLD} cannot be told from it: the difference is inside the noise, or "
-    "there are too few pairs to tell."
+    f"Bold is the best figure of its column; {UNTOLD} cannot be told from it (inside the noise, or too few pairs to "
+    "tell)."
 )
 
 
@@ -59,12 +59,12 @@ def not_told_from_best(board: Board) -> set[int]:
 def head(board: Board, task: str, words: str = "%") -> str:
     """A column's head: the data set, and below it how many images its figures are counted on, where records say it."""
     name = cut(task.removeprefix("vtab/"))
-    numbers = {run.images_behind(board.metric) for row in board.rows for run in row.runs.get(task, ())}
-    return f"{name} {words}".rstrip() + images_line(numbers)
+    return f"{name} {words}".rstrip() + images_line(board, task)
 
 
-def images_line(numbers: set[int | None]) -> str:
+def images_line(board: Board, task: str) -> str:
     """A second line for a head: `599 images`, or `598–599 images` where runs differ."""
+    numbers = {run.images_behind(board.metric) for row in board.rows for run in row.runs.get(task, ())}
     counts = sorted(number for number in numbers if number is not None)
     if not counts or len(counts) < len(numbers):
         return ""

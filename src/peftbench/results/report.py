@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 from peftbench.common.amounts import plural
+from peftbench.common.commit import code_commit
+from peftbench.results.backbone_tables import backbone_tables
 from peftbench.results.board import Board
 from peftbench.results.board_tables import group_tables
 from peftbench.results.collect import Collected
@@ -14,6 +17,7 @@ from peftbench.results.summary import Run
 from peftbench.results.text_table import NAMED, TextTable
 
 _LONGEST_REASON = 160  # characters
+_DIGITS = 12  # of a commit
 
 
 def report_tables(boards: Sequence[Board], collected: Collected, incomplete: bool = False) -> list[TextTable]:
@@ -22,8 +26,47 @@ def report_tables(boards: Sequence[Board], collected: Collected, incomplete: boo
     Args:
         incomplete: whether a mean over fewer tasks than there are is shown.
     """
-    tables = [table for group in groups_of(boards) for table in group_tables(group, incomplete)]
-    return [*tables, *left_out_tables(boards, collected)]
+    tables = backbone_tables(boards, incomplete)
+    tables += [table for group in groups_of(boards) for table in group_tables(group, incomplete)]
+    return [*tables, *closing_tables(boards, collected)]
+
+
+def closing_tables(boards: Sequence[Board], collected: Collected) -> list[TextTable]:
+    """What stands at the end of a report in every form: what is in no board, then dates and commits."""
+    return [*left_out_tables(boards, collected), made_table(collected)]
+
+
+def made_table(collected: Collected) -> TextTable:
+    """When and with which code the complete records were made, and this report."""
+    runs = [run for run in collected.runs if run.status == "complete"]
+    days, codes = sorted({run.ended for run in runs} - {""}), Counter(run.code for run in runs if run.code)
+    parts = [plural(len(runs), "complete record")]
+    if days:
+        undated = sum(not run.ended for run in runs)
+        parts.append(f"of {days[0]}" if len(days) == 1 else f"of {days[0]} to {days[-1]}")
+        parts += [f"({undated} without a date)"] if undated else []
+    else:
+        parts.append("without a date")
+    if codes:
+        parts.append("made with " + _named_codes(codes))
+    today = datetime.now(UTC).strftime("%Y-%m-%d")
+    commit = code_commit()
+    mine = f"commit {commit[:_DIGITS]}{'+' if commit.endswith('+') else ''}" if commit else f"version {_version()}"
+    return TextTable("Made", [], notes=[f"{' '.join(parts)}. This report: {today}, {mine}."])
+
+
+def _named_codes(codes: Counter[str]) -> str:
+    """`commit 0123456789ab` where there is one; else each with its number of records, the most first."""
+    if len(codes) == 1:
+        return next(iter(codes))
+    named = [f"{code} ({number})" for code, number in codes.most_common(NAMED)]
+    return ", ".join(named) + (f" and {len(codes) - NAMED} more" if len(codes) > NAMED else "")
+
+
+def _version() -> str:
+    from peftbench import __version__
+
+    return __version__
 
 
 def left_out_tables(boards: Sequence[Board], collected: Collected) -> list[TextTable]:

@@ -57,7 +57,7 @@ class Run:
     must share to stand in one table. `setting` holds what was chosen for method, optimizer and training, `batch` what
     was chosen for the data; `tuned` says which protocol chose some of it, and `trial` what that trial reached on
     validation images. `counted` are the metrics that count images, and `images` is how many were read, by role. `ended`
-    is the day (YYYY-MM-DD), and `commit` that of the code; both are empty where the record does not say it.
+    is the day (YYYY-MM-DD) and `code` the commit or the version that ran; empty where the record does not say it.
     """
 
     id: str
@@ -87,7 +87,7 @@ class Run:
     curve: tuple[array[float], array[float], array[float]]
     layers: tuple[tuple[str, str, int], ...]
     ended: str
-    commit: str
+    code: str
 
     def counts(self, metric: str) -> bool:
         """Whether the metric, such as `test/accuracy`, is a share of images."""
@@ -163,8 +163,16 @@ def _summary(record: Record, shared: Shared) -> Run:
         curve=_curve(record.history or [], f"val_{task.metric}"),
         layers=shared(tuple((name, kind, n) for (name, kind), n in layer_parameters(record.plan or {}).items())),
         ended=shared(_text(stamps.get("ended"))[:10]),
-        commit=shared(_text(stamps.get("commit"))),
+        code=shared(_code(stamps)),
     )
+
+
+def _code(stamps: Mapping[str, Any]) -> str:
+    """`commit 0123456789ab`, with a `+` where the checkout had changes; of an installed package `version 0.1.0`."""
+    commit, version = _text(stamps.get("commit")), _text((stamps.get("versions") or {}).get("peftbench"))
+    if commit:
+        return f"commit {commit[:12]}{'+' if commit.endswith('+') else ''}"
+    return f"version {version}" if version else ""
 
 
 def _text(value: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import traceback
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
@@ -212,6 +213,7 @@ class SingleRun:
         return str(problem)
 
     def _write_record(self) -> None:
+        self.record.stamps["ended"] = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         with signals_later():
             if self.record.status == "complete":
                 self.record.write(self.folder)

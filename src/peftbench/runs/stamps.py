@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import platform
-import subprocess
-from functools import cache
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from peftbench import backbones
+from peftbench.common.commit import code_commit
 from peftbench.common.machine import processor_name
 from peftbench.config import Config
 from peftbench.data.base import Splits
@@ -50,7 +48,7 @@ def stamps_of(config: Config, backbone: backbones.Backbone, splits: Splits, hash
         "judged_by": results_of_task(config.task.name, config.task.path).metric,
         "seed": config.seed,
         "versions": {n: version(n) for n in ("peftbench", "torch", "torchvision", "timm", "lightning", "numpy")},
-        "commit": _commit(),
+        "commit": code_commit(),
         "machine": {
             "system": platform.platform(),
             "python": platform.python_version(),
@@ -59,21 +57,3 @@ def stamps_of(config: Config, backbone: backbones.Backbone, splits: Splits, hash
             "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         },
     }
-
-
-@cache
-def _commit() -> str | None:
-    """The commit of a source checkout (with `+` where it has changes), None for an installed package.
-
-    Of a process's first run: later changes are not in the code that it has imported.
-    """
-    here = Path(__file__).resolve().parents[3]
-    if not (here / ".git").exists():
-        return None
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, check=False).stdout
-
-    return (
-        git("rev-parse", "HEAD").strip() + ("+" if git("status", "--porcelain", "--", "src", "configs") else "") or None
-    )
