@@ -219,6 +219,21 @@ def test_the_best_figures_are_bold(seen, suite):
     assert all(row["cells"][0] == "lora" for row in seen["suite"]["rows"] if row["bold"])
 
 
+def test_the_answer_stands_first_then_methods_by_backbone(seen):
+    view = seen["crowd"]
+    top = view["headings"]
+    assert top[1:4] == ["Which method?", "digits: accuracy on 250 test images, 3 seeds", top[3]]
+    assert top[3].startswith("photos: ")
+    assert top[4:6] == ["Methods by backbone", "digits: methods by backbone, accuracy %"]
+    assert re.search(r"Highest: adapter on vit_nano, 99.0 ± 0.0 %. Inside its noise: bitfit on ", view["text"])
+    assert re.search(r"Cheapest of these \d+: adapter on vit_nano by time", view["text"])
+    assert re.search(r"Not compared: adapter, .*\blinear\b.* \(no run on it\)", view["text"])
+    assert re.search(r"This report: \d{4}-\d\d-\d\d, (commit|version) ", view["text"])
+    line = next(row["cells"] for row in view["rows"] if row["cells"][0] == "bitfit")
+    assert [cell[:4] for cell in line[1:3]] == ["97.0", "97.0"]
+    assert "19 tasks" in seen["suite"]["headings"][2]
+
+
 def test_a_row_that_lacks_a_data_set_empties_no_chart(seen):
     by_panel = {panel: charts(seen["crowd"], panel=panel, chart="dots")[0] for panel in ("digits", "photos")}
     assert len(by_panel["digits"]["marks"]) == 18

@@ -49,8 +49,8 @@ def test_validation_chooses_and_test_is_shown_for_the_chosen_one_alone(tmp_path)
         assert "0.911" not in text
         assert OPTIMISTIC not in text
     shown = tell("report", tmp_path, "--format=markdown")
-    tables = shown.split("## ")
-    assert re.search(r"\| bitfit \|.*\n\| lora lr=0.01 \|", tables[1]), "the better one stands first"
+    tables = shown.split("\n## ")
+    assert re.search(r"\| bitfit \|.*\n\| lora lr=0.01 \|", tables[2]), "the better one stands first"
     settings_table = next(table for table in tables if table.startswith("Settings that were tried"))
     assert "| lora lr=0.001 | 3 | 1 | 70.0 | no |" in settings_table
     assert "| lora lr=0.01 | 3 | 1 | 80.0 | chosen on validation |" in settings_table
@@ -68,7 +68,8 @@ def test_without_validation_the_row_says_that_test_chose(tmp_path):
     assert (line["chosen"], line["settings"]) == (OPTIMISTIC, "3")
     for form in ("terminal", "markdown", "latex"):
         shown = tell("report", tmp_path, f"--format={form}")
-        row = next(line for line in shown.splitlines() if "lora lr=0.01" in line)
+        answer, row = [line for line in shown.splitlines() if "lora lr=0.01" in line][:2]
+        assert f"Highest: lora lr=0.01, 80.0 {'' if form != 'latex' else chr(92)}%, {OPTIMISTIC}." in answer
         assert OPTIMISTIC in row
         assert "bitfit" not in row
         assert "no validation" in shown or "where there are none" in shown.lower()

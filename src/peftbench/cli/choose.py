@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -61,10 +60,14 @@ def print_choice(words: Words) -> int:
 
 def _say(text: str) -> None:
     """Prints lines; on a terminal they are broken between words, and what follows stands a little to the right."""
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
+    from peftbench.common.fitted_table import fold
+
+    if not sys.stdout.isatty():
+        print(text)
+        return
+    width = shutil.get_terminal_size().columns
     for line in text.split("\n"):
-        indent = " " * (len(line) - len(line.lstrip()) + 2)
-        print(textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False))
+        print(fold(line, width, indent="    " if line.startswith(" ") else "  "))
 
 
 def _budget(bounds: Sequence[Limit]) -> str:

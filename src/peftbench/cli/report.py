@@ -61,7 +61,7 @@ def _no_board(collected: Collected, metric: str | None) -> UserError:
 def _report_content(form: str, all_boards: Sequence[Board], collected: Collected, words: Words) -> str:
     """The report as text; one for the terminal is printed at once."""
     from peftbench.results import csv_tables, formats
-    from peftbench.results.answer_tables import answer_tables
+    from peftbench.results.answer_tables import answer_table
     from peftbench.results.answers import answers
     from peftbench.results.page import html_page
     from peftbench.results.report import report_tables
@@ -75,8 +75,8 @@ def _report_content(form: str, all_boards: Sequence[Board], collected: Collected
         return csv_tables.leaderboard_csv(all_boards, incomplete)
     if form == "html":
         return html_page(all_boards, collected, incomplete)
-    first = answer_tables(answers(all_boards, collected.runs))
-    tables = [*first, *report_tables(all_boards, collected, incomplete)]
+    first = answer_table(answers(all_boards, collected.runs))
+    tables = [first, *report_tables(all_boards, collected, incomplete)]
     if form == "terminal":
         from rich.console import Console
 

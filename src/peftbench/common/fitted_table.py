@@ -143,7 +143,7 @@ def _longest(texts: Sequence[str]) -> int:
 def _shrunk(columns: Sequence[Column], rows: Rows, room: int, least: int) -> list[int] | None:
     """Widths that sum to the room: headings are folded first, then words, the widest column always next."""
     contents = [_content(i, rows) for i in range(len(columns))]
-    words = [_longest(column.heading.split()) for column in columns]
+    words = [_longest(_WORDS.findall(column.heading)) for column in columns]
     widths = [_natural(i, column, rows) for i, column in enumerate(columns)]
     with_headings_folded = [max(content, word) for content, word in zip(contents, words, strict=True)]
     narrowest = [
@@ -174,42 +174,56 @@ def _table(columns: Sequence[Column], rows: Rows, widths: Sequence[int], between
     table = Table(header_style="bold", box=box.SIMPLE, pad_edge=False, padding=padding, show_header=headed)
     for column, width in zip(columns, widths, strict=True):
         justify: JustifyMethod = "right" if column.number or column.right else "left"
-        table.add_column(escape(_fold(column.heading, width)), justify=justify, no_wrap=True, width=max(width, 1))
+        table.add_column(escape(fold(column.heading, width)), justify=justify, no_wrap=True, width=max(width, 1))
     for row in rows:
         table.add_row(*(_styled(cell, width) for cell, width in zip(row, widths, strict=True)))
     return table
 
 
 def _styled(cell: Cell, width: int) -> Text:
-    return Text(_fold(cell.text, width), style=cell.style)
+    return Text(fold(cell.text, width), style=cell.style)
 
 
-def _fold(text: str, width: int) -> str:
-    """Lines of at most the width, broken between words, and in a longer one behind `=` and the like."""
+def fold(text: str, width: int, indent: str = "") -> str:
+    """Lines of at most the width, broken between words, and in a longer one behind `=` and the like.
+
+    A figure stays with its unit and its interval, `84.1 ± 1.9 %`, where they fit a line.
+
+    Args:
+        indent: what each line but the first begins with.
+    """
     lines = text.split("\n")
     if _longest(lines) <= width:
         return text
-    return "\n".join(part for line in lines for part in _fold_line(line, max(width, 1)))
+    parts = [part for line in lines for part in _fold_line(line, max(width, 1), indent)]
+    return "\n".join(parts)
 
 
-def _fold_line(line: str, width: int) -> list[str]:
-    folded = [""]
-    for word in line.split():
-        joined = f"{folded[-1]} {word}" if folded[-1] else word
-        if cell_len(joined) <= width:
-            folded[-1] = joined
-            continue
-        if cell_len(word) <= width:
-            folded.append(word)
-            continue
-        beginning = f"{folded[-1]} " if folded[-1] else ""
-        for i, piece in enumerate(_PIECES.findall(word)):
-            so_far = beginning if i == 0 else folded[-1]
-            if cell_len(so_far + piece) <= width:
-                folded[-1] = so_far + piece
-            else:
-                folded += chop_cells(piece, width)
-    return [part for part in folded if part] or [""]
+def _fold_line(line: str, width: int, indent: str) -> list[str]:
+    beginning = line[: len(line) - len(line.lstrip())]
+    folded = [beginning]
+    for word in _WORDS.findall(line):
+        between = "" if folded[-1] in (beginning, indent) else " "
+        if cell_len(folded[-1] + between + word) <= width:
+            folded[-1] += between + word
+        elif cell_len(indent + word) <= width:
+            folded.append(indent + word)
+        else:
+            _add_in_pieces(folded, between, word, width, indent)
+    return [part for part in folded if part.strip()] or [""]
 
 
-_PIECES = re.compile(r"[^=,/_:()]*[=,/_:()]+|[^=,/_:()]+")
+def _add_in_pieces(folded: list[str], between: str, word: str, width: int, indent: str) -> None:
+    """A word that is longer than a line."""
+    for piece in _PIECES.findall(word):
+        if cell_len(folded[-1] + between + piece) <= width:
+            folded[-1] += between + piece
+        elif cell_len(indent + piece) <= width:
+            folded.append(indent + piece)
+        else:
+            folded += [indent + part for part in chop_cells(piece, max(width - len(indent), 1))]
+        between = ""
+
+
+_WORDS = re.compile(r"\S*\d(?: ± [\d.]+)?(?: (?:%|s|ms|min|B|kB|MB|GB|M)(?!\w)\S*)?(?=\s|$)|\S+ %(?!\S)|\S+")
+_PIECES = re.compile(r"[^\s=,/_:()]*[\s=,/_:()]+|[^\s=,/_:()]+")

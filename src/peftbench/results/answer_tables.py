@@ -4,46 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from peftbench.common.amounts import plural
 from peftbench.results.answer_text import IN_WORDS, TIME_IN_WORDS, rank, reached, sentences, title_of
 from peftbench.results.answers import Answer
 from peftbench.results.cheapest import COSTS, TIME
-from peftbench.results.text_table import TextTable
+from peftbench.results.text_table import Heading, TextTable
 
 TITLE = "Which method?"
 FEW = 4
 """Answers on single data sets that are said in sentences; of more each is a row."""
 
 
-def answer_tables(answers: Sequence[Answer]) -> list[TextTable]:
+def answer_table(answers: Sequence[Answer]) -> TextTable:
     """For every data set the highest, what is inside its noise, the cheapest of these, and what was not compared."""
     single = [answer for answer in answers if len(answer.tasks) == 1]
     in_rows = single if len(single) > FEW else []
-    in_words = [answer for answer in answers if answer not in in_rows]
-    tables = [TextTable(f"{TITLE} {title_of(answer)}", [], text=sentences(answer)) for answer in in_words]
-    if in_rows:
-        tables.append(_rows(in_rows))
-    if tables and any(TIME in answer.cheapest for answer in answers):
-        tables[-1].notes.append(TIME_IN_WORDS)
-    return tables
+    table = _rows(in_rows) if in_rows else TextTable(TITLE, [])
+    for answer in answers:
+        if answer not in in_rows:
+            table.text += [Heading(title_of(answer)), *sentences(answer)]
+    if any(TIME in answer.cheapest and answer.level for answer in answers):
+        table.notes.append(TIME_IN_WORDS)
+    return table
 
 
 def _rows(answers: Sequence[Answer]) -> TextTable:
-    columns = [("data set", False), ("images", True), ("highest", False), ("%", True), ("inside its noise", False)]
+    columns = [("data set", False), ("images", True), ("highest", False), ("%", True), ("inside its noise", True)]
     costs = [cost for cost in COSTS if any(cost in answer.cheapest for answer in answers)]
     columns += [(f"cheapest by {IN_WORDS[cost][0]}", False) for cost in costs]
-    table = TextTable(f"{TITLE} By data set", columns)
+    table = TextTable(TITLE, columns, label="answers")
     for answer in answers:
         highest = f"{answer.highest.name}{' (best)' if rank(answer) == 'Best' else ''}"
         images = "–" if answer.images is None else f"{answer.images:,}"
         others = len(answer.contenders) - 1
-        level = f"{len(answer.level)} of {plural(others, 'other')}" if others else "–"
+        level = f"{len(answer.level)} of {others}" if others else "–"
         figure = reached(answer.highest).partition(" %")[0]
         row = [answer.name.removeprefix("vtab/"), images, highest, figure, level]
         table.rows.append([*row, *(_cheapest(answer, cost) for cost in costs)])
     table.notes.append(
-        "The cheapest is that of the highest and of what is inside its noise. (best) is higher than each of the others "
-        "by more than the noise, also after correction for so many comparisons (Holm)."
+        "Inside its noise are so many of the others; the cheapest is among the highest and these. (best) is higher "
+        "than each of the others by more than the noise, also after correction for so many comparisons (Holm)."
     )
     return table
 

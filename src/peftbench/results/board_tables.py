@@ -196,7 +196,7 @@ def _choice(group: Group, line: Line) -> str:
 def costs_table(group: Group) -> TextTable:
     """What a method cost on each data set."""
     columns = [("data set", False), ("method", False), *((name, True) for name in _HEADS), ("times", False)]
-    table = TextTable(f"Costs by data set, {group.first.words}", columns, label="costs")
+    table = TextTable(f"Costs by data set, {group.first.words}", columns, label="costs", repeated=2)
     for board, row in group.all_rows():
         table.rows.append([board.tasks[0], row.label, *costs_of(row)])
         table.values.append([None, None, *_cost_values(row), None])

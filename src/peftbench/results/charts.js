@@ -115,7 +115,6 @@ function curves(panel, which, wide) {
   const lines = panel.rows.filter((r) => !r.hidden && r.curve.epochs)
     .map((row) => ({ row, points: row.curve.epochs.map((e, k) => [e, row.curve[which][k]]).filter((p) => p[1] !== null) }))
     .filter((line) => line.points.length);
-  if (!lines.length) return null;
   const all = lines.flatMap((line) => line.points), vertical = ends(all.map((p) => scale * p[1]), { share: which === "val" });
   const { root, x, y } = frame(wide, 300, all.map((p) => p[0]), vertical, { whole: true, xname: "epoch", title });
   Object.assign(root.dataset, { chart: "curve", of: which });

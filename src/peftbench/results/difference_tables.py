@@ -33,10 +33,12 @@ def pairs_table(group: Group) -> TextTable:
     """Paired differences, those of `board.pairs()`, and in words whether they are more than noise."""
     metric = short(group.first.metric)
     columns = [("data set", False)] if group.several else []
-    columns += [("first", False), ("second", False), ("difference", True), ("paired over", False)]
+    columns += [("first", False), ("second", False)]
+    named = len(columns)
+    columns += [("difference", True), ("paired over", False)]
     columns += [("p (t, Holm)", True), ("p (Wilcoxon)", True), ("so", False)]
-    title, repeated = f"Differences between methods, points of {metric}", 3 if group.several else 2
-    table = TextTable(title, columns, label="differences", repeated=repeated)
+    title = f"Differences between methods, points of {metric}"
+    table = TextTable(title, columns, label="differences", repeated=named)
     for board in group.boards:
         where = [board.tasks[0]] if group.several else []
         for first, second, difference, over in board.pairs():
@@ -63,7 +65,7 @@ def same_images_table(tests: Sequence[SameImages]) -> TextTable:
     columns = [("first", False), ("second", False), ("task", False), ("seed", True), ("images", True)]
     columns += [("only first right", True), ("only second right", True), ("p (McNemar, Holm)", True), ("so", False)]
     title = "These weights, not the method: the same test images, one by one"
-    table = TextTable(title, columns, label="same-images", repeated=2)
+    table = TextTable(title, columns, label="same-images", repeated=4)
     for test in tests:
         counts = [str(n) for n in (test.seed, test.images, test.only_first, test.only_second)]
         words = {

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from peftbench.common.amounts import plural
-from peftbench.common.fitted_table import PIPED, Cell, Column, in_parts
-from peftbench.results.text_table import Best, TextTable
+from peftbench.common.fitted_table import PIPED, Cell, Column, fold, in_parts
+from peftbench.results.text_table import Best, Heading, TextTable
 
 MARKS = {
     "markdown": "<!-- peftbench report -->",
@@ -27,23 +27,30 @@ def print_tables(tables: Sequence[TextTable], console: Console) -> None:
     piped = not console.is_terminal
     if piped:
         console = Console(width=PIPED, file=console.file)
+
+    def say(text: str, style: str = "") -> None:
+        """Where it is piped, a paragraph is a line."""
+        shown = text if piped else fold(text, console.width)
+        console.print(Text(shown, style=style), soft_wrap=True)
+
     for table in tables:
-        console.print(f"\n[bold]{escape(table.title)}[/bold]", soft_wrap=piped, highlight=False)
+        console.print()
+        say(table.title, "bold")
         for paragraph in table.text:
-            console.print(escape(paragraph), soft_wrap=piped, highlight=False)
+            say(paragraph, "italic" if isinstance(paragraph, Heading) else "")
         if table.rows:
             for part in _fitting(table, console.width):
                 console.print(part)
         if len(table.rows) > _MOST:
-            console.print(f"[dim]--format=html shows {plural(len(table.rows) - _MOST, 'more row')}[/dim]")
+            say(f"--format=html shows {plural(len(table.rows) - _MOST, 'more row')}", "dim")
         for note in table.notes:
-            console.print(f"[dim]{escape(note)}[/dim]", soft_wrap=piped, highlight=False)
+            say(note, "dim")
 
 
 def _fitting(table: TextTable, width: int) -> list[RichTable]:
     """The table as it is where it fits; a narrow one of figures turned; else with words folded, in parts if it must."""
     columns = [Column(name, number) for name, number in table.columns]
-    rows = [[Cell(cell, "bold" if isinstance(cell, Best) else "") for cell in row] for row in table.rows[:_MOST]]
+    rows = [[_cell(cell) for cell in row] for row in table.rows[:_MOST]]
     parts = in_parts(columns, rows, width, table.repeated)
     if len(parts) > 1 and all(column.number for column in columns[1:]) and len(rows) < len(columns):
         turned = in_parts(*_turned(columns, rows), width)
@@ -57,12 +64,17 @@ def _turned(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> tuple[
     return heads, [[Cell(column.heading), *(row[i] for row in rows)] for i, column in enumerate(columns)][1:]
 
 
+def _cell(cell: str) -> Cell:
+    """The best figure of a column is bold."""
+    return Cell(cell, "bold" if isinstance(cell, Best) else "")
+
+
 def to_markdown(tables: Sequence[TextTable]) -> str:
     """GitHub's Markdown."""
     lines = [MARKS["markdown"]]
     for table in tables:
         lines += ["", f"## {_md(table.title)}", ""]
-        lines += [f"{_md(paragraph)}\n" for paragraph in table.text]
+        lines += [_md_paragraph(paragraph) for paragraph in table.text]
         if table.columns:
             lines.append(_line(name.replace("\n", "<br>") for name, _ in table.columns))
             lines.append(_line(("---:" if number else "---") for _, number in table.columns))
@@ -73,6 +85,10 @@ def to_markdown(tables: Sequence[TextTable]) -> str:
 
 def _line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
+
+
+def _md_paragraph(text: str) -> str:
+    return f"### {_md(text)}\n" if isinstance(text, Heading) else f"{_md(text)}\n"
 
 
 def _md_cell(cell: str) -> str:
@@ -98,7 +114,7 @@ def to_latex(tables: Sequence[TextTable]) -> str:
     lines, labels = [MARKS["latex"], r"% needs \usepackage{booktabs}"], Counter[str]()
     for table in tables:
         if table.text:
-            lines += ["", rf"\paragraph{{{_tex(table.title)}}}", *map(_tex, table.text)]
+            lines += ["", rf"\paragraph{{{_tex(table.title)}}}", *map(_tex_paragraph, table.text)]
         if not table.rows:
             lines += [_tex(note) if table.text else f"% {note}" for note in table.notes]
             continue
@@ -126,6 +142,10 @@ def _latex_head(table: TextTable) -> list[str]:
     heads = [name.split("\n") for name, _ in table.columns]
     lines = [[_tex(part) for part in of_line] for of_line in zip_longest(*heads, fillvalue="")]
     return [f"    {' & '.join(line)} \\\\" for line in lines]
+
+
+def _tex_paragraph(text: str) -> str:
+    return rf"\par\textit{{{_tex(text)}.}}" if isinstance(text, Heading) else _tex(text)
 
 
 def _tex_cell(cell: str) -> str:

@@ -47,6 +47,14 @@ for (const { rows, lines } of sections)
       if (line) cell.prepend(swatch(line));
     }
 
+// In a table with a column for each backbone a mark has the method's colour alone.
+const byBackbone = [...document.querySelectorAll("section.backbones tbody tr")];
+for (const row of byBackbone) {
+  const name = row.cells[0].textContent, fitting = report.methods.filter((m) => name === m || name.startsWith(`${m} `));
+  const method = report.methods.indexOf(fitting.sort((a, b) => b.length - a.length)[0]);
+  if (method >= 0) row.cells[0].prepend(swatch({ method }));
+}
+
 // -- what is shown
 
 function filter(text) {
@@ -64,6 +72,8 @@ function filter(text) {
     for (const row of rows)
       row.hidden = [...row.cells].slice(0, NAMES).some((cell) => lines.get(cell.textContent)?.hidden);
   });
+  const someBackbone = report.groups.some((group) => among(group.backbone, ofRows));
+  for (const row of byBackbone) row.hidden = ofRows.length > 0 && !someBackbone && !among(row.cells[0].textContent, ofRows);
   for (const panel of report.panels)
     for (const row of panel.rows) row.hidden = report.groups[row.group].lines[row.line].hidden;
   for (const panel of report.panels)
@@ -90,7 +100,7 @@ function grid(number, make) {
   const space = place.clientWidth, most = Math.max(1, Math.floor((space + GAP) / (LEAST + GAP)));
   const columns = Math.ceil(number / Math.ceil(number / most)); // rows of equal length
   const wide = Math.floor(Math.min((space - GAP * (columns - 1)) / columns, Math.max(MOST, LEAST)));
-  const box = html("div", undefined, "charts"), figures = make(Math.max(wide, 200)).filter(Boolean);
+  const box = html("div", undefined, "charts"), figures = make(Math.max(wide, 200));
   box.style.gridTemplateColumns = `repeat(${columns}, minmax(0, ${wide}px))`;
   for (const figure of figures) // a tall chart stands beside several others
     if (columns > 1 && figure.dataset.high > 400) figure.style.gridRow = `span ${Math.min(3, Math.ceil(figure.dataset.high / 340))}`;
@@ -105,8 +115,9 @@ function whole(panel) {
   const on = panel.backbones.length > 1 ? `${panel.backbones.length} backbones` : panel.backbones[0];
   box.append(html("p", `${capital(panel.metric)}${images}; ${on}, trained on ${panel.trained_on}.${without}`, "note"), legend(rows));
   const make = (wide) => [dots(panel, wide, `${capital(panel.metric)}, % with 95 % intervals over seeds`),
-    ...COSTS.map((cost) => scatter(panel, cost, wide)), curves(panel, "val", wide), curves(panel, "loss", wide)];
-  box.append(grid(6, make));
+    ...COSTS.map((cost) => scatter(panel, cost, wide)), ...recorded.map((which) => curves(panel, which, wide))];
+  const recorded = ["val", "loss"].filter((which) => rows.some((row) => row.curve.epochs && row.curve[which].some((v) => v !== null)));
+  box.append(grid(1 + COSTS.length + recorded.length, make));
   const planned = rows.filter((row) => row.layers.length);
   if (planned.length) {
     const holder = html("div"), show = (at) => holder.replaceChildren(grid(1, (wide) => [layers(planned[at], wide)]));

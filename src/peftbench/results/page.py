@@ -9,16 +9,17 @@ from itertools import zip_longest
 from pathlib import Path
 
 from peftbench.common.amounts import plural
-from peftbench.results.answer_tables import TITLE, answer_tables
+from peftbench.results.answer_tables import answer_table
 from peftbench.results.answers import answers
+from peftbench.results.backbone_tables import backbone_tables
 from peftbench.results.board import Board
 from peftbench.results.board_tables import group_tables
 from peftbench.results.collect import Collected
 from peftbench.results.formats import MARKS
 from peftbench.results.groups import Group, groups_of
 from peftbench.results.page_data import page_data
-from peftbench.results.report import left_out_tables
-from peftbench.results.text_table import Best, TextTable
+from peftbench.results.report import left_out_tables, made_table
+from peftbench.results.text_table import Best, Heading, TextTable
 
 _HERE = Path(__file__).parent
 _SCRIPTS = ("marks.js", "axes.js", "charts.js", "page.js")
@@ -40,10 +41,15 @@ def html_page(boards: Sequence[Board], collected: Collected, incomplete: bool = 
         '<meta name="viewport" content="width=device-width, initial-scale=1"><title>peftbench report</title>',
         f"<style>\n{_text_of('page.css')}</style></head><body>",
         f'<h1>peftbench report</h1><p class="note">{plural(runs, "run")}, {escape(shown)}</p>',
+        *(f'<p class="note">{escape(note)}</p>' for note in made_table(collected).notes),
         '<div class="controls" id="controls" hidden><input type="search" id="search" '
-        'placeholder="filter: methods or tasks" aria-label="filter methods or tasks"><span id="count"></span></div>',
+        'placeholder="filter: methods, backbones, data sets" aria-label="filter"><span id="count"></span></div>',
     ]
     parts += _answers(boards, collected)
+    by_backbone = backbone_tables(boards, incomplete)
+    if by_backbone:
+        parts += ['<section class="backbones"><h2>Methods by backbone</h2><div class="tables">']
+        parts += [*(line for table in by_backbone for line in _table(table)), "</div></section>"]
     parts.append('<section id="charts" hidden></section>')
     groups = groups_of(boards)
     for group in groups:
@@ -58,13 +64,20 @@ def html_page(boards: Sequence[Board], collected: Collected, incomplete: bool = 
 
 
 def _answers(boards: Sequence[Board], collected: Collected) -> list[str]:
-    """What a report begins with, a card for each data set, or a table of many."""
-    parts = [f'<section class="answers"><h2>{escape(TITLE)}</h2><div class="cards">']
-    for table in answer_tables(answers(boards, collected.runs)):
-        title = escape(table.title.removeprefix(TITLE).strip())
-        said = "".join(f"<p>{escape(paragraph)}</p>" for paragraph in table.text)
-        parts += ['<div class="card">', f"<h3>{title}</h3>", said, *_grid(table), "</div>"]
-    return [*parts, "</div></section>"]
+    """What a report begins with: a card for each data set, and for many of them one with a table."""
+    table = answer_table(answers(boards, collected.runs))
+    parts = [f'<section class="answers"><h2>{escape(table.title)}</h2><div class="cards">']
+    cards: list[list[str]] = []
+    for paragraph in table.text:
+        if isinstance(paragraph, Heading):
+            cards.append([f"<h3>{escape(paragraph)}</h3>"])
+        else:
+            cards[-1].append(f"<p>{escape(paragraph)}</p>")
+    if table.rows:
+        cards.append(["<h3>By data set</h3>", *_rows(table)])
+    for card in cards:
+        parts += ['<div class="card">', *card, "</div>"]
+    return [*parts, "</div>", *_notes(table), "</section>"]
 
 
 def _text_of(name: str) -> str:
@@ -87,18 +100,23 @@ def _table(table: TextTable, kind: str = "", titled: bool = True) -> list[str]:
 
 
 def _grid(table: TextTable, kind: str = "") -> list[str]:
-    lines = []
-    if table.rows:
-        kinds = [' class="number"' if number else "" for _, number in table.columns]
-        names = (escape(name).replace("\n", "<br>") for name, _ in table.columns)
-        head = "".join(f"<th{kind}>{name}</th>" for kind, name in zip(kinds, names, strict=True))
-        lines.append(f'<div class="scroll"><table class="{kind}"><thead><tr>{head}</tr></thead><tbody>')
-        values = table.values or [[] for _ in table.rows]
-        for row, numbers in zip(table.rows, values, strict=True):
-            cells = zip_longest(kinds, row, numbers)
-            lines.append(f"<tr>{''.join(_cell(*cell) for cell in cells)}</tr>")
-        lines.append("</tbody></table></div>")
-    return [*lines, *(f'<p class="note">{escape(note)}</p>' for note in table.notes)]
+    return [*(_rows(table, kind) if table.rows else []), *_notes(table)]
+
+
+def _notes(table: TextTable) -> list[str]:
+    return [f'<p class="note">{escape(note)}</p>' for note in table.notes]
+
+
+def _rows(table: TextTable, kind: str = "") -> list[str]:
+    kinds = [' class="number"' if number else "" for _, number in table.columns]
+    names = (escape(name).replace("\n", "<br>") for name, _ in table.columns)
+    head = "".join(f"<th{kind}>{name}</th>" for kind, name in zip(kinds, names, strict=True))
+    lines = [f'<div class="scroll"><table class="{kind}"><thead><tr>{head}</tr></thead><tbody>']
+    values = table.values or [[] for _ in table.rows]
+    for row, numbers in zip(table.rows, values, strict=True):
+        cells = zip_longest(kinds, row, numbers)
+        lines.append(f"<tr>{''.join(_cell(*cell) for cell in cells)}</tr>")
+    return [*lines, "</tbody></table></div>"]
 
 
 def _cell(kind: str, shown: str, value: float | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -48,7 +47,7 @@ def questions(boards: Sequence[Board], together: bool = False) -> list[Question]
         together: whether all tasks of a metric are asked about together too, where a row has all; else VTAB alone.
     """
     asked: dict[Hashable, Question] = {}
-    several = len({_backbone(row) for board in boards for row in board.rows}) > 1
+    several = len({board.words for board in boards}) > 1
     for board in boards:
         for name, tasks in _groups(board, boards, together):
             if not any(not row.missing(tasks) for row in board.rows):
@@ -98,31 +97,16 @@ def _tell_names_apart(asked: Sequence[Question]) -> None:
 
 
 def contenders(question: Question) -> list[Contender]:
-    """The rows that have every one of the tasks, the highest first; each has a name of its own."""
-    rows = [(board, row) for board in question.boards for row in board.rows if not row.missing(question.tasks)]
+    """The rows that have every one of the tasks, the highest first, called `lora` or `lora on vit_nano`."""
     compared = []
-    for (board, row), name in zip(rows, _names(rows, question.several_backbones), strict=True):
-        mean = _mean(board, row, question.tasks)
-        assert mean.value is not None
-        compared.append(Contender(board, row, name, mean.value, mean.half))
+    for board in question.boards:
+        for row in board.rows:
+            if not row.missing(question.tasks):
+                mean = _mean(board, row, question.tasks)
+                assert mean.value is not None
+                name = f"{row.label} on {board.words}" if question.several_backbones else row.label
+                compared.append(Contender(board, row, name, mean.value, mean.half))
     return sorted(compared, key=lambda contender: -contender.value)
-
-
-def _names(rows: Sequence[tuple[Board, Row]], with_backbone: bool) -> list[str]:
-    """`lora`, or `lora on vit_nano`, and more of the basis where that does not tell it from another."""
-    names = [f"{row.label} on {_backbone(row)}" if with_backbone else row.label for _, row in rows]
-    same = Counter(names)
-    longer = list(names)
-    for i, (board, _) in enumerate(rows):
-        others = [dict(rows[j][0].basis) for j in range(len(rows)) if names[j] == names[i] and j != i]
-        differing = [value for key, value in board.basis if value and any(other[key] != value for other in others)]
-        if same[names[i]] > 1 and differing:
-            longer[i] = f"{names[i]} ({'; '.join(differing)})"
-    return longer
-
-
-def _backbone(row: Row) -> str:
-    return next(run.backbone for run in row.all_runs())
 
 
 def _mean(board: Board, row: Row, tasks: Sequence[str]) -> Mean:

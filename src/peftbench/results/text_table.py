@@ -14,13 +14,19 @@ class Best(str):
     __slots__ = ()
 
 
+class Heading(str):
+    """A paragraph that is the heading of those which follow."""
+
+    __slots__ = ()
+
+
 @dataclass
 class TextTable:
     """`columns` are (name, whether it is a number), and a name may have a second line; `notes` stand below.
 
     `values` are the numbers to sort cells by. `label` is what LaTeX refers to the table by, without `tab:`. `text` are
-    paragraphs that stand between the title and the rows. Where there is no room for all columns, the rest stands below,
-    and the first `repeated` columns again.
+    paragraphs that stand between the title and the rows. Where a terminal has no room for all columns, the rest stands
+    below, and the first `repeated` columns again.
     """
 
     title: str
