@@ -60,11 +60,14 @@ for (const row of byBackbone) {
 function filter(text) {
   const words = text.toLowerCase().split(/\s+/).filter(Boolean), among = (name, some) => some.some((w) => name.toLowerCase().includes(w));
   const ofTasks = words.filter((w) => report.tasks.some((t) => t.toLowerCase().includes(w)));
-  const ofRows = words.filter((w) => !ofTasks.includes(w));
+  const names = report.groups.flatMap((group) => group.lines.flatMap((line) => line.names));
+  const ofBackbones = words.filter((w) => !ofTasks.includes(w) && !among(names.join(" "), [w]) && report.groups.some((g) => among(g.backbone, [w])));
+  const ofRows = words.filter((w) => !ofTasks.includes(w) && !ofBackbones.includes(w));
+  const shows = (name, some) => some.length === 0 || among(name, some); // of words of one kind any, of each kind one
   let shown = 0, all = 0;
   report.groups.forEach((group, at) => {
     for (const line of group.lines) {
-      line.hidden = ofRows.length > 0 && !among(line.names.join(" "), ofRows) && !among(group.backbone, ofRows);
+      line.hidden = !shows(group.backbone, ofBackbones) || !shows(line.names.join(" "), ofRows);
       all += 1;
       shown += !line.hidden;
     }
@@ -72,8 +75,7 @@ function filter(text) {
     for (const row of rows)
       row.hidden = [...row.cells].slice(0, NAMES).some((cell) => lines.get(cell.textContent)?.hidden);
   });
-  const someBackbone = report.groups.some((group) => among(group.backbone, ofRows));
-  for (const row of byBackbone) row.hidden = ofRows.length > 0 && !someBackbone && !among(row.cells[0].textContent, ofRows);
+  for (const row of byBackbone) row.hidden = !shows(row.cells[0].textContent, ofRows);
   for (const panel of report.panels)
     for (const row of panel.rows) row.hidden = report.groups[row.group].lines[row.line].hidden;
   for (const panel of report.panels)

@@ -9,6 +9,7 @@ from typing import Any
 from peftbench.results.board import has_comparable_costs
 from peftbench.results.groups import Group, Line
 from peftbench.results.panels import Panel, Place, panels
+from peftbench.results.row_names import cut
 from peftbench.results.summary import Run
 from peftbench.results.task_results import short
 
@@ -27,7 +28,7 @@ def page_data(groups: Sequence[Group], incomplete: bool) -> dict[str, Any]:
     """
     looks = _Looks(groups)
     return {
-        "methods": looks.methods,
+        "methods": [cut(method) for method in looks.methods],
         "variants": [looks.in_words(variant) for variant in looks.variants],
         "tasks": list(dict.fromkeys(_plain(task) for group in groups for task in group.data_sets)),
         "groups": [
@@ -66,7 +67,8 @@ class _Looks:
 
 def _setting(line: Line) -> str:
     """What the line's label adds to its method."""
-    return line.label.removeprefix(line.trait.method).strip()
+    method = line.trait.method
+    return line.label.removeprefix(method if line.label.startswith(method) else cut(method)).strip()
 
 
 def _plain(task: str) -> str:
