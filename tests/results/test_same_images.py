@@ -58,6 +58,9 @@ def test_one_seed_is_compared_image_by_image_and_called_what_it_is(counts, verdi
     assert float(line["p"]) == pytest.approx(scipy.stats.binomtest(mine, mine + theirs, 0.5).pvalue)
     better = {"better": "lora", "worse": "bitfit"}.get(verdict)
     assert line["verdict"] == ("inside the noise" if better is None else "better")
+    answer = tell("report", tmp_path).split("\n\n")[0]
+    assert "Methods are compared image by image (McNemar)" in answer
+    assert ("Inside its noise" in answer, "lower by more than the noise of its" in answer) == (not better, bool(better))
     for form in ("terminal", "markdown", "latex"):
         shown = tell("report", tmp_path, f"--format={form}")
         assert TITLE in shown

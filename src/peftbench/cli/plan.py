@@ -39,10 +39,16 @@ def _search_path(folder: str | None) -> list[str]:
 def _print_tables(planned: Any, config: Any) -> None:
     from rich.console import Console
 
+    from peftbench.common.fitted_table import left_out_in_words
+
     console = Console()
     if not console.is_terminal:
         console = Console(width=160)
-    console.print(_table(planned))
+    table, left_out = _table(planned, console.width)
+    console.print(table)
+    if left_out:
+        words = left_out_in_words(left_out, console.width, "--json")
+        console.print(words, style="dim", highlight=False)
     rest = sum(1 for r in planned.rows if not _changed(r))
     if rest:
         console.print(f"{rest} more layers stay as they are", highlight=False)
@@ -55,20 +61,23 @@ def _changed(row: Any) -> bool:
     return bool(row.trained or row.added or row.pruned or row.skipped)
 
 
-def _table(planned: Any) -> Table:
-    from rich import box
-    from rich.table import Table
+def _table(planned: Any, width: int) -> tuple[Table, list[str]]:
+    """The layers that change, and the headings for which there is no room."""
+    from peftbench.common.fitted_table import Cell, Column, fitted
 
-    table = Table(header_style="bold", box=box.SIMPLE, pad_edge=False, padding=(0, 1))
     changed = [r for r in planned.rows if _changed(r)]
-    columns = ["base", *(c for c in ("pruned", "trained", "added") if any(getattr(r, c) for r in changed))]
-    for name in ("layer", "kind", *columns, ""):
-        table.add_column(name, justify="right" if name in columns else "left", overflow="fold")
+    counts = ["base", *(c for c in ("pruned", "trained", "added") if any(getattr(r, c) for r in changed))]
+    ranks = {"base": 2, "pruned": 1}
+    columns = [Column("layer"), Column("kind", rank=3), *(Column(c, True, ranks.get(c, 0)) for c in counts), Column("")]
+    rows = []
     for row in changed:
         note = row.skipped and f"left as it is: {row.skipped}"
         note = note or ("merged in the end" if row.merges else "")
-        table.add_row(row.name, row.kind, *(f"{getattr(row, c):,}" if getattr(row, c) else "–" for c in columns), note)
-    return table
+        numbers = [f"{getattr(row, c):,}" if getattr(row, c) else "–" for c in counts]
+        rows.append([Cell(text) for text in (row.name, row.kind, *numbers, note)])
+    if not any(row[-1].text for row in rows):
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
+    return fitted(columns, rows, width)
 
 
 def _sums(planned: Any, config: Any) -> Table:
@@ -76,8 +85,8 @@ def _sums(planned: Any, config: Any) -> Table:
     from rich.table import Table
 
     table = Table(show_header=False, box=box.SIMPLE, pad_edge=False)
-    table.add_column(style="dim")
-    table.add_column(justify="right")
+    table.add_column(style="dim", overflow="fold")
+    table.add_column(justify="right", overflow="fold")
     counts, step = planned.parameters, planned.step
     table.add_row("parameters of the method", f"{counts['method']:,} ({counts['method_share']:.2%} of the backbone)")
     table.add_row("of the backbone", f"{counts['backbone']:,}")

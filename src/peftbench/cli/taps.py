@@ -49,20 +49,27 @@ def clear_taps(words: Words) -> int:
 
 
 def _print_table(there: Sequence[Entry]) -> None:
-    from rich import box
     from rich.console import Console
-    from rich.table import Table
 
     from peftbench.common.amounts import size
-    from peftbench.taps.entries import ago
+    from peftbench.common.fitted_table import PIPED, Cell, Column, fitted, left_out_in_words
+    from peftbench.taps.entries import ABOUT, ago
 
-    table = Table(header_style="bold", box=box.SIMPLE, pad_edge=False)
-    for name in ("key", "backbone", "data", "rows", "taps", "pixels", "precision", "size", "last used"):
-        table.add_column(name, no_wrap=True)
-    for entry in there:
-        table.add_row(entry.key, *_described(entry), size(entry.bytes), ago(entry.used))
-    if there:
-        Console(width=None if Console().is_terminal else 200).print(table)
+    if not there:
+        return
+    columns = [
+        Column("key"), Column("backbone"), Column("data"), Column("rows", True, rank=2), Column("taps", True, rank=3),
+        Column("pixels", True, rank=4), Column("precision", rank=5), Column("size", True), Column("last used", rank=1),
+    ]  # fmt: skip
+    rows = [[Cell(text) for text in (e.key, *_described(e), size(e.bytes), ago(e.used))] for e in there]
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=PIPED)
+    table, left_out = fitted(columns, rows, console.width)
+    console.print(table)
+    if left_out:
+        words = left_out_in_words(left_out, console.width, f"an entry's {ABOUT}")
+        console.print(words, style="dim", highlight=False)
 
 
 def _described(entry: Entry) -> list[str]:

@@ -226,4 +226,4 @@ def _add_in_pieces(folded: list[str], between: str, word: str, width: int, inden
 
 
 _WORDS = re.compile(r"\S*\d(?: ± [\d.]+)?(?: (?:%|s|ms|min|B|kB|MB|GB|M)(?!\w)\S*)?(?=\s|$)|\S+ %(?!\S)|\S+")
-_PIECES = re.compile(r"[^\s=,/_:()]*[\s=,/_:()]+|[^\s=,/_:()]+")
+_PIECES = re.compile(r".+?(?:[=,/_:()\s]+|(?<=[a-zA-Z])\.|\.(?=[a-zA-Z]))|.+")

@@ -14,24 +14,37 @@ FEW = 4
 """Answers on single data sets that are said in sentences; of more each is a row."""
 
 
-def answer_table(answers: Sequence[Answer]) -> TextTable:
-    """For every data set the highest, what is inside its noise, the cheapest of these, and what was not compared."""
+def answer_tables(answers: Sequence[Answer]) -> list[TextTable]:
+    """For every data set the highest, what is inside its noise, the cheapest of these, and what was not compared.
+
+    A table for each answer has its sentences alone; the last has a row for each data set, where there are many.
+    """
     single = [answer for answer in answers if len(answer.tasks) == 1]
     in_rows = single if len(single) > FEW else []
-    table = _rows(in_rows) if in_rows else TextTable(TITLE, [])
-    for answer in answers:
-        if answer not in in_rows:
-            table.text += [Heading(title_of(answer)), *sentences(answer)]
+    in_words = [answer for answer in answers if answer not in in_rows]
+    tables = [TextTable(f"{TITLE} {title_of(answer)}", [], text=sentences(answer)) for answer in in_words]
+    if in_rows:
+        tables.append(_rows(in_rows))
     if any(TIME in answer.cheapest and answer.level for answer in answers):
-        table.notes.append(TIME_IN_WORDS)
-    return table
+        tables[-1].notes.append(TIME_IN_WORDS)
+    return tables
+
+
+def answer_table(answers: Sequence[Answer]) -> TextTable:
+    """The same as one table, in which each answer has a heading."""
+    tables = answer_tables(answers)
+    whole = TextTable(TITLE, tables[-1].columns, tables[-1].rows, tables[-1].notes, label="answers")
+    for table in tables:
+        if table.text:
+            whole.text += [Heading(table.title.removeprefix(f"{TITLE} ")), *table.text]
+    return whole
 
 
 def _rows(answers: Sequence[Answer]) -> TextTable:
     columns = [("data set", False), ("images", True), ("highest", False), ("%", True), ("inside its noise", True)]
     costs = [cost for cost in COSTS if any(cost in answer.cheapest for answer in answers)]
     columns += [(f"cheapest by {IN_WORDS[cost][0]}", False) for cost in costs]
-    table = TextTable(TITLE, columns, label="answers")
+    table = TextTable(f"{TITLE} By data set", columns)
     for answer in answers:
         highest = f"{answer.highest.name}{' (best)' if rank(answer) == 'Best' else ''}"
         images = "–" if answer.images is None else f"{answer.images:,}"

@@ -149,14 +149,15 @@ def _holds_corrected(compared: Sequence[Contender], answer: Answer) -> bool:
 
     They are those of the table of differences: every two, or of many, each with the highest.
     """
-    p_values = [answer.tellings[other.name].p for other in compared[1:]]
-    own = len(p_values)
-    if len(compared) <= _ALL_PAIRS:
-        for i, first in enumerate(compared[1:], 1):
-            others = compared[i + 1 :]
-            p_values += [tell(first.row, other.row, answer.tasks, answer.metric).p for other in others]
-    corrected = holm_corrected([1.0 if p is None else p for p in p_values])
-    return all(p < ALPHA for p in corrected[:own])
+    own = [1.0 if p is None else p for p in (answer.tellings[other.name].p for other in compared[1:])]
+    every_two = len(compared) * (len(compared) - 1) // 2
+    if max(holm_corrected(own)) >= ALPHA or len(compared) > _ALL_PAIRS or max(own) * every_two < ALPHA:
+        return max(holm_corrected(own)) < ALPHA  # more comparisons cannot help, or so few p-values need no more
+    others = list(own)
+    for i, first in enumerate(compared[1:], 1):
+        tellings = [tell(first.row, other.row, answer.tasks, answer.metric) for other in compared[i + 1 :]]
+        others += [1.0 if telling.p is None else telling.p for telling in tellings]
+    return max(holm_corrected(others)[: len(own)]) < ALPHA
 
 
 def _images(compared: Sequence[Contender], tasks: Sequence[str]) -> int | None:
@@ -171,9 +172,9 @@ def _left_out(answer: Answer, every: Sequence[Answer], runs: Sequence[Run]) -> l
     if len(answer.tasks) > 1:
         return []
     (task,) = answer.tasks
-    there = {run.method for contender in answer.contenders for run in contender.row.all_runs()}
+    there = {contender.row.method for contender in answer.contenders}
     alike = [other for other in every if other.metric == answer.metric]
-    elsewhere = {run.method for other in alike for c in other.contenders for run in c.row.all_runs()}
+    elsewhere = {contender.row.method for other in alike for contender in other.contenders}
     of_task = [run for run in runs if run.task == task and run.method not in there]
     reasons: dict[str, dict[str, None]] = defaultdict(dict)
     for run in of_task:

@@ -15,7 +15,8 @@ from peftbench.common.errors import UserError
 from peftbench.results.labels import label
 from peftbench.results.record import Record
 
-_WIDTH = 40
+_WIDTH, _NARROW = 40, 10  # cells of the longest bar, which gives way to names and figures
+_BETWEEN = 6  # cells of three columns' edges
 _MARKS = {"sparse": "·", "whole": "▪"}
 _BAR = "█"
 
@@ -57,12 +58,14 @@ def print_layers(record: Record, console: Console | None = None) -> None:
         layers.setdefault(layer, Counter())[kind] += number
         totals[kind] += number
     most = max(1, *(kinds.total() for kinds in layers.values()))
+    numbers = max(len(f"{kinds.total():,}") for kinds in layers.values())
+    widest = min(_WIDTH, max(_NARROW, console.width - max(map(len, layers)) - numbers - _BETWEEN))
     table = Table(show_header=False, box=None, padding=(0, 1))
-    table.add_column(no_wrap=True)
-    table.add_column(justify="right")
-    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(overflow="fold")
     for layer, kinds in layers.items():
-        bar = "".join(_mark(kind) * max(1, round(_WIDTH * n / most)) for kind, n in sorted(kinds.items()))
+        bar = "".join(_mark(kind) * max(1, round(widest * n / most)) for kind, n in sorted(kinds.items()))
         table.add_row(escape(layer), f"{kinds.total():,}", bar)
     console.print(label(record), highlight=False, soft_wrap=True)
     console.print(table)

@@ -10,9 +10,10 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from peftbench.common.amounts import count, seconds, size
-from peftbench.common.fitted_table import PIPED, Cell, Column, fitted, left_out_in_words
+from peftbench.common.fitted_table import PIPED, Cell, Column, fitted, fold, left_out_in_words
 from peftbench.results.labels import differences, label
 from peftbench.results.record import FILE, Record
 from peftbench.results.task_results import results_of_record, task_name
@@ -36,18 +37,22 @@ def print_table(records: Sequence[Record], console: Console | None = None) -> No
     piped = not console.is_terminal
     if piped:
         console = Console(width=PIPED, file=console.file)
+    width = console.width
+
+    def say(text: str) -> None:
+        console.print(Text(text if piped else fold(text, width), style="dim"), soft_wrap=True)
+
     complete = [record for record in records if record.status == "complete"]
     if len(complete) == 1 and len(records) == 1:
-        console.print(_list(complete[0], console.width))
+        console.print(_list(complete[0], width))
     elif complete:
-        table, left_out = _table(complete, console.width)
+        table, left_out = _table(complete, width)
         console.print(table)
         if left_out:
-            words = left_out_in_words(left_out, console.width, FILE)
-            console.print(f"[dim]{escape(words)}[/dim]", soft_wrap=piped, highlight=False)
+            say(left_out_in_words(left_out, width, FILE))
     differing = differences(records)
     if any(differing[id(record)] and _tested(record) for record in complete):
-        console.print(f"[dim]{_SETTINGS}[/dim]", soft_wrap=piped, highlight=False)
+        say(_SETTINGS)
     for record in records:
         if record.status != "complete":
             which = escape(" ".join([label(record), differing[id(record)]]).strip())
