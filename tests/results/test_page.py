@@ -130,7 +130,7 @@ def test_the_page_draws_every_row_where_its_figures_are(seen, suite):
     train = charts(whole, chart="cost", cost="train", panel="VTAB-1k, mean of the groups")[0]
     assert {mark["label"] for mark in train["marks"]} == {"lora", "bitfit", "linear"}
     assert {mark["label"] for mark in train["marks"] if mark["front"] == "true"} >= {"lora", "bitfit"}
-    (kitti,) = charts(whole, chart="dots", panel="kitti")
+    (kitti,) = charts(whole, chart="dots", panel="kitti, 10,000,000 test images")
     (_, first, at), *_, (_, last, end) = [tick for tick in kitti["ticks"] if tick[0] == "x"]
     lines = leaderboard(suite)
     for mark in kitti["marks"]:
@@ -240,7 +240,7 @@ def test_a_row_that_lacks_a_data_set_empties_no_chart(seen):
     assert len(by_panel["photos"]["marks"]) == 12
     for chart in seen["crowd"]["charts"]:
         assert chart["marks"] or chart["lines"]
-    assert "of 250 images" in by_panel["digits"]["marks"][0]["told"]
+    assert "of 250 test images" in by_panel["digits"]["marks"][0]["told"]
 
 
 def test_wide_screens_have_charts_side_by_side_and_phones_one_that_is_legible(seen):

@@ -11,7 +11,7 @@ const low = (row) => 100 * Math.max(0, row.value - (row.half ?? 0));
 const high = (row) => 100 * Math.min(1, row.value + (row.half ?? 0));
 const figures = (row) => `${percent(row.value)}${row.half === null ? "" : ` ± ${percent(row.half)}`}`;
 function told(row, panel, more = "") {
-  const images = panel.images === null ? "" : ` of ${panel.images.toLocaleString("en")} images`;
+  const images = panel.images && ` of ${panel.images}`;
   const seeds = row.seeds === "1" ? "1 seed" : `${row.seeds} seeds`;
   return [`${row.full}: ${figures(row)} %${images}`, seeds, more, row.times, row.choice].filter(Boolean).join(", ");
 }

@@ -112,7 +112,7 @@ function grid(number, make) {
 function whole(panel) {
   const box = html("div", undefined, "panel"), rows = panel.rows.filter((row) => !row.hidden);
   box.append(html("h3", panel.title));
-  const images = panel.images === null ? "" : ` on ${panel.images.toLocaleString("en")} test images`;
+  const images = panel.images && ` on ${panel.images}`;
   const without = panel.without.length ? ` Without a mean, since they lack a data set: ${panel.without.join(", ")}.` : "";
   const on = panel.backbones.length > 1 ? `${panel.backbones.length} backbones` : panel.backbones[0];
   box.append(html("p", `${capital(panel.metric)}${images}; ${on}, trained on ${panel.trained_on}.${without}`, "note"), legend(rows));
@@ -150,7 +150,7 @@ function draw() {
     + "intervals. Left out are costs of several machines, and times and memory of runs trained together.", "note"));
   if (many) {
     place.append(html("h3", "Every data set"));
-    place.append(grid(panels.length, (wide) => panels.map((panel) => dots(panel, wide, panel.title))));
+    place.append(grid(panels.length, (wide) => panels.map((panel) => dots(panel, wide, [panel.title, panel.images].filter(Boolean).join(", ")))));
   }
 }
 place.addEventListener("pointerover", (event) => {

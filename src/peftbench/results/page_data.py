@@ -81,8 +81,8 @@ def _panel(panel: Panel, looks: _Looks) -> dict[str, Any]:
         "tasks": [_plain(task) for task in panel.tasks],
         "metric": short(panel.metric),
         "primary": panel.primary,
-        "images": panel.images,
-        "without": panel.without,
+        "images": _images(panel),
+        "without": [_name(place, panel) for place in panel.without],
         "trained_on": panel.trained_on,
         "backbones": panel.backbones,
         "rows": [_row(place, panel, looks) for place in panel.places],
@@ -90,15 +90,27 @@ def _panel(panel: Panel, looks: _Looks) -> dict[str, Any]:
     }
 
 
+def _images(panel: Panel) -> str:
+    """`250 test images`; the empty string where it is not one number."""
+    kind = {"test": "test images", "val": "validation images", "train": "training images"}
+    number = panel.images
+    return "" if number is None else f"{number:,} {kind.get(panel.metric.partition('/')[0], 'images')}"
+
+
+def _name(place: Place, panel: Panel, full: bool = False) -> str:
+    """What the row is called on the panel: with its backbone where there are several."""
+    name = place.line.name.full if full else place.line.label
+    return f"{name} on {place.backbone}" if len(panel.backbones) > 1 else name
+
+
 def _row(place: Place, panel: Panel, looks: _Looks) -> dict[str, Any]:
     row = place.row
-    where = f" on {place.backbone}" if len(panel.backbones) > 1 else ""
     runs = next(iter(row.runs.values())) if len(panel.tasks) == 1 else []
     return {
         "group": place.group,
         "line": place.at,
-        "label": f"{place.line.label}{where}",
-        "full": f"{place.line.name.full}{where}",
+        "label": _name(place, panel),
+        "full": _name(place, panel, full=True),
         **looks.of(place.line, place.backbone),
         "times": row.times,
         "choice": str(row.choice),

@@ -43,7 +43,7 @@ class Panel:
     split: str
     trained_on: str
     places: list[Place] = field(default_factory=list)
-    without: list[str] = field(default_factory=list)
+    without: list[Place] = field(default_factory=list)
 
     @property
     def primary(self) -> str:
@@ -129,7 +129,7 @@ def _of_mean(board: Board, whole: Sequence[Place], incomplete: bool) -> Panel:
     for place in whole:
         mean = board.means(place.row, incomplete)[name]
         if mean.value is None:
-            panel.without.append(place.line.label)
+            panel.without.append(place)
         else:
             panel.places.append(replace(place, mean=mean))
     return panel
