@@ -110,13 +110,17 @@ def seen(suite, tmp_path_factory) -> dict[str, Any]:
     for path in (folder / "suite").glob("lora-*/result.json"):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"plan": {"layers": layers}}))
     crowd(folder / "crowd")
+    long = {"method": "m" * 150, "backbone": "b" * 60, "data": "a_folder_of_photos_" * 5}
+    write(folder / "long", record("lora"), record("full", config__choices=long, config__method__options={"rank": 1}))
     pages = {}
-    for name in ("suite", "crowd"):
+    for name in ("suite", "crowd", "long"):
         tell("report", folder / name, "--format=html")
         pages[name] = folder / name / "report.html"
     widths = {"suite": 1400, "suite sorted": 900, "suite filtered": 900, "crowd": 1400, "crowd phone": 390}
+    widths |= {"crowd filtered": 900, "long phone": 390}
     views = {name: (pages[name.partition(" ")[0]], width) for name, width in widths.items()}
     fragments = {"suite sorted": "#q=kitti&sort=params&order=ascending", "suite filtered": "#q=bitfit"}
+    fragments["crowd filtered"] = "#q=bitfit lora resnet_nano photos"
     return look(folder, views, fragments)
 
 
@@ -155,6 +159,11 @@ def test_an_address_sorts_and_filters(seen):
     assert filtered["count"] == "1 of 3 rows"
     assert {mark["label"] for chart in filtered["charts"] for mark in chart["marks"]} == {"bitfit"}
     assert set(ordered(filtered)) == {"bitfit"}
+    filtered = seen["crowd filtered"]
+    assert filtered["count"] == "2 of 18 rows"
+    assert {chart["panel"] for chart in filtered["charts"]} == {"photos"}
+    names = {mark["label"] for chart in filtered["charts"] for mark in chart["marks"]}
+    assert names == {"bitfit on resnet_nano", "lora on resnet_nano"}, "of words of one kind any, of each kind one"
 
 
 @pytest.mark.parametrize("view", ["suite", "crowd", "crowd phone"])
@@ -247,12 +256,11 @@ def test_wide_screens_have_charts_side_by_side_and_phones_one_that_is_legible(se
     tops = [round(chart["place"][1]) for chart in charts(seen["crowd"], panel="digits")]
     assert max(map(tops.count, tops)) >= 3
     assert max(chart["place"][2] for chart in seen["crowd"]["charts"]) > 1200, "the width is used"
-    phone = seen["crowd phone"]
-    assert phone["overflow"] == 0
-    assert phone["widest"] <= 390
-    lefts = {round(chart["place"][0]) for chart in phone["charts"]}
-    assert len(lefts) == 1
-    assert phone["smallest"] > 10, "text is not shrunk with its drawing"
+    for phone in (seen["crowd phone"], seen["long phone"]):
+        assert phone["overflow"] == 0
+        assert phone["widest"] <= 390
+        assert len({round(chart["place"][0]) for chart in phone["charts"]}) == 1
+        assert phone["smallest"] > 10, "text is not shrunk with its drawing"
 
 
 def test_colours_can_be_told_apart_by_the_colour_blind():
@@ -307,11 +315,16 @@ def test_the_page_holds_the_fronts_of_what_may_be_compared(tmp_path):
     assert fronts["parameters"] == {("linear", "bitfit", "lora")}
 
 
+def panels(folder: Path, *words: str) -> list[dict[str, Any]]:
+    """What the page draws, by data set."""
+    tell("report", folder, "--format=html", *words)
+    content = (folder / "report.html").read_text()
+    return json.loads(re.search(r'id="data">(.*?)</script>', content)[1])["panels"]
+
+
 def drawn_fronts(folder: Path) -> dict[str, set[tuple[str, ...]]]:
     """By cost, the fronts of the one data set."""
-    tell("report", folder, "--format=html")
-    content = (folder / "report.html").read_text()
-    (panel,) = json.loads(re.search(r'id="data">(.*?)</script>', content)[1])["panels"]
+    (panel,) = panels(folder)
     labels = [row["label"] for row in panel["rows"]]
     return {cost: {tuple(labels[i] for i in front) for front in panel["fronts"][cost]} for cost in panel["fronts"]}
 
@@ -336,3 +349,18 @@ def test_a_front_is_over_all_backbones_that_may_be_compared(tmp_path):
     fronts = drawn_fronts(tmp_path)
     assert fronts["parameters"] == {("linear on small", "bitfit on large", "full on large")}
     assert fronts["train"] == {("linear on small", "bitfit on large"), ("full on large",)}
+
+
+def test_panels_are_of_a_mean_and_of_each_data_set_and_name_their_images(tmp_path):
+    for method, data_sets in (("lora", ("digits", "photos")), ("bitfit", ("digits",))):
+        for data in data_sets:
+            metrics = {"test/accuracy": 0.9 + 0.01 * (method == "bitfit"), "val/accuracy": 0.8}
+            more = {"metrics": metrics, "stamps__data__images": {"test": 250, "val": 1100}}
+            write(tmp_path, record(method, data, **more))
+    shown = panels(tmp_path, "means=all")
+    assert [(p["title"], [row["label"] for row in p["rows"]], p["without"], p["images"]) for p in shown] == [
+        ("Mean over 2 data sets", ["lora"], ["bitfit"], ""),
+        ("digits", ["bitfit", "lora"], [], "250 test images"),
+        ("photos", ["lora"], [], "250 test images"),
+    ]
+    assert [p["images"] for p in panels(tmp_path, "metric=val/accuracy")] == ["1,100 validation images"] * 2
