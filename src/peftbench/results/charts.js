@@ -13,7 +13,7 @@ const figures = (row) => `${percent(row.value)}${row.half === null ? "" : ` ± $
 function told(row, panel, more = "") {
   const images = panel.images && ` of ${panel.images}`;
   const seeds = row.seeds === "1" ? "1 seed" : `${row.seeds} seeds`;
-  return [`${row.full}: ${figures(row)} %${images}`, seeds, more, row.times, row.choice].filter(Boolean).join(", ");
+  return [`${row.in_full}: ${figures(row)} %${images}`, seeds, more, row.times, row.choice].filter(Boolean).join(", ");
 }
 function placed(row, panel, x, y, r, more) {
   const point = mark({ ...row, hollow: row.times !== "" }, r);

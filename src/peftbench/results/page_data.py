@@ -110,7 +110,7 @@ def _row(place: Place, panel: Panel, looks: _Looks) -> dict[str, Any]:
         "group": place.group,
         "line": place.at,
         "label": _name(place, panel),
-        "full": _name(place, panel, full=True),
+        "in_full": _name(place, panel, full=True),
         **looks.of(place.line, place.backbone),
         "times": row.times,
         "choice": str(row.choice),
