@@ -65,17 +65,27 @@ def _highest(answer: Answer) -> str:
 def verdict(answer: Answer) -> str:
     """Which are inside the noise of the highest, and how many are lower; empty where nothing tells."""
     lower = len(answer.behind)
+    but = _but(answer)
     if answer.level:
-        rest = f"; {plural(lower, 'other')} {'is' if lower == 1 else 'are'} lower by more than that" if lower else ""
+        are = "is" if lower == 1 else "are"
+        rest = f"; {plural(lower, 'other')} {are} lower by more than that{but}" if lower else ""
         return f"Inside its noise: {_named(answer, answer.level)}{rest}."
     if not lower:
         return "" if answer.untold else "It was compared with no other."
     noise = "the noise" if {telling.by for telling in answer.known} == {SEEDS} else "the noise of its test images"
-    but = "" if answer.sure or answer.untold else ", though not each by enough for so many comparisons (Holm)"
     following = f"{answer.behind[0].name}, {reached(answer.behind[0])}"
     if lower == 1:
-        return f"The other is lower by more than {noise}{but}: {following}."
+        return f"The other is lower by more than {noise}: {following}."
     return f"The {lower} others are lower by more than {noise}{but}; the next is {following}."
+
+
+def _but(answer: Answer) -> str:
+    """How many are lower only as long as the number of comparisons does not count."""
+    number = len(answer.not_corrected)
+    if not number:
+        return ""
+    whom = "" if number == len(answer.behind) else f"{number} of them "
+    return f", {whom}not after correction for so many comparisons (Holm)"
 
 
 def _if_optimistic(answer: Answer, contender: Contender) -> str:

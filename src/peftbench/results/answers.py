@@ -19,8 +19,6 @@ from peftbench.results.summary import Run
 from peftbench.results.telling import Telling, least_told_apart, tell
 from peftbench.results.validation import is_of_test_images
 
-_ALL_PAIRS = 30  # contenders; of more, each is compared with the highest alone
-
 
 @dataclass(frozen=True)
 class LeftOut:
@@ -40,7 +38,7 @@ class Answer:
         level: those that are not told apart from it, the highest first.
         behind: those that are lower by more than the noise, the highest first.
         untold: those of which nothing tells whether they are lower; `tellings` has why.
-        sure: whether it is higher than each of the others also after correction for so many comparisons.
+        not_corrected: those of `behind` of which that does not hold after correction for so many comparisons.
         tellings: by what each but the highest was compared with it, by name.
         cheapest: by cost (`cheapest.COSTS`), among the highest and `level`; a cost that none has is not there.
         images: the number of test images, of several tasks the least; None where a record does not say it.
@@ -54,11 +52,16 @@ class Answer:
     level: list[Contender] = field(default_factory=list)
     behind: list[Contender] = field(default_factory=list)
     untold: list[Contender] = field(default_factory=list)
-    sure: bool = False
+    not_corrected: list[Contender] = field(default_factory=list)
     tellings: dict[str, Telling] = field(default_factory=dict)
     cheapest: dict[str, Cheapest] = field(default_factory=dict)
     images: int | None = None
     left_out: list[LeftOut] = field(default_factory=list)
+
+    @property
+    def sure(self) -> bool:
+        """Whether the highest is above each of the others also after correction for so many comparisons."""
+        return bool(self.behind) and not (self.level or self.untold or self.not_corrected)
 
     @property
     def alike(self) -> list[Contender]:
@@ -135,7 +138,7 @@ def answer_to(question: Question, compared: Sequence[Contender]) -> Answer:
         answer.tellings[other.name] = telling
         group = answer.untold if telling.p is None else answer.behind if telling.apart else answer.level
         group.append(other)
-    answer.sure = bool(answer.behind) and not (answer.level or answer.untold) and _holds_corrected(compared, answer)
+    answer.not_corrected = _not_corrected(compared, answer)
     rows = [contender.row for contender in answer.alike]
     for cost in COSTS:
         least = cheapest(rows, tasks, cost)
@@ -144,20 +147,26 @@ def answer_to(question: Question, compared: Sequence[Contender]) -> Answer:
     return answer
 
 
-def _holds_corrected(compared: Sequence[Contender], answer: Answer) -> bool:
-    """Whether the highest differs from each of the others also after correction for all comparisons (Holm).
+def _not_corrected(compared: Sequence[Contender], answer: Answer) -> list[Contender]:
+    """Those of `behind` that are not told apart after correction for all comparisons (Holm).
 
-    They are those of the table of differences: every two, or of many, each with the highest.
+    They are those with the highest, and those in the boards' tables of differences, where these ask the same.
     """
-    own = [1.0 if p is None else p for p in (answer.tellings[other.name].p for other in compared[1:])]
-    every_two = len(compared) * (len(compared) - 1) // 2
-    if max(holm_corrected(own)) >= ALPHA or len(compared) > _ALL_PAIRS or max(own) * every_two < ALPHA:
-        return max(holm_corrected(own)) < ALPHA  # more comparisons cannot help, or so few p-values need no more
-    others = list(own)
-    for i, first in enumerate(compared[1:], 1):
-        tellings = [tell(first.row, other.row, answer.tasks, answer.metric) for other in compared[i + 1 :]]
-        others += [1.0 if telling.p is None else telling.p for telling in tellings]
-    return max(holm_corrected(others)[: len(own)]) < ALPHA
+    if not answer.behind:
+        return []
+    p_values = [_p(answer.tellings[other.name]) for other in compared[1:]]
+    rows = {id(contender.row) for contender in compared[1:]}
+    for board in {id(contender.board): contender.board for contender in compared}.values():
+        if set(board.tasks) == set(answer.tasks):
+            beside = [(first, second, difference.p) for first, second, difference, _ in board.pairs()]
+            p_values += [p for first, second, p in beside if p is not None and {id(first), id(second)} <= rows]
+    corrected = holm_corrected(p_values)
+    by_name = {other.name: p for other, p in zip(compared[1:], corrected, strict=False)}
+    return [other for other in answer.behind if by_name[other.name] >= ALPHA]
+
+
+def _p(telling: Telling) -> float:
+    return 1.0 if telling.p is None else telling.p
 
 
 def _images(compared: Sequence[Contender], tasks: Sequence[str]) -> int | None:

@@ -36,8 +36,9 @@ def print_tables(tables: Sequence[TextTable], console: Console) -> None:
     for table in tables:
         console.print()
         say(table.title, "bold")
-        for paragraph in table.text:
-            say(paragraph, "italic" if isinstance(paragraph, Heading) else "")
+        for i, paragraph in enumerate(table.text):
+            is_heading = isinstance(paragraph, Heading)
+            say(f"\n{paragraph}" if is_heading and i else paragraph, "italic" if is_heading else "")
         if table.rows:
             for part in _fitting(table, console.width):
                 console.print(part)
