@@ -83,7 +83,7 @@ class Panel:
 
 
 def panels(groups: Sequence[Group], incomplete: bool = False) -> list[Panel]:
-    """A panel for each data set, in the order of the groups; that of a mean over data sets stands before them.
+    """A panel for each data set, those with most rows first; that of a mean over data sets stands before them.
 
     Args:
         incomplete: whether a mean over fewer tasks than there are is drawn.
@@ -98,11 +98,14 @@ def panels(groups: Sequence[Group], incomplete: bool = False) -> list[Panel]:
             ]
             parts = [_of_task(board, task, whole) for task in board.tasks]
             for part in [_of_mean(board, whole, incomplete), *parts] if board.has_means else parts:
-                panel = by_key.setdefault((part.metric, part.trained_on, part.tasks, part.split), part)
+                panel = by_key.setdefault(
+                    (dict(board.basis)["task"], part.metric, part.trained_on, part.tasks, part.split), part
+                )
                 if panel is not part:
                     panel.places += part.places
                     panel.without += part.without
     found = [panel for panel in by_key.values() if panel.places]
+    found.sort(key=lambda panel: (len(panel.tasks) == 1, -len(panel.places)))
     _tell_apart(found)
     for panel in found:
         panel.places.sort(key=lambda place: -(place.mean.value or 0.0))
