@@ -2,7 +2,7 @@
 
 import pytest
 
-from peftbench.common.amounts import count, plural, seconds, size
+from peftbench.common.amounts import agreeing, count, milliseconds, plain, plural, rate, seconds, size
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,22 @@ from peftbench.common.amounts import count, plural, seconds, size
         (plural(1, "seed"), "1 seed"),
         (plural("1", "seed"), "1 seed"),
         (plural("2–3", "seed"), "2–3 seeds"),
+        (plural(2, "entry"), "2 entries"),
+        (plural(2, "day"), "2 days"),
+        (plural(1000, "class"), "1,000 classes"),
+        (plural(2, "box"), "2 boxes"),
+        (agreeing(1), "is"),
+        (agreeing(2, "has", "have"), "have"),
+        (rate(0.031), "0.031"),
+        (rate(3.14), "3.1"),
+        (rate(720.1), "720"),
+        (milliseconds(1.2e-5), "0.012 ms"),
+        (milliseconds(0.0123), "12.3 ms"),
+        (seconds(0.0123), "12.3 ms"),
+        (seconds(0.1), "0.1 s"),
+        (seconds(0), "0.0 s"),
+        (plain(250), "250"),
+        (plain(0), "0"),
     ],
 )
 def test_amounts(shown, expected):

@@ -54,7 +54,7 @@ def test_up_to_a_tenth_of_the_boxes_is_left_out_with_a_note(tmp_path, lost, refu
         assert "2 of 10 boxes are empty" in refusal(CocoFolder(root=str(root), val=None))
     else:
         (note,) = load(root).notes
-        assert note.startswith("instances_train.json: 1 of 10 boxes are empty")
+        assert note.startswith("instances_train.json: 1 of 10 boxes is empty")
 
 
 SIZED = [{"id": i, "file_name": f"{i}.png", "height": h, "width": 30} for i, h in ((5, 20), (7, 20), (9, None))]
@@ -163,7 +163,7 @@ def test_several_folders_of_images_and_a_json_file_elsewhere(tmp_path):
     file.write_text(json.dumps(good()))
     assert len(load(root, train=str(file), images=("images", str(root / "more"))).train) == 3
     told = refusal(CocoFolder(root=str(root), train=str(file), val=None))
-    assert "1 of 3 images are not there, such as 9.png" in told
+    assert "1 of 3 images is not there, such as 9.png" in told
 
 
 def test_what_is_missing_is_left_out_up_to_a_share(tmp_path):
@@ -172,17 +172,17 @@ def test_what_is_missing_is_left_out_up_to_a_share(tmp_path):
     root = write(tmp_path, content)
     (root / "images" / "7.png").unlink()
     told = refusal(CocoFolder(root=str(root), val=None, missing=0.3))
-    assert "1 of 3 images are not there, such as 7.png" in told
+    assert "1 of 3 images is not there, such as 7.png" in told
     assert f"looked for in {root / 'annotations'}, {root / 'images'}" in told
     splits = load(root, missing=0.34)
     assert [o.id for o in splits.train.labels] == [5, 9]
     assert splits.notes == (
-        "instances_train.json: 1 of 3 images are not there, such as 7.png; they are left out, with 0 boxes",
-        "instances_train.json: 1 of 4 annotations are of images that are not listed, such as annotation 8 of image 77; "
-        "they are left out",
+        "instances_train.json: 1 of 3 images is not there, such as 7.png; it is left out, with 0 boxes",
+        "instances_train.json: 1 of 4 annotations is of an image that is not listed, such as annotation 8 of image 77; "
+        "it is left out",
     )
     Image.new("RGB", (30, 20)).save(root / "images" / "7.png")
-    assert "1 of 4 annotations are of images that are not listed" in refusal(CocoFolder(root=str(root), val=None))
+    assert "1 of 4 annotations is of an image that is not listed" in refusal(CocoFolder(root=str(root), val=None))
 
 
 def test_the_small_coco_and_the_blood_cells():

@@ -175,7 +175,7 @@ def test_a_file_with_two_labels_in_two_given_splits_is_refused_and_its_copy_is_t
     header = "path,label,split"
     assert "line 2 labels a.png 'x'" in refuses(csv_of(tmp_path, *rows, "a.png,y,test", header=header))
     splits = csv_of(tmp_path, *rows, "c.png,y,test", header=header).load()
-    assert "1 of the test images are training images too, such as c.png and a.png" in splits.notes
+    assert "1 of the test images is a training image too, such as c.png and a.png" in splits.notes
     assert splits.notes[-1].endswith("that has another label: 1, such as c.png ('y') and a.png ('x')")
 
 

@@ -65,7 +65,7 @@ def test_lists_become_files_that_are_read_back(convert, tmp_path):
     assert status == 0
     assert sorted(p.name for p in out.iterdir()) == [f"instances_{r}.json" for r in ("train", "trainval", "val")]
     assert "2 images, 2 objects" in told
-    assert "note: val: 1 of 2 boxes are empty, such as one of a3.xml (dog); they are left out" in told
+    assert "note: val: 1 of 2 boxes is empty, such as one of a3.xml (dog); it is left out" in told
     given = dict(w.removeprefix("data.").split("=", 1) for w in told.splitlines()[-1].split()[3:])
     splits = CocoFolder(**given, empty=True).load()
     assert splits.classes == ("cat", "dog")
@@ -170,7 +170,7 @@ def test_what_is_there_is_not_overwritten(convert, tmp_path):
         (["voc", "{root}", "out={out}", "classes=dog,cta"], "no object is called 'cta' (did you mean 'cat'?)"),
         (["voc", "{root}", "out={out}", "classes=dog,dog"], "names a class twice"),
         (["voc", "{root}", "out={out}", "zero_based=yes"], "expected true or false"),
-        (["voc", "{root}", "out={out}"], "val: 1 of 2 boxes are empty, such as one of a3.xml (dog); expected boxes"),
+        (["voc", "{root}", "out={out}"], "val: 1 of 2 boxes is empty, such as one of a3.xml (dog); expected boxes"),
         (["voc", "{root}", "out={out}", "dropped=2"], "dropped=2: expected a share from 0 to 1"),
         (["voc", "{root}", "out={out}", "--force"], "data convert --force: there is no such option"),
     ],

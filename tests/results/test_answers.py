@@ -118,3 +118,10 @@ def test_all_settings_shown_are_chosen_on_test(tmp_path):
         write(tmp_path, scored("lora", right, 250, config__optimizer__lr=lr) | {"id": f"lr-{lr}"})
     shown = tell("report", tmp_path, "settings=all")
     assert "Highest: lora lr=0.001, 96.0 %, chosen on test: optimistic." in shown
+
+
+def test_of_a_loss_nothing_is_said_to_be_highest(tmp_path):
+    write(tmp_path, scored("lora", 246, 250), scored("linear", 245, 250))
+    shown = tell("report", tmp_path, "metric=test/loss")
+    assert "Which method?" not in shown
+    assert tell("report", tmp_path, "metric=test/loss", "--format=latex").startswith("% peftbench report")

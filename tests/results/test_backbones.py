@@ -122,7 +122,7 @@ def test_long_names_are_shortened_and_told_in_full_below(tmp_path):
         write(tmp_path, each | {"id": f"lora-{i}"})
     write(tmp_path, record("bitfit", accuracy=0.7, config__choices={"method": "b" * 150, "backbone": "x", "data": "d"}))
     shown = tell("report", tmp_path, "settings=all", "--format=markdown")
-    rows = re.findall(r"^\| (lora[^|]*|b+…b+) \|", shown.split("\n## ")[1], re.M)
+    rows = re.findall(r"^\| (lora[^|]*|b+…b+) \|", shown.split("\n## ")[2], re.M)
     assert len(set(rows)) == 5
     assert max(map(len, rows)) <= 32
     legend = table(shown, "Names in full").replace("\\_", "_")

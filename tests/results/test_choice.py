@@ -89,6 +89,7 @@ def test_times_that_do_not_compare_do_not_choose(tmp_path):
     out = tell("choose", tmp_path / "there")
     assert "\ndigits: linear" in out, "it has fewer parameters"
     assert "Not compared by time: linear (without filling taps)." in out
+    assert "by time (" not in out, "of one alone there is no cheapest"
     elsewhere = one_seed("linear", 245, 0.3, parameters=0, stamps__machine={"processor": "another", "threads": 8})
     write(tmp_path / "elsewhere", lora, elsewhere)
     out = tell("choose", tmp_path / "elsewhere")

@@ -150,3 +150,18 @@ def test_boards_of_a_group_are_numbered_alike(tmp_path):
     found = boards(collect([tmp_path]).runs)
     assert [(board.group, board.tasks) for board in found] == [(0, ("digits",)), (0, ("photos",)), (1, ("photos",))]
     assert [bool(board.apart) for board in found] == [False, False, True]
+
+
+def test_folders_of_the_users_own_are_data_sets_by_their_own_names(tmp_path):
+    """Two folders are two columns, not two splits of one data set; another split of a folder still stands apart."""
+    for name, split in (("cats", "cats-made-0.1-0.2-s0"), ("birds", "birds"), ("birds", "birds-made-0.1-0.2-s1")):
+        root = {"root": f"/home/me/{name}"}
+        each = record("lora", "folder", 0, 0.5, config__data__options=root, stamps__data__split=split)
+        each["stamps"]["data"]["hash"] = split
+        write(tmp_path, each | {"id": split})
+    found = boards(collect([tmp_path]).runs)
+    assert sorted((board.group, board.tasks[0]) for board in found) == [(0, "birds"), (0, "cats"), (1, "birds")]
+    assert "another split of the same task (birds: " in found[-1].apart
+    other = record("lora", "fashion_mnist", config__data__options={"root": "data"}, stamps__data__split="fashion_mnist")
+    write(tmp_path / "b", other)
+    assert [line["task"] for line in leaderboard(tmp_path / "b")] == ["fashion_mnist"]

@@ -131,7 +131,7 @@ def test_classes_that_the_data_call_otherwise_by_now(cli, tmp_path):
 
     status, _, err = again(renamed("horse"))
     assert status == 0
-    assert "1 of 2 classes have other names in the data by now, such as 'horse' instead of 'zebra'" in err
+    assert "1 of 2 classes has another name in the data by now, such as 'horse' instead of 'zebra'" in err
     tensors, told = deltas.load_delta(folder / "delta.safetensors")
     assert json.loads(told["classes"]) == ["apple", "horse"]
     assert all(torch.equal(tensors[name], learned[name]) for name in learned)

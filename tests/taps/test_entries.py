@@ -97,7 +97,7 @@ def test_any_damage_is_found_told_listed_and_mended(tmp_path, monkeypatch, damag
     }[damage]()
     monkeypatch.setattr(store, "_VERIFIED", set())
     assert main(["taps", "list", f"taps.dir={tmp_path}"]) == 0
-    assert f"{tmp_path}: 1 entries" in (out := capsys.readouterr().out)
+    assert f"{tmp_path}: 1 entry, " in (out := capsys.readouterr().out)
     assert ("damaged" in out) == ("description" in DAMAGE[damage])
     told: list[str] = []
     second = cached(tmp_path, told=told)

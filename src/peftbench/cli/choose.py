@@ -26,14 +26,18 @@ def print_choice(words: Words) -> int:
     """Prints an answer for every task, and one over all of them; returns 1 where nothing fits anywhere.
 
     Raises:
-        UserError: an amount that cannot be read, or no records.
+        UserError: an amount that cannot be read, a metric of which less is better, or no records.
     """
     from peftbench.results.boards import boards
     from peftbench.results.choice import limits
     from peftbench.results.collect import collect
-    from peftbench.results.questions import questions
+    from peftbench.results.questions import is_loss, questions
     from peftbench.results.validation import Trials
 
+    if words["metric"] and is_loss(words["metric"]):
+        raise UserError(
+            f"metric={words['metric']}: less of it is better; give one of which more is, as test/accuracy is."
+        )
     bounds = limits({key: words[key] for key in words.written if key in _BUDGET})
     places = record_places(words["folders"])
     collected = collect(places)

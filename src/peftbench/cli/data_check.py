@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from peftbench.cli.arguments import Argument, Command, Words
 from peftbench.cli.data_folders import DIR, TASK_WORDS, find_task, folder_of_tasks
+from peftbench.common.amounts import plural
 from peftbench.common.errors import UserError
 from peftbench.common.vtab_tasks import ALIASES, TASKS, canonical
 
@@ -94,7 +95,7 @@ def _described(name: str, report: Report, stage: str) -> str:
     facts = []
     for role, count in report.sizes.items():
         classes = report.classes.get(role, 0)
-        facts.append(f"{role} {count:,} ({classes} classes)")
+        facts.append(f"{role} {count:,} ({plural(classes, 'class')})")
     facts.append(f"split {report.split}" if report.split else "split as found")
     if report.hashes:
         facts.append(f"hash {report.hashes[stage]}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from peftbench.cli.arguments import Argument, Command, Words
+from peftbench.common.amounts import plural
 
 
 def convert_annotations(words: Words) -> int:
@@ -15,8 +16,9 @@ def convert_annotations(words: Words) -> int:
     root, out = Path(words["root"]).expanduser(), Path(words["out"]).expanduser()
     done = convert_voc(root, out, classes, words["zero_based"], words["dropped"])
     for name, file in done.files.items():
-        print(f"made   {file}: {done.images[name]:,} images, {done.objects[name]:,} objects")
-    print(f"{len(done.classes)} classes: {', '.join(done.classes[:20])}{', …' if len(done.classes) > 20 else ''}")
+        print(f"made   {file}: {plural(done.images[name], 'image')}, {plural(done.objects[name], 'object')}")
+    more = ", …" if len(done.classes) > 20 else ""
+    print(f"{plural(len(done.classes), 'class')}: {', '.join(done.classes[:20])}{more}")
     for note in done.notes:
         print(f"note: {note}")
     roles = {role: done.files[role].absolute() for role in ("train", "val", "test") if role in done.files}

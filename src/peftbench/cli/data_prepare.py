@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftbench.cli.arguments import Argument, Command, Words
 from peftbench.cli.data_folders import DIR, TASK_WORDS, data_folder, find_task, folder_of_tasks
+from peftbench.common.amounts import plural
 from peftbench.common.errors import UserError
 from peftbench.common.vtab_tasks import TASKS, canonical
 
@@ -44,7 +45,7 @@ def prepare_tasks(words: Words) -> int:
                 failed.append(task)
                 console.print(f"failed {task}: {str(problem).removeprefix(f'{task}: ')}")
     if failed:
-        console.print(f"{len(failed)} of {len(tasks)} tasks could not be prepared: {', '.join(failed)}")
+        console.print(f"{len(failed)} of {plural(len(tasks), 'task')} could not be prepared: {', '.join(failed)}")
     return 1 if failed else 0
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from peftbench.cli.arguments import CONFIG_DIR, Argument, Command, Words
+from peftbench.common.amounts import agreeing, plural
 from peftbench.common.config_files import roots
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ def _print_tables(planned: Any, config: Any) -> None:
         console.print(words, style="dim", highlight=False)
     rest = sum(1 for r in planned.rows if not _changed(r))
     if rest:
-        console.print(f"{rest} more layers stay as they are", highlight=False)
+        stay = agreeing(rest, "stays as it is", "stay as they are")
+        console.print(f"{plural(rest, 'more layer')} {stay}", highlight=False)
     console.print(_sums(planned, config))
     for note in planned.notes:
         console.print(note, highlight=False)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peftbench.cli.arguments import Argument, Command, Words
+from peftbench.common.amounts import agreeing
 from peftbench.common.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -53,9 +54,9 @@ def _no_board(collected: Collected, metric: str | None) -> UserError:
     known = sorted({m for r in collected.runs for m in r.metrics if "loss" not in m and "/AP/" not in m})
     metric = metric or " or ".join(sorted({f"test/{r.primary}" for r in collected.runs}))
     there = f"there are {', '.join(known)}" if known else "no run is complete"
-    return UserError(
-        f"metric={metric}: none of the {len(collected.runs)} records has it{nearest(metric, known)}; {there}."
-    )
+    number = len(collected.runs)
+    lack = agreeing(number, "the one record has it not", f"none of the {number:,} records has it")
+    return UserError(f"metric={metric}: {lack}{nearest(metric, known)}; {there}.")
 
 
 def _report_content(form: str, all_boards: Sequence[Board], collected: Collected, words: Words) -> str:
@@ -75,8 +76,8 @@ def _report_content(form: str, all_boards: Sequence[Board], collected: Collected
         return csv_tables.leaderboard_csv(all_boards, incomplete)
     if form == "html":
         return html_page(all_boards, collected, incomplete)
-    first = answer_table(answers(all_boards, collected.runs))
-    tables = [first, *report_tables(all_boards, collected, incomplete)]
+    answered = answers(all_boards, collected.runs)
+    tables = [*([answer_table(answered)] if answered else []), *report_tables(all_boards, collected, incomplete)]
     if form == "terminal":
         from rich.console import Console
 

@@ -15,6 +15,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from peftbench.common.amounts import plural
 from peftbench.common.errors import UserError, nearest
 from peftbench.results import results_of_task
 
@@ -69,7 +70,7 @@ class Search(Sweeper):
         space = {key: _distribution(optuna, key, o) for key, o in searched.items()}
         done = len([t for t in study.trials if t.state.is_finished()])
         if done:
-            print(f"study {study.study_name}: goes on after {done} of {self.trials} trials", flush=True)
+            print(f"study {study.study_name}: goes on after {done} of {plural(self.trials, 'trial')}", flush=True)
         while done < self.trials:
             asked = [study.ask(space) for _ in range(min(self.jobs, self.trials - done))]
             words = [[*fixed, *(f"{k}={_as_word(v)}" for k, v in trial.params.items())] for trial in asked]
@@ -174,5 +175,6 @@ def _print_best(optuna: Any, study: Any) -> None:
         best = max(good, key=lambda t: t.value)
         setting = " ".join(f"{k}={_as_word(v)}" for k, v in best.params.items())
         metric = study.user_attrs.get("metric", "accuracy")
-        print(f"best of {len(study.trials)} trials, by validation {metric}: {100 * best.value:.1f} % with {setting}")
+        trials = plural(len(study.trials), "trial")
+        print(f"best of {trials}, by validation {metric}: {100 * best.value:.1f} % with {setting}")
         print(f"test it: the same command without hydra/sweeper=optuna, with {setting}", flush=True)

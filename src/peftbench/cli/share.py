@@ -7,11 +7,11 @@ from peftbench.cli.arguments import CONFIG_DIR, Argument, Command, Words
 
 def print_shared_costs(words: Words) -> int:
     """Prints storage and memory of the runs in the given folders. Raises UserError where they share no backbone."""
-    from peftbench.common.amounts import size
+    from peftbench.common.amounts import plural, size
     from peftbench.tuned.multitask import MultiTask
 
     report = MultiTask(None, words["runs"], words["config_dir"]).report()
-    print(f"{report['tasks']} tasks, backbone {size(report['backbone'])}")
+    print(f"{plural(report['tasks'], 'task')}, backbone {size(report['backbone'])}")
     for what in ("storage", "memory"):
         shared, copies = report[what]["shared"], report[what]["copies"]
         print(f"{what:<8} {size(shared):>8}, as full copies {size(copies):>8}: {shared / copies:.2f} of them")

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 def list_taps(words: Words) -> int:
     """Prints the entries and what killed runs left."""
-    from peftbench.common.amounts import size
+    from peftbench.common.amounts import plural, size
     from peftbench.taps.entries import entries, leftover_sizes, taps_folder
 
     root = taps_folder(words["taps.dir"])
     there = entries(root)
     _print_table(there)
-    print(f"{root}: {len(there)} entries, {size(sum(e.bytes for e in there))}")
+    print(f"{root}: {plural(len(there), 'entry')}, {size(sum(e.bytes for e in there))}")
     if left := leftover_sizes(root):
         print(f"{len(left)} half-written by killed runs, {size(sum(left))}; peftbench taps clear removes them")
     return 0
@@ -28,7 +28,7 @@ def list_taps(words: Words) -> int:
 
 def clear_taps(words: Words) -> int:
     """Removes all entries, or those whose keys begin as given. Raises UserError where none does."""
-    from peftbench.common.amounts import size
+    from peftbench.common.amounts import plural, size
     from peftbench.taps.entries import entries, remove_entry, remove_leftovers, taps_folder
 
     root, keys = taps_folder(words["taps.dir"]), words["keys"]
@@ -41,7 +41,7 @@ def clear_taps(words: Words) -> int:
     freed = sum(e.bytes for e in removed)
     if not keys:
         freed += remove_leftovers(root)
-    print(f"{root}: removed {len(removed)} entries, {size(freed)}")
+    print(f"{root}: removed {plural(len(removed), 'entry')}, {size(freed)}")
     for entry in chosen:
         if entry not in removed:
             print(f"{entry.key} is being read by a run, or is a link or holds other files, and is kept")
@@ -57,10 +57,9 @@ def _print_table(there: Sequence[Entry]) -> None:
 
     if not there:
         return
-    columns = [
-        Column("key"), Column("backbone"), Column("data"), Column("rows", True, rank=2), Column("taps", True, rank=3),
-        Column("pixels", True, rank=4), Column("precision", rank=5), Column("size", True), Column("last used", rank=1),
-    ]  # fmt: skip
+    columns = [Column("key", True), Column("backbone"), Column("data"), Column("rows", True, rank=2)]
+    columns += [Column("taps", True, rank=3), Column("pixels", True, rank=4), Column("precision", rank=5)]
+    columns += [Column("size", True), Column("last used", rank=1)]
     rows = [[Cell(text) for text in (e.key, *_described(e), size(e.bytes), ago(e.used))] for e in there]
     console = Console()
     if not console.is_terminal:

@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
+
+def plain(value: float, digits: int = 2) -> str:
+    """At least so many digits that count, never an exponent: 0.0123 -> 0.012; 12.3 -> 12; 1234.5 -> 1,234."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    return f"{value:,.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
+
 
 def count(value: float) -> str:
     """1234 -> 1,234; 1234567 -> 1.23 M."""
@@ -17,11 +26,33 @@ def size(value: float) -> str:
     return f"{value:.1f} GB"
 
 
+def milliseconds(value: float) -> str:
+    """12.3 ms of 0.0123 s; two digits of what is less than a tenth."""
+    return f"{plain(1000 * value) if value < 1e-4 else f'{1000 * value:.1f}'} ms"
+
+
+def rate(value: float) -> str:
+    """Of something in a second: 123, or two digits of what is less than ten."""
+    return plain(value) if value < 9.95 else f"{value:.0f}"
+
+
 def seconds(value: float) -> str:
-    """12.3 s, or minutes from two on."""
+    """12.3 s, or minutes from two on; of less than a tenth of a second milliseconds."""
+    if 0 < value < 0.095:
+        return milliseconds(value)
     return f"{value:.1f} s" if value < 120 else f"{value / 60:.1f} min"
 
 
 def plural(number: int | str, noun: str) -> str:
-    """The number with its noun: `1 seed`, `3 seeds`; a number that is written already stays so: `2–3 seeds`."""
-    return f"{number} {noun}" if str(number) == "1" else f"{number} {noun}s"
+    """The number with its noun: `1 seed`, `3,000 seeds`, `2 entries`; one written already stays so: `2–3 seeds`."""
+    written = number if isinstance(number, str) else f"{number:,}"
+    if written == "1":
+        return f"{written} {noun}"
+    if noun.endswith("y") and noun[-2:-1] not in "aeiou":
+        return f"{written} {noun[:-1]}ies"
+    return f"{written} {noun}{'es' if noun.endswith(('s', 'x', 'ch', 'sh')) else 's'}"
+
+
+def agreeing(number: int, one: str = "is", several: str = "are") -> str:
+    """The form of a verb, or of other words, that goes with the number."""
+    return one if number == 1 else several

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 from rich import box
 from rich.cells import cell_len, chop_cells
-from rich.console import Console, JustifyMethod
+from rich.console import JustifyMethod
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from peftbench.common.amounts import plural
+from peftbench.common.amounts import agreeing, plural
 
 _LEAST = (12, 8, 4, 1)  # how narrow a column of words may be made, tried in turn
 _LOOSE, _TIGHT = 3, 2  # cells between two columns
@@ -95,14 +95,8 @@ def left_out_in_words(headings: Sequence[str], width: int, where: str) -> str:
         where: what else shows them.
     """
     named = " and ".join([", ".join(headings[:-1]), headings[-1]] if len(headings) > 1 else headings)
-    them = "it" if len(headings) == 1 else "them"
-    is_or_are = "is" if len(headings) == 1 else "are"
-    return f"{plural(width, 'column')}: {named} {is_or_are} left out; a wider terminal or {where} shows {them}."
-
-
-def width_of(console: Console) -> int:
-    """The cells that a table may take."""
-    return console.width if console.is_terminal else PIPED
+    are, them = agreeing(len(headings)), agreeing(len(headings), "it", "them")
+    return f"{plural(width, 'column')}: {named} {are} left out; a wider terminal or {where} shows {them}."
 
 
 def _part(columns: Sequence[Column], rows: Rows, width: int, repeated: int, first: int) -> tuple[int, Table]:

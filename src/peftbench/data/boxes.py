@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from peftbench.common.amounts import agreeing
 from peftbench.common.errors import UserError
 from peftbench.data.base import DataSet, Split, Splits, stamps_of_files
 from peftbench.data.copies import first_copies
@@ -174,18 +175,21 @@ class BoxSet(DataSet):
         return train if len(kept) == len(train) else train.take(kept)
 
 
-def note_dropped(file: Path, problem: str, part: float, share: float, notes: list[str], key: str = "data.") -> None:
-    """Says in `notes` that part of a file's boxes are left out.
+def note_dropped(
+    file: Path, problem: str, number: int, of: int, share: float, notes: list[str], key: str = "data."
+) -> None:
+    """Says in `notes` that a number of a file's boxes, `of` so many, is left out.
 
     Raises:
         UserError: it is more than the `share` that may be; `key` stands before the name of the option.
     """
+    part = number / of
     if part > share:
         raise UserError(
             f"{file}: {problem}; expected boxes within their images, or a larger share to leave out, such as "
             f"{key}dropped={math.ceil(100 * part) / 100:g}."
         )
-    notes.append(f"{file.name}: {problem}; they are left out")
+    notes.append(f"{file.name}: {problem}; {agreeing(number, 'it is', 'they are')} left out")
 
 
 def _shared(train: Split, val: Split | None, test: Split | None) -> list[str]:
@@ -197,5 +201,6 @@ def _shared(train: Split, val: Split | None, test: Split | None) -> list[str]:
     for role, split in splits[1:]:
         copies, at = first[at : at + len(split)].tolist(), at + len(split)
         if twice := [name for name, copy in zip(split.names, copies, strict=True) if copy in trained]:
-            sentences.append(f"{len(twice):,} of the {role} images are training images too, such as {twice[0]}")
+            too = agreeing(len(twice), "is a training image", "are training images")
+            sentences.append(f"{len(twice):,} of the {role} images {too} too, such as {twice[0]}")
     return sentences

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from peftbench.common.amounts import agreeing, plural
 from peftbench.common.errors import UserError
 from peftbench.data.annotations import Annotations, read_annotations
 from peftbench.data.base import Split, Splits
@@ -174,23 +175,29 @@ def _split(
     missing = of.missing
     gone = [at for at, place in enumerate(places) if place is None]
     if gone:
-        problem = f"{len(gone):,} of {len(places):,} images are not there, such as {annotations.names[gone[0]]}"
+        problem = (
+            f"{len(gone):,} of {len(places):,} images {agreeing(len(gone))} not there, such as "
+            f"{annotations.names[gone[0]]}"
+        )
         if len(gone) > missing * len(places) or len(gone) == len(places):
             raise UserError(
                 f"{annotations.file}: {problem} (looked for in {', '.join(map(str, folders)) or 'no folder'}); "
                 f"expected all, or a larger share to leave out, such as data.missing=0.1."
             )
         theirs = int(np.isin(annotations.image, gone).sum())
-        notes.append(f"{annotations.file.name}: {problem}; they are left out, with {theirs:,} boxes")
+        notes.append(f"{annotations.file.name}: {problem}; {_left_out(len(gone))}, with {plural(theirs, 'box')}")
     if annotations.orphan:
         count = int((annotations.image < 0).sum())
-        problem = f"{count:,} of {len(annotations.image):,} annotations are of images that are not listed, such as"
+        problem = (
+            f"{count:,} of {len(annotations.image):,} annotations {agreeing(count, 'is of an image', 'are of images')} "
+            f"that {agreeing(count)} not listed, such as"
+        )
         if count > missing * len(annotations.image):
             raise UserError(
                 f"{annotations.file}: {problem} {annotations.orphan}; expected each image_id among the images' ids, or "
                 f"a larger share to leave out, such as data.missing=0.1."
             )
-        notes.append(f"{annotations.file.name}: {problem} {annotations.orphan}; they are left out")
+        notes.append(f"{annotations.file.name}: {problem} {annotations.orphan}; {_left_out(count)}")
     sizes = _sizes(annotations, places)
     objects = _objects(in_pixels(annotations, sizes, notes), sizes, of.dropped, notes)
     kept = [at for at, place in enumerate(places) if place is not None]
@@ -200,6 +207,10 @@ def _split(
         [annotations.names[at] for at in kept],
         [id_ for id_, _ in annotations.categories],
     )
+
+
+def _left_out(number: int) -> str:
+    return f"{agreeing(number, 'it is', 'they are')} left out"
 
 
 def _sizes(annotations: Annotations, places: Sequence[Path | None]) -> np.ndarray:
@@ -237,10 +248,12 @@ def _objects(annotations: Annotations, sizes: np.ndarray, share: float, notes: l
         height, width = sizes[annotations.image[dropped[0]]]
         note_dropped(
             annotations.file,
-            f"{len(dropped):,} of {len(boxes):,} boxes are empty or outside their image, such as x {x1:.6g} to "
+            f"{len(dropped):,} of {len(boxes):,} boxes {agreeing(len(dropped), 'is', 'are')} empty or outside "
+            f"{agreeing(len(dropped), 'its', 'their')} image, such as x {x1:.6g} to "
             f"{x2:.6g}, y {y1:.6g} to {y2:.6g} of {annotations.names[annotations.image[dropped[0]]]} ({width} x "
             f"{height})",
-            len(dropped) / len(boxes),
+            len(dropped),
+            len(boxes),
             share,
             notes,
         )

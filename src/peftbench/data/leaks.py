@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from peftbench.common.amounts import plural
+from peftbench.common.amounts import agreeing, plural
 from peftbench.common.errors import UserError
 from peftbench.data.label_table import Row
 from peftbench.data.layout import ALL
@@ -70,7 +70,8 @@ def notes_of_copies(rows: Sequence[Row], roles: Sequence[str], first: np.ndarray
         if both := [copy for copy, of in where if of == role and (copy, other) in where]:
             named = " and ".join(dict.fromkeys(rows[where[both[0], of][0]].path for of in (role, other)))
             count = sum(len(where[copy, role]) for copy in both)
-            yield f"{count:,} of the {_WORDS[role]}{kind}s are {_WORDS[other]}{kind}s too, such as {named}"
+            too = agreeing(count, f"is a {_WORDS[other]}{kind}", f"are {_WORDS[other]}{kind}s")
+            yield f"{count:,} of the {_WORDS[role]}{kind}s {too} too, such as {named}"
     if twice := [at for at, copy in enumerate(first.tolist()) if rows[at].label != rows[copy].label]:
         one, two = rows[first[twice[0]]], rows[twice[0]]
         yield (

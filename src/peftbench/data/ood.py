@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader
 
+from peftbench.common.amounts import agreeing
 from peftbench.common.errors import UserError, nearest
 from peftbench.config import Config
 from peftbench.data.base import Split, Splits, split_hash
@@ -133,5 +134,6 @@ def _folder(entry: str, splits: Splits, tell: Callable[[str], None]) -> Split:
     trained = [path for path in splits.train.images if isinstance(path, Path)]
     copies = first_copies([*trained, *files])[len(trained) :]
     if seen := [row.path for row, copy in zip(rows, copies.tolist(), strict=True) if copy < len(trained)]:
-        tell(f"data.ood={entry}: {len(seen):,} of the images are training images too, such as {seen[0]}")
+        too = agreeing(len(seen), "is a training image", "are training images")
+        tell(f"data.ood={entry}: {len(seen):,} of the images {too} too, such as {seen[0]}")
     return Folder(str(root)).split(root, rows, number)

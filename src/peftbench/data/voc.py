@@ -16,6 +16,7 @@ from xml.parsers import expat
 
 import numpy as np
 
+from peftbench.common.amounts import agreeing
 from peftbench.common.atomic_files import replacing
 from peftbench.common.errors import UserError, nearest
 from peftbench.data.box_units import are_shares
@@ -99,7 +100,9 @@ def convert_voc(
     left_out = Counter(o.name for a in read.values() for o in a.objects if o.name not in converted.classes)
     if left_out:
         counts = ", ".join(f"{name} ({count:,})" for name, count in left_out.most_common(5))
-        converted.notes.append(f"{left_out.total():,} objects are of other classes and left out: {counts}")
+        number = left_out.total()
+        others = agreeing(number, "object is of another class", "objects are of other classes")
+        converted.notes.append(f"{number:,} {others} and left out: {counts}")
     _write(targets, contents)
     return converted
 
@@ -269,8 +272,8 @@ def _content(
     if empty:
         path, what = empty[0]
         total = len(empty) + len(objects)
-        problem = f"{len(empty):,} of {total:,} boxes are empty, such as one of {path.name} ({what})"
-        note_dropped(Path(name), problem, len(empty) / total, dropped, done.notes, "")
+        problem = f"{len(empty):,} of {total:,} boxes {agreeing(len(empty))} empty, such as one of {path.name} ({what})"
+        note_dropped(Path(name), problem, len(empty), total, dropped, done.notes, "")
     done.images[name], done.objects[name] = len(images), len(objects)
     categories = [{"id": i, "name": name} for name, i in ids.items()]
     return {"categories": categories, "images": images, "annotations": objects}

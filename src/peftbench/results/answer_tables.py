@@ -25,15 +25,16 @@ def answer_tables(answers: Sequence[Answer]) -> list[TextTable]:
     tables = [TextTable(f"{TITLE} {title_of(answer)}", [], text=sentences(answer)) for answer in in_words]
     if in_rows:
         tables.append(_rows(in_rows))
-    if any(TIME in answer.cheapest and answer.level for answer in answers):
+    if tables and any(TIME in answer.cheapest and answer.level for answer in answers):
         tables[-1].notes.append(TIME_IN_WORDS)
     return tables
 
 
 def answer_table(answers: Sequence[Answer]) -> TextTable:
-    """The same as one table, in which each answer has a heading."""
+    """The same of at least one answer as one table, in which each has a heading."""
     tables = answer_tables(answers)
-    whole = TextTable(TITLE, tables[-1].columns, tables[-1].rows, tables[-1].notes, label="answers")
+    last = tables[-1]
+    whole = TextTable(TITLE, last.columns, last.rows, last.notes, label="answers")
     for table in tables:
         if table.text:
             whole.text += [Heading(table.title.removeprefix(f"{TITLE} ")), *table.text]
@@ -61,8 +62,8 @@ def _rows(answers: Sequence[Answer]) -> TextTable:
 
 
 def _cheapest(answer: Answer, cost: str) -> str:
-    least = answer.cheapest.get(cost)
-    if least is None:
+    if not answer.has_cheapest(cost):
         return "–"
+    least = answer.cheapest[cost]
     name = next(contender.name for contender in answer.alike if contender.row is least.row)
     return f"{name}, {IN_WORDS[cost][1](least.value)}"

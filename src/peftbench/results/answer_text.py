@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
-from peftbench.common.amounts import count, plural, seconds, size
+from peftbench.common.amounts import agreeing, count, plural, seconds, size
 from peftbench.results.answers import Answer
 from peftbench.results.cheapest import LESS, MEMORY, PARAMETERS, TIME, Cheapest
 from peftbench.results.chosen import ON_TEST
@@ -67,8 +67,7 @@ def verdict(answer: Answer) -> str:
     lower = len(answer.behind)
     but = _but(answer)
     if answer.level:
-        are = "is" if lower == 1 else "are"
-        rest = f"; {plural(lower, 'other')} {are} lower by more than that{but}" if lower else ""
+        rest = f"; {plural(lower, 'other')} {agreeing(lower)} lower by more than that{but}" if lower else ""
         return f"Inside its noise: {_named(answer, answer.level)}{rest}."
     if not lower:
         return "" if answer.untold else "It was compared with no other."
@@ -104,7 +103,8 @@ def _cheapest(answer: Answer) -> list[str]:
         return []
     by_winner: dict[str, list[str]] = defaultdict(list)
     for cost, least in answer.cheapest.items():
-        by_winner[_name(answer, least)].append(_cost(cost, least))
+        if answer.has_cheapest(cost):
+            by_winner[_name(answer, least)].append(_cost(cost, least))
     parts = [f"{name} by {listed(costs)}" for name, costs in by_winner.items()]
     lines = [f"Cheapest of these {len(answer.alike)}: {'; '.join(parts)}."] if parts else []
     for cost, least in answer.cheapest.items():

@@ -92,6 +92,11 @@ class Answer:
             return None
         return least_told_apart(self.highest.value, self.images)
 
+    def has_cheapest(self, cost: str) -> bool:
+        """Whether the cost compares two at least of those that are alike; of one alone it would say nothing."""
+        least = self.cheapest.get(cost)
+        return least is not None and (not self.level or len(least.uncompared) < len(self.level))
+
     def is_optimistic(self, contender: Contender) -> bool:
         """Whether its setting is the one of several that is best on test images, or may be."""
         if contender.row.choice.by == ON_TEST:

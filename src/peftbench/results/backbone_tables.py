@@ -8,7 +8,7 @@ from collections.abc import Hashable, Sequence
 from peftbench.common.amounts import plural
 from peftbench.results.board import FLAT, MEAN, Board, Row
 from peftbench.results.board_tables import Figures, add_figures, slug, task_figures
-from peftbench.results.cells import BEST_NOTE, images_line, in_per_cent, not_told_from_best
+from peftbench.results.cells import BEST_NOTE, UNTOLD, images_line, in_per_cent, not_told_from_best
 from peftbench.results.chosen import ON_TEST
 from peftbench.results.groups import Line, lines_of
 from peftbench.results.settings import OWN
@@ -76,8 +76,8 @@ def _table(boards: Sequence[Board], others: Sequence[Board], incomplete: bool) -
         add_figures(table, f"{board.words}{images}", figures)
     table.notes.append(BEST_NOTE)
     table.notes.append(
-        "Each backbone was trained and tested on the same images as the others here, at its own input size. No test is "
-        "of the difference between backbones."
+        "Each backbone was trained and tested on the same images as the others here, at its own input size; "
+        f"{UNTOLD} is of methods on one backbone."
     )
     optimistic = [
         f"{line.label} on {boards[at].words}"

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from peftbench.common.amounts import count, plural, seconds, size
+from peftbench.common.amounts import count, milliseconds, plural, seconds, size
 from peftbench.results.board import FLAT, Board, Row
 from peftbench.results.board_notes import full_names, group_notes
 from peftbench.results.cells import failed_of, head, in_per_cent, known, not_told_from_best, with_best
@@ -208,7 +208,7 @@ def costs_of(row: Row) -> list[str]:
     counts = [known(row.cost("parameters"), count), known(row.cost("head"), count)]
     if len(row.machines) > 1:
         return [*counts, "–", "–", "–", plural(len(row.machines), "machine")]
-    step = known(row.cost("step"), lambda value: f"{1000 * value:.1f} ms")
+    step = known(row.cost("step"), milliseconds)
     return [*counts, known(row.cost("train"), seconds), step, known(row.cost("memory"), size), row.times or "live"]
 
 

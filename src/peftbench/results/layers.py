@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from peftbench.common.amounts import count
+from peftbench.common.amounts import count, plural
 from peftbench.common.errors import UserError
 from peftbench.results.labels import label
 from peftbench.results.record import Record
@@ -73,7 +73,7 @@ def print_layers(record: Record, console: Console | None = None) -> None:
     plan = record.plan
     console.print(
         f"{plan['trainable']:,} trainable of a budget of {plan['budget']:,} "
-        f"({count(plan['selected'])} entries chosen): {parts}",
+        f"({plural(count(plan['selected']), 'entry')} chosen): {parts}",
         highlight=False,
         soft_wrap=True,
     )

@@ -43,12 +43,16 @@ class Contender:
 def questions(boards: Sequence[Board], together: bool = False) -> list[Question]:
     """A question for each task of each split, and for all of VTAB where a row has all of it.
 
+    Nothing is asked of a loss, of which the highest is the worst.
+
     Args:
         together: whether all tasks of a metric are asked about together too, where a row has all; else VTAB alone.
     """
     asked: dict[Hashable, Question] = {}
     several = len({board.words for board in boards}) > 1
     for board in boards:
+        if is_loss(board.metric):
+            continue
         for name, tasks in _groups(board, boards, together):
             if not any(not row.missing(tasks) for row in board.rows):
                 continue
@@ -56,6 +60,11 @@ def questions(boards: Sequence[Board], together: bool = False) -> list[Question]
             asked.setdefault(key, Question(name, tasks, board.metric, [], several)).boards.append(board)
     _tell_names_apart(list(asked.values()))
     return list(asked.values())
+
+
+def is_loss(metric: str) -> bool:
+    """Whether less of the metric is better; of every other more is."""
+    return metric.rpartition("/")[2] == "loss"
 
 
 def _groups(board: Board, boards: Sequence[Board], together: bool) -> Iterator[tuple[str, tuple[str, ...]]]:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from pathlib import PurePath
 from typing import Any
 
+from peftbench.common.amounts import plural
 from peftbench.results.task_results import TaskResults, task_name
 
 Setting = tuple[tuple[str, str], ...]  # (key, value as JSON), sorted
@@ -63,6 +65,18 @@ def split_of(stamps: Mapping[str, Any]) -> str:
     return f"{data.get('split', '?')} ({str(data.get('hash', '?'))[:12]})"
 
 
+def data_set_of(config: Mapping[str, Any], stamps: Mapping[str, Any]) -> str:
+    """What a data set is called: as the user chose it, or a folder of the user's own by its own name.
+
+    Such a data set takes the name of its split from the folder.
+    """
+    options, split = config["data"].get("options") or {}, str((stamps.get("data") or {}).get("split"))
+    folder = PurePath(str(options.get("root") or "")).name
+    if folder and (split == folder or split.startswith(f"{folder}-")):
+        return folder
+    return str((config.get("choices") or {}).get("data") or config["data"]["name"])
+
+
 def setting_of(config: Mapping[str, Any], task: TaskResults) -> Setting:
     """What was chosen for a run's method, optimizer and training, without what a protocol chose for it."""
     trainer, optimizer = config.get("trainer") or {}, config.get("optimizer") or {}
@@ -103,7 +117,7 @@ def protocol_of(config: Mapping[str, Any]) -> str:
     if not protocol:
         return ""
     grid = ", ".join(f"{k} in {json.dumps(v)}" for k, v in sorted((protocol.get("grid") or {}).items()))
-    return f"{protocol['name']}: {protocol['trials']} trials a task ({grid})"
+    return f"{protocol['name']}: {plural(protocol['trials'], 'trial')} a task ({grid})"
 
 
 def trial_of(config: Mapping[str, Any]) -> tuple[tuple[str, float], ...]:

@@ -15,6 +15,7 @@ from peftbench.results.record import FILE, Record
 from peftbench.results.settings import (
     Setting,
     basis_of,
+    data_set_of,
     data_setting_of,
     options_of_data,
     protocol_of,
@@ -131,7 +132,7 @@ def summarise(record: Record, shared: Shared) -> Run:
 def _summary(record: Record, shared: Shared) -> Run:
     config, stamps = record.config, record.stamps
     chosen = config.get("choices") or {}
-    method, data, backbone = config["method"], config["data"], config["backbone"]
+    method, backbone = config["method"], config["backbone"]
     metrics, costs = record.metrics or {}, record.costs or {}
     task = results_of_record(record)
     backbone_name = chosen.get("backbone")
@@ -142,7 +143,7 @@ def _summary(record: Record, shared: Shared) -> Run:
         reason=str(record.reason or ""),
         method=shared(str(chosen.get("method") or method["name"])),
         backbone=shared(str(backbone["name"] if backbone_name in (None, "timm") else backbone_name)),
-        task=shared(str(chosen.get("data") or data["name"])),
+        task=shared(data_set_of(config, stamps)),
         seed=int(config.get("seed", 0)),
         primary=task.metric,
         beside=task.beside,

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from peftbench.common.amounts import count, seconds, size
+from peftbench.common.amounts import count, milliseconds, rate, seconds, size
 from peftbench.common.fitted_table import PIPED, Cell, Column, fitted, fold, left_out_in_words
 from peftbench.results.labels import differences, label
 from peftbench.results.record import FILE, Record
@@ -144,11 +144,6 @@ def _cost(path: str, form: Callable[[Any], str]) -> Callable[[Record], str]:
     return show
 
 
-def _speed(value: float) -> str:
-    """Images a second: `812`, and `0.4` where it is less than ten."""
-    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
-
-
 def _peak_memory(record: Record) -> str:
     memory = record.costs.get("memory", {}).get("peak", {})
     value = memory.get("allocated", memory.get("resident"))
@@ -157,7 +152,7 @@ def _peak_memory(record: Record) -> str:
 
 def _step(record: Record) -> str:
     """`12.3 ms`; runs that were trained together share a step: `12.3 ms / 8`."""
-    step = _cost("time.step.median", lambda value: f"{1000 * value:.1f} ms")(record)
+    step = _cost("time.step.median", milliseconds)(record)
     runs = record.costs.get("together", 1)
     return f"{step} / {runs}" if runs > 1 else step
 
@@ -182,7 +177,7 @@ _COSTS = (
     Shown(Column("train", True, rank=2), _cost("time.train", seconds)),
     Shown(Column("step", True, rank=8), _step),
     Shown(Column("taps", rank=7), _taps),
-    Shown(Column("images/s", True, rank=11), _cost("time.images_per_second", _speed)),
+    Shown(Column("images/s", True, rank=11), _cost("time.images_per_second", rate)),
     Shown(Column("peak mem", True, rank=5), _peak_memory),
     Shown(Column("saved/step", True, rank=12), _cost("memory.saved_for_backward", size)),
     Shown(Column("delta", True, rank=10), _cost("delta_bytes", size)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from peftbench import backbones
+from peftbench.common.amounts import plural
 from peftbench.common.errors import Refusal, UserError
 from peftbench.config import Config
 from peftbench.methods.base import Method
@@ -39,5 +40,5 @@ def refuse_other_frames(config: Config) -> None:
     """Raises UserError where a method mixes so many frames and a clip has another number."""
     frames, clip = config.method.options.get("frames"), config.data.options.get("frames")
     if frames is not None and frames != clip:
-        items = "are images" if clip is None else f"are clips of {clip} frames"
+        items = "are images" if clip is None else f"are clips of {plural(clip, 'frame')}"
         raise UserError(f"method.frames={frames}: the items of data={config.data.name} {items}; leave it out.")

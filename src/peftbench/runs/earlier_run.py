@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from peftbench import config, deltas
+from peftbench.common.amounts import agreeing
 from peftbench.common.errors import Refusal, UserError
 from peftbench.results import Record, read_record
 from peftbench.results.record import FILE as RECORD
@@ -76,7 +77,8 @@ def finished_before(
         record.write(folder)
         began = " (the run began from rows of task.weights that the old names chose)" if "task" in record.stamps else ""
         _say(
-            f"{folder}: {len(changed)} of {len(old_classes)} classes have other names in the data by now, such as "
+            f"{folder}: {len(changed)} of {len(old_classes)} classes "
+            f"{agreeing(len(changed), 'has another name', 'have other names')} in the data by now, such as "
             f"{changed[0][1]!r} instead of {changed[0][0]!r}; delta and record have them now{began}"
         )
     return record

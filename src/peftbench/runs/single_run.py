@@ -13,6 +13,7 @@ from rich.console import Console
 
 from peftbench import costs, deltas, pruning
 from peftbench.backbones import Backbone
+from peftbench.common.amounts import agreeing, plural
 from peftbench.common.errors import Refusal, UserError
 from peftbench.common.seeds import mix
 from peftbench.common.stopping import UNREAD, signals_later
@@ -106,8 +107,9 @@ class SingleRun:
         if skipped := dict(self.method.skipped(backbone)):
             self.record.plan["skipped"] = skipped
             name, why = next(iter(skipped.items()))
+            left = agreeing(len(skipped), "is left as it is", "are left as they are")
             context.tell(
-                f"method={config.method.name}: {len(skipped)} layers are left as they are, such as {name}: {why} "
+                f"method={config.method.name}: {plural(len(skipped), 'layer')} {left}, such as {name}: {why} "
                 f"(peftbench plan names all)"
             )
         start.remember(self.method, self.model)

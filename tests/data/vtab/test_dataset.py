@@ -110,7 +110,7 @@ def test_missing_images_are_counted_and_one_is_named(tmp_path):
     vtab_task(tmp_path)
     (tmp_path / "images/test/000002.jpg").unlink()
     told = refuses(Vtab("svhn", 3, str(tmp_path)))
-    assert f"1 of its 4 images are missing, such as {tmp_path / 'images/test/000002.jpg'}" in told
+    assert f"1 of its 4 images is missing, such as {tmp_path / 'images/test/000002.jpg'}" in told
 
 
 def test_a_missing_list_is_named(tmp_path):

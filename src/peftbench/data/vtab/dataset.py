@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from peftbench.common.amounts import agreeing
 from peftbench.common.errors import UserError
 from peftbench.common.vtab_tasks import spellings
 from peftbench.data.base import DataSet, Split, Splits
@@ -75,7 +76,7 @@ def _read(folder: Path, file: str, classes: int) -> Split:
     missing = [n for n in listed.names if not (folder / n).is_file()]
     if missing:
         raise UserError(
-            f"{listed.path}: {len(missing)} of its {len(listed.names)} images are missing, "
+            f"{listed.path}: {len(missing)} of its {len(listed.names)} images {agreeing(len(missing))} missing, "
             f"such as {folder / missing[0]}."
         )
     return Split([folder / n for n in listed.names], np.array(listed.labels, dtype=np.int64), listed.names)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from peftbench.common.amounts import agreeing, plural
 from peftbench.common.errors import UserError
 from peftbench.common.progress import Stages, unwatched
 from peftbench.common.vtab_tasks import TASKS, Task
@@ -115,7 +116,7 @@ def _lists(report: Report, table: Task | None) -> dict[str, list_files.Listed]:
             report.problems.append(f"{file}: {len(wrong) - 1} more lines like that")
         again = [name for name, count in Counter(listed[role].names).items() if count > 1]
         if again:
-            report.problems.append(f"{file}: {_many(len(again), 'image')} listed more than once, such as {again[0]}")
+            report.problems.append(f"{file}: {plural(len(again), 'image')} listed more than once, such as {again[0]}")
     return listed
 
 
@@ -130,7 +131,7 @@ def _sizes(report: Report, table: Task | None, smaller: tuple[int, int, int] | N
         if role in report.sizes and report.sizes[role] not in sizes:
             expected = " or ".join(f"{n:,}" for n in sizes)
             report.problems.append(
-                f"{list_files.FILES[role]}: {_many(report.sizes[role], 'image')}, expected {expected}"
+                f"{list_files.FILES[role]}: {plural(report.sizes[role], 'image')}, expected {expected}"
             )
 
 
@@ -146,12 +147,13 @@ def _classes(
         lacking = table.classes - len(count)
         if not lacking:
             continue
-        text = f"{list_files.FILES[role]}: {lacking} of the {table.classes} classes have no image"
+        have = agreeing(lacking, "has", "have")
+        text = f"{list_files.FILES[role]}: {lacking} of the {table.classes} classes {have} no image"
         (report.problems if role == "test" and whole else report.notes).append(text)
     uneven = [c for c, n in counts.get("test", Counter()).items() if table.each and n != table.each]
     if whole and uneven:
         n = counts["test"][uneven[0]]
-        report.problems.append(f"test.txt: class {uneven[0]} has {_many(n, 'image')}, expected {table.each} of each")
+        report.problems.append(f"test.txt: class {uneven[0]} has {plural(n, 'image')}, expected {table.each} of each")
 
 
 def _look(folder: Path, listed: dict[str, list_files.Listed], watch: Stages, title: str) -> dict[str, Seen]:
@@ -195,7 +197,8 @@ def _damage(report: Report, listed: dict[str, list_files.Listed], seen: dict[str
                 by_problem.setdefault(problem.partition(" (")[0], []).append(name)
         for names in by_problem.values():
             others = len(names) - 1
-            more = f", and so {_are(others)} {_many(others, 'other')} of {list_files.FILES[role]}" if others else ""
+            rest = f"{plural(others, 'other')} of {list_files.FILES[role]}"
+            more = f", and so {agreeing(others)} {rest}" if others else ""
             report.problems.append(f"{names[0]} {seen[names[0]].problem}{more}")
 
 
@@ -212,9 +215,8 @@ def _same(report: Report, listed: dict[str, list_files.Listed], seen: dict[str, 
         if not shared:
             continue
         first, second = pictures[role][shared[0]][0][0], pictures[other][shared[0]][0][0]
-        text = (
-            f"{_many(len(shared), 'picture')} of {role} {_are(len(shared))} in {other} too, such as {first} = {second}"
-        )
+        pictures_are = f"{plural(len(shared), 'picture')} of {role} {agreeing(len(shared))}"
+        text = f"{pictures_are} in {other} too, such as {first} = {second}"
         if len(shared) > allowed:
             report.overlaps.append(text)
         else:
@@ -225,7 +227,7 @@ def _same(report: Report, listed: dict[str, list_files.Listed], seen: dict[str, 
             torn = sum(len({label for _, label in names}) > 1 for names in twice)
             labels = f", {torn} of them under different labels" if torn else ""
             pair = " = ".join(name for name, _ in twice[0][:2])
-            report.notes.append(f"{_many(len(twice), 'picture')} of {role} more than once{labels}, such as {pair}")
+            report.notes.append(f"{plural(len(twice), 'picture')} of {role} more than once{labels}, such as {pair}")
     if {"train", "val", "trainval"} <= set(listed):
         parts = _bag(pictures, "train") + _bag(pictures, "val")
         both = _bag(pictures, "trainval")
@@ -234,7 +236,7 @@ def _same(report: Report, listed: dict[str, list_files.Listed], seen: dict[str, 
             train, val, union = (list_files.FILES[role] for role in ("train", "val", "trainval"))
             report.problems.append(
                 f"{union} is not {train} and {val} together: "
-                f"it lacks {_many(lost, 'image')} of theirs and has {extra} others"
+                f"it lacks {plural(lost, 'image')} of theirs and has {extra} others"
             )
 
 
@@ -283,11 +285,3 @@ def hash_of_rows(names: Sequence[str], labels: Iterable[int], stamps: dict[str, 
 def stage_hash(contents: dict[str, str], stage: str) -> str:
     """The hash that records of runs with this data.stage have, from `Split.content` of each role."""
     return hash_of_contents(role and contents[role] for role in STAGES[stage])
-
-
-def _many(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
-
-
-def _are(count: int) -> str:
-    return "is" if count == 1 else "are"

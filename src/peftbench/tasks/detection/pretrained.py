@@ -18,6 +18,7 @@ from torchvision.models import detection as theirs
 from peftbench import config
 from peftbench.backbones import Backbone
 from peftbench.backbones.weights import BODY, read_state_dict
+from peftbench.common.amounts import plural
 from peftbench.common.digests import digests
 from peftbench.common.errors import UserError
 from peftbench.tasks.detection import schema
@@ -185,7 +186,7 @@ def _classes(file: Path, detector: Detector, state: Mapping[str, Tensor]) -> dic
             raise UserError(f"{file}: says of its classes {about['classes'][:40]!r}; expected a list of names.")
         if rows and rows != each * (len(names) + detector.first):
             raise UserError(
-                f"{file}: names {len(names)} classes, and its predictor has {rows // each - detector.first}."
+                f"{file}: names {plural(len(names), 'class')}, and its predictor has {rows // each - detector.first}."
             )
         return {name: i + detector.first for i, name in enumerate(names)}
     names = next(iter(COCO.values())).meta["categories"]

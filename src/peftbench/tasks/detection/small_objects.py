@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from peftbench.common.amounts import agreeing
 from peftbench.common.errors import Refusal
 from peftbench.data.base import Split
 from peftbench.tasks.detection.scenes import LEAST, SceneTransform
@@ -44,8 +45,9 @@ def note_small_objects(transform: SceneTransform, roles: Sequence[Split | None],
         if not small.number:
             continue
         what = (
-            f"{small.number:,} of the {small.of:,} objects to {role} on are less than a pixel wide or high once their "
-            f"images are resized to that, such as one of {small.example}"
+            f"{small.number:,} of the {small.of:,} objects to {role} on {agreeing(small.number)} less than a pixel "
+            f"wide or high once {agreeing(small.number, 'its image is', 'their images are')} resized to that, such as "
+            f"one of {small.example}"
         )
         part = small.number / small.of
         if role == "train" and part > share:
@@ -53,7 +55,8 @@ def note_small_objects(transform: SceneTransform, roles: Sequence[Split | None],
                 f"{keys}={sizes}: {what}; expected a larger one, or a larger share to leave out, such as "
                 f"data.dropped={math.ceil(100 * part) / 100:g}."
             )
-        notes.append(f"{keys}={sizes}: {what}; they are {'left out' if role == 'train' else 'hardly to be found'}")
+        they = agreeing(small.number, "it is", "they are")
+        notes.append(f"{keys}={sizes}: {what}; {they} {'left out' if role == 'train' else 'hardly to be found'}")
     return notes
 
 
