@@ -329,6 +329,14 @@ def drawn_fronts(folder: Path) -> dict[str, set[tuple[str, ...]]]:
     return {cost: {tuple(labels[i] for i in front) for front in panel["fronts"][cost]} for cost in panel["fronts"]}
 
 
+def test_of_a_loss_the_page_draws_figures_and_no_front(tmp_path):
+    write(tmp_path, record("lora", accuracy=-1.5), record("bitfit", accuracy=0.5))
+    (panel,) = panels(tmp_path, "metric=test/loss")
+    assert {row["label"]: row["value"] for row in panel["rows"]} == {"lora": 2.5, "bitfit": 0.5}
+    assert not any(panel["fronts"].values())
+    assert "Which method?" not in (tmp_path / "report.html").read_text()
+
+
 def test_a_front_is_over_all_backbones_that_may_be_compared(tmp_path):
     """By parameters on any machine; by time and memory on one."""
     rows = (

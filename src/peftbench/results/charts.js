@@ -7,8 +7,9 @@ const COSTS = [
 ];
 const MOST_ROWS = 60, MOST_NAMED = 40;
 
-const low = (row) => 100 * Math.max(0, row.value - (row.half ?? 0));
-const high = (row) => 100 * Math.min(1, row.value + (row.half ?? 0));
+// An interval of a share ends where shares do; a loss is none.
+const low = (row) => 100 * Math.max(row.value - (row.half ?? 0), row.value >= 0 ? 0 : -Infinity);
+const high = (row) => 100 * Math.min(row.value + (row.half ?? 0), row.value <= 1 ? 1 : Infinity);
 const figures = (row) => `${percent(row.value)}${row.half === null ? "" : ` ± ${percent(row.half)}`}`;
 function told(row, panel, more = "") {
   const images = panel.images && ` of ${panel.images}`;

@@ -64,8 +64,11 @@ def html_page(boards: Sequence[Board], collected: Collected, incomplete: bool = 
 
 
 def _answers(boards: Sequence[Board], collected: Collected) -> list[str]:
-    """What a report begins with: a card for each data set, and for many of them one with a table."""
-    table = answer_table(answers(boards, collected.runs))
+    """What a report begins with: a card for each data set, or for many of them one with a table."""
+    answered = answers(boards, collected.runs)
+    if not answered:  # nothing is asked of a loss
+        return []
+    table = answer_table(answered)
     parts = [f'<section class="answers"><h2>{escape(table.title)}</h2><div class="cards">']
     cards: list[list[str]] = []
     for paragraph in table.text:

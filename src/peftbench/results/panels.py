@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from peftbench.results.board import FLAT, MEAN, VTAB_TASKS, Board, Mean, Row
 from peftbench.results.groups import Group, Line
 from peftbench.results.pareto import comparable_rows, pareto_front
+from peftbench.results.questions import is_loss
 from peftbench.results.summary import Run
 
 WHOLE_VTAB = "VTAB-1k, mean of the groups"
@@ -69,10 +70,14 @@ class Panel:
     def fronts(self, cost: str) -> list[list[int]]:
         """The Pareto fronts, one for each kind of costs that may be compared, as lists of indices into `places`.
 
+        There is none of a loss, of which the highest is the worst.
+
         Args:
             cost: train, memory or parameters.
         """
-        found = []
+        found: list[list[int]] = []
+        if is_loss(self.metric):
+            return found
         for comparable in comparable_rows([place.row for place in self.places], cost):
             points = [(i, self.places[i].known_cost(cost), self.places[i].mean.value) for i in comparable]
             known = [(i, price, value) for i, price, value in points if price is not None and value is not None]
