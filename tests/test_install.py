@@ -22,7 +22,8 @@ def test_a_wheel_holds_configs_weights_and_photos_and_runs_from_another_folder(t
         names = archive.namelist()
     assert "peftbench/configs/train.yaml" in names
     assert "peftbench/configs/data/vtab/cifar.yaml" in names
-    assert {f"peftbench/results/{name}" for name in ("charts.js", "page.js", "page.css")} <= set(names)
+    page = ("marks.js", "axes.js", "charts.js", "page.js", "page.css")
+    assert {f"peftbench/results/{name}" for name in page} <= set(names)
     assert {"peftbench/configs/hydra/launcher/joblib.yaml", "hydra_plugins/peftbench_optuna/__init__.py"} <= set(names)
     assert "peftbench/backbones/weights/vit_nano.safetensors" in names
     assert "peftbench/tasks/detection/weights/resnet_nano_fasterrcnn.safetensors" in names

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from peftbench.results.row_names import Trait, names_of
 from support.reports import record, tell, write
 
 WORDS = {"vit_b": "vit_base_patch16_224.orig_in21k", "resnet50": "resnet50.a1_in1k"}
@@ -142,3 +146,30 @@ def test_few_settings_tell_rows_apart_before_letters_do(tmp_path):
     legend = table(shown, "Names in full").replace("\\_", "_")
     for setting in ("rank=8", "alpha=16", "epochs=80", "weight_decay=0.0125", "label_smoothing=0.08"):
         assert setting in legend
+
+
+@given(
+    methods=st.lists(st.text(min_size=1, max_size=80), min_size=1, max_size=3),
+    rows=st.lists(
+        st.tuples(
+            st.integers(0, 2),
+            st.dictionaries(st.sampled_from(["lr", "a.rank", "b.rank", "targets"]), st.text(max_size=60), max_size=4),
+            st.sampled_from(["", "vtab1k: 2 trials (lr)", "vtab1k: 2 trials (rank)"]),
+            st.sampled_from(["", "from kept taps"]),
+        ),
+        min_size=1,
+        max_size=30,
+        unique_by=repr,
+    ),
+)
+def test_names_of_rows_differ_and_are_short(methods, rows):
+    traits = [
+        Trait(methods[at % len(methods)], tuple(sorted((k, json.dumps(v)) for k, v in setting.items())), tuned, times)
+        for at, setting, tuned, times in rows
+    ]
+    traits = list(dict.fromkeys(traits))
+    names = [name.short for name in names_of(traits)]
+    assert len(set(names)) == len(traits)
+    assert max(map(len, names)) <= 36  # the longest, and a letter or two
+    again = names_of(traits[::-1])[::-1]
+    assert [name.short for name in again] == names, "whatever the order in which rows come"

@@ -123,6 +123,10 @@ def test_failed_runs_are_marked_in_the_column_of_their_data_set(tmp_path):
     _, rows = cells(tell("report", tmp_path, "--format=markdown"))
     assert rows["lora"][2] == "†"
     assert "†" not in rows["lora"][1]
+    three_seeds(tmp_path, methods={"lora": 0.4}, config__optimizer__lr=0.1)
+    write(tmp_path, record("lora", seed=3))
+    _, rows = cells(tell("report", tmp_path, "--format=markdown", "settings=all"))
+    assert [row[2] for name, row in rows.items() if name.startswith("lora")] == ["†", "–"], "of its own setting alone"
 
 
 def test_data_sets_may_be_run_in_settings_of_their_own_and_the_report_says_so(tmp_path):

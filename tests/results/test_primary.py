@@ -62,10 +62,10 @@ def test_the_page_names_the_metric(mixed, tmp_path):
     tell("report", mixed, "--format=html", f"output={tmp_path / 'r.html'}")
     content = (tmp_path / "r.html").read_text()
     assert "metrics test/accuracy, test/AP</p>" in content
-    boards = json.loads(re.search(r'id="data">(.*?)</script>', content)[1])
-    assert [b["metric"] for b in boards] == ["accuracy", "AP"]
-    assert boards[1]["rows"][0]["value"] == pytest.approx(0.501)
-    assert boards[1]["rows"][0]["curves"]["digits_det"]["val"][0] == pytest.approx(0.401)
+    panels = json.loads(re.search(r'id="data">(.*?)</script>', content)[1])["panels"]
+    assert [panel["metric"] for panel in panels] == ["accuracy", "AP"]
+    assert panels[1]["rows"][0]["value"] == pytest.approx(0.501)
+    assert panels[1]["rows"][0]["curve"]["val"][0] == pytest.approx(0.401)
 
 
 def test_records_without_the_metric_are_told_what_there_is(mixed):

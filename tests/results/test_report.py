@@ -200,5 +200,7 @@ def test_a_report_of_real_runs(cli, tiny, tmp_path):
     assert {line["n"] for line in found.values()} == {"2"}
     assert float(found["bitfit"]["parameters"]) > float(found["linear"]["parameters"]) == 0
     assert len(boards(collect([tmp_path]).runs, "test/accuracy")) == 1
+    shown = tell("report", tmp_path)
+    assert re.search(r"4 complete records of 20\d\d-\d\d-\d\d made with (commit|version) \w", shown)
     tell("report", tmp_path, "--format=html")
     assert "bitfit" in (tmp_path / "report.html").read_text()

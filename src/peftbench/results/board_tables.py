@@ -9,7 +9,7 @@ from dataclasses import replace
 from peftbench.common.amounts import count, milliseconds, plural, seconds, size
 from peftbench.results.board import FLAT, Board, Row
 from peftbench.results.board_notes import full_names, group_notes
-from peftbench.results.cells import failed_of, head, in_per_cent, known, not_told_from_best, with_best
+from peftbench.results.cells import head, in_per_cent, known, not_told_from_best, with_best
 from peftbench.results.detail_tables import published_table, settings_table, shifted_table, tasks_table
 from peftbench.results.difference_tables import difference_tables
 from peftbench.results.groups import Group, Line
@@ -148,7 +148,7 @@ def task_figures(lines: Sequence[Line], board: Board, at: int, task: str, tested
     cells, values, untold = [], [], []
     for line in lines:
         row = line.rows.get(at)
-        failed = failed_of(board, row, line.arm, task)
+        failed = row.failed[task] if row else line.failed_alone(board, task)
         mean = board.cell(row, task) if row else None
         cells.append(in_per_cent(mean, failed) if mean else "†" if failed else "–")
         values.append(mean.value if mean else None)

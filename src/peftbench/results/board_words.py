@@ -17,8 +17,7 @@ def set_words(groups: Sequence[Sequence[Board]]) -> None:
     """Names the boards of each group by their backbone, as the user does, and adds what tells equal names apart."""
     by_name: dict[str, list[Sequence[Board]]] = defaultdict(list)
     for group in groups:
-        names = Counter(run.backbone for board in group for run in board.all_runs())
-        by_name[names.most_common(1)[0][0]].append(group)
+        by_name[_backbone(group)].append(group)
     for name, alike in by_name.items():
         bases = [dict(group[0].basis) for group in alike]
         kinds = Counter((basis["task"], basis["data"]) for basis in bases)  # a title tells these apart anyway
@@ -28,6 +27,11 @@ def set_words(groups: Sequence[Sequence[Board]]) -> None:
             words = _telling(basis, others)
             for board in group:
                 board.words = f"{name} ({', '.join(words)})" if words else name
+
+
+def _backbone(group: Sequence[Board]) -> str:
+    """As the user names it; the name that most runs have."""
+    return Counter(run.backbone for run in _runs(group)).most_common(1)[0][0]
 
 
 def _telling(basis: dict[str, str], others: Sequence[dict[str, str]]) -> list[str]:
@@ -64,7 +68,10 @@ def reason_apart(group: Sequence[Board], before: Sequence[Sequence[Board]]) -> s
         return f"another split of the same task ({_other_splits(group, nearest)})"
     basis, other_basis = dict(mine), dict(nearest[0].basis)
     if "backbone" in keys:
-        return f"another backbone ({basis['backbone']}, not {other_basis['backbone']})"
+        name, other_name = _backbone(group), _backbone(nearest)
+        if name == other_name:
+            name, other_name = basis["backbone"], other_basis["backbone"]
+        return f"another backbone ({name}, not {other_name})"
     if keys == ["fingerprint"]:
         my_weights, other_weights = basis["fingerprint"], other_basis["fingerprint"]
         return f"other weights under the same name (fingerprint {my_weights}, not {other_weights})"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from peftbench.common.amounts import plural
-from peftbench.results.board import Arm, Board, Mean, Row, arm_of
+from peftbench.results.board import Board, Mean
 from peftbench.results.row_names import cut
 from peftbench.results.text_table import Best
 
@@ -70,10 +70,3 @@ def images_line(board: Board, task: str) -> str:
         return ""
     text = f"{counts[0]:,}" if counts[0] == counts[-1] else f"{counts[0]:,}–{counts[-1]:,}"
     return f"\n{plural(text, 'image')}"
-
-
-def failed_of(board: Board, row: Row | None, arm: Arm, task: str) -> int:
-    """How many runs of a line failed on the task, also where the board has no row of it."""
-    if row is not None:
-        return row.failed[task]
-    return sum(arm_of(run.method, run.setting) == arm and run.task == task for run in board.failed)

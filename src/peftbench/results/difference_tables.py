@@ -48,7 +48,7 @@ def pairs_table(group: Group) -> TextTable:
         table.notes.append("The report compares each of this many methods with the first, where they share tasks.")
     pair = "A pair is a task with its seeds averaged where two methods share three tasks, else a task and seed"
     table.notes.append(
-        f"{'A pair is a seed' if group.several else pair}; p-values are corrected for their number"
+        f"{pair if group.first.has_means else 'A pair is a seed'}; p-values are corrected for their number"
         f"{' on a data set' if group.several else ''} (Holm). There is no verdict below {LEAST_PAIRS} pairs."
     )
     counted = any(run.counts(board.metric) for board in group.boards for run in board.all_runs())

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from peftbench.results.board import Arm, Board, Row
+from peftbench.common.amounts import plural
+from peftbench.results.board import Arm, Board, Row, arm_of
 from peftbench.results.row_names import Name, Trait, names_of, plain_setting
 
 _UNNAMED = Name("", "")
@@ -33,6 +34,15 @@ class Line:
         """How many seeds a data set has: `3`, or `2–3` where they differ."""
         counts = {len(runs) for row in self.rows.values() for runs in row.runs.values()} or {0}
         return f"{min(counts)}–{max(counts)}" if len(counts) > 1 else str(min(counts))
+
+    def failed_alone(self, board: Board, task: str) -> int:
+        """How many of its runs failed on a task that the board has no row of it for."""
+        return sum(
+            run.task == task
+            and arm_of(run.method, run.setting) == self.arm
+            and self.trait.setting in (self.arm[1], run.setting)
+            for run in board.failed
+        )
 
 
 @dataclass
@@ -117,14 +127,20 @@ def differing_settings(group: Group) -> list[str]:
     methods: dict[str, list[str]] = defaultdict(list)
     for line in group.lines:
         settings = {group.boards[at].tasks[0]: dict(row.setting) for at, row in line.rows.items()}
-        keys = sorted({key for setting in settings.values() for key in setting})
-        keys = [key for key in keys if len({setting.get(key) for setting in settings.values()}) > 1]
-        if not keys:
-            continue
-        more = [f"{len(keys) - _SHOWN} more"] if len(keys) > _SHOWN else []
-        words = []
-        for task, setting in settings.items():
-            values = [plain_setting(key, setting[key]) for key in keys[:_SHOWN] if key in setting]
-            words.append(f"{', '.join(values + more) or 'without them'} on {task}")
-        methods["; ".join(words)].append(line.label)
+        keys = {key for setting in settings.values() for key in setting}
+        differing = [key for key in keys if len({setting.get(key) for setting in settings.values()}) > 1]
+        differing.sort(key=lambda key: (sum(key not in setting for setting in settings.values()), key))
+        if differing:
+            words = _by_task(settings, differing[:_SHOWN])
+            more = len(differing) - _SHOWN
+            methods[f"{words}; and {plural(more, 'more setting')}" if more > 0 else words].append(line.label)
     return [f"{', '.join(labels)}: {words}" for words, labels in methods.items()]
+
+
+def _by_task(settings: Mapping[str, Mapping[str, str]], keys: Sequence[str]) -> str:
+    """`lr=0.001, epochs=20 on digits; lr=0.01 on photos`."""
+    words = []
+    for task, setting in settings.items():
+        values = [plain_setting(key, setting[key]) for key in keys if key in setting]
+        words.append(f"{', '.join(values) or 'none of these'} on {task}")
+    return "; ".join(words)

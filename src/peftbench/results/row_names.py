@@ -49,7 +49,7 @@ def names_of(rows: Sequence[Trait]) -> list[Name]:
         shown = whole if _fit(whole) else _shortened(cut(method), [rows[i] for i in indices], parts)
         for i, name, in_full in zip(indices, shown, whole, strict=True):
             short[i], full[i] = name, in_full
-    return [Name(*both) for both in zip(_unique(short, full), full, strict=True)]
+    return [Name(*both) for both in zip(_unique(short, rows), full, strict=True)]
 
 
 def cut(text: str) -> str:
@@ -105,7 +105,7 @@ def _shortened(method: str, rows: Sequence[Trait], parts: Sequence[Mapping[str, 
         return few
     if len(rows) == 1:
         return [method]
-    order = sorted(range(len(rows)), key=lambda i: (rows[i].setting, rows[i].tuned, rows[i].times))
+    order = sorted(range(len(rows)), key=lambda i: _order(rows[i]))
     letters = dict(zip(order, _letters(), strict=False))
     return [f"{method} {letters[i]}" for i in range(len(rows))]
 
@@ -134,12 +134,18 @@ def _letters() -> Iterator[str]:
         length += 1
 
 
-def _unique(short: Sequence[str], full: Sequence[str]) -> list[str]:
-    """Names of methods that were cut to the same get a letter; rows that are the same in full stay so."""
-    meanings: dict[str, list[str]] = defaultdict(list)
-    for name, in_full in zip(short, full, strict=True):
-        if in_full not in meanings[name]:
-            meanings[name].append(in_full)
-    letters = {name: dict(zip(wholes, _letters(), strict=False)) for name, wholes in meanings.items()}
-    pairs = zip(short, full, strict=True)
-    return [name if len(meanings[name]) == 1 else f"{name} {letters[name][whole]}" for name, whole in pairs]
+def _unique(names: Sequence[str], rows: Sequence[Trait]) -> list[str]:
+    """Rows that would have one name, such as methods that were cut to the same, get a letter each."""
+    alike: dict[str, list[int]] = defaultdict(list)
+    for i in sorted(range(len(rows)), key=lambda i: _order(rows[i])):
+        alike[names[i]].append(i)
+    unique = list(names)
+    for name, indices in alike.items():
+        if len(indices) > 1:
+            for i, letter in zip(indices, _letters(), strict=False):
+                unique[i] = f"{name} {letter}"
+    return unique
+
+
+def _order(row: Trait) -> tuple[str, Setting, str, str]:
+    return row.method, row.setting, row.tuned, row.times

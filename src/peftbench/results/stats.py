@@ -72,13 +72,14 @@ def _of_draws(share: float) -> float:
     return max(0.0, share * (1 - share))  # figures from files may lie outside 0 to 1
 
 
-def paired(differences: Sequence[float], floor: float | None = 0.0) -> Difference:
+def paired(differences: Sequence[float], floor: float | None = 0.0, ranks: bool = True) -> Difference:
     """The mean of paired differences, and whether it is more than chance; at least one is needed.
 
     Args:
         differences: one for each pair.
         floor: the least variance that a pair's difference has, whatever the spread of these few says: where both of
             two seeds differ by the same number of images, their spread is 0. None where it is not known.
+        ranks: whether Wilcoxon's test is made too, which takes nearly all of the time.
     """
     mean, n = fmean(differences), len(differences)
     if n < LEAST_PAIRS:
@@ -94,7 +95,7 @@ def paired(differences: Sequence[float], floor: float | None = 0.0) -> Differenc
 
     error = math.sqrt(spread / n)
     p = float(2 * stdtr(n - 1, -abs(mean) / error))
-    return Difference(mean, n, _t(n - 1) * error, p, _wilcoxon(differences))
+    return Difference(mean, n, _t(n - 1) * error, p, _wilcoxon(differences) if ranks else None)
 
 
 def mean_difference(by_task: Sequence[Difference]) -> Difference:

@@ -41,10 +41,10 @@ def tell(first: Row, second: Row, tasks: Sequence[str], metric: str) -> Telling:
     if set(tasks) == set(VTAB_TASKS):  # which stand for others: a pair is a task
         pairs = pair_up(first.runs, second.runs, tasks, metric)
         if len(pairs.differences) >= LEAST_PAIRS:
-            return _by_seeds(paired(pairs.differences, pairs.floor))
+            return _by_seeds(paired(pairs.differences, pairs.floor, ranks=False))
     pairs_by_task = {task: pair_up(first.runs, second.runs, (task,), metric) for task in tasks}
     if all(len(pairs.differences) >= LEAST_PAIRS for pairs in pairs_by_task.values()):
-        by_task = [paired(pairs.differences, pairs.floor) for pairs in pairs_by_task.values()]
+        by_task = [paired(pairs.differences, pairs.floor, ranks=False) for pairs in pairs_by_task.values()]
         return _by_seeds(by_task[0] if len(by_task) == 1 else mean_difference(by_task))
     if len(tasks) == 1 and (p := _by_image(first, second, tasks[0], metric)) is not None:
         return Telling(p, SAME_IMAGES)
