@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from pathlib import PurePath
 from typing import Any
 
 from peftbench.common.amounts import plural
@@ -63,18 +62,6 @@ def split_of(stamps: Mapping[str, Any]) -> str:
     """The name of the split with the beginning of its hash: `digits (0123456789ab)`."""
     data = stamps.get("data") or {}
     return f"{data.get('split', '?')} ({str(data.get('hash', '?'))[:12]})"
-
-
-def data_set_of(config: Mapping[str, Any], stamps: Mapping[str, Any]) -> str:
-    """What a data set is called: as the user chose it, or a folder of the user's own by its own name.
-
-    Such a data set takes the name of its split from the folder.
-    """
-    options, split = config["data"].get("options") or {}, str((stamps.get("data") or {}).get("split"))
-    folder = PurePath(str(options.get("root") or "")).name
-    if folder and (split == folder or split.startswith(f"{folder}-")):
-        return folder
-    return str((config.get("choices") or {}).get("data") or config["data"]["name"])
 
 
 def setting_of(config: Mapping[str, Any], task: TaskResults) -> Setting:

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from peftbench.common.errors import UserError
+from peftbench.results.labels import data_name
 from peftbench.results.layers import layer_parameters
 from peftbench.results.per_image import PerImage, stamped
 from peftbench.results.record import FILE, Record
 from peftbench.results.settings import (
     Setting,
     basis_of,
-    data_set_of,
     data_setting_of,
     options_of_data,
     protocol_of,
@@ -143,7 +143,7 @@ def _summary(record: Record, shared: Shared) -> Run:
         reason=str(record.reason or ""),
         method=shared(str(chosen.get("method") or method["name"])),
         backbone=shared(str(backbone["name"] if backbone_name in (None, "timm") else backbone_name)),
-        task=shared(data_set_of(config, stamps)),
+        task=shared(data_name(config)),
         seed=int(config.get("seed", 0)),
         primary=task.metric,
         beside=task.beside,
