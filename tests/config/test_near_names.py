@@ -171,6 +171,11 @@ def test_the_choice_that_is_meant_comes_first(wrong):
         (["method=linear", "rank=3"], "rank: there is no such key; see"),
         (["optimizer.learning_rate=1"], "optimizer.learning_rate: there is no such key (did you mean 'optimizer.lr'?)"),
         (["+optimizer.learning_rate=1"], "(did you mean 'optimizer.lr'?)"),
+        (["+epochs=3"], "epochs: there is no such key (did you mean 'trainer.epochs'?)"),
+        (
+            ["data.path=."],
+            "data.path=.: expected the import path of a class (did you mean 'data.root'?)",
+        ),
         (["--epochs=3"], "--epochs=3: a run takes its keys without dashes; give trainer.epochs=3."),
         (["--method", "lora"], "--method: a run takes its keys without dashes; give method=…."),
         (["backbone.weights=random"], "backbone.weights=random: there is no such file (did you mean 'backbone.pretr"),
@@ -226,6 +231,6 @@ def test_one_slip_is_one_step_and_finds_the_word_again(word, at, how):
 @settings(max_examples=60, deadline=None)
 @given(word=st.text(max_size=12), known=st.lists(st.text(max_size=6), max_size=4))
 def test_a_suggestion_is_always_one_of_the_known_names(word, known):
-    near = nearest_name(word, known)
+    near = nearest_name(word, [*known, "", " "])
     assert near is None or near in known
     assert near is not None or plainly(word) not in known or not word.strip("_./:- ")

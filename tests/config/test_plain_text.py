@@ -14,10 +14,11 @@ from peftbench.cli.main import main
 from peftbench.config.plain_text import quoted
 from support.datasets import class_folders
 from support.mistakes import files, record, refused, run_folder
+from support.reports import call
 
 HYDRA = OverridesParser.create()
 PATHS = [
-    "~mine/photos",
+    "./~mine/photos",
     "/a~b/it's",
     "photos (1)",
     "/photos/(old",
@@ -40,7 +41,7 @@ VALUES = st.lists(
         st.sampled_from(
             ["choice(1,2)", "[a,b]", "'q,q'", "{a:1}", "null", "true", "1e3", "-7", "a", "b_1", "./x", "*"]
         ),
-        st.text(max_size=2),
+        st.text(st.characters(exclude_characters="~"), max_size=2),
     ),
     max_size=5,
 ).map("".join)
@@ -98,12 +99,22 @@ def test_a_tilde_at_the_start_is_the_home(monkeypatch, tmp_path):
     assert peftbench.compose("data=folder", "data.root='~/photos'").data.options["root"] == "~/photos"
 
 
+def test_the_home_of_nobody_is_told(cli, tiny, tmp_path):
+    words = [*tiny, "method=linear", "data=folder"]
+    told = refused(cli(*words, "data.root=~nobody-here/x"), "data.root=~nobody-here/x: there is no user 'nobody-here'")
+    assert "your own is ~/" in told
+    refused(cli(*words, "data.root='~nobody-here/x'"), "data.root=~nobody-here/x: there is no folder")
+    refused(call("report", "~nobody-here"), "peftbench: ~nobody-here: there is no user 'nobody-here'")
+    refused(cli("--config-dir=~nobody-here", *words), "~nobody-here: there is no user")
+    assert files(tmp_path) == []
+
+
 def test_a_comma_parts_values_unless_it_is_in_the_name_of_what_is_there(cli, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     told = refused(cli("data=folder", "data.root=a,b"), "data.root: several values make a sweep", "-m")
     assert "\"data.root='a,b'\"" in told
     assert cli("data=folder", "data.root=~/a,~/b")[2] == told
-    assert quoted("data.root=~a,~b", sweep=True) == "data.root='~a','~b'"
+    assert quoted("data.root=é,a~b", sweep=True) == "data.root='é','a~b'"
     (tmp_path / "a,b").mkdir()
     assert peftbench.compose("data=folder", "data.root=a,b").data.options["root"] == "a,b"
     assert quoted("data.root=a,b", sweep=True) == "data.root=a,b"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from peftbench.common.errors import UserError, nearest
+from peftbench.common.home import with_home
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def separate(words: Sequence[str]) -> tuple[list[str], list[str]]:
     for position, word in enumerate(words):
         if is_value(words, position):
             of_folder = words[position - 1] in _FOLDER_OPTIONS
-            options.append(os.path.expanduser(word) if of_folder else word)
+            options.append(with_home(word, f"{words[position - 1]} {word}") if of_folder else word)
         elif word.startswith("-"):
             option = hydra_option(word)
             if option is None:
@@ -88,7 +88,7 @@ def separate(words: Sequence[str]) -> tuple[list[str], list[str]]:
             if option.is_mode:
                 modes.setdefault(option.name, []).append(word.partition("=")[0])
             name, sign, value = word.partition("=")
-            options.append(f"{name}={os.path.expanduser(value)}" if sign and name in _FOLDER_OPTIONS else word)
+            options.append(f"{name}={with_home(value, word)}" if sign and name in _FOLDER_OPTIONS else word)
         else:
             overrides.append(word)
     if len(modes) > 1:

@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from peftbench.cli.arguments import Argument, Command, Words
 from peftbench.common.errors import UserError, nearest
+from peftbench.common.home import with_home
 from peftbench.common.other_words import OPTION_VALUES, OPTIONS
 
 _PATHS = ("file", "folder", "run")
@@ -120,12 +120,12 @@ def _by_place(command: Command, plain: list[str], named: dict[str, str]) -> dict
         if argument.needed and not rest:
             raise command.refusal("", f"expected {command.expected}")
         if argument.several:
-            values[argument.name], rest = [_converted(argument, word) for word in rest], []
+            values[argument.name], rest = [_converted(argument, word, word) for word in rest], []
         elif rest:
             word = rest.pop(0)
             if argument.choices and word not in (*argument.choices, *argument.also):
                 raise command.refusal(word, f"expected {command.expected}{nearest(word, argument.choices)}")
-            values[argument.name] = _converted(argument, word)
+            values[argument.name] = _converted(argument, word, word)
     if rest and command.expected:
         raise command.refusal(rest[0], f"expected {command.expected}")
     if rest:
@@ -139,9 +139,9 @@ def _example(argument: Argument) -> str:
     return f"{argument.name}={argument.choices[0] if argument.choices else argument.value_in_usage()}"
 
 
-def _converted(argument: Argument, value: str) -> Any:
-    """The value in the type that its argument has. Raises UserError."""
-    shown = f"{argument.name}={value}"
+def _converted(argument: Argument, value: str, word: str = "") -> Any:
+    """The value in the type that its argument has; `word` is it as a plain word. Raises UserError."""
+    shown = word or f"{argument.name}={value}"
     if argument.choices and value not in (*argument.choices, *argument.also):
         expected = " or ".join(argument.choices)
         raise UserError(f"{shown}: expected {expected}{nearest(value, argument.choices, OPTION_VALUES)}.")
@@ -156,4 +156,4 @@ def _converted(argument: Argument, value: str) -> Any:
             return float(value)
     except ValueError:
         raise UserError(f"{shown}: expected a {argument.kind}.") from None
-    return os.path.expanduser(value) if argument.kind in _PATHS else value
+    return with_home(value, shown) if argument.kind in _PATHS else value

@@ -24,7 +24,7 @@ def nearest_name(word: str, known: Iterable[str], meant: Meant | None = None, co
         complete: whether `known` is all there is. Elsewhere resnet34 is a model that is not there, and no resnet50
             mistyped.
     """
-    names, plain = list(dict.fromkeys(known)), plainly(word)
+    names, plain = [name for name in dict.fromkeys(known) if plainly(name)], plainly(word)
     same = [name for name in names if _squeezed(name) == _squeezed(plain)]
     if same or not _squeezed(plain):
         return same[0] if same else None

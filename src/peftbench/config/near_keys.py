@@ -61,15 +61,15 @@ def known_keys(words: Sequence[str], folders: Iterable[Path]) -> list[str]:
             composed = compose("train", overrides=[f"hydra.searchpath=[{added}]", *choices.values()])
     except (HydraException, OmegaConfBaseException):
         return known_groups
-    keys = [key for key in _dotted(OmegaConf.to_container(composed), "") if not key.endswith(".path")]  # of classes
-    return [*dict.fromkeys([*keys, *known_groups])]
+    return [*dict.fromkeys([*dotted_keys(OmegaConf.to_container(composed)), *known_groups])]
 
 
-def _dotted(values: object, prefix: str) -> list[str]:
+def dotted_keys(values: object, prefix: str = "") -> list[str]:
+    """The keys of a mapping of mappings, each with those above it; without import paths of classes."""
     if not isinstance(values, dict):
-        return [prefix.rstrip(".")]
-    own = [prefix.rstrip(".")] if prefix else []
-    return own + [key for name, value in values.items() for key in _dotted(value, f"{prefix}{name}.")]
+        return [prefix] if prefix.rpartition(".")[2] != "path" else []
+    below = [key for name, value in values.items() for key in dotted_keys(value, f"{prefix}.{name}".lstrip("."))]
+    return [prefix, *below] if prefix else below
 
 
 def _rank(key: str) -> tuple[bool, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -117,7 +118,7 @@ def _resolved(group: str, name: str, choices: dict[str, Path]) -> str:
     hint = nearest(plain, choices, _called_elsewhere(group, choices))
     if group == "backbone":
         hint += f"; for any timm model: backbone=timm backbone.name={plain}"
-    if group == "data" and Path(plain).expanduser().is_dir():
+    if group == "data" and os.path.isdir(os.path.expanduser(plain)):
         hint = f"; for a folder of images: data=folder data.root={plain}"
     some = ", ".join([c for c in choices if "/" not in c] or list(choices))
     raise UserError(f"{group}={plain}: there is no such {group}{hint}; there are {some}.")

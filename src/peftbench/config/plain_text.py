@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
+from peftbench.common.home import with_home
+
 _ALWAYS_READ = re.compile(r"[\w./$%*@?|+:-]*", re.ASCII)
 _OPENING, _CLOSING = "([{", ")]}"
 
@@ -24,6 +26,9 @@ def quoted(override: str, sweep: bool = False) -> str:
     Args:
         sweep: whether there may be several values. Elsewhere a comma is text in the name of a file or folder that is
             there.
+
+    Raises:
+        UserError: a `~` names the home of a user who is not there.
     """
     key, sign, value = override.partition("=")
     if not sign or override.startswith("~") or _ALWAYS_READ.fullmatch(value):
@@ -53,10 +58,10 @@ def _one(key: str, value: str) -> str:
 
 
 def _in_quotes(key: str, value: str) -> str:
-    """The value with the home in it, in quotes; as it is where Hydra would read another text."""
+    """The value with the home in it, in quotes; as it is where Hydra would read another text. Raises UserError."""
     from hydra.core.override_parser.types import Quote, QuotedString
 
-    text = os.path.expanduser(value)
+    text = with_home(value, f"{key}={value}")
     shown = QuotedString(text, Quote.single).with_quotes()
     return shown if _reads(f"{key}={shown}") and _parser().parse_override(f"{key}={shown}").value() == text else value
 

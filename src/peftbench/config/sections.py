@@ -14,6 +14,7 @@ from peftbench.common.errors import UserError, nearest, suggested
 from peftbench.common.near_names import plainly
 from peftbench.common.other_words import KEYS
 from peftbench.config.messages import section_mistake, shown
+from peftbench.config.near_keys import near_key
 
 
 def mapping_of(values: Any, section: str) -> Mapping[str, Any]:
@@ -25,19 +26,24 @@ def mapping_of(values: Any, section: str) -> Mapping[str, Any]:
     return values
 
 
-def refuse_unknown_keys(keys: Iterable[Any], known: Iterable[str], prefix: str) -> None:
-    """Raises UserError for the first key that is not known; `prefix` is its section with a dot, or empty."""
+def refuse_unknown_keys(keys: Iterable[Any], known: Iterable[str], prefix: str, others: Iterable[str] = ()) -> None:
+    """Raises UserError for the first key that is not known.
+
+    Args:
+        prefix: the section with a dot, or empty.
+        others: keys elsewhere, with their sections, which may be meant.
+    """
     known = list(known)
     for key in keys:
         if key not in known:
-            raise UserError(
-                f"{prefix}{key}: there is no such key{_hint(str(key), known)}; known here: {', '.join(sorted(known))}."
-            )
+            hint = _hint(str(key), known, others)
+            raise UserError(f"{prefix}{key}: there is no such key{hint}; known here: {', '.join(sorted(known))}.")
 
 
-def _hint(key: str, known: Sequence[str]) -> str:
-    """The nearest key of the section, or else that of another section which other tools call so."""
-    return nearest(key, known) or suggested(next(iter(KEYS.get(plainly(key), ())), None))
+def _hint(key: str, known: Sequence[str], others: Iterable[str]) -> str:
+    """The nearest key of the section, or else one of another section."""
+    elsewhere = near_key(key, others) or next(iter(KEYS.get(plainly(key), ())), None)
+    return nearest(key, known) or suggested(elsewhere)
 
 
 def checked_section(schema: Any, values: Mapping[str, Any], section: str) -> Any:

@@ -15,7 +15,7 @@ from peftbench.config.declared_fields import Fields, declared
 from peftbench.config.identity import identity
 from peftbench.config.messages import KINDS, shown
 from peftbench.config.named_paths import data_path, method_path, own_task_path
-from peftbench.config.near_keys import near_key_hint
+from peftbench.config.near_keys import dotted_keys, near_key_hint
 from peftbench.config.rules import check_rules
 from peftbench.config.schema import (
     SECTIONS,
@@ -39,7 +39,8 @@ def validate(values: Mapping[str, Any], choices: Mapping[str, str] | None = None
         UserError: an unknown key, a wrong type, a value outside its choices or a combination that cannot work;
             one sentence that names the key, what was found and what was expected.
     """
-    refuse_unknown_keys(values, [*SECTIONS, *TOP], "")
+    known = [*SECTIONS, *TOP]
+    refuse_unknown_keys(values, known, "", dotted_keys({key: values[key] for key in known if key in values}))
     for key, kind in TOP.items():
         if type(values.get(key)) is not kind:
             raise UserError(f"{key}={shown(values.get(key))}: expected {KINDS[kind]}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -83,7 +84,9 @@ class Folder(DataSet):
     def folder(self) -> Path:
         """The folder that `root` names. Raises UserError."""
         shipped = self.root.startswith(SHIPPED)
-        root = Path(__file__).parent / self.root.removeprefix(SHIPPED) if shipped else Path(self.root).expanduser()
+        root = (
+            Path(__file__).parent / self.root.removeprefix(SHIPPED) if shipped else Path(os.path.expanduser(self.root))
+        )
         if not root.is_dir():
             raise UserError(
                 f"data.root={self.root}: there is no folder {root.absolute()}; give the folder of your "
@@ -119,7 +122,7 @@ class Folder(DataSet):
 
     def _table(self, root: Path) -> Path:
         assert self.labels is not None
-        file = next((p for p in (Path(self.labels).expanduser(), root / self.labels) if p.is_file()), None)
+        file = next((p for p in (Path(os.path.expanduser(self.labels)), root / self.labels) if p.is_file()), None)
         if file is None:
             raise UserError(f"data.labels={self.labels}: there is no such file, nor one in {root}.")
         return file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -32,7 +33,7 @@ class Vtab(DataSet):
     def load(self) -> Splits:
         folder = self._folder()
         splits = {role: _read(folder, file, self.classes) for role, file in list_files.FILES.items()}
-        if folder == Path(self.root).expanduser() and folder.name not in spellings(self.task_name):
+        if folder == Path(os.path.expanduser(self.root)) and folder.name not in spellings(self.task_name):
             labels = {int(label) for split in splits.values() for label in split.labels}
             if labels != set(range(self.classes)):
                 raise UserError(
@@ -49,7 +50,7 @@ class Vtab(DataSet):
         return Splits(name, _class_names(folder, self.classes), **splits, source=source, notes=(), lacking={})
 
     def _folder(self) -> Path:
-        root = Path(self.root).expanduser()
+        root = Path(os.path.expanduser(self.root))
         folder = find_task_folder(root, self.task_name)
         if folder is None:
             raise UserError(
