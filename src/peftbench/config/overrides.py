@@ -113,12 +113,15 @@ def _resolved(group: str, name: str, choices: dict[str, Path]) -> str:
         family, slash, task = plain.partition("/")
         if slash and family == "vtab":
             plain = f"vtab/{ALIASES.get(task, task)}"
-    if plain in choices or "(" in plain or plain == "null":
+    if plain in choices or plain == "null":
+        return plain
+    of_images = group == "data" and (plain.startswith(("/", "./", "../", "~")) or os.path.isdir(plain))
+    if "(" in plain and not of_images:
         return plain
     hint = nearest(plain, choices, _called_elsewhere(group, choices))
     if group == "backbone":
         hint += f"; for any timm model: backbone=timm backbone.name={plain}"
-    if group == "data" and os.path.isdir(os.path.expanduser(plain)):
+    if of_images:
         hint = f"; for a folder of images: data=folder data.root={plain}"
     some = ", ".join([c for c in choices if "/" not in c] or list(choices))
     raise UserError(f"{group}={plain}: there is no such {group}{hint}; there are {some}.")
