@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from peftbench.cli.main import main
 from support.mistakes import files, refused
 
 
@@ -18,6 +19,25 @@ def test_a_glob_that_cannot_be_read_is_refused(cli, word):
     refused(cli("-m", word), word)
 
 
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["-m"], "-m: expected what to run in every combination, such as peftbench -m method=linear,lora"),
+        (["--multirun"], "--multirun: expected what to run in every combination"),
+        (["--run"], "--run: expected key=value too, such as method=lora"),
+        (["--resolve"], "--resolve: expected key=value too"),
+        (["--config-dir", "."], "--config-dir .: expected key=value too"),
+    ],
+)
+def test_options_alone_train_nothing(capsys, monkeypatch, tmp_path, words, part):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    told = capsys.readouterr()
+    assert part in told.err
+    assert told.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("word", ["seed=0,1", "method=full,linear", "trainer.epochs=1,2", "seed=range(3)"])
 def test_several_values_without_m_are_told_to_be_a_sweep(cli, tiny, tmp_path, word):
     refused(cli(*tiny, word), word.partition("=")[0], "peftbench -m")
@@ -27,11 +47,11 @@ def test_several_values_without_m_are_told_to_be_a_sweep(cli, tiny, tmp_path, wo
 @pytest.mark.parametrize(
     "word",
     [
-        "data.root=/photos/(old",
         "logger.project='unclosed",
         'logger.project="unclosed',
         "logger.tags=[a,b",
-        "logger.project=a=b",
+        "data.root=range(3",
+        "data .root=x",
         "backbone.args={a:1",
         "data.root=${nothing",
     ],

@@ -11,7 +11,10 @@ from typing import Any
 
 from peftbench.cli.arguments import Argument, Command, Words
 from peftbench.common.errors import UserError, nearest
+from peftbench.common.home import with_home
+from peftbench.common.other_words import OPTION_VALUES, OPTIONS
 
+_PATHS = ("file", "folder", "run")
 _TRUTH = {"true": True, "false": False}
 
 
@@ -103,7 +106,7 @@ def _names_a_key(command: Command, word: str) -> bool:
 
 def _unknown(command: Command, word: str) -> UserError:
     name = word.partition("=")[0].lstrip("-").replace("-", "_")
-    hint = nearest(name, [a.name for a in command.shown_arguments() if not a.several])
+    hint = nearest(name, [a.name for a in command.shown_arguments() if not a.several], OPTIONS)
     return command.refusal(word, f"there is no such option{hint}")
 
 
@@ -117,16 +120,16 @@ def _by_place(command: Command, plain: list[str], named: dict[str, str]) -> dict
         if argument.needed and not rest:
             raise command.refusal("", f"expected {command.expected}")
         if argument.several:
-            values[argument.name], rest = rest, []
+            values[argument.name], rest = [_converted(argument, word, word) for word in rest], []
         elif rest:
             word = rest.pop(0)
             if argument.choices and word not in (*argument.choices, *argument.also):
                 raise command.refusal(word, f"expected {command.expected}{nearest(word, argument.choices)}")
-            values[argument.name] = word
+            values[argument.name] = _converted(argument, word, word)
     if rest and command.expected:
         raise command.refusal(rest[0], f"expected {command.expected}")
     if rest:
-        if nearest(rest[0], [argument.name for argument in command.shown_arguments()]):
+        if nearest(rest[0], [argument.name for argument in command.shown_arguments()], OPTIONS):
             raise _unknown(command, rest[0])
         raise command.refusal(rest[0], "takes no such word")
     return values
@@ -136,12 +139,12 @@ def _example(argument: Argument) -> str:
     return f"{argument.name}={argument.choices[0] if argument.choices else argument.value_in_usage()}"
 
 
-def _converted(argument: Argument, value: str) -> Any:
-    """The value in the type that its argument has. Raises UserError."""
-    shown = f"{argument.name}={value}"
+def _converted(argument: Argument, value: str, word: str = "") -> Any:
+    """The value in the type that its argument has; `word` is it as a plain word. Raises UserError."""
+    shown = word or f"{argument.name}={value}"
     if argument.choices and value not in (*argument.choices, *argument.also):
         expected = " or ".join(argument.choices)
-        raise UserError(f"{shown}: expected {expected}{nearest(value, argument.choices)}.")
+        raise UserError(f"{shown}: expected {expected}{nearest(value, argument.choices, OPTION_VALUES)}.")
     if argument.kind == "flag":
         if value.lower() not in _TRUTH:
             raise UserError(f"{shown}: expected true or false.")
@@ -153,4 +156,4 @@ def _converted(argument: Argument, value: str) -> Any:
             return float(value)
     except ValueError:
         raise UserError(f"{shown}: expected a {argument.kind}.") from None
-    return value
+    return with_home(value, shown) if argument.kind in _PATHS else value

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from peftbench.common.errors import UserError
+from peftbench.common.home import with_home
 
 
 def find_configs(package: Path) -> Path:
@@ -35,6 +36,7 @@ def roots(arguments: Sequence[str] = ()) -> list[Path]:
         elif argument.startswith("hydra.searchpath="):
             places = argument.partition("=")[2].strip("[]'\"").split(",")
             folders += [Path(p.strip(" '\"").removeprefix("file://")) for p in places if "pkg://" not in p]
+    folders = [Path(with_home(str(folder), str(folder))) for folder in folders]
     if missing := next((folder for folder in folders if not folder.is_dir()), None):
         raise UserError(f"{missing}: there is no such folder of configs.")
     return folders
@@ -66,3 +68,10 @@ def describe(path: Path) -> str:
             if not line.startswith("#"):
                 break
     return ""
+
+
+def elsewhere(path: Path) -> list[str]:
+    """What other tools call the choice that a YAML file is: the words of its comment `# elsewhere: …`."""
+    mark = "# elsewhere:"
+    with path.open(encoding="utf-8") as lines:
+        return [word.strip() for line in lines if line.startswith(mark) for word in line[len(mark) :].split(",")]

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import os
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Union
 
-from peftbench.common.errors import UserError
+from peftbench.common.errors import UserError, suggested
 
 Fields = dict[str, tuple[Any, Any]]
 """Name -> (type, default or ...), in pydantic's form."""
@@ -75,7 +76,10 @@ def _source(module: str, path: str, key: str) -> ast.Module:
     except (ImportError, ValueError):
         spec = None
     if spec is None or not spec.origin or not spec.origin.endswith(".py"):
-        raise UserError(f"{key}={path}: expected the import path of a class, such as peftbench.methods.lora.LoRA.")
+        hint = suggested("data.root") if key == "data.path" and os.path.exists(os.path.expanduser(path)) else ""
+        raise UserError(
+            f"{key}={path}: expected the import path of a class{hint}, such as peftbench.methods.lora.LoRA."
+        )
     return ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
 
 

@@ -1,26 +1,33 @@
-"""What is done to overrides before Hydra sees them: globs over nested groups, aliases, and clear mistakes."""
+"""What is done to overrides before Hydra sees them: globs over nested groups, aliases, quotes, and clear mistakes."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from peftbench.common.config_files import groups, names, roots
+from peftbench.common.config_files import elsewhere, groups, names, roots
 from peftbench.common.errors import UserError, nearest
+from peftbench.common.other_words import ABSENT
 from peftbench.common.vtab_tasks import ALIASES
 from peftbench.config import SECTIONS, TOP
+from peftbench.config.near_keys import known_keys, near_key_hint
+from peftbench.config.plain_text import quoted
 
 _OLD_RECIPES = re.compile(
     r"experiment=(glob\(vtab1k/(?P<pattern>[^,()]+)\)|(?P<names>vtab1k/[^,()]+(,vtab1k/[^,()]+)*))"
 )
 
 
-def prepare(overrides: Sequence[str], folders: Sequence[Path] | None = None) -> list[str]:
-    """The overrides with `group=glob(…)` expanded (Hydra 1.3 does not reach nested groups) and aliases resolved.
+def prepare(overrides: Sequence[str], folders: Sequence[Path] | None = None, sweep: bool = False) -> list[str]:
+    """The overrides with `group=glob(…)` expanded (Hydra 1.3 does not reach nested groups), aliases resolved, and plain
+    text quoted that Hydra's grammar has no place for, such as `~/photos`.
 
-    `folders` are those that configs are read from: by default peftbench's own, and those of `hydra.searchpath=…`.
+    Args:
+        folders: where configs are read from; by default peftbench's own, and those of `hydra.searchpath=…`.
+        sweep: whether a key may have several values.
 
     Raises:
         UserError: an unknown group, a choice that does not exist, or a glob that matches nothing.
@@ -30,8 +37,8 @@ def prepare(overrides: Sequence[str], folders: Sequence[Path] | None = None) -> 
     overrides = _recipe_and_method(overrides, folders)
     known_groups = groups(folders)
     for override in overrides:
-        _refuse_unknown_key(override, known_groups)
-    return [_prepared(override, folders, known_groups) for override in overrides]
+        _refuse_unknown_key(override, overrides, folders, known_groups)
+    return [_prepared(override, folders, known_groups, sweep) for override in overrides]
 
 
 def _tasks_of_data(override: str) -> str:
@@ -65,21 +72,24 @@ def _recipe_and_method(arguments: Sequence[str], folders: Sequence[Path]) -> lis
     return words
 
 
-def _refuse_unknown_key(override: str, known_groups: list[str]) -> None:
+def _refuse_unknown_key(
+    override: str, overrides: Sequence[str], folders: Sequence[Path], known_groups: list[str]
+) -> None:
     """Refuses a word that is no key=value, and a plain key that is neither a group nor a key of train.yaml."""
     key, sign, _ = override.partition("=")
     if not sign and not override.startswith("~"):
         raise UserError(f"'{override}': expected key=value, such as method=lora.")
-    known_keys = [*known_groups, *TOP]
-    if sign and key.isidentifier() and key not in known_keys and key != "hydra":
-        raise UserError(f"{key}: there is no such key{nearest(key, known_keys)}; see peftbench --help.")
+    name = key.replace("-", "_")
+    if sign and name.isidentifier() and key not in (*known_groups, *TOP, "hydra"):
+        hint = near_key_hint(key, known_keys(overrides, folders))
+        raise UserError(f"{key}: there is no such key{hint}; see peftbench --help.")
 
 
-def _prepared(override: str, folders: Sequence[Path], known_groups: list[str]) -> str:
+def _prepared(override: str, folders: Sequence[Path], known_groups: list[str], sweep: bool) -> str:
     key, sign, value = override.partition("=")
     group = key.lstrip("+")
     if not sign or group not in known_groups:
-        return override
+        return quoted(override, sweep)
     choices = names(group, folders)
     if "glob(" in value:
         return f"{key}={','.join(_matching(group, value, choices))}"
@@ -103,13 +113,24 @@ def _resolved(group: str, name: str, choices: dict[str, Path]) -> str:
         family, slash, task = plain.partition("/")
         if slash and family == "vtab":
             plain = f"vtab/{ALIASES.get(task, task)}"
-    if plain in choices or "(" in plain or plain == "null":
+    if plain in choices or plain == "null":
         return plain
-    hint = nearest(plain, choices)
-    if group == "backbone" and not hint:
-        hint = f"; for any timm model: backbone=timm backbone.name={plain}"
+    of_images = group == "data" and (plain.startswith(("/", "./", "../", "~")) or os.path.isdir(plain))
+    if "(" in plain and not of_images:
+        return plain
+    hint = nearest(plain, choices, _called_elsewhere(group, choices))
+    if group == "backbone":
+        hint += f"; for any timm model: backbone=timm backbone.name={plain}"
+    if of_images:
+        hint = f"; for a folder of images: data=folder data.root={plain}"
     some = ", ".join([c for c in choices if "/" not in c] or list(choices))
     raise UserError(f"{group}={plain}: there is no such {group}{hint}; there are {some}.")
+
+
+def _called_elsewhere(group: str, choices: dict[str, Path]) -> dict[str, tuple[str, ...]]:
+    """What the choices of a group are called in other tools -> the choice; nothing for what peftbench has not."""
+    absent: dict[str, tuple[str, ...]] = dict.fromkeys(ABSENT.get(group, "").split(), ())
+    return absent | {word: (name,) for name, path in choices.items() for word in elsewhere(path)}
 
 
 def _matching(group: str, value: str, choices: dict[str, Path]) -> list[str]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 
-from peftbench.common.errors import UserError, nearest
+from peftbench.common.errors import UserError, nearest, suggested
+from peftbench.common.near_names import plainly
+from peftbench.common.other_words import KEYS
 from peftbench.config.messages import section_mistake, shown
+from peftbench.config.near_keys import near_key
 
 
 def mapping_of(values: Any, section: str) -> Mapping[str, Any]:
@@ -23,15 +26,24 @@ def mapping_of(values: Any, section: str) -> Mapping[str, Any]:
     return values
 
 
-def refuse_unknown_keys(keys: Iterable[Any], known: Iterable[str], prefix: str) -> None:
-    """Raises UserError for the first key that is not known; `prefix` is its section with a dot, or empty."""
+def refuse_unknown_keys(keys: Iterable[Any], known: Iterable[str], prefix: str, others: Iterable[str] = ()) -> None:
+    """Raises UserError for the first key that is not known.
+
+    Args:
+        prefix: the section with a dot, or empty.
+        others: keys elsewhere, with their sections, which may be meant.
+    """
     known = list(known)
     for key in keys:
         if key not in known:
-            raise UserError(
-                f"{prefix}{key}: there is no such key{nearest(str(key), known)}; "
-                f"known here: {', '.join(sorted(known))}."
-            )
+            hint = _hint(str(key), known, others)
+            raise UserError(f"{prefix}{key}: there is no such key{hint}; known here: {', '.join(sorted(known))}.")
+
+
+def _hint(key: str, known: Sequence[str], others: Iterable[str]) -> str:
+    """The nearest key of the section, or else one of another section."""
+    elsewhere = near_key(key, others) or next(iter(KEYS.get(plainly(key), ())), None)
+    return nearest(key, known) or suggested(elsewhere)
 
 
 def checked_section(schema: Any, values: Mapping[str, Any], section: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
@@ -9,11 +10,12 @@ from typing import Any
 
 from pydantic import create_model
 
-from peftbench.common.errors import UserError, nearest
+from peftbench.common.errors import UserError
 from peftbench.config.declared_fields import Fields, declared
 from peftbench.config.identity import identity
 from peftbench.config.messages import KINDS, shown
 from peftbench.config.named_paths import data_path, method_path, own_task_path
+from peftbench.config.near_keys import dotted_keys, near_key_hint
 from peftbench.config.rules import check_rules
 from peftbench.config.schema import (
     SECTIONS,
@@ -37,7 +39,8 @@ def validate(values: Mapping[str, Any], choices: Mapping[str, str] | None = None
         UserError: an unknown key, a wrong type, a value outside its choices or a combination that cannot work;
             one sentence that names the key, what was found and what was expected.
     """
-    refuse_unknown_keys(values, [*SECTIONS, *TOP], "")
+    known = [*SECTIONS, *TOP]
+    refuse_unknown_keys(values, known, "", dotted_keys({key: values[key] for key in known if key in values}))
     for key, kind in TOP.items():
         if type(values.get(key)) is not kind:
             raise UserError(f"{key}={shown(values.get(key))}: expected {KINDS[kind]}.")
@@ -48,7 +51,9 @@ def validate(values: Mapping[str, Any], choices: Mapping[str, str] | None = None
         "data": data,
         **{name: _plain_section(name, values.get(name)) for name in SECTIONS if name not in ("method", "data")},
     }
-    config = Config(**sections, **{key: values[key] for key in TOP}, choices=dict(choices or {}))
+    top = {key: values[key] for key in TOP}
+    top["output_dir"] = os.path.expanduser(top["output_dir"])
+    config = Config(**sections, **top, choices=dict(choices or {}))
     check_rules(config)
     return config
 
@@ -76,7 +81,7 @@ def replaced(config: Config, changes: Mapping[str, Any]) -> Config:
         place = values.get(section) if name else values
         if not isinstance(place, dict) or (name or section) not in place:
             known = [f"{s}.{k}" if k else s for s, v in values.items() for k in (v if isinstance(v, dict) else [""])]
-            raise UserError(f"{key}: there is no such key{nearest(key, known)}.")
+            raise UserError(f"{key}: there is no such key{near_key_hint(key, known)}.")
         place[name or section] = value
     return replace(validate(values, choices), protocol=protocol)
 

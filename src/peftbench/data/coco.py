@@ -68,7 +68,7 @@ class CocoFolder(BoxSet):
         self.check()
         root = _folder(self.root, "your annotations and images")
         paths = {"train": self.train, "val": self.val, "test": self.test}
-        files = {role: root / Path(file).expanduser() for role, file in paths.items() if file is not None}
+        files = {role: root / Path(os.path.expanduser(file)) for role, file in paths.items() if file is not None}
         for role, file in files.items():
             if not file.is_file():
                 raise UserError(f"data.{role}={paths[role]}: there is no file {file.absolute()}.")
@@ -82,7 +82,7 @@ class CocoFolder(BoxSet):
             places = (file.parent, root / role, root / "images" / role, root / "images", root)
             return [place for place in dict.fromkeys(places) if place.is_dir()]
         paths = (self.images,) if isinstance(self.images, str) else self.images
-        folders = [root / Path(folder).expanduser() for folder in paths]
+        folders = [root / Path(os.path.expanduser(folder)) for folder in paths]
         for folder in folders:
             if not folder.is_dir():
                 raise UserError(f"data.images={self.images}: there is no folder {folder.absolute()}.")
@@ -90,7 +90,7 @@ class CocoFolder(BoxSet):
 
 
 def _folder(root: str, content: str) -> Path:
-    folder = Path(root).expanduser()
+    folder = Path(os.path.expanduser(root))
     if not folder.is_dir():
         raise UserError(f"data.root={root}: there is no folder {folder.absolute()}; give the folder of {content}.")
     return folder

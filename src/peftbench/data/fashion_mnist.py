@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -32,7 +33,7 @@ class FashionMNIST(DataSet):
 
         if not 0 <= self.val_fraction < 1:
             raise UserError(f"data.val_fraction={self.val_fraction}: expected at least 0 and below 1.")
-        root = Path(self.root).expanduser()
+        root = Path(os.path.expanduser(self.root))
         raw = root / "FashionMNIST" / "raw"
         if self.download:
             try:

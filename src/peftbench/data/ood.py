@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -108,7 +109,7 @@ def _severity(entry: str, text: str) -> int:
 
 
 def _folder(entry: str, splits: Splits, tell: Callable[[str], None]) -> Split:
-    root = Path(entry).expanduser()
+    root = Path(os.path.expanduser(entry))
     if not root.is_dir():
         raise UserError(
             f"data.ood={entry}: is neither a folder nor a corruption{nearest(entry, [*CORRUPTIONS, ALL])}; there are "

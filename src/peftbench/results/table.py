@@ -14,7 +14,7 @@ from rich.text import Text
 
 from peftbench.common.amounts import count, milliseconds, rate, seconds, size
 from peftbench.common.fitted_table import PIPED, Cell, Column, fitted, fold, left_out_in_words
-from peftbench.results.labels import differences, label
+from peftbench.results.labels import data_name, differences, label
 from peftbench.results.record import FILE, Record
 from peftbench.results.task_results import results_of_record, task_name
 
@@ -168,7 +168,7 @@ def _taps(record: Record) -> str:
 _NAMES = (
     Shown(Column("method"), _name("method")),
     Shown(Column("backbone"), _name("backbone")),
-    Shown(Column("data"), _name("data")),
+    Shown(Column("data"), lambda record: data_name(record.config)),
     Shown(Column("seed", True), lambda record: str(record.config["seed"])),
 )
 _COSTS = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -33,7 +34,7 @@ class Vtab(DataSet):
     def load(self) -> Splits:
         folder = self._folder()
         splits = {role: _read(folder, file, self.classes) for role, file in list_files.FILES.items()}
-        if folder == Path(self.root).expanduser() and folder.name not in spellings(self.task_name):
+        if folder == Path(os.path.expanduser(self.root)) and folder.name not in spellings(self.task_name):
             labels = {int(label) for split in splits.values() for label in split.labels}
             if labels != set(range(self.classes)):
                 raise UserError(
@@ -47,10 +48,10 @@ class Vtab(DataSet):
             name += f"@{made.split}"
         kinds = sorted({Path(n).suffix.removeprefix(".") for split in splits.values() for n in split.names})
         source = f"{made.source if made else 'as found'}; {', '.join(kinds)}"
-        return Splits(name, _class_names(folder, self.classes), **splits, source=source, notes=())
+        return Splits(name, _class_names(folder, self.classes), **splits, source=source, notes=(), lacking={})
 
     def _folder(self) -> Path:
-        root = Path(self.root).expanduser()
+        root = Path(os.path.expanduser(self.root))
         folder = find_task_folder(root, self.task_name)
         if folder is None:
             raise UserError(
