@@ -27,11 +27,11 @@ def test_several_values_without_m_are_told_to_be_a_sweep(cli, tiny, tmp_path, wo
 @pytest.mark.parametrize(
     "word",
     [
-        "data.root=/photos/(old",
         "logger.project='unclosed",
         'logger.project="unclosed',
         "logger.tags=[a,b",
-        "logger.project=a=b",
+        "data.root=range(3",
+        "data .root=x",
         "backbone.args={a:1",
         "data.root=${nothing",
     ],

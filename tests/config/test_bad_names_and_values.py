@@ -146,3 +146,9 @@ def test_arguments_that_the_model_does_not_take_are_named(cli, tiny):
 
 def test_a_key_of_cfg_that_timm_does_not_know_is_named(cli, tiny):
     refused(cli(*tiny, "method=linear", "+backbone.cfg.colour=red"), "backbone.cfg", "colour")
+
+
+@pytest.mark.parametrize("word", ["seed=-1", "seed=4294967296", "data.order_seed=-1", "data.order_seed=4294967296"])
+def test_a_seed_that_would_be_cut_is_refused(cli, tiny, tmp_path, word):
+    refused(cli(*tiny, "method=linear", word), f"{word}: expected a whole number from 0 to 4294967295")
+    assert files(tmp_path) == []

@@ -179,8 +179,9 @@ def jobs(given: list[str]) -> Iterator[list[str]]:
     folders = [folder for folder in roots(given) if folder != CONFIGS]
     if folders:
         plain.append(f'hydra.searchpath=["file://{folders[0].absolute().as_posix()}"]')
-    overrides = OverridesParser.create().parse_overrides(prepare(plain, roots(given)))
-    for end in dict.fromkeys([0, -1 if {"-m", "--multirun"} & set(options) else 0]):
+    sweep = bool({"-m", "--multirun"} & set(options))
+    overrides = OverridesParser.create().parse_overrides(prepare(plain, roots(given), sweep))
+    for end in [0, -1] if sweep else [0]:
         job = []
         for override in overrides:
             value = override.value()

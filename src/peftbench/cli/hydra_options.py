@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -49,6 +50,7 @@ HYDRA_OPTIONS = (
     HydraOption("--help", "-h"),
     HydraOption("--version"),
 )
+_FOLDER_OPTIONS = ("--config-dir", "-cd", "--config-path", "-cp")
 _BY_WORD = {word: option for option in HYDRA_OPTIONS for word in (option.name, option.short) if word}
 
 
@@ -74,14 +76,16 @@ def separate(words: Sequence[str]) -> tuple[list[str], list[str]]:
     modes: dict[str, list[str]] = {}
     for position, word in enumerate(words):
         if is_value(words, position):
-            options.append(word)
+            of_folder = words[position - 1] in _FOLDER_OPTIONS
+            options.append(os.path.expanduser(word) if of_folder else word)
         elif word.startswith("-"):
             option = hydra_option(word)
             if option is None:
                 raise _unknown(word)
             if option.is_mode:
                 modes.setdefault(option.name, []).append(word.partition("=")[0])
-            options.append(word)
+            name, sign, value = word.partition("=")
+            options.append(f"{name}={os.path.expanduser(value)}" if sign and name in _FOLDER_OPTIONS else word)
         else:
             overrides.append(word)
     if len(modes) > 1:

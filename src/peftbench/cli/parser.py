@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from peftbench.cli.arguments import Argument, Command, Words
 from peftbench.common.errors import UserError, nearest
 
+_PATHS = ("file", "folder", "run")
 _TRUTH = {"true": True, "false": False}
 
 
@@ -117,12 +119,12 @@ def _by_place(command: Command, plain: list[str], named: dict[str, str]) -> dict
         if argument.needed and not rest:
             raise command.refusal("", f"expected {command.expected}")
         if argument.several:
-            values[argument.name], rest = rest, []
+            values[argument.name], rest = [_converted(argument, word) for word in rest], []
         elif rest:
             word = rest.pop(0)
             if argument.choices and word not in (*argument.choices, *argument.also):
                 raise command.refusal(word, f"expected {command.expected}{nearest(word, argument.choices)}")
-            values[argument.name] = word
+            values[argument.name] = _converted(argument, word)
     if rest and command.expected:
         raise command.refusal(rest[0], f"expected {command.expected}")
     if rest:
@@ -153,4 +155,4 @@ def _converted(argument: Argument, value: str) -> Any:
             return float(value)
     except ValueError:
         raise UserError(f"{shown}: expected a {argument.kind}.") from None
-    return value
+    return os.path.expanduser(value) if argument.kind in _PATHS else value

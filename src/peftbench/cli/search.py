@@ -88,6 +88,8 @@ class Search(Sweeper):
         for key, value in {"trials": self.trials, "jobs": self.jobs}.items():
             if not isinstance(value, int) or value < 1:
                 raise UserError(f"hydra.sweeper.{key}={value}: expected a whole number, at least 1.")
+        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
+            raise UserError(f"hydra.sweeper.seed={self.seed}: expected a whole number from 0 to {2**32 - 1}.")
         if self.sampler not in _SAMPLERS:
             hint = nearest(self.sampler, _SAMPLERS)
             raise UserError(f"hydra.sweeper.sampler={self.sampler}: expected tpe or random{hint}.")
@@ -99,7 +101,7 @@ class Search(Sweeper):
         name = self.study or f"search-{hashlib.sha256(' '.join(about).encode()).hexdigest()[:10]}"
         storage = self.storage
         if storage is None or "://" not in storage:
-            file = Path(storage or Path(str(self.config.output_dir)) / ".optuna" / f"{name}.log")
+            file = Path(storage or Path(str(self.config.output_dir)).expanduser() / ".optuna" / f"{name}.log")
             file.parent.mkdir(parents=True, exist_ok=True)
             backend = optuna.storages.journal.JournalFileBackend(str(file))
             storage = optuna.storages.JournalStorage(backend)

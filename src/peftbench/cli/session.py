@@ -72,7 +72,7 @@ class Session:
         """Where a sweep's jobs meet, as a word, which reaches machines that this process's environment does not."""
         if not asks_for_sweep(self.words) or any(word.startswith("hydra.sweep.dir=") for word in self.words):
             return []
-        return [f"hydra.sweep.dir=${{output_dir}}/.sweeps/{self.stamp}"]
+        return [f"hydra.sweep.dir='${{with_home:${{output_dir}}}}/.sweeps/{self.stamp}'"]
 
     def all_records(self) -> list[Record]:
         """The job's own, or those that the jobs of the sweep left, wherever they ran; of one run only one."""

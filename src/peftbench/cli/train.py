@@ -42,7 +42,7 @@ def train(arguments: Sequence[str]) -> int:
     """Runs what the arguments ask for; returns the exit status. Raises UserError."""
     _refuse_words(arguments)
     options, overrides = separate(arguments)
-    session = Session([*options, *prepare(overrides, roots(arguments))])
+    session = Session([*options, *prepare(overrides, roots(arguments), asks_for_sweep(arguments))])
     with endings_as_interrupts():
         end = _run_hydra(session)
     if session.mistakes:

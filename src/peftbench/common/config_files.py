@@ -35,6 +35,7 @@ def roots(arguments: Sequence[str] = ()) -> list[Path]:
         elif argument.startswith("hydra.searchpath="):
             places = argument.partition("=")[2].strip("[]'\"").split(",")
             folders += [Path(p.strip(" '\"").removeprefix("file://")) for p in places if "pkg://" not in p]
+    folders = [folder.expanduser() for folder in folders]
     if missing := next((folder for folder in folders if not folder.is_dir()), None):
         raise UserError(f"{missing}: there is no such folder of configs.")
     return folders

@@ -80,7 +80,11 @@ def explained(problem: Exception, words: Sequence[str]) -> UserError:
             f"{unreadable}: cannot be read; expected key=value, special characters quoted: \"key='a [b'\"."
         )
     if several := re.search(r"(?:Ambiguous value for argument|Sweep parameters) '([^']+)'", text):
-        return UserError(f"{several[1]}: several values make a sweep; start it with peftbench -m.")
+        key = several[1].partition("=")[0]
+        return UserError(
+            f"{key}: several values make a sweep; start it with peftbench -m, or quote one value that has commas: "
+            f"\"{key}='a,b'\"."
+        )
     first_lines = [(text or type(problem).__name__).splitlines()[0]]
     if cause:
         first_lines.append(str(cause).splitlines()[0])

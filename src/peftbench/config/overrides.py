@@ -1,4 +1,4 @@
-"""What is done to overrides before Hydra sees them: globs over nested groups, aliases, and clear mistakes."""
+"""What is done to overrides before Hydra sees them: globs over nested groups, aliases, quotes, and clear mistakes."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ from peftbench.common.config_files import groups, names, roots
 from peftbench.common.errors import UserError, nearest
 from peftbench.common.vtab_tasks import ALIASES
 from peftbench.config import SECTIONS, TOP
+from peftbench.config.plain_text import quoted
 
 _OLD_RECIPES = re.compile(
     r"experiment=(glob\(vtab1k/(?P<pattern>[^,()]+)\)|(?P<names>vtab1k/[^,()]+(,vtab1k/[^,()]+)*))"
 )
 
 
-def prepare(overrides: Sequence[str], folders: Sequence[Path] | None = None) -> list[str]:
-    """The overrides with `group=glob(…)` expanded (Hydra 1.3 does not reach nested groups) and aliases resolved.
+def prepare(overrides: Sequence[str], folders: Sequence[Path] | None = None, sweep: bool = False) -> list[str]:
+    """The overrides with `group=glob(…)` expanded (Hydra 1.3 does not reach nested groups), aliases resolved, and plain
+    text quoted that Hydra's grammar has no place for, such as `~/photos`.
 
-    `folders` are those that configs are read from: by default peftbench's own, and those of `hydra.searchpath=…`.
+    Args:
+        folders: where configs are read from; by default peftbench's own, and those of `hydra.searchpath=…`.
+        sweep: whether a key may have several values.
 
     Raises:
         UserError: an unknown group, a choice that does not exist, or a glob that matches nothing.
@@ -31,7 +35,7 @@ def prepare(overrides: Sequence[str], folders: Sequence[Path] | None = None) -> 
     known_groups = groups(folders)
     for override in overrides:
         _refuse_unknown_key(override, known_groups)
-    return [_prepared(override, folders, known_groups) for override in overrides]
+    return [_prepared(override, folders, known_groups, sweep) for override in overrides]
 
 
 def _tasks_of_data(override: str) -> str:
@@ -75,11 +79,11 @@ def _refuse_unknown_key(override: str, known_groups: list[str]) -> None:
         raise UserError(f"{key}: there is no such key{nearest(key, known_keys)}; see peftbench --help.")
 
 
-def _prepared(override: str, folders: Sequence[Path], known_groups: list[str]) -> str:
+def _prepared(override: str, folders: Sequence[Path], known_groups: list[str], sweep: bool) -> str:
     key, sign, value = override.partition("=")
     group = key.lstrip("+")
     if not sign or group not in known_groups:
-        return override
+        return quoted(override, sweep)
     choices = names(group, folders)
     if "glob(" in value:
         return f"{key}={','.join(_matching(group, value, choices))}"

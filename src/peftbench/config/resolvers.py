@@ -1,4 +1,4 @@
-"""Which GPU a sweep's job gets, where its launcher does not say: joblib's processes see all of them."""
+"""What configs may ask for: which GPU a sweep's job gets, where its launcher does not say, and the user's home."""
 
 from __future__ import annotations
 
@@ -68,6 +68,7 @@ def at_once() -> int:
 
 
 def register() -> None:
-    """Makes `${jobs_at_once:}` and `${gpus_per_job:}` known to configs."""
+    """Makes `${jobs_at_once:}`, `${gpus_per_job:}` and `${with_home:PATH}` known to configs."""
+    OmegaConf.register_new_resolver("with_home", os.path.expanduser, replace=True)
     OmegaConf.register_new_resolver("jobs_at_once", at_once, replace=True)
     OmegaConf.register_new_resolver("gpus_per_job", lambda: min(1, len(gpus())), replace=True)

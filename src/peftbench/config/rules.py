@@ -14,6 +14,13 @@ def check_rules(config: Config) -> None:
         rule(config)
 
 
+def _seeds_are_of_32_bits(config: Config) -> None:
+    """More would be cut, and two seeds be one."""
+    for key, seed in (("seed", config.seed), ("data.order_seed", config.data.order_seed)):
+        if seed is not None and not 0 <= seed < 2**32:
+            raise UserError(f"{key}={seed}: expected a whole number from 0 to {2**32 - 1}, such as {key}=0.")
+
+
 def _clips_have_frames(config: Config) -> None:
     """Before a method that mixes frames names its own key."""
     frames = config.data.options.get("frames")
@@ -112,6 +119,7 @@ def _half_precision_needs_a_gpu(config: Config) -> None:
 
 
 RULES = (
+    _seeds_are_of_32_bits,
     _clips_have_frames,
     _range_has_two_ends,
     _views_are_augmented,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
@@ -48,7 +49,9 @@ def validate(values: Mapping[str, Any], choices: Mapping[str, str] | None = None
         "data": data,
         **{name: _plain_section(name, values.get(name)) for name in SECTIONS if name not in ("method", "data")},
     }
-    config = Config(**sections, **{key: values[key] for key in TOP}, choices=dict(choices or {}))
+    top = {key: values[key] for key in TOP}
+    top["output_dir"] = os.path.expanduser(top["output_dir"])
+    config = Config(**sections, **top, choices=dict(choices or {}))
     check_rules(config)
     return config
 
