@@ -1,4 +1,4 @@
-"""What the documents and the help texts have a reader type: commands, forms of commands, and Python.
+"""What documents, help texts and recipes have a reader type: commands, forms of commands, and Python.
 
 A *block* is fenced or indented code; every line of it is typed as it stands. Code within a sentence may also be a
 *form* such as `peftbench predict run=FOLDER`, which stands for several commands.
@@ -48,8 +48,9 @@ class Block:
 
 
 def commands() -> list[Typed]:
-    """Every command of the documents and of the help texts, in the order in which they stand."""
-    return [*(c for page in DOCUMENTS for c in commands_in(page.read_text(encoding="utf-8"), page.name)), *_of_help()]
+    """Every command of the documents, the help texts and the recipes, in the order in which they stand."""
+    of_pages = [c for page in DOCUMENTS for c in commands_in(page.read_text(encoding="utf-8"), page.name)]
+    return [*of_pages, *_of_help(), *_of_recipes()]
 
 
 def commands_in(text: str, name: str) -> list[Typed]:
@@ -106,6 +107,13 @@ def _of_help() -> Iterator[Typed]:
         _, _, examples = told.getvalue().partition("\nexamples\n")
         for line in examples.partition("\n\n")[0].splitlines():
             yield Typed(line.strip(), line.strip(), " ".join(["peftbench", *words, "--help"]))
+
+
+def _of_recipes() -> Iterator[Typed]:
+    """The commands that the recipes name in their heads."""
+    for file in sorted((ROOT / "configs" / "experiment").glob("*.yaml")):
+        for typed in re.findall(r"^# command: +(.+?)(?:  |$)", file.read_text(encoding="utf-8"), re.MULTILINE):
+            yield Typed(typed, typed, f"configs/experiment/{file.name}", block="<" not in typed)
 
 
 def blocks(language: str) -> list[Block]:
