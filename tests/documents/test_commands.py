@@ -13,7 +13,7 @@ import tomllib
 import pytest
 
 import peftbench
-from support.documents import commands, commands_in, jobs, listed, words_of, write_files
+from support.documents import DOCUMENTS, FENCED, PROGRAMS, commands, commands_in, jobs, listed, words_of, write_files
 from support.places import ROOT
 
 LISTED = listed()
@@ -47,6 +47,16 @@ def test_what_stands_in_a_block_can_be_typed():
     forms = [c for c in commands() if c.block and re.search(r"<\w|…|\s\[\w+=", c.text)]
     assert not forms, forms
     assert [c.text for c in commands() if c.block and c.text in FORMS and "completion" not in c.text] == []
+
+
+def test_no_block_hides_a_command():
+    """A block whose first line is no command is taken for something else, such as a table: it holds none then."""
+    begun = re.compile(rf"(?:^|[;&|(] *)(?:{'|'.join(PROGRAMS)}) \S", re.MULTILINE)
+    for page in DOCUMENTS:
+        text = page.read_text(encoding="utf-8")
+        for block in FENCED.finditer(text):
+            if block[1] in ("", "bash", "sh") and begun.search(block[2]):
+                assert commands_in(block[0] + "\n", page.name), f"{page.name}: no command is read in\n{block[0]}"
 
 
 @pytest.mark.parametrize("form", FORMS)

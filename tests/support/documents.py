@@ -23,7 +23,7 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs
 LIST = ROOT / "tests" / "documents" / "commands.toml"
 PROGRAMS = ("peftbench", "make", "pip", "python", "bash", "wandb", "eval")
 _COMMAND = re.compile(rf"(?:\w+=\S+ )*(?:\.venv/bin/)?(?:{'|'.join(PROGRAMS)})(?= \S)")
-_FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _INDENTED = re.compile(r"(?:(?<=\n\n)|\A)(?: {4}.*\n)+")
 
 
@@ -61,7 +61,7 @@ def commands_in(text: str, name: str) -> list[Typed]:
 
     found: list[tuple[int, Typed]] = []
     plain = text
-    for match in _FENCED.finditer(text):
+    for match in FENCED.finditer(text):
         if match[1] in ("", "bash", "sh"):
             found += [(match.start(), c) for c in _in_block(match[2], place(match.start(2)))]
         plain = plain.replace(match[0], "\n" * match[0].count("\n"))
@@ -122,7 +122,7 @@ def blocks(language: str) -> list[Block]:
     return [
         Block(language, match[2], f"{page.name}:{text.count(chr(10), 0, match.start(2)) + 1}")
         for page, text in pages
-        for match in _FENCED.finditer(text)
+        for match in FENCED.finditer(text)
         if match[1] == language
     ]
 
