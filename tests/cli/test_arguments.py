@@ -112,7 +112,7 @@ def test_a_mistake_is_one_sentence(words, sentence):
             ["--optimizer.lr=1", "method=lora"],
             "--optimizer.lr=1: a run takes its keys without dashes; give optimizer.lr=1.",
         ),
-        (["completion", "tcsh"], "completion tcsh: expected bash, zsh or fish (did you mean 'zsh'?); see"),
+        (["completion", "tcsh"], "completion tcsh: expected bash, zsh or fish; see"),
         (["lst"], "'lst': there is no such command (did you mean 'list'?)"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from peftbench.cli.main import main
 from support.mistakes import files, refused
 
 
@@ -16,6 +17,25 @@ def test_a_glob_that_matches_nothing_is_refused(cli, tmp_path, words):
 @pytest.mark.parametrize("word", ["data=glob(vtab/cif*", "data=glob(vtab/*", "data=glob()", "data=glob([a,b)"])
 def test_a_glob_that_cannot_be_read_is_refused(cli, word):
     refused(cli("-m", word), word)
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["-m"], "-m: expected what to run in every combination, such as peftbench -m method=linear,lora"),
+        (["--multirun"], "--multirun: expected what to run in every combination"),
+        (["--run"], "--run: expected key=value too, such as method=lora"),
+        (["--resolve"], "--resolve: expected key=value too"),
+        (["--config-dir", "."], "--config-dir .: expected key=value too"),
+    ],
+)
+def test_options_alone_train_nothing(capsys, monkeypatch, tmp_path, words, part):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    told = capsys.readouterr()
+    assert part in told.err
+    assert told.out == ""
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("word", ["seed=0,1", "method=full,linear", "trainer.epochs=1,2", "seed=range(3)"])

@@ -99,11 +99,12 @@ def test_every_name_of_a_group_is_offered(offered, group):
 
 def test_every_key_that_is_offered_is_one_of_the_composed_config(offered):
     import peftbench
-    from peftbench.config.compose import known_keys  # what a mistaken key is compared with
+    from peftbench.common.config_files import roots
+    from peftbench.config.near_keys import known_keys  # what a mistaken key is compared with
 
     sections = ("method", "backbone", "data", "task", "optimizer", "trainer", "taps", "logger", "pruning")
     words = ["method=losa", "data=digits"]
-    composed = {key for key in known_keys(words) if key.partition(".")[0] in sections and key.count(".") == 1}
+    composed = {key for key in known_keys(words, roots()) if key.partition(".")[0] in sections and key.count(".") == 1}
     keys = {word.rstrip("=") for section in sections for word in offered(*words, f"{section}.")}
     for key in composed - keys:
         assert key.partition(".")[2] in ("name", "path", "tasks"), f"{key} is not offered"

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from peftbench.common.errors import UserError
+from peftbench.data.folder import Folder
+from support.datasets import class_folders
 from support.mistakes import files, pictures, record, refused, run_folder
 
 
@@ -111,3 +114,39 @@ def test_a_stage_without_its_images_is_told(cli, tiny, tmp_path, stage):
     words = ["data=folder", f"data.root={root}", f"data.stage={stage}", "data.val_fraction=0", "data.test_fraction=0"]
     refused(cli(*tiny, "method=linear", *words), f"data.stage={stage}")
     assert list(tmp_path.glob("linear*")) == []
+
+
+@pytest.mark.parametrize(
+    ("counts", "words", "parts"),
+    [
+        ({"a": 1, "b": 1}, [], ["data.root={}: 2 images are too few to be split", "from 3 images on", "largest has 1"]),
+        ({"a": 2, "b": 2}, [], ["data.test_fraction=0.2 a class gives test images from 3", "test/<class>/<image>"]),
+        (
+            {"a": 4, "b": 4},
+            ["data.stage=tune"],
+            ["data.val_fraction=0.1 a class gives validation images from 6"],
+        ),
+        (
+            {"a": 1, "b": 5},
+            ["data.test_fraction=0"],
+            ["has no test images; give data.test_fraction", "=tune"],
+        ),
+        ({"train/a": 1, "train/b": 1}, [], ["data.root={}: has images to train on and none to test; expected test/"]),
+        ({"a": 1}, [], ["{}/a is the one folder of a class that holds images; expected two or more"]),
+        ({".": 1}, [], ["{}: holds no class folders with images", "found 1 file in none"]),
+    ],
+)
+def test_too_few_images_to_be_split_are_counted_in_the_answer(cli, tiny, tmp_path, counts, words, parts):
+    root = class_folders(tmp_path / "photos", counts)
+    told = refused(cli(*tiny, "method=linear", "data=folder", f"data.root={root}", *words))
+    for part in parts:
+        assert part.format(root) in told
+    assert not list(tmp_path.glob("*/result.json"))
+
+
+def test_a_table_of_too_few_rows_is_named(tmp_path):
+    root = class_folders(tmp_path / "photos", {"a": 1, "b": 1})
+    (tmp_path / "labels.csv").write_text("path,label\na/0.png,x\nb/0.png,y\n")
+    splits = Folder(str(root), labels=f"{tmp_path}/labels.csv").load()
+    with pytest.raises(UserError, match=r"labels.csv: 2 images are too few to be split: .* or rows of split test\.$"):
+        splits.roles("fit")

@@ -164,13 +164,13 @@ def _require_known(spec: config.Backbone) -> None:
     if not timm.is_model(name):
         models = timm.list_models()
         raise UserError(
-            f"backbone.name={spec.name}: timm has no such model{nearest(name, models)}; "
+            f"backbone.name={spec.name}: timm has no such model{nearest(name, models, complete=True)}; "
             f"timm.list_models() names all {len(models)}."
         )
     tags = [m.partition(".")[2] for m in timm.list_pretrained(f"{name}.*")]
     if tag and tag not in tags:
         raise UserError(
-            f"backbone.name={spec.name}: timm knows no weights '{tag}' of {name}{nearest(tag, tags)}; "
+            f"backbone.name={spec.name}: timm knows no weights '{tag}' of {name}{nearest(tag, tags, complete=True)}; "
             f"it knows {', '.join(tags) or 'none'}."
         )
 

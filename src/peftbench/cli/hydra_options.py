@@ -18,6 +18,7 @@ class HydraOption:
         short: its short form, if it has one.
         takes_value: whether the next word is its value.
         is_mode: whether it says what Hydra does; only one of these can be given.
+        shows: whether it makes sense alone: it shows something, or says all of what is run.
         values: what its value may be, for completion.
     """
 
@@ -25,30 +26,32 @@ class HydraOption:
     short: str = ""
     takes_value: bool = False
     is_mode: bool = False
+    shows: bool = False
     values: tuple[str, ...] = ()
 
 
 HYDRA_OPTIONS = (
     HydraOption("--multirun", "-m", is_mode=True),
     HydraOption("--run", "-r", is_mode=True),
-    HydraOption("--cfg", "-c", takes_value=True, is_mode=True, values=("job", "hydra", "all")),
+    HydraOption("--cfg", "-c", takes_value=True, is_mode=True, shows=True, values=("job", "hydra", "all")),
     HydraOption(
         "--info",
         "-i",
         takes_value=True,
         is_mode=True,
+        shows=True,
         values=("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
     ),
-    HydraOption("--shell-completion", "-sc", takes_value=True, is_mode=True),
+    HydraOption("--shell-completion", "-sc", takes_value=True, is_mode=True, shows=True),
     HydraOption("--config-dir", "-cd", takes_value=True),
     HydraOption("--config-path", "-cp", takes_value=True),
     HydraOption("--config-name", "-cn", takes_value=True),
     HydraOption("--package", "-p", takes_value=True),
-    HydraOption("--experimental-rerun", takes_value=True),
+    HydraOption("--experimental-rerun", takes_value=True, shows=True),
     HydraOption("--resolve"),
-    HydraOption("--hydra-help"),
-    HydraOption("--help", "-h"),
-    HydraOption("--version"),
+    HydraOption("--hydra-help", shows=True),
+    HydraOption("--help", "-h", shows=True),
+    HydraOption("--version", shows=True),
 )
 _FOLDER_OPTIONS = ("--config-dir", "-cd", "--config-path", "-cp")
 _BY_WORD = {word: option for option in HYDRA_OPTIONS for word in (option.name, option.short) if word}
@@ -96,11 +99,15 @@ def separate(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _unknown(word: str) -> UserError:
     name, sign, value = word.partition("=")
-    if sign and name.startswith("--"):
+    hint = nearest(name, [option.name for option in HYDRA_OPTIONS])
+    if name.startswith("--"):
+        from peftbench.common.config_files import roots
         from peftbench.config import SECTIONS, TOP
+        from peftbench.config.near_keys import known_keys, near_key
 
-        key = name[2:].replace("-", "_")
-        if key.partition(".")[0] in (*SECTIONS, *TOP):
-            return UserError(f"{word}: a run takes its keys without dashes; give {key}={value}.")
-    known = [option.name for option in HYDRA_OPTIONS]
-    return UserError(f"{name}: there is no such option{nearest(name, known)}; see peftbench --help.")
+        key, shown = name[2:].replace("-", "_"), value if sign else "…"
+        if key.partition(".")[0] not in (*SECTIONS, *TOP):
+            key = "" if hint else near_key(key, known_keys([], roots())) or ""
+        if key:
+            return UserError(f"{word}: a run takes its keys without dashes; give {key}={shown}.")
+    return UserError(f"{name}: there is no such option{hint}; see peftbench --help.")

@@ -6,10 +6,12 @@ import sys
 from collections.abc import Sequence
 
 from peftbench.cli.arguments import CommandGroup
+from peftbench.cli.hydra_options import separate
 from peftbench.cli.parser import parse
 from peftbench.cli.verbs import VERBS, command_of, split_verb
 from peftbench.common.errors import UserError, nearest
 from peftbench.common.notes import show_notes_as_lines
+from peftbench.common.other_words import VERBS as OTHER_VERBS
 from peftbench.common.stopping import silence_output
 
 _HELP = ("--help", "-h")
@@ -39,7 +41,7 @@ def _answer(arguments: list[str]) -> int:
     help_wanted = _asks_for_help(arguments)
     if verb == "help" and words and not words[0].startswith("-"):
         if words[0] not in VERBS:
-            hint = nearest(words[0], VERBS)
+            hint = nearest(words[0], VERBS, OTHER_VERBS)
             raise UserError(f"help {words[0]}: there is no such command{hint}; see peftbench --help.")
         verb, words, help_wanted = words[0], words[1:], True
     if help_wanted and verb in VERBS:
@@ -58,9 +60,11 @@ def _answer(arguments: list[str]) -> int:
     if verb in VERBS:
         return _answer_verb(verb, words)
     if verb and "=" not in verb and verb[0] not in "+~":
+        separate(arguments)  # an option that is not there comes first: `--method lora`
+        hint = nearest(verb, [*VERBS, "help"], OTHER_VERBS)
         raise UserError(
-            f"'{verb}': there is no such command{nearest(verb, [*VERBS, 'help'])}; a run is given as key=value, "
-            f"such as method=lora backbone=vit_nano data=digits."
+            f"'{verb}': there is no such command{hint}; a run is given as key=value, such as method=lora "
+            f"backbone=vit_nano data=digits."
         )
     from peftbench.cli.train import train
 

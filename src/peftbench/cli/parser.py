@@ -12,6 +12,7 @@ from typing import Any
 
 from peftbench.cli.arguments import Argument, Command, Words
 from peftbench.common.errors import UserError, nearest
+from peftbench.common.other_words import OPTION_VALUES, OPTIONS
 
 _PATHS = ("file", "folder", "run")
 _TRUTH = {"true": True, "false": False}
@@ -105,7 +106,7 @@ def _names_a_key(command: Command, word: str) -> bool:
 
 def _unknown(command: Command, word: str) -> UserError:
     name = word.partition("=")[0].lstrip("-").replace("-", "_")
-    hint = nearest(name, [a.name for a in command.shown_arguments() if not a.several])
+    hint = nearest(name, [a.name for a in command.shown_arguments() if not a.several], OPTIONS)
     return command.refusal(word, f"there is no such option{hint}")
 
 
@@ -128,7 +129,7 @@ def _by_place(command: Command, plain: list[str], named: dict[str, str]) -> dict
     if rest and command.expected:
         raise command.refusal(rest[0], f"expected {command.expected}")
     if rest:
-        if nearest(rest[0], [argument.name for argument in command.shown_arguments()]):
+        if nearest(rest[0], [argument.name for argument in command.shown_arguments()], OPTIONS):
             raise _unknown(command, rest[0])
         raise command.refusal(rest[0], "takes no such word")
     return values
@@ -143,7 +144,7 @@ def _converted(argument: Argument, value: str) -> Any:
     shown = f"{argument.name}={value}"
     if argument.choices and value not in (*argument.choices, *argument.also):
         expected = " or ".join(argument.choices)
-        raise UserError(f"{shown}: expected {expected}{nearest(value, argument.choices)}.")
+        raise UserError(f"{shown}: expected {expected}{nearest(value, argument.choices, OPTION_VALUES)}.")
     if argument.kind == "flag":
         if value.lower() not in _TRUTH:
             raise UserError(f"{shown}: expected true or false.")

@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from peftbench.cli import jobs
-from peftbench.cli.hydra_options import separate
+from peftbench.cli.hydra_options import hydra_option, separate
 from peftbench.cli.session import Session, active_session, asks_for_sweep
 from peftbench.common.config_files import roots
 from peftbench.common.errors import UserError
@@ -42,6 +42,7 @@ def train(arguments: Sequence[str]) -> int:
     """Runs what the arguments ask for; returns the exit status. Raises UserError."""
     _refuse_words(arguments)
     options, overrides = separate(arguments)
+    _refuse_nothing_to_run(options, overrides)
     session = Session([*options, *prepare(overrides, roots(arguments), asks_for_sweep(arguments))])
     with endings_as_interrupts():
         end = _run_hydra(session)
@@ -187,6 +188,19 @@ def _refuse_words(arguments: Sequence[str]) -> None:
             plugin = f"hydra_plugins.hydra_{extra.replace('slurm', 'submitit')}_launcher"
             if importlib.util.find_spec(plugin) is None:
                 raise UserError(f"{word}: is not installed; pip install 'peftbench[{extra}]'.")
+
+
+def _refuse_nothing_to_run(options: Sequence[str], overrides: Sequence[str]) -> None:
+    """Refuses options alone, which would train what no one asked for. Raises UserError."""
+    given = [option for option in map(hydra_option, options) if option is not None]
+    if overrides or any(option.shows for option in given):
+        return
+    if asks_for_sweep(options):
+        raise UserError(
+            f"{options[0]}: expected what to run in every combination, such as peftbench -m method=linear,lora "
+            f"backbone=vit_nano data=digits seed='range(3)'."
+        )
+    raise UserError(f"{' '.join(options)}: expected key=value too, such as method=lora backbone=vit_nano data=digits.")
 
 
 def _refuse_together(word: str, value: str, arguments: Sequence[str]) -> None:

@@ -67,3 +67,10 @@ def describe(path: Path) -> str:
             if not line.startswith("#"):
                 break
     return ""
+
+
+def elsewhere(path: Path) -> list[str]:
+    """What other tools call the choice that a YAML file is: the words of its comment `# elsewhere: …`."""
+    mark = "# elsewhere:"
+    with path.open(encoding="utf-8") as lines:
+        return [word.strip() for line in lines if line.startswith(mark) for word in line[len(mark) :].split(",")]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class UserError(Exception):
@@ -14,7 +13,15 @@ class Refusal(UserError):
     """A combination that peftbench does not carry out: says why, and names what would work."""
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """`` (did you mean 'lora'?)`` where a known word is near, else an empty string."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f" (did you mean '{close[0]}'?)" if close else ""
+def nearest(
+    word: str, known: Iterable[str], meant: Mapping[str, tuple[str, ...]] | None = None, complete: bool = False
+) -> str:
+    """`` (did you mean 'lora'?)`` where a known word is near, else an empty string; `near_names` says what is near."""
+    from peftbench.common.near_names import nearest_name
+
+    return suggested(nearest_name(word, known, meant, complete))
+
+
+def suggested(name: str | None) -> str:
+    """`` (did you mean 'lora'?)``, or an empty string where there is no name."""
+    return f" (did you mean '{name}'?)" if name else ""

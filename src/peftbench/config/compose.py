@@ -15,8 +15,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from peftbench.common.config_files import roots
-from peftbench.common.errors import UserError, nearest
+from peftbench.common.errors import UserError
 from peftbench.config import CONFIGS, Config, resolvers, validate
+from peftbench.config.near_keys import known_keys, near_key_hint
 from peftbench.config.overrides import prepare
 
 resolvers.register()
@@ -70,7 +71,8 @@ def explained(problem: Exception, words: Sequence[str]) -> UserError:
         key = unknown_key[1]
         if isinstance(cause, OmegaConfBaseException) and cause.full_key:
             key = str(cause.full_key)
-        return UserError(f"{key}: there is no such key{nearest(key, known_keys(words))}; see peftbench --cfg job.")
+        hint = near_key_hint(key, known_keys(words, roots(words)))
+        return UserError(f"{key}: there is no such key{hint}; see peftbench --cfg job.")
     if "Could not find" in text:
         first_line = text.replace("In 'train': ", "").splitlines()[0]
         return UserError(f"{first_line}; see peftbench list.")
@@ -97,23 +99,3 @@ def _readable(word: str) -> bool:
     except HydraException:
         return False
     return True
-
-
-def known_keys(words: Sequence[str]) -> list[str]:
-    """Every key of the config that the choices among the overrides give."""
-    choices = [w for w in words if "=" in w and "." not in w.partition("=")[0] and "," not in w and "(" not in w]
-    plain_choices = [choice for choice in choices if not choice.startswith(("-", "+", "~", "hydra"))]
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            folders = ",".join(f"file://{folder.absolute()}" for folder in roots(words) if folder != CONFIGS)
-            composed = hydra_compose("train", overrides=[f"hydra.searchpath=[{folders}]", *plain_choices])
-    except (HydraException, OmegaConfBaseException):
-        return []
-    return list(_dotted(OmegaConf.to_container(composed), ""))
-
-
-def _dotted(values: Any, prefix: str) -> list[str]:
-    if not isinstance(values, dict):
-        return [prefix.rstrip(".")]
-    return [k for name, value in values.items() for k in [f"{prefix}{name}", *_dotted(value, f"{prefix}{name}.")]]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from peftbench.common.errors import UserError
+from peftbench.common.errors import UserError, nearest, suggested
+from peftbench.common.near_names import plainly
+from peftbench.common.other_words import VALUES
 from peftbench.config.bounds import bound_words
 
 KINDS: dict[type, str] = {int: "a whole number", bool: "true or false", str: "a string", float: "a number"}
@@ -47,7 +50,8 @@ def section_mistake(problem: ValidationError, schema: Any, values: Mapping[str, 
     if len(of_key) > 1:  # a list whose items are refused counts as too short as well
         of_key = [error for error in of_key if error["type"] != "too_short"]
     expected = " or ".join(dict.fromkeys(_expected(error) for error in of_key))
-    return UserError(f"{section}.{key}={shown(values[key])}: expected {expected}.")
+    hint = _value_hint(f"{section}.{key}", values[key], of_key)
+    return UserError(f"{section}.{key}={shown(values[key])}: expected {expected}{hint}.")
 
 
 def shown(value: Any) -> str:
@@ -56,6 +60,16 @@ def shown(value: Any) -> str:
         return repr(value)
     except (ValueError, RecursionError):  # an integer of thousands of digits; lists in lists without end
         return f"<{type(value).__name__}>"
+
+
+def meant_value(key: str, value: Any) -> str | None:
+    """The whole word, such as `backbone.pretrained=false`, that a value of other tools' words means here, if any."""
+    return VALUES.get(key, {}).get(plainly(str(value)))
+
+
+def _value_hint(key: str, value: Any, errors: Sequence[ErrorDetails]) -> str:
+    literals = [name for e in errors if e["type"] == "literal_error" for name in re.findall("'([^']+)'", _expected(e))]
+    return suggested(meant_value(key, value)) or (nearest(value, literals) if isinstance(value, str) else "")
 
 
 def _expected(error: ErrorDetails) -> str:

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from peftbench.common.config_files import groups, names, roots
+from peftbench.common.config_files import elsewhere, groups, names, roots
 from peftbench.common.errors import UserError, nearest
+from peftbench.common.other_words import ABSENT
 from peftbench.common.vtab_tasks import ALIASES
 from peftbench.config import SECTIONS, TOP
+from peftbench.config.near_keys import known_keys, near_key_hint
 from peftbench.config.plain_text import quoted
 
 _OLD_RECIPES = re.compile(
@@ -34,7 +36,7 @@ def prepare(overrides: Sequence[str], folders: Sequence[Path] | None = None, swe
     overrides = _recipe_and_method(overrides, folders)
     known_groups = groups(folders)
     for override in overrides:
-        _refuse_unknown_key(override, known_groups)
+        _refuse_unknown_key(override, overrides, folders, known_groups)
     return [_prepared(override, folders, known_groups, sweep) for override in overrides]
 
 
@@ -69,14 +71,17 @@ def _recipe_and_method(arguments: Sequence[str], folders: Sequence[Path]) -> lis
     return words
 
 
-def _refuse_unknown_key(override: str, known_groups: list[str]) -> None:
+def _refuse_unknown_key(
+    override: str, overrides: Sequence[str], folders: Sequence[Path], known_groups: list[str]
+) -> None:
     """Refuses a word that is no key=value, and a plain key that is neither a group nor a key of train.yaml."""
     key, sign, _ = override.partition("=")
     if not sign and not override.startswith("~"):
         raise UserError(f"'{override}': expected key=value, such as method=lora.")
-    known_keys = [*known_groups, *TOP]
-    if sign and key.isidentifier() and key not in known_keys and key != "hydra":
-        raise UserError(f"{key}: there is no such key{nearest(key, known_keys)}; see peftbench --help.")
+    name = key.replace("-", "_")
+    if sign and name.isidentifier() and key not in (*known_groups, *TOP, "hydra"):
+        hint = near_key_hint(key, known_keys(overrides, folders))
+        raise UserError(f"{key}: there is no such key{hint}; see peftbench --help.")
 
 
 def _prepared(override: str, folders: Sequence[Path], known_groups: list[str], sweep: bool) -> str:
@@ -109,11 +114,19 @@ def _resolved(group: str, name: str, choices: dict[str, Path]) -> str:
             plain = f"vtab/{ALIASES.get(task, task)}"
     if plain in choices or "(" in plain or plain == "null":
         return plain
-    hint = nearest(plain, choices)
-    if group == "backbone" and not hint:
-        hint = f"; for any timm model: backbone=timm backbone.name={plain}"
+    hint = nearest(plain, choices, _called_elsewhere(group, choices))
+    if group == "backbone":
+        hint += f"; for any timm model: backbone=timm backbone.name={plain}"
+    if group == "data" and Path(plain).expanduser().is_dir():
+        hint = f"; for a folder of images: data=folder data.root={plain}"
     some = ", ".join([c for c in choices if "/" not in c] or list(choices))
     raise UserError(f"{group}={plain}: there is no such {group}{hint}; there are {some}.")
+
+
+def _called_elsewhere(group: str, choices: dict[str, Path]) -> dict[str, tuple[str, ...]]:
+    """What the choices of a group are called in other tools -> the choice; nothing for what peftbench has not."""
+    absent: dict[str, tuple[str, ...]] = dict.fromkeys(ABSENT.get(group, "").split(), ())
+    return absent | {word: (name,) for name, path in choices.items() for word in elsewhere(path)}
 
 
 def _matching(group: str, value: str, choices: dict[str, Path]) -> list[str]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from peftbench.common.errors import UserError
+from pathlib import Path
+
+from peftbench.common.errors import UserError, nearest, suggested
 from peftbench.common.task_lookup import shipped_tasks
+from peftbench.config.messages import meant_value
 from peftbench.config.schema import Config
 from peftbench.config.task_schema import task_schema
 
@@ -19,6 +22,15 @@ def _seeds_are_of_32_bits(config: Config) -> None:
     for key, seed in (("seed", config.seed), ("data.order_seed", config.data.order_seed)):
         if seed is not None and not 0 <= seed < 2**32:
             raise UserError(f"{key}={seed}: expected a whole number from 0 to {2**32 - 1}, such as {key}=0.")
+
+
+def _weights_are_no_other_word(config: Config) -> None:
+    weights = config.backbone.weights
+    if (meant := meant_value("backbone.weights", weights)) and not Path(weights).exists():
+        raise UserError(
+            f"backbone.weights={weights}: there is no such file{suggested(meant)}; give a .safetensors or .pth file, "
+            f"or 'hub'."
+        )
 
 
 def _clips_have_frames(config: Config) -> None:
@@ -81,7 +93,8 @@ def _augmentation_is_of_the_task(config: Config) -> None:
     of_all_tasks = dict.fromkeys(a for name in shipped_tasks() for a in task_schema({"name": name}).augmentations)
     if config.data.augment not in {*known, *of_all_tasks}:
         *others, last = map(repr, dict.fromkeys([*of_all_tasks, *known]))
-        raise UserError(f"data.augment={config.data.augment!r}: expected {', '.join(others)} or {last}.")
+        hint = nearest(config.data.augment, [*of_all_tasks, *known])
+        raise UserError(f"data.augment={config.data.augment!r}: expected {', '.join(others)} or {last}{hint}.")
     if config.data.augment not in known:
         raise UserError(
             f"data.augment={config.data.augment}: is not for task={config.task.name}; expected {', '.join(known)}."
@@ -120,6 +133,7 @@ def _half_precision_needs_a_gpu(config: Config) -> None:
 
 RULES = (
     _seeds_are_of_32_bits,
+    _weights_are_no_other_word,
     _clips_have_frames,
     _range_has_two_ends,
     _views_are_augmented,

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 
-from peftbench.common.errors import UserError, nearest
+from peftbench.common.errors import UserError, nearest, suggested
+from peftbench.common.near_names import plainly
+from peftbench.common.other_words import KEYS
 from peftbench.config.messages import section_mistake, shown
 
 
@@ -29,9 +31,13 @@ def refuse_unknown_keys(keys: Iterable[Any], known: Iterable[str], prefix: str) 
     for key in keys:
         if key not in known:
             raise UserError(
-                f"{prefix}{key}: there is no such key{nearest(str(key), known)}; "
-                f"known here: {', '.join(sorted(known))}."
+                f"{prefix}{key}: there is no such key{_hint(str(key), known)}; known here: {', '.join(sorted(known))}."
             )
+
+
+def _hint(key: str, known: Sequence[str]) -> str:
+    """The nearest key of the section, or else that of another section which other tools call so."""
+    return nearest(key, known) or suggested(next(iter(KEYS.get(plainly(key), ())), None))
 
 
 def checked_section(schema: Any, values: Mapping[str, Any], section: str) -> Any:

@@ -10,11 +10,12 @@ from typing import Any
 
 from pydantic import create_model
 
-from peftbench.common.errors import UserError, nearest
+from peftbench.common.errors import UserError
 from peftbench.config.declared_fields import Fields, declared
 from peftbench.config.identity import identity
 from peftbench.config.messages import KINDS, shown
 from peftbench.config.named_paths import data_path, method_path, own_task_path
+from peftbench.config.near_keys import near_key_hint
 from peftbench.config.rules import check_rules
 from peftbench.config.schema import (
     SECTIONS,
@@ -79,7 +80,7 @@ def replaced(config: Config, changes: Mapping[str, Any]) -> Config:
         place = values.get(section) if name else values
         if not isinstance(place, dict) or (name or section) not in place:
             known = [f"{s}.{k}" if k else s for s, v in values.items() for k in (v if isinstance(v, dict) else [""])]
-            raise UserError(f"{key}: there is no such key{nearest(key, known)}.")
+            raise UserError(f"{key}: there is no such key{near_key_hint(key, known)}.")
         place[name or section] = value
     return replace(validate(values, choices), protocol=protocol)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -125,6 +125,7 @@ class Splits:
         trainval: where it is given, the official union of train and val.
         source: where the images come from and in what files they are, where that is known.
         notes: what a user should know about how they were read, a sentence each.
+        lacking: for a role without images, the sentence that says why and what would help.
 
     Raises:
         UserError: a split that is empty, or a label that is not one of the classes.
@@ -138,6 +139,7 @@ class Splits:
     trainval: Split | None = None
     source: str = ""
     notes: tuple[str, ...] = ()
+    lacking: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for role in ("train", "val", "test", "trainval"):
@@ -166,12 +168,17 @@ class Splits:
         if stage == "tune":
             if self.val is None:
                 raise UserError(
-                    f"data.stage=tune: {self.name} has no validation images to tune on; give data.val_fraction "
+                    self.lacking.get("val")
+                    or f"data.stage=tune: {self.name} has no validation images to tune on; give data.val_fraction "
                     f"where the data set has that key, or use data.stage=fit."
                 )
             return self.train, self.val, None
         if self.test is None:
-            raise UserError(f"data.stage={stage}: {self.name} has no test images; use data.stage=tune.")
+            raise UserError(
+                self.lacking.get("test")
+                or f"data.stage={stage}: {self.name} has no test images; give data.test_fraction where the data set "
+                f"has that key, or use data.stage=tune."
+            )
         if stage == "final":
             return self.trainval or (self.train + self.val if self.val else self.train), None, self.test
         return self.train, self.val, self.test

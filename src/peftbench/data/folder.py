@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from peftbench.common.amounts import plural
 from peftbench.common.errors import UserError
-from peftbench.data.base import DataSet, Split, Splits
+from peftbench.data.base import DataSet, Split, Splits, stratified
 from peftbench.data.class_folders import read_class_folders
 from peftbench.data.copies import first_copies, first_within
 from peftbench.data.heif import require_heif
@@ -22,6 +24,7 @@ from peftbench.data.media import IMAGES, is_image
 from peftbench.data.splitting import split_groups, split_images
 
 SHIPPED = "package:"
+_CUT = {"val": "validation", "test": "test"}
 
 
 def _images(tree: Tree, folder: Path) -> Iterable[Path]:
@@ -169,7 +172,36 @@ class Folder(DataSet):
                     f"a class without training {self.kind.name}s; expected one of {len(trained)} classes."
                 )
         return Splits(
-            name, classes, splits["train"], splits.get("val"), splits.get("test"), notes=tuple(dict.fromkeys(notes))
+            name,
+            classes,
+            splits["train"],
+            splits.get("val"),
+            splits.get("test"),
+            notes=tuple(dict.fromkeys(notes)),
+            lacking={role: self._why_none(role, rows, first, rows_of) for role in _CUT if role not in splits},
+        )
+
+    def _why_none(self, role: str, rows: Sequence[Row], first: np.ndarray, rows_of: Mapping[str, Sequence[Row]]) -> str:
+        """The sentence that says why there are no images to validate on or to test; empty where none were wanted."""
+        where = f"data.labels={self.labels}" if self.labels else f"data.root={self.root}"
+        kind, key = self.kind.name, f"data.{role}_fraction"
+        place = f"rows of split {role}" if self.labels else f"{role}/<class>/<{kind}>"
+        if role == "test" and ALL not in rows_of:
+            return (
+                f"{where}: has {kind}s to train on and none to test; expected {place} too, or data.stage=tune, which "
+                f"tests nothing."
+            )
+        fraction = getattr(self, f"{role}_fraction")
+        if not fraction:
+            return ""
+        once = first == np.arange(len(first))
+        largest = Counter(row.label for row, counts in zip(rows, once, strict=True) if counts).most_common(1)[0][1]
+        fractions = [self.val_fraction, self.test_fraction][: 1 + (role == "test")]
+        least = next((n for n in range(2, 1000) if len(stratified(np.zeros(n), fractions, 0)[-1])), 1000)
+        return (
+            f"{where}: {plural(int(once.sum()), kind)} are too few to be split: of {key}={fraction:g} a class gives "
+            f"{_CUT[role]} {kind}s from {least} {kind}s on, and the largest has {largest}; expected more {kind}s, or "
+            f"{place}."
         )
 
     def _cut(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,8 +16,19 @@ def label(record: Record) -> str:
     """method backbone data seed, as the user named them."""
     config = record.config
     chosen = config.get("choices") or {}
-    names = [chosen.get(g) or config.get(g, {}).get("name", "?") for g in ("method", "backbone", "data")]
-    return f"method={names[0]} backbone={names[1]} data={names[2]} seed={config.get('seed', '?')}"
+    names = [chosen.get(g) or config.get(g, {}).get("name", "?") for g in ("method", "backbone")]
+    return f"method={names[0]} backbone={names[1]} data={data_name(config)} seed={config.get('seed', '?')}"
+
+
+def data_name(config: Mapping[str, Any]) -> str:
+    """What results call the data set: the user's own folder by its name, any other as it was chosen."""
+    data = config.get("data") or {}
+    chosen = str((config.get("choices") or {}).get("data") or data.get("name", "?"))
+    if chosen.rpartition("_")[2] != "folder":  # all others have names of their own
+        return chosen
+    root = str((data.get("options") or {}).get("root") or "")
+    name = re.split(r"[/\\]", root.rstrip("/\\"))[-1]
+    return chosen if name in ("", ".", "..", "~") else name
 
 
 def differences(records: Sequence[Record]) -> dict[int, str]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from peftbench.common.errors import UserError
+from peftbench.results.labels import data_name
 from peftbench.results.layers import layer_parameters
 from peftbench.results.per_image import PerImage, stamped
 from peftbench.results.record import FILE, Record
@@ -128,7 +129,7 @@ def summarise(record: Record, shared: Shared) -> Run:
 def _summary(record: Record, shared: Shared) -> Run:
     config, stamps = record.config, record.stamps
     chosen = config.get("choices") or {}
-    method, data, backbone = config["method"], config["data"], config["backbone"]
+    method, backbone = config["method"], config["backbone"]
     metrics, costs = record.metrics or {}, record.costs or {}
     task = results_of_record(record)
     backbone_name = chosen.get("backbone")
@@ -139,7 +140,7 @@ def _summary(record: Record, shared: Shared) -> Run:
         reason=str(record.reason or ""),
         method=shared(str(chosen.get("method") or method["name"])),
         backbone=shared(str(backbone["name"] if backbone_name in (None, "timm") else backbone_name)),
-        task=shared(str(chosen.get("data") or data["name"])),
+        task=shared(data_name(config)),
         seed=int(config.get("seed", 0)),
         primary=task.metric,
         beside=task.beside,

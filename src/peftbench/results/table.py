@@ -14,7 +14,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from peftbench.common.amounts import count, seconds, size
-from peftbench.results.labels import differences, label
+from peftbench.results.labels import data_name, differences, label
 from peftbench.results.record import Record
 from peftbench.results.task_results import results_of_record, task_name
 
@@ -164,7 +164,7 @@ def _taps(record: Record) -> str:
 _NAMES = (
     Column("method", "left", _name("method")),
     Column("backbone", "left", _name("backbone")),
-    Column("data", "left", _name("data")),
+    Column("data", "left", lambda record: data_name(record.config)),
     Column("seed", "right", lambda record: str(record.config["seed"])),
 )
 _COSTS = (

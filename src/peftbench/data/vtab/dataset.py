@@ -46,7 +46,7 @@ class Vtab(DataSet):
             name += f"@{made.split}"
         kinds = sorted({Path(n).suffix.removeprefix(".") for split in splits.values() for n in split.names})
         source = f"{made.source if made else 'as found'}; {', '.join(kinds)}"
-        return Splits(name, _class_names(folder, self.classes), **splits, source=source, notes=())
+        return Splits(name, _class_names(folder, self.classes), **splits, source=source, notes=(), lacking={})
 
     def _folder(self) -> Path:
         root = Path(self.root).expanduser()
