@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from peftbench.cli.main import main
 from support import document_world
-from support.documents import commands, jobs, listed, words_of
+from support.documents import commands, listed
 from support.places import CALTECH
 
 pytestmark = pytest.mark.slow
@@ -47,22 +46,3 @@ def bash(line: str, world: Path, here: Path, short: str = "") -> subprocess.Comp
 def shown(output: str) -> re.Pattern[str]:
     """What a page shows below a command, in which … stands for anything."""
     return re.compile(re.escape(" ".join(output.split())).replace("…", r"\S+"))
-
-
-@pytest.mark.parametrize("one", LISTED["planned"])
-def test_what_cannot_run_here_composes_and_is_planned(one, world, tmp_path, monkeypatch, capsys):
-    here = document_world.settle(world, tmp_path, tasks=True)
-    monkeypatch.chdir(here)
-    monkeypatch.setenv("HOME", str(world / "home"))
-    monkeypatch.delenv("PEFTBENCH_DATA", raising=False)
-    [[(program, *given)]] = words_of([LINES[one].lines], tmp_path / "bash")
-    assert program == "peftbench"
-    for job in jobs(given):
-        alone = [word for word in job if not word.startswith(("hydra", "protocol=", "sweep."))]  # which a sweep takes
-        capsys.readouterr()
-        assert main([*alone, "--cfg", "job"]) == 0
-        assert "method:" in capsys.readouterr().out
-        status = main(["plan", *alone])
-        told = capsys.readouterr()
-        assert status == 0, told.err
-        assert "parameters of the method" in told.out

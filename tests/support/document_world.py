@@ -44,6 +44,17 @@ RUNS = {
 
 def make(root: Path) -> Path:
     """The stand-ins below `root`: `home` and `work`, the folder that every working folder is a copy of."""
+    make_sets(root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PEFTBENCH_DATA", str(root))
+        for folder, words in RUNS.items():
+            _finish(root / "work" / folder, words)
+    _program(root / "programs" / "peftbench")
+    return root
+
+
+def make_sets(root: Path) -> Path:
+    """The data of these alone, without finished runs."""
     work = root / "work"
     pictures(root / "home" / "photos", train=6, test=3)
     for place in ("cat.jpg", "street.jpg", *(f"shots/{word}_{i}.jpg" for word in ("cat", "dog") for i in range(8))):
@@ -55,12 +66,8 @@ def make(root: Path) -> Path:
     write_files(ROOT / "CONTRIBUTING.md", work)
     standins.make_all(root / "sources")
     _coco(root / "coco")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PEFTBENCH_DATA", str(root))
-        assert main(["data", "prepare", "vtab", "source=folder", f"path={work / 'DIR'}", *standins.WORDS]) == 0
-        for folder, words in RUNS.items():
-            _finish(work / folder, words)
-    _program(root / "programs" / "peftbench")
+    copy = ["source=folder", f"path={work / 'DIR'}", f"dir={root / 'vtab'}", *standins.WORDS]
+    assert main(["data", "prepare", "vtab", *copy]) == 0
     return root
 
 
