@@ -20,6 +20,10 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
+CONFIGS = ROOT / "configs"
+CHOICES = ("trainer", "taps", "pruning", "optimizer", "logger", "protocol", "task", "experiment", "debug")
+"""Groups whose files are listed on the page of keys; methods, backbones and data sets have pages of their own."""
+VARIES = "its own"
 BACKBONES = {"vit_b": "ViT-B/16", "resnet50": "ResNet-50"}
 
 
@@ -69,37 +73,130 @@ def _paper(path: str) -> str:
     return f"[{paper[1] or f'arXiv {paper[2]}'}](https://arxiv.org/abs/{paper[2]})" if paper else ""
 
 
-def keys() -> str:
-    """One table a section of the config: each key, what it may be, its default and what its YAML says of it."""
-    import peftbench
-    from peftbench.common.task_lookup import shipped_tasks
-    from peftbench.config import SECTIONS, Protocol, Sweep
-    from peftbench.config.task_schema import task_schema
+class Key(typing.NamedTuple):
+    """A row of the reference: a key, what it may be, its default, and what its YAML says of it."""
 
-    plain, boxes = peftbench.compose("data=digits"), peftbench.compose("data=digits_det")
-    tables = []
-    for section, schema in SECTIONS.items():
-        if section not in ("method", "task"):
-            tables.append(_section(section, section, schema, getattr(plain, section)))
-    for task in shipped_tasks():
-        config = next(c for c in (plain, boxes) if c.task.name == task)
-        tables.append(_section(f"task, with `task={task}`", "task", task_schema({"name": task}).section, config.task))
-    tables += [_section("sweep", "sweep", Sweep, Sweep()), _section("protocol", "protocol", Protocol, Protocol())]
+    name: str
+    kind: Any
+    default: Any
+    sentence: str
+
+    def row(self) -> str:
+        """It as a row of a table."""
+        if self.default in ("???", ...):
+            shown = "needed"
+        elif self.default == VARIES or self.name == "optimizer.lr":
+            shown = "the method's own" if self.name == "optimizer.lr" else VARIES
+        else:
+            shown = f"`{_plain(self.default)}`"
+        told = self.sentence.replace("|", "\\|").replace("<", "\\<")
+        return f"| `{self.name}` | {_kind(self.kind)} | {shown} | {told} |"
+
+
+def config() -> str:
+    """What there is to choose, and then one table a section of the config, a method and a data set."""
+    tables = [_choices()]
+    for title, rows in reference().items():
+        heads = [f"## {title}", "", "| key | is | default | means |", "|---|---|---|---|"]
+        tables.append("\n".join([*heads, *(key.row() for key in rows)]))
     return "\n\n".join(tables)
 
 
-def _section(title: str, section: str, schema: type, values: Any) -> str:
-    """A heading, and a row a key."""
-    told, kinds = _comments(section), typing.get_type_hints(schema)
-    rows = [f"## {title}", "", "| key | is | default | |", "|---|---|---|---|"]
+def reference() -> dict[str, list[Key]]:
+    """Every key of the config by the heading of its table. Sections of the same rows have one."""
+    import peftbench
+    from peftbench.common.task_lookup import shipped_tasks
+    from peftbench.config import SECTIONS, TOP, Protocol, Sweep
+    from peftbench.config.task_schema import task_schema
+
+    plain = peftbench.compose("data=digits")
+    told = _comments(CONFIGS / "train.yaml")
+    tables = {"The run": [Key(name, kind, getattr(plain, name), told.get(name, "")) for name, kind in TOP.items()]}
+    for section, schema in SECTIONS.items():
+        if section not in ("method", "task"):
+            tables[section] = _section(section, schema, getattr(plain, section))
+    for task in shipped_tasks():
+        schema = task_schema({"name": task}).section
+        tables[f"task, with `task={task}`"] = _section("task", schema, schema(name=task))
+    tables |= {"sweep": _section("sweep", Sweep, Sweep()), "protocol": _section("protocol", Protocol, Protocol())}
+    return tables | _options("data") | _options("method") | {"hydra.sweeper, with `hydra/sweeper=optuna`": _searching()}
+
+
+def without_sentence() -> list[str]:
+    """The keys of which no YAML says what they are; a single word does not."""
+    return [key.name for rows in reference().values() for key in rows if len(key.sentence.split()) < 2]
+
+
+def _section(section: str, schema: type, values: Any) -> list[Key]:
+    """The keys of a section, which all of its choices have."""
+    told, kinds = _comments_of_group(section), typing.get_type_hints(schema)
+    rows = []
     for field in dataclasses.fields(schema):
-        key, default = field.name, getattr(values, field.name)
-        if key in ("name", "path", "options"):
+        name, default = field.name, getattr(values, field.name)
+        if name in ("path", "options") or (name == "name" and section != "backbone"):
             continue
-        if section in ("backbone", "task"):  # what is composed is one choice of many
+        if section == "backbone":  # what is composed is one choice of many
             default = field.default_factory() if callable(field.default_factory) else field.default
-        shown = "the method's own" if key == "lr" else f"`{_plain(default)}`"
-        rows.append(f"| `{section}.{key}` | {_kind(kinds[key])} | {shown} | {told.get(key, '')} |")
+            default = ... if default is dataclasses.MISSING else default
+        rows.append(Key(f"{section}.{name}", kinds[name], default, told.get(name, "")))
+    return rows
+
+
+def _options(group: str) -> dict[str, list[Key]]:
+    """The keys that choices of a group add to their section, those with the same ones in one table."""
+    from peftbench.common.config_files import names
+    from peftbench.config.declared_fields import declared
+
+    tables: dict[str, list[tuple[str, list[Key]]]] = {}
+    files = names(group, [CONFIGS])
+    of_others: dict[str, str] = {}
+    for path in files.values():
+        of_others = _comments(path) | of_others
+    for name, path in files.items():
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content, told = content.get(group, content), _comments(path)
+        kinds = {key: kind for key, (kind, _) in declared(content["path"], "path").items()}
+        defaults = {key: default for key, (_, default) in declared(content["path"], "path").items()}
+        if group == "method":
+            kinds |= {"lr": float, "grid": dict}
+        rows = []
+        for key, kind in kinds.items():
+            default = content.get(key, defaults.get(key))
+            said = told if key in content else of_others  # what is not in the file is as in the others
+            rows.append(Key(f"{group}.{key}", kind, default, said.get(key, "")))
+        family = name.partition("/")[0]
+        same = repr([(row.name, row.kind, row.sentence, family == name and row.default) for row in rows])
+        tables.setdefault(same, []).append((f"`{group}={name if family == name else f'{family}/…'}`", rows))
+    alike = [[key for key in some if key[1]] for some in tables.values()]
+    return {f"{group}, with {', '.join(dict.fromkeys(n for n, _ in some))}": _joined(some) for some in alike if some}
+
+
+def _joined(choices: list[tuple[str, list[Key]]]) -> list[Key]:
+    """The rows of choices that have the same ones, but for defaults."""
+    columns = zip(*(rows for _, rows in choices), strict=True)
+    return [c[0] if len({repr(k.default) for k in c}) == 1 else c[0]._replace(default=VARIES) for c in columns]
+
+
+def _searching() -> list[Key]:
+    """The keys of our own sweeper."""
+    path = CONFIGS / "hydra" / "sweeper" / "optuna.yaml"
+    content, told = yaml.safe_load(path.read_text(encoding="utf-8")), _comments(path)
+    kinds = {"study": str | None, "storage": str | None}
+    return [
+        Key(f"hydra.sweeper.{key}", kinds.get(key, type(default)), default, told.get(key, ""))
+        for key, default in content.items()
+        if key != "_target_"
+    ]
+
+
+def _choices() -> str:
+    """A row a group with few files: what each of them is."""
+    from peftbench.common.config_files import describe, names
+
+    rows = ["## Choices", "", "| | is |", "|---|---|"]
+    for group in CHOICES:
+        for name, path in names(group, [CONFIGS]).items():
+            rows.append(f"| `{group}={name}` | {describe(path)} |")
     return "\n".join(rows)
 
 
@@ -113,24 +210,34 @@ def _kind(kind: Any) -> str:
         return ", ".join(_kind(one) for one in inner)
     if origin is tuple:
         return f"list of {_kind(inner[0])}" if inner[-1] is ... else f"[{'; '.join(map(_kind, inner))}]"
-    return "mapping" if origin is dict else words[kind]
+    return "mapping" if dict in (kind, origin) else words[kind]
 
 
-def _comments(section: str) -> dict[str, str]:
-    """What the YAML files of a section say behind each key; what all of its choices share comes first."""
-    from peftbench.config import CONFIGS
-
-    said: dict[str, str] = {}
-    for path in [*sorted((CONFIGS / section).glob("*.yaml")), CONFIGS / "train.yaml"]:
-        text = path.read_text(encoding="utf-8")
-        if path.name == "train.yaml":  # its own sections are indented
-            text = text.partition(f"\n{section}:\n")[2].partition("\n\n")[0]
-        for key, comment in re.findall(r"^ *(\w+): *[^#\n]*?# (.+)$", text, flags=re.MULTILINE):
-            said.setdefault(key, comment.replace("|", "\\|").replace("<", "\\<"))
-    return said
+def _comments(path: Path) -> dict[str, str]:
+    """What a YAML file says behind each key."""
+    text = path.read_text(encoding="utf-8")
+    return dict(re.findall(r"^ *(\w+): *[^#\n]*?# (.+)$", text, flags=re.MULTILINE))
 
 
-TABLES: dict[str, Callable[[], str]] = {"methods": methods, "config": keys}
+def _comments_of_group(group: str) -> dict[str, str]:
+    """What the files of a group say behind each key; what all of its choices share comes first.
+
+    Where the choices of a group say different things of one key, each is told with the choice's name.
+    """
+    files = [path for path in sorted((CONFIGS / group).glob("*.yaml")) if not path.name.startswith("_")]
+    said: dict[str, dict[str, list[str]]] = {}
+    for path in files or [CONFIGS / "train.yaml"]:
+        for key, comment in _comments(path).items():
+            said.setdefault(key, {}).setdefault(comment, []).append(path.stem)
+    told = {
+        key: next(iter(by)) if len(by) == 1 else "; ".join(f"{', '.join(names)}: {c}" for c, names in by.items())
+        for key, by in said.items()
+    }
+    base = CONFIGS / group / "_base.yaml"
+    return told | (_comments(base) if base.is_file() else {})
+
+
+TABLES: dict[str, Callable[[], str]] = {"methods": methods, "config": config}
 """The page, which is also its table's marker, and what makes the table."""
 
 
@@ -145,11 +252,14 @@ def with_table(text: str, marker: str, table: str) -> str:
 
 
 def main() -> int:
-    """Writes the tables, or checks them; the exit status is 1 where one is not current."""
+    """Writes the tables, or checks them; the exit status is 1 where one is not current or lacks a sentence."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing, say what is not current")
     check = parser.parse_args().check
     stale = 0
+    for key in without_sentence():
+        stale = 1
+        print(f"{key}: no YAML of configs/ says what it is; a comment behind the key does.")
     for name, make in TABLES.items():
         page = DOCS / f"{name}.md"
         before = page.read_text(encoding="utf-8")

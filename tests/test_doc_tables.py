@@ -1,6 +1,7 @@
 """The tables of the documentation that are made from the code."""
 
 import importlib.util
+import shutil
 
 import pytest
 
@@ -22,3 +23,25 @@ def test_a_table_stands_between_its_markers_and_nothing_else_changes():
     assert tables.with_table(page, "a", "new") == "before\n<!-- a -->\nnew\n<!-- /a -->\nafter\n"
     with pytest.raises(ValueError, match="has no <!-- b -->"):
         tables.with_table(page, "b", "new")
+
+
+def test_every_key_has_a_sentence():
+    assert tables.without_sentence() == [], "say behind the key, in its YAML, what it is; make docs-tables writes it"
+
+
+def test_a_key_without_a_sentence_is_named(monkeypatch, tmp_path):
+    shutil.copytree(tables.CONFIGS, tmp_path / "configs")
+    for file, key in (("trainer/_base.yaml", "clip"), ("method/lora.yaml", "dropout"), ("data/folder.yaml", "root")):
+        page = tmp_path / "configs" / file
+        lines = page.read_text(encoding="utf-8").splitlines()
+        page.write_text("\n".join(w.partition("  # ")[0] if w.strip().startswith(key) else w for w in lines))
+    monkeypatch.setattr(tables, "CONFIGS", tmp_path / "configs")
+    assert tables.without_sentence() == ["trainer.clip", "data.root", "method.dropout"]
+
+
+@pytest.mark.parametrize("words", [["method=losa", "data=video_folder"], ["method=petah", "data=coco_folder"]])
+def test_every_key_that_a_run_takes_is_in_the_reference(words):
+    from peftbench.cli.config_keys import config_keys
+
+    told = {key.name for rows in tables.reference().values() for key in rows}
+    assert set(config_keys(words, [tables.CONFIGS])) <= told

@@ -19,7 +19,7 @@ from peftbench.common.errors import UserError
 from peftbench.config import SECTIONS, TOP, Protocol, Sweep, task_schema
 from peftbench.config.declared_fields import declared
 
-_NOT_KEYS = ("name", "path", "options", "tasks")
+_NOT_KEYS = ("name", "path", "options", "tasks", "defaults")
 
 
 def config_keys(words: Sequence[str], folders: Sequence[Path]) -> dict[str, Any]:

@@ -37,7 +37,7 @@ COMMAND = Command(
         CONFIG_DIR,
     ),
     examples=(
-        "peftbench export run=outputs/<run id> format=onnx",
-        "peftbench export run=outputs/<run id> format=safetensors out=tuned.safetensors",
+        "peftbench export run=outputs/RUN format=onnx",
+        "peftbench export run=outputs/RUN format=safetensors out=tuned.safetensors",
     ),
 )

@@ -26,5 +26,5 @@ COMMAND = Command(
     print_layers,
     (Argument("run", "the folder of a run", kind="run", placeholder="RUN_FOLDER", place=True, needed=True),),
     expected="one run folder, such as outputs/spt-vit_nano-digits-s0-0123456789",
-    examples=("peftbench layers outputs/<run id>",),
+    examples=("peftbench layers outputs/RUN",),
 )

@@ -188,7 +188,7 @@ COMMAND = Command(
     "is not given.",
     late_arguments=_task_arguments,
     examples=(
-        "peftbench predict run=outputs/<run id> images=~/photos out=labels.csv",
-        "peftbench predict run=outputs/<run id> images='shots/*.jpg' --top-k=1",
+        "peftbench predict run=outputs/RUN images=~/photos out=labels.csv",
+        "peftbench predict run=outputs/RUN images='shots/*.jpg' --top-k=1",
     ),
 )

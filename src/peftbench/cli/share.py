@@ -27,5 +27,5 @@ COMMAND = Command(
         CONFIG_DIR,
     ),
     expected="folders of finished runs of one backbone",
-    examples=("peftbench share outputs/<run id> outputs/<another>",),
+    examples=("peftbench share outputs/RUN outputs/ANOTHER",),
 )
