@@ -6,7 +6,7 @@ import json
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peftbench.results.row_names import Trait, names_of
@@ -148,6 +148,7 @@ def test_few_settings_tell_rows_apart_before_letters_do(tmp_path):
         assert setting in legend
 
 
+@settings(max_examples=40)
 @given(
     methods=st.lists(st.text(min_size=1, max_size=80), min_size=1, max_size=3),
     rows=st.lists(

@@ -169,3 +169,22 @@ def test_folders_of_the_users_own_are_data_sets_by_their_own_names(tmp_path):
     other = record("lora", "fashion_mnist", config__data__options={"root": "data"}, stamps__data__split="fashion_mnist")
     write(tmp_path / "b", other)
     assert [line["task"] for line in leaderboard(tmp_path / "b")] == ["fashion_mnist"]
+
+
+def test_of_a_loss_less_is_better(tmp_path):
+    three_seeds(tmp_path)
+    _, rows = cells(tell("report", tmp_path, "--format=markdown", "metric=test/loss"))
+    assert list(rows) == ["lora", "bitfit", "linear"], "the lowest loss stands first"
+    assert rows["lora"][1].startswith("**9.0 ±")
+    pairs = list(
+        csv.DictReader(io.StringIO(tell("report", tmp_path, "--format=csv", "table=pairs", "metric=test/loss")))
+    )
+    assert [(pair["first"], pair["second"]) for pair in pairs] == [
+        ("lora", "bitfit"),
+        ("lora", "linear"),
+        ("bitfit", "linear"),
+    ]
+    assert {pair["verdict"] for pair in pairs} == {"no telling"}, "equal gaps have no spread"
+    for seed in range(3):
+        write(tmp_path, record("full", seed=seed, metrics={"test/loss": 0.8 + seed / 50, "test/accuracy": 0.2}))
+    assert "lora is better" in tell("report", tmp_path, "metric=test/loss")

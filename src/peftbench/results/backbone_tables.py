@@ -12,7 +12,7 @@ from peftbench.results.cells import BEST_NOTE, UNTOLD, images_line, in_per_cent,
 from peftbench.results.chosen import ON_TEST
 from peftbench.results.groups import Line, lines_of
 from peftbench.results.settings import OWN
-from peftbench.results.task_results import short
+from peftbench.results.task_results import less_is_better, short
 from peftbench.results.text_table import NAMED, TextTable, some
 
 
@@ -73,7 +73,7 @@ def _table(boards: Sequence[Board], others: Sequence[Board], incomplete: bool) -
             if first.has_means
             else task_figures(lines, board, at, board.tasks[0])
         )
-        add_figures(table, f"{board.words}{images}", figures)
+        add_figures(table, f"{board.words}{images}", figures, less_is_better(board.metric))
     table.notes.append(BEST_NOTE)
     table.notes.append(
         "Each backbone was trained and tested on the same images as the others here, at its own input size; "

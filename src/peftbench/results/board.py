@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import fmean
 
@@ -13,6 +14,7 @@ from peftbench.results.pairing import pair_up
 from peftbench.results.settings import Setting
 from peftbench.results.stats import Difference, half_width, holm, paired, weighted
 from peftbench.results.summary import TOGETHER, Run
+from peftbench.results.task_results import less_is_better
 
 MEAN, FLAT = "mean of groups", "flat mean"
 Arm = tuple[str, Setting]
@@ -238,14 +240,15 @@ class Board:
         return groups | {MEAN: self.grouped(row, incomplete), FLAT: flat}
 
     def sort_rows(self) -> None:
-        """By how many of the tasks are there, then by the mean of those."""
+        """By how many of the tasks are there, then by the mean of those, the best first."""
+        sign = -1 if less_is_better(self.metric) else 1
 
         def key(row: Row) -> tuple[int, float]:
             tasks = [task for task in self.tasks if row.runs.get(task)]
             mean = self.grouped(row, False).value if self.vtab else None
             if mean is None:
                 mean = self.mean(row, tasks, True).value
-            return len(tasks), -1.0 if mean is None else mean
+            return len(tasks), -math.inf if mean is None else sign * mean
 
         self.rows.sort(key=key, reverse=True)
 
@@ -258,8 +261,10 @@ class Board:
             for second in rows[i + 1 :]:
                 found = pair_up(first.runs, second.runs, self.tasks, self.metric)
                 if found.differences:
-                    pairs.append((first, second, paired(found.differences, found.floor), found.over))
-        corrected = holm([difference for _, _, difference, _ in pairs])
+                    difference = paired(found.differences, found.floor)
+                    difference = replace(difference, less_is_better=less_is_better(self.metric))
+                    pairs.append((first, second, difference, found.over))
+        corrected = holm([each for _, _, each, _ in pairs])
         return [(a, b, c, over) for (a, b, _, over), c in zip(pairs, corrected, strict=True)]
 
     def pairs(self) -> list[Compared]:

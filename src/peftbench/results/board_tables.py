@@ -13,7 +13,7 @@ from peftbench.results.cells import head, in_per_cent, known, not_told_from_best
 from peftbench.results.detail_tables import published_table, settings_table, shifted_table, tasks_table
 from peftbench.results.difference_tables import difference_tables
 from peftbench.results.groups import Group, Line
-from peftbench.results.task_results import short
+from peftbench.results.task_results import less_is_better, short
 from peftbench.results.text_table import TextTable, some
 
 _COSTS = ("parameters", "head", "train", "step", "memory")
@@ -79,7 +79,7 @@ def reached_table(group: Group, incomplete: bool) -> TextTable:
     _add(table, ("seeds", True), [line.seeds for line in group.lines])
     for at, board in enumerate(group.boards):
         for name, figures in _figures(group, at, incomplete).items():
-            add_figures(table, name, figures)
+            add_figures(table, name, figures, less_is_better(board.metric))
         if board.beside:
             add_figures(table, *_beside(group, at))
     if group.several:
@@ -111,10 +111,14 @@ def _add(
         table.values[i].append(values[i] if values else None)
 
 
-def add_figures(table: TextTable, name: str, figures: Figures) -> None:
-    """Adds a column of figures with the best one marked."""
+def add_figures(table: TextTable, name: str, figures: Figures, least: bool = False) -> None:
+    """Adds a column of figures with the best one marked.
+
+    Args:
+        least: whether the best is the least, as of losses.
+    """
     cells, values, untold = figures
-    _add(table, (name, True), with_best(cells, values, untold), values)
+    _add(table, (name, True), with_best(cells, values, untold, least), values)
 
 
 def _figures(group: Group, at: int, incomplete: bool) -> dict[str, Figures]:

@@ -31,16 +31,19 @@ def known(value: float | None, form: Callable[[float], str]) -> str:
     return "–" if value is None else form(value)
 
 
-def with_best(cells: Sequence[str], values: Sequence[float | None], untold: Sequence[bool] = ()) -> list[str]:
+def with_best(
+    cells: Sequence[str], values: Sequence[float | None], untold: Sequence[bool] = (), least: bool = False
+) -> list[str]:
     """The cells of a column, the best of several marked, and likewise those that show the same figure.
 
     Args:
         untold: for each cell, whether it cannot be told from the best; empty where nothing says it.
+        least: whether the best is the least, as of losses.
     """
     there = [value for value in values if value is not None]
     if len(there) < 2:
         return list(cells)
-    best = f"{100 * max(there):.1f}"
+    best = f"{100 * (min(there) if least else max(there)):.1f}"
     marked: list[str] = []
     for i, (cell, value) in enumerate(zip(cells, values, strict=True)):
         if value is not None and f"{100 * value:.1f}" == best:

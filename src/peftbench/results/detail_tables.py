@@ -6,7 +6,7 @@ from peftbench.results import published
 from peftbench.results.board import MEAN, Board
 from peftbench.results.cells import head, in_per_cent, with_best
 from peftbench.results.groups import Group
-from peftbench.results.task_results import short
+from peftbench.results.task_results import less_is_better, short
 from peftbench.results.text_table import TextTable
 from peftbench.results.validation import validation_metric
 
@@ -37,7 +37,7 @@ def tasks_table(board: Board) -> TextTable:
     for task in board.tasks:
         means = [board.cell(row, task) for row in board.rows]
         cells = [in_per_cent(mean, row.failed[task]) for mean, row in zip(means, board.rows, strict=True)]
-        by_task.append(with_best(cells, [mean.value for mean in means]))
+        by_task.append(with_best(cells, [mean.value for mean in means], least=less_is_better(board.metric)))
     table.rows = [[row.label, *(cells[i] for cells in by_task)] for i, row in enumerate(board.rows)]
     return table
 

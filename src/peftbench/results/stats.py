@@ -28,6 +28,7 @@ class Difference:
     wilcoxon: float | None = None
     holm: float | None = None
     untold: str = ""
+    less_is_better: bool = False
 
     @property
     def verdict(self) -> str:
@@ -37,7 +38,7 @@ class Difference:
             return "no telling" if self.untold else "equal"
         if p >= ALPHA:
             return "inside the noise"
-        return "better" if self.mean > 0 else "worse"
+        return "better" if (self.mean > 0) != self.less_is_better else "worse"
 
 
 def half_width(values: Sequence[float]) -> float | None:

@@ -93,6 +93,11 @@ def short(metric: str) -> str:
     return metric.partition("/")[2] or metric
 
 
+def less_is_better(metric: str) -> bool:
+    """Whether less of it is better: of a loss; of every other metric more is."""
+    return metric.rpartition("/")[2] == "loss"
+
+
 def percent(metric: str) -> str:
     """The unit of its figures: `%`, and of what, unless that is accuracy."""
     return "%" if short(metric) == "accuracy" else f"% {short(metric)}"
