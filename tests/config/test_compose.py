@@ -173,6 +173,9 @@ def test_a_method_from_outside_is_composed_checked_and_run(cli, monkeypatch, tmp
         status, _, told = cli(*words)
         assert status == 0, told
         assert list((tmp_path / "out").glob("norms-*/result.json"))
+        status, planned, told = cli("plan", *words)
+        assert (status, told) == (0, "")
+        assert "parameters of the method" in planned
         assert cli(*words, "method.kind=3")[::2] == (2, "peftbench: method.kind=3: expected a valid string.\n")
     finally:
         sys.modules.pop("mymethods", None)

@@ -53,6 +53,22 @@ def fetch_weights(name: str, source: str) -> State:
     return read_backbone_state(weights) if isinstance(weights, Path) else weights
 
 
+def weights_are_here(name: str, source: str) -> bool:
+    """Whether `fetch_weights` would need no network; of a file that is missing it says so by itself."""
+    if source != "hub":
+        return True
+    cfg = timm.get_pretrained_cfg(name)
+    if cfg is None or not cfg.has_weights:
+        return True
+    if not cfg.hf_hub_id:
+        return (Path(torch.hub.get_dir()) / "checkpoints" / str(cfg.url).rpartition("/")[2]).is_file()
+    from huggingface_hub import try_to_load_from_cache
+
+    repo, _, revision = cfg.hf_hub_id.partition("@")
+    files = _hub_files(cfg.hf_hub_filename)
+    return any(isinstance(try_to_load_from_cache(repo, f, revision=revision or None), str) for f in files)
+
+
 def locate_weights_file(name: str, source: str) -> Path:
     """The safetensors file from which `fetch_weights` would read all weights.
 
@@ -221,11 +237,8 @@ def _download(hub_id: str, filename: str | None) -> Path:
     from huggingface_hub.utils import logging
 
     repo, _, revision = hub_id.partition("@")
-    wanted = filename or "pytorch_model.bin"
-    stem = wanted.removesuffix(".bin")
-    safe = {"pytorch_model": "model", "open_clip_pytorch_model": "open_clip_model"}.get(stem, stem)
     logging.set_verbosity_error()  # its retries would be announced line by line; we say once what failed
-    for name in dict.fromkeys([f"{safe}.safetensors", wanted]):
+    for name in _hub_files(filename):
         try:
             return Path(hf_hub_download(repo, name, revision=revision or None))
         except LocalEntryNotFoundError:  # no network: the next name would fail as well
@@ -233,6 +246,14 @@ def _download(hub_id: str, filename: str | None) -> Path:
         except EntryNotFoundError:
             continue
     raise FileNotFoundError(f"{repo} has no weights file")
+
+
+def _hub_files(filename: str | None) -> list[str]:
+    """The files that may hold the weights in a hub repository, the safest first."""
+    wanted = filename or "pytorch_model.bin"
+    stem = wanted.removesuffix(".bin")
+    safe = {"pytorch_model": "model", "open_clip_pytorch_model": "open_clip_model"}.get(stem, stem)
+    return list(dict.fromkeys([f"{safe}.safetensors", wanted]))
 
 
 def _shipped(package: str) -> Path:
