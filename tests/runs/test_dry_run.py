@@ -180,8 +180,8 @@ def test_a_probe_times_steps_and_says_with_which_weights(cli, tiny, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("words", [["method=lora"], ["method=losa", "taps=memory"], ["method=linear", "taps=off"]])
 def test_a_probe_foretells_the_time_of_a_run(words, tmp_path):
-    words = [*words, "backbone=vit_nano", "data=digits", "trainer.epochs=2", "trainer.progress=false"]
-    spec = peftbench.compose(*words, f"output_dir={tmp_path}")
+    words = [*words, "backbone=vit_nano", "data=digits", "trainer.epochs=2", "trainer.max_batches=12"]
+    spec = peftbench.compose(*words, "trainer.progress=false", f"output_dir={tmp_path}")
     probe, costs = plan_run(spec, probe=True).probe, peftbench.run(spec).costs
     times = costs["time"]
     took = times["train"] + times["validate"] + times["test"] + costs.get("taps", {}).get("seconds", 0)
