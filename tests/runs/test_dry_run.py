@@ -109,6 +109,15 @@ def test_a_plan_of_a_pruned_file_says_whose_zeros_they_are(cli, tmp_path):
     assert "0 of" not in told
 
 
+@pytest.mark.parametrize("method", ["losa", *(pytest.param(m, marks=pytest.mark.slow) for m in ("petah", "full"))])
+def test_shapes_that_are_known_are_those_that_the_fake_mode_gives(method, monkeypatch):
+    words = [f"method={method}", "backbone=vit_nano", "data=digits", "data.size=32", "data.batch_size=3"]
+    spec = peftbench.compose(*words)
+    short = plan_run(spec)
+    monkeypatch.setattr("peftbench.costs.simulated.run_operator", lambda func, args, kwargs: func(*args, **kwargs))
+    assert plan_run(spec) == short
+
+
 def test_weights_and_kept_taps_are_planned_as_a_run_has_them(tiny, tmp_path):
     words = [*tiny, "method=cst", "data.stage=fit", f"output_dir={tmp_path}"]
     spec = peftbench.compose(*words, "taps=memory")
