@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import venv
 import zipfile
 from pathlib import Path
 
@@ -20,7 +21,7 @@ def test_a_wheel_holds_configs_weights_and_photos_and_runs_from_another_folder(t
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
         names = archive.namelist()
-    assert "peftbench/configs/train.yaml" in names
+    assert {"peftbench/configs/train.yaml", "peftbench/py.typed"} <= set(names)
     assert "peftbench/configs/data/vtab/cifar.yaml" in names
     page = ("marks.js", "axes.js", "charts.js", "page.js", "page.css")
     assert {f"peftbench/results/{name}" for name in page} <= set(names)
@@ -56,3 +57,40 @@ def test_readme_and_ci_run_the_same_test_command():
     assert "\nmake test\n" in ci
     assert "\nmake quickstart\n" in ci
     assert "bash .ci/run" in workflow
+
+
+def test_dir_shows_what_there_is_before_anything_is_imported():
+    code = "import sys, peftbench; print(*dir(peftbench)); print('torch' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    shown, torch = told.splitlines()
+    assert {"compose", "run", "load", "MultiTask", "Record", "UserError", "__version__"} <= set(shown.split())
+    assert not [name for name in shown.split() if name.startswith("_") and not name.startswith("__")]
+    assert torch == "False"
+
+
+@pytest.mark.slow
+def test_types_reach_a_users_script(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import peftbench\n"
+        "record = peftbench.run(peftbench.compose('method=lora'))\n"
+        "reveal_type(record)\n"
+        "reveal_type(peftbench.load('outputs/x').classes)\n"
+        "peftbench.compose(3)\n"
+    )
+    venv.create(tmp_path / "env", with_pip=False)
+    (site,) = (tmp_path / "env").glob("lib/python*/site-packages")
+    (site / "peftbench.pth").write_text(f"{ROOT / 'src'}\n")  # installed, and nothing else is
+    environment = {name: value for name, value in os.environ.items() if name not in ("MYPYPATH", "PYTHONPATH")}
+    command = [
+        sys.executable,
+        "-m",
+        "mypy",
+        "--python-executable",
+        str(tmp_path / "env" / "bin" / "python"),
+        "script.py",
+    ]
+    told = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False).stdout
+    assert 'Revealed type is "peftbench.results.record.Record"' in told
+    assert "str, ...]" in told
+    assert 'script.py:5: error: Argument 1 to "compose" has incompatible type "int"; expected "str"' in told

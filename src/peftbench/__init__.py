@@ -12,6 +12,7 @@ Names are imported when they are first used, so that ``import peftbench`` stays 
 from __future__ import annotations
 
 import importlib
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -58,3 +59,9 @@ def __getattr__(name: str) -> Any:
     value = getattr(importlib.import_module(_WHERE[name]), name)
     globals()[name] = value
     return value
+
+
+def __dir__() -> list[str]:
+    """What there is, whether it has been imported yet or not, and the packages of peftbench that have been."""
+    packages = {n for n, v in globals().items() if isinstance(v, ModuleType) and v.__name__ == f"peftbench.{n}"}
+    return sorted({*__all__, *packages, *(n for n in globals() if n.startswith("__"))})

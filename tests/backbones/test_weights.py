@@ -90,3 +90,45 @@ def test_without_a_network_the_message_says_what_works(monkeypatch):
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
     with pytest.raises(UserError, match=r"could not be fetched from timm/resnet18\.a1_in1k .*backbone\.weights=<file>"):
         backbones.build_with_weights(config.Backbone(name="resnet18.a1_in1k"))
+
+
+@pytest.mark.parametrize(
+    ("problem", "why"),
+    [
+        ("offline", "HF_HUB_OFFLINE is set, so that the hub was not asked, and the cache /some/cache holds none"),
+        ("unreachable", "not reached: [Errno -2] Name or service not known; the cache /some/cache holds none either"),
+        ("unknown", "has no such repository, or none that the token in HF_TOKEN may read"),
+        ("long", " and words and …)"),
+    ],
+)
+def test_the_hubs_reason_is_one_sentence_of_whole_words(monkeypatch, problem, why):
+    import httpx
+    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled, RepositoryNotFoundError
+
+    refusal = httpx.Response(401, request=httpx.Request("GET", "https://huggingface.co"))
+    about = "An error happened while trying to locate the file on the Hub. Please check your connection and try again."
+
+    def fail(*args, **kwargs):
+        if problem == "offline":
+            raise LocalEntryNotFoundError(about) from OfflineModeIsEnabled("Cannot reach it: offline mode is enabled.")
+        if problem == "unreachable":
+            try:
+                raise OSError("[Errno -2] Name or service not known")
+            except OSError as cause:
+                raise LocalEntryNotFoundError(about) from cause
+        if problem == "unknown":
+            raise RepositoryNotFoundError("401 Client Error.\nSee more", response=refusal)
+        raise OSError("because of " + "a reason of many words" + " and words" * 30 + ". And more.")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", "/some/cache")
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
+    with pytest.raises(UserError) as refused:
+        backbones.build_with_weights(config.Backbone(name="resnet18.a1_in1k"))
+    told = str(refused.value)
+    assert told.startswith(
+        "backbone.name=resnet18.a1_in1k: its weights could not be fetched from timm/resnet18.a1_in1k"
+    )
+    assert why in told
+    assert "download them elsewhere and give backbone.weights=<file>" in told
+    assert ". " not in told
+    assert told.count("(") == told.count(")")

@@ -3,10 +3,14 @@
 import json
 import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import timm
 import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir, version
+from hydra.core.global_hydra import GlobalHydra
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -169,6 +173,38 @@ def test_a_method_from_outside_is_composed_checked_and_run(cli, monkeypatch, tmp
         status, _, told = cli(*words)
         assert status == 0, told
         assert list((tmp_path / "out").glob("norms-*/result.json"))
+        status, planned, told = cli("plan", *words)
+        assert (status, told) == (0, "")
+        assert "parameters of the method" in planned
         assert cli(*words, "method.kind=3")[::2] == (2, "peftbench: method.kind=3: expected a valid string.\n")
     finally:
         sys.modules.pop("mymethods", None)
+
+
+def test_threads_compose_at_once():
+    ranks, wrong = range(1, 9), ("method=lroa", "backbone=vit_nan", "method.rnk=3")
+    with ThreadPoolExecutor(4) as pool:
+        mistakes = pool.map(_mistake, wrong)
+        configs = pool.map(lambda r: peftbench.compose("method=lora", f"method.rank={r}", "backbone=vit_nano"), ranks)
+        assert [c.method.options["rank"] for c in configs] == list(ranks)
+        for word, mistake in zip(wrong, mistakes, strict=True):
+            assert word.rpartition("=")[0].removeprefix("method.") in mistake
+
+
+def _mistake(words):
+    with pytest.raises(peftbench.UserError) as mistake:
+        peftbench.compose(*words.split())
+    return str(mistake.value)
+
+
+def test_a_hydra_application_may_compose_while_it_runs(tmp_path):
+    """Its Hydra, its config and the version that it asked for are there after as before."""
+    (tmp_path / "app.yaml").write_text("mine: 3\n")
+    with initialize_config_dir(str(tmp_path), version_base="1.2"):
+        theirs, base = GlobalHydra.instance().hydra, version.getbase()
+        assert peftbench.compose("method=lora", "backbone=vit_nano").method.name == "lora"
+        assert "lroa" in _mistake("method=lroa")
+        assert GlobalHydra.instance().hydra is theirs
+        assert version.getbase() == base
+        assert hydra_compose("app").mine == 3
+    assert not GlobalHydra.instance().is_initialized()

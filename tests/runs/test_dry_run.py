@@ -3,9 +3,12 @@
 import json
 
 import pytest
+import torch
 
 import peftbench
 from peftbench import backbones, config, pruning
+from peftbench.common.vtab_tasks import TASKS
+from peftbench.data.vtab import Vtab
 from peftbench.runs.dry_run import plan_run
 
 METHODS = ["petah", "cst", *(pytest.param(m, marks=pytest.mark.slow) for m in ("full", "bitfit", "losa"))]
@@ -104,3 +107,100 @@ def test_a_plan_of_a_pruned_file_says_whose_zeros_they_are(cli, tmp_path):
     assert status == 0
     assert "their zeros are in the file" in " ".join(told.split())
     assert "0 of" not in told
+
+
+@pytest.mark.parametrize("method", ["losa", *(pytest.param(m, marks=pytest.mark.slow) for m in ("petah", "full"))])
+def test_shapes_that_are_known_are_those_that_the_fake_mode_gives(method, monkeypatch):
+    words = [f"method={method}", "backbone=vit_nano", "data=digits", "data.size=32", "data.batch_size=3"]
+    spec = peftbench.compose(*words)
+    short = plan_run(spec)
+    monkeypatch.setattr("peftbench.costs.simulated.run_operator", lambda func, args, kwargs: func(*args, **kwargs))
+    assert plan_run(spec) == short
+
+
+def test_weights_and_kept_taps_are_planned_as_a_run_has_them(tiny, tmp_path):
+    words = [*tiny, "method=cst", "data.stage=fit", f"output_dir={tmp_path}"]
+    spec = peftbench.compose(*words, "taps=memory")
+    planned, record = plan_run(spec), peftbench.run(spec)
+    taps = record.costs["taps"]
+    assert (planned.taps.mode, planned.taps.why) == ("memory", "")
+    assert sum(planned.taps.bytes.values()) == taps["bytes"]
+    assert sum(planned.taps.images.values()) == taps["rows"]
+    model = peftbench.load(record.folder, merge=False).model
+    normalisation = model.mean.nbytes + model.std.nbytes
+    tensors = [*model.parameters(), *model.buffers()]
+    assert planned.weights == sum(t.nbytes for t in tensors) - normalisation + 2 * 3 * torch.float32.itemsize
+    wanted = {  # what `auto` chooses: the first that has room
+        "disk": [],
+        "memory": ["taps.max_gb=0"],
+        "off": ["taps.max_gb=0", "taps.memory_gb=0"],
+    }
+    for mode, limits in wanted.items():
+        taps = plan_run(peftbench.compose(*words, *limits)).taps
+        assert taps.mode == mode
+        assert bool(taps.why) == (mode == "off")
+    changing = plan_run(peftbench.compose(*words, "data.augment=flip")).taps
+    assert (changing.mode, changing.bytes) == ("off", {})
+    assert "changes the images in every epoch" in changing.why
+
+
+def test_tasks_of_vtab_are_planned_without_their_images(cli, tmp_path):
+    for task, known in TASKS.items():
+        outline = Vtab(task, known.classes).outline()
+        assert len(outline.classes) == known.classes
+        assert [len(s) for s in (outline.train, outline.val, outline.trainval, outline.test)] == [
+            *(800, 200, 1000),
+            known.test[0],
+        ]
+    words = ("backbone=resnet_nano", "method=linear", "data=vtab/dtd", f"data.root={tmp_path}", "data.size=32")
+    status, out, told = cli("plan", *words, "--json")
+    assert (status, told) == (0, "")
+    planned = json.loads(out)
+    assert planned["parameters"]["head"] == 47 * (planned["parameters"]["head"] // 47)
+    assert planned["taps"]["images"] == {"train": 1000}
+    assert "47 classes and 1,000 images to train on, 1,880 images to test" in " ".join(planned["notes"])
+    status, _, told = cli(*words, "trainer.progress=false")
+    assert status == 2, "a run needs them"
+    assert "peftbench data prepare vtab/dtd" in told
+
+
+def test_a_probe_times_steps_and_says_with_which_weights(cli, tiny, tmp_path):
+    words = [*(w for w in tiny if "pretrained" not in w), "method=linear", "trainer.epochs=3", "taps=memory"]
+    status, out, told = cli("plan", *words, "probe=true")
+    assert (status, told) == (0, "")
+    shown = " ".join(out.split())
+    for part in (
+        "measured (cpu, batch 16, from kept taps) about",
+        "computing the taps once about",
+        "3 epochs of 2 steps",
+    ):
+        assert part in shown
+    assert "random weights" not in shown
+    assert list(tmp_path.iterdir()) == [], "nothing is written"
+    words = [w for w in words if not w.startswith("backbone")]
+    words += ["backbone=timm", "backbone.name=resnet10t.c3_in1k", "data.batch_size=2"]
+    planned = plan_run(peftbench.compose(*words), probe=True)
+    assert planned.probe.weights == "random"
+    assert "those of resnet10t.c3_in1k are not on this machine" in " ".join(planned.notes)
+    probe = planned.probe
+    assert probe.run >= probe.filling + probe.evaluating + 3 * 2 * probe.step
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [["method=lora"], ["method=losa", "taps=memory"], ["method=linear", "taps=off"]])
+def test_a_probe_foretells_the_time_of_a_run(words, tmp_path):
+    words = [*words, "backbone=vit_nano", "data=digits", "trainer.epochs=2", "trainer.max_batches=12"]
+    spec = peftbench.compose(*words, "trainer.progress=false", f"output_dir={tmp_path}")
+    probe, costs = plan_run(spec, probe=True).probe, peftbench.run(spec).costs
+    times = costs["time"]
+    took = times["train"] + times["validate"] + times["test"] + costs.get("taps", {}).get("seconds", 0)
+    assert took / 4 < probe.run < took * 4
+    assert times["step"]["median"] / 4 < probe.step < times["step"]["median"] * 4
+
+
+@pytest.mark.slow
+def test_a_probe_of_a_detector_says_that_a_run_measures_it(tmp_path):
+    words = ["task=detection", "backbone=resnet_nano", "data=digits_det", "method=linear"]
+    planned = plan_run(peftbench.compose(*words, f"output_dir={tmp_path}"), probe=True)
+    assert planned.probe is None
+    assert "probe: nothing is timed" in " ".join(planned.notes)

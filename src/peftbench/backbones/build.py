@@ -29,6 +29,7 @@ from peftbench.backbones.weights import (
     read_pruned_state,
 )
 from peftbench.common.errors import Refusal, UserError, nearest
+from peftbench.common.foreign_text import first_sentence
 
 
 def build_on_meta(spec: config.Backbone, size: Size | None = None) -> Backbone:
@@ -150,7 +151,7 @@ def _streamed(spec: config.Backbone, size: Size | None) -> Streamed:
     except UserError:
         raise
     except Exception as problem:  # whatever a model does with weights that are not there
-        reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
+        reason = first_sentence(problem, 200)
         raise Refusal(f"backbone.stream=true: {spec.name} cannot be streamed ({reason}); {INSTEAD}.") from None
 
 
@@ -254,7 +255,7 @@ def _mismatch(problem: Exception) -> str:
         name, theirs, ours = shapes[0]
         short = [s.removeprefix("torch.Size(").removesuffix(")") for s in (theirs, ours)]
         parts.append(f"{len(shapes)} of another shape, such as {name} ({short[0]} in the file, {short[1]} expected)")
-    return ("; ".join(parts) or text.splitlines()[0][:200]) + "."
+    return ("; ".join(parts) or first_sentence(text, 200)) + "."
 
 
 def _argument_error(

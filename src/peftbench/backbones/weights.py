@@ -16,6 +16,7 @@ import torch
 from timm.models import clean_state_dict
 
 from peftbench.common.errors import UserError
+from peftbench.common.foreign_text import first_sentence
 from peftbench.common.notes import note
 from peftbench.common.sealed_file import SEAL, check_seal, read_tensors
 
@@ -50,6 +51,22 @@ def fetch_weights(name: str, source: str) -> State:
         return _efficientnet_lite0(name)
     weights = _find(name, source)
     return read_backbone_state(weights) if isinstance(weights, Path) else weights
+
+
+def weights_are_here(name: str, source: str) -> bool:
+    """Whether `fetch_weights` would need no network; of a file that is missing it says so by itself."""
+    if source != "hub":
+        return True
+    cfg = timm.get_pretrained_cfg(name)
+    if cfg is None or not cfg.has_weights:
+        return True
+    if not cfg.hf_hub_id:
+        return (Path(torch.hub.get_dir()) / "checkpoints" / str(cfg.url).rpartition("/")[2]).is_file()
+    from huggingface_hub import try_to_load_from_cache
+
+    repo, _, revision = cfg.hf_hub_id.partition("@")
+    files = _hub_files(cfg.hf_hub_filename)
+    return any(isinstance(try_to_load_from_cache(repo, f, revision=revision or None), str) for f in files)
 
 
 def locate_weights_file(name: str, source: str) -> Path:
@@ -145,7 +162,7 @@ def read_state_dict(path: Path) -> State:
             f"save a plain state dict, or a safetensors file."
         ) from None
     except (safetensors.SafetensorError, RuntimeError, EOFError, ValueError, LookupError, OSError) as problem:
-        raise UserError(f"{path}: is not a readable weights file ({_first_line(problem)}).") from None
+        raise UserError(f"{path}: is not a readable weights file ({first_sentence(problem)}).") from None
     for key in ("state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
@@ -182,10 +199,35 @@ def _from_hub(name: str) -> Path | State:
     except Exception as problem:  # network, hub and file errors come as many classes
         raise UserError(
             f"backbone.name={name}: its weights could not be fetched from {cfg.hf_hub_id or cfg.url} "
-            f"({_first_line(problem)}); download them elsewhere and give backbone.weights=<file>, take a backbone "
+            f"({_why_not(problem)}); download them elsewhere and give backbone.weights=<file>, take a backbone "
             f"whose weights are installed (vit_nano, resnet_nano, hybrid_nano, efficientnet_lite0), or ask for "
             f"backbone.pretrained=false."
         ) from None
+
+
+def _why_not(problem: Exception) -> str:
+    """What was tried and why it failed: the hub's own text speaks of a connection whatever the reason was."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+    )
+
+    if isinstance(problem, GatedRepoError):
+        return "the hub gives them to those alone whom its owner let in, and HF_TOKEN holds no token of theirs"
+    if isinstance(problem, RepositoryNotFoundError):
+        return "the hub has no such repository, or none that the token in HF_TOKEN may read"
+    if not isinstance(problem, LocalEntryNotFoundError):
+        return first_sentence(problem)
+    cause = problem.__cause__ or problem.__context__
+    while cause is not None and (deeper := cause.__cause__ or cause.__context__) is not None:
+        cause = deeper
+    if isinstance(cause, OfflineModeIsEnabled):
+        return f"HF_HUB_OFFLINE is set, so that the hub was not asked, and the cache {HF_HUB_CACHE} holds none"
+    why = "there was no answer" if cause is None else first_sentence(cause)
+    return f"the hub was asked and not reached: {why}; the cache {HF_HUB_CACHE} holds none either"
 
 
 def _download(hub_id: str, filename: str | None) -> Path:
@@ -195,11 +237,8 @@ def _download(hub_id: str, filename: str | None) -> Path:
     from huggingface_hub.utils import logging
 
     repo, _, revision = hub_id.partition("@")
-    wanted = filename or "pytorch_model.bin"
-    stem = wanted.removesuffix(".bin")
-    safe = {"pytorch_model": "model", "open_clip_pytorch_model": "open_clip_model"}.get(stem, stem)
     logging.set_verbosity_error()  # its retries would be announced line by line; we say once what failed
-    for name in dict.fromkeys([f"{safe}.safetensors", wanted]):
+    for name in _hub_files(filename):
         try:
             return Path(hf_hub_download(repo, name, revision=revision or None))
         except LocalEntryNotFoundError:  # no network: the next name would fail as well
@@ -207,6 +246,14 @@ def _download(hub_id: str, filename: str | None) -> Path:
         except EntryNotFoundError:
             continue
     raise FileNotFoundError(f"{repo} has no weights file")
+
+
+def _hub_files(filename: str | None) -> list[str]:
+    """The files that may hold the weights in a hub repository, the safest first."""
+    wanted = filename or "pytorch_model.bin"
+    stem = wanted.removesuffix(".bin")
+    safe = {"pytorch_model": "model", "open_clip_pytorch_model": "open_clip_model"}.get(stem, stem)
+    return list(dict.fromkeys([f"{safe}.safetensors", wanted]))
 
 
 def _shipped(package: str) -> Path:
@@ -235,8 +282,3 @@ def _efficientnet_lite0(name: str) -> State:
     if not same:
         raise UserError(f"backbone.name={name}: the EfficientNet-Lite0 weights fit tf_efficientnet_lite0 only.")
     return dict(zip(ours, theirs.values(), strict=True))
-
-
-def _first_line(problem: BaseException) -> str:
-    text = str(problem).strip() or type(problem).__name__
-    return text.splitlines()[0][:160]

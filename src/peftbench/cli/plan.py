@@ -7,11 +7,13 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from peftbench.cli.arguments import CONFIG_DIR, Argument, Command, Words
-from peftbench.common.amounts import agreeing, plural
+from peftbench.common import amounts
 from peftbench.common.config_files import roots
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from peftbench.config import Config
 
 
 def print_plan(words: Words) -> int:
@@ -21,7 +23,7 @@ def print_plan(words: Words) -> int:
     config = compose(*words.overrides, *_search_path(words["config_dir"]))
     from peftbench.runs.dry_run import plan_run
 
-    planned = plan_run(config)
+    planned = plan_run(config, words["probe"])
     if words["json"]:
         print(json.dumps({**asdict(planned), "relative_time": planned.relative_time}, indent=1))
     else:
@@ -52,8 +54,8 @@ def _print_tables(planned: Any, config: Any) -> None:
         console.print(words, style="dim", highlight=False)
     rest = sum(1 for r in planned.rows if not _changed(r))
     if rest:
-        stay = agreeing(rest, "stays as it is", "stay as they are")
-        console.print(f"{plural(rest, 'more layer')} {stay}", highlight=False)
+        stay = amounts.agreeing(rest, "stays as it is", "stay as they are")
+        console.print(f"{amounts.plural(rest, 'more layer')} {stay}", highlight=False)
     console.print(_sums(planned, config))
     for note in planned.notes:
         console.print(note, highlight=False)
@@ -95,22 +97,55 @@ def _sums(planned: Any, config: Any) -> Table:
     table.add_row("of the head", f"{counts['head']:,}")
     for part, count in counts.get("parts", {}).items():
         table.add_row(f"of it the detector's {part}", f"{count:,}")
+    table.add_row("memory of the weights", amounts.size(planned.weights))
     if step is not None:
         table.add_row("memory of a step, allocated", f"{step.peak / 1e6:,.0f} MB (batch {config.data.batch_size})")
         table.add_row("of it kept for backward", f"{step.saved / 1e6:,.0f} MB")
         table.add_row("arithmetic of a step, against full fine-tuning", f"{planned.relative_time:.2f}")
+    if planned.taps is not None:
+        _add_taps(table, planned.taps, config)
+    if planned.probe is not None:
+        _add_times(table, planned.probe, planned.taps)
     return table
+
+
+def _add_taps(table: Table, taps: Any, config: Config) -> None:
+    for split, bytes_ in taps.bytes.items():
+        images = f"{amounts.size(bytes_)} ({taps.images[split]:,} images)"
+        table.add_row(f"kept taps of the {_SPLITS[split]} images", images)
+    table.add_row(f"taps={config.taps.mode} keeps them", _PLACES.get(taps.mode) or f"nowhere: {taps.why}")
+
+
+def _add_times(table: Table, probe: Any, taps: Any) -> None:
+    kept = taps is not None and taps.mode != "off"
+    where = f"{probe.device}, batch {probe.batch}" + (", from kept taps" if kept else "")
+    table.add_row(f"time of a step, measured ({where})", f"about {amounts.seconds(probe.step)}")
+    if kept:
+        table.add_row("of computing the taps once", f"about {amounts.seconds(probe.filling)}")
+    table.add_row("of predicting for the test images", f"about {amounts.seconds(probe.evaluating)}")
+    epochs = f"{amounts.plural(probe.epochs, 'epoch')} of {amounts.plural(probe.steps, 'step')}"
+    table.add_row(f"of the run, {epochs}, without reading images", f"about {amounts.seconds(probe.run)}")
+
+
+_SPLITS = {"train": "training", "val": "validation"}
+_PLACES = {"disk": "on disk, for other runs too", "memory": "in memory, for this run"}
 
 
 COMMAND = Command(
     "plan",
     "what a run would train, layer by layer, and what a step would take",
     print_plan,
-    (Argument("json", "as JSON", kind="flag", default=False), CONFIG_DIR),
+    (
+        Argument("json", "as JSON", kind="flag", default=False),
+        Argument("probe", "also time two batches on this machine", kind="flag", default=False),
+        CONFIG_DIR,
+    ),
     takes_overrides=True,
-    description="Nothing is trained and no weights are read: the model is built without memory.",
+    description="Nothing is trained and no weights are read: the model is built without memory. With --probe it is\n"
+    "built, and steps on noise are timed. VTAB's tasks need no images here.",
     examples=(
         "peftbench plan method=petah backbone=efficientformer_l1 data=digits",
         "peftbench plan method=losa backbone=vit_g data=digits --json",
+        "peftbench plan method=losa backbone=vit_b data=vtab/cifar probe=true",
     ),
 )

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -16,30 +14,30 @@ from omegaconf.errors import OmegaConfBaseException
 
 from peftbench.common.config_files import roots
 from peftbench.common.errors import UserError
-from peftbench.config import CONFIGS, Config, resolvers, validate
+from peftbench.config import Config, resolvers, validate
 from peftbench.config.near_keys import known_keys, near_key_hint
 from peftbench.config.overrides import prepare
+from peftbench.config.own_hydra import own_hydra
 
 resolvers.register()
 
 
 def compose(*overrides: str) -> Config:
-    """The config that the command line would compose from the same words.
+    """The config that the command line would compose from the same words; threads may call it at once.
 
         config = peftbench.compose("method=lora", "backbone=vit_nano", "data=digits", "trainer.epochs=5")
 
     Raises:
         UserError: an unknown choice or key, a wrong type, a combination that cannot work.
     """
-    GlobalHydra.instance().clear()
-    words = prepare(overrides)
-    try:
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+    with own_hydra():  # its parser is no more made for several threads than its state
+        words = prepare(overrides)
+        try:
             composed = hydra_compose("train", overrides=words, return_hydra_config=True)
             chosen = composed.hydra.runtime.choices
             return checked(composed, chosen)
-    except (HydraException, OmegaConfBaseException) as problem:
-        raise explained(problem, words) from None
+        except (HydraException, OmegaConfBaseException) as problem:
+            raise explained(problem, words) from None
 
 
 def checked(composed: DictConfig, chosen: Mapping[str, Any]) -> Config:

@@ -40,13 +40,13 @@ def near_key(key: str, known: Iterable[str]) -> str | None:
 
 def known_keys(words: Sequence[str], folders: Iterable[Path]) -> list[str]:
     """Every key of the config that the choices among the words give, and the groups; none where they give no config."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
+    from hydra import compose
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     from peftbench.common.config_files import CONFIGS, groups, names
+    from peftbench.config.own_hydra import own_hydra
 
     folders = list(folders)
     known_groups = groups(folders)
@@ -55,9 +55,8 @@ def known_keys(words: Sequence[str], folders: Iterable[Path]) -> list[str]:
         if group in known_groups and (first := value.split(",")[0]) in names(group, folders):
             choices[group] = f"{group}={first}"
     added = ",".join(f"'file://{folder.absolute().as_posix()}'" for folder in folders if folder != CONFIGS)
-    GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        with own_hydra():
             composed = compose("train", overrides=[f"hydra.searchpath=[{added}]", *choices.values()])
     except (HydraException, OmegaConfBaseException):
         return known_groups

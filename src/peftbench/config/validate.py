@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import create_model
 
 from peftbench.common.errors import UserError
+from peftbench.common.foreign_text import shortened
 from peftbench.config.declared_fields import Fields, declared
 from peftbench.config.identity import identity
 from peftbench.config.messages import KINDS, shown
@@ -137,7 +138,7 @@ def _run_file(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
         raise UserError(f"{path}: cannot be read as YAML ({str(problem).splitlines()[0]}).") from None
     if not isinstance(values, Mapping):
-        content = "is empty" if values is None else f"holds {str(values)[:40]!r}"
+        content = "is empty" if values is None else f"holds {shortened(str(values), 40)!r}"
         raise UserError(f"{path}: {content}; expected the mapping of sections that the run wrote.")
     return dict(values)
 

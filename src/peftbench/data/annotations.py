@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from peftbench.common.errors import UserError
+from peftbench.common.foreign_text import shortened
 
 _INT = frozenset({int})
 _NUMBER = frozenset({int, float})
@@ -273,4 +274,4 @@ def _shown(value: Any) -> str:
         text = json.dumps(value)
     except (ValueError, RecursionError):  # too many digits, too deep
         return f"a {type(value).__name__} that cannot be shown"
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return shortened(text, 60)

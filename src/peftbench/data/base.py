@@ -16,6 +16,10 @@ from peftbench.common.errors import UserError
 from peftbench.data.media import frame_files
 
 
+class DataMissing(UserError):
+    """The files of a data set are not there, or not all of them."""
+
+
 @dataclass(frozen=True)
 class Split:
     """Images with labels, not yet decoded.
@@ -198,9 +202,17 @@ class DataSet:
         """Reads lists and labels, no pixels of files.
 
         Raises:
-            UserError: missing data (where it was looked for and how to get it), or lists that contradict themselves.
+            DataMissing: where it was looked for and how to get it.
+            UserError: lists that contradict themselves.
         """
         raise UserError(f"{type(self).__name__} defines no load().")
+
+    def outline(self) -> Splits | None:
+        """What is known of the splits where their files are missing: classes and how many images, which none can read.
+
+        None where nothing is known.
+        """
+        return None
 
 
 def split_hash(*splits: Split | None) -> str:

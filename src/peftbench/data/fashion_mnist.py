@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from peftbench.common.errors import UserError
+from peftbench.common.foreign_text import first_sentence
 from peftbench.data.base import DataSet, Split, Splits, stratified
 
 
@@ -40,8 +41,7 @@ class FashionMNIST(DataSet):
                 Torchvision(str(root), download=True)
             except Exception as problem:
                 raise UserError(
-                    f"data.download=true: the files could not be fetched into {root} "
-                    f"({str(problem).strip().splitlines()[0]})."
+                    f"data.download=true: the files could not be fetched into {root} ({first_sentence(problem)})."
                 ) from None
         if not raw.is_dir():
             raw = root

@@ -16,7 +16,7 @@ SCHEMA = 1
 FILE = "result.json"
 
 
-@dataclass
+@dataclass(repr=False)
 class Record:
     """What a run was, what it reached, and what it cost; docs/record.md describes each part with its units.
 
@@ -47,6 +47,17 @@ class Record:
         with replacing(path, lambda why: f"{path}: could not be written ({why}).") as part:
             part.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         self.folder = str(folder)
+
+    def __repr__(self) -> str:
+        from peftbench.results.record_view import as_line
+
+        return as_line(self)
+
+    def _repr_html_(self) -> str:
+        """The short table that notebooks show."""
+        from peftbench.results.record_view import as_html
+
+        return as_html(self)
 
 
 _LIKE: dict[str, type] = {"id": str, "status": str, "config": dict, "stamps": dict, "metrics": dict, "costs": dict}

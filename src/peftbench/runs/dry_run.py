@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from peftbench import backbones, costs, optim
+from peftbench.backbones import Backbone
 from peftbench.backbones.layers import layers
 from peftbench.common.precisions import HALF
 from peftbench.config import Config
 from peftbench.costs.simulated import Step, simulate_flops, simulate_step
-from peftbench.data.base import DataSet, Splits
+from peftbench.data.base import DataMissing, DataSet, Splits
 from peftbench.methods.base import Method, Plan, unfreeze
 from peftbench.models.model import Model
 from peftbench.runs import starting_backbone
 from peftbench.runs.build import instantiate
 from peftbench.runs.compatibility import refuse_incompatible
+from peftbench.runs.planned_taps import PlannedTaps, plan_taps
+from peftbench.runs.probe import Probe, probe_run
 from peftbench.tasks.base import task_class
 
 
@@ -48,6 +52,9 @@ class Planned:
         parameters: as in a record: `method`, `head`, `backbone` and shares.
         step: of the run, without kept taps; None where what a step needs depends on the images.
         full: arithmetic of a step of full fine-tuning of the same backbone, which `relative_time` is against.
+        weights: bytes of the model, which a step's memory comes on top of; of a streamed backbone they lie in its file.
+        taps: what a side method keeps; None of a method that changes the backbone.
+        probe: what two batches took here; None unless it was asked for.
     """
 
     rows: tuple[Row, ...]
@@ -55,34 +62,40 @@ class Planned:
     step: Step | None
     full: int
     notes: tuple[str, ...] = field(default=())
+    weights: int = 0
+    taps: PlannedTaps | None = None
+    probe: Probe | None = None
 
     @property
     def relative_time(self) -> float | None:
         return None if self.step is None else self.step.flops / self.full
 
 
-def plan_run(config: Config) -> Planned:
+def plan_run(config: Config, probe: bool = False) -> Planned:
     """What `peftbench.run(config)` would do. Nothing is trained, no weights and no images are read.
+
+    With `probe` the model is built with its weights, and a few steps on noise are timed.
 
     Raises:
         UserError: what the run would say of this config; a method that decides by looking at data what it trains.
     """
     method: Method = instantiate(config.method)
-    refuse_incompatible(config, method)
-    dataset: DataSet = instantiate(config.data)
-    splits = dataset.load()
-    model, skipped = _model(config, method, splits)
-    rows = _rows(config, method, model, skipped)
+    backbone = refuse_incompatible(config, method)
+    notes: list[str] = []
+    splits = _splits(config, notes)
+    before = copy.deepcopy(backbone)  # a copy of shapes takes a quarter of the time that building takes
+    model, skipped = _model(config, method, splits, backbone)
+    rows = _rows(config, method, model, skipped, before)
     parameters, masks = costs.parameters(model), model.backbone.masks
     batch = min(config.data.batch_size, len(splits.roles(config.data.stage)[0]))
-    notes = []
+    weights = _bytes(model)
+    taps = plan_taps(config, model, splits.roles(config.data.stage)[:2])
     taken, full = None, 0
     if model.task.blank_targets(1) is not None:
         taken = simulate_step(
             model, lambda: _batch(model, splits, batch), lambda: _optimizer(config, model), _half(config)
         )
-        free = replace(config, pruning=replace(config.pruning, merge="auto"))  # the method's choice, not this one's
-        whole = _fully_tuned(free, splits)
+        whole = _fully_tuned(config, splits, before)
         full = simulate_flops(whole, lambda: _batch(whole, splits, batch))
     else:
         notes.append(f"memory and time: not foretold, since {model.task.unforeseen}; a run measures them")
@@ -98,13 +111,47 @@ def plan_run(config: Config) -> Planned:
         )
     if method.own_optimizer or config.optimizer.name == "ftp":
         notes.append("memory: without the anchors and differences that its optimizer keeps")
-    if method.side and config.taps.mode != "off":
+    if taps is not None and taps.mode != "off":
         notes.append("memory and time: of a step without kept taps; with them no backbone runs")
-    return Planned(tuple(rows), parameters, taken, full, tuple(notes))
+    if config.backbone.stream:
+        notes.append("weights: of the backbone in its file; a block at a time is in memory (backbone.stream=true)")
+    probed = None
+    if probe and taken is None:
+        notes.append(f"probe: nothing is timed, since {model.task.unforeseen}; a run measures it")
+    elif probe:
+        probed = probe_run(config, method, splits, taps)
+        if probed.weights == "random" and config.backbone.pretrained:
+            notes.append(
+                f"probe: with random weights, which take as long, since those of {config.backbone.name} are not on "
+                f"this machine"
+            )
+    return Planned(tuple(rows), parameters, taken, full, tuple(notes), weights, taps, probed)
 
 
-def _model(config: Config, method: Method, splits: Splits) -> tuple[Model, Mapping[str, str]]:
-    backbone = starting_backbone.build_on_meta(config, method)
+def _splits(config: Config, notes: list[str]) -> Splits:
+    """The run's splits; of a data set whose files are missing, what is known of them, which a note says."""
+    dataset: DataSet = instantiate(config.data)
+    try:
+        return dataset.load()
+    except DataMissing:
+        splits = dataset.outline()
+        if splits is None:
+            raise
+    roles = zip(("train on", "validate", "test"), splits.roles(config.data.stage), strict=True)
+    sizes = ", ".join(f"{len(split):,} images to {what}" for what, split in roles if split is not None)
+    notes.append(
+        f"data={config.data.name}: its images are not there; planned for its {len(splits.classes)} classes and {sizes}"
+    )
+    return splits
+
+
+def _bytes(model: Model) -> int:
+    """Of its parameters and buffers, each counted once."""
+    return sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
+
+
+def _model(config: Config, method: Method, splits: Splits, backbone: Backbone) -> tuple[Model, Mapping[str, str]]:
+    """The model, of a backbone on the meta device that is adapted in place; and why layers are left as they are."""
     with torch.device("meta"):
         task = task_class(config.task).build(config.task, backbone, splits.classes)
         model = Model(backbone, task)
@@ -113,9 +160,8 @@ def _model(config: Config, method: Method, splits: Splits) -> tuple[Model, Mappi
     return model, skipped
 
 
-def _fully_tuned(config: Config, splits: Splits) -> Model:
+def _fully_tuned(config: Config, splits: Splits, backbone: Backbone) -> Model:
     """The model with every parameter of the backbone training."""
-    backbone = starting_backbone.build_on_meta(config, Method())
     with torch.device("meta"):
         task = task_class(config.task).build(config.task, backbone, splits.classes)
         model = Model(backbone, task)
@@ -141,14 +187,17 @@ def _half(config: Config) -> torch.dtype | None:
     return HALF[config.trainer.precision]
 
 
-def _rows(config: Config, method: Method, model: Model, skipped: Mapping[str, str]) -> list[Row]:
-    whole = backbones.build_on_meta(config.backbone, starting_backbone.input_size(config))
+def _rows(config: Config, method: Method, model: Model, skipped: Mapping[str, str], before: Backbone) -> list[Row]:
+    """A row for each layer; `before` is the backbone as the method found it."""
+    size, pruned = starting_backbone.input_size(config), config.pruning.name != "none"
+    whole = backbones.build_on_meta(config.backbone, size) if pruned else before
     kinds = {x.name: x.kind for x in layers(whole)}
     each = config.pruning.scope == "layer"  # else the zeros are chosen over all layers together, by their values
     masks = {n: round(m.numel() * config.pruning.ratio) for n, m in model.backbone.masks.items() if each}
     base, left = _counts(whole.net.named_parameters()), _counts(model.backbone.net.named_parameters())
-    added = {n: p for n, p in model.backbone.net.named_parameters() if n not in dict(whole.net.named_parameters())}
-    stays = _after_merging(config, method)
+    known = {n for n, _ in whole.net.named_parameters()}
+    added = {n: p for n, p in model.backbone.net.named_parameters() if n not in known}
+    stays = _after_merging(method, copy.deepcopy(before)) if added else set()
     rows = {}
     for name, count in base.items():
         own = {n for n in added if n.startswith(f"{name}.") and _owner(n, base) == name}
@@ -168,9 +217,8 @@ def _rows(config: Config, method: Method, model: Model, skipped: Mapping[str, st
     return [*rows.values(), *(Row(f"side.{n}" if n else "side", "side", added=c) for n, c in beside.items())]
 
 
-def _after_merging(config: Config, method: Method) -> set[str]:
+def _after_merging(method: Method, backbone: Backbone) -> set[str]:
     """The names of the backbone's parameters when the method has merged what it can."""
-    backbone = starting_backbone.build_on_meta(config, method)
     with torch.device("meta"):
         method.adapt(backbone, Plan())
         method.merge(backbone)

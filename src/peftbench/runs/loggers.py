@@ -9,6 +9,7 @@ from typing import Any
 
 from peftbench.common.atomic_files import replacing
 from peftbench.common.errors import UserError
+from peftbench.common.foreign_text import first_sentence
 from peftbench.config import Config
 from peftbench.results import Record
 
@@ -58,8 +59,9 @@ class WandbLogger(Logger):
                 settings=wandb.Settings(silent=True),
             )
         except Exception as problem:  # network, keys and settings come as many classes
-            first = (str(problem).strip() or type(problem).__name__).splitlines()[0]
-            raise UserError(f"logger=wandb: W&B did not start ({first}); WANDB_MODE=offline needs no server.") from None
+            raise UserError(
+                f"logger=wandb: W&B did not start ({first_sentence(problem)}); WANDB_MODE=offline needs no server."
+            ) from None
         self.sent = 0
 
     def epochs(self, history: list[dict[str, float]]) -> None:

@@ -184,6 +184,16 @@ def make_room(root: Path, needed: int, limit: int) -> None:
         )
 
 
+def fits(root: Path, needed: int, limit: int) -> bool:
+    """Whether `make_room` would find room for `needed` more bytes; nothing is removed, and no folder made."""
+    place = root.absolute()
+    while not place.is_dir():
+        place = place.parent
+    there = sum(entry.bytes for entry in entries(root))
+    freed = min(max(there + needed - limit, 0), there)
+    return needed <= limit and needed + RESERVE <= shutil.disk_usage(place).free + freed
+
+
 def _amount(value: int) -> str:
     """Bytes in MiB, or from 1 GiB on in GiB; rounded up."""
     unit, length = ("GiB", 2**30) if value >= 2**30 else ("MiB", 2**20)

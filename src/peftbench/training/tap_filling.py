@@ -18,6 +18,7 @@ from peftbench.data.images import Images
 from peftbench.data.loading import Loaders, images_of
 from peftbench.data.media import frame_files
 from peftbench.models.joint import JointModel
+from peftbench.models.kept_taps import shapes_of_kept_taps, why_not_kept
 from peftbench.models.model import Model
 from peftbench.taps.entries import CacheError, taps_folder
 from peftbench.taps.store import Fill, Taps, size_of_taps, taps_in_memory, taps_on_disk
@@ -51,11 +52,12 @@ def keep_taps(
         return None
     if spec.mode == "off":
         return {"mode": "off"}
-    if why := why_not_kept(config, model, data):
+    train = images_of(data.train)
+    if why := why_not_kept(config, model, one_size=train is None or train.transform.size is not None):
         tell(f"taps: not kept, since {why}")
         return {"mode": "off"}
     parts = [images for images in map(images_of, (data.train, data.val)) if images is not None]
-    one = _shapes(config, model)
+    one = shapes_of_kept_taps(config, model)
     sizes = [size_of_taps(one) * images.rows * (images.split.frames or 1) for images in parts]
     model.to(device)
     done, total = 0, sum(images.rows for images in parts)
@@ -94,33 +96,10 @@ def keep_taps(
     }
 
 
-def why_not_kept(config: Config, model: Model | JointModel, data: Loaders) -> str | None:
-    """Why the taps of these images cannot be kept, and what would help; None where they can."""
-    train = images_of(data.train)
-    if train is not None and train.transform.size is None:
-        return "images have different sizes; data.size=[H,W] pads them to one"
-    if config.data.augment == "none" or config.taps.views:
-        return None
-    if model.task.keeps_views:
-        instead = "taps.views=4 keeps those of four fixed views"
-    else:
-        instead = "data.augment=none keeps them"
-    return f"data.augment={config.data.augment} changes the images in every epoch; {instead}"
-
-
 def _kept(spec: Spec, mode: str, about: dict[str, Any], bytes_: int, fill: Fill, tell: Tell) -> Taps:
     if mode == "memory":
         return taps_in_memory(fill)
     return taps_on_disk(taps_folder(spec.dir), about, bytes_, int(spec.max_gb * 2**30), fill, tell)
-
-
-def _shapes(config: Config, model: Model | JointModel) -> list[Tensor]:
-    """The kept taps of one image, on the meta device."""
-    assert model.side is not None
-    facts = model.backbone.facts
-    dtype = HALF[config.trainer.precision] or torch.float32
-    taps = [torch.empty((1, *facts.taps[i].shape), dtype=dtype, device="meta") for i in model.kept]
-    return model.condense(taps)
 
 
 def _about(
@@ -154,7 +133,7 @@ def _computed(
     """The taps of all rows, in chunks of data.eval_batch_size, or smaller ones where their taps would take too much."""
     model.eval()
     half = HALF[config.trainer.precision]
-    most = CHUNK // size_of_taps(_shapes(config, model)) // (images.split.frames or 1)
+    most = CHUNK // size_of_taps(shapes_of_kept_taps(config, model)) // (images.split.frames or 1)
     size = max(min(config.data.eval_batch_size, most) // model.multiple, 1) * model.multiple
     for rows in torch.arange(images.rows).split(size):
         pictures = images.pictures(rows).to(device)

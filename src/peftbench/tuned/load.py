@@ -24,6 +24,7 @@ from peftbench.runs import starting_backbone
 from peftbench.runs.build import build_backbone, transform_of
 from peftbench.runs.plan_file import plan_hash
 from peftbench.tuned.finished_run import FinishedRun, open_run
+from peftbench.tuned.inputs import InputCheck
 from peftbench.tuned.rebuild import rebuild_model
 
 
@@ -37,12 +38,17 @@ class Tuned(nn.Module):
         classes: their names, in the order of the logits.
         run: what it was made of.
         merged: whether the method's update has been folded into the weights.
+        inputs: looks at what it is called with, outside tracing.
     """
 
     def __init__(self, run: FinishedRun, model: Model, transform: Preparation, merged: bool) -> None:
         super().__init__()
         self.run, self.model, self.transform, self.merged = run, model, transform, merged
         self.classes = run.classes
+        detects, clips = model.task.finds_boxes, run.frames is not None
+        stack = "tuned(torch.stack([tuned.transform(frame) for frame in {}])[None])"
+        call = "tuned.detect({})" if detects else stack if clips else "tuned(tuned.transform({})[None])"
+        self.inputs = InputCheck("tuned.transform", call, transform.mean, transform.std)
 
     @property
     def device(self) -> torch.device:
@@ -77,8 +83,13 @@ class Tuned(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Predictions for uint8 images (B, 3, S, S), or clips (B, T, 3, S, S); floating ones are normalised.
 
-        A classifier gives logits (B, classes).
+        A classifier gives logits (B, classes). Floating images that are all in [0, 1] are noted once, since they are
+        hardly normalised (`tuned.inputs` says when values are looked at).
+
+        Raises:
+            UserError: these are no tensor, or pixels from 0 to 255 in floating numbers.
         """
+        self.inputs.check(images)
         return self.model(images)
 
 

@@ -23,6 +23,7 @@ from peftbench.runs.build import build_backbone, transform_of, unstreamed
 from peftbench.runs.plan_file import PLAN
 from peftbench.tasks.base import task_class
 from peftbench.tuned.finished_run import FinishedRun, open_run
+from peftbench.tuned.inputs import InputCheck
 from peftbench.tuned.rebuild import rebuild_model
 
 
@@ -46,6 +47,7 @@ class MultiTask(nn.Module):
     Attributes:
         transform: from an image to the input (3, S, S) of all tasks, in uint8.
         classes: of each task, in the order of its logits.
+        inputs: looks at what it is called with, outside tracing.
 
     Raises:
         UserError: a run is not complete, or damaged; the backbone was changed after it was built.
@@ -76,6 +78,9 @@ class MultiTask(nn.Module):
         drop_cached_values(self.backbone)
         self.transform = _prepared(first, backbone)
         self.frames = first.frames
+        stack = "tasks(torch.stack([tasks.transform(frame) for frame in {}])[None])"
+        call = "tasks(tasks.transform({})[None])" if self.frames is None else stack
+        self.inputs = InputCheck("tasks.transform", call, self.transform.mean, self.transform.std)
         self.models = nn.ModuleList()
         for name, run in self.runs.items():
             if (_prepared(run, backbone), run.frames) != (self.transform, self.frames):
@@ -92,12 +97,13 @@ class MultiTask(nn.Module):
     def forward(self, images: Tensor, tasks: Sequence[str] | None = None) -> dict[str, Tensor]:
         """Logits (B, classes) of each task, or of the named ones, for images (B, 3, S, S), or clips (B, T, 3, S, S).
 
-        Images are in uint8; floating ones count as normalised.
+        Images are in uint8; floating ones count as normalised, and are noted once where they are all in [0, 1].
 
         Raises:
-            UserError: an unknown task, one name that is in no list, or images of a shape or size that the backbone does
-                not take.
+            UserError: an unknown task, one name that is in no list, what is no tensor, pixels from 0 to 255 in floating
+                numbers, or images of a shape or size that the backbone does not take.
         """
+        self.inputs.check(images)
         if isinstance(tasks, str):
             raise UserError(f"tasks={tasks!r}: expected a list of names, such as [{tasks!r}].")
         names = list(self.tasks if tasks is None else tasks)

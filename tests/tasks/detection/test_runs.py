@@ -40,6 +40,8 @@ def test_a_run_on_images_that_are_no_squares_leaves_its_detections_and_loads_aga
     assert record.stamps["data"]["images"] == {"train": 16, "val": 4, "test": 6}
     assert "right" not in record.stamps, "boxes are not simply right or wrong"
     tuned = peftbench.load(folder)
+    with pytest.raises(peftbench.UserError, match=r"write tuned\.detect\(path\)"):
+        tuned("cat.jpg")
     spec = peftbench.compose(*SMALL, "data.images=[16,4,6]", "data.canvas=64", "method=cst")
     test = instantiate(spec.data).load().test
     best = {i: max((r["score"] for r in rows if r["image_id"] == i), default=0) for i in {r["image_id"] for r in rows}}

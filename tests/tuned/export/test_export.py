@@ -1,6 +1,7 @@
 """`peftbench export`: files that compute what the model does, and what cannot be exported."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -57,6 +58,11 @@ def answer(path):
     return lambda x: net((x - mean) / std)
 
 
+def axes(values):
+    """The axes of each value of an ONNX graph: lengths, and names where the length is open."""
+    return {v.name: [d.dim_value or d.dim_param for d in v.type.tensor_type.shape.dim] for v in values}
+
+
 @pytest.mark.parametrize(
     ("method", "format_", "name"),
     [
@@ -97,18 +103,18 @@ def test_a_file_says_what_it_is(lora, cst, tmp_path):
     assert json.loads(said["classes"]) == ["one", "three", "two", "zero"]
     assert said["normalisation"] == "inside: float32 images in [0, 1]"
     assert said["merged"] == "false"
-    (given,) = model.graph.input
-    sizes = [d.dim_value or d.dim_param for d in given.type.tensor_type.shape.dim]
-    assert isinstance(sizes[0], str)
-    assert sizes[1:] == [3, 32, 32]
+    assert axes(model.graph.input) == {"images": ["batch", 3, 32, 32]}
+    assert axes(model.graph.output) == {"logits": ["batch", 4]}
+    named = {axis for sizes in axes(model.graph.value_info).values() for axis in sizes if isinstance(axis, str)}
+    assert not re.search(r"\bs\d", " ".join(named))
     plain = metadata(export(lora.folder, "safetensors", tmp_path / "a.safetensors").path)
     assert plain["normalisation"].startswith("outside")
     assert plain["merged"] == "true"
     assert plain["fingerprint"] == lora.stamps["backbone"]["fingerprint"]
 
 
-def test_a_graph_of_clips_takes_clips(data, tmp_path):
-    """Folders of six digits each stand for clips."""
+def of_clips(data, tmp_path):
+    """A run on clips, for which folders of six digits each stand."""
     for role in ("train", "test"):
         for word in ("one", "two"):
             for start in (0, 6):
@@ -118,7 +124,19 @@ def test_a_graph_of_clips_takes_clips(data, tmp_path):
                     shutil.copy(p, clip)
     words = ["method=losa", "method.mixers=[channel,space,time]", "method.pooling=avg", "data=video_folder"]
     words += [f"data.root={tmp_path / 'clips'}", "data.frames=3", "data.size=32", "trainer.epochs=1", *QUIET]
-    record = peftbench.run(peftbench.compose("backbone=vit_nano", f"output_dir={tmp_path}", *words))
+    return peftbench.run(peftbench.compose("backbone=vit_nano", f"output_dir={tmp_path}", *words))
+
+
+@pytest.mark.slow
+def test_the_axes_of_a_graph_of_clips_are_named(data, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(export(of_clips(data, tmp_path).folder, "onnx").path)
+    assert axes(model.graph.input) == {"images": ["batch", 3, 3, 32, 32]}
+    assert axes(model.graph.output) == {"logits": ["batch", 2]}
+
+
+def test_a_graph_of_clips_takes_clips(data, tmp_path):
+    record = of_clips(data, tmp_path)
     assert export(record.folder, "torch_export").difference < 1e-4
     for format_, why in (("safetensors", "is of clips"), ("peft", "no LoRA")):
         with pytest.raises(peftbench.Refusal, match=why):

@@ -11,8 +11,8 @@ import numpy as np
 
 from peftbench.common.amounts import agreeing
 from peftbench.common.errors import UserError
-from peftbench.common.vtab_tasks import spellings
-from peftbench.data.base import DataSet, Split, Splits
+from peftbench.common.vtab_tasks import TASKS, spellings
+from peftbench.data.base import DataMissing, DataSet, Split, Splits
 from peftbench.data.vtab import list_files, provenance
 
 
@@ -50,11 +50,18 @@ class Vtab(DataSet):
         source = f"{made.source if made else 'as found'}; {', '.join(kinds)}"
         return Splits(name, _class_names(folder, self.classes), **splits, source=source, notes=(), lacking={})
 
+    def outline(self) -> Splits | None:
+        """The sizes of the published protocol: 800 images to train on, 200 to validate, and the test set."""
+        train, val, both, test = (
+            _unread(images, self.classes) for images in (800, 200, 1000, TASKS[self.task_name].test[0])
+        )
+        return Splits(f"vtab/{self.task_name}", tuple(map(str, range(self.classes))), train, val, test, both)
+
     def _folder(self) -> Path:
         root = Path(os.path.expanduser(self.root))
         folder = find_task_folder(root, self.task_name)
         if folder is None:
-            raise UserError(
+            raise DataMissing(
                 f"data=vtab/{self.task_name}: {list_files.FILES['train']} was looked for in {root.absolute()} and its "
                 f"folder {self.task_name} and is not there; put the task's folder (four lists and images/) there, "
                 f"make it with peftbench data prepare vtab/{self.task_name}, or give data.root=<folder of the tasks>."
@@ -76,11 +83,15 @@ def _read(folder: Path, file: str, classes: int) -> Split:
         raise UserError(listed.problems[0])
     missing = [n for n in listed.names if not (folder / n).is_file()]
     if missing:
-        raise UserError(
+        raise DataMissing(
             f"{listed.path}: {len(missing)} of its {len(listed.names)} images {agreeing(len(missing))} missing, "
             f"such as {folder / missing[0]}."
         )
     return Split([folder / n for n in listed.names], np.array(listed.labels, dtype=np.int64), listed.names)
+
+
+def _unread(images: int, classes: int) -> Split:
+    return Split([Path()] * images, np.arange(images) % classes, [""] * images)
 
 
 def _class_names(folder: Path, classes: int) -> tuple[str, ...]:

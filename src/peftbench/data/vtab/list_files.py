@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peftbench.common.errors import UserError
+from peftbench.common.foreign_text import shortened
 
 FILES = {"train": "train800.txt", "val": "val200.txt", "trainval": "train800val200.txt", "test": "test.txt"}
 
@@ -44,7 +45,7 @@ def parse_list(path: Path, text: str, classes: int | None) -> Listed:
         name, _, label = line.strip().rpartition(" ")
         name = name.strip()
         if not name or not label.removeprefix("-").isdecimal():
-            listed.problems.append(f"{path}:{number}: expected '<path> <label>', found '{line[:80]}'.")
+            listed.problems.append(f"{path}:{number}: expected '<path> <label>', found '{shortened(line, 80)}'.")
         elif int(label) < 0 or (classes is not None and int(label) >= classes):
             listed.problems.append(f"{path}:{number}: label {label}; expected 0 to {(classes or 0) - 1}.")
         elif ".." in Path(name).parts or Path(name).is_absolute():

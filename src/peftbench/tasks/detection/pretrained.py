@@ -21,6 +21,7 @@ from peftbench.backbones.weights import BODY, read_state_dict
 from peftbench.common.amounts import plural
 from peftbench.common.digests import digests
 from peftbench.common.errors import UserError
+from peftbench.common.foreign_text import first_sentence, shortened
 from peftbench.tasks.detection import schema
 from peftbench.tasks.detection.detectors import Detector
 
@@ -183,7 +184,9 @@ def _classes(file: Path, detector: Detector, state: Mapping[str, Tensor]) -> dic
         except (ValueError, RecursionError):
             names = None
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise UserError(f"{file}: says of its classes {about['classes'][:40]!r}; expected a list of names.")
+            raise UserError(
+                f"{file}: says of its classes {shortened(about['classes'], 40)!r}; expected a list of names."
+            )
         if rows and rows != each * (len(names) + detector.first):
             raise UserError(
                 f"{file}: names {plural(len(names), 'class')}, and its predictor has {rows // each - detector.first}."
@@ -218,9 +221,8 @@ def _fetched(spec: schema.Detection, backbone: config.Backbone) -> Path:
         try:
             torch.hub.download_url_to_file(url, str(path), path.stem.rpartition("-")[2])
         except Exception as problem:  # network and file errors come as many classes
-            why = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
             raise UserError(
-                f"task.weights=coco: {url} could not be fetched ({why[:160]}); download it elsewhere and give "
-                f"task.weights=<file>, or leave task.weights out."
+                f"task.weights=coco: {url} could not be fetched ({first_sentence(problem)}); download it elsewhere and "
+                f"give task.weights=<file>, or leave task.weights out."
             ) from None
     return path

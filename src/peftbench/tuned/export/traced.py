@@ -15,9 +15,12 @@ import torch
 from torch import Tensor
 
 from peftbench.common.errors import Refusal, UserError
+from peftbench.common.foreign_text import first_sentence
 from peftbench.tuned.export.graph import Graph, Sample
 from peftbench.tuned.load import Tuned
 
+BATCH = "batch"
+"""The name of the one axis whose length is open: how many images, or clips, come at once."""
 ONNX_BYTES = 2 * 10**9
 """A single ONNX file is a protobuf, which holds no more."""
 
@@ -46,7 +49,12 @@ def to_onnx(tuned: Tuned, sample: Sample, path: Path, told: Mapping[str, str]) -
     with _quiet():
         try:
             made = torch.onnx.export(
-                program, dynamo=True, input_names=["images"], output_names=["logits"], external_data=False
+                program,
+                dynamo=True,
+                input_names=["images"],
+                output_names=["logits"],
+                dynamic_shapes=({0: BATCH},),  # a program keeps no names of its axes
+                external_data=False,
             )
         except Exception as problem:  # whatever operator has no translation
             raise _refused("onnx", tuned, problem) from None
@@ -71,7 +79,7 @@ def _traced(tuned: Tuned, sample: Sample, format_: str) -> torch.export.Exported
         graph(example)  # what modules keep in eval mode (attention biases) is kept of real tensors, not of traced ones
         try:
             program = torch.export.export(
-                graph, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},), strict=False
+                graph, (example,), dynamic_shapes=({0: torch.export.Dim(BATCH)},), strict=False
             )
         except Exception as problem:  # whatever the model does that cannot be traced
             raise _refused(format_, tuned, problem) from None
@@ -80,10 +88,9 @@ def _traced(tuned: Tuned, sample: Sample, format_: str) -> torch.export.Exported
 
 def _refused(format_: str, tuned: Tuned, problem: Exception) -> Refusal:
     spec = tuned.run.config
-    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
     return Refusal(
         f"format={format_}: {spec.backbone.name} with method={spec.method.name} cannot be traced with a batch of any "
-        f"size ({type(problem).__name__}: {(lines or ['?'])[0][:200]}); peftbench.load gives the model itself."
+        f"size ({type(problem).__name__}: {first_sentence(problem, 200)}); peftbench.load gives the model itself."
     )
 
 

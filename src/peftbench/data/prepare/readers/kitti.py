@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from peftbench.common.errors import UserError
+from peftbench.common.foreign_text import shortened
 from peftbench.data.prepare.drawing import Entry
 from peftbench.data.prepare.readers import base
 
@@ -50,7 +51,7 @@ class Reader(base.Reader):
                 if words[0] in _VEHICLES:
                     nearest = min(nearest, np.float32(words[13]))
             except (IndexError, ValueError):
-                raise UserError(f"{name}: line {number} is '{line[:60]}', expected 15 columns.") from None
+                raise UserError(f"{name}: line {number} is '{shortened(line, 60)}', expected 15 columns.") from None
         return int(np.flatnonzero(nearest > _DISTANCES).max())
 
     def _videos(self) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from peftbench.common.errors import UserError
+from peftbench.common.foreign_text import first_sentence
 
 
 def read_variables(path: Path, *names: str) -> list[np.ndarray]:
@@ -16,8 +17,9 @@ def read_variables(path: Path, *names: str) -> list[np.ndarray]:
     try:
         arrays = loadmat(path, variable_names=names)
     except Exception as problem:  # scipy raises all sorts for what is not the format
-        text = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
-        raise UserError(f"{path}: is no whole MATLAB 5 file ({text}); remove it and fetch it again.") from None
+        raise UserError(
+            f"{path}: is no whole MATLAB 5 file ({first_sentence(problem)}); remove it and fetch it again."
+        ) from None
     if missing := [n for n in names if n not in arrays]:
         raise UserError(f"{path}: holds no array '{missing[0]}'; expected {', '.join(names)}.")
     return [np.asarray(arrays[name]) for name in names]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from peftbench.common.errors import UserError
+from peftbench.common.foreign_text import shortened
 from peftbench.data.prepare.drawing import Entry
 from peftbench.data.prepare.readers import base
 
@@ -27,7 +28,9 @@ class Reader(base.Reader):
                 if not words or line.startswith("#"):
                     continue
                 if len(words) != 4 or not words[1].isdecimal():
-                    raise UserError(f"{tree.title}: line {number} of {file} is '{line[:60]}', expected four columns.")
+                    raise UserError(
+                        f"{tree.title}: line {number} of {file} is '{shortened(line, 60)}', expected four columns."
+                    )
                 name, label = f"{words[0]}.jpg", int(words[1]) - 1
                 breeds[label] = words[0].rpartition("_")[0]
                 entries[split].append(Entry(name, label, name))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from peftbench.common.errors import UserError
+from peftbench.common.foreign_text import shortened
 from peftbench.data.prepare.drawing import Entry
 from peftbench.data.prepare.readers import base
 
@@ -30,7 +31,9 @@ class Reader(base.Reader):
                     f"{path}: is no text; expected lines such as /a/abbey/sun_aaalbzqrimafwbiv.jpg."
                 ) from None
             if wrong := [n for n in names[split] if not n.startswith("/") or n.count("/") < 3]:
-                raise UserError(f"{path}: '{wrong[0][:80]}' is no line such as /a/abbey/sun_aaalbzqrimafwbiv.jpg.")
+                raise UserError(
+                    f"{path}: '{shortened(wrong[0], 80)}' is no line such as /a/abbey/sun_aaalbzqrimafwbiv.jpg."
+                )
         self.classes = tuple(sorted({name.rpartition("/")[0] for listed in names.values() for name in listed}))
         label = {name: i for i, name in enumerate(self.classes)}
         return {

@@ -1,0 +1,38 @@
+"""Which taps of a frozen backbone a run keeps: their shapes, and whether they can be kept at all."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from peftbench.common.precisions import HALF
+from peftbench.config import Config
+from peftbench.models.joint import JointModel
+from peftbench.models.model import Model
+
+
+def shapes_of_kept_taps(config: Config, model: Model | JointModel) -> list[Tensor]:
+    """The kept taps of one image, on the meta device, in the precision of the run."""
+    facts = model.backbone.facts
+    dtype = HALF[config.trainer.precision] or torch.float32
+    taps = [torch.empty((1, *facts.taps[i].shape), dtype=dtype, device="meta") for i in model.kept]
+    return model.condense(taps)
+
+
+def why_not_kept(config: Config, model: Model | JointModel, one_size: bool) -> str | None:
+    """Why the taps of a run's images cannot be kept, and what would help; None where they can.
+
+    Args:
+        config: of the run.
+        model: whose taps they are.
+        one_size: whether all images have the same size.
+    """
+    if not one_size:
+        return "images have different sizes; data.size=[H,W] pads them to one"
+    if config.data.augment == "none" or config.taps.views:
+        return None
+    if model.task.keeps_views:
+        instead = "taps.views=4 keeps those of four fixed views"
+    else:
+        instead = "data.augment=none keeps them"
+    return f"data.augment={config.data.augment} changes the images in every epoch; {instead}"

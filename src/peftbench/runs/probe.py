@@ -1,0 +1,164 @@
+"""What two batches take on this machine, and what the run would take by that."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from peftbench import optim
+from peftbench.backbones.weights import weights_are_here
+from peftbench.common.precisions import HALF
+from peftbench.config import Config
+from peftbench.data.base import Splits
+from peftbench.data.images import Batch
+from peftbench.methods.base import Method, Plan
+from peftbench.models.model import Model
+from peftbench.runs import starting_backbone
+from peftbench.runs.build import transform_of
+from peftbench.runs.planned_taps import PlannedTaps
+from peftbench.tasks.base import begin_task, task_class
+
+TIMED = 2
+"""Batches of each kind that are timed, after one that is not; the quicker one counts."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What was measured, in seconds, and what follows from it.
+
+    Attributes:
+        step: a training step of `batch` images, from kept taps where the run keeps them.
+        filling: computing the taps that the run keeps; 0 where it keeps none.
+        evaluating: predicting for all test images.
+        run: all epochs with their validation, the filling and the test; without loading, reading images and start-up.
+        epochs, steps: of the run; `steps` in an epoch.
+        device: where it ran.
+        weights: `own`, or `random` where the backbone's are not on this machine, which takes as long.
+    """
+
+    step: float
+    filling: float
+    evaluating: float
+    run: float
+    epochs: int
+    steps: int
+    batch: int
+    device: str
+    weights: str
+
+
+def probe_run(config: Config, method: Method, splits: Splits, taps: PlannedTaps | None) -> Probe:
+    """Times steps and predictions on noise in the place of images; nothing is written.
+
+    Raises:
+        UserError: weights that cannot be read, or an optimizer that cannot be built.
+    """
+    here = not config.backbone.pretrained or weights_are_here(config.backbone.name, config.backbone.weights)
+    spec = config if here else replace(config, backbone=replace(config.backbone, pretrained=False))
+    if config.trainer.threads:
+        torch.set_num_threads(config.trainer.threads)
+    train, val, test = splits.roles(config.data.stage)
+    batch = min(config.data.batch_size, len(train))
+    with torch.random.fork_rng():
+        model, device = _model(spec, method, splits)
+        images = _noise(model, train.frames, batch, device)
+        times = _Times(spec, method, model, device)
+        keeps = taps is not None and taps.mode != "off"
+        live = times.of_evaluating(images) / batch
+        frozen = times.of_taps(images) / batch if keeps else 0.0
+        step = times.of_training(images, keeps)
+    limit = config.trainer.max_batches or math.inf
+    steps = int(min(math.ceil(len(train) / config.data.batch_size), limit))
+    most = limit * config.data.eval_batch_size
+    each = step / batch if keeps else live  # a prediction from kept taps takes less than a step from them
+    validating = 0.0 if val is None else min(len(val), most) * each
+    testing = 0.0 if test is None else min(len(test), most) * live
+    filling = frozen * sum(taps.images.values()) if taps is not None else 0.0
+    whole = filling + config.trainer.epochs * (steps * step + validating) + testing
+    weights = "random" if not here or not config.backbone.pretrained else "own"
+    return Probe(step, filling, testing, whole, config.trainer.epochs, steps, batch, device.type, weights)
+
+
+class _Times:
+    """Times the parts of a run, in its precision."""
+
+    def __init__(self, config: Config, method: Method, model: Model, device: torch.device) -> None:
+        self.config, self.method, self.model, self.device = config, method, model, device
+        half = HALF[config.trainer.precision]
+        self.autocast = torch.autocast(device.type, half, enabled=half is not None)
+
+    def of_evaluating(self, images: Tensor) -> float:
+        """Predictions for these images (B, …), in seconds."""
+        self.model.eval()
+        with torch.no_grad(), self.autocast:
+            return self._of(lambda: self.model.evaluate(self._batch(images)))
+
+    def of_taps(self, images: Tensor) -> float:
+        """The taps of these images, as they are kept."""
+        self.model.eval()
+        with self.model.padded_batches(), self.autocast:
+            return self._of(lambda: [tap.cpu() for tap in self.model.frozen(images)])
+
+    def of_training(self, images: Tensor, from_taps: bool) -> float:
+        """A step of training: loss, gradients and the optimizer."""
+        batch: Any = self._batch(images)
+        if from_taps:
+            with self.model.padded_batches(), self.autocast:
+                taps = self.model.eval().frozen(images)
+            batch = Batch(images.new_empty((*images.shape[:-2], 0, 0)), batch[1], taps)
+        named = self.model.trainable()
+        anchors = {name: parameter.detach().clone() for name, parameter in named}
+        inner = optim.optimizer(self.config.optimizer, named, anchors, self.config.trainer.clip is None)
+        optimizer: Any = self.method.optimizer(named, anchors, inner)
+        optimizer.objective = lambda: self.model.loss(batch)  # of those that look at a second batch in each step
+        self.model.train()
+
+        def step() -> None:
+            with self.autocast:
+                loss = self.model.loss(batch)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        return self._of(step)
+
+    def _of(self, call: Callable[[], Any]) -> float:
+        times = []
+        for _ in range(1 + TIMED):
+            begun = time.perf_counter()
+            call()
+            if self.device.type == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - begun)
+        return min(times[1:])
+
+    def _batch(self, images: Tensor) -> tuple[Tensor, Any]:
+        targets = self.model.task.blank_targets(len(images))
+        return images, targets.to(self.device) if isinstance(targets, Tensor) else targets
+
+
+def _model(config: Config, method: Method, splits: Splits) -> tuple[Model, torch.device]:
+    """The model of the run, where the run would train it."""
+    backbone = starting_backbone.build_starting_backbone(config, method)
+    task = task_class(config.task).build(config.task, backbone, splits.classes, splits.train.categories)
+    if config.backbone.pretrained:
+        begin_task(task, config.task, config.backbone)
+    transform = transform_of(config, backbone)
+    model = Model(backbone, task, transform.mean, transform.std)
+    model.adapted(method.adapt(backbone, Plan()))
+    on_gpu = torch.cuda.is_available() and config.trainer.accelerator in ("auto", "gpu")
+    device = torch.device("cuda" if on_gpu else "cpu")
+    return model.to(device), device
+
+
+def _noise(model: Model, frames: int | None, images: int, device: torch.device) -> Tensor:
+    """uint8 images (B, 3, H, W), or clips (B, T, 3, H, W), of noise."""
+    clip = () if frames is None else (frames,)
+    shape = (images, *clip, 3, *model.backbone.facts.canvas)
+    return torch.randint(256, shape, dtype=torch.uint8).to(device)
