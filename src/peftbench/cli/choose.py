@@ -52,6 +52,8 @@ def print_choice(words: Words) -> int:
         if len(alike) > 1 and candidates(all_boards, alike, bounds):
             fitted.append(_print_answer(all_boards, alike, f"all {len(alike)} tasks", bounds, trials))
     _print_notes(all_boards, tasks, bounds)
+    for note in collected.left_out():
+        print(note)
     if collected.skipped:
         print(f"skipped: {len(collected.skipped)} files that are no records, such as {collected.skipped[0][0]}")
     return 0 if any(fitted) else 1

@@ -202,7 +202,7 @@ def _refuse_together(word: str, value: str, arguments: Sequence[str]) -> None:
 
 def _print_boards(records: list[Record]) -> None:
     """Under a protocol, what its runs say together."""
-    done = [r for r in records if r.status == "complete" and r.folder]
+    done = [r for r in records if r.status == "complete" and r.folder and not r.config["trainer"].get("trial")]
     if not any(r.config.get("protocol") for r in done):
         return
     from peftbench.results.board_tables import board_tables

@@ -15,8 +15,10 @@ from peftbench.common.stopping import endings_as_interrupts
 from peftbench.config import Config
 from peftbench.data import ood
 from peftbench.data.base import DataSet, Split, Splits, split_hash
+from peftbench.data.copies import copies_not_looked_for
 from peftbench.data.images import Preparation
 from peftbench.data.loading import Loaders, Share, loaders
+from peftbench.data.trial import images_of_trial
 from peftbench.methods.base import Method
 from peftbench.models.joint import JointModel
 from peftbench.models.model import Model
@@ -102,10 +104,12 @@ def read_data(context: Context) -> Data:
     """Reads lists and labels; tells the user what is to be known of them. Raises UserError."""
     config = context.config
     dataset: DataSet = instantiate(config.data)
-    splits = dataset.load()
-    for note in splits.notes:
-        context.tell(f"data={config.data.name}: {note}")
-    return Data(splits, splits.roles(config.data.stage), ood.read_shifts(config, splits, context.tell))
+    with copies_not_looked_for(config.trainer.trial):
+        splits = dataset.load()
+        for note in splits.notes:
+            context.tell(f"data={config.data.name}: {note}")
+        shifts = ood.read_shifts(config, splits, context.tell)
+    return Data(splits, images_of_trial(splits.roles(config.data.stage), config), shifts)
 
 
 def carry_out(
