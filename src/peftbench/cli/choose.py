@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from peftbench.cli.arguments import Argument, Command, Words
 from peftbench.cli.report import FOLDERS, METRIC, record_places
 from peftbench.common.errors import UserError, nearest
+from peftbench.common.status_line import doing
 from peftbench.common.vtab_tasks import ALIASES
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def print_choice(words: Words) -> int:
     if not bounds:
         raise UserError("choose: needs a budget, such as max_memory=2GB max_minutes=10 max_params=0.4M.")
     places = record_places(words["folders"])
+    doing("reading the records")
     collected = collect(places)
     all_boards = boards(collected.runs, words["metric"], every_setting=True)
     trials = Trials(collected.runs)
