@@ -35,9 +35,7 @@ def answers(finished, tmp_path_factory):
     (place / "there.onnx").write_text("mine")
     mistakes = {
         ("method=lora", "method.rank=0"): "method.rank=0: expected at least 1.",
-        ("method=losa", "method.tap_last=0"): "method.tap_last=0: expected at least 1.",
         ("method=spt_lora", "method.dropout=1"): "method.dropout=1.0: expected a share, at least 0 and below 1.",
-        ("method=petah", "method.alpha=0"): "method.alpha=0.0: expected a number above 0, or null.",
         ("data=folder", "data.root=/nowhere"): "data.root=/nowhere: there is no folder /nowhere",
         (
             "data=folder",
