@@ -204,6 +204,8 @@ def _kind(kind: Any) -> str:
     """A type in words: `a` or `b`, a number, a list."""
     words = {int: "whole number", float: "number", str: "text", bool: "true, false", type(None): "null", Any: "any"}
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Annotated:
+        return _kind(inner[0])
     if origin is typing.Literal:
         return ", ".join(f"`{value}`" for value in inner)
     if origin in (typing.Union, types.UnionType):

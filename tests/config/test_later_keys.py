@@ -14,7 +14,7 @@ from peftbench.config import identity
 
 LATER = {
     "config/schema.py": ("    nodes: Positive = 1\n", "    nodes: Positive = 1\n    later: tuple[int, ...] = (1, 2)\n"),
-    "methods/lora.py": ("    rank: int = ", "    later: float = 0\n    rank: int = "),
+    "methods/lora.py": ("    rank: Positive = ", "    later: float = 0\n    rank: Positive = "),
     "data/digits.py": ("    def load(self)", "    later: bool = False\n\n    def load(self)"),
     "tasks/classification/schema.py": ("    label_smoothing: ", "    later: str | None = None\n    label_smoothing: "),
 }

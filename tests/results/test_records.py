@@ -196,3 +196,29 @@ def test_a_record_with_anything_anywhere_is_read_or_named(tmp_path, where, junk)
         assert status == 0, err
     collected = collect([tmp_path / "one"])
     assert len(collected.runs) + len(collected.skipped) + len(collected.repeated) == 2
+
+
+def test_records_of_a_few_batches_are_left_out_and_counted(tmp_path):
+    trial, cut = (
+        {"config__trainer__trial": True, "config__trainer__max_batches": 2},
+        {"config__trainer__max_batches": 2},
+    )
+    for seed in range(3):
+        write(tmp_path, record("smoked", seed=seed, accuracy=1.0, **trial))
+    write(tmp_path, record("cut", accuracy=1.0, **cut))
+    out = tell("report", tmp_path)
+    assert "1 complete run" not in out
+    assert "cut" in out, "there is no whole run to stand beside it"
+    assert "3 records of debug=smoke are left out." in out
+    write(tmp_path, record("lora"))
+    told = tell("report", tmp_path), tell("choose", tmp_path, "max_params=10k")
+    for out in told:
+        assert "lora" in out
+        assert "smoked" not in out
+        assert "3 records of debug=smoke are left out." in out
+        assert "1 record of trainer.max_batches is left out: the figures are of a part of the images." in out
+    only = write(tmp_path / "only", record("smoked", **trial))
+    assert call("report", only)[::2] == (
+        2,
+        f"peftbench: {only}: holds no record but 1 of debug=smoke, which no report shows.\n",
+    )

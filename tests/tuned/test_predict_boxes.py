@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,6 +17,7 @@ from pycocotools.coco import COCO
 
 import peftbench.tuned.finished_run
 import peftbench.tuned.load
+import peftbench.tuned.run_folder
 from peftbench.cli.main import main
 from peftbench.common.errors import UserError
 from peftbench.data.decoding import open_rgb
@@ -33,7 +35,7 @@ class Bright:
             config=SimpleNamespace(
                 task=SimpleNamespace(name="detection", path=""), trainer=SimpleNamespace(precision="32")
             ),
-            record=SimpleNamespace(id="fcos-x"),
+            record=SimpleNamespace(id="fcos-x", stamps={"data": {}}),
             categories=(7, 3),
             frames=None,
         )
@@ -61,6 +63,8 @@ class Bright:
 @pytest.fixture
 def told(capsys, monkeypatch):
     tuned = Bright()
+    read = (Path("x"), tuned.run.record, tuned.run.config)
+    monkeypatch.setattr(peftbench.tuned.run_folder, "read_finished", lambda *_: read)
     monkeypatch.setattr(peftbench.tuned.finished_run, "open_run", lambda *_: tuned.run)
     monkeypatch.setattr(peftbench.tuned.load, "load", lambda *_, **__: tuned)
 

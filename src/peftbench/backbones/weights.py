@@ -19,6 +19,7 @@ from peftbench.common.errors import UserError
 from peftbench.common.foreign_text import first_sentence
 from peftbench.common.notes import note
 from peftbench.common.sealed_file import SEAL, check_seal, read_tensors
+from peftbench.common.weights_file import existing_weights
 
 State = dict[str, torch.Tensor]
 HERE = Path(__file__).parent / "weights"
@@ -175,13 +176,7 @@ def _find(name: str, source: str) -> Path | State:
     """The file that holds the weights; the weights themselves where they come in no file."""
     if source == "hub":
         return _from_hub(name)
-    if source.startswith("package:"):
-        return _shipped(source.removeprefix("package:"))
-    path = Path(source).expanduser()
-    if not path.is_file():
-        problem = "is a folder" if path.is_dir() else "there is no such file"
-        raise UserError(f"backbone.weights={path}: {problem}; give a .safetensors or .pth file, or 'hub'.")
-    return path
+    return existing_weights(source) or _shipped(source.removeprefix("package:"))
 
 
 def _from_hub(name: str) -> Path | State:

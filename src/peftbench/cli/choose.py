@@ -11,6 +11,7 @@ from peftbench.cli.arguments import Argument, Command, Words
 from peftbench.cli.report import FOLDERS, METRIC, record_places
 from peftbench.common.amounts import plural
 from peftbench.common.errors import UserError, nearest
+from peftbench.common.status_line import doing
 from peftbench.common.vtab_tasks import ALIASES
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def print_choice(words: Words) -> int:
         )
     bounds = limits({key: words[key] for key in words.written if key in _BUDGET})
     places = record_places(words["folders"])
+    doing("reading the records")
     collected = collect(places)
     all_boards = boards(collected.runs, words["metric"], every_setting=True, joint=True)
     tasks = list(dict.fromkeys(task for board in all_boards for task in board.tasks))
@@ -57,6 +59,8 @@ def print_choice(words: Words) -> int:
     trials = Trials(collected.runs)
     fitted = [_print_answer(question, bounds, trials) for question in asked]
     _print_notes(all_boards, tasks)
+    for note in collected.left_out():
+        _say(note)
     if collected.skipped:
         _say(f"skipped: {len(collected.skipped)} files that are no records, such as {collected.skipped[0][0]}")
     return 0 if any(fitted) else 1

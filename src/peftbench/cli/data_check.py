@@ -10,6 +10,7 @@ from peftbench.cli.arguments import Argument, Command, Words
 from peftbench.cli.data_folders import DIR, TASK_WORDS, find_task, folder_of_tasks
 from peftbench.common.amounts import plural
 from peftbench.common.errors import UserError
+from peftbench.common.status_line import doing
 from peftbench.common.vtab_tasks import ALIASES, TASKS, canonical
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ _Target = tuple[str, Path | None, str | None]  # its name, its folder if it is t
 
 def check_tasks(words: Words) -> int:
     """Prints a line for each task; returns 1 where something is wrong. Raises UserError."""
+    doing("looking at what is there")
     from rich.console import Console
 
     from peftbench.common.progress import watching

@@ -9,6 +9,7 @@ from peftbench.cli.arguments import Argument, Command, Words
 from peftbench.cli.data_folders import DIR, TASK_WORDS, data_folder, find_task, folder_of_tasks
 from peftbench.common.amounts import plural
 from peftbench.common.errors import UserError
+from peftbench.common.status_line import doing
 from peftbench.common.vtab_tasks import TASKS, canonical
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ _ROLES = ("train", "val", "test")
 
 def prepare_tasks(words: Words) -> int:
     """Makes what is not there yet, a line each; returns 1 where a task could not be prepared. Raises UserError."""
+    doing("looking at what is there")
     from rich.console import Console
 
     from peftbench.common.progress import watching

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from peftbench.cli.arguments import CONFIG_DIR, Argument, Command, Words
+from peftbench.common.status_line import doing, doing_import
 
 
 def write_export(words: Words) -> int:
     """Writes the file and says where it is. Raises UserError where this run cannot be exported so."""
+    from peftbench.tuned.run_folder import export_place, read_finished, refuse_merge
+
+    folder, _, _ = read_finished(words["run"], words["config_dir"])
+    export_place(folder, words["format"], words["out"], words["force"])
+    refuse_merge(words["format"], words["merge"] or True)
+    doing_import("torch")
     from peftbench.tuned.export import export
 
+    doing(f"exporting {folder.name}")
     made = export(
         words["run"],
         words["format"],

@@ -7,17 +7,26 @@ import copy
 import gc
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from peftbench.cli import shared_mistakes, sweep_progress
 from peftbench.common.errors import Refusal, UserError
+from peftbench.common.status_line import doing, doing_import
 from peftbench.config import Config, Protocol, Sweep
 from peftbench.results import Record
 
+if TYPE_CHECKING:
+    from peftbench.data.base import Splits
+
 Job = tuple[Any, Config]  # Hydra's state of it, and its config
+_read_already: dict[str, Splits] = {}  # what the next run reads, by `shared_mistakes.key_of`
+importing = 0.0
+"""Seconds that this process spent on loading torch: no part of what a job takes."""
 
 
 def train_configs(configs: Sequence[Config], group: str | None, retry: bool) -> list[Record]:
@@ -27,10 +36,44 @@ def train_configs(configs: Sequence[Config], group: str | None, retry: bool) -> 
         from peftbench.cli.processes import run_in_processes
 
         return [run_in_processes(config, group, retry)]
+    if "torch" not in sys.modules:
+        look_before_torch(config)
+    splits = _read_already.pop(shared_mistakes.key_of("data", config), None)
+    begun = time.perf_counter()
+    if config.trainer.progress:
+        doing_import("torch")
     from peftbench.runs.run import run_jointly
 
+    global importing
+    importing += time.perf_counter() - begun
     _pass_over_imports()
-    return run_jointly(configs, group, retry)
+    return run_jointly(configs, group, retry, splits)
+
+
+def look_before_torch(config: Config) -> None:
+    """Reads the data set for the next run, and looks for its weights: mistakes are so told first. Raises UserError."""
+    from peftbench.runs.data_sets import refuse_missing_weights
+
+    refuse_missing_weights(config)
+    read_data(config)
+
+
+def read_data(config: Config) -> None:
+    """Reads the data set for the next run. Raises UserError."""
+    key = shared_mistakes.key_of("data", config)
+    if key in _read_already:
+        return
+    from peftbench.runs.data_sets import load_splits
+
+    if config.trainer.progress:
+        doing(f"reading the lists of data={config.choices.get('data') or config.data.name}")
+    _read_already.clear()
+    _read_already[key] = load_splits(config)
+
+
+def forget_data() -> None:
+    """What was read for a run that never began: the next command reads it anew."""
+    _read_already.clear()
 
 
 @cache
@@ -46,10 +89,17 @@ def _is_one_of_several_processes() -> bool:
 
 
 def with_stand_ins(states: Sequence[Any], configs: Sequence[Config], work: Callable[[], list[Record]]) -> list[Record]:
-    """The records of some work, or a record for each job that says why there is none."""
+    """The records of some work, or a record for each job that says why there is none.
+
+    What another job of the sweep could not have, its data or its weights, is not tried again.
+    """
+    sweep = Path(states[0].sweep.dir)
     try:
+        if mistake := shared_mistakes.known(sweep, configs[0]):
+            raise mistake
         return work()
     except UserError as mistake:
+        shared_mistakes.remember(sweep, mistake, configs[0])
         return [stand_in_record(s, mistake, c) for s, c in zip(states, configs, strict=True)]
     except BrokenPipeError:  # nobody reads what is printed
         raise
@@ -60,18 +110,29 @@ def with_stand_ins(states: Sequence[Any], configs: Sequence[Config], work: Calla
 
 def run_protocol(state: Any, config: Config, protocol: Protocol, sweep: Sweep, group: str) -> list[Record]:
     """One job of a protocol: its trials and final runs. A trial that fails is a point without merit."""
-    from peftbench.sweeps.protocol import carry_out_vtab1k
+    place = sweep_progress.place_of(Path(state.sweep.dir), int(state.job.num))
+    done = {"trial": 0, "final": 0}
 
     def train_point(configs: list[Config]) -> list[Record]:
-        kind = "final" if configs[0].protocol else "trial"
+        kind, of = ("final", protocol.seeds) if configs[0].protocol else ("trial", protocol.trials)
         for trained in configs:
+            done[kind] += 1
             point = f"seed={trained.seed}" if trained.protocol else _point(trained, sweep.grid)
             together = " (together)" if len(configs) > 1 else ""
-            print(f"job {state.job.num}, {kind}: {point}{together}", flush=True)
+            print(f"{place}, {kind} {done[kind]} of {of}: {point}{together}", flush=True)
         states = [state] * len(configs)
         return with_stand_ins(states, configs, lambda: train_configs(configs, group, sweep.retry))
 
-    return with_stand_ins([state], [config], lambda: carry_out_vtab1k(config, protocol, sweep, train_point))
+    def carry_out() -> list[Record]:
+        if "torch" not in sys.modules:
+            look_before_torch(config)
+        if config.trainer.progress:
+            doing_import("torch")
+        from peftbench.sweeps.protocol import carry_out_vtab1k
+
+        return carry_out_vtab1k(config, protocol, sweep, train_point)
+
+    return with_stand_ins([state], [config], carry_out)
 
 
 def _point(config: Config, grid: Mapping[str, Any] | None) -> str:
@@ -100,12 +161,32 @@ def run_waiting_jobs(
         states = [waiting[i][0] for i in indices]
         configs = [waiting[i][1] for i in indices]
         if len(indices) > 1:
-            print(f"jobs {', '.join(str(s.job.num) for s in states)}: together", flush=True)
+            print(f"jobs {', '.join(str(s.job.num + 1) for s in states)}: together", flush=True)
+        begun = time.perf_counter()
         records = with_stand_ins(states, configs, partial(train_configs, configs, group, sweep.retry))
+        took = (time.perf_counter() - begun) / len(indices)
         for state, record in zip(states, records, strict=True):
             leave_record(state, record)
+            tell_result(state, [record], took)
         if any(r.status == "interrupted" for r in records):
             raise KeyboardInterrupt
+
+
+def tell_start(state: Any, place: str) -> None:
+    """Tells which job begins, of how many, what time is left, and what its words are."""
+    sweep = Path(state.sweep.dir)
+    left = sweep_progress.time_left(sweep)
+    number = sweep_progress.place_of(sweep, int(state.job.num))
+    print(f"{number}{left and f', {left}'}: {' '.join(state.overrides.task)}{place}", flush=True)
+
+
+def tell_result(state: Any, records: Sequence[Record], seconds: float) -> None:
+    """Tells what came of a job; a mistake of several jobs is told by the first of them."""
+    sweep, number = Path(state.sweep.dir), int(state.job.num)
+    sweep_progress.note_end(sweep, number, seconds, records)
+    why = next((record.reason for record in records if record.status != "complete" and not record.id), None)
+    if why is None or not sweep_progress.was_told(sweep, why):
+        print(f"{sweep_progress.place_of(sweep, number)}: {sweep_progress.result(records)}", flush=True)
 
 
 def leave_records(sweep: Path, state: Any, records: Sequence[Record]) -> None:

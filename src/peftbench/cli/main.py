@@ -12,6 +12,7 @@ from peftbench.cli.verbs import VERBS, command_of, split_verb
 from peftbench.common.errors import UserError, nearest
 from peftbench.common.notes import show_notes_as_lines
 from peftbench.common.other_words import VERBS as OTHER_VERBS
+from peftbench.common.status_line import doing, status_line
 from peftbench.common.stopping import silence_output
 
 _HELP = ("--help", "-h")
@@ -58,7 +59,8 @@ def _answer(arguments: list[str]) -> int:
         print(f"peftbench {__version__}")
         return 0
     if verb in VERBS:
-        return _answer_verb(verb, words)
+        with status_line(_shows_progress(arguments)):
+            return _answer_verb(verb, words)
     if verb and "=" not in verb and verb[0] not in "+~":
         separate(arguments)  # an option that is not there comes first: `--method lora`
         hint = nearest(verb, [*VERBS, "help"], OTHER_VERBS)
@@ -66,9 +68,15 @@ def _answer(arguments: list[str]) -> int:
             f"'{verb}': there is no such command{hint}; a run is given as key=value, such as method=lora "
             f"backbone=vit_nano data=digits."
         )
-    from peftbench.cli.train import train
+    with status_line(_shows_progress(arguments)):
+        doing("reading the configuration")
+        from peftbench.cli.train import train
 
-    return train(arguments)
+        return train(arguments)
+
+
+def _shows_progress(arguments: list[str]) -> bool:
+    return "trainer.progress=false" not in arguments and "--trainer.progress=false" not in arguments
 
 
 def _asks_for_help(arguments: list[str]) -> bool:

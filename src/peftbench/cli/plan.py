@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from peftbench.cli.arguments import CONFIG_DIR, Argument, Command, Words
 from peftbench.common import amounts
 from peftbench.common.config_files import roots
+from peftbench.common.status_line import doing, doing_import
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -18,11 +19,14 @@ if TYPE_CHECKING:
 
 def print_plan(words: Words) -> int:
     """Prints what the run that the overrides describe would train. Raises UserError as the run would."""
+    doing("reading the configuration")
     from peftbench.config.compose import compose
 
     config = compose(*words.overrides, *_search_path(words["config_dir"]))
+    doing_import("torch")
     from peftbench.runs.dry_run import plan_run
 
+    doing("building the model without weights")
     planned = plan_run(config, words["probe"])
     if words["json"]:
         print(json.dumps({**asdict(planned), "relative_time": planned.relative_time}, indent=1))

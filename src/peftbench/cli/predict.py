@@ -11,6 +11,7 @@ from typing import IO, Any
 
 from peftbench.cli.arguments import CONFIG_DIR, Argument, Command, Kind, Words
 from peftbench.common.errors import UserError
+from peftbench.common.status_line import doing, doing_import
 from peftbench.common.task_lookup import shipped_tasks
 
 
@@ -18,24 +19,34 @@ def write_predictions(words: Words) -> int:
     """Writes what a tuned model says of each image to `out`, or to the standard output.
 
     Raises:
-        UserError: no image can be read, or a file is in the way.
+        UserError: no image can be read, a file is in the way, or there is no finished run.
     """
     out = _table_file(words["out"], words["force"])
     _check_task_options(words)
 
+    from peftbench.tuned.items import find_items
+    from peftbench.tuned.run_folder import read_finished
+
+    folder, record, config = read_finished(words["run"], words["config_dir"])
+    options = _options_of_task(words, config.task)
+    of_clips = record.stamps["data"].get("frames") is not None
+    skipped = Skipped()
+    doing("looking for images")
+    items = find_items(words["images"], of_clips, skipped.add)
+    if not items:
+        raise _nothing_to_predict(words["images"], skipped, of_clips)
+    doing_import("torch")
     from peftbench.tasks.base import task_class
     from peftbench.tuned.finished_run import open_run
-    from peftbench.tuned.items import find_items
     from peftbench.tuned.load import choose_device, load
 
+    doing(f"opening {folder.name}")
     run = open_run(words["run"], words["config_dir"])
-    options = _options_of_task(words, run.config.task)
+    if (run.frames is not None) != of_clips:
+        raise UserError(f"{folder}: its record and its delta do not agree on whether it is of clips.")
     device = choose_device(words["device"])
-    skipped = Skipped()
-    items = find_items(words["images"], run.frames is not None, skipped.add)
-    if not items:
-        raise _nothing_to_predict(words["images"], skipped, run.frames is not None)
     predictor = task_class(run.config.task).predictor(options, words["images"], items, words["force"])
+    doing("building the model")
     # Unmerged, in the run's own precision: what the record's accuracy is of.
     tuned = load(run, merge=False, weights=words["weights"], adapter=words["adapter"]).to(device)
     count = _write_table(tuned, predictor, out, skipped, words["images"])

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.common.errors import UserError
+from peftbench.common.status_line import doing
 from peftbench.common.stopping import ENDINGS
 from peftbench.config import Config
 from peftbench.results import Record
@@ -31,6 +32,8 @@ def run_in_processes(config: Config, group: str | None, retry: bool = True) -> R
             f"trainer.nodes={config.trainer.nodes}: start the same command on every node with srun or torchrun."
         )
     count = config.trainer.devices
+    if config.trainer.progress:
+        doing(f"starting {count} processes")
     with tempfile.TemporaryDirectory(prefix="peftbench-") as folder:
         task = Path(folder) / "config.json"
         task.write_text(json.dumps({"config": config.to_dict(), "group": group, "retry": retry}), encoding="utf-8")

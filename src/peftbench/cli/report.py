@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from peftbench.cli.arguments import Argument, Command, Words
 from peftbench.common.amounts import agreeing
 from peftbench.common.errors import UserError, nearest
+from peftbench.common.status_line import doing
 
 if TYPE_CHECKING:
     from peftbench.results.board import Board
@@ -29,6 +30,7 @@ def print_report(words: Words) -> int:
     if form == "terminal" and output:
         raise UserError("output: format=terminal is shown, not written; give format=markdown, csv, latex or html.")
     places = record_places(words["folders"])
+    doing("reading the records")
     collected = collect(places)
     all_boards = boards(
         collected.runs, words["metric"], words["settings"] == "all", words["means"] == "all" or words["incomplete"]

@@ -16,12 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
+from peftbench.cli import jobs, shared_mistakes, sweep_progress
 from peftbench.cli.jobs import Job
 from peftbench.common.errors import UserError
+from peftbench.common.status_line import doing
 from peftbench.config import Sweep
+from peftbench.config.compose import checked
 from peftbench.results import Record
 
 
@@ -34,6 +39,7 @@ class Session:
         sweep_folder: where the sweep's jobs leave their records; None where there is one job alone.
         records: of a job alone.
         mistakes: why a job alone could not run.
+        shared: a mistake that no job of the sweep can escape, for which it was ended.
         waiting: jobs of a sweep that are carried out when all are known, to train together.
         study: what the waiting jobs were told of all runs.
     """
@@ -44,6 +50,7 @@ class Session:
         self.sweep_folder: Path | None = None
         self.records: list[Record] = []
         self.mistakes: list[UserError] = []
+        self.shared: UserError | None = None
         self.waiting: list[Job] = []
         self.study: Sweep | None = None
 
@@ -95,6 +102,11 @@ def active_session() -> Session:
     return _active
 
 
+def in_first_process() -> bool:
+    """Whether this is the process that the user started, not one of a launcher's."""
+    return _active is not None
+
+
 def asks_for_sweep(words: Sequence[str]) -> bool:
     """Whether the words start a sweep."""
     return bool({"-m", "--multirun"} & set(words)) or any(word.startswith("experiment=") for word in words)
@@ -104,4 +116,30 @@ class SweepFolder(Callback):
     """Tells the session where the sweep's jobs leave their records."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        active_session().sweep_folder = Path(config.hydra.sweep.dir)
+        sweep = active_session().sweep_folder = Path(config.hydra.sweep.dir)
+        sweeper = config.hydra.sweeper
+        words = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
+        first = sweep_progress.begin(sweep, [*words, *config.hydra.overrides.task], sweeper.get("trials"))
+        count = sweep_progress.jobs_of(sweep)
+        doing(f"checking the words of {count} jobs" if count else "checking the words of all jobs")
+        if shared_mistakes.is_of_all(sweep, "data"):
+            _read_data_of_all(config, first)
+
+
+def _read_data_of_all(config: DictConfig, first_job: Sequence[str]) -> None:
+    """Reads the data that all jobs share, before Hydra composes each of them, which takes a while for hundreds.
+
+    Raises:
+        KeyboardInterrupt: they are not to be had, as the session then says.
+    """
+    try:
+        loader = GlobalHydra.instance().hydra.config_loader  # type: ignore[union-attr]
+        composed = loader.load_sweep_config(config, list(first_job))
+        job = checked(composed, composed.hydra.runtime.choices)
+    except (UserError, HydraException, OmegaConfBaseException):  # said again, and listed, when the job's turn comes
+        return
+    try:
+        jobs.read_data(job)
+    except UserError as mistake:
+        active_session().shared = mistake
+        raise KeyboardInterrupt from None

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from peftbench.cli.arguments import CONFIG_DIR, Argument, Command, Words
+from peftbench.common.status_line import doing, doing_import
 
 
 def print_shared_costs(words: Words) -> int:
     """Prints storage and memory of the runs in the given folders. Raises UserError where they share no backbone."""
     from peftbench.common.amounts import plural, size
+    from peftbench.tuned.run_folder import read_finished
+
+    for run in words["runs"]:
+        read_finished(run, words["config_dir"])
+    doing_import("torch")
     from peftbench.tuned.multitask import MultiTask
 
+    doing("building the models")
     report = MultiTask(None, words["runs"], words["config_dir"]).report()
     print(f"{plural(report['tasks'], 'task')}, backbone {size(report['backbone'])}")
     for what in ("storage", "memory"):

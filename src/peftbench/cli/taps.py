@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from peftbench.cli.arguments import Argument, Command, CommandGroup, Words
 from peftbench.common.errors import UserError
+from peftbench.common.status_line import doing
 
 if TYPE_CHECKING:
     from peftbench.taps.entries import Entry
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 def list_taps(words: Words) -> int:
     """Prints the entries and what killed runs left."""
+    doing("looking at the entries")
     from peftbench.common.amounts import plural, size
     from peftbench.taps.entries import entries, leftover_sizes, taps_folder
 
@@ -28,6 +30,7 @@ def list_taps(words: Words) -> int:
 
 def clear_taps(words: Words) -> int:
     """Removes all entries, or those whose keys begin as given. Raises UserError where none does."""
+    doing("looking at the entries")
     from peftbench.common.amounts import plural, size
     from peftbench.taps.entries import entries, remove_entry, remove_leftovers, taps_folder
 

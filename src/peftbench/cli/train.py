@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Sequence
@@ -19,11 +20,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from peftbench.cli import jobs
+from peftbench.cli import jobs, shared_mistakes, sweep_progress
 from peftbench.cli.hydra_options import hydra_option, separate
-from peftbench.cli.session import Session, active_session, asks_for_sweep
+from peftbench.cli.session import Session, active_session, asks_for_sweep, in_first_process
 from peftbench.common.config_files import roots
-from peftbench.common.errors import UserError
+from peftbench.common.errors import Refusal, UserError
+from peftbench.common.status_line import no_status_line
 from peftbench.common.stopping import endings_as_interrupts, silence_output
 from peftbench.config import CONFIGS, Config, validate_study
 from peftbench.config.compose import checked, explained
@@ -45,22 +47,35 @@ def train(arguments: Sequence[str]) -> int:
     _refuse_nothing_to_run(options, overrides)
     session = Session([*options, *prepare(overrides, roots(arguments), asks_for_sweep(arguments))])
     with endings_as_interrupts():
-        end = _run_hydra(session)
+        try:
+            end = _run_hydra(session)
+        finally:
+            jobs.forget_data()
     if session.mistakes:
         raise session.mistakes[0]
+    if session.shared is not None and session.sweep_folder is not None:
+        count = sweep_progress.jobs_of(session.sweep_folder)
+        print(f"peftbench: {f'{count} of {count} jobs' if count else 'every job'}: {session.shared}", file=sys.stderr)
+        return 2 if isinstance(session.shared, Refusal) else 1
     records = session.all_records()
+    no_status_line()
     try:
-        _show(records, end, session.sweep_folder is not None)
+        _show(records, end, session.sweep_folder)
         sys.stdout.flush()
     except (BrokenPipeError, SystemExit):  # the reader (head, less) went away; rich ends the process then
         silence_output()
     return {"broken": 1, "stopped": 130}.get(end) or _status(records)
 
 
-def _show(records: list[Record], end: str, sweep: bool) -> None:
+def _show(records: list[Record], end: str, sweep: Path | None) -> None:
     """Prints what came of it, and how to go on."""
+    together = shared_mistakes.told_together(records, sweep)
+    if apart := [record for record in records if record.reason not in together]:
+        print_table(apart)
+    for why, alike in together.items():
+        count = sweep and sweep_progress.jobs_of(sweep)
+        print(f"{len(alike)} of {count or len(records)} jobs: {why}")
     if records:
-        print_table(records)
         _print_boards(records)
         _print_places(records)
     if end == "broken":
@@ -125,11 +140,11 @@ def _carry_out(composed: DictConfig) -> float:
     state = HydraConfig.get()
     sweep = Path(state.sweep.dir) if state.mode == RunMode.MULTIRUN else None
     launcher = str(state.launcher.get("_target_", ""))
+    place = ""
     if sweep:
         from peftbench.config.resolvers import assign
 
         place = assign(sweep, launcher, composed)
-        print(f"job {state.job.num}: {' '.join(state.overrides.task)}{place}", flush=True)
     try:
         plain = [OmegaConf.to_container(composed[k], resolve=True) for k in ("sweep", "protocol")]
         study, protocol = validate_study(*plain)
@@ -142,22 +157,41 @@ def _carry_out(composed: DictConfig) -> float:
         if sweep is None:
             active_session().mistakes.append(mistake)
             return float("nan")
+        if not sweep_progress.was_told(sweep, str(mistake)):
+            jobs.tell_start(state, place)
+            print(f"{sweep_progress.place_of(sweep, state.job.num)}: failed: {mistake}", flush=True)
         return _value_of_job(state, sweep, [jobs.stand_in_record(state, mistake)])
     if sweep is None:
         return _run_alone(config)
+    begun, importing = time.perf_counter(), jobs.importing
+    if known := shared_mistakes.known(sweep, config):  # which the job that met it told
+        return _value_of_job(state, sweep, [jobs.stand_in_record(state, known, config)])
+    jobs.tell_start(state, place)
     if protocol.name != "none":
-        return _value_of_job(state, sweep, jobs.run_protocol(state, config, protocol, study, sweep.name))
-    if study.together > 1 and launcher.endswith("BasicLauncher"):
+        records = jobs.run_protocol(state, config, protocol, study, sweep.name)
+    elif study.together > 1 and launcher.endswith("BasicLauncher"):
         session = active_session()
         session.study = study
         session.waiting.append((copy.deepcopy(state), config))
         return float("nan")
-    records = jobs.with_stand_ins([state], [config], lambda: jobs.train_configs([config], sweep.name, study.retry))
+    else:
+        records = jobs.with_stand_ins([state], [config], lambda: jobs.train_configs([config], sweep.name, study.retry))
+    _end_where_all_would_fail(sweep)
+    jobs.tell_result(state, records, time.perf_counter() - begun - (jobs.importing - importing))
     return _value_of_job(state, sweep, records)
+
+
+def _end_where_all_would_fail(sweep: Path) -> None:
+    """Ends a sweep after a mistake that no job of it can escape, by KeyboardInterrupt; in a launcher's process not."""
+    if in_first_process() and (mistake := shared_mistakes.of_all_jobs(sweep)):
+        active_session().shared = mistake
+        raise KeyboardInterrupt
 
 
 def _run_alone(config: Config) -> float:
     session = active_session()
+    if not config.trainer.progress:
+        no_status_line()
     try:
         session.records.extend(jobs.train_configs([config], None, True))
     except UserError as mistake:
@@ -216,7 +250,7 @@ def _refuse_together(word: str, value: str, arguments: Sequence[str]) -> None:
 
 def _print_boards(records: list[Record]) -> None:
     """Under a protocol, what its runs say together."""
-    done = [r for r in records if r.status == "complete" and r.folder]
+    done = [r for r in records if r.status == "complete" and r.folder and not r.config["trainer"].get("trial")]
     if not any(r.config.get("protocol") for r in done):
         return
     from peftbench.results.board_tables import group_tables

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from peftbench.common.errors import UserError
+from peftbench.common.status_line import doing_import, status_line
 from peftbench.common.stopping import endings_as_interrupts
 from peftbench.config import Config
 
@@ -23,13 +25,16 @@ def main(task: str, answer: str) -> int:
 
 
 def _reply(task: str, answer: str) -> int:
-    from peftbench.runs.run import run as train_config
-
     asked = json.loads(Path(task).read_text(encoding="utf-8"))
     reply: dict[str, Any] = {}
     status = 1
     try:
-        record = train_config(Config.from_dict(asked["config"]), asked["group"], asked["retry"])
+        config = Config.from_dict(asked["config"])
+        with status_line(config.trainer.progress and os.environ.get("RANK", "0") == "0"):
+            doing_import("torch")
+            from peftbench.runs.run import run as train_config
+
+            record = train_config(config, asked["group"], asked["retry"])
         reply = {"record": dataclasses.asdict(record)}
         status = 0
     except UserError as mistake:

@@ -6,7 +6,13 @@ from collections.abc import Iterable, Mapping
 
 
 class UserError(Exception):
-    """A mistake in what the user gave: its text is the whole message, shown without a traceback."""
+    """A mistake in what the user gave: its text is the whole message, shown without a traceback.
+
+    Attributes:
+        of: `data` or `weights` where it is a mistake of what other runs may need too; else empty.
+    """
+
+    of: str = ""
 
 
 class Refusal(UserError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -15,6 +15,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from peftbench.common.status_line import doing
 
 Watch = Callable[[int, int], None]
 Stages = Callable[[str, int, int], None]  # what is being done, how much of it is, and of how much
@@ -36,16 +38,20 @@ def bar(console: Console) -> Progress:
 @contextmanager
 def counted(console: Console, what: str, shown: bool = True) -> Iterator[Watch]:
     """A bar for something countable, where somebody looks at a terminal; it appears with the first count."""
+    if shown:
+        doing(what)
     if not shown or not console.is_terminal:
         yield lambda done, of: None
         return
-    with bar(console) as progress:
-        tasks: list[Any] = []
+    with ExitStack() as opened:
+        shown_bar: list[tuple[Progress, Any]] = []
 
         def watch(done: int, of: int) -> None:
-            if not tasks:
-                tasks.append(progress.add_task(what, total=of))
-            progress.update(tasks[0], completed=done, total=of)
+            if not shown_bar:
+                progress = opened.enter_context(bar(console))
+                shown_bar.append((progress, progress.add_task(what, total=of)))
+            progress, task = shown_bar[0]
+            progress.update(task, completed=done, total=of)
 
         yield watch
 
@@ -60,15 +66,19 @@ def watching(console: Console) -> Iterator[Stages]:
     if not console.is_terminal:
         yield unwatched
         return
-    with bar(console) as progress:
-        task = progress.add_task("", total=None, visible=False)
+    with ExitStack() as opened:
+        shown_bar: list[tuple[Progress, Any]] = []
         now = ""
 
         def watch(what: str, done: int, of: int) -> None:
             nonlocal now
+            if not shown_bar:
+                progress = opened.enter_context(bar(console))
+                shown_bar.append((progress, progress.add_task(what, total=of or None)))
+            progress, task = shown_bar[0]
             if what != now:
                 now = what
-                progress.reset(task, description=what, total=of or None, visible=True)
+                progress.reset(task, description=what, total=of or None)
             progress.update(task, completed=done, total=of or None)
 
         yield watch

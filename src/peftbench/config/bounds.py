@@ -18,12 +18,16 @@ FromZeroToOne = Annotated[float, Field(ge=0, le=1, description="a number from 0 
 Momentum = Annotated[float, Field(ge=0, lt=1, description="at least 0 and below 1")]
 Decay = Annotated[float, Field(ge=0, lt=1, description="numbers at least 0 and below 1")]
 """One of several rates at which averages forget, such as Adam's betas."""
+TYPES = ("Positive", "Count", "Amount", "AboveZero", "AboveZeroOrNull", "Share", "FromZeroToOne", "Momentum", "Decay")
+"""Their names, by which the options of a method may have them."""
 
 
 def bound_words(schema: Any, field: str) -> str:
-    """What the bounds of a dataclass's field ask for, in words; an empty string where it has none."""
-    hints = get_type_hints(schema, include_extras=True) if is_dataclass(schema) else {}
-    return _words(hints.get(field))
+    """What the bounds of a field of a dataclass or pydantic model ask for, in words; an empty string if it has none."""
+    if is_dataclass(schema):
+        return _words(get_type_hints(schema, include_extras=True).get(field))
+    of_model = schema.model_fields[field]
+    return of_model.description or _words(of_model.annotation)
 
 
 def _words(annotation: Any) -> str:

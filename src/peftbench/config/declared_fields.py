@@ -1,7 +1,8 @@
 """The fields of a dataclass, read from its source: types and defaults, without importing it.
 
 A method's file imports torch, which takes seconds; reading its source takes milliseconds, so that a wrong option is
-answered at once. Only literal defaults and plain types can be read so, which is the rule for option fields.
+answered at once. Only literal defaults, plain types and the bounds of `bounds.py` can be read so, which is the rule for
+option fields.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ import ast
 import importlib.util
 import os
 from functools import cache
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any, Literal, Union
 
 from peftbench.common.errors import UserError, suggested
+from peftbench.config import bounds
 
 Fields = dict[str, tuple[Any, Any]]
 """Name -> (type, default or ...), in pydantic's form."""
@@ -28,6 +31,7 @@ _PLAIN: dict[str, Any] = {
     "list": list,
     "dict": dict,
     "Any": Any,
+    **{name: getattr(bounds, name) for name in bounds.TYPES},
 }
 
 
@@ -72,7 +76,7 @@ def class_constant(path: str, name: str, key: str) -> Any:
 
 def _source(module: str, path: str, key: str) -> ast.Module:
     try:
-        spec = importlib.util.find_spec(module) if module else None
+        spec = _spec(module) if module else None
     except (ImportError, ValueError):
         spec = None
     if spec is None or not spec.origin or not spec.origin.endswith(".py"):
@@ -81,6 +85,18 @@ def _source(module: str, path: str, key: str) -> ast.Module:
             f"{key}={path}: expected the import path of a class{hint}, such as peftbench.methods.lora.LoRA."
         )
     return ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+
+
+def _spec(module: str) -> ModuleSpec | None:
+    """Where a module lies. Python's own look-up imports the packages that it is in, of which some import torch."""
+    name, *inner = module.split(".")
+    spec = importlib.util.find_spec(name)
+    for part in inner:
+        if spec is None or spec.submodule_search_locations is None:
+            return None
+        name = f"{name}.{part}"
+        spec = PathFinder.find_spec(name, list(spec.submodule_search_locations))
+    return spec or importlib.util.find_spec(module)  # for packages of other finders
 
 
 def _class_in(tree: ast.Module, name: str) -> ast.ClassDef | None:

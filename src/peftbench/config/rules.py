@@ -126,6 +126,11 @@ def _streamed_weights_are_not_sharded(config: Config) -> None:
         )
 
 
+def _a_trial_is_of_some_batches(config: Config) -> None:
+    if config.trainer.trial and config.trainer.max_batches is None:
+        raise UserError("trainer.trial=true: needs trainer.max_batches=N, the batches of each split that it reads.")
+
+
 def _half_precision_needs_a_gpu(config: Config) -> None:
     if config.trainer.precision == "16" and config.trainer.accelerator == "cpu":
         raise UserError("trainer.precision='16': half precision needs a GPU; on a CPU use 'bf16' or '32'.")
@@ -147,5 +152,6 @@ RULES = (
     _several_devices_need_a_strategy,
     _streaming_needs_a_file,
     _streamed_weights_are_not_sharded,
+    _a_trial_is_of_some_batches,
     _half_precision_needs_a_gpu,
 )

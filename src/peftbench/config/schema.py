@@ -126,6 +126,7 @@ class Trainer:
     accumulate: Positive = 1
     clip: AboveZeroOrNull = None
     max_batches: Positive | None = None
+    trial: bool = False
     threads: Positive | None = None
     progress: bool = True
     checkpoint_seconds: float = 30.0

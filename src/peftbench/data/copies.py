@@ -6,8 +6,10 @@ import hashlib
 import os
 import stat
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,6 +22,20 @@ from peftbench.data.media import frame_files
 _END = 4096  # bytes of each end of a file by which most files of one size are told apart
 _CHUNK = 64  # paths that a thread asks for in one go
 _T = TypeVar("_T")
+_LOOKS = ContextVar("looks", default=True)
+
+
+@contextmanager
+def copies_not_looked_for(passed_over: bool = True) -> Iterator[None]:
+    """Within this block no file is opened to find copies, and each path counts as an image of its own.
+
+    A trial of a few batches needs no whole data set, and a look at the files of a large one takes minutes.
+    """
+    before = _LOOKS.set(_LOOKS.get() and not passed_over)
+    try:
+        yield
+    finally:
+        _LOOKS.reset(before)
 
 
 def first_copies(paths: Sequence[Path]) -> np.ndarray:
@@ -32,6 +48,8 @@ def first_copies(paths: Sequence[Path]) -> np.ndarray:
         UserError: a file cannot be read.
     """
     first = np.arange(len(paths))
+    if not _LOOKS.get():
+        return first
     facts = _of_each(_facts, paths)
     ways: dict[Hashable, int] = {}  # file -> the first way to it: one that is named twice need not be read
     for at, (file, _) in enumerate(facts):

@@ -26,6 +26,7 @@ from peftbench.data.layout import ALL as EVERY
 from peftbench.data.layout import Layout, role_of
 from peftbench.data.listing import folders_in
 from peftbench.data.loading import BatchOrder, Loaders, pass_whole_batch
+from peftbench.data.trial import first_of_trial
 
 ALL = "corruptions"
 Shifts = dict[str, Split | tuple[str, int]]
@@ -50,7 +51,7 @@ def read_shifts(config: Config, splits: Splits, tell: Callable[[str], None] = la
                 for level in (_severity(entry, severity),) if colon else SEVERITIES:
                     named[f"{kind}:{level}"] = (kind, level)
         else:
-            named[entry] = _folder(entry, splits, tell)
+            named[entry] = first_of_trial(_folder(entry, splits, tell), config)
     return named
 
 

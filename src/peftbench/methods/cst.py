@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from peftbench.backbones import Backbone, Facts, Tap, layouts
 from peftbench.backbones.facts import grid_of
 from peftbench.common.errors import Refusal
+from peftbench.config.bounds import Positive
 from peftbench.methods.base import Method, Plan, Side, freeze
 
 TEMPERATURE = 0.1
@@ -58,11 +59,11 @@ class CST(Method):
     side: ClassVar[bool] = True
     identity_start: ClassVar[bool] = True
 
-    reduction: int = 8
+    reduction: Positive = 8
     gate: Literal["gate", "max", "sum", "input_gate"] = "gate"
     gate_init: float = 2.0
     norm: Literal["group", "batch"] = "group"
-    stages: int = 4
+    stages: Positive = 4
     feedback: bool = False
 
     def check(self, backbone: Backbone) -> None:

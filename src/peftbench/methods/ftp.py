@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from peftbench import optim
 from peftbench.backbones import Backbone
+from peftbench.config.bounds import AboveZero, FromZeroToOne
 from peftbench.methods.full import Full
 from peftbench.optim.ftp import refuse_bad_options
 
@@ -25,8 +26,8 @@ class FTP(Full):
     own_optimizer: ClassVar[bool] = True
     anchored: ClassVar[bool] = True
 
-    kappa: float = 1.0
-    gamma_lr: float = 0.01
+    kappa: FromZeroToOne = 1.0
+    gamma_lr: AboveZero = 0.01
     norm: Literal["mars", "l2"] = "mars"
     exclude: tuple[str, ...] = ("task.*",)
 

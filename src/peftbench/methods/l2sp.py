@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from peftbench import optim
 from peftbench.backbones import Backbone
 from peftbench.common.errors import UserError
+from peftbench.config.bounds import Amount
 from peftbench.methods.full import Full
 
 
@@ -22,7 +23,7 @@ class L2SP(Full):
     own_optimizer: ClassVar[bool] = True
     anchored: ClassVar[bool] = True
 
-    strength: float = 0.01
+    strength: Amount = 0.01
     exclude: tuple[str, ...] = ("task.*",)
 
     def check(self, backbone: Backbone) -> None:

@@ -11,6 +11,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from peftbench.backbones import Backbone
 from peftbench.common.errors import Refusal, UserError
+from peftbench.config.bounds import Positive, Share
 from peftbench.methods.base import Method, Plan, freeze
 from peftbench.methods.shared.low_rank_update import Form, LowRankUpdate, input_path_fits, updates
 
@@ -29,9 +30,9 @@ class LoRA(Method):
     peft_adapters: ClassVar[bool] = True
     merges: ClassVar[tuple[str, ...]] = ("unmerged", "dense")
 
-    rank: int = 8
+    rank: Positive = 8
     alpha: float = 8.0
-    dropout: float = 0.0
+    dropout: Share = 0.0
     layers: tuple[str, ...] = ("*",)
 
     def check(self, backbone: Backbone) -> None:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from peftbench.backbones import Backbone, Tap, layouts
 from peftbench.backbones.facts import grid_of
 from peftbench.common.errors import Refusal, UserError
+from peftbench.config.bounds import Positive
 from peftbench.methods.base import Method, Plan, Side, freeze
 from peftbench.methods.shared import side_recursion
 from peftbench.methods.shared.mixing import Mixer, Norms, refine
@@ -46,16 +47,16 @@ class LoSA(Method):
     side: ClassVar[bool] = True
     fixed_size: ClassVar[bool] = True
 
-    rank: int = 8
+    rank: Positive = 8
     norm: Literal["none", "ln", "ln_noaffine"] = "none"
     bias: bool = False
     mixers: tuple[Literal["channel", "token", "space", "time"], ...] = ("channel", "token")
-    tap_every: int = 1
-    tap_last: int | None = None
+    tap_every: Positive = 1
+    tap_last: Positive | None = None
     start: Literal["last", "first", "zero"] = "last"
     pooling: Literal["model", "token", "avg"] = "model"
     init: Literal["kaiming", "trunc_normal"] = "kaiming"
-    frames: int | None = None
+    frames: Positive | None = None
 
     @property
     def identity_start(self) -> bool:  # type: ignore[override]

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from peftbench.backbones import Backbone, Facts, Tap, layouts
 from peftbench.backbones.facts import grid_of
 from peftbench.common.errors import Refusal, UserError
+from peftbench.config.bounds import Positive
 from peftbench.methods.base import Method, Plan, Side, freeze
 
 TEMPERATURE = 0.1
@@ -49,7 +50,7 @@ class LST(Method):
     side: ClassVar[bool] = True
     identity_start: ClassVar[bool] = True
 
-    reduction: int = 8
+    reduction: Positive = 8
     drop: tuple[int, ...] = ()
 
     def check(self, backbone: Backbone) -> None:

@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from peftbench.backbones import Backbone
 from peftbench.backbones.layers import Layer, layers
 from peftbench.common.errors import Refusal, UserError
+from peftbench.config.bounds import AboveZeroOrNull, Positive
 from peftbench.methods.base import Method, Plan, freeze
 from peftbench.methods.shared.folding import refuse_taken_names
 from peftbench.methods.shared.low_rank_update import Form, LowRankUpdate, input_path_fits, updates, weight_path_fits
@@ -40,8 +41,8 @@ class PETAH(Method):
     identity_start: ClassVar[bool] = True
     merges: ClassVar[tuple[str, ...]] = ("unmerged", "masked", "dense")
 
-    rank: int = 8
-    alpha: float | None = None
+    rank: Positive = 8
+    alpha: AboveZeroOrNull = None
     rslora: bool = False
     form: Literal["weight", "conv"] = "weight"
     targets: tuple[str, ...] = ("attn", "mlp", "conv1x1", "convkxk", "downsample", "stem", "depthwise")

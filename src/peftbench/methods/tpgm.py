@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from peftbench import optim
 from peftbench.backbones import Backbone
 from peftbench.common.errors import Refusal, UserError
+from peftbench.config.bounds import AboveZero, Positive
 from peftbench.methods.full import Full
 
 
@@ -25,8 +26,8 @@ class TPGM(Full):
     own_optimizer: ClassVar[bool] = True
     anchored: ClassVar[bool] = True
 
-    iterations: int = 1
-    gamma_lr: float = 0.01
+    iterations: Positive = 1
+    gamma_lr: AboveZero = 0.01
     norm: Literal["mars", "l2"] = "mars"
     exclude: tuple[str, ...] = ("task.*",)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from peftbench.backbones import Backbone
 from peftbench.common.errors import UserError
+from peftbench.config.bounds import FromZeroToOne
 from peftbench.methods.full import Full
 
 
@@ -26,7 +27,7 @@ class WiseFT(Full):
     finishes: ClassVar[bool] = True
     anchored: ClassVar[bool] = True
 
-    alpha: float = 0.5
+    alpha: FromZeroToOne = 0.5
     exclude: tuple[str, ...] = ("task.*",)
 
     def check(self, backbone: Backbone) -> None:

@@ -16,11 +16,30 @@ from peftbench.results.summary import Run, Shared, summarise
 
 @dataclass
 class Collected:
-    """`skipped` are files that are no records of ours, `repeated` further records of a run id, each with the reason."""
+    """The runs of a report, and what it leaves out.
+
+    `skipped` are files that are no records of ours, `repeated` further records of a run id, each with the reason.
+    `trials` counts records of `trainer.trial`, as debug=smoke makes them; `cut_short` those of `trainer.max_batches`,
+    which are left out where there are whole runs: their figures are of a part of the images.
+    """
 
     runs: list[Run] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
     repeated: list[tuple[str, str]] = field(default_factory=list)
+    trials: int = 0
+    cut_short: int = 0
+
+    def left_out(self) -> list[str]:
+        """A sentence on each kind of records that are left out because they are of a few batches."""
+        notes = []
+        if self.trials:
+            notes.append(f"{plural(self.trials, 'record')} of debug=smoke {_is(self.trials)} left out.")
+        if self.cut_short:
+            notes.append(
+                f"{plural(self.cut_short, 'record')} of trainer.max_batches {_is(self.cut_short)} left out: the "
+                f"figures are of a part of the images."
+            )
+        return notes
 
 
 def collect(places: Sequence[Path]) -> Collected:
@@ -42,6 +61,8 @@ def collect(places: Sequence[Path]) -> Collected:
             gc.enable()
     if not collected.runs:
         tried = ", ".join(str(place) for place in places)
+        if collected.trials:
+            raise UserError(f"{tried}: holds no record but {collected.trials} of debug=smoke, which no report shows.")
         skipped = collected.skipped
         bad = f" ({plural(len(skipped), 'file')} called {FILE} cannot be used: {skipped[0][1]})" if skipped else ""
         raise UserError(f"{tried}: holds no record of a run{bad}; a run leaves one in <output_dir>/<run id>/{FILE}.")
@@ -50,6 +71,7 @@ def collect(places: Sequence[Path]) -> Collected:
 
 def _add_all(places: Sequence[Path], collected: Collected) -> None:
     index: dict[str, int] = {}
+    cut_short: set[str] = set()
     shared = Shared()
     for place in places:
         if not place.exists():
@@ -59,13 +81,23 @@ def _add_all(places: Sequence[Path], collected: Collected) -> None:
                 record = read_record(folder)
                 assert record is not None
                 run = summarise(record, shared)
+                trainer = record.config.get("trainer") or {}
             except UserError as problem:
                 collected.skipped.append((str(folder / FILE), str(problem).partition(": ")[2]))
                 continue
             except OSError as problem:
                 collected.skipped.append((str(folder / FILE), f"cannot be read ({problem.strerror})."))
                 continue
+            if trainer.get("trial"):
+                collected.trials += 1
+                continue
+            if trainer.get("max_batches"):
+                cut_short.add(run.id)
             _add(collected, index, run)
+    whole = [run for run in collected.runs if run.id not in cut_short]
+    if whole and len(whole) < len(collected.runs):
+        collected.cut_short = len(collected.runs) - len(whole)
+        collected.runs = whole
 
 
 def _add(collected: Collected, index: dict[str, int], run: Run) -> None:
@@ -84,6 +116,10 @@ def _add(collected: Collected, index: dict[str, int], run: Run) -> None:
     collected.repeated.append(
         (run.folder, f"is of run {run.id} like {first.folder}, with {figures}; the latter counts.")
     )
+
+
+def _is(number: int) -> str:
+    return "is" if number == 1 else "are"
 
 
 def _folders_with_a_record(place: Path) -> Iterator[Path]:

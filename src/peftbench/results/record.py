@@ -21,7 +21,7 @@ class Record:
     """What a run was, what it reached, and what it cost; docs/record.md describes each part with its units.
 
     `status` is one of running, complete, interrupted, failed, refused; `reason` says why it is not complete. `folder`
-    is where the record lies, and no part of it.
+    is where the record lies, and `was_there` whether it was read, not made, by this command; both are no part of it.
     """
 
     id: str
@@ -35,6 +35,7 @@ class Record:
     reason: str | None = None
     folder: str = ""
     schema: int = SCHEMA
+    was_there: bool = field(default=False, compare=False, repr=False)
 
     def write(self, folder: Path) -> None:
         """Writes `folder/result.json`, whole or not at all.
@@ -42,7 +43,7 @@ class Record:
         Raises:
             UserError: the file cannot be written.
         """
-        content = {k: v for k, v in asdict(self).items() if k != "folder"}
+        content = {k: v for k, v in asdict(self).items() if k not in ("folder", "was_there")}
         path = folder / FILE
         with replacing(path, lambda why: f"{path}: could not be written ({why}).") as part:
             part.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -76,7 +77,7 @@ def read_record(folder: Path, remedy: str = "") -> Record | None:
     path = folder / FILE
     if not path.is_file():
         return None
-    known = {f.name for f in fields(Record)}
+    known = {f.name for f in fields(Record)} - {"was_there"}
     try:
         content = from_json(path.read_bytes())  # twice as fast as json
     except ValueError as problem:

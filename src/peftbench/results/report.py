@@ -77,10 +77,12 @@ def left_out_tables(boards: Sequence[Board], collected: Collected) -> list[TextT
     unmeasured = [run for run in outside if run.status == "complete"]
     broken = [run for run in outside if run.status != "complete"]
     tables = []
+    notes = collected.left_out()
     if unmeasured:
         runs = plural(len(unmeasured), "complete run")
-        note = f"No table shows {runs} without this metric (of data.stage=tune, say)."
-        tables.append(TextTable("Left out", [], notes=[note]))
+        notes.append(f"No table shows {runs} without this metric (of data.stage=tune, say).")
+    if notes:
+        tables.append(TextTable("Left out", [], notes=notes))
     if broken:
         tables.append(_broken_runs(broken))
     if collected.skipped:

@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 from collections.abc import Callable
-from typing import Any
 
 from peftbench import backbones
-from peftbench.common.errors import UserError
 from peftbench.config import Config
 from peftbench.data.images import Preparation
 from peftbench.runs import starting_backbone
+from peftbench.runs.data_sets import instantiate as instantiate
 from peftbench.tasks.base import task_class
-
-
-def instantiate(section: Any) -> Any:
-    """The object that a config section's import path names, with the section's options."""
-    module, _, name = section.path.rpartition(".")
-    try:
-        kind = getattr(importlib.import_module(module), name)
-    except ImportError as problem:
-        if module.startswith("peftbench."):
-            raise
-        raise UserError(f"{section.path}: cannot be imported ({problem}); mend the imports of {module}.") from None
-    options = {f.name: section.options[f.name] for f in dataclasses.fields(kind) if f.name in section.options}
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})
 
 
 def build_backbone(spec: Config, tell: Callable[[str], None] = lambda text: None) -> backbones.Backbone:

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from peftbench.common.errors import UserError
 from peftbench.common.progress import Watch, counted
+from peftbench.common.status_line import doing
 from peftbench.config import Config
 
 
@@ -63,6 +64,11 @@ class Context:
         if self.first:
             Console(stderr=True).print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def progress(self, what: str) -> contextlib.AbstractContextManager[Watch]:
+    def doing(self, what: str) -> None:
+        """Says on a terminal what takes time now, where progress is to be shown."""
+        if self.first and self.config.trainer.progress:
+            doing(what)
+
+    def progress(self, what: str, shown: bool = True) -> contextlib.AbstractContextManager[Watch]:
         """A bar for something countable, where somebody looks at a terminal."""
-        return counted(Console(), what, self.config.trainer.progress and self.first)
+        return counted(Console(), what, shown and self.config.trainer.progress and self.first)

@@ -14,9 +14,11 @@ from peftbench.common.progress import Watch
 from peftbench.common.stopping import endings_as_interrupts
 from peftbench.config import Config
 from peftbench.data import ood
-from peftbench.data.base import DataSet, Split, Splits, split_hash
+from peftbench.data.base import Split, Splits, split_hash
+from peftbench.data.copies import copies_not_looked_for
 from peftbench.data.images import Preparation
 from peftbench.data.loading import Loaders, Share, loaders
+from peftbench.data.trial import images_of_trial
 from peftbench.methods.base import Method
 from peftbench.models.joint import JointModel
 from peftbench.models.model import Model
@@ -24,6 +26,7 @@ from peftbench.results import Record
 from peftbench.runs.build import build_backbone, instantiate, transform_of
 from peftbench.runs.compatibility import refuse_incompatible, refuse_other_frames
 from peftbench.runs.context import Context
+from peftbench.runs.data_sets import load_splits, mistakes_of
 from peftbench.runs.shared_checkpoint import group_of, records_kept, remove_shared_checkpoint, shared_folder
 from peftbench.runs.single_run import SingleRun
 from peftbench.runs.start_check import Start
@@ -43,8 +46,12 @@ def run(config: Config, group: str | None = None, retry: bool = True) -> Record:
     return run_jointly([config], group, retry)[0]
 
 
-def run_jointly(configs: Sequence[Config], group: str | None = None, retry: bool = True) -> list[Record]:
+def run_jointly(
+    configs: Sequence[Config], group: str | None = None, retry: bool = True, splits: Splits | None = None
+) -> list[Record]:
     """Carries out runs in one pass over the data, and returns a record each; equal ones are one run.
+
+    `splits` are those of their data set where they have been read already.
 
     They must be of a side method, over one backbone, with the same taps, data, order of batches, epochs, precision
     and kind of optimizer, as `sweeps.grouping.joint_signature` tells. A run that diverges fails alone, in its record.
@@ -56,16 +63,21 @@ def run_jointly(configs: Sequence[Config], group: str | None = None, retry: bool
     if context.config.trainer.threads:
         torch.set_num_threads(context.config.trainer.threads)
     methods: list[Method] = [instantiate(config.method) for config in configs]
+    context.doing(f"looking at {_name(context.config, 'backbone')} without weights")
     for config, method in zip(configs, methods, strict=True):
         refuse_incompatible(config, method)
         refuse_other_frames(config)
 
-    data = read_data(context)
+    data = read_data(context, splits)
+    context.doing(f"reading the weights of {_name(context.config, 'backbone')}")
     backbone = build_backbone(context.config, context.tell)
     transform = transform_of(context.config, backbone)
 
+    context.doing(f"reading the bytes of data={_name(context.config, 'data')}, for their hash")
+    hash_of_data = data.hash
+    context.doing("preparing")
     asked = [
-        SingleRun(context.of(config), method, backbone, data.splits, data.hash, data.shifts)
+        SingleRun(context.of(config), method, backbone, data.splits, hash_of_data, data.shifts)
         for config, method in zip(configs, methods, strict=True)
     ]
     runs: dict[str, SingleRun] = {}
@@ -98,14 +110,22 @@ class Data:
         return split_hash(*self.roles)
 
 
-def read_data(context: Context) -> Data:
+def read_data(context: Context, splits: Splits | None = None) -> Data:
     """Reads lists and labels; tells the user what is to be known of them. Raises UserError."""
     config = context.config
-    dataset: DataSet = instantiate(config.data)
-    splits = dataset.load()
+    if splits is None:
+        context.doing(f"reading the lists of data={_name(config, 'data')}")
+        splits = load_splits(config)
     for note in splits.notes:
         context.tell(f"data={config.data.name}: {note}")
-    return Data(splits, splits.roles(config.data.stage), ood.read_shifts(config, splits, context.tell))
+    with copies_not_looked_for(config.trainer.trial), mistakes_of("data"):
+        shifts = ood.read_shifts(config, splits, context.tell)
+        return Data(splits, images_of_trial(splits.roles(config.data.stage), config), shifts)
+
+
+def _name(config: Config, group: str) -> str:
+    """As the user chose it."""
+    return config.choices.get(group) or getattr(config, group).name
 
 
 def carry_out(
@@ -116,6 +136,7 @@ def carry_out(
         context.tell(f"data={context.config.data.name}: {note}")
     with context.progress("reading images") as watch:
         batches = _loaders(context, data, transform, watch)
+    context.doing(f"preparing method={_name(context.config, 'method')}")
     start = Start(backbone, data.splits.train.frames)
     for one in runs:
         one.adapt(transform, data.splits, batches, start)
@@ -126,7 +147,9 @@ def carry_out(
         taps = _keep_taps(context, model, batches, backbone.fingerprint)
         with context.progress("reading images") as watch:
             batches.load(watch)
+        context.doing("beginning to train")
         outcomes = _train(runs, batches)
+    context.doing("writing what was learned")
     for one, outcome in zip(runs, outcomes, strict=True):
         if taps is not None:
             one.record.costs["taps"] = taps
@@ -152,7 +175,7 @@ def _loaders(context: Context, data: Data, transform: Preparation, watch: Watch)
 def _keep_taps(context: Context, model: Model | JointModel, batches: Loaders, fingerprint: str) -> dict | None:
     """Has training and validation images replaced by their taps, where that helps; what it cost, for the record."""
     place = device_of_process(context.config.trainer)
-    with context.progress("computing taps") as watch:
+    with context.progress("computing taps", model.side is not None) as watch:
         return tap_filling.keep_taps(context.config, model, batches, fingerprint, place, watch, context.tell)
 
 

@@ -76,6 +76,7 @@ class SingleRun:
             old = None if context.config.force else finished_before(*ours)
             if old is not None:
                 self.record, self.done = old, True
+                self.record.was_there = True
                 self._say_that_it_is_done()
                 yield
                 return

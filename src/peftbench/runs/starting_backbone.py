@@ -19,6 +19,7 @@ from peftbench.data.decoding import decode_image
 from peftbench.data.folder import Folder
 from peftbench.data.media import DAMAGED
 from peftbench.methods.base import Method
+from peftbench.runs.data_sets import mistakes_of
 from peftbench.tasks.base import task_class
 
 MOST = 64  # images that pruning looks at
@@ -46,15 +47,17 @@ def build_starting_backbone(
     torch.manual_seed(mix(config.seed, 1))  # of a backbone that starts from random weights
     source = config.backbone
     task = task_class(config.task)
-    start_file = task.start_file(config.task, source)
+    with mistakes_of("weights"):
+        start_file = task.start_file(config.task, source)
     if start_file is not None:  # the backbone is in the same file
         source = replace(source, weights=str(start_file), pretrained=True)
-    try:
-        backbone = backbones.build_with_weights(source, input_size(config))
-    except UserError as problem:
-        if start_file is None:
-            raise
-        raise type(problem)(str(problem).replace("backbone.weights=", "task.weights=")) from None
+    with mistakes_of("weights"):
+        try:
+            backbone = backbones.build_with_weights(source, input_size(config))
+        except UserError as problem:
+            if start_file is None:
+                raise
+            raise type(problem)(str(problem).replace("backbone.weights=", "task.weights=")) from None
     if start_file is not None:
         task.settle(backbone, start_file)
     spec, whole = config.pruning, backbone.facts.parameters

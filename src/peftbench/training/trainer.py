@@ -41,6 +41,16 @@ from peftbench.training.worker_errors import plain_sentences
 
 PRECISION = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
 Watch = Callable[[list[dict[str, float]]], None]
+UNLIMITED: dict[str, Any] = {
+    **dict.fromkeys(("limit_train_batches", "limit_val_batches", "limit_test_batches", "val_check_interval")),
+    **dict.fromkeys(("max_time", "min_epochs", "min_steps")),
+    "max_steps": -1,
+    "fast_dev_run": False,
+    "overfit_batches": 0.0,
+    "check_val_every_n_epoch": 1,
+}
+"""Lightning's own limits, at their defaults: else it takes them from variables such as PL_TRAINER_MAX_STEPS, and a run
+would end early without a word of it in its record."""
 
 
 @dataclass(frozen=True)
@@ -285,6 +295,7 @@ def _trainer(config: Config, folder: Path, callbacks: list[Callback]) -> Trainer
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
+            **UNLIMITED,
             use_distributed_sampler=False,
             inference_mode=False,  # its tensors must not be cached by modules that train later (attention biases)
             default_root_dir=folder,

@@ -10,14 +10,14 @@ from pathlib import Path
 from torch import Tensor
 
 from peftbench import config, deltas
-from peftbench.common.errors import Refusal, UserError
+from peftbench.common.errors import Refusal
 from peftbench.common.notes import note
 from peftbench.config import Config
 from peftbench.methods.base import Method, Plan
-from peftbench.results import Record, read_record
-from peftbench.results.record import FILE as RECORD
+from peftbench.results import Record
 from peftbench.runs.build import instantiate
 from peftbench.runs.plan_file import CONFIG, read_plan
+from peftbench.tuned.run_folder import read_finished
 
 
 @dataclass(frozen=True)
@@ -66,22 +66,7 @@ def open_run(folder: str | Path, config_dir: str | Path | None = None) -> Finish
     Raises:
         UserError: there is no run, it is not complete, or a file of it is missing, damaged or of another version.
     """
-    folder = Path(folder).expanduser()
-    own = [] if config_dir is None else [Path(config_dir).expanduser()]
-    if own and not own[0].is_dir():
-        raise UserError(f"config_dir={config_dir}: there is no such folder; give the one with your own YAML files.")
-    if folder.is_file():
-        raise UserError(f"run={folder}: is a file; give the folder of the run, such as {folder.parent}.")
-    record = read_record(folder, "; a run's model is made again only with the record that it wrote")
-    if record is None:
-        raise UserError(f"run={folder}: holds no result.json; give the folder of a run, such as outputs/<run id>.")
-    if record.status != "complete":
-        why = f" ({record.reason})" if record.reason else ""
-        raise UserError(f"run={folder}: is not complete but {record.status}{why}; the same command finishes a run.")
-    for part in ("backbone", "data"):
-        if not isinstance(record.stamps.get(part), dict):
-            raise UserError(f"{folder / RECORD}: is not a whole record; its stamps have no {part}.")
-    spec = config.restored(folder / CONFIG, own)
+    folder, record, spec = read_finished(folder, config_dir)
     file = folder / deltas.FILE
     tensors, metadata = deltas.load_delta(file)
     _refuse_edited_config(file, metadata, spec)

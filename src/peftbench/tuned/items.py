@@ -5,11 +5,14 @@ from __future__ import annotations
 import glob
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from peftbench.common.errors import UserError
 from peftbench.data.listing import read_tree
 from peftbench.data.media import find_clips, is_image, is_video, require_reader
-from peftbench.tasks.predictor import Skip
+
+if TYPE_CHECKING:
+    from peftbench.tasks.predictor import Skip
 
 
 def find_items(given: str, of_clips: bool, skip: Skip) -> list[Path]:

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from peftbench.backbones import Backbone
 from peftbench.common.errors import UserError
+from peftbench.config.bounds import AboveZero, AboveZeroOrNull, Positive, Share
 from peftbench.methods.base import Method, Plan, freeze
 from peftbench.methods.shared.low_rank_update import Factors, Form
 from peftbench.methods.spt.budget import Allocation, Structure, allocate, thirds
@@ -42,10 +43,10 @@ class SPT(Method):
     kind: ClassVar[Structure] = "none"
 
     budget: float | None = None
-    beta: float | None = 5.0
+    beta: AboveZeroOrNull = 5.0
     rule: Literal["nearest", "at_most"] = "nearest"
-    step: int | None = None
-    batches: int = 16
+    step: Positive | None = None
+    batches: Positive = 16
     mode: Literal["eval", "train"] = "eval"
     choose: Literal["sensitivity", "random"] = "sensitivity"
 
@@ -182,10 +183,10 @@ class StructuredSPT(SPT):
     `dropout` is that of a module's input (none after an attention's projection), `drop_path` of its output.
     """
 
-    rank: int = 8
-    alpha: float = 10.0
-    dropout: float = 0.1
-    drop_path: float = 0.1
+    rank: Positive = 8
+    alpha: AboveZero = 10.0
+    dropout: Share = 0.1
+    drop_path: Share = 0.1
 
     def check(self, backbone: Backbone) -> None:
         for key in ("rank", "alpha"):

@@ -23,17 +23,18 @@ from peftbench.tuned.export.timm_state_dict import to_state_dict
 from peftbench.tuned.export.traced import to_onnx, to_program
 from peftbench.tuned.finished_run import FinishedRun, open_run
 from peftbench.tuned.load import Tuned, load
+from peftbench.tuned.run_folder import PLACES, export_place, refuse_merge
 
 INSIDE = "inside: float32 images in [0, 1]"
 OUTSIDE = "outside: (image / 255 - mean) / std of transform"
 Result = TypeVar("Result")
 _Writer = Callable[[Tuned, Sample, Path, Mapping[str, str]], float]
-_WRITERS: dict[str, tuple[str, str, _Writer]] = {
-    "safetensors": ("model.safetensors", OUTSIDE, to_state_dict),
-    "onnx": ("model.onnx", INSIDE, to_onnx),
-    "torch_export": ("model.pt2", INSIDE, to_program),
+_WRITERS: dict[str, tuple[str, _Writer]] = {
+    "safetensors": (OUTSIDE, to_state_dict),
+    "onnx": (INSIDE, to_onnx),
+    "torch_export": (INSIDE, to_program),
 }
-FORMATS = (*_WRITERS, "peft")
+FORMATS = tuple(PLACES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,27 +72,17 @@ def export(
             f"run={finished.folder}: is of task={finished.config.task.name}, and only classification is exported; "
             f"peftbench.load(run) gives the {task.kind_of_model} in torch, and peftbench predict applies it."
         )
-    name = "adapter" if format == "peft" else _WRITERS[format][0]
-    path = Path(out).expanduser() if out is not None else finished.folder / name
-    if path.exists() and not force:
-        raise UserError(f"out={path}: exists already; give another name, or force=true.")
-    if path.is_dir() != (format == "peft") and path.exists():
-        raise UserError(f"out={path}: is a {'folder' if path.is_dir() else 'file'}; give another name.")
-    if (suffix := Path(name).suffix) and path.suffix != suffix:
-        raise UserError(f"out={path}: expected a name that ends in {suffix}.")
+    path = export_place(finished.folder, format, out, force)
     if format == "peft":
         _only_adapter(path)
-        if merge is not True:
-            raise UserError(
-                f"merge={str(merge).lower()}: format=peft holds the update apart from the weights; leave it out."
-            )
+        refuse_merge(format, merge)
     finished = dataclasses.replace(finished, config=unstreamed(finished.config))
     sample = Sample(load(finished, merge=False, weights=weights))
     if format == "peft":
         told = _told(finished) | {"normalisation": OUTSIDE}
         return Exported(*_placed(path, lambda part: to_adapter(finished, sample, part, told, weights)))
     tuned = load(finished, merge=merge, weights=weights)
-    _, normalisation, writer = _WRITERS[format]
+    normalisation, writer = _WRITERS[format]
     told = _told(finished) | {"merged": str(tuned.merged).lower(), "normalisation": normalisation}
     if (backbone := tuned.model.backbone).masks:
         told |= {"merge": backbone.merging, "sparsity": f"{pruning.sparsity(backbone):.6f}"}
