@@ -125,3 +125,13 @@ def test_of_a_loss_nothing_is_said_to_be_highest(tmp_path):
     shown = tell("report", tmp_path, "metric=test/loss")
     assert "Which method?" not in shown
     assert tell("report", tmp_path, "metric=test/loss", "--format=latex").startswith("% peftbench report")
+
+
+def test_validation_images_are_not_called_test_images(tmp_path):
+    for method, accuracy in (("linear", 0.8), ("lora", 0.81)):
+        metrics = {"val/accuracy": accuracy, "val/loss": 0.5}
+        write(tmp_path, record(method, metrics=metrics, stamps__data__images={"val": 200}))
+    told = tell("report", tmp_path, "metric=val/accuracy")
+    assert "on 200 validation images" in told
+    assert "One of the 200 validation images is 0.5 points" in told
+    assert "test image" not in told

@@ -173,7 +173,10 @@ def test_folders_of_the_users_own_are_data_sets_by_their_own_names(tmp_path):
 
 def test_of_a_loss_less_is_better(tmp_path):
     three_seeds(tmp_path)
-    _, rows = cells(tell("report", tmp_path, "--format=markdown", "metric=test/loss"))
+    told = tell("report", tmp_path, "--format=markdown", "metric=test/loss")
+    head, rows = cells(told, table=-1)  # of a loss, nothing says which method
+    assert any(name.startswith("digits × 100") for name in head), "a loss is no share"
+    assert "%" not in told.replace("95 %", "")
     assert list(rows) == ["lora", "bitfit", "linear"], "the lowest loss stands first"
     assert rows["lora"][1].startswith("**9.0 ±")
     pairs = list(

@@ -10,8 +10,9 @@ from peftbench.results.answers import Answer
 from peftbench.results.cheapest import LESS, MEMORY, PARAMETERS, TIME, Cheapest
 from peftbench.results.chosen import ON_TEST
 from peftbench.results.questions import Contender
+from peftbench.results.row_names import cut
 from peftbench.results.stats import LEAST_PAIRS
-from peftbench.results.task_results import percent, short
+from peftbench.results.task_results import images_of, percent, short
 from peftbench.results.telling import IMAGES, SAME_IMAGES, SEEDS
 from peftbench.results.text_table import listed, some
 
@@ -29,7 +30,7 @@ def title_of(answer: Answer) -> str:
     """`digits, accuracy on 360 test images, 1 seed`."""
     fewest, most = answer.seeds
     seeds = plural(most if fewest == most else f"{fewest}–{most}", "seed")
-    where = "" if answer.images is None else f" on {plural(f'{answer.images:,}', 'test image')}"
+    where = "" if answer.images is None else f" on {plural(f'{answer.images:,}', images_of(answer.metric))}"
     where = where if len(answer.tasks) == 1 else f" on {len(answer.tasks)} tasks"
     metric = short(answer.metric) if answer.metric.startswith("test/") else answer.metric
     return f"{answer.name.removeprefix('vtab/')}: {metric}{where}, {seeds}"
@@ -71,7 +72,8 @@ def verdict(answer: Answer) -> str:
         return f"Inside its noise: {_named(answer, answer.level)}{rest}."
     if not lower:
         return "" if answer.untold else "It was compared with no other."
-    noise = "the noise" if {telling.by for telling in answer.known} == {SEEDS} else "the noise of its test images"
+    by_seeds = {telling.by for telling in answer.known} == {SEEDS}
+    noise = "the noise" if by_seeds else f"the noise of its {images_of(answer.metric)}s"
     following = f"{answer.behind[0].name}, {reached(answer.behind[0])}"
     if lower == 1:
         return f"The other is lower by more than {noise}: {following}."
@@ -136,7 +138,7 @@ def _worth(answer: Answer) -> list[str]:
     images, least = answer.images, answer.least
     lines = []
     if images is not None and least is not None:
-        image = f"One of the {images:,} test images is {_points(1 / images)}"
+        image = f"One of the {images:,} {images_of(answer.metric)}s is {_points(1 / images)}"
         lines.append(
             f"{image}; so many do not tell apart two methods that differ by less than about {_points(least)}."
             if IMAGES in ways
@@ -160,5 +162,5 @@ def _left_out(answer: Answer) -> list[str]:
     for contender in answer.untold:
         untold[answer.tellings[contender.name].untold].append(contender)
     parts = [f"{_named(answer, contenders)}, since {reason}" for reason, contenders in untold.items()]
-    parts += [f"{some(left_out.names)} ({left_out.reason})" for left_out in answer.left_out]
+    parts += [f"{some([cut(name) for name in left_out.names])} ({left_out.reason})" for left_out in answer.left_out]
     return [f"Not compared: {'; '.join(parts)}."] if parts else []

@@ -12,7 +12,7 @@ from peftbench.results.cells import BEST_NOTE, UNTOLD, images_line, in_per_cent,
 from peftbench.results.chosen import ON_TEST
 from peftbench.results.groups import Line, lines_of
 from peftbench.results.settings import OWN
-from peftbench.results.task_results import less_is_better, short
+from peftbench.results.task_results import less_is_better, short, unit
 from peftbench.results.text_table import NAMED, TextTable, some
 
 
@@ -60,7 +60,7 @@ def _mean(board: Board) -> str:
 def _table(boards: Sequence[Board], others: Sequence[Board], incomplete: bool) -> TextTable:
     first, lines = boards[0], lines_of(boards)
     data = "VTAB-1k, mean of groups" if first.vtab else some(first.tasks)
-    table = TextTable(f"{data}: methods by backbone, {short(first.metric)} %", [("method", False)])
+    table = TextTable(f"{data}: methods by backbone, {short(first.metric)} {unit(first.metric)}", [("method", False)])
     table.label = slug(
         f"{'vtab' if first.vtab else ' '.join(first.tasks)} {first.metric.removeprefix('test/')} backbones"
     )

@@ -13,7 +13,7 @@ from peftbench.results.cells import head, in_per_cent, known, not_told_from_best
 from peftbench.results.detail_tables import published_table, settings_table, shifted_table, tasks_table
 from peftbench.results.difference_tables import difference_tables
 from peftbench.results.groups import Group, Line
-from peftbench.results.task_results import less_is_better, short
+from peftbench.results.task_results import less_is_better, short, unit
 from peftbench.results.text_table import TextTable, some
 
 _COSTS = ("parameters", "head", "train", "step", "memory")
@@ -132,7 +132,7 @@ def _figures(group: Group, at: int, incomplete: bool) -> dict[str, Figures]:
     means = [board.means(row, incomplete) for row in rows]
     unsure = not_told_from_best(board)
     return {
-        f"{name} %": (
+        f"{name} {unit(board.metric)}": (
             [in_per_cent(mean[name]) for mean in means],
             [None if mean[name].missing else mean[name].value for mean in means],
             [id(row) in unsure for row in rows] if name == FLAT else [],  # no test is of the others
@@ -174,7 +174,8 @@ def _beside(group: Group, at: int) -> tuple[str, Figures]:
     means = [other.mean(line.rows[at], board.tasks, True) if at in line.rows else None for line in group.lines]
     where = f"{board.tasks[0]} " if group.several else ""
     cells = ["–" if mean is None else in_per_cent(mean) for mean in means]
-    return f"{where}{short(board.beside)} %", (cells, [None if mean is None else mean.value for mean in means], [])
+    values = [None if mean is None else mean.value for mean in means]
+    return f"{where}{short(board.beside)} {unit(board.beside)}", (cells, values, [])
 
 
 def _parameters(line: Line) -> str:

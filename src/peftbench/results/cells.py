@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from peftbench.common.amounts import plural
 from peftbench.results.board import Board, Mean
 from peftbench.results.row_names import cut
+from peftbench.results.task_results import unit
 from peftbench.results.text_table import Best
 
 UNTOLD = "‡"
@@ -59,9 +60,10 @@ def not_told_from_best(board: Board) -> set[int]:
     return {id(row) for row in board.rows} - told
 
 
-def head(board: Board, task: str, words: str = "%") -> str:
+def head(board: Board, task: str, words: str | None = None) -> str:
     """A column's head: the data set, and below it how many images its figures are counted on, where records say it."""
     name = cut(task.removeprefix("vtab/"))
+    words = unit(board.metric) if words is None else words
     return f"{name} {words}".rstrip() + images_line(board, task)
 
 

@@ -14,7 +14,7 @@ const figures = (row) => `${percent(row.value)}${row.half === null ? "" : ` ± $
 function told(row, panel, more = "") {
   const images = panel.images && ` of ${panel.images}`;
   const seeds = row.seeds === "1" ? "1 seed" : `${row.seeds} seeds`;
-  return [`${row.in_full}: ${figures(row)} %${images}`, seeds, more, row.times, row.choice].filter(Boolean).join(", ");
+  return [`${row.in_full}: ${figures(row)} ${panel.unit}${images}`, seeds, more, row.times, row.choice].filter(Boolean).join(", ");
 }
 function placed(row, panel, x, y, r, more) {
   const point = mark({ ...row, hollow: row.times !== "" }, r);
@@ -48,7 +48,7 @@ function dots(panel, wide, title) {
     root.append(svg("text", { x: x(v), y: bottom + 15, "text-anchor": "middle", class: "soft", "data-tick": "x" }, text));
   }
   root.append(svg("path", { class: "axis", d: `M${left} ${bottom}H${right}` }));
-  root.append(svg("text", { x: (left + right) / 2, y: tall - 5, "text-anchor": "middle", class: "soft" }, `${panel.metric}, %`));
+  root.append(svg("text", { x: (left + right) / 2, y: tall - 5, "text-anchor": "middle", class: "soft" }, `${panel.metric}, ${panel.unit}`));
   rows.forEach((row, at) => {
     const y = top + 20 * at + 10;
     root.append(svg("text", { x: left - 8, y: y + 4, "text-anchor": "end" }, names[at]));

@@ -6,7 +6,7 @@ from peftbench.results import published
 from peftbench.results.board import MEAN, Board
 from peftbench.results.cells import head, in_per_cent, with_best
 from peftbench.results.groups import Group
-from peftbench.results.task_results import less_is_better, short
+from peftbench.results.task_results import less_is_better, short, unit
 from peftbench.results.text_table import TextTable
 from peftbench.results.validation import validation_metric
 
@@ -15,7 +15,7 @@ def settings_table(group: Group) -> TextTable:
     """The settings of methods that have several: validation alone, since it is what may choose among them."""
     metric = validation_metric(group.first.metric, group.first.primary)
     which = ("data set", False) if group.several else ("tasks", True)
-    columns = [("method", False), ("seeds", True), which, (f"{metric} %", True), ("shown", False)]
+    columns = [("method", False), ("seeds", True), which, (f"{metric} {unit(metric)}", True), ("shown", False)]
     table = TextTable("Settings that were tried", columns, label="settings")
     for board in group.boards:
         for tried in board.tried:
@@ -32,7 +32,7 @@ def tasks_table(board: Board) -> TextTable:
     """A cell for every method and task."""
     name = short(board.metric)
     columns = [("method", False), *((head(board, task, ""), True) for task in board.tasks)]
-    table = TextTable(f"{name[0].upper()}{name[1:]} by task, %", columns, label="tasks")
+    table = TextTable(f"{name[0].upper()}{name[1:]} by task, {unit(board.metric)}", columns, label="tasks")
     by_task = []
     for task in board.tasks:
         means = [board.cell(row, task) for row in board.rows]

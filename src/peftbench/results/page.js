@@ -116,7 +116,7 @@ function whole(panel) {
   const without = panel.without.length ? ` Without a mean, since they lack a data set: ${panel.without.join(", ")}.` : "";
   const on = panel.backbones.length > 1 ? `${panel.backbones.length} backbones` : panel.backbones[0];
   box.append(html("p", `${capital(panel.metric)}${images}; ${on}, trained on ${panel.trained_on}.${without}`, "note"), legend(rows));
-  const make = (wide) => [dots(panel, wide, `${capital(panel.metric)}, % with 95 % intervals over seeds`),
+  const make = (wide) => [dots(panel, wide, `${capital(panel.metric)}, ${panel.unit} with 95 % intervals over seeds`),
     ...COSTS.map((cost) => scatter(panel, cost, wide)), ...recorded.map((which) => curves(panel, which, wide))];
   const recorded = ["val", "loss"].filter((which) => rows.some((row) => row.curve.epochs && row.curve[which].some((v) => v !== null)));
   box.append(grid(1 + COSTS.length + recorded.length, make));

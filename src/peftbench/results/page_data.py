@@ -6,12 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from peftbench.common.amounts import plural
 from peftbench.results.board import has_comparable_costs
 from peftbench.results.groups import Group, Line
 from peftbench.results.panels import Panel, Place, panels
 from peftbench.results.row_names import cut
 from peftbench.results.summary import Run
-from peftbench.results.task_results import short
+from peftbench.results.task_results import images_of, short, unit
 
 COSTS = ("train", "memory", "parameters")
 
@@ -80,6 +81,7 @@ def _panel(panel: Panel, looks: _Looks) -> dict[str, Any]:
         "title": panel.title,
         "tasks": [_plain(task) for task in panel.tasks],
         "metric": short(panel.metric),
+        "unit": unit(panel.metric),
         "primary": panel.primary,
         "images": _images(panel),
         "without": [_name(place, panel) for place in panel.without],
@@ -92,9 +94,8 @@ def _panel(panel: Panel, looks: _Looks) -> dict[str, Any]:
 
 def _images(panel: Panel) -> str:
     """`250 test images`; the empty string where it is not one number."""
-    kind = {"test": "test images", "val": "validation images", "train": "training images"}
     number = panel.images
-    return "" if number is None else f"{number:,} {kind.get(panel.metric.partition('/')[0], 'images')}"
+    return "" if number is None else plural(f"{number:,}", images_of(panel.metric))
 
 
 def _name(place: Place, panel: Panel, full: bool = False) -> str:

@@ -98,6 +98,19 @@ def less_is_better(metric: str) -> bool:
     return metric.rpartition("/")[2] == "loss"
 
 
+_IMAGES = {"test": "test image", "val": "validation image", "train": "training image"}
+
+
+def images_of(metric: str) -> str:
+    """The kind of image that it is measured on, in the singular: `test image`."""
+    return _IMAGES.get(metric.partition("/")[0], "image")
+
+
+def unit(metric: str) -> str:
+    """What stands behind its figures, which tables show a hundredfold: `%`, but a loss is no share."""
+    return "× 100" if less_is_better(metric) else "%"
+
+
 def percent(metric: str) -> str:
     """The unit of its figures: `%`, and of what, unless that is accuracy."""
     return "%" if short(metric) == "accuracy" else f"% {short(metric)}"
