@@ -22,6 +22,7 @@ from peftbench.config.bounds import (
     Count,
     Decay,
     FromZeroToOne,
+    LayerDecay,
     Momentum,
     Positive,
     Share,
@@ -97,7 +98,11 @@ class Data:
 
 @checked(config=STRICT, frozen=True)
 class Optimizer:
-    """`ftp` projects after each step of `inner`; `exclude` are patterns over the names that it leaves alone."""
+    """`ftp` projects after each step of `inner`; `exclude` are patterns over the names that it leaves alone.
+
+    `layer_decay` scales the rate of each layer of the backbone by its depth, `head_lr` that of the task's parameters;
+    `decay_norms` has weight decay act on vectors and scalars too.
+    """
 
     name: Literal["adamw", "sgd", "ftp"]
     lr: AboveZero
@@ -113,6 +118,9 @@ class Optimizer:
     gamma_lr: AboveZero = 1e-2
     norm: Literal["mars", "l2"] = "mars"
     exclude: tuple[str, ...] = ()
+    layer_decay: LayerDecay = None
+    head_lr: AboveZero = 1.0
+    decay_norms: bool = False
 
 
 @checked(config=STRICT, frozen=True)

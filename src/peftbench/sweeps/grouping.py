@@ -12,7 +12,18 @@ from peftbench.runs.build import instantiate
 from peftbench.runs.compatibility import refuse_incompatible
 from peftbench.tasks.base import task_class
 
-_FREE = ("lr", "weight_decay", "betas", "momentum", "nesterov", "schedule", "warmup", "min_lr")
+_FREE = (
+    "lr",
+    "weight_decay",
+    "betas",
+    "momentum",
+    "nesterov",
+    "schedule",
+    "warmup",
+    "min_lr",
+    "head_lr",
+    "decay_norms",
+)
 
 
 def joint_signature(config: Config) -> Hashable | None:
@@ -37,7 +48,7 @@ def joint_signature(config: Config) -> Hashable | None:
     whole = identity(config)
     del whole["method"]["options"]
     for key in _FREE:
-        del whole["optimizer"][key]
+        whole["optimizer"].pop(key, None)
     seed = whole.pop("seed")
     whole["data"]["order_seed"] = seed if config.data.order_seed is None else config.data.order_seed
     if not config.backbone.pretrained:

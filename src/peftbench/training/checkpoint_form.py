@@ -122,7 +122,7 @@ def _optimizer(module: Fit) -> Form:
         configs, named = module.configs, [m.trainable() for m in module.model.models]
     else:
         configs, named = [module.config], [module.model.trainable()]
-    cls, groups = optim.layout([c.optimizer for c in configs], named)
+    cls, groups = optim.layout([c.optimizer for c in configs], named, module.factors)
     sharded = module.config.trainer.strategy == "fsdp"  # there they are numbered among all of the module's
     ordered = list(module.parameters()) if sharded else [p for group in groups for _, p in group["params"]]
     entry = fields({}, {"name": either(nothing, text), "anchor": text}, tensor())

@@ -22,6 +22,7 @@ from peftbench.models.joint import JointModel
 from peftbench.models.model import Model
 from peftbench.tasks.base import Metrics
 from peftbench.training.loss_watch import ADVICE, Diverged, LossWatch
+from peftbench.training.rate_factors import rate_factors
 
 
 class Fit(LightningModule):
@@ -78,12 +79,19 @@ class Fit(LightningModule):
 
     def configure_optimizers(self) -> Any:
         named = self.model.trainable()
-        inner = optim.optimizer(self.config.optimizer, named, self.anchors, self.fused)
+        (factors,) = self.factors
+        inner = optim.optimizer(self.config.optimizer, named, self.anchors, self.fused, factors)
         optimizer: Any = self.method.optimizer(named, self.anchors, inner)
         if getattr(optimizer, "needs_held_out_loss", False):
             optimizer.objective = self._held_out_loss
         scheduler = optim.schedule(self.config.optimizer, optimizer, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    @property
+    def factors(self) -> list[optim.Factors]:
+        """Of each run: what the learning rates of its parameters are multiplied with."""
+        assert isinstance(self.model, Model)
+        return [rate_factors(self.model, self.method, self.config.optimizer)]
 
     @property
     def fused(self) -> bool:
@@ -149,7 +157,7 @@ class Fit(LightningModule):
             "epoch": self.current_epoch + 1,
             "step": self.global_step,
             "train_loss": (total[0] / total[1]).item(),
-            "lr": self.trainer.optimizers[0].param_groups[0]["lr"],
+            "lr": optim.scheduled_rate(self.config.optimizer, self.trainer.optimizers[0].param_groups[0]),
             "train_seconds": self.elapsed["train"],
         }
         self.train_loss = torch.zeros(2)
