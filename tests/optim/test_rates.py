@@ -125,10 +125,9 @@ def test_a_method_may_give_factors_by_name(tmp_path, monkeypatch):
 
 
 RECIPE = ["optimizer.layer_decay=0.7", "optimizer.head_lr=3", "optimizer.decay_norms=true"]
-TRAINED = [["method=ftp"]]
-TRAINED += [
+TRAINED = [
     pytest.param(words, marks=pytest.mark.slow)
-    for words in (["method=tpgm"], ["method=l2sp"], ["method=full", "optimizer=sgd"], ["method=petah"])
+    for words in (["method=ftp"], ["method=tpgm"], ["method=l2sp"], ["method=full", "optimizer=sgd"], ["method=petah"])
 ]
 
 

@@ -1,10 +1,16 @@
 """Runs that are stopped in their midst and go on."""
 
+import contextlib
+import signal
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from peftbench.results import Record
 from peftbench.runs.run import run
 from peftbench.training.checkpoint import Checkpoints
+from peftbench.training.module import Fit
 from support.runs import compose
 
 
@@ -24,3 +30,21 @@ def interrupted_and_undisturbed(folder: Path, monkeypatch, *words: str, at: int 
         patch.setattr(Checkpoints, "on_train_batch_end", stop)
         assert run(other).status == "interrupted"
     return run(other), run(undisturbed)
+
+
+@contextlib.contextmanager
+def stopped_in(step: str, at: int, end: BaseException | None = None) -> Iterator[None]:
+    """Within this block a run is stopped as by Ctrl-C, or by raising `end`, in the `at`-th call of a step of `Fit`."""
+    call, calls = getattr(Fit, step), []
+
+    def stepping(self: Fit, *arguments: object) -> object:
+        calls.append(1)
+        if len(calls) == at:
+            if end is not None:
+                raise end
+            signal.raise_signal(signal.SIGINT)
+        return call(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Fit, step, stepping)
+        yield

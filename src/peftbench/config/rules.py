@@ -111,6 +111,19 @@ def _half_precision_needs_a_gpu(config: Config) -> None:
         raise UserError("trainer.precision='16': half precision needs a GPU; on a CPU use 'bf16' or '32'.")
 
 
+def _choosing_an_epoch_needs_validation(config: Config) -> None:
+    if config.data.stage == "final" and (key := config.trainer.needs_validation):
+        raise UserError(
+            f"{key}: data.stage=final trains on the validation images too, so that nothing is left to tell epochs "
+            f"apart; leave it out, or give data.stage=fit."
+        )
+
+
+def _kept_weights_are_whole(config: Config) -> None:
+    if config.trainer.keep == "best" and config.trainer.strategy == "fsdp":
+        raise UserError("trainer.keep=best: needs whole tensors, which trainer=fsdp has not; use trainer=ddp.")
+
+
 RULES = (
     _clips_have_frames,
     _range_has_two_ends,
@@ -126,4 +139,6 @@ RULES = (
     _streaming_needs_a_file,
     _streamed_weights_are_not_sharded,
     _half_precision_needs_a_gpu,
+    _choosing_an_epoch_needs_validation,
+    _kept_weights_are_whole,
 )

@@ -125,6 +125,10 @@ class Optimizer:
 
 @checked(config=STRICT, frozen=True)
 class Trainer:
+    """`keep` says whose weights a run ends with, its last epoch's or its best's; it stops after `patience` epochs
+    without a better one, and after so many `minutes` of training, of which its schedule follows the share.
+    """
+
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
     devices: Positive = 1
     nodes: Positive = 1
@@ -137,6 +141,21 @@ class Trainer:
     threads: Positive | None = None
     progress: bool = True
     checkpoint_seconds: float = 30.0
+    keep: Literal["last", "best"] = "last"
+    patience: Positive | None = None
+    minutes: AboveZeroOrNull = None
+
+    @property
+    def alone(self) -> bool:
+        """Whether a run decides in its course what it keeps or when it ends: then it is not trained with others."""
+        return self.keep != "last" or self.patience is not None or self.minutes is not None
+
+    @property
+    def needs_validation(self) -> str:
+        """The first key that asks for images to validate on, with its value; empty where none does."""
+        if self.keep == "best":
+            return "trainer.keep=best"
+        return "" if self.patience is None else f"trainer.patience={self.patience}"
 
 
 @checked(config=STRICT, frozen=True)

@@ -18,6 +18,9 @@ from peftbench.optim.ftp import FTP
 Factors = Mapping[str, float]
 """Name of a parameter -> what its learning rate is multiplied with; 1 for those that are not named."""
 
+Place = Callable[[int, int], float]
+"""From the steps done, and those of the whole training, to where the schedule is, in steps: time may be further."""
+
 
 def optimizer(
     spec: config.Optimizer,
@@ -150,22 +153,26 @@ def _stochastic(spec: config.Optimizer) -> bool:
     return (spec.inner or spec.name) == "sgd"
 
 
-def schedule(spec: config.Optimizer, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
+def schedule(
+    spec: config.Optimizer, optimizer: torch.optim.Optimizer, steps: int, place: Place | None = None
+) -> torch.optim.lr_scheduler.LambdaLR:
     """Linear warm-up over `warmup` of the steps, then cosine down to `min_lr`, or constant.
 
     Args:
         spec: its rates and schedule.
         optimizer: whose rates are scheduled.
         steps: of the whole training, in batches; the schedule is stepped after each.
+        place: see `Place`; None is that of the steps.
     """
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, _factor(spec, steps))
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, _factor(spec, steps, place))
 
 
-def _factor(spec: config.Optimizer, steps: int) -> Callable[[int], float]:
+def _factor(spec: config.Optimizer, steps: int, place: Place | None = None) -> Callable[[int], float]:
     warm = round(spec.warmup * steps)
     floor = min(spec.min_lr / spec.lr, 1.0)
 
-    def factor(step: int) -> float:
+    def factor(done: int) -> float:
+        step = done if place is None else place(done, steps)
         if step < warm:
             return (step + 1) / (warm + 1)
         if spec.schedule == "constant":

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from peftbench.backbones import Backbone
+from peftbench.common.errors import UserError
 from peftbench.common.progress import Watch
 from peftbench.common.stopping import endings_as_interrupts
 from peftbench.config import Config
@@ -59,6 +60,11 @@ def run_jointly(configs: Sequence[Config], group: str | None = None, retry: bool
     for config, method in zip(configs, methods, strict=True):
         refuse_incompatible(config, method)
         refuse_other_frames(config)
+        if len(configs) > 1 and config.trainer.alone:
+            raise UserError(
+                "trainer.keep=best, trainer.patience, trainer.minutes: such a run decides by itself what it keeps and "
+                "when it ends; carry it out alone, not together with others."
+            )
 
     data = read_data(context)
     backbone = build_backbone(context.config, context.tell)
@@ -105,7 +111,13 @@ def read_data(context: Context) -> Data:
     splits = dataset.load()
     for note in splits.notes:
         context.tell(f"data={config.data.name}: {note}")
-    return Data(splits, splits.roles(config.data.stage), ood.read_shifts(config, splits, context.tell))
+    roles = splits.roles(config.data.stage)
+    if roles[1] is None and (key := config.trainer.needs_validation):
+        raise UserError(
+            f"{key}: data={config.data.name} has no validation images to tell epochs apart; leave it out, or hold some "
+            f"out (data.val_fraction, where the data set has that key)."
+        )
+    return Data(splits, roles, ood.read_shifts(config, splits, context.tell))
 
 
 def carry_out(

@@ -125,6 +125,8 @@ class SingleRun:
             self.record.status, self.record.reason = "failed", str(outcome)
         elif self.context.first:
             self._tell_of_untrained(outcome)
+            if outcome.kept:
+                self.record.stamps["kept"] = dict(outcome.kept)
             if outcome.rows is not None:
                 self.record.stamps |= self.model.task.write_rows(outcome.rows, self.folder) or {}
             self._complete(outcome)

@@ -32,6 +32,7 @@ from peftbench.training.forms import (
 )
 from peftbench.training.gradient_watch import GradientWatch
 from peftbench.training.joint import JointFit
+from peftbench.training.keeping import best_epoch
 from peftbench.training.module import Fit
 
 _VERSION = kind("a version", lambda v: isinstance(v, str) and re.fullmatch(r"\d+(\.\w+)+([+.-]\w+)*", v) is not None)
@@ -94,6 +95,11 @@ def _ours(module: Fit) -> Form:
     if isinstance(module, JointFit):
         runs = len(module.configs)
         needed |= {"histories": listed(listed(_ROW), runs), "failed": listed(text, runs)}
+    if module.keeper.keeps:
+        moving = {name: tensor(t.shape, t.dtype) for name, t in module.moving().items()}
+        needed["kept"] = either(fields({}), fields(moving))
+    if module.budget.seconds is not None:
+        needed["spent"] = finite
     return fields(needed, {"unvalidated": flag})
 
 
@@ -211,5 +217,7 @@ def _check_place(checkpoint: Mapping[str, Any], module: Fit) -> None:
     done, begun = fit_loop["epoch_progress"]["current"]["processed"], fit_loop["epoch_loop.batch_progress"]["current"]
     if done != epoch or epoch > module.config.trainer.epochs:
         raise Misfit("loops.fit_loop.epoch_progress.current.processed", done, f"the {epoch} epochs of its place")
+    if module.keeper.keeps and not kept["kept"] and best_epoch(kept["history"], module.keeper.metric):
+        raise Misfit("peftbench.kept", kept["kept"], "the weights of the best epoch")
     if batch and begun["ready"] != batch:
         raise Misfit("loops.fit_loop.epoch_loop.batch_progress.current.ready", begun["ready"], f"the place, {batch}")

@@ -20,9 +20,12 @@ from peftbench.deltas import changed_tensors
 from peftbench.methods.base import Method
 from peftbench.models.joint import JointModel
 from peftbench.models.model import Model
+from peftbench.results.task_results import results_of_task
 from peftbench.tasks.base import Metrics
+from peftbench.training.keeping import Keeper, best_epoch
 from peftbench.training.loss_watch import ADVICE, Diverged, LossWatch
 from peftbench.training.rate_factors import rate_factors
+from peftbench.training.time_budget import TimeBudget
 
 
 class Fit(LightningModule):
@@ -50,6 +53,10 @@ class Fit(LightningModule):
         """Step times and memory so far: what stands where a resumed run has no step left to measure."""
         self.untrained: dict[str, str] = {}
         """After training: what to tell of parameters that seem not to train, by their names."""
+        task = config.task
+        self.keeper = Keeper(config.trainer, f"val_{results_of_task(task.name, task.path).metric}")
+        self.budget = TimeBudget(config.trainer.minutes)
+        self.kept_epoch = 0  # from 1, once training is over
         self._loss_watch = LossWatch()
         self._counted = 0
         self.counts_saved = True
@@ -75,6 +82,16 @@ class Fit(LightningModule):
                 f"script, or WORLD_SIZE); start the processes with srun or torchrun."
             )
 
+    def moving(self) -> dict[str, Tensor]:
+        """All that training may move, by its name in the model: what trains, and buffers (statistics, counters)."""
+        buffers = dict(self.model.named_buffers())
+        kept = {n: buffers[n] for n in self.model.state_dict() if n in buffers and not buffers[n].is_meta}
+        return {**dict(self.model.trainable()), **kept}
+
+    def averaged(self) -> dict[str, Tensor]:
+        """Of all that moves, what is validated and kept."""
+        return self.moving()
+
     # -- training
 
     def configure_optimizers(self) -> Any:
@@ -84,7 +101,8 @@ class Fit(LightningModule):
         optimizer: Any = self.method.optimizer(named, self.anchors, inner)
         if getattr(optimizer, "needs_held_out_loss", False):
             optimizer.objective = self._held_out_loss
-        scheduler = optim.schedule(self.config.optimizer, optimizer, int(self.trainer.estimated_stepping_batches))
+        steps = int(self.trainer.estimated_stepping_batches)
+        scheduler = optim.schedule(self.config.optimizer, optimizer, steps, self.budget.place)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     @property
@@ -246,6 +264,10 @@ class Fit(LightningModule):
             "unvalidated": self.cut_short,
             "train_loss": self.train_loss.cpu(),
         }
+        if self.keeper.keeps:
+            checkpoint["peftbench"]["kept"] = self.keeper.weights
+        if self.budget.seconds is not None:
+            checkpoint["peftbench"]["spent"] = self.budget.now()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         kept = checkpoint["peftbench"]
@@ -254,9 +276,12 @@ class Fit(LightningModule):
         self.sessions = kept["sessions"] + 1
         self.measured = kept["measured"]
         self.train_loss = kept["train_loss"]
+        self.keeper.weights = kept.get("kept", {})
+        self.budget.spent = kept.get("spent", 0.0)
         if kept.get("unvalidated") and self.validated:  # the epoch's validation was made up for just now
             self.add_validation()
             self.elapsed["validate"] += self._validation_seconds
+            self.keeper.note(self, best_epoch(self.history, self.keeper.metric))
 
 
 def _local(tensor: Tensor) -> Tensor:
