@@ -21,18 +21,17 @@ from support.finished_runs import pictures, records_in, same
 from support.runs import QUICK, learned
 from support.stops import interrupted_and_undisturbed, stopped_in
 
-RECIPE = ["optimizer.layer_decay=0.9", "optimizer.head_lr=2"]
-
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Of a run whose third epoch is the best, and some of those after it as good."""
     data = [f"data.root={pictures(tmp_path_factory.mktemp('pictures'))}", "data.val_fraction=0.25", "data.size=32"]
     training = ["trainer.max_batches=2", "trainer.progress=false", "data.batch_size=16", "seed=1"]
-    rates = ["optimizer.lr=0.003", "optimizer.schedule=constant", "optimizer.warmup=0"]
+    rates = ["optimizer.lr=0.003", "optimizer.schedule=constant", "optimizer.warmup=0", *RECIPE]
     return ["backbone=resnet_nano", "data=folder", "method=full", "logger=none", *data, *training, *rates]
 
 
+RECIPE = ["optimizer.layer_decay=0.9", "optimizer.head_lr=2", "trainer.ema=0.5"]
 BEST = ["trainer.keep=best", "trainer.patience=2", "trainer.epochs=9"]
 
 
@@ -50,11 +49,12 @@ def test_the_best_epoch_is_kept_as_if_it_had_been_the_last(best, words, tmp_path
         "epochs": len(values),
         "val/accuracy": max(values),
         "ended_by": "patience",
+        "average": 0.5,
     }
     assert len(values) == epoch + 2 < 9
     assert max(values[epoch:]) == max(values), "a later epoch is as good, and the earlier is kept"
     short = run(peftbench.compose(*words, f"trainer.epochs={epoch}", f"output_dir={tmp_path}"))
-    assert "kept" not in short.stamps
+    assert short.stamps["kept"]["ended_by"] == "epochs"
     assert same(learned(best), learned(short))
     assert best.metrics == short.metrics
     assert read_record(Path(best.folder)).stamps["kept"] == best.stamps["kept"]
@@ -84,8 +84,11 @@ def test_a_run_that_is_killed_anywhere_keeps_its_best_epoch(best, words, tmp_pat
     assert resumed.stamps["kept"] == best.stamps["kept"]
 
 
+SIDE = ["method=losa", "optimizer.layer_decay=null"]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [["method=ftp"], ["method=lora", "backbone=vit_nano"], ["method=losa"]], ids=" ".join)
+@pytest.mark.parametrize("more", [["method=ftp"], ["method=lora", "backbone=vit_nano"], SIDE], ids=" ".join)
 def test_it_resumes_with_other_methods(words, tmp_path, monkeypatch, more):
     pair = interrupted_and_undisturbed(tmp_path, monkeypatch, *words, *more, *BEST[:1], "trainer.epochs=4", at=7)
     assert same(*map(learned, pair))
@@ -152,6 +155,8 @@ def test_the_time_spent_is_carried_over(seconds, words, tmp_path, monkeypatch):
         (["trainer.patience=3", "data.stage=final"], "trainer.patience=3: data.stage=final trains on the validation"),
         (["trainer.keep=best", "data.stage=final"], "trainer.keep=best: data.stage=final trains on the validation"),
         (["trainer.keep=best", "trainer=fsdp"], "trainer.keep=best: needs whole tensors, which trainer=fsdp has not"),
+        (["trainer.ema=0.9", "trainer=fsdp"], "trainer.ema=0.9: needs whole tensors, which trainer=fsdp has not"),
+        (["trainer.ema=1"], "trainer.ema=1.0: expected a number above 0 and below 1, or null"),
         (["trainer.minutes=0"], "trainer.minutes=0.0: expected a number above 0, or null"),
         (["trainer.keep=first"], "trainer.keep='first': expected 'last' or 'best'"),
     ],
@@ -173,11 +178,12 @@ def test_such_runs_are_not_grouped(words, tmp_path):
     def of(*more: str) -> Config:
         return peftbench.compose(*words, "method=linear", *more, f"output_dir={tmp_path}")
 
-    assert joint_signature(of()) is not None
-    for more in ("trainer.keep=best", "trainer.patience=1", "trainer.minutes=1"):
-        assert joint_signature(of(more)) is None
+    off = ["optimizer.layer_decay=null", "trainer.ema=null"]
+    assert joint_signature(of(*off)) is not None
+    for more in ("trainer.keep=best", "trainer.patience=1", "trainer.minutes=1", "trainer.ema=0.9"):
+        assert joint_signature(of(*off, more)) is None
     with pytest.raises(peftbench.UserError, match="carry it out alone"):
-        run_jointly([of("trainer.keep=best"), of("trainer.keep=best", "optimizer.lr=0.1")])
+        run_jointly([of(*off, "trainer.keep=best", rate) for rate in ("optimizer.lr=0.1", "optimizer.lr=0.2")])
 
 
 @pytest.mark.slow

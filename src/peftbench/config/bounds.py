@@ -19,6 +19,7 @@ LayerDecay = Annotated[
     AfterValidator(lambda decay: None if decay == 1 else decay),
 ]
 """A factor for each layer; 1 and null are both none."""
+BetweenZeroAndOne = Annotated[float, Field(gt=0, lt=1, description="a number above 0 and below 1, or null")]
 FromZeroToOne = Annotated[float, Field(ge=0, le=1, description="a number from 0 to 1")]
 Momentum = Annotated[float, Field(ge=0, lt=1, description="at least 0 and below 1")]
 Decay = Annotated[float, Field(ge=0, lt=1, description="numbers at least 0 and below 1")]

@@ -120,8 +120,10 @@ def _choosing_an_epoch_needs_validation(config: Config) -> None:
 
 
 def _kept_weights_are_whole(config: Config) -> None:
-    if config.trainer.keep == "best" and config.trainer.strategy == "fsdp":
-        raise UserError("trainer.keep=best: needs whole tensors, which trainer=fsdp has not; use trainer=ddp.")
+    trainer = config.trainer
+    if trainer.strategy == "fsdp" and (trainer.keep == "best" or trainer.ema is not None):
+        key = "trainer.keep=best" if trainer.keep == "best" else f"trainer.ema={trainer.ema}"
+        raise UserError(f"{key}: needs whole tensors, which trainer=fsdp has not; use trainer=ddp.")
 
 
 RULES = (

@@ -19,6 +19,7 @@ from peftbench.config.bounds import (
     AboveZero,
     AboveZeroOrNull,
     Amount,
+    BetweenZeroAndOne,
     Count,
     Decay,
     FromZeroToOne,
@@ -126,7 +127,8 @@ class Optimizer:
 @checked(config=STRICT, frozen=True)
 class Trainer:
     """`keep` says whose weights a run ends with, its last epoch's or its best's; it stops after `patience` epochs
-    without a better one, and after so many `minutes` of training, of which its schedule follows the share.
+    without a better one, and after so many `minutes` of training, of which its schedule follows the share. With `ema`
+    the weights are the exponential moving average of those that train.
     """
 
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
@@ -144,11 +146,12 @@ class Trainer:
     keep: Literal["last", "best"] = "last"
     patience: Positive | None = None
     minutes: AboveZeroOrNull = None
+    ema: BetweenZeroAndOne | None = None
 
     @property
     def alone(self) -> bool:
-        """Whether a run decides in its course what it keeps or when it ends: then it is not trained with others."""
-        return self.keep != "last" or self.patience is not None or self.minutes is not None
+        """Whether a run has weights or an end of its own choice: then it is not trained together with others."""
+        return self.keep != "last" or any(x is not None for x in (self.patience, self.minutes, self.ema))
 
     @property
     def needs_validation(self) -> str:

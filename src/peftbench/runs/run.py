@@ -62,8 +62,8 @@ def run_jointly(configs: Sequence[Config], group: str | None = None, retry: bool
         refuse_other_frames(config)
         if len(configs) > 1 and config.trainer.alone:
             raise UserError(
-                "trainer.keep=best, trainer.patience, trainer.minutes: such a run decides by itself what it keeps and "
-                "when it ends; carry it out alone, not together with others."
+                "trainer.keep=best, trainer.patience, trainer.minutes, trainer.ema: such a run chooses its own weights "
+                "or its own end; carry it out alone, not together with others."
             )
 
     data = read_data(context)

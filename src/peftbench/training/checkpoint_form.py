@@ -95,9 +95,11 @@ def _ours(module: Fit) -> Form:
     if isinstance(module, JointFit):
         runs = len(module.configs)
         needed |= {"histories": listed(listed(_ROW), runs), "failed": listed(text, runs)}
+    moving = fields({name: tensor(t.shape, t.dtype) for name, t in module.moving().items()})
     if module.keeper.keeps:
-        moving = {name: tensor(t.shape, t.dtype) for name, t in module.moving().items()}
-        needed["kept"] = either(fields({}), fields(moving))
+        needed["kept"] = either(fields({}), moving)
+    if module.average.decay is not None:
+        needed["average"] = fields({"steps": whole, "tensors": moving})
     if module.budget.seconds is not None:
         needed["spent"] = finite
     return fields(needed, {"unvalidated": flag})

@@ -22,6 +22,7 @@ from peftbench.models.joint import JointModel
 from peftbench.models.model import Model
 from peftbench.results.task_results import results_of_task
 from peftbench.tasks.base import Metrics
+from peftbench.training.averaging import Average
 from peftbench.training.keeping import Keeper, best_epoch
 from peftbench.training.loss_watch import ADVICE, Diverged, LossWatch
 from peftbench.training.rate_factors import rate_factors
@@ -56,6 +57,7 @@ class Fit(LightningModule):
         task = config.task
         self.keeper = Keeper(config.trainer, f"val_{results_of_task(task.name, task.path).metric}")
         self.budget = TimeBudget(config.trainer.minutes)
+        self.average = Average(config.trainer.ema)
         self.kept_epoch = 0  # from 1, once training is over
         self._loss_watch = LossWatch()
         self._counted = 0
@@ -89,8 +91,8 @@ class Fit(LightningModule):
         return {**dict(self.model.trainable()), **kept}
 
     def averaged(self) -> dict[str, Tensor]:
-        """Of all that moves, what is validated and kept."""
-        return self.moving()
+        """Of all that moves, what is validated and kept: the average, where there is one."""
+        return self.average.tensors or self.moving()
 
     # -- training
 
@@ -266,6 +268,8 @@ class Fit(LightningModule):
         }
         if self.keeper.keeps:
             checkpoint["peftbench"]["kept"] = self.keeper.weights
+        if self.average.decay is not None:
+            checkpoint["peftbench"]["average"] = {"steps": self.average.steps, "tensors": self.average.tensors}
         if self.budget.seconds is not None:
             checkpoint["peftbench"]["spent"] = self.budget.now()
 
@@ -278,6 +282,8 @@ class Fit(LightningModule):
         self.train_loss = kept["train_loss"]
         self.keeper.weights = kept.get("kept", {})
         self.budget.spent = kept.get("spent", 0.0)
+        if "average" in kept:
+            self.average.steps, self.average.tensors = kept["average"]["steps"], kept["average"]["tensors"]
         if kept.get("unvalidated") and self.validated:  # the epoch's validation was made up for just now
             self.add_validation()
             self.elapsed["validate"] += self._validation_seconds

@@ -129,7 +129,7 @@ def _trained(
     checkpoints = Checkpoints(folder, config.trainer.checkpoint_seconds, meters.aside)
     bars = [Bar(checkpoints.ask)] if config.trainer.progress else []
     signals, gradients = Signals(checkpoints), GradientWatch()
-    deciding = [Epochs(watch), module.budget, module.keeper]
+    deciding = [Epochs(watch), module.budget, module.average, module.keeper]
     trainer = _trainer(config, folder, [signals, meters, *deciding, *bars, gradients, checkpoints])
     # What a streamed backbone leaves in its file is not there to be sent from process to process.
     absent = [n for n, p in module.named_parameters(remove_duplicate=False) if p.is_meta]
@@ -144,6 +144,7 @@ def _trained(
         if kept.unvalidated and trainer.is_global_zero:
             watch(module.history)
         module.untrained = gradients.note(module)
+        module.average.settle(module)
         module.kept_epoch = module.keeper.restore(module)
         if module.method.finishes:
             module.method.finish(module.model, module.anchors)
@@ -186,6 +187,8 @@ def _kept(module: Fit) -> dict[str, Any]:
         kept["ended_by"] = "minutes"
     else:
         kept["ended_by"] = "epochs" if len(module.history) == spec.epochs else "patience"
+    if spec.ema is not None:
+        kept["average"] = spec.ema
     if spec.minutes is not None:
         kept["note"] = "trainer.minutes: how far it came, and so the result, depends on the machine"
     return kept
