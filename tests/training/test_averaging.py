@@ -7,7 +7,7 @@ import torch
 
 import peftbench
 from peftbench.runs.run import run
-from support.finished_runs import same
+from support.finished_runs import pictures, same
 from support.runs import SMALL, learned
 from support.stops import interrupted_and_undisturbed
 
@@ -41,8 +41,15 @@ def test_what_is_validated_is_the_average_and_training_does_not_notice(tmp_path)
     assert not same(learned(averaged), learned(plain))
 
 
+@pytest.fixture(scope="module")
+def caching(tmp_path_factory) -> list[str]:
+    """Words of a backbone that keeps in eval mode what it computed from its weights, over a few images."""
+    root = pictures(tmp_path_factory.mktemp("pictures"))
+    data = ["data=folder", f"data.root={root}", "data.val_fraction=0.25", "data.size=224", "data.batch_size=4"]
+    return ["backbone=timm", "backbone.name=levit_128s", *data, "trainer.epochs=2", "trainer.max_batches=2"]
+
+
 MANY = [["method=ftp"], ["method=tpgm"], ["method=losa", "taps=memory"], ["trainer.accumulate=2"]]
-MANY += [["backbone=timm", "backbone.name=levit_128s", "data.size=224", "data.batch_size=4"]]  # caches what it computes
 
 
 @pytest.mark.slow
@@ -55,8 +62,6 @@ def test_it_resumes_to_the_same_bits(tmp_path, monkeypatch, words):
 
 
 @pytest.mark.slow
-def test_a_backbone_that_caches_is_validated_as_it_is_saved(tmp_path):
-    words = ["backbone=timm", "backbone.name=levit_128s", "data.size=224", "data.batch_size=4", "method=wise_ft"]
-    words += ["method.alpha=1.0", "trainer.epochs=2", "trainer.max_batches=2", "trainer.ema=0.5"]
-    record = of(tmp_path, *words)
+def test_a_backbone_that_caches_is_validated_as_it_is_saved(tmp_path, caching):
+    record = of(tmp_path, *caching, "method=wise_ft", "method.alpha=1.0", "trainer.ema=0.5")
     assert record.metrics["val/loss"] == pytest.approx(record.history[-1]["val_loss"], abs=1e-6)

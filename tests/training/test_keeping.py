@@ -24,7 +24,7 @@ from support.stops import interrupted_and_undisturbed, stopped_in
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Of a run whose third epoch is the best, and some of those after it as good."""
+    """Of a run that reaches all of its few validation images before its last epoch, and again after it."""
     data = [f"data.root={pictures(tmp_path_factory.mktemp('pictures'))}", "data.val_fraction=0.25", "data.size=32"]
     training = ["trainer.max_batches=2", "trainer.progress=false", "data.batch_size=16", "seed=1"]
     rates = ["optimizer.lr=0.003", "optimizer.schedule=constant", "optimizer.warmup=0", *RECIPE]
@@ -61,7 +61,7 @@ def test_the_best_epoch_is_kept_as_if_it_had_been_the_last(best, words, tmp_path
 
 
 def test_a_run_that_is_stopped_after_its_best_epoch_keeps_it_to_the_bit(best, words, tmp_path):
-    with stopped_in("validation_step", 4):  # of the fourth epoch, whose validation is made up for
+    with stopped_in("validation_step", best.stamps["kept"]["epoch"] + 1):  # which has one step, and is made up for
         config = peftbench.compose(*words, *BEST, f"output_dir={tmp_path}")
         assert run(config).status == "interrupted"
     resumed = run(config)
@@ -72,12 +72,18 @@ def test_a_run_that_is_stopped_after_its_best_epoch_keeps_it_to_the_bit(best, wo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("at", [1, 3, 5])
-def test_a_run_that_is_killed_anywhere_keeps_its_best_epoch(best, words, tmp_path, at):
+@pytest.mark.parametrize("place", ["before", "at", "after", "in the test"])
+def test_a_run_that_is_killed_anywhere_keeps_its_best_epoch(best, words, tmp_path, place):
     """With a checkpoint after every step; the last time training is over, and the run dies before its record."""
     config = peftbench.compose(*words, *BEST, "trainer.checkpoint_seconds=0", f"output_dir={tmp_path}")
-    step, number = ("validation_step", at) if at < 5 else ("test_step", 1)
-    with stopped_in(step, number, SystemExit(9)), pytest.raises(SystemExit):
+    epoch = best.stamps["kept"]["epoch"]
+    step, at = {
+        "before": ("validation_step", epoch - 1),
+        "at": ("validation_step", epoch),
+        "after": ("training_step", 2 * epoch + 2),
+        "in the test": ("test_step", 1),
+    }[place]
+    with stopped_in(step, at, SystemExit(9)), pytest.raises(SystemExit):
         run(config)
     resumed = run(config)
     assert same(learned(resumed), learned(best))
@@ -97,12 +103,12 @@ def test_it_resumes_with_other_methods(words, tmp_path, monkeypatch, more):
 
 @pytest.mark.slow
 def test_wise_ft_goes_half_way_from_the_best_epoch(words, tmp_path):
-    halves = []
-    for more in (BEST, ["trainer.epochs=3"]):
-        halves.append(run(peftbench.compose(*words, "method=wise_ft", *more, f"output_dir={tmp_path}")))
-    assert halves[0].stamps["kept"]["epoch"] == 3
-    assert same(*map(learned, halves))
-    assert halves[0].metrics == halves[1].metrics
+    whole = run(peftbench.compose(*words, "method=wise_ft", *BEST, f"output_dir={tmp_path}"))
+    epoch = whole.stamps["kept"]["epoch"]
+    assert epoch < len(whole.history)
+    short = run(peftbench.compose(*words, "method=wise_ft", f"trainer.epochs={epoch}", f"output_dir={tmp_path}"))
+    assert same(learned(whole), learned(short))
+    assert whole.metrics == short.metrics
 
 
 @pytest.mark.parametrize(
