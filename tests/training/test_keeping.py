@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -172,6 +173,15 @@ def test_mistakes_get_one_sentence(cli: Callable, more: list[str], told: str):
     assert status == 2
     assert told in err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_what_was_kept_is_told_and_the_plan_says_what_it_does_not_count(words, cli):
+    status, _, err = cli(*words, "method=bitfit", "trainer.epochs=2", "trainer.max_batches=1", "trainer.keep=best")
+    assert status == 0
+    assert re.search(r"^kept: epoch [12] of 2, \d+\.\d % on validation; ended by epochs$", err, re.MULTILINE)
+    status, out, _ = cli("plan", *words, "trainer.keep=best")
+    assert status == 0
+    assert "without the copies that trainer.ema and trainer.keep=best keep" in out
 
 
 def test_a_data_set_without_validation_images_is_refused(words, cli):
