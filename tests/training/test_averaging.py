@@ -15,14 +15,20 @@ WORDS = [*SMALL, "method=full", "logger=none", "data.stage=tune", "data.batch_si
 WORDS += ["optimizer.schedule=constant", "optimizer.warmup=0", "optimizer.lr=0.01"]
 
 
+@pytest.fixture(scope="module")
+def few(tmp_path_factory) -> list[str]:
+    """Words of a data set of few images."""
+    return ["data=folder", f"data.root={pictures(tmp_path_factory.mktemp('pictures'))}", "data.val_fraction=0.25"]
+
+
 def of(folder, *words):
     return run(peftbench.compose(*WORDS, *words, f"output_dir={folder}"))
 
 
-def test_the_saved_weights_are_the_average_of_those_after_each_step(tmp_path):
+def test_the_saved_weights_are_the_average_of_those_after_each_step(tmp_path, few):
     """9/10 of the first step, as the warm-up says, then 0.85 of the second, as the decay says."""
-    first, second = (learned(of(tmp_path, "trainer.epochs=1", f"trainer.max_batches={n}")) for n in (1, 2))
-    average = learned(of(tmp_path, "trainer.epochs=1", "trainer.max_batches=2", "trainer.ema=0.15"))
+    first, second = (learned(of(tmp_path, *few, "trainer.epochs=1", f"trainer.max_batches={n}")) for n in (1, 2))
+    average = learned(of(tmp_path, *few, "trainer.epochs=1", "trainer.max_batches=2", "trainer.ema=0.15"))
     start = {"backbone.net.bn1.running_mean": 0.0, "backbone.net.bn1.running_var": 1.0, "task.head.bias": 0.0}
     for name, value in start.items():
         expected = 0.15 * (0.1 * value + 0.9 * first[name]) + 0.85 * second[name]
@@ -31,22 +37,14 @@ def test_the_saved_weights_are_the_average_of_those_after_each_step(tmp_path):
     assert average["backbone.net.bn1.num_batches_tracked"] == 2
 
 
-def test_what_is_validated_is_the_average_and_training_does_not_notice(tmp_path):
+def test_what_is_validated_is_the_average_and_training_does_not_notice(tmp_path, few):
     """WiSE-FT at 1.0 changes nothing, and validates once more what will be saved."""
-    words = ["method=wise_ft", "method.alpha=1.0", "trainer.epochs=2", "trainer.max_batches=2"]
+    words = [*few, "method=wise_ft", "method.alpha=1.0", "trainer.epochs=2", "trainer.max_batches=2"]
     plain, averaged = of(tmp_path, *words), of(tmp_path, *words, "trainer.ema=0.9")
     assert [row["train_loss"] for row in averaged.history] == [row["train_loss"] for row in plain.history]
     assert averaged.metrics["val/loss"] == averaged.history[-1]["val_loss"]
     assert averaged.metrics["val/loss"] != plain.metrics["val/loss"]
     assert not same(learned(averaged), learned(plain))
-
-
-@pytest.fixture(scope="module")
-def caching(tmp_path_factory) -> list[str]:
-    """Words of a backbone that keeps in eval mode what it computed from its weights, over a few images."""
-    root = pictures(tmp_path_factory.mktemp("pictures"))
-    data = ["data=folder", f"data.root={root}", "data.val_fraction=0.25", "data.size=224", "data.batch_size=4"]
-    return ["backbone=timm", "backbone.name=levit_128s", *data, "trainer.epochs=2", "trainer.max_batches=2"]
 
 
 MANY = [["method=ftp"], ["method=tpgm"], ["method=losa", "taps=memory"], ["trainer.accumulate=2"]]
@@ -62,6 +60,8 @@ def test_it_resumes_to_the_same_bits(tmp_path, monkeypatch, words):
 
 
 @pytest.mark.slow
-def test_a_backbone_that_caches_is_validated_as_it_is_saved(tmp_path, caching):
-    record = of(tmp_path, *caching, "method=wise_ft", "method.alpha=1.0", "trainer.ema=0.5")
+def test_a_backbone_that_caches_what_it_computes_is_validated_as_it_is_saved(tmp_path, few):
+    words = ["backbone=timm", "backbone.name=levit_128s", "data.size=224", "data.batch_size=4", "method=wise_ft"]
+    words += ["method.alpha=1.0", "trainer.epochs=2", "trainer.max_batches=2", "trainer.ema=0.5"]
+    record = of(tmp_path, *few, *words)
     assert record.metrics["val/loss"] == pytest.approx(record.history[-1]["val_loss"], abs=1e-6)
