@@ -193,7 +193,7 @@ def test_what_was_kept_is_told_and_the_plan_says_what_it_does_not_count(words, c
 def test_a_data_set_without_validation_images_is_refused(words, cli):
     status, _, err = cli(*words, "data.val_fraction=0", "trainer.patience=3")
     assert status == 2
-    assert "trainer.patience=3: data=folder has no validation images to tell epochs apart" in err
+    assert "trainer.patience=3: data=folder has no validation images to tell epochs apart; hold some out" in err
 
 
 def test_such_runs_are_not_grouped(probe):

@@ -113,9 +113,13 @@ def read_data(context: Context) -> Data:
         context.tell(f"data={config.data.name}: {note}")
     roles = splits.roles(config.data.stage)
     if roles[1] is None and (key := config.trainer.needs_validation):
+        remedy = (
+            "hold some out (data.val_fraction=0.2)"
+            if "val_fraction" in config.data.options
+            else "take another data set"
+        )
         raise UserError(
-            f"{key}: data={config.data.name} has no validation images to tell epochs apart; leave it out, or hold some "
-            f"out (data.val_fraction, where the data set has that key)."
+            f"{key}: data={config.data.name} has no validation images to tell epochs apart; {remedy}, or leave it out."
         )
     return Data(splits, roles, ood.read_shifts(config, splits, context.tell))
 
