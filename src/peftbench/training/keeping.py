@@ -40,16 +40,18 @@ class Keeper(Callback):
 
     def __init__(self, spec: TrainerConfig, metric: str) -> None:
         self.keeps, self.patience, self.metric = spec.keep == "best", spec.patience, metric
+        self._chooses = self.keeps or self.patience is not None
         self.weights: dict[str, Tensor] = {}
 
     def on_train_start(self, trainer: Trainer, module: Any) -> None:
-        trainer.should_stop = trainer.should_stop or self.exhausted(trainer, module)  # it was stopped in its last epoch
+        if self._chooses:  # it may have been stopped in what turns out as its last epoch
+            trainer.should_stop = trainer.should_stop or self.exhausted(trainer, module)
 
     def on_train_epoch_end(self, trainer: Trainer, module: Any) -> None:
-        if module.cut_short:  # this epoch has no validation yet
+        if not self._chooses or module.cut_short:  # cut short, this epoch has no validation yet
             return
         best = self._best(trainer, module)
-        if best is None and (self.keeps or self.patience):
+        if best is None:
             raise UserError(
                 f"trainer.keep and trainer.patience: task={module.config.task.name} says that its runs are judged by "
                 f"{self.metric.removeprefix('val_')!r}, and does not measure it; leave them out."
