@@ -22,7 +22,7 @@ from bench.timing import ROOT
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 TOPICS = (
-    *("startup", "training_step", "side", "quickstart", "optimizers", "spt", "petah", "pruning", "dry_run"),
+    *("startup", "training_step", "recipe", "side", "quickstart", "optimizers", "spt", "petah", "pruning", "dry_run"),
     *("serving", "loading", "average_precision", "detection", "report", "sweeps", "joint"),
 )
 

@@ -129,7 +129,15 @@ def test_a_field_that_does_not_fit_is_named(trained, place, value):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
-    ["method=linear optimizer=sgd", "method=ftp", "method=tpgm", "method=losa backbone=vit_nano trainer.accumulate=2"],
+    [
+        *(
+            "method=linear optimizer=sgd",
+            "method=ftp",
+            "method=tpgm",
+            "method=losa backbone=vit_nano trainer.accumulate=2",
+        ),
+        "method=bitfit trainer.keep=best trainer.minutes=5 optimizer.layer_decay=0.5",
+    ],
 )
 def test_fields_of_many_kinds_of_checkpoint_are_checked(trained, words):
     config, folder, content = trained(words)

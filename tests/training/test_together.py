@@ -55,7 +55,10 @@ def deltas(folder: Path, name: str) -> dict[str, torch.Tensor]:
     "words",
     [
         ["method=losa", "method.rank=2,4", "optimizer.lr=1e-3,1e-2"],
-        ["method=losa", "seed=0,1", "data.order_seed=3", "trainer.clip=0.5", "optimizer.weight_decay=0.1"],
+        [
+            *("method=losa", "seed=0,1", "data.order_seed=3", "trainer.clip=0.5", "optimizer.weight_decay=0.1"),
+            *("optimizer.head_lr=3", "optimizer.decay_norms=true"),
+        ],
         ["method=losa", "method.norm=none,ln_noaffine", "optimizer=sgd", "optimizer.lr=0.1"],
         ["method=linear", "optimizer.lr=1e-3,1e-2", "optimizer.schedule=constant"],
     ],

@@ -29,6 +29,7 @@ class Backbone(nn.Module):
         net: the timm model.
         facts: see `Facts`.
         start: name -> sha256 of every tensor of the state dict as it was built; empty on the meta device.
+        built: the names of the parameters in the net as it was built, in its order.
         streamed: whether its blocks are read from a file each time they compute (`stream.Streamed`).
         masks: name in the net -> bool, false where pruning set a weight to zero.
         kept: how many `channels` and `heads` pruning kept where it took some out.
@@ -53,6 +54,7 @@ class Backbone(nn.Module):
         if start is None:
             start = {} if self.on_meta else digests(self.state_dict())
         self.start = start
+        self.built = tuple(name for name, _ in net.named_parameters())
         self.masks: dict[str, Tensor] = {}
         self.kept: dict[str, dict[str, int]] = {}
         self.pruned: dict[str, Any] = {}

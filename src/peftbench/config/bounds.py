@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import is_dataclass
 from typing import Annotated, Any, get_args, get_type_hints
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic.fields import FieldInfo
 
 Positive = Annotated[int, Field(ge=1, description="at least 1")]
@@ -14,6 +14,12 @@ Amount = Annotated[float, Field(ge=0, description="0 or more")]
 AboveZero = Annotated[float, Field(gt=0, description="a number above 0")]
 AboveZeroOrNull = Annotated[float, Field(gt=0, description="a number above 0, or null")] | None
 Share = Annotated[float, Field(ge=0, lt=1, description="a share, at least 0 and below 1")]
+LayerDecay = Annotated[
+    Annotated[float, Field(gt=0, le=1, description="a number above 0 and at most 1, or null")] | None,
+    AfterValidator(lambda decay: None if decay == 1 else decay),
+]
+"""A factor for each layer; 1 and null are both none."""
+BetweenZeroAndOne = Annotated[float, Field(gt=0, lt=1, description="a number above 0 and below 1, or null")]
 FromZeroToOne = Annotated[float, Field(ge=0, le=1, description="a number from 0 to 1")]
 Momentum = Annotated[float, Field(ge=0, lt=1, description="at least 0 and below 1")]
 Decay = Annotated[float, Field(ge=0, lt=1, description="numbers at least 0 and below 1")]

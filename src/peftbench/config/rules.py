@@ -136,6 +136,21 @@ def _half_precision_needs_a_gpu(config: Config) -> None:
         raise UserError("trainer.precision='16': half precision needs a GPU; on a CPU use 'bf16' or '32'.")
 
 
+def _choosing_an_epoch_needs_validation(config: Config) -> None:
+    if config.data.stage == "final" and (key := config.trainer.needs_validation):
+        raise UserError(
+            f"{key}: data.stage=final trains on the validation images too, so that nothing is left to tell epochs "
+            f"apart; leave it out, or give data.stage=fit."
+        )
+
+
+def _kept_weights_are_whole(config: Config) -> None:
+    trainer = config.trainer
+    if trainer.strategy == "fsdp" and (trainer.keep == "best" or trainer.ema is not None):
+        key = "trainer.keep=best" if trainer.keep == "best" else f"trainer.ema={trainer.ema}"
+        raise UserError(f"{key}: needs whole tensors, which trainer=fsdp has not; use trainer=ddp.")
+
+
 RULES = (
     _seeds_are_of_32_bits,
     _weights_are_no_other_word,
@@ -154,4 +169,6 @@ RULES = (
     _streamed_weights_are_not_sharded,
     _a_trial_is_of_some_batches,
     _half_precision_needs_a_gpu,
+    _choosing_an_epoch_needs_validation,
+    _kept_weights_are_whole,
 )

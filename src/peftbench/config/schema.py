@@ -19,9 +19,11 @@ from peftbench.config.bounds import (
     AboveZero,
     AboveZeroOrNull,
     Amount,
+    BetweenZeroAndOne,
     Count,
     Decay,
     FromZeroToOne,
+    LayerDecay,
     Momentum,
     Positive,
     Share,
@@ -97,7 +99,11 @@ class Data:
 
 @checked(config=STRICT, frozen=True)
 class Optimizer:
-    """`ftp` projects after each step of `inner`; `exclude` are patterns over the names that it leaves alone."""
+    """`ftp` projects after each step of `inner`; `exclude` are patterns over the names that it leaves alone.
+
+    `layer_decay` scales the rate of each layer of the backbone by its depth, `head_lr` that of the task's parameters;
+    `decay_norms` has weight decay act on vectors and scalars too.
+    """
 
     name: Literal["adamw", "sgd", "ftp"]
     lr: AboveZero
@@ -113,10 +119,18 @@ class Optimizer:
     gamma_lr: AboveZero = 1e-2
     norm: Literal["mars", "l2"] = "mars"
     exclude: tuple[str, ...] = ()
+    layer_decay: LayerDecay = None
+    head_lr: AboveZero = 1.0
+    decay_norms: bool = False
 
 
 @checked(config=STRICT, frozen=True)
 class Trainer:
+    """`keep` says whose weights a run ends with, its last epoch's or its best's; it stops after `patience` epochs
+    without a better one, and after so many `minutes` of training, of which its schedule follows the share. With `ema`
+    the weights are the exponential moving average of those that train.
+    """
+
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
     devices: Positive = 1
     nodes: Positive = 1
@@ -130,6 +144,22 @@ class Trainer:
     threads: Positive | None = None
     progress: bool = True
     checkpoint_seconds: float = 30.0
+    keep: Literal["last", "best"] = "last"
+    patience: Positive | None = None
+    minutes: AboveZeroOrNull = None
+    ema: BetweenZeroAndOne | None = None
+
+    @property
+    def alone(self) -> bool:
+        """Whether a run has weights or an end of its own choice: then it is not trained together with others."""
+        return self.keep != "last" or any(x is not None for x in (self.patience, self.minutes, self.ema))
+
+    @property
+    def needs_validation(self) -> str:
+        """The first key that asks for images to validate on, with its value; empty where none does."""
+        if self.keep == "best":
+            return "trainer.keep=best"
+        return "" if self.patience is None else f"trainer.patience={self.patience}"
 
 
 @checked(config=STRICT, frozen=True)

@@ -128,6 +128,16 @@ class Method:
         """
         return inner
 
+    def rates(self, names: Sequence[str]) -> Mapping[str, float]:
+        """Factors on the learning rate, by the name of a parameter; those that are not named have 1.
+
+        The factors of `optimizer.layer_decay` and `optimizer.head_lr` come on top.
+
+        Args:
+            names: of everything that trains, as in `optimizer`.
+        """
+        return {}
+
     def merge(self, backbone: Backbone) -> None:
         """Folds into the weights what can be, so that it costs nothing to predict; for methods that are `foldable`.
 

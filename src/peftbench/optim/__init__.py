@@ -1,9 +1,21 @@
 """Optimizers and learning-rate schedules; optimizers that stay near a start."""
 
-from peftbench.optim.build import joint_optimizer, layout, matching, optimizer, schedule
+from peftbench.optim.build import Factors, joint_optimizer, layout, matching, optimizer, schedule, scheduled_rate
 from peftbench.optim.ftp import FTP
 from peftbench.optim.l2sp import L2SP
 from peftbench.optim.tpgm import TPGM
 from peftbench.optim.wrapper import Anchored
 
-__all__ = ["FTP", "L2SP", "TPGM", "Anchored", "joint_optimizer", "layout", "matching", "optimizer", "schedule"]
+__all__ = [
+    "FTP",
+    "L2SP",
+    "TPGM",
+    "Anchored",
+    "Factors",
+    "joint_optimizer",
+    "layout",
+    "matching",
+    "optimizer",
+    "schedule",
+    "scheduled_rate",
+]

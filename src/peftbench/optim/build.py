@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -14,27 +15,35 @@ from peftbench import config
 from peftbench.common.errors import UserError, nearest
 from peftbench.optim.ftp import FTP
 
+Factors = Mapping[str, float]
+"""Name of a parameter -> what its learning rate is multiplied with; 1 for those that are not named."""
+
+Place = Callable[[int, int], float]
+"""From the steps done, and those of the whole training, to where the schedule is, in steps: time may be further."""
+
 
 def optimizer(
     spec: config.Optimizer,
     named: Sequence[tuple[str, nn.Parameter]],
     anchors: Mapping[str, Tensor] | None = None,
     fused: bool = False,
+    factors: Factors = MappingProxyType({}),
 ) -> torch.optim.Optimizer:
     """AdamW or SGD over named parameters, under FTP where the spec says so.
 
-    Vectors and scalars (biases, norms, class tokens) are not decayed.
+    Vectors and scalars (biases, norms, class tokens) are not decayed, unless `decay_norms` says so.
 
     Args:
         spec: its kind, rates and options.
         named: (name, parameter) of everything that trains.
         anchors: name -> value, of FTP; None takes the values that the parameters have now.
         fused: step in one kernel, several times faster on many small tensors.
+        factors: see `Factors`.
 
     Raises:
         UserError: an exclusion that matches no name.
     """
-    plain = _over(spec, _groups(spec, named), fused)
+    plain = _over(spec, _groups(spec, named, factors), fused)
     if spec.name != "ftp":
         return plain
     exclude = matching(spec.exclude, [n for n, _ in named], "optimizer.exclude")
@@ -43,32 +52,40 @@ def optimizer(
 
 
 def joint_optimizer(
-    specs: Sequence[config.Optimizer], named: Sequence[Sequence[tuple[str, nn.Parameter]]], steps: int, fused: bool
+    specs: Sequence[config.Optimizer],
+    named: Sequence[Sequence[tuple[str, nn.Parameter]]],
+    factors: Sequence[Factors],
+    steps: int,
+    fused: bool,
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
     """One optimizer, and its schedule, that steps several runs' parameters as each run's own would.
 
     Args:
         specs: of each run; of the same kind of optimizer, AdamW or SGD, everything else may differ.
         named: (name, parameter) of each run.
+        factors: of each run.
         steps: of the whole training, in batches.
         fused: as in `optimizer`.
     """
-    groups_of_runs = [_groups(s, n) for s, n in zip(specs, named, strict=True)]
+    groups_of_runs = [_groups(*run) for run in zip(specs, named, factors, strict=True)]
     inner = _over(specs[0], [group for groups in groups_of_runs for group in groups], fused)
-    factors = [_factor(s, steps) for s, groups in zip(specs, groups_of_runs, strict=True) for _ in groups]
-    return inner, torch.optim.lr_scheduler.LambdaLR(inner, factors)
+    schedules = [_factor(s, steps) for s, groups in zip(specs, groups_of_runs, strict=True) for _ in groups]
+    return inner, torch.optim.lr_scheduler.LambdaLR(inner, schedules)
 
 
 def layout(
-    specs: Sequence[config.Optimizer], named: Sequence[Sequence[tuple[str, nn.Parameter]]]
+    specs: Sequence[config.Optimizer],
+    named: Sequence[Sequence[tuple[str, nn.Parameter]]],
+    factors: Sequence[Factors],
 ) -> tuple[type[torch.optim.Optimizer], list[dict[str, Any]]]:
     """The class of the optimizer that `optimizer` and `joint_optimizer` build, and its groups with their settings.
 
     Args:
         specs: of one run, or of each of several.
         named: (name, parameter) of each run; the groups list them as their `params`.
+        factors: of each run.
     """
-    groups = [group for spec, own in zip(specs, named, strict=True) for group in _groups(spec, own)]
+    groups = [group for run in zip(specs, named, factors, strict=True) for group in _groups(*run)]
     return _kind(specs[0]), groups
 
 
@@ -92,20 +109,34 @@ def matching(patterns: Sequence[str], names: Sequence[str], key: str) -> list[st
     return [n for n in names if any(fnmatchcase(n, p) for p in patterns)]
 
 
-def _groups(spec: config.Optimizer, named: Sequence[tuple[str, nn.Parameter]]) -> list[dict[str, Any]]:
-    decayed = [(n, p) for n, p in named if p.squeeze().ndim > 1]
-    others = [(n, p) for n, p in named if p.squeeze().ndim <= 1]
-    groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": spec.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    settings: dict[str, Any] = {"lr": spec.lr}
+def scheduled_rate(spec: config.Optimizer, group: Mapping[str, Any]) -> float:
+    """The learning rate of now without factors, as a group of an optimizer that is scheduled tells it."""
+    begun = group.get("initial_lr", spec.lr)
+    return float(group["lr"] if begun == spec.lr else spec.lr * (group["lr"] / begun))
+
+
+def _groups(
+    spec: config.Optimizer, named: Sequence[tuple[str, nn.Parameter]], factors: Factors
+) -> list[dict[str, Any]]:
+    """First what is decayed, then what is not; each parted by factors, in the order in which these first come."""
+    settings: dict[str, Any] = {}
     if _stochastic(spec):
         settings["momentum"] = 0.9 if spec.momentum is None else spec.momentum
         settings["nesterov"] = bool(settings["momentum"]) if spec.nesterov is None else spec.nesterov
     else:
         settings["betas"] = tuple(spec.betas or (0.9, 0.999))
-    return [g | settings for g in groups if g["params"]]
+    groups = []
+    for decayed in (True, False):
+        members: dict[float, list[tuple[str, nn.Parameter]]] = {}
+        for name, parameter in named:
+            if (spec.decay_norms or parameter.squeeze().ndim > 1) == decayed:
+                members.setdefault(factors.get(name, 1.0), []).append((name, parameter))
+        decay = spec.weight_decay if decayed else 0.0
+        groups += [
+            {"params": own, "weight_decay": decay, "lr": spec.lr * factor, **settings}
+            for factor, own in members.items()
+        ]
+    return groups
 
 
 def _over(spec: config.Optimizer, groups: list[dict[str, Any]], fused: bool) -> torch.optim.Optimizer:
@@ -122,22 +153,26 @@ def _stochastic(spec: config.Optimizer) -> bool:
     return (spec.inner or spec.name) == "sgd"
 
 
-def schedule(spec: config.Optimizer, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
+def schedule(
+    spec: config.Optimizer, optimizer: torch.optim.Optimizer, steps: int, place: Place | None = None
+) -> torch.optim.lr_scheduler.LambdaLR:
     """Linear warm-up over `warmup` of the steps, then cosine down to `min_lr`, or constant.
 
     Args:
         spec: its rates and schedule.
         optimizer: whose rates are scheduled.
         steps: of the whole training, in batches; the schedule is stepped after each.
+        place: see `Place`; None is that of the steps.
     """
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, _factor(spec, steps))
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, _factor(spec, steps, place))
 
 
-def _factor(spec: config.Optimizer, steps: int) -> Callable[[int], float]:
+def _factor(spec: config.Optimizer, steps: int, place: Place | None = None) -> Callable[[int], float]:
     warm = round(spec.warmup * steps)
     floor = min(spec.min_lr / spec.lr, 1.0)
 
-    def factor(step: int) -> float:
+    def factor(done: int) -> float:
+        step = done if place is None else place(done, steps)
         if step < warm:
             return (step + 1) / (warm + 1)
         if spec.schedule == "constant":

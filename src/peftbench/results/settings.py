@@ -17,6 +17,11 @@ Setting = tuple[tuple[str, str], ...]  # (key, value as JSON), sorted
 OWN = "as listed"  # a split that lists of its data set name
 _TRAINER = ("precision", "epochs", "accumulate", "clip", "max_batches")
 _DATA = ("batch_size", "augment", "on_error", "order_seed")
+_LATER: Mapping[str, Mapping[str, Any]] = {
+    "optimizer": {"layer_decay": None, "head_lr": 1.0, "decay_norms": False},
+    "trainer": {"keep": "last", "patience": None, "minutes": None, "ema": None},
+}
+"""Keys that came after the first version, with what runs without them did: a setting names them where they differ."""
 
 
 def basis_of(config: Mapping[str, Any], stamps: Mapping[str, Any]) -> Setting:
@@ -69,14 +74,24 @@ def setting_of(config: Mapping[str, Any], task: TaskResults) -> Setting:
     trainer, optimizer = config.get("trainer") or {}, config.get("optimizer") or {}
     chosen = [
         *_flat(config["method"].get("options") or {}, "method."),
-        *_flat(optimizer, "optimizer."),
-        *_flat(_picked(trainer, _TRAINER), "trainer."),
+        *_flat(_but_later_defaults("optimizer", optimizer), "optimizer."),
+        *_flat({**_picked(trainer, _TRAINER), **_later_choices("trainer", trainer)}, "trainer."),
         *_flat(_task_options(config, task), "task."),
         *_flat(_pruning_options(config), "pruning."),
         *_flat({"drop_path": config["backbone"].get("drop_path", 0.0)}, "backbone."),
     ]
     tuned = (config.get("protocol") or {}).get("grid") or {}
     return tuple((key, value) for key, value in chosen if key not in tuned)
+
+
+def _but_later_defaults(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    first = {key: value for key, value in values.items() if key not in _LATER[section]}
+    return first | _later_choices(section, values)
+
+
+def _later_choices(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the keys that came later, those with another value than that of runs without them."""
+    return {key: values[key] for key, default in _LATER[section].items() if values.get(key, default) != default}
 
 
 def _task_options(config: Mapping[str, Any], task: TaskResults) -> Mapping[str, Any]:

@@ -27,6 +27,11 @@ def refuse_incompatible(config: Config, method: Method) -> backbones.Backbone:
     method.check(backbone)
     task_class(config.task).refuse(config, method.fixed_size, backbone)
     name = config.method.name
+    if config.optimizer.layer_decay is not None and method.side:
+        raise Refusal(
+            f"optimizer.layer_decay={config.optimizer.layer_decay}: method={name} trains no layer of the backbone, so "
+            f"that there is no rate to scale by depth; leave it out (optimizer.head_lr scales the head's rate)."
+        )
     if method.own_optimizer and config.optimizer.name == "ftp":
         raise UserError(f"optimizer=ftp: method={name} has an optimizer of its own; leave optimizer=ftp out.")
     if (method.own_optimizer or method.finishes or method.anchored) and config.trainer.strategy == "fsdp":

@@ -111,6 +111,8 @@ def plan_run(config: Config, probe: bool = False) -> Planned:
         )
     if method.own_optimizer or config.optimizer.name == "ftp":
         notes.append("memory: without the anchors and differences that its optimizer keeps")
+    if config.trainer.ema is not None or config.trainer.keep == "best":
+        notes.append("memory: without the copies that trainer.ema and trainer.keep=best keep of what trains")
     if taps is not None and taps.mode != "off":
         notes.append("memory and time: of a step without kept taps; with them no backbone runs")
     if config.backbone.stream:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from peftbench.backbones import Backbone
+from peftbench.common.errors import UserError
 from peftbench.common.progress import Watch
 from peftbench.common.stopping import endings_as_interrupts
 from peftbench.config import Config
@@ -67,6 +68,11 @@ def run_jointly(
     for config, method in zip(configs, methods, strict=True):
         refuse_incompatible(config, method)
         refuse_other_frames(config)
+        if len(configs) > 1 and config.trainer.alone:
+            raise UserError(
+                "trainer.keep=best, trainer.patience, trainer.minutes, trainer.ema: such a run chooses its own weights "
+                "or its own end; carry it out alone, not together with others."
+            )
 
     data = read_data(context, splits)
     context.doing(f"reading the weights of {_name(context.config, 'backbone')}")
@@ -118,9 +124,21 @@ def read_data(context: Context, splits: Splits | None = None) -> Data:
         splits = load_splits(config)
     for note in splits.notes:
         context.tell(f"data={config.data.name}: {note}")
+    roles = splits.roles(config.data.stage)
+    if roles[1] is None and (key := config.trainer.needs_validation):
+        raise _without_validation(key, config)
     with copies_not_looked_for(config.trainer.trial), mistakes_of("data"):
         shifts = ood.read_shifts(config, splits, context.tell)
-        return Data(splits, images_of_trial(splits.roles(config.data.stage), config), shifts)
+        return Data(splits, images_of_trial(roles, config), shifts)
+
+
+def _without_validation(key: str, config: Config) -> UserError:
+    data = config.data
+    possible = "val_fraction" in data.options
+    remedy = "hold some out (data.val_fraction=0.2)" if possible else "take another data set"
+    return UserError(
+        f"{key}: data={data.name} has no validation images to tell epochs apart; {remedy}, or leave it out."
+    )
 
 
 def _name(config: Config, group: str) -> str:

@@ -25,6 +25,7 @@ from peftbench.data.loading import Loaders
 from peftbench.methods.base import Method, Plan
 from peftbench.models.model import Model
 from peftbench.results import Record
+from peftbench.results.task_results import percent
 from peftbench.runs import loggers, starting_backbone
 from peftbench.runs.context import Context
 from peftbench.runs.earlier_run import finished_before
@@ -129,6 +130,7 @@ class SingleRun:
             self.record.status, self.record.reason = "failed", str(outcome)
         elif self.context.first:
             self._tell_of_untrained(outcome)
+            self._tell_of_kept(outcome)
             if outcome.rows is not None:
                 self.record.stamps |= self.model.task.write_rows(outcome.rows, self.folder) or {}
             self._complete(outcome)
@@ -138,6 +140,16 @@ class SingleRun:
             self.record.plan["untrained"] = dict(outcome.untrained)
             name, why = next(iter(outcome.untrained.items()))
             self.context.tell(f"method={self.context.config.method.name}: {name}: {why}")
+
+    def _tell_of_kept(self, outcome: Outcome) -> None:
+        """Which epoch's weights were kept and what ended the run, where that was open."""
+        kept = outcome.kept
+        if not kept:
+            return
+        self.record.stamps["kept"] = dict(kept)
+        metric = f"val/{self.record.stamps['judged_by']}"
+        reached = f", {100 * kept[metric]:.1f} {percent(metric)} on validation" if metric in kept else ""
+        self.context.tell(f"kept: epoch {kept['epoch']} of {kept['epochs']}{reached}; ended by {kept['ended_by']}")
 
     def _complete(self, outcome: Outcome) -> None:
         """The delta, the costs that need the finished model, and the record."""

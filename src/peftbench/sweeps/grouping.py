@@ -12,7 +12,18 @@ from peftbench.runs.build import instantiate
 from peftbench.runs.compatibility import refuse_incompatible
 from peftbench.tasks.base import task_class
 
-_FREE = ("lr", "weight_decay", "betas", "momentum", "nesterov", "schedule", "warmup", "min_lr")
+_FREE = (
+    "lr",
+    "weight_decay",
+    "betas",
+    "momentum",
+    "nesterov",
+    "schedule",
+    "warmup",
+    "min_lr",
+    "head_lr",
+    "decay_norms",
+)
 
 
 def joint_signature(config: Config) -> Hashable | None:
@@ -21,7 +32,8 @@ def joint_signature(config: Config) -> Hashable | None:
     Seeds, options of the method and settings of the optimizer may differ; the order of the batches may not, which is
     `data.order_seed` or else the seed. Runs with shifted test sets (`data.ood`), with a method that has an optimizer or
     a last step of its own, or with an optimizer other than AdamW and SGD go apart; so do those of a task that trains
-    alone.
+    alone, and those that decide in their course what they keep or when they end (`trainer.keep`, `patience`,
+    `minutes`, `ema`).
     Raises Refusal where the method refuses the backbone.
     """
     method: Method = instantiate(config.method)
@@ -37,7 +49,7 @@ def joint_signature(config: Config) -> Hashable | None:
     whole = identity(config)
     del whole["method"]["options"]
     for key in _FREE:
-        del whole["optimizer"][key]
+        whole["optimizer"].pop(key, None)
     seed = whole.pop("seed")
     whole["data"]["order_seed"] = seed if config.data.order_seed is None else config.data.order_seed
     if not config.backbone.pretrained:
@@ -51,6 +63,7 @@ def _apart(config: Config, method: Method) -> bool:
         method.own_optimizer
         or method.finishes
         or bool(config.data.ood)
+        or config.trainer.alone
         or config.optimizer.name not in ("adamw", "sgd")
     )
 

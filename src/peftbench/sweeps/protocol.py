@@ -29,6 +29,7 @@ def carry_out_vtab1k(config: Config, rule: Protocol, sweep: Sweep, carry_out: Ca
     """
     grid = sweep.grid
     points = _points(config, rule, grid)
+    replaced(config, {**points[0], "data.stage": "final"})  # what cannot be run then is said now, before the trials
     trials = [replaced(config, {**point, "data.stage": "tune", "seed": config.seed}) for point in points]
     records = _carry_out_all(trials, sweep.together, carry_out)
     if len(records) < len(trials) or any(r.status == "interrupted" for r in records):

@@ -64,7 +64,7 @@ class Checkpoints(Callback):
     def on_train_epoch_end(self, trainer: Trainer, module: Any) -> None:
         module.check_weights()
         stop = self._stop_agreed(trainer)
-        last = trainer.current_epoch + 1 == trainer.max_epochs
+        last = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
         if stop or last or self._due(trainer):
             module.place = (trainer.current_epoch + 1, 0)
             self._save(trainer)

@@ -32,6 +32,7 @@ from peftbench.training.forms import (
 )
 from peftbench.training.gradient_watch import GradientWatch
 from peftbench.training.joint import JointFit
+from peftbench.training.keeping import best_epoch
 from peftbench.training.module import Fit
 
 _VERSION = kind("a version", lambda v: isinstance(v, str) and re.fullmatch(r"\d+(\.\w+)+([+.-]\w+)*", v) is not None)
@@ -94,6 +95,13 @@ def _ours(module: Fit) -> Form:
     if isinstance(module, JointFit):
         runs = len(module.configs)
         needed |= {"histories": listed(listed(_ROW), runs), "failed": listed(text, runs)}
+    moving = fields({name: tensor(t.shape, t.dtype) for name, t in module.moving().items()})
+    if module.keeper.keeps:
+        needed["kept"] = either(fields({}), moving)
+    if module.average.decay is not None:
+        needed["average"] = fields({"steps": whole, "tensors": moving})
+    if module.budget.seconds is not None:
+        needed["spent"] = finite
     return fields(needed, {"unvalidated": flag})
 
 
@@ -122,7 +130,7 @@ def _optimizer(module: Fit) -> Form:
         configs, named = module.configs, [m.trainable() for m in module.model.models]
     else:
         configs, named = [module.config], [module.model.trainable()]
-    cls, groups = optim.layout([c.optimizer for c in configs], named)
+    cls, groups = optim.layout([c.optimizer for c in configs], named, module.factors)
     sharded = module.config.trainer.strategy == "fsdp"  # there they are numbered among all of the module's
     ordered = list(module.parameters()) if sharded else [p for group in groups for _, p in group["params"]]
     entry = fields({}, {"name": either(nothing, text), "anchor": text}, tensor())
@@ -211,5 +219,7 @@ def _check_place(checkpoint: Mapping[str, Any], module: Fit) -> None:
     done, begun = fit_loop["epoch_progress"]["current"]["processed"], fit_loop["epoch_loop.batch_progress"]["current"]
     if done != epoch or epoch > module.config.trainer.epochs:
         raise Misfit("loops.fit_loop.epoch_progress.current.processed", done, f"the {epoch} epochs of its place")
+    if module.keeper.keeps and not kept["kept"] and best_epoch(kept["history"], module.keeper.metric):
+        raise Misfit("peftbench.kept", kept["kept"], "the weights of the best epoch")
     if batch and begun["ready"] != batch:
         raise Misfit("loops.fit_loop.epoch_loop.batch_progress.current.ready", begun["ready"], f"the place, {batch}")

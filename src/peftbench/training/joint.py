@@ -17,6 +17,7 @@ from peftbench.models.joint import JointModel
 from peftbench.tasks.base import Metrics
 from peftbench.training.loss_watch import ADVICE, Diverged
 from peftbench.training.module import Fit
+from peftbench.training.rate_factors import rate_factors
 
 
 class JointFit(Fit):
@@ -30,7 +31,7 @@ class JointFit(Fit):
 
     def __init__(self, model: JointModel, methods: Sequence[Method], configs: Sequence[Config], run_id: str) -> None:
         super().__init__(model, methods[0], configs[0], {}, run_id)
-        self.configs = list(configs)
+        self.methods, self.configs = list(methods), list(configs)
         self.saved = SavedBytes(model)
         self.val_each = nn.ModuleList([m.task.metrics() for m in model.models])
         self.test_each = nn.ModuleList([m.task.metrics() for m in model.models])
@@ -44,8 +45,13 @@ class JointFit(Fit):
         specs = [c.optimizer for c in self.configs]
         steps = int(self.trainer.estimated_stepping_batches)
         fused = self.fused and self.config.trainer.clip is None
-        optimizer, scheduler = optim.joint_optimizer(specs, named, steps, fused)
+        optimizer, scheduler = optim.joint_optimizer(specs, named, self.factors, steps, fused)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    @property
+    def factors(self) -> list[optim.Factors]:
+        runs = zip(self.model.models, self.methods, self.configs, strict=True)
+        return [rate_factors(model, method, config.optimizer) for model, method, config in runs]
 
     def configure_gradient_clipping(self, optimizer: Any, *given: Any, **more: Any) -> None:
         if self.config.trainer.clip is not None:
@@ -102,12 +108,12 @@ class JointFit(Fit):
         """Each run's learning rate now."""
         groups = iter(self.trainer.optimizers[0].param_groups)
         rates = []
-        for model in self.model.models:
+        for model, config in zip(self.model.models, self.configs, strict=True):
             own = {id(p) for _, p in model.trainable()}
             while own:
                 group = next(groups)
                 own -= {id(p) for p in group["params"]}
-            rates.append(group["lr"])
+            rates.append(optim.scheduled_rate(config.optimizer, group))
         return rates
 
     # -- evaluation

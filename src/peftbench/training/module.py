@@ -20,8 +20,13 @@ from peftbench.deltas import changed_tensors
 from peftbench.methods.base import Method
 from peftbench.models.joint import JointModel
 from peftbench.models.model import Model
+from peftbench.results.task_results import results_of_task
 from peftbench.tasks.base import Metrics
+from peftbench.training.averaging import Average
+from peftbench.training.keeping import Keeper, best_epoch
 from peftbench.training.loss_watch import ADVICE, Diverged, LossWatch
+from peftbench.training.rate_factors import rate_factors
+from peftbench.training.time_budget import TimeBudget
 
 
 class Fit(LightningModule):
@@ -49,6 +54,11 @@ class Fit(LightningModule):
         """Step times and memory so far: what stands where a resumed run has no step left to measure."""
         self.untrained: dict[str, str] = {}
         """After training: what to tell of parameters that seem not to train, by their names."""
+        task = config.task
+        self.keeper = Keeper(config.trainer, f"val_{results_of_task(task.name, task.path).metric}")
+        self.budget = TimeBudget(config.trainer.minutes)
+        self.average = Average(config.trainer.ema)
+        self.kept_epoch = 0  # from 1, once training is over
         self._loss_watch = LossWatch()
         self._counted = 0
         self.counts_saved = True
@@ -74,16 +84,34 @@ class Fit(LightningModule):
                 f"script, or WORLD_SIZE); start the processes with srun or torchrun."
             )
 
+    def moving(self) -> dict[str, Tensor]:
+        """All that training may move, by its name in the model: what trains, and buffers (statistics, counters)."""
+        buffers = dict(self.model.named_buffers())
+        kept = {n: buffers[n] for n in self.model.state_dict() if n in buffers and not buffers[n].is_meta}
+        return {**dict(self.model.trainable()), **kept}
+
+    def averaged(self) -> dict[str, Tensor]:
+        """Of all that moves, what is validated and kept: the average, where there is one."""
+        return self.average.tensors or self.moving()
+
     # -- training
 
     def configure_optimizers(self) -> Any:
         named = self.model.trainable()
-        inner = optim.optimizer(self.config.optimizer, named, self.anchors, self.fused)
+        (factors,) = self.factors
+        inner = optim.optimizer(self.config.optimizer, named, self.anchors, self.fused, factors)
         optimizer: Any = self.method.optimizer(named, self.anchors, inner)
         if getattr(optimizer, "needs_held_out_loss", False):
             optimizer.objective = self._held_out_loss
-        scheduler = optim.schedule(self.config.optimizer, optimizer, int(self.trainer.estimated_stepping_batches))
+        steps = int(self.trainer.estimated_stepping_batches)
+        scheduler = optim.schedule(self.config.optimizer, optimizer, steps, self.budget.place)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    @property
+    def factors(self) -> list[optim.Factors]:
+        """Of each run: what the learning rates of its parameters are multiplied with."""
+        assert isinstance(self.model, Model)
+        return [rate_factors(self.model, self.method, self.config.optimizer)]
 
     @property
     def fused(self) -> bool:
@@ -149,7 +177,7 @@ class Fit(LightningModule):
             "epoch": self.current_epoch + 1,
             "step": self.global_step,
             "train_loss": (total[0] / total[1]).item(),
-            "lr": self.trainer.optimizers[0].param_groups[0]["lr"],
+            "lr": optim.scheduled_rate(self.config.optimizer, self.trainer.optimizers[0].param_groups[0]),
             "train_seconds": self.elapsed["train"],
         }
         self.train_loss = torch.zeros(2)
@@ -238,6 +266,12 @@ class Fit(LightningModule):
             "unvalidated": self.cut_short,
             "train_loss": self.train_loss.cpu(),
         }
+        if self.keeper.keeps:
+            checkpoint["peftbench"]["kept"] = self.keeper.weights
+        if self.average.decay is not None:
+            checkpoint["peftbench"]["average"] = {"steps": self.average.steps, "tensors": self.average.tensors}
+        if self.budget.seconds is not None:
+            checkpoint["peftbench"]["spent"] = self.budget.now()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         kept = checkpoint["peftbench"]
@@ -246,9 +280,14 @@ class Fit(LightningModule):
         self.sessions = kept["sessions"] + 1
         self.measured = kept["measured"]
         self.train_loss = kept["train_loss"]
+        self.keeper.weights = kept.get("kept", {})
+        self.budget.spent = kept.get("spent", 0.0)
+        if "average" in kept:
+            self.average.steps, self.average.tensors = kept["average"]["steps"], kept["average"]["tensors"]
         if kept.get("unvalidated") and self.validated:  # the epoch's validation was made up for just now
             self.add_validation()
             self.elapsed["validate"] += self._validation_seconds
+            self.keeper.note(self, best_epoch(self.history, self.keeper.metric))
 
 
 def _local(tensor: Tensor) -> Tensor:

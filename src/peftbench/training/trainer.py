@@ -57,6 +57,7 @@ would end early without a word of it in its record."""
 class Outcome:
     """What training left: metrics by role, history, costs, the device, and the full state of the model.
 
+    `kept` says of which epoch the weights are and what ended the run, where that was not its last epoch as planned;
     `rows` is what the task writes to a file of its predictions for the test images, if anything. `untrained` are
     parameters that the method added and that seem not to train, each with what to tell of it.
     """
@@ -67,6 +68,7 @@ class Outcome:
     device: torch.device
     state: Mapping[str, Tensor]
     rows: Any = None
+    kept: Mapping[str, Any] = field(default_factory=dict)
     untrained: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -89,8 +91,9 @@ def fit(
     state, figures, place, metrics = _trained(module, loaders, folder, watch)
     if method.finishes and loaders.val is not None:  # of the weights that are kept
         metrics |= {f"val/{n}": v for n, v in module.validated.items()}
-    outcome = _outcome(module.history, metrics, figures, place, state, module.rows and module.rows[0])
-    return replace(outcome, untrained=module.untrained)
+    row = module.history[module.kept_epoch - 1]
+    outcome = _outcome(module.history, row, metrics, figures, place, state, module.rows and module.rows[0])
+    return replace(outcome, untrained=module.untrained, kept=_kept(module))
 
 
 def fit_jointly(
@@ -120,7 +123,7 @@ def fit_jointly(
         own_state = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
         results = module.results_each[i] if loaders.test is not None else {}
         rows = module.rows and module.rows[i]
-        outcome = _outcome(history, _tested(results), copy.deepcopy(figures), place, own_state, rows)
+        outcome = _outcome(history, history[-1], _tested(results), copy.deepcopy(figures), place, own_state, rows)
         untrained = {n.removeprefix(prefix): told for n, told in module.untrained.items() if n.startswith(prefix)}
         outcomes.append(replace(outcome, untrained=untrained))
     return outcomes
@@ -136,7 +139,8 @@ def _trained(
     checkpoints = Checkpoints(folder, config.trainer.checkpoint_seconds, meters.aside)
     bars = [Bar(checkpoints.ask)] if config.trainer.progress else []
     signals, gradients = Signals(checkpoints), GradientWatch()
-    trainer = _trainer(config, folder, [signals, meters, Epochs(watch), *bars, gradients, checkpoints])
+    deciding = [Epochs(watch), module.budget, module.average, module.keeper]
+    trainer = _trainer(config, folder, [signals, meters, *deciding, *bars, gradients, checkpoints])
     # What a streamed backbone leaves in its file is not there to be sent from process to process.
     absent = [n for n, p in module.named_parameters(remove_duplicate=False) if p.is_meta]
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, absent)
@@ -150,6 +154,8 @@ def _trained(
         if kept.unvalidated and trainer.is_global_zero:
             watch(module.history)
         module.untrained = gradients.note(module)
+        module.average.settle(module)
+        module.kept_epoch = module.keeper.restore(module)
         if module.method.finishes:
             module.method.finish(module.model, module.anchors)
             if loaders.val is not None:
@@ -166,15 +172,36 @@ def _trained(
 
 def _outcome(
     history: list[dict[str, float]],
+    row: Mapping[str, float],
     metrics: dict[str, float],
     figures: dict[str, Any],
     place: torch.device,
     state: Mapping[str, Tensor],
     rows: Any,
 ) -> Outcome:
-    """`metrics` are those of the tests, and of a validation after the last epoch where there was one."""
-    last = {f"val/{n.removeprefix('val_')}": v for n, v in history[-1].items() if n.startswith("val_")}
-    return Outcome(last | metrics | {"train/loss": history[-1]["train_loss"]}, history, figures, place, state, rows)
+    """`row` is that of the epoch whose weights are kept; `metrics` are of tests, and of a validation after it."""
+    validated = {f"val/{n.removeprefix('val_')}": v for n, v in row.items() if n.startswith("val_")}
+    return Outcome(validated | metrics | {"train/loss": row["train_loss"]}, history, figures, place, state, rows)
+
+
+def _kept(module: Fit) -> dict[str, Any]:
+    """What the record says of a run that chose its epoch or its end: nothing where it had no choice."""
+    spec, metric = module.config.trainer, module.keeper.metric
+    if not spec.alone:
+        return {}
+    row = module.history[module.kept_epoch - 1]
+    kept: dict[str, Any] = {"keep": spec.keep, "epoch": module.kept_epoch, "epochs": len(module.history)}
+    if metric in row:
+        kept[f"val/{metric.removeprefix('val_')}"] = row[metric]
+    if module.budget.share >= 1:
+        kept["ended_by"] = "minutes"
+    else:
+        kept["ended_by"] = "epochs" if len(module.history) == spec.epochs else "patience"
+    if spec.ema is not None:
+        kept["average"] = spec.ema
+    if spec.minutes is not None:
+        kept["note"] = "trainer.minutes: how far it came, and so the result, depends on the machine"
+    return kept
 
 
 def _tested(results: Mapping[str, float]) -> dict[str, float]:
