@@ -153,3 +153,10 @@ def test_mistakes_are_one_sentence(cli, tiny, tmp_path, words, told):
     assert told in out + err
     assert "Traceback" not in out + err
     assert not list(tmp_path.glob("linear-*"))
+
+
+def test_what_the_final_runs_could_not_do_is_said_before_the_trials(cli, tiny, tmp_path):
+    status, out, err = cli("-m", *tiny, "method=linear", *RULE, "trainer.keep=best")
+    assert status == 1
+    assert "trainer.keep=best: data.stage=final trains on the validation" in " ".join((out + err).split())
+    assert not list(tmp_path.glob("*/result.json"))
