@@ -23,6 +23,8 @@ from peftbench.common.amounts import agreeing, count, milliseconds, plain, plura
         (plural(2, "day"), "2 days"),
         (plural(1000, "class"), "1,000 classes"),
         (plural(2, "box"), "2 boxes"),
+        (plural(2, "batch"), "2 batches"),
+        (plural(2, "epoch"), "2 epochs"),
         (agreeing(1), "is"),
         (agreeing(2, "has", "have"), "have"),
         (rate(0.031), "0.031"),

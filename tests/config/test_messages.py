@@ -139,3 +139,11 @@ def test_a_key_that_is_missing_is_named():
     del values["optimizer"]["lr"]
     with pytest.raises(UserError, match=r"^optimizer\.lr: is missing; expected a value\.$"):
         validate(values)
+
+
+def test_a_number_that_no_float_holds_is_refused_as_it_was_given():
+    values = copy.deepcopy(composed(BASES[0]))
+    values["optimizer"]["betas"] = [-1, 10**400]
+    assert refusal(lambda: validate(values)) == (
+        f"optimizer.betas=[-1.0, 1{'0' * 400}]: expected numbers at least 0 and below 1."
+    )

@@ -93,7 +93,7 @@ def test_exact_parameter_counts(method, name):
     ("options", "told"),
     [
         ({"rank": {"a": 1}}, r"method.rank={'a': 1}: expected a whole number."),
-        ({"rank=3 foo": 1}, r"method.rank=3 foo: there is no such key (did you mean"),
+        ({"rank=3 foo": 1}, r"method.rank=3 foo: there is no such key."),
         ({"rank": "4"}, r"method.rank='4': expected a whole number."),
         ({"layers": {1}}, r"method.layers={1}: expected a number, a string, true, false, null or a list."),
     ],

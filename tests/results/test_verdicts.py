@@ -130,7 +130,7 @@ def test_the_same_in_every_pair_is_called_so(tmp_path):
     assert "the same in every pair" in tell("report", tmp_path)
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)  # the first imports scipy
 @given(
     differences=st.lists(st.floats(-1, 1), min_size=3, max_size=8),
     floor=st.floats(1e-6, 0.1),

@@ -50,7 +50,7 @@ def plural(number: int | str, noun: str) -> str:
         return f"{written} {noun}"
     if noun.endswith("y") and noun[-2:-1] not in "aeiou":
         return f"{written} {noun[:-1]}ies"
-    return f"{written} {noun}{'es' if noun.endswith(('s', 'x', 'ch', 'sh')) else 's'}"
+    return f"{written} {noun}{'es' if noun.endswith(('s', 'x', 'tch', 'nch', 'sh')) else 's'}"
 
 
 def agreeing(number: int, one: str = "is", several: str = "are") -> str:

@@ -83,7 +83,10 @@ def _bound(error: ErrorDetails) -> Any:
 
 
 def _in_floats(value: Any) -> Any:
-    """Whole numbers as the field holds them, with a decimal point."""
+    """Whole numbers as the field holds them, with a decimal point; those that no float holds as they are."""
     if isinstance(value, list | tuple):
         return [_in_floats(part) for part in value]
-    return float(value) if type(value) is int else value
+    try:
+        return float(value) if type(value) is int else value
+    except OverflowError:
+        return value

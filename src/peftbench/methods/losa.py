@@ -56,7 +56,7 @@ class LoSA(Method):
     start: Literal["last", "first", "zero"] = "last"
     pooling: Literal["model", "token", "avg"] = "model"
     init: Literal["kaiming", "trunc_normal"] = "kaiming"
-    frames: Positive | None = None
+    frames: int | None = None  # of the data set, which says what is wrong with it
 
     @property
     def identity_start(self) -> bool:  # type: ignore[override]

@@ -106,5 +106,5 @@ def _variance_over_seeds(runs: Sequence[Run], metric: str) -> float:
 
 def least_told_apart(share: float, images: int) -> float:
     """About which difference of two shares of so many images, near this one, is told apart: two standard errors."""
-    nearer = (share * images + 1) / (images + 2)
+    nearer = (min(max(share, 0.0), 1.0) * images + 1) / (images + 2)
     return 2 * math.sqrt(2 * nearer * (1 - nearer) / (images + 2))
