@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +152,7 @@ def _method_options(method: Method) -> dict[str, Any]:
         raise UserError(
             f"method.options.{foreign[0]}: method.name={method.name} has no such option; its options are {known}."
         )
-    return _checked_options(class_fields, method.options, "method")
+    return _checked_options(method.path, method.options, "method")
 
 
 def _refuse_task_not_served(task: Mapping[str, Any], data: Data) -> None:
@@ -171,7 +172,7 @@ def _method_section(values: Any) -> Method:
     if "lr" in values and not isinstance(values["lr"], int | float):
         raise UserError(f"method.lr={shown(values['lr'])}: expected a number.")
     refuse_unknown_keys(options, [*class_fields, "lr", "grid", "name", "path"], "method.")
-    return Method(name=values["name"], path=values["path"], options=_checked_options(class_fields, options, "method"))
+    return Method(name=values["name"], path=values["path"], options=_checked_options(values["path"], options, "method"))
 
 
 def _data_section(values: Any) -> Data:
@@ -182,7 +183,7 @@ def _data_section(values: Any) -> Data:
     refuse_unknown_keys(values, [*common, *class_fields], "data.")
     options = {key: value for key, value in values.items() if key in class_fields and key not in common}
     shared = {key: value for key, value in values.items() if key in common}
-    return checked_section(Data, {**shared, "options": _checked_options(class_fields, options, "data")}, "data")
+    return checked_section(Data, {**shared, "options": _checked_options(values["path"], options, "data")}, "data")
 
 
 def _plain_section(name: str, values: Any) -> Any:
@@ -201,6 +202,11 @@ def _fields_of_class(values: Mapping[str, Any], section: str) -> Fields:
     return declared(values["path"], f"{section}.path")
 
 
-def _checked_options(class_fields: Fields, values: Mapping[str, Any], section: str) -> dict[str, Any]:
-    model = create_model("options", __config__=STRICT, **class_fields)  # type: ignore[call-overload]
-    return checked_section(model, values, section).model_dump(mode="json")
+def _checked_options(path: str, values: Mapping[str, Any], section: str) -> dict[str, Any]:
+    """The options of the class at an import path. Raises UserError."""
+    return checked_section(_options_model(path, f"{section}.path"), values, section).model_dump(mode="json")
+
+
+@cache
+def _options_model(path: str, key: str) -> Any:
+    return create_model("options", __config__=STRICT, **declared(path, key))  # type: ignore[call-overload]
