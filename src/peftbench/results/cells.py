@@ -12,8 +12,8 @@ from peftbench.results.text_table import Best
 
 UNTOLD = "‡"
 BEST_NOTE = (
-    f"Bold is the best figure of its column; {UNTOLD} cannot be told from it (inside the noise, or too few pairs to "
-    "tell)."
+    f"Bold is the best figure of its column; {UNTOLD} cannot be told from it after correction for all comparisons of "
+    "methods (Holm), or there are too few pairs to tell."
 )
 
 
