@@ -1,4 +1,4 @@
-"""What the tables say of a difference beside what the answer says: after correction, and averaged within data sets."""
+"""What tables say of figures: after correction beside the answer's words, within data sets, and what marks mean."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from support.reports import record, tell, write
+from support.reports import TASKS, record, tell, write
 
 ONLY_ALONE = "not told apart after correction (Holm)"
 
@@ -92,3 +92,81 @@ def test_over_data_sets_each_needs_three_pairs(tmp_path):
     two_data_sets(tmp_path, seeds=2)
     (line,) = pairs(tmp_path, means="all")
     assert (line["verdict"], line["why"]) == ("no telling", "too few pairs to tell: 2, not 3 (digits)")
+
+
+def columns_of(shown, title):
+    """The cells of a Markdown table, by row and head of the column."""
+    part = next(part for part in shown.split("\n## ") if part.startswith(title))
+    head, _, *rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in part.splitlines() if line.startswith("|")
+    ]
+    return {row[0]: dict(zip(head, row, strict=True)) for row in rows}, paragraph(part)
+
+
+@pytest.fixture(scope="module")
+def equal_on_vtab(tmp_path_factory):
+    """On all of VTAB bitfit is as good as lora, linear is not; on two backbones."""
+    folder = tmp_path_factory.mktemp("vtab")
+    for backbone in ("vit_b", "vit_s"):
+        for at, task in enumerate(TASKS):
+            for seed in range(2):
+                for method, accuracy in (("lora", 0.8), ("bitfit", 0.78 + 0.037 * (at % 2)), ("linear", 0.7)):
+                    changes = {
+                        "config__choices": {"method": method, "backbone": backbone, "data": task},
+                        "stamps__backbone__name": backbone,
+                        "stamps__backbone__fingerprint": backbone,
+                    }
+                    each = record(method, task, seed, accuracy + seed / 100, **changes)
+                    write(folder, each | {"id": f"{each['id']}-{backbone}"})
+    return folder
+
+
+def test_what_is_not_told_from_the_best_over_vtab_is_marked_in_its_means(equal_on_vtab):
+    shown = tell("report", equal_on_vtab, "--format=markdown").replace("\\_", "_")
+    rows, notes = columns_of(shown, "vit_b on VTAB-1k")
+    for name in ("mean of groups %", "flat mean %"):
+        marks = {method: ("**" in cells[name], "‡" in cells[name]) for method, cells in rows.items()}
+        assert sorted(marks[method] for method in ("lora", "bitfit")) == [(False, True), (True, False)], name
+        assert marks["linear"] == (False, False)
+    assert not any("‡" in cells[group] for cells in rows.values() for group in ("natural %", "structured %"))
+    assert "in a mean over all tasks, ‡ cannot be told from it" in notes
+    beside, notes = columns_of(shown, "VTAB-1k, mean of groups: methods by backbone")
+    for backbone in ("vit_b", "vit_s"):
+        assert sum("‡" in cells[backbone] for cells in beside.values()) == 1
+        assert "‡" not in beside["linear"][backbone]
+    assert "in a mean over all tasks, ‡ cannot be told from it" in notes
+    _, notes = columns_of(shown, "Accuracy by task")
+    assert "methods are compared over the tasks, and on none alone." in notes
+
+
+def test_where_tasks_stand_for_means_no_mark_is_promised(tmp_path):
+    for task in TASKS[:2]:
+        write(tmp_path, record("lora", task), record("bitfit", task, accuracy=0.8))
+    shown = tell("report", tmp_path, "--format=markdown").split("Differences between")[0]
+    assert "Bold is the best figure of its column." in shown
+    assert "‡" not in shown
+
+
+def test_failed_runs_are_explained_under_the_methods_by_backbone_too(tmp_path):
+    for backbone in ("vit_b", "vit_s"):
+        for method in ("lora", "bitfit"):
+            changes = {
+                "config__choices": {"method": method, "backbone": backbone, "data": "digits"},
+                "stamps__backbone__name": backbone,
+            }
+            each = record(method, **changes)
+            write(tmp_path, each | {"id": f"{method}-{backbone}"})
+    title = "digits: methods by backbone"
+    assert "†" not in columns_of(tell("report", tmp_path, "--format=markdown"), title)[1]
+    write(tmp_path, record("bitfit", seed=1, metrics={}, status="failed", reason="x", **changes))
+    rows, notes = columns_of(tell("report", tmp_path, "--format=markdown").replace("\\_", "_"), title)
+    assert "†" in rows["bitfit"]["vit_s<br>10,000 images"]
+    assert "† marks cells in which runs failed; the means leave them out." in notes
+
+
+def test_an_interval_of_nothing_is_explained(tmp_path):
+    write(tmp_path, record("lora"), record("lora", seed=1), record("bitfit"))
+    words = "± 0.0 is of seeds that agree, as few may by chance"
+    assert words in paragraph(tell("report", tmp_path))
+    write(tmp_path, record("lora", seed=1, accuracy=0.8))
+    assert words not in paragraph(tell("report", tmp_path))

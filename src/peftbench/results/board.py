@@ -253,10 +253,15 @@ class Board:
 
         self.rows.sort(key=key, reverse=True)
 
+    @property
+    def compares_all(self) -> bool:
+        """Whether every two rows are compared; among very many, each is compared with the first alone."""
+        return len(self.rows) <= _ALL_PAIRS
+
     @cached_property
     def _pairs(self) -> list[Compared]:
         rows = self.rows
-        firsts = rows if len(rows) <= _ALL_PAIRS else rows[:1]
+        firsts = rows if self.compares_all else rows[:1]
         pairs = []
         for i, first in enumerate(firsts):
             for second in rows[i + 1 :]:

@@ -44,7 +44,7 @@ def pairs_table(group: Group) -> TextTable:
         for first, second, difference, over in board.pairs():
             figures = [_points(difference), over, _p(difference.holm), _p(difference.wilcoxon)]
             table.rows.append([*where, first.label, second.label, *figures, _verdict(first, second, difference)])
-    if any(len(b.rows) > 2 and len(b.pairs()) < len(b.rows) * (len(b.rows) - 1) / 2 for b in group.boards):
+    if any(not board.compares_all for board in group.boards):
         table.notes.append("The report compares each of this many methods with the first, where they share tasks.")
     table.notes.append(
         f"{_pair_in_words(group.first)}; p-values are corrected for their number"
@@ -77,8 +77,8 @@ def _pair_in_words(board: Board) -> str:
         return "A pair is a seed"
     if board.vtab:
         return (
-            "A pair is a task with its seeds averaged where two methods share three tasks, else a seed, and differences "
-            "are averaged within each task first"
+            "A pair is a task with its seeds averaged where two methods share three tasks, else a seed, and the "
+            "differences are averaged within each task first"
         )
     return "A pair is a seed; differences are averaged within each task, then over the tasks that both have"
 
