@@ -1,11 +1,10 @@
-"""The report's formats, and its page in a browser."""
+"""A report's page in a browser."""
 
 from __future__ import annotations
 
 import json
 import re
 import shutil
-from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -15,65 +14,6 @@ import pytest
 
 from support.pages import look
 from support.reports import leaderboard, one, record, tell, write
-
-# -- formats
-
-
-def test_latex_escapes_and_balances(suite, tmp_path):
-    out = tell("report", suite, "--format=latex", f"--output={tmp_path / 'r.tex'}")
-    assert out.startswith("report: ")
-    text = (tmp_path / "r.tex").read_text()
-    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") >= 3
-    for number, line in enumerate(text.splitlines()):
-        assert not re.search(r"(?<!\\)_", line), (number, line)
-        if line.endswith(r"\\"):
-            assert "%" not in line.replace(r"\%", "")
-    tell("report", suite, "--format=latex", f"--output={tmp_path / 'r.tex'}")  # a report may be written again
-
-
-def test_markdown_tables_have_equal_columns(suite):
-    rows = [line for line in tell("report", suite, "--format=markdown").splitlines() if line.startswith("|")]
-    blocks = "\n".join(rows)
-    assert "| lora | 3 |" in blocks
-    for line in rows:
-        assert len(re.findall(r"(?<!\\)\|", line)) >= 3
-
-
-def test_hostile_names_stay_text_on_the_page(tmp_path):
-    evil = "<script>alert(1)</script>&\"'</script>"
-    each = record("lora", config__choices={"method": evil, "backbone": evil, "data": evil}, reason=evil)
-    write(tmp_path, each | {"id": "x"}, record("bitfit", status="failed", reason=evil))
-    tell("report", tmp_path, "--format=html")
-    text = (tmp_path / "report.html").read_text()
-    assert "<script>alert" not in text
-    assert text.count("<script") == text.count("</script>") == 2
-
-
-def test_the_page_fetches_nothing(suite, tmp_path):
-    tell("report", suite, "--format=html", f"--output={tmp_path / 'r.html'}")
-    text = (tmp_path / "r.html").read_text().replace("http://www.w3.org/2000/svg", "")
-    assert not re.search(r"https?://|\bsrc=|@import|url\(|<link|fetch\(", text)
-    assert "default-src 'none'" in text
-    assert "@media print" in text
-    assert "prefers-color-scheme: dark" in text
-
-    class Tables(HTMLParser):
-        found: list[str] = []
-
-        def handle_data(self, data: str) -> None:
-            self.found.append(data)
-
-    reader = Tables()
-    reader.feed(text)
-    assert "lora" in reader.found, "the tables are there without the script"
-
-
-def test_no_torch_is_imported(imported_by_report):
-    assert "peftbench" in imported_by_report
-    assert "torch" not in imported_by_report
-
-
-# -- the page in a browser
 
 METHODS = ("adapter", "bitfit", "cst", "fact", "ftp", "full", "linear", "lora", "losa", "lst", "spt", "vpt")
 
@@ -101,6 +41,16 @@ def crowd(folder: Path) -> Path:
     return folder
 
 
+def swept(folder: Path) -> None:
+    """Two methods in two settings, of which validation images choose one, and a run that has no test images."""
+    for method in ("lora", "bitfit"):
+        for rate in (1e-3, 1e-2):
+            metrics = {"test/accuracy": 0.8, "val/accuracy": 0.7 + rate}
+            each = record(method, metrics=metrics, config__optimizer__lr=rate)
+            write(folder, each | {"id": f"{method}-{rate}"})
+    write(folder, record("linear", metrics={"val/accuracy": 0.5}))
+
+
 @pytest.fixture(scope="module")
 def seen(suite, tmp_path_factory) -> dict[str, Any]:
     """Two pages as one browser shows them, in several widths and at several addresses."""
@@ -113,13 +63,15 @@ def seen(suite, tmp_path_factory) -> dict[str, Any]:
     long = {"method": "m" * 150, "backbone": "b" * 60, "data": "a_folder_of_photos_" * 5}
     write(folder / "long", record("lora"), record("full", config__choices=long, config__method__options={"rank": 1}))
     pages = {}
-    for name in ("suite", "crowd", "long"):
+    swept(folder / "swept")
+    for name in ("suite", "crowd", "long", "swept"):
         tell("report", folder / name, "--format=html")
         pages[name] = folder / name / "report.html"
     widths = {"suite": 1400, "suite sorted": 900, "suite filtered": 900, "crowd": 1400, "crowd phone": 390}
-    widths |= {"crowd filtered": 900, "long phone": 390}
+    widths |= {"crowd filtered": 900, "long phone": 390, "suite phone": 390, "swept": 900, "swept filtered": 900}
     views = {name: (pages[name.partition(" ")[0]], width) for name, width in widths.items()}
     fragments = {"suite sorted": "#q=kitti&sort=params&order=ascending", "suite filtered": "#q=bitfit"}
+    fragments["swept filtered"] = "#q=bitfit"
     fragments["crowd filtered"] = "#q=bitfit lora resnet_nano photos"
     return look(folder, views, fragments)
 
@@ -164,6 +116,26 @@ def test_an_address_sorts_and_filters(seen):
     assert {chart["panel"] for chart in filtered["charts"]} == {"photos"}
     names = {mark["label"] for chart in filtered["charts"] for mark in chart["marks"]}
     assert names == {"bitfit on resnet_nano", "lora on resnet_nano"}, "of words of one kind any, of each kind one"
+
+
+def test_the_filter_takes_the_settings_that_were_tried_too(seen):
+    def tried(view):
+        names = [row["cells"][0] for row in view["rows"] if not row["hidden"]]
+        return {name for name in names if "lr=" in name}
+
+    assert tried(seen["swept"]) == {
+        f"{method} lr={rate}" for method in ("lora", "bitfit") for rate in ("0.001", "0.01")
+    }
+    assert tried(seen["swept filtered"]) == {"bitfit lr=0.001", "bitfit lr=0.01"}
+
+
+def test_the_page_says_why_figures_are_of_fewer_runs_than_there_are(seen):
+    counted = (
+        "Figures are of 2 of 5 complete runs, metric test/accuracy; others: 2 in settings that were not chosen "
+        "(settings=all shows them), 1 named in the notes or left out below."
+    )
+    assert counted in seen["swept"]["text"]
+    assert "171 runs, metric test/accuracy" in seen["suite"]["text"]
 
 
 @pytest.mark.parametrize("view", ["suite", "crowd", "crowd phone"])
@@ -256,7 +228,12 @@ def test_wide_screens_have_charts_side_by_side_and_phones_one_that_is_legible(se
     tops = [round(chart["place"][1]) for chart in charts(seen["crowd"], panel="digits")]
     assert max(map(tops.count, tops)) >= 3
     assert max(chart["place"][2] for chart in seen["crowd"]["charts"]) > 1200, "the width is used"
-    for phone in (seen["crowd phone"], seen["long phone"]):
+    assert seen["suite phone"]["broken"] == [], "data sets are broken after an underscore, not within a word"
+    assert any(row["cells"][0] == "diabetic_retinopathy" for row in seen["suite phone"]["rows"])
+    shades = seen["suite phone"]["scrolled"]
+    assert shades
+    assert all("gradient" in shade for shade in shades), "a table that scrolls says so"
+    for phone in (seen["crowd phone"], seen["long phone"], seen["suite phone"]):
         assert phone["overflow"] == 0
         assert phone["widest"] <= 390
         assert len({round(chart["place"][0]) for chart in phone["charts"]}) == 1

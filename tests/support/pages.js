@@ -1,6 +1,7 @@
 // Reads what a reader sees of each page in this one; Python's `look` writes the frames.
 "use strict";
 const round = (box) => [box.left, box.top, box.right, box.bottom].map((v) => Math.round(100 * v) / 100);
+const tops = (boxes) => [...boxes].map((box) => Math.round(box.top));
 const widthOf = (root) => root.getBoundingClientRect().width;
 
 // A node's rectangle in the units of its drawing.
@@ -59,6 +60,13 @@ function read(page) {
     headings: all("h1,h2,h3").map((node) => node.textContent),
     drawn: all("svg[role=img]").map((node) => node.getAttribute("aria-label")),
     legend: all(".legend [data-method]").map((node) => [node.textContent, colour(node.querySelector("path"))]),
+    // Cells of the first column, in the pieces that may stand on lines of their own, of which a word is broken.
+    broken: all("td:first-child").filter((cell) => [...cell.childNodes].some((node) => {
+      const range = page.createRange();
+      range.selectNodeContents(node);
+      return node.nodeType === 3 && !/\s/.test(node.data) && new Set(tops(range.getClientRects())).size > 1;
+    })).map((cell) => cell.textContent),
+    scrolled: all(".scroll").filter((box) => box.scrollWidth > box.clientWidth).map((box) => view.getComputedStyle(box).backgroundImage),
     overflow: page.documentElement.scrollWidth - page.documentElement.clientWidth,
     widest: Math.max(...outside.map((node) => node.getBoundingClientRect().right)),
     smallest: Math.min(...charts.map((chart) => 11 * chart.scale)),

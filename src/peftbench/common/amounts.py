@@ -27,7 +27,9 @@ def size(value: float) -> str:
 
 
 def milliseconds(value: float) -> str:
-    """12.3 ms of 0.0123 s; two digits of what is less than a tenth."""
+    """12.3 ms of 0.0123 s; two digits of what is less than a tenth, and seconds from one on: 1.04 s."""
+    if value >= 0.99995:
+        return f"{value:.2f} s" if value < 9.995 else seconds(value)
     return f"{plain(1000 * value) if value < 1e-4 else f'{1000 * value:.1f}'} ms"
 
 
@@ -37,10 +39,12 @@ def rate(value: float) -> str:
 
 
 def seconds(value: float) -> str:
-    """12.3 s, or minutes from two on; of less than a tenth of a second milliseconds."""
+    """12.3 s, or minutes and hours from two on; of less than a tenth of a second milliseconds."""
     if 0 < value < 0.095:
         return milliseconds(value)
-    return f"{value:.1f} s" if value < 120 else f"{value / 60:.1f} min"
+    if value < 120:
+        return f"{value:.1f} s"
+    return f"{value / 60:.1f} min" if value < 7200 else f"{value / 3600:,.1f} h"
 
 
 def plural(number: int | str, noun: str) -> str:

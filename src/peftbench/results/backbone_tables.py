@@ -8,7 +8,7 @@ from collections.abc import Hashable, Sequence
 from peftbench.common.amounts import plural
 from peftbench.results.board import FLAT, MEAN, Board, Row
 from peftbench.results.board_tables import Figures, add_figures, slug, task_figures
-from peftbench.results.cells import BEST_NOTE, UNTOLD, images_line, in_per_cent, not_told_from_best
+from peftbench.results.cells import UNTOLD, best_note, images_line, in_per_cent, not_told_from_best
 from peftbench.results.chosen import ON_TEST
 from peftbench.results.groups import Line, lines_of
 from peftbench.results.settings import OWN
@@ -74,11 +74,13 @@ def _table(boards: Sequence[Board], others: Sequence[Board], incomplete: bool) -
             else task_figures(lines, board, at, board.tasks[0])
         )
         add_figures(table, f"{board.words}{images}", figures, less_is_better(board.metric))
-    table.notes.append(BEST_NOTE)
+    table.notes.append(best_note(first))
     table.notes.append(
         "Each backbone was trained and tested on the same images as the others here, at its own input size; "
         f"{UNTOLD} is of methods on one backbone."
     )
+    if any("†" in cell for cells in table.rows for cell in cells):
+        table.notes.append("† marks cells in which runs failed; the means leave them out.")
     optimistic = [
         f"{line.label} on {boards[at].words}"
         for line in lines
@@ -99,8 +101,7 @@ def _mean_figures(lines: Sequence[Line], board: Board, at: int, incomplete: bool
     means = [None if row is None else board.means(row, incomplete)[_mean(board)] for row in rows]
     cells = ["–" if mean is None else in_per_cent(mean) for mean in means]
     values = [None if mean is None or mean.missing else mean.value for mean in means]
-    unsure = not_told_from_best(board)
-    return cells, values, [] if board.vtab else [id(row) in unsure for row in rows]
+    return cells, values, not_told_from_best(board, rows, values)
 
 
 def _named(board: Board, first: Board) -> str:

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import fmean
 
+from peftbench.common.amounts import plural
 from peftbench.common.vtab_tasks import GROUPS
-from peftbench.results.pairing import pair_up
+from peftbench.results.pairing import ENOUGH_TASKS, pair_up
 from peftbench.results.settings import Setting
-from peftbench.results.stats import Difference, half_width, holm, paired, weighted
+from peftbench.results.stats import Difference, half_width, holm, mean_difference, paired, weighted
 from peftbench.results.summary import TOGETHER, Run
 from peftbench.results.task_results import less_is_better
 
@@ -252,20 +253,46 @@ class Board:
 
         self.rows.sort(key=key, reverse=True)
 
+    @property
+    def compares_all(self) -> bool:
+        """Whether every two rows are compared; among very many, each is compared with the first alone."""
+        return len(self.rows) <= _ALL_PAIRS
+
     @cached_property
     def _pairs(self) -> list[Compared]:
         rows = self.rows
-        firsts = rows if len(rows) <= _ALL_PAIRS else rows[:1]
+        firsts = rows if self.compares_all else rows[:1]
         pairs = []
         for i, first in enumerate(firsts):
             for second in rows[i + 1 :]:
-                found = pair_up(first.runs, second.runs, self.tasks, self.metric)
-                if found.differences:
-                    difference = paired(found.differences, found.floor)
-                    difference = replace(difference, less_is_better=less_is_better(self.metric))
-                    pairs.append((first, second, difference, found.over))
+                compared = self._compared(first, second)
+                if compared is not None:
+                    difference = replace(compared[0], less_is_better=less_is_better(self.metric))
+                    pairs.append((first, second, difference, compared[1]))
         corrected = holm([each for _, _, each, _ in pairs])
         return [(a, b, c, over) for (a, b, _, over), c in zip(pairs, corrected, strict=True)]
+
+    def _compared(self, first: Row, second: Row) -> tuple[Difference, str] | None:
+        """The paired difference and what was paired; None where they share nothing.
+
+        VTAB's tasks stand for others: from three on, each is a pair. Other tasks are those that were asked about, so
+        that what they differ in is no chance: a pair is a seed, and differences are averaged within each task first.
+        """
+        by_task = {task: pair_up(first.runs, second.runs, (task,), self.metric) for task in self.tasks}
+        by_task = {task: pairs for task, pairs in by_task.items() if pairs.differences}
+        if not by_task:
+            return None
+        if len(by_task) == 1 or (self.vtab and len(by_task) >= ENOUGH_TASKS):
+            pairs = pair_up(first.runs, second.runs, tuple(by_task), self.metric)
+            return paired(pairs.differences, pairs.floor), pairs.over
+        differences = []
+        for task, pairs in by_task.items():
+            difference = paired(pairs.differences, pairs.floor, ranks=False)
+            untold = f"{difference.untold} ({task.removeprefix('vtab/')})" if difference.untold else ""
+            differences.append(replace(difference, untold=untold))
+        counts = sorted({difference.n for difference in differences})
+        seeds = plural(f"{counts[0]}–{counts[-1]}" if len(counts) > 1 else str(counts[0]), "seed")
+        return mean_difference(differences), f"{seeds} on each of {len(by_task)} tasks"
 
     def pairs(self) -> list[Compared]:
         """Every two rows with tasks in common: the paired difference first minus second, and what was paired.

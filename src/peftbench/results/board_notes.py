@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from peftbench.common.amounts import plural
 from peftbench.results.board import FLAT, Board
-from peftbench.results.cells import BEST_NOTE
+from peftbench.results.cells import BOLD_NOTE, best_note
 from peftbench.results.chosen import settings_by_arm
 from peftbench.results.groups import Group, differing_settings
 from peftbench.results.settings import OWN
@@ -23,8 +23,12 @@ def group_notes(group: Group, incomplete: bool, shows_tasks: bool) -> list[str]:
     notes = [f"This board stands apart from the boards before: {board.apart}."] if board.apart else []
     notes.append(_basis(board))
     notes.append("± is half of the 95 % interval over seeds (t); a figure without it has one seed, or a task with one.")
+    if any(_seeds_agree(board) for board in group.boards):
+        notes.append(
+            "± 0.0 is of seeds that agree, as few may by chance; it says nothing of the number of test images."
+        )
     if any(len(board.rows) > 1 for board in group.boards):
-        notes.append(BEST_NOTE)
+        notes.append(f"{BOLD_NOTE}." if shows_tasks else best_note(board))
     notes += [_NO_GROUP] if shows_tasks else _missing_tasks(board, incomplete) if board.has_means else []
     notes += _on_settings(group)
     notes += _on_runs(group)
@@ -34,6 +38,12 @@ def group_notes(group: Group, incomplete: bool, shows_tasks: bool) -> list[str]:
         runs, ids = plural(len(twice), "further run"), some([run.id for run in twice])
         notes.append(f"The means count a setting and seed once, and leave out {runs} ({ids}).")
     return notes
+
+
+def _seeds_agree(board: Board) -> bool:
+    """Whether an interval over seeds is shown as nothing."""
+    halves = (board.cell(row, task).half for row in board.rows for task in board.tasks)
+    return any(half is not None and f"{100 * half:.1f}" == "0.0" for half in halves)
 
 
 _NO_GROUP = (

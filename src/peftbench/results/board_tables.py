@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from peftbench.common.amounts import count, milliseconds, plural, seconds, size
-from peftbench.results.board import FLAT, Board, Row
+from peftbench.results.board import FLAT, MEAN, Board, Row
 from peftbench.results.board_notes import full_names, group_notes
 from peftbench.results.cells import head, in_per_cent, known, not_told_from_best, with_best
 from peftbench.results.detail_tables import published_table, settings_table, shifted_table, tasks_table
@@ -130,15 +130,12 @@ def _figures(group: Group, at: int, incomplete: bool) -> dict[str, Figures]:
     if _shows_tasks(board, incomplete):
         return {head(board, task): task_figures(group.lines, board, at, task, tested=False) for task in board.tasks}
     means = [board.means(row, incomplete) for row in rows]
-    unsure = not_told_from_best(board)
-    return {
-        f"{name} {unit(board.metric)}": (
-            [in_per_cent(mean[name]) for mean in means],
-            [None if mean[name].missing else mean[name].value for mean in means],
-            [id(row) in unsure for row in rows] if name == FLAT else [],  # no test is of the others
-        )
-        for name in means[0]
-    }
+    figures: dict[str, Figures] = {}
+    for name in means[0]:
+        values = [None if mean[name].missing else mean[name].value for mean in means]
+        untold = not_told_from_best(board, rows, values) if name in (FLAT, MEAN) else []  # no test is of a group alone
+        figures[f"{name} {unit(board.metric)}"] = [in_per_cent(mean[name]) for mean in means], values, untold
+    return figures
 
 
 def task_figures(lines: Sequence[Line], board: Board, at: int, task: str, tested: bool = True) -> Figures:
@@ -148,16 +145,13 @@ def task_figures(lines: Sequence[Line], board: Board, at: int, task: str, tested
         at: the board's number in the lines.
         tested: whether the board compares its rows by this task alone.
     """
-    unsure = not_told_from_best(board) if tested else set()
-    cells, values, untold = [], [], []
-    for line in lines:
-        row = line.rows.get(at)
+    cells, values, rows = [], [], [line.rows.get(at) for line in lines]
+    for line, row in zip(lines, rows, strict=True):
         failed = row.failed[task] if row else line.failed_alone(board, task)
         mean = board.cell(row, task) if row else None
         cells.append(in_per_cent(mean, failed) if mean else "†" if failed else "–")
         values.append(mean.value if mean else None)
-        untold.append(row is not None and id(row) in unsure)
-    return cells, values, untold
+    return cells, values, not_told_from_best(board, rows, values) if tested else []
 
 
 def _shows_tasks(board: Board, incomplete: bool) -> bool:

@@ -5,16 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from peftbench.common.amounts import plural
-from peftbench.results.board import Board, Mean
+from peftbench.results.board import Board, Mean, Row
 from peftbench.results.row_names import cut
-from peftbench.results.task_results import unit
+from peftbench.results.task_results import less_is_better, unit
 from peftbench.results.text_table import Best
 
 UNTOLD = "‡"
-BEST_NOTE = (
-    f"Bold is the best figure of its column; {UNTOLD} cannot be told from it (inside the noise, or too few pairs to "
-    "tell)."
-)
+BOLD_NOTE = "Bold is the best figure of its column"
+
+
+def best_note(board: Board) -> str:
+    """What bold and `UNTOLD` mean: of VTAB the methods are compared over all tasks, and in no column else."""
+    of = "in a mean over all tasks, " if board.vtab else ""
+    return (
+        f"{BOLD_NOTE}; {of}{UNTOLD} cannot be told from it after correction for all comparisons of methods (Holm), or "
+        "there are too few pairs to tell."
+    )
 
 
 def in_per_cent(mean: Mean, failed: int = 0) -> str:
@@ -54,10 +60,24 @@ def with_best(
     return marked
 
 
-def not_told_from_best(board: Board) -> set[int]:
-    """Ids of the rows of which no verdict says that they differ from the board's first, which is the best."""
-    told = {id(second) for a, second, d, _ in board.pairs() if a is board.rows[0] and d.verdict in ("better", "worse")}
-    return {id(row) for row in board.rows} - told
+def not_told_from_best(board: Board, rows: Sequence[Row | None], values: Sequence[float | None]) -> list[bool]:
+    """For each row whether no verdict says that it differs from the best of a column; False where none was asked for.
+
+    Args:
+        rows: of the board, those of the column; None where a line has none.
+        values: the column's figures.
+    """
+    there = [(value, row) for value, row in zip(values, rows, strict=True) if value is not None and row is not None]
+    if not there:
+        return [False] * len(rows)
+    _, best = (min if less_is_better(board.metric) else max)(there, key=lambda pair: pair[0])
+    if best is not board.rows[0] and not board.compares_all:
+        return [False] * len(rows)
+    told = {id(best)}
+    for first, second, difference, _ in board.pairs():
+        if difference.verdict in ("better", "worse") and (first is best or second is best):
+            told |= {id(first), id(second)}
+    return [row is not None and id(row) not in told for row in rows]
 
 
 def head(board: Board, task: str, words: str | None = None) -> str:

@@ -39,6 +39,8 @@ def tasks_table(board: Board) -> TextTable:
         cells = [in_per_cent(mean, row.failed[task]) for mean, row in zip(means, board.rows, strict=True)]
         by_task.append(with_best(cells, [mean.value for mean in means], least=less_is_better(board.metric)))
     table.rows = [[row.label, *(cells[i] for cells in by_task)] for i, row in enumerate(board.rows)]
+    if len(board.rows) > 1:
+        table.notes.append("Bold is the best figure of a task; methods are compared over the tasks, and on none alone.")
     return table
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from peftbench.common.amounts import plural
-from peftbench.results.board import Row
+from peftbench.results.board import Board, Row
 from peftbench.results.chosen import ON_TEST
 from peftbench.results.groups import Group
 from peftbench.results.per_image import FILE
 from peftbench.results.same_images import SameImages, compared_by_image
-from peftbench.results.stats import LEAST_PAIRS, Difference
-from peftbench.results.task_results import short
+from peftbench.results.stats import LEAST_PAIRS, ONLY_ALONE, Difference
+from peftbench.results.task_results import images_of, less_is_better, short
 from peftbench.results.text_table import TextTable, some
 
 
@@ -44,20 +44,43 @@ def pairs_table(group: Group) -> TextTable:
         for first, second, difference, over in board.pairs():
             figures = [_points(difference), over, _p(difference.holm), _p(difference.wilcoxon)]
             table.rows.append([*where, first.label, second.label, *figures, _verdict(first, second, difference)])
-    if any(len(b.rows) > 2 and len(b.pairs()) < len(b.rows) * (len(b.rows) - 1) / 2 for b in group.boards):
+    if any(not board.compares_all for board in group.boards):
         table.notes.append("The report compares each of this many methods with the first, where they share tasks.")
-    pair = "A pair is a task with its seeds averaged where two methods share three tasks, else a task and seed"
     table.notes.append(
-        f"{pair if group.first.has_means else 'A pair is a seed'}; p-values are corrected for their number"
+        f"{_pair_in_words(group.first)}; p-values are corrected for their number"
         f"{' on a data set' if group.several else ''} (Holm). There is no verdict below {LEAST_PAIRS} pairs."
     )
     counted = any(run.counts(board.metric) for board in group.boards for run in board.all_runs())
+    answered = not less_is_better(group.first.metric)  # of a loss there is no answer
+    verdicts = {difference.verdict for board in group.boards for _, _, difference, _ in board.pairs()}
+    if ONLY_ALONE in verdicts:
+        table.notes.append(
+            "Two that are not told apart after correction differ by more than noise where they are compared alone"
+            f"{', as the answer compares them' if answered else ''}."
+        )
+    few = any(difference.few for board in group.boards for _, _, difference, _ in board.pairs())
+    if few and counted and answered:
+        table.notes.append(
+            f"Of fewer than {LEAST_PAIRS} pairs the answer judges by the {images_of(group.first.metric)}s alone, which "
+            "say nothing of other seeds."
+        )
     table.notes.append(
         "A pair varies at least as much as drawing so many images does, however alike the seeds are."
         if counted
         else f"How much {metric} depends on which images are tested is not known: p is of the seeds alone."
     )
     return table
+
+
+def _pair_in_words(board: Board) -> str:
+    if not board.has_means:
+        return "A pair is a seed"
+    if board.vtab:
+        return (
+            "A pair is a task with its seeds averaged where two methods share three tasks, else a seed, and the "
+            "differences are averaged within each task first"
+        )
+    return "A pair is a seed; differences are averaged within each task, then over the tasks that both have"
 
 
 def same_images_table(tests: Sequence[SameImages]) -> TextTable:

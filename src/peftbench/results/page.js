@@ -38,6 +38,7 @@ for (const table of document.querySelectorAll("table")) {
 const sections = [...document.querySelectorAll("section.board")].map((section, at) => ({
   rows: [...section.querySelectorAll("tbody tr")],
   lines: new Map(report.groups[at].lines.flatMap((line) => line.names.map((name) => [name, line]))),
+  tried: new Set(report.groups[at].tried), // settings, most of which no line shows
 }));
 const NAMES = 3; // a name of a method stands in one of the first cells of a row
 for (const { rows, lines } of sections)
@@ -60,7 +61,7 @@ for (const row of byBackbone) {
 function filter(text) {
   const words = text.toLowerCase().split(/\s+/).filter(Boolean), among = (name, some) => some.some((w) => name.toLowerCase().includes(w));
   const ofTasks = words.filter((w) => report.tasks.some((t) => t.toLowerCase().includes(w)));
-  const names = report.groups.flatMap((group) => group.lines.flatMap((line) => line.names));
+  const names = report.groups.flatMap((group) => [...group.lines.flatMap((line) => line.names), ...group.tried]);
   const ofBackbones = words.filter((w) => !ofTasks.includes(w) && !among(names.join(" "), [w]) && report.groups.some((g) => among(g.backbone, [w])));
   const ofRows = words.filter((w) => !ofTasks.includes(w) && !ofBackbones.includes(w));
   const shows = (name, some) => some.length === 0 || among(name, some); // of words of one kind any, of each kind one
@@ -71,9 +72,9 @@ function filter(text) {
       all += 1;
       shown += !line.hidden;
     }
-    const { rows, lines } = sections[at];
-    for (const row of rows)
-      row.hidden = [...row.cells].slice(0, NAMES).some((cell) => lines.get(cell.textContent)?.hidden);
+    const { rows, lines, tried } = sections[at];
+    const hides = (name) => lines.get(name)?.hidden ?? (tried.has(name) && (!shows(group.backbone, ofBackbones) || !shows(name, ofRows)));
+    for (const row of rows) row.hidden = [...row.cells].slice(0, NAMES).some((cell) => hides(cell.textContent));
   });
   for (const row of byBackbone) row.hidden = !shows(row.cells[0].textContent, ofRows);
   for (const panel of report.panels)

@@ -32,15 +32,12 @@ def html_page(boards: Sequence[Board], collected: Collected, incomplete: bool = 
     Args:
         incomplete: whether a mean over fewer tasks than there are is shown.
     """
-    runs = sum(1 for board in boards for _ in board.all_runs())
-    metrics = list(dict.fromkeys(board.metric for board in boards))
-    shown = f"{'metrics' if len(metrics) > 1 else 'metric'} {', '.join(metrics)}"
     parts = [
         f'{MARKS["html"]} report -->\n<html lang="en"><head><meta charset="utf-8">',
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
         '<meta name="viewport" content="width=device-width, initial-scale=1"><title>peftbench report</title>',
         f"<style>\n{_text_of('page.css')}</style></head><body>",
-        f'<h1>peftbench report</h1><p class="note">{plural(runs, "run")}, {escape(shown)}</p>',
+        f'<h1>peftbench report</h1><p class="note">{escape(_counted(boards, collected))}</p>',
         *(f'<p class="note">{escape(note)}</p>' for note in made_table(collected).notes),
         '<div class="controls" id="controls" hidden><input type="search" id="search" '
         'placeholder="filter: methods, backbones, data sets" aria-label="filter"><span id="count"></span></div>',
@@ -63,6 +60,26 @@ def html_page(boards: Sequence[Board], collected: Collected, incomplete: bool = 
     return "\n".join(parts)
 
 
+def _counted(boards: Sequence[Board], collected: Collected) -> str:
+    """How many runs the figures are of, by which metrics, and why these are not all that completed."""
+    shown = sum(1 for board in boards for _ in board.all_runs())
+    complete = sum(run.status == "complete" for run in collected.runs)
+    unchosen = sum(1 for board in boards for row in board.unchosen for _ in row.all_runs())
+    metrics = list(dict.fromkeys(board.metric for board in boards))
+    words = f"{'metrics' if len(metrics) > 1 else 'metric'} {', '.join(metrics)}"
+    if shown >= complete:
+        return f"{plural(shown, 'run')}, {words}"
+    others = complete - shown - unchosen
+    why = [f"{unchosen:,} in settings that were not chosen (settings=all shows them)"] if unchosen else []
+    why += [f"{others:,} named in the notes or left out below"] if others > 0 else []
+    return f"Figures are of {shown:,} of {plural(complete, 'complete run')}, {words}; others: {', '.join(why)}."
+
+
+def _breakable(text: str) -> str:
+    """Escaped, and on narrow screens broken after an underscore, not within a word."""
+    return escape(text).replace("_", "_<wbr>")
+
+
 def _answers(boards: Sequence[Board], collected: Collected) -> list[str]:
     """What a report begins with: a card for each data set, or for many of them one with a table."""
     answered = answers(boards, collected.runs)
@@ -73,7 +90,7 @@ def _answers(boards: Sequence[Board], collected: Collected) -> list[str]:
     cards: list[list[str]] = []
     for paragraph in table.text:
         if isinstance(paragraph, Heading):
-            cards.append([f"<h3>{escape(paragraph)}</h3>"])
+            cards.append([f"<h3>{_breakable(paragraph)}</h3>"])
         else:
             cards[-1].append(f"<p>{escape(paragraph)}</p>")
     if table.rows:
@@ -90,7 +107,7 @@ def _text_of(name: str) -> str:
 def _section(group: Group, incomplete: bool) -> list[str]:
     first, *others = group_tables(group, incomplete)
     return [
-        f'<section class="board"><h2>{escape(first.title)}</h2><div class="tables">',
+        f'<section class="board"><h2>{_breakable(first.title)}</h2><div class="tables">',
         *_table(first, "means", titled=False),
         *(line for table in others for line in _table(table)),
         "</div></section>",
@@ -98,7 +115,7 @@ def _section(group: Group, incomplete: bool) -> list[str]:
 
 
 def _table(table: TextTable, kind: str = "", titled: bool = True) -> list[str]:
-    title = [f"<h3>{escape(table.title)}</h3>"] if titled else []
+    title = [f"<h3>{_breakable(table.title)}</h3>"] if titled else []
     return ['<div class="table">', *title, *_grid(table, kind), "</div>"]
 
 
@@ -124,5 +141,5 @@ def _rows(table: TextTable, kind: str = "") -> list[str]:
 
 def _cell(kind: str, shown: str, value: float | None) -> str:
     exact = f' data-value="{value:.6g}"' if value is not None else ""
-    text = f"<b>{escape(shown)}</b>" if isinstance(shown, Best) else escape(shown)
+    text = f"<b>{escape(shown)}</b>" if isinstance(shown, Best) else escape(shown) if kind else _breakable(shown)
     return f"<td{kind}{exact}>{text}</td>"

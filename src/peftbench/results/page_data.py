@@ -33,7 +33,11 @@ def page_data(groups: Sequence[Group], incomplete: bool) -> dict[str, Any]:
         "variants": [looks.in_words(variant) for variant in looks.variants],
         "tasks": list(dict.fromkeys(_plain(task) for group in groups for task in group.data_sets)),
         "groups": [
-            {"backbone": group.first.words, "lines": [looks.line(line, group.first.words) for line in group.lines]}
+            {
+                "backbone": group.first.words,
+                "lines": [looks.line(line, group.first.words) for line in group.lines],
+                "tried": sorted({tried.row.label for board in group.boards for tried in board.tried}),
+            }
             for group in groups
         ],
         "panels": [_panel(panel, looks) for panel in panels(groups, incomplete)],

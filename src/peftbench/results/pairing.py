@@ -10,7 +10,7 @@ from peftbench.common.amounts import plural
 from peftbench.results.stats import binomial_floor
 from peftbench.results.summary import Run
 
-_ENOUGH_TASKS = 3  # shared by two methods, for a task to be a pair
+ENOUGH_TASKS = 3  # shared by two methods, for a task to be a pair
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def pair_up(
     """
     by_task = [of_task for task in tasks if (of_task := list(runs_of_same_seeds(first, second, task)))]
     pairs, over = by_task, plural(len(by_task), "task")
-    if len(by_task) < _ENOUGH_TASKS:
+    if len(by_task) < ENOUGH_TASKS:
         pairs = [[pair] for of_task in by_task for pair in of_task]
         seeds = plural(len(pairs), "seed")
         over = f"{seeds} on {len(by_task)} tasks" if len(by_task) > 1 else seeds

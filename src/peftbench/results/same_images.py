@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from peftbench.results.board import Board, Compared, Row
 from peftbench.results.pairing import runs_of_same_seeds
 from peftbench.results.per_image import read_right
-from peftbench.results.stats import ALPHA, LEAST_PAIRS, exact_mcnemar, holm_corrected
+from peftbench.results.stats import ALPHA, LEAST_PAIRS, exact_mcnemar, holm_corrected, untold_words
 from peftbench.results.summary import Run
 
 if TYPE_CHECKING:
@@ -38,9 +38,9 @@ class SameImages:
 
     @property
     def verdict(self) -> str:
-        """better, worse or inside the noise; of the first one's weights."""
+        """better, worse, inside the noise or `ONLY_ALONE`; of the first one's weights."""
         if self.holm >= ALPHA:
-            return "inside the noise"
+            return untold_words(self.p, self.holm)
         return "better" if self.only_first > self.only_second else "worse"
 
 
@@ -54,10 +54,11 @@ def compared_by_image(board: Board, pairs: Sequence[Compared]) -> tuple[list[Sam
     tests: list[SameImages] = []
     unread: dict[str, Run] = {}
     for first, second, difference, _ in pairs:
-        if difference.n >= LEAST_PAIRS:
+        if not difference.few:
             continue
         for task in board.tasks:
-            for run, other in runs_of_same_seeds(first.runs, second.runs, task):
+            same_seeds = list(runs_of_same_seeds(first.runs, second.runs, task))
+            for run, other in same_seeds if len(same_seeds) < LEAST_PAIRS else ():
                 if not _of_the_same_images(run, other, board.metric):
                     continue
                 mine, theirs = _right(run), _right(other)

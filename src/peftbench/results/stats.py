@@ -9,6 +9,8 @@ from statistics import fmean, variance
 
 ALPHA = 0.05
 LEAST_PAIRS = 3  # for a verdict: the spread of two differences says nothing
+ONLY_ALONE = "not told apart after correction (Holm)"
+"""Alone the comparison tells two apart, beside so many others it does not."""
 _SAME = 1e-6  # figures are stored in single precision, which tells shares apart to 1e-7
 
 
@@ -18,7 +20,7 @@ class Difference:
 
     `p` is of the two-sided paired t-test, `wilcoxon` of the signed-rank test (from six pairs on), `holm` is `p`
     corrected for all comparisons made beside it. None where it cannot be told, and then `untold` says why, unless
-    the two are the same in every pair.
+    the two are the same in every pair; `few` says that there are too few pairs for a verdict.
     """
 
     mean: float
@@ -29,16 +31,22 @@ class Difference:
     holm: float | None = None
     untold: str = ""
     less_is_better: bool = False
+    few: bool = False
 
     @property
     def verdict(self) -> str:
-        """better, worse, equal, inside the noise, or no telling; of the first of the two."""
+        """better, worse, equal, inside the noise, `ONLY_ALONE`, or no telling; of the first of the two."""
         p = self.p if self.holm is None else self.holm
         if p is None:
             return "no telling" if self.untold else "equal"
         if p >= ALPHA:
-            return "inside the noise"
+            return untold_words(self.p, p)
         return "better" if (self.mean > 0) != self.less_is_better else "worse"
+
+
+def untold_words(alone: float | None, corrected: float) -> str:
+    """Of a comparison that tells nothing after correction: whether alone it would."""
+    return ONLY_ALONE if alone is not None and alone < ALPHA <= corrected else "inside the noise"
 
 
 def half_width(values: Sequence[float]) -> float | None:
@@ -84,7 +92,7 @@ def paired(differences: Sequence[float], floor: float | None = 0.0, ranks: bool 
     """
     mean, n = fmean(differences), len(differences)
     if n < LEAST_PAIRS:
-        return Difference(mean, n, untold=f"too few pairs to tell: {n}, not {LEAST_PAIRS}")
+        return Difference(mean, n, untold=f"too few pairs to tell: {n}, not {LEAST_PAIRS}", few=True)
     if max(map(abs, differences)) <= _SAME:
         return Difference(0.0, n)
     if floor is None:
@@ -107,7 +115,7 @@ def mean_difference(by_task: Sequence[Difference]) -> Difference:
     mean, n, weight = fmean(d.mean for d in by_task), sum(d.n for d in by_task), 1 / len(by_task)
     untold = next((d.untold for d in by_task if d.untold), "")
     if untold:
-        return Difference(mean, n, untold=untold)
+        return Difference(mean, n, untold=untold, few=any(d.few for d in by_task))
     errors = [((d.half or 0.0) / _t(d.n - 1), d.n - 1) for d in by_task]
     parts = [((weight * error) ** 2, freedom) for error, freedom in errors]
     total = sum(part for part, _ in parts)
