@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from peftbench.cli.arguments import Argument, Command, Words
 from peftbench.cli.report import FOLDERS, METRIC, record_places
-from peftbench.common.amounts import plural
 from peftbench.common.errors import UserError, nearest
 from peftbench.common.status_line import doing
 from peftbench.common.vtab_tasks import ALIASES
@@ -138,16 +137,19 @@ def _print_answer(question: Question, bounds: Sequence[Limit], trials: Trials) -
 
 def _line(candidate: Candidate, tasks: Sequence[str]) -> str:
     """Name, figure and mean costs: `lora: 98.4 % (1 seed), 45.0 s to train, 1.0 GB at its peak, 40,000 parameters`."""
-    from peftbench.results.answer_text import IN_WORDS, reached
-    from peftbench.results.cheapest import MEMORY, PARAMETERS, TIME, cost_of
+    from peftbench.results.answer_text import IN_WORDS, in_seeds, reached
+    from peftbench.results.cheapest import MEMORY, PARAMETERS, TIME, cost_of, leaves_out_filling, machines_of
 
     row = candidate.row
-    units = {TIME: "to train", MEMORY: "at its peak", PARAMETERS: "parameters"}
+    machines = len(machines_of(row, tasks))
+    over = f" (mean over {machines} machines)" if machines > 1 else ""
+    units = {TIME: f"to train{over}", MEMORY: "at its peak", PARAMETERS: "parameters"}
     costs = {cost: value for cost in units if (value := cost_of(row, tasks, cost)) is not None}
-    parts = [f"{reached(candidate.contender)} ({plural(row.seeds, 'seed')})"]
+    parts = [f"{reached(candidate.contender)} ({in_seeds([len(row.runs[task]) for task in tasks])})"]
     parts += [f"{IN_WORDS[cost][1](value)} {units[cost]}" for cost, value in costs.items()]
     if row.times:
-        parts.append(row.times)
+        there = " that were there already, so that filling them is not in the time"
+        parts.append(f"{row.times}{there if leaves_out_filling(row, tasks) else ''}")
     if candidate.choice.by:
         parts.append(f"setting {candidate.choice}")
     return f"{candidate.contender.name}: {', '.join(parts)}"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from peftbench.results.answer_text import IN_WORDS, TIME_IN_WORDS, rank, reached, sentences, title_of
 from peftbench.results.answers import Answer
 from peftbench.results.cheapest import COSTS, TIME
-from peftbench.results.text_table import Heading, TextTable
+from peftbench.results.text_table import Heading, TextTable, listed
 
 TITLE = "Which method?"
 FEW = 4
@@ -25,7 +25,7 @@ def answer_tables(answers: Sequence[Answer]) -> list[TextTable]:
     tables = [TextTable(f"{TITLE} {title_of(answer)}", [], text=sentences(answer)) for answer in in_words]
     if in_rows:
         tables.append(_rows(in_rows))
-    if tables and any(TIME in answer.cheapest and answer.level for answer in answers):
+    if tables and any(answer.level and answer.cheapest[TIME].compared for answer in answers):
         tables[-1].notes.append(TIME_IN_WORDS)
     return tables
 
@@ -43,7 +43,7 @@ def answer_table(answers: Sequence[Answer]) -> TextTable:
 
 def _rows(answers: Sequence[Answer]) -> TextTable:
     columns = [("data set", False), ("images", True), ("highest", False), ("%", True), ("inside its noise", True)]
-    costs = [cost for cost in COSTS if any(cost in answer.cheapest for answer in answers)]
+    costs = [cost for cost in COSTS if any(answer.has_cheapest(cost) for answer in answers)]
     columns += [(f"cheapest by {IN_WORDS[cost][0]}", False) for cost in costs]
     table = TextTable(f"{TITLE} By data set", columns)
     for answer in answers:
@@ -65,5 +65,6 @@ def _cheapest(answer: Answer, cost: str) -> str:
     if not answer.has_cheapest(cost):
         return "–"
     least = answer.cheapest[cost]
-    name = next(contender.name for contender in answer.alike if contender.row is least.row)
-    return f"{name}, {IN_WORDS[cost][1](least.value)}"
+    same = answer.cost_the_same(cost) and not least.uncompared
+    who = "all the same" if same else listed(answer.names(least.rows), 2)
+    return f"{who}, {IN_WORDS[cost][1](least.value or 0.0)}"

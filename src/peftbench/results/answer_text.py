@@ -28,12 +28,17 @@ _NAMED = 4  # contenders that are named before the rest is counted
 
 def title_of(answer: Answer) -> str:
     """`digits, accuracy on 360 test images, 1 seed`."""
-    fewest, most = answer.seeds
-    seeds = plural(most if fewest == most else f"{fewest}–{most}", "seed")
+    seeds = in_seeds(answer.seeds)
     where = "" if answer.images is None else f" on {plural(f'{answer.images:,}', images_of(answer.metric))}"
     where = where if len(answer.tasks) == 1 else f" on {len(answer.tasks)} tasks"
     metric = short(answer.metric) if answer.metric.startswith("test/") else answer.metric
     return f"{answer.name.removeprefix('vtab/')}: {metric}{where}, {seeds}"
+
+
+def in_seeds(numbers: Sequence[int]) -> str:
+    """`3 seeds`, or `1–3 seeds` where the numbers differ."""
+    fewest, most = min(numbers), max(numbers)
+    return plural(most if fewest == most else f"{fewest}–{most}", "seed")
 
 
 def sentences(answer: Answer) -> list[str]:
@@ -104,30 +109,48 @@ def _cheapest(answer: Answer) -> list[str]:
     if not answer.level:
         return []
     by_winner: dict[str, list[str]] = defaultdict(list)
+    by_equals: dict[str, list[str]] = defaultdict(list)
     for cost, least in answer.cheapest.items():
-        if answer.has_cheapest(cost):
-            by_winner[_name(answer, least)].append(_cost(cost, least))
+        if not answer.has_cheapest(cost):
+            continue
+        if not answer.cost_the_same(cost):
+            by_winner[listed(answer.names(least.rows), _NAMED)].append(_cost(cost, least))
+        elif least.uncompared:
+            by_equals[listed(answer.names(least.rows), _NAMED)].append(_cost(cost, least))
+        else:
+            by_equals[f"These {len(answer.alike)}"].append(_cost(cost, least))
     parts = [f"{name} by {listed(costs)}" for name, costs in by_winner.items()]
     lines = [f"Cheapest of these {len(answer.alike)}: {'; '.join(parts)}."] if parts else []
+    lines += [f"{names} cost the same within a tenth: {listed(costs)}." for names, costs in by_equals.items()]
+    return [*lines, *_uncompared(answer)]
+
+
+def _uncompared(answer: Answer) -> list[str]:
+    """What is not compared by which costs; costs that leave out the same stand together."""
+    costs_by_reasons: dict[str, list[str]] = defaultdict(list)
+    costs_by_runs: dict[str, list[str]] = defaultdict(list)
     for cost, least in answer.cheapest.items():
-        reasons: dict[str, list[str]] = defaultdict(list)
-        for row, reason in least.uncompared:
-            reasons[reason].append(next(c.name for c in answer.alike if c.row is row))
-        why = "; ".join(f"{some(names)} ({reason})" for reason, names in reasons.items())
-        if why:
-            lines.append(f"Not compared by {IN_WORDS[cost][0]}: {why}.")
+        by_reason: dict[str, list[str]] = defaultdict(list)
+        for (_, reason), name in zip(least.uncompared, answer.names([r for r, _ in least.uncompared]), strict=True):
+            by_reason[reason].append(name)
+        if by_reason:
+            reasons = "; ".join(f"{some(names)} ({reason})" for reason, names in by_reason.items())
+            costs_by_reasons[reasons].append(IN_WORDS[cost][0])
+        if least.partly and answer.has_cheapest(cost):
+            names = answer.names([row for row, _ in least.partly])
+            runs = some([f"{number} of {name}" for (_, number), name in zip(least.partly, names, strict=True)])
+            costs_by_runs[runs].append(IN_WORDS[cost][0])
+    lines = [f"Not compared by {listed(costs)}: {reasons}." for reasons, costs in costs_by_reasons.items()]
+    lines += [f"Runs left out by {listed(costs)}, of another machine: {runs}." for runs, costs in costs_by_runs.items()]
     return lines
-
-
-def _name(answer: Answer, least: Cheapest) -> str:
-    return next(contender.name for contender in answer.alike if contender.row is least.row)
 
 
 def _cost(cost: str, least: Cheapest) -> str:
     """`time (0.3 s, not 45.0 s)`, against the highest where that costs more by a tenth."""
     name, form = IN_WORDS[cost]
-    against = "" if least.of_first is None or least.value >= LESS * least.of_first else f", not {form(least.of_first)}"
-    return f"{name} ({form(least.value)}{against})"
+    value = least.value or 0.0
+    against = "" if least.of_first is None or value >= LESS * least.of_first else f", not {form(least.of_first)}"
+    return f"{name} ({form(value)}{against})"
 
 
 def _worth(answer: Answer) -> list[str]:

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from peftbench.results.board import Board
+from peftbench.results.board import Board, Row
 from peftbench.results.cheapest import COSTS, Cheapest, cheapest, recommended
 from peftbench.results.chosen import ON_TEST, settings_by_arm
 from peftbench.results.questions import Contender, Question, contenders, questions
@@ -40,7 +40,7 @@ class Answer:
         untold: those of which nothing tells whether they are lower; `tellings` has why.
         not_corrected: those of `behind` of which that does not hold after correction for so many comparisons.
         tellings: by what each but the highest was compared with it, by name.
-        cheapest: by cost (`cheapest.COSTS`), among the highest and `level`; a cost that none has is not there.
+        cheapest: by cost (`cheapest.COSTS`), among the highest and `level`.
         images: the number of test images, of several tasks the least; None where a record does not say it.
         left_out: what was not compared, and why.
     """
@@ -94,8 +94,16 @@ class Answer:
 
     def has_cheapest(self, cost: str) -> bool:
         """Whether the cost compares two at least of those that are alike; of one alone it would say nothing."""
-        least = self.cheapest.get(cost)
-        return least is not None and (not self.level or len(least.uncompared) < len(self.level))
+        return len(self.cheapest[cost].compared) > 1
+
+    def cost_the_same(self, cost: str) -> bool:
+        """Whether all that the cost compares are within a tenth, so that none is the cheapest."""
+        return len(self.cheapest[cost].rows) == len(self.cheapest[cost].compared)
+
+    def names(self, rows: Sequence[Row]) -> list[str]:
+        """What the rows are called, in their order."""
+        by_row = {id(contender.row): contender.name for contender in self.contenders}
+        return [by_row[id(row)] for row in rows]
 
     def is_optimistic(self, contender: Contender) -> bool:
         """Whether its setting is the one of several that is best on test images, or may be."""
@@ -145,10 +153,7 @@ def answer_to(question: Question, compared: Sequence[Contender]) -> Answer:
         group.append(other)
     answer.not_corrected = _not_corrected(compared, answer)
     rows = [contender.row for contender in answer.alike]
-    for cost in COSTS:
-        least = cheapest(rows, tasks, cost)
-        if least is not None:
-            answer.cheapest[cost] = least
+    answer.cheapest = {cost: cheapest(rows, tasks, cost) for cost in COSTS}
     return answer
 
 
