@@ -6,26 +6,18 @@ same.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from peftbench.results.board import Board, Row
 from peftbench.results.cheapest import COSTS, Cheapest, cheapest, recommended
 from peftbench.results.chosen import ON_TEST, settings_by_arm
+from peftbench.results.left_out import LeftOut, left_out
 from peftbench.results.questions import Contender, Question, contenders, questions
 from peftbench.results.stats import ALPHA, holm_corrected
 from peftbench.results.summary import Run
 from peftbench.results.telling import Telling, least_told_apart, tell
 from peftbench.results.validation import is_of_test_images
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """What was not compared, and why."""
-
-    names: tuple[str, ...]
-    reason: str
 
 
 @dataclass
@@ -133,8 +125,19 @@ def answers(boards: Sequence[Board], runs: Sequence[Run]) -> list[Answer]:
     answered = [answer_to(question, contenders(question)) for question in questions(boards)]
     answered.sort(key=lambda answer: (len(answer.tasks) == 1, -len(answer.contenders)))
     for answer in answered:
-        answer.left_out = _left_out(answer, answered, runs)
+        answer.left_out = not_compared(answer, answer.contenders, runs)
     return answered
+
+
+def not_compared(answer: Answer, having: Sequence[Contender], runs: Sequence[Run]) -> list[LeftOut]:
+    """What has no figure on the tasks of the answer, and why.
+
+    Args:
+        having: what has one, whether or not the answer compares it.
+        runs: all that were read.
+    """
+    pairs = {(run.method, run.backbone) for contender in having for run in contender.row.all_runs()}
+    return left_out(answer.tasks, answer.metric, pairs, runs)
 
 
 def answer_to(question: Question, compared: Sequence[Contender]) -> Answer:
@@ -184,28 +187,3 @@ def _images(compared: Sequence[Contender], tasks: Sequence[str]) -> int | None:
     runs = [run for contender in compared for task in tasks for run in contender.row.runs[task]]
     numbers = [run.images_behind(compared[0].board.metric) for run in runs]
     return None if None in numbers else min(number for number in numbers if number is not None)
-
-
-def _left_out(answer: Answer, every: Sequence[Answer], runs: Sequence[Run]) -> list[LeftOut]:
-    """Methods that have no figure in the answer, by why."""
-    if len(answer.tasks) > 1:
-        return []
-    (task,) = answer.tasks
-    there = {contender.row.method for contender in answer.contenders}
-    alike = [other for other in every if other.metric == answer.metric]
-    elsewhere = {contender.row.method for other in alike for contender in other.contenders}
-    of_task = [run for run in runs if run.task == task and run.method not in there]
-    reasons: dict[str, dict[str, None]] = defaultdict(dict)
-    for run in of_task:
-        reasons[_why_not(run, answer)][run.method] = None
-    without = sorted(elsewhere - there - {run.method for run in of_task})
-    left_out = [LeftOut(tuple(names), reason) for reason, names in reasons.items()]
-    return [*left_out, LeftOut(tuple(without), "no run on it")] if without else left_out
-
-
-def _why_not(run: Run, answer: Answer) -> str:
-    if run.status != "complete":
-        return "failed" if run.status in ("failed", "refused") else "not complete"
-    if answer.metric not in run.metrics:
-        return f"no {answer.metric}"
-    return "on another split, or trained on other images"
