@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from peftbench.results.answers import Answer, answers
+from peftbench.results.boards import boards
+from peftbench.results.collect import Collected
+from peftbench.results.record import Record
+from peftbench.results.summary import Shared, summarise
 from support.reports import record, tell, write
 
 ELSEWHERE = {"stamps__machine": {"processor": "another", "threads": 8}}
@@ -69,3 +76,32 @@ def test_costs_that_no_record_has_are_named(tmp_path):
     write(tmp_path, *(record(m, stamps__data__images={"test": 250}) | {"costs": {}} for m in ("lora", "full")))
     out = tell("report", tmp_path)
     assert "Not compared by time, peak memory and trainable parameters: full, lora (not recorded)." in out
+
+
+def answer_to(records) -> Answer:
+    shared = Shared()
+    runs = [summarise(Record(**{k: v for k, v in each.items() if k != "schema"}), shared) for each in records]
+    (answer,) = answers(boards(Collected(runs).runs), runs)
+    return answer
+
+
+ONE_COST = st.tuples(st.floats(0.1, 1e3), st.floats(1e6, 1e9), st.integers(0, 10**6))
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(ONE_COST, min_size=2, max_size=5), st.lists(ONE_COST, max_size=4))
+def test_rows_of_other_machines_change_neither_what_is_taken_nor_what_is_cheapest(together, strays):
+    records = [costing(f"m{i}", 245, *costs) for i, costs in enumerate(together)]
+    away = [
+        costing(f"s{i}", 245, *costs, stamps__machine={"processor": f"CPU {i}", "threads": 8})
+        for i, costs in enumerate(strays)
+    ]
+    alone, beside = answer_to(records), answer_to([*away, *records])
+    assert beside.taken.name == alone.taken.name
+    for cost in ("time", "memory"):
+        assert beside.cheapest[cost].value == alone.cheapest[cost].value
+        assert {row.method for row, _ in beside.cheapest[cost].uncompared} == {each["id"][:2] for each in away}
+    time = min(time for time, _, _ in together)
+    assert alone.cheapest["time"].value == pytest.approx(time)
+    taken = together[int(alone.taken.name[1:])]
+    assert 0.9 * taken[0] <= time, "by under a tenth"

@@ -60,6 +60,8 @@ def test_of_all_that_fit_the_highest_is_the_best_within_the_budget_alone(tmp_pat
     assert "It is the best within the budget. The other is lower" in out
     assert "better, but over max_minutes=5s" in out
     assert "It is the best. The 2 others" in tell("choose", tmp_path)
+    write(tmp_path, record("cst", accuracy=0.5, costs__time={"train": 1.0}))
+    assert "It is the only one within the budget." in tell("choose", tmp_path, "max_minutes=2s")
 
 
 def test_a_backbone_is_named_only_where_there_are_several(tmp_path):

@@ -128,6 +128,8 @@ def _print_answer(question: Question, bounds: Sequence[Limit], trials: Trials, r
     if taken is highest and answer.tellings:
         within = " within the budget" if over else ""
         first = f"It is the {rank(answer).lower()}{within}. {first}".strip()
+    elif over and not answer.tellings:
+        first = "It is the only one within the budget."
     for sentence in (first, *beside_the_highest(answer)):
         if sentence:
             _say(f"  {sentence}")
