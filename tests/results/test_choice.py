@@ -93,8 +93,7 @@ def test_times_that_do_not_compare_do_not_choose(tmp_path):
     elsewhere = one_seed("linear", 245, 0.3, parameters=0, stamps__machine={"processor": "another", "threads": 8})
     write(tmp_path / "elsewhere", lora, elsewhere)
     out = tell("choose", tmp_path / "elsewhere")
-    assert "Not compared by time: linear (of another machine)." in out
-    assert "Not compared by peak memory: linear (of another machine)." in out
+    assert "Not compared by time and peak memory: linear (of another machine)." in out
 
 
 def test_backbones_compare_on_one_split_and_splits_do_not(tmp_path):
@@ -138,3 +137,16 @@ def test_units(word, most):
 
     key, _, value = word.partition("=")
     assert {limit.key: limit.most for limit in limits({key: value})}[key] == pytest.approx(most)
+
+
+def test_the_line_says_what_its_figures_are_of(tmp_path):
+    """Seeds are those of the data set, and a time without filling taps says so."""
+    there = {"costs__taps": {"mode": "disk", "computed": 0, "seconds": 0.0}}
+    for seed in range(3):
+        write(tmp_path, record("linear", seed=seed, **there))
+    write(tmp_path, record("linear", "photos", **there))
+    out = tell("choose", tmp_path)
+    assert "\nphotos: linear: 90.0 % (1 seed), " in out
+    assert "(3 seeds), " in out.split("\ndigits: ")[1]
+    assert "all 2 tasks: linear: 90.0 % (1–3 seeds), " in out
+    assert "from kept taps that were there already, so that filling them is not in the time" in out

@@ -82,6 +82,10 @@ def test_two_seeds_are_two_tests_corrected_for_their_number_and_three_are_none(t
         run(tmp_path, method, right, 2)
     assert image_tests(tmp_path) == []
     assert TITLE not in tell("report", tmp_path)
+    run(tmp_path, "linear", bits(60, 14, 6, 20)[1], 2)
+    answer = tell("report", tmp_path).split("\n\n")[0]
+    assert "linear is compared image by image (McNemar). linear shares fewer than 3 seeds with the highest" in answer
+    assert "Methods are compared image by image" not in answer
 
 
 @pytest.mark.parametrize("damage", ["flipped", "short", "long", "gone", "another run's", "a folder"])

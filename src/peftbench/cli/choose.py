@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from peftbench.cli.arguments import Argument, Command, Words
 from peftbench.cli.report import FOLDERS, METRIC, record_places
-from peftbench.common.amounts import plural
 from peftbench.common.errors import UserError, nearest
 from peftbench.common.status_line import doing
 from peftbench.common.vtab_tasks import ALIASES
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from peftbench.results.board import Board
     from peftbench.results.choice import Candidate, Limit
     from peftbench.results.questions import Question
+    from peftbench.results.summary import Run
     from peftbench.results.validation import Trials
 
 _BUDGET = ("max_memory", "max_minutes", "max_params")
@@ -57,7 +57,7 @@ def print_choice(words: Words) -> int:
     asked.sort(key=lambda question: len(question.tasks) > 1)
     _say(_budget(bounds))
     trials = Trials(collected.runs)
-    fitted = [_print_answer(question, bounds, trials) for question in asked]
+    fitted = [_print_answer(question, bounds, trials, collected.runs) for question in asked]
     _print_notes(all_boards, tasks)
     for note in collected.left_out():
         _say(note)
@@ -102,10 +102,10 @@ def _print_notes(all_boards: Sequence[Board], tasks: Sequence[str]) -> None:
         _say("\nThe input differs between some of these: peftbench report says in what.")
 
 
-def _print_answer(question: Question, bounds: Sequence[Limit], trials: Trials) -> bool:
+def _print_answer(question: Question, bounds: Sequence[Limit], trials: Trials, runs: Sequence[Run]) -> bool:
     """Prints the one to take: the cheapest of what is not told apart from the highest of all that fit the budget."""
     from peftbench.results.answer_text import beside_the_highest, rank, verdict
-    from peftbench.results.answers import answer_to
+    from peftbench.results.answers import answer_to, not_compared
     from peftbench.results.choice import candidates, closest, one_setting_each
     from peftbench.results.telling import tell
 
@@ -117,18 +117,22 @@ def _print_answer(question: Question, bounds: Sequence[Limit], trials: Trials) -
         _say(f"  over {_excess(close, bounds)}")
         return False
     answer = answer_to(question, [c.contender for c in fitting])
+    answer.left_out = not_compared(answer, [c.contender for c in every], runs)
     taken = next(c for c in fitting if c.contender is answer.taken)
     highest = next(c for c in fitting if c.contender is answer.highest)
     _say(f"\n{question.name}: {_line(taken, question.tasks)}")
     if taken is not highest:
         _say(f"  highest: {_line(highest, question.tasks)}")
     first = verdict(answer)
+    over = one_setting_each([c for c in every if c.over], question.tasks, trials)
     if taken is highest and answer.tellings:
-        first = f"It is the {rank(answer).lower()}. {first}".strip()
+        within = " within the budget" if over else ""
+        first = f"It is the {rank(answer).lower()}{within}. {first}".strip()
+    elif over and not answer.tellings:
+        first = "It is the only one within the budget."
     for sentence in (first, *beside_the_highest(answer)):
         if sentence:
             _say(f"  {sentence}")
-    over = one_setting_each([c for c in every if c.over], question.tasks, trials)
     if over and over[0].contender.value > answer.highest.value:
         apart = tell(over[0].row, highest.row, question.tasks, question.metric).apart
         word = "better" if apart else "higher, inside the noise"
@@ -138,16 +142,19 @@ def _print_answer(question: Question, bounds: Sequence[Limit], trials: Trials) -
 
 def _line(candidate: Candidate, tasks: Sequence[str]) -> str:
     """Name, figure and mean costs: `lora: 98.4 % (1 seed), 45.0 s to train, 1.0 GB at its peak, 40,000 parameters`."""
-    from peftbench.results.answer_text import IN_WORDS, reached
-    from peftbench.results.cheapest import MEMORY, PARAMETERS, TIME, cost_of
+    from peftbench.results.answer_text import IN_WORDS, in_seeds, reached
+    from peftbench.results.cheapest import MEMORY, PARAMETERS, TIME, cost_of, leaves_out_filling, machines_of
 
     row = candidate.row
-    units = {TIME: "to train", MEMORY: "at its peak", PARAMETERS: "parameters"}
+    machines = len(machines_of(row, tasks))
+    over = f" (mean over {machines} machines)" if machines > 1 else ""
+    units = {TIME: f"to train{over}", MEMORY: "at its peak", PARAMETERS: "parameters"}
     costs = {cost: value for cost in units if (value := cost_of(row, tasks, cost)) is not None}
-    parts = [f"{reached(candidate.contender)} ({plural(row.seeds, 'seed')})"]
+    parts = [f"{reached(candidate.contender)} ({in_seeds([len(row.runs[task]) for task in tasks])})"]
     parts += [f"{IN_WORDS[cost][1](value)} {units[cost]}" for cost, value in costs.items()]
     if row.times:
-        parts.append(row.times)
+        there = " that were there already, so that filling them is not in the time"
+        parts.append(f"{row.times}{there if leaves_out_filling(row, tasks) else ''}")
     if candidate.choice.by:
         parts.append(f"setting {candidate.choice}")
     return f"{candidate.contender.name}: {', '.join(parts)}"

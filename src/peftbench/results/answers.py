@@ -6,26 +6,18 @@ same.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from peftbench.results.board import Board
+from peftbench.results.board import Board, Row
 from peftbench.results.cheapest import COSTS, Cheapest, cheapest, recommended
 from peftbench.results.chosen import ON_TEST, settings_by_arm
+from peftbench.results.left_out import LeftOut, left_out
 from peftbench.results.questions import Contender, Question, contenders, questions
 from peftbench.results.stats import ALPHA, holm_corrected
 from peftbench.results.summary import Run
 from peftbench.results.telling import Telling, least_told_apart, tell
 from peftbench.results.validation import is_of_test_images
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """What was not compared, and why."""
-
-    names: tuple[str, ...]
-    reason: str
 
 
 @dataclass
@@ -40,7 +32,7 @@ class Answer:
         untold: those of which nothing tells whether they are lower; `tellings` has why.
         not_corrected: those of `behind` of which that does not hold after correction for so many comparisons.
         tellings: by what each but the highest was compared with it, by name.
-        cheapest: by cost (`cheapest.COSTS`), among the highest and `level`; a cost that none has is not there.
+        cheapest: by cost (`cheapest.COSTS`), among the highest and `level`.
         images: the number of test images, of several tasks the least; None where a record does not say it.
         left_out: what was not compared, and why.
     """
@@ -94,8 +86,16 @@ class Answer:
 
     def has_cheapest(self, cost: str) -> bool:
         """Whether the cost compares two at least of those that are alike; of one alone it would say nothing."""
-        least = self.cheapest.get(cost)
-        return least is not None and (not self.level or len(least.uncompared) < len(self.level))
+        return len(self.cheapest[cost].compared) > 1
+
+    def cost_the_same(self, cost: str) -> bool:
+        """Whether all that the cost compares are within a tenth, so that none is the cheapest."""
+        return len(self.cheapest[cost].rows) == len(self.cheapest[cost].compared)
+
+    def names(self, rows: Sequence[Row]) -> list[str]:
+        """What the rows are called, in their order."""
+        by_row = {id(contender.row): contender.name for contender in self.contenders}
+        return [by_row[id(row)] for row in rows]
 
     def is_optimistic(self, contender: Contender) -> bool:
         """Whether its setting is the one of several that is best on test images, or may be."""
@@ -125,8 +125,19 @@ def answers(boards: Sequence[Board], runs: Sequence[Run]) -> list[Answer]:
     answered = [answer_to(question, contenders(question)) for question in questions(boards)]
     answered.sort(key=lambda answer: (len(answer.tasks) == 1, -len(answer.contenders)))
     for answer in answered:
-        answer.left_out = _left_out(answer, answered, runs)
+        answer.left_out = not_compared(answer, answer.contenders, runs)
     return answered
+
+
+def not_compared(answer: Answer, having: Sequence[Contender], runs: Sequence[Run]) -> list[LeftOut]:
+    """What has no figure on the tasks of the answer, and why.
+
+    Args:
+        having: what has one, whether or not the answer compares it.
+        runs: all that were read.
+    """
+    pairs = {(run.method, run.backbone) for contender in having for run in contender.row.all_runs()}
+    return left_out(answer.tasks, answer.metric, pairs, runs)
 
 
 def answer_to(question: Question, compared: Sequence[Contender]) -> Answer:
@@ -145,10 +156,7 @@ def answer_to(question: Question, compared: Sequence[Contender]) -> Answer:
         group.append(other)
     answer.not_corrected = _not_corrected(compared, answer)
     rows = [contender.row for contender in answer.alike]
-    for cost in COSTS:
-        least = cheapest(rows, tasks, cost)
-        if least is not None:
-            answer.cheapest[cost] = least
+    answer.cheapest = {cost: cheapest(rows, tasks, cost) for cost in COSTS}
     return answer
 
 
@@ -179,28 +187,3 @@ def _images(compared: Sequence[Contender], tasks: Sequence[str]) -> int | None:
     runs = [run for contender in compared for task in tasks for run in contender.row.runs[task]]
     numbers = [run.images_behind(compared[0].board.metric) for run in runs]
     return None if None in numbers else min(number for number in numbers if number is not None)
-
-
-def _left_out(answer: Answer, every: Sequence[Answer], runs: Sequence[Run]) -> list[LeftOut]:
-    """Methods that have no figure in the answer, by why."""
-    if len(answer.tasks) > 1:
-        return []
-    (task,) = answer.tasks
-    there = {contender.row.method for contender in answer.contenders}
-    alike = [other for other in every if other.metric == answer.metric]
-    elsewhere = {contender.row.method for other in alike for contender in other.contenders}
-    of_task = [run for run in runs if run.task == task and run.method not in there]
-    reasons: dict[str, dict[str, None]] = defaultdict(dict)
-    for run in of_task:
-        reasons[_why_not(run, answer)][run.method] = None
-    without = sorted(elsewhere - there - {run.method for run in of_task})
-    left_out = [LeftOut(tuple(names), reason) for reason, names in reasons.items()]
-    return [*left_out, LeftOut(tuple(without), "no run on it")] if without else left_out
-
-
-def _why_not(run: Run, answer: Answer) -> str:
-    if run.status != "complete":
-        return "failed" if run.status in ("failed", "refused") else "not complete"
-    if answer.metric not in run.metrics:
-        return f"no {answer.metric}"
-    return "on another split, or trained on other images"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from peftbench.results.board import VTAB_TASKS, Board, Mean, Row
 from peftbench.results.settings import Setting
@@ -16,14 +17,14 @@ class Question:
     """Which method on `tasks`; the boards have one metric, one split of each task, and trained on the same images.
 
     `name` is the data set, `VTAB-1k`, or `all 3 tasks`, and what tells it from another question of that name.
-    `several_backbones` says whether any of the questions asked beside it has more than one.
+    `backbones` has what each backbone is called, by `_backbone_of`, where the questions asked together have several.
     """
 
     name: str
     tasks: tuple[str, ...]
     metric: str
     boards: list[Board]
-    several_backbones: bool = False
+    backbones: Mapping[Setting, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ def questions(boards: Sequence[Board], together: bool = False) -> list[Question]
         together: whether all tasks of a metric are asked about together too, where a row has all; else VTAB alone.
     """
     asked: dict[Hashable, Question] = {}
-    several = len({board.words for board in boards}) > 1
+    several = len({_backbone_of(board.basis) for board in boards}) > 1
+    words = _words(boards) if several else {}
     for board in boards:
         if is_loss(board.metric):
             continue
@@ -57,7 +59,7 @@ def questions(boards: Sequence[Board], together: bool = False) -> list[Question]
             if not any(not row.missing(tasks) for row in board.rows):
                 continue
             key = (tasks, board.metric, rest_of(board.basis), _splits(board, tasks))
-            asked.setdefault(key, Question(name, tasks, board.metric, [], several)).boards.append(board)
+            asked.setdefault(key, Question(name, tasks, board.metric, [], words)).boards.append(board)
     _tell_names_apart(list(asked.values()))
     return list(asked.values())
 
@@ -80,6 +82,19 @@ def _groups(board: Board, boards: Sequence[Board], together: bool) -> Iterator[t
 def rest_of(basis: Setting) -> Setting:
     """What two boards must share for their rows to be compared on a task: all but the backbone and its input."""
     return tuple(pair for pair in basis if pair[0] not in _OF_BACKBONE)
+
+
+def _backbone_of(basis: Setting) -> Setting:
+    """The backbone and its input."""
+    return tuple(pair for pair in basis if pair[0] in _OF_BACKBONE)
+
+
+def _words(boards: Sequence[Board]) -> dict[Setting, str]:
+    """As the user names each backbone; where two of a name differ, as the heading of the board does."""
+    names = {_backbone_of(board.basis): run.backbone for board in boards for run in board.all_runs()}
+    several = {name for name, number in Counter(names.values()).items() if number > 1}
+    headings = {_backbone_of(board.basis): board.words for board in boards}
+    return {key: headings[key] if name in several else name for key, name in names.items()}
 
 
 def _splits(board: Board, tasks: Sequence[str]) -> tuple[str, ...]:
@@ -113,7 +128,8 @@ def contenders(question: Question) -> list[Contender]:
             if not row.missing(question.tasks):
                 mean = _mean(board, row, question.tasks)
                 assert mean.value is not None
-                name = f"{row.label} on {board.words}" if question.several_backbones else row.label
+                backbone = question.backbones.get(_backbone_of(board.basis))
+                name = f"{row.label} on {backbone}" if backbone else row.label
                 compared.append(Contender(board, row, name, mean.value, mean.half))
     return sorted(compared, key=lambda contender: -contender.value)
 

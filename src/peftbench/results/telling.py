@@ -14,6 +14,7 @@ from peftbench.results.stats import ALPHA, LEAST_PAIRS, Difference, exact_mcnema
 from peftbench.results.summary import Run
 
 SEEDS, SAME_IMAGES, IMAGES = "seeds", "the same test images", "the number of test images"
+SPREAD = "the spread of few seeds"
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,8 @@ class Telling:
 
     By `SEEDS` it is the paired t-test over at least three seeds of each task, or over VTAB's tasks, whose spread is at
     least that of counting images. With fewer it says nothing of other seeds: by `SAME_IMAGES` it is McNemar's exact
-    test, by `IMAGES` a difference of two shares of so many images. `p` is None where nothing tells them apart, and then
-    `untold` says why.
+    test, by `IMAGES` a difference of two shares of so many images, by `SPREAD` the same where the seeds differ by more
+    than these do. `p` is None where nothing tells them apart, and then `untold` says why.
     """
 
     p: float | None
@@ -70,7 +71,7 @@ def _by_image(first: Row, second: Row, task: str, metric: str) -> float | None:
 
 
 def _by_number_of_images(first: Row, second: Row, tasks: Sequence[str], metric: str) -> Telling:
-    difference, spread = 0.0, 0.0
+    difference, spread, by = 0.0, 0.0, IMAGES
     for task, weight in weights_of(tasks).items():
         runs, others = first.runs[task], second.runs[task]
         if not any(run.counts(metric) for run in (*runs, *others)):
@@ -79,9 +80,11 @@ def _by_number_of_images(first: Row, second: Row, tasks: Sequence[str], metric: 
         if (mine := _share(runs, metric)) is None or (theirs := _share(others, metric)) is None:
             return Telling(None, IMAGES, "a record does not say how many images it was tested on")
         between = _variance_over_seeds(runs, metric) + _variance_over_seeds(others, metric)
+        if between > mine[1] + theirs[1]:
+            by = SPREAD
         difference += weight * (mine[0] - theirs[0])
         spread += weight**2 * max(mine[1] + theirs[1], between)
-    return Telling(math.erfc(abs(difference) / math.sqrt(2 * spread)), IMAGES)
+    return Telling(math.erfc(abs(difference) / math.sqrt(2 * spread)), by)
 
 
 def _share(runs: Sequence[Run], metric: str) -> tuple[float, float] | None:
