@@ -70,9 +70,8 @@ def _on_runs(group: Group) -> list[str]:
         notes.append(f"† marks cells in which runs of these settings failed, {runs} in all; the means leave them out.")
     machines = sorted({machine for _, row in group.all_rows() for machine in row.machines})
     if len(machines) > 1:
-        notes.append(
-            f"Times and memory are of {len(machines)} machines, and can be compared within one: {some(machines)}."
-        )
+        named = some(machines, between="; ")  # a name has commas
+        notes.append(f"Times and memory are of {len(machines)} machines, and can be compared within one: {named}.")
     measures = sorted({run.costs.measure for board in group.boards for run in board.all_runs()} - {""})
     if len(measures) > 1:
         notes.append(f"The runs measure memory in {len(measures)} ways: {some(measures)}.")

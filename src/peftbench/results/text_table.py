@@ -39,9 +39,9 @@ class TextTable:
     repeated: int = 1
 
 
-def some(names: Sequence[str]) -> str:
+def some(names: Sequence[str], between: str = ", ") -> str:
     """The first of the names, and how many more there are: `a, b and 3 more`."""
-    named = ", ".join(name.removeprefix("vtab/") for name in names[:NAMED])
+    named = between.join(name.removeprefix("vtab/") for name in names[:NAMED])
     return f"{named} and {len(names) - NAMED} more" if len(names) > NAMED else named
 
 
