@@ -24,6 +24,8 @@ def test_a_glob_that_cannot_be_read_is_refused(cli, word):
     [
         (["-m"], "-m: expected what to run in every combination, such as peftbench -m method=linear,lora"),
         (["--multirun"], "--multirun: expected what to run in every combination"),
+        (["-m", "sweep.retry=true"], "-m sweep.retry=true: expected what to run in every combination"),
+        (["hydra.verbose=true"], "hydra.verbose=true: expected key=value too"),
         (["--run"], "--run: expected key=value too, such as method=lora"),
         (["--resolve"], "--resolve: expected key=value too"),
         (["--config-dir", "."], "--config-dir .: expected key=value too"),

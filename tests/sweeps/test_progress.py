@@ -22,15 +22,15 @@ def test_each_job_has_its_number_its_result_and_the_time_that_is_left(cli, tiny)
     status, out, _ = cli(*words, "seed=0,1")
     assert status == 0
     first, done, second, done_too = lines_of_jobs(out)
-    assert first.startswith("job 1 of 2: backbone=resnet_nano")
+    assert first == "job 1 of 2: seed=0", "what differs between jobs"
     assert re.fullmatch(r"job 1 of 2: done, test \d+\.\d %", done)
-    assert second.startswith("job 2 of 2, about 5 s left: backbone=resnet_nano")
+    assert second == "job 2 of 2, about 5 s left: seed=1"
     assert done_too.startswith("job 2 of 2: done, test ")
     status, out, _ = cli(*words, "seed=0,1", "trainer.clip=null,0")
     lines = lines_of_jobs(out)
     assert lines[1] == done.replace("of 2: done", "of 4: was complete already")
-    assert lines[2].startswith("job 2 of 4: backbone="), "nothing ran from which to tell"
-    assert lines[3].startswith("job 2 of 4: failed: trainer.clip=0.0: expected")
+    assert lines[2] == "job 2 of 4: seed=0 trainer.clip=0", "nothing ran from which to tell"
+    assert lines[3].startswith("job 2 of 4: refused: trainer.clip=0.0: expected")
     assert sum("trainer.clip=0.0: expected" in line for line in lines) == 1
 
 
@@ -55,6 +55,36 @@ def test_data_that_no_job_has_end_a_sweep_at_once(cli):
         "peftbench: 6 of 6 jobs: data.root=/nowhere: there is no folder /nowhere; give the folder of your images.\n"
     )
     assert lines_of_jobs(out) == [], "before the first"
+
+
+@pytest.mark.parametrize("word", ["trainer.epochs=0", "optimizer.lr=-1", "data=folder"])
+def test_a_mistake_that_all_jobs_make_is_told_once_and_refused(cli, tiny, tmp_path, word):
+    status, out, err = cli("-m", *tiny, "method=linear,bitfit", word)
+    assert status == 2, "as of one job alone"
+    assert out.startswith(f"2 of 2 jobs: {'data.root' if word == 'data=folder' else word.partition('=')[0]}")
+    assert (out.count("\n"), err) == (1, ""), "with no advice to go on: nothing had begun"
+
+
+def test_jobs_whose_words_are_refused_are_named_as_they_were_given(cli, tiny):
+    status, out, _ = cli("-m", *tiny, "method=linear", "seed=-1,x")
+    assert status == 2
+    first, second = out.splitlines()
+    assert first.startswith("refused method=linear backbone=resnet_nano data=digits seed=-1: seed=-1: expected")
+    assert second.startswith("refused method=linear backbone=resnet_nano data=digits seed=x: seed='x': expected")
+
+
+def test_a_damaged_image_ends_a_sweep_over_it_at_once(cli, tiny, tmp_path):
+    root = pictures(tmp_path / "photos", {"cat": 20, "dog": 20})
+    (root / "cat" / "3.png").write_bytes(b"no image")
+    words = [*tiny, "data=folder", f"data.root={root}"]
+    status, out, err = cli("-m", *words, "method=linear,bitfit")
+    assert status == 1
+    assert lines_of_jobs(out) == ["job 1 of 2: method=linear"]
+    assert err.startswith(f"peftbench: 2 of 2 jobs: {root / 'cat' / '3.png'}: cannot be read")
+    assert "cannot be read" not in out
+    status, _, err = cli(*words, "method=linear")
+    assert status == 1, "a run that began and failed, as its record says"
+    assert "cannot be read" in err
 
 
 def test_data_that_some_jobs_lack_are_looked_for_once(cli, tiny, tmp_path):

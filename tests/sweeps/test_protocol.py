@@ -157,6 +157,6 @@ def test_mistakes_are_one_sentence(cli, tiny, tmp_path, words, told):
 
 def test_what_the_final_runs_could_not_do_is_said_before_the_trials(cli, tiny, tmp_path):
     status, out, err = cli("-m", *tiny, "method=linear", *RULE, "trainer.keep=best")
-    assert status == 1
+    assert status == 2
     assert "trainer.keep=best: data.stage=final trains on the validation" in " ".join((out + err).split())
     assert not list(tmp_path.glob("*/result.json"))

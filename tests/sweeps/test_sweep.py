@@ -71,19 +71,19 @@ def test_what_failed_is_kept_and_tried_again_on_demand(cli, tiny, tmp_path):
 
 
 @pytest.mark.parametrize("words", [["optimizer.lr=-1"], ["method.tap_last=99"]])  # before and after there is a config
-def test_what_failed_is_named_by_what_tells_it_apart(cli, tiny, words):
+def test_what_is_refused_is_named_by_what_tells_it_apart(cli, tiny, words):
     status, out, _ = cli("-m", *tiny, "method=losa", "method.rank=2,3,0", "seed=0,1", *words)  # 0 makes another mistake
-    assert status == 1
+    assert status == 2
     for rank in (2, 3):
         for seed in (0, 1):
-            which = rf"failed method=losa .* seed={seed} (method\.)?rank={rank}: "
+            which = rf"refused method=losa .* seed={seed} (method\.)?rank={rank}: "
             assert re.search(which + words[0].partition("=")[0], out)
 
 
 def test_options_may_stand_among_overrides(cli, tiny):
     status, out, _ = cli(*tiny, "method=losa", "-m", "optimizer.lr=-1", "seed=0,1", "--multirun")
-    assert status == 1
-    assert "job 1 of 2: " in out
+    assert status == 2
+    assert "2 of 2 jobs: optimizer.lr=-1" in out
     status, out, _ = cli("method=losa", "--cfg", "job", "seed=1", "--package", "taps", *tiny)
     assert (status, out.splitlines()[0]) == (0, "# @package taps")
 

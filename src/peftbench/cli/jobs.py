@@ -172,12 +172,14 @@ def run_waiting_jobs(
             raise KeyboardInterrupt
 
 
-def tell_start(state: Any, place: str) -> None:
-    """Tells which job begins, of how many, what time is left, and what its words are."""
+def start_line(state: Any, place: str) -> str:
+    """Which job begins, of how many, what time is left, and its words, as far as they differ between jobs."""
     sweep = Path(state.sweep.dir)
     left = sweep_progress.time_left(sweep)
     number = sweep_progress.place_of(sweep, int(state.job.num))
-    print(f"{number}{left and f', {left}'}: {' '.join(state.overrides.task)}{place}", flush=True)
+    words, varied = list(state.overrides.task), sweep_progress.varied_keys(sweep) or ()
+    differing = [word for word in words if word.partition("=")[0] in varied]
+    return f"{number}{left and f', {left}'}: {' '.join(differing or words)}{place}"
 
 
 def tell_result(state: Any, records: Sequence[Record], seconds: float) -> None:
@@ -198,13 +200,22 @@ def leave_records(sweep: Path, state: Any, records: Sequence[Record]) -> None:
 
 
 def stand_in_record(state: Any, problem: Exception, config: Config | None = None) -> Record:
-    """The record of a job that ended before it had one; without a config it holds what the job was given."""
-    status = "refused" if isinstance(problem, Refusal) else "failed"
+    """The record of a job that ended before it had one; without a config it holds what the job was given.
+
+    What the job's words ask for is refused, as it is of a run alone; data and weights that are not there fail it.
+    """
+    of_words = isinstance(problem, UserError) and not problem.of and not problem.begun
+    status = "refused" if of_words or isinstance(problem, Refusal) else "failed"
     reason = str(problem) if isinstance(problem, UserError) else f"{type(problem).__name__}: {problem}"
+    stamps = {
+        "mistake": of_words and not isinstance(problem, Refusal),
+        "begun": problem.begun if isinstance(problem, UserError) else config is not None,
+    }
     if config is not None:
-        return Record("", status, config.to_dict(), reason=reason)
+        return Record("", status, config.to_dict(), stamps, reason=reason)
     choices = {k: str(v) for k, v in state.runtime.choices.items() if k in ("method", "backbone", "data")}
     words = list(state.overrides.task)
     seeds = [word.removeprefix("seed=") for word in words if word.startswith("seed=")]
-    seed = next((int(text) for text in seeds if text.isdecimal()), 0)
-    return Record("", status, {"choices": choices, "seed": seed, "given": words}, reason=reason)
+    seed = seeds[-1] if seeds else "0"  # as it was given, also where it is none
+    others = [word for word in words if not word.startswith("seed=")]
+    return Record("", status, {"choices": choices, "seed": seed, "given": others}, stamps, reason=reason)

@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status
     except UserError as mistake:
         print(f"peftbench: {mistake}", file=sys.stderr)
-        return 2
+        return 1 if mistake.begun and mistake.of else 2  # a damaged image ends a run that was asked for rightly
     except KeyboardInterrupt:
         print("\npeftbench: interrupted", file=sys.stderr)
         return 130

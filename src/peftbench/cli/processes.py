@@ -54,7 +54,9 @@ def run_in_processes(config: Config, group: str | None, retry: bool = True) -> R
         answers = {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in Path(folder).glob("[0-9]*.json")}
     for answer in answers.values():
         if "error" in answer:
-            raise UserError(answer["error"])
+            mistake = UserError(answer["error"])
+            mistake.of, mistake.begun = answer["of"], answer["begun"]
+            raise mistake
     if record := answers.get("0", {}).get("record"):  # the first process's; it alone writes what a run leaves
         return Record(**record)
     if stopped:

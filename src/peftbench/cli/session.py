@@ -40,6 +40,8 @@ class Session:
         records: of a job alone.
         mistakes: why a job alone could not run.
         shared: a mistake that no job of the sweep can escape, for which it was ended.
+        held: lines about jobs whose words are refused, until one begins.
+        begun: whether a job of the sweep began.
         waiting: jobs of a sweep that are carried out when all are known, to train together.
         study: what the waiting jobs were told of all runs.
     """
@@ -51,6 +53,8 @@ class Session:
         self.records: list[Record] = []
         self.mistakes: list[UserError] = []
         self.shared: UserError | None = None
+        self.held: list[str] = []
+        self.begun = False
         self.waiting: list[Job] = []
         self.study: Sweep | None = None
 

@@ -37,6 +37,7 @@ warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated
 
 _NO_SWEEP = "{}: only a sweep has runs to train together, or to choose from; start it with peftbench -m."
 _EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
+_SAY_HOW = ("sweep.", "hydra.", "hydra/", "output_dir=")  # of a command's words: they choose no run
 _CONTINUE = "the same command goes on with what is left"
 
 
@@ -81,9 +82,12 @@ def _show(records: list[Record], end: str, sweep: Path | None) -> None:
     if end == "broken":
         print(f"peftbench: the launcher stopped (above); {_CONTINUE}.", file=sys.stderr)
         return
-    if sweep and any(r.status == "failed" for r in records):
+    failed = [record for record in records if record.status == "failed"]
+    if sweep and any(record.id or record.stamps.get("begun") for record in failed):
         print(f"{_CONTINUE}; a run that failed once it had begun is kept as it is:")
         print("sweep.retry=true tries it again.")
+    elif sweep and failed:
+        print(f"{_CONTINUE}.")
     if end == "stopped":
         print(f"stopped; {_CONTINUE}.")
 
@@ -157,16 +161,17 @@ def _carry_out(composed: DictConfig) -> float:
         if sweep is None:
             active_session().mistakes.append(mistake)
             return float("nan")
+        record = jobs.stand_in_record(state, mistake)
         if not sweep_progress.was_told(sweep, str(mistake)):
-            jobs.tell_start(state, place)
-            print(f"{sweep_progress.place_of(sweep, state.job.num)}: failed: {mistake}", flush=True)
-        return _value_of_job(state, sweep, [jobs.stand_in_record(state, mistake)])
+            _tell_refused(sweep, int(state.job.num), [jobs.start_line(state, place), sweep_progress.result([record])])
+        return _value_of_job(state, sweep, [record])
     if sweep is None:
         return _run_alone(config)
     begun, importing = time.perf_counter(), jobs.importing
     if known := shared_mistakes.known(sweep, config):  # which the job that met it told
         return _value_of_job(state, sweep, [jobs.stand_in_record(state, known, config)])
-    jobs.tell_start(state, place)
+    _tell_held()
+    print(jobs.start_line(state, place), flush=True)
     if protocol.name != "none":
         records = jobs.run_protocol(state, config, protocol, study, sweep.name)
     elif study.together > 1 and launcher.endswith("BasicLauncher"):
@@ -179,6 +184,27 @@ def _carry_out(composed: DictConfig) -> float:
     _end_where_all_would_fail(sweep)
     jobs.tell_result(state, records, time.perf_counter() - begun - (jobs.importing - importing))
     return _value_of_job(state, sweep, records)
+
+
+def _tell_refused(sweep: Path, number: int, told: Sequence[str]) -> None:
+    """Tells that a job's words are refused, once a job begins; where none does, the end of the sweep tells it alone."""
+    lines = [told[0], f"{sweep_progress.place_of(sweep, number)}: {told[1]}"]
+    if not in_first_process():
+        print("\n".join(lines), flush=True)
+        return
+    active_session().held += lines
+    if active_session().begun:
+        _tell_held()
+
+
+def _tell_held() -> None:
+    """Prints what waited for a job to begin."""
+    if in_first_process():
+        session = active_session()
+        session.begun = True
+        for line in session.held:
+            print(line, flush=True)
+        session.held.clear()
 
 
 def _end_where_all_would_fail(sweep: Path) -> None:
@@ -225,16 +251,18 @@ def _refuse_words(arguments: Sequence[str]) -> None:
 
 
 def _refuse_nothing_to_run(options: Sequence[str], overrides: Sequence[str]) -> None:
-    """Refuses options alone, which would train what no one asked for. Raises UserError."""
+    """Refuses words that say only how to run, which would train what no one asked for. Raises UserError."""
     given = [option for option in map(hydra_option, options) if option is not None]
-    if overrides or any(option.shows for option in given):
+    of_runs = [word for word in overrides if not word.lstrip("+~").startswith(_SAY_HOW)]
+    if of_runs or any(option.shows for option in given):
         return
+    words = " ".join([*options, *overrides])
     if asks_for_sweep(options):
         raise UserError(
-            f"{options[0]}: expected what to run in every combination, such as peftbench -m method=linear,lora "
+            f"{words}: expected what to run in every combination, such as peftbench -m method=linear,lora "
             f"backbone=vit_nano data=digits seed='range(3)'."
         )
-    raise UserError(f"{' '.join(options)}: expected key=value too, such as method=lora backbone=vit_nano data=digits.")
+    raise UserError(f"{words}: expected key=value too, such as method=lora backbone=vit_nano data=digits.")
 
 
 def _refuse_together(word: str, value: str, arguments: Sequence[str]) -> None:
@@ -277,10 +305,12 @@ def _print_places(records: list[Record]) -> None:
 
 
 def _status(records: list[Record]) -> int:
-    """0 where all went well; refusals in a sweep are answers, unless there is nothing else."""
+    """0 where all went well; refusals in a sweep are answers, unless there is nothing else, and mistakes are none."""
     statuses = {r.status for r in records}
     if "failed" in statuses:
         return 1
     if "interrupted" in statuses:
         return 130
-    return 2 if statuses == {"refused"} else 0
+    if statuses == {"refused"}:
+        return 2
+    return 1 if any(r.stamps.get("mistake") for r in records) else 0

@@ -38,7 +38,7 @@ def _reply(task: str, answer: str) -> int:
         reply = {"record": dataclasses.asdict(record)}
         status = 0
     except UserError as mistake:
-        reply, status = {"error": str(mistake)}, 2
+        reply, status = {"error": str(mistake), "of": mistake.of, "begun": mistake.begun}, 2
     finally:
         Path(answer).write_text(json.dumps(reply), encoding="utf-8")
     return status

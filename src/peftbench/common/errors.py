@@ -10,9 +10,11 @@ class UserError(Exception):
 
     Attributes:
         of: `data` or `weights` where it is a mistake of what other runs may need too; else empty.
+        begun: whether it ended a run that had begun, whose record says `failed`.
     """
 
     of: str = ""
+    begun: bool = False
 
 
 class Refusal(UserError):

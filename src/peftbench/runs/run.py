@@ -152,7 +152,7 @@ def carry_out(
     """Adapts, trains and tests runs in one pass; each gets its delta and record."""
     for note in task_class(context.config.task).look_at(context.config, transform, data.roles):
         context.tell(f"data={context.config.data.name}: {note}")
-    with context.progress("reading images") as watch:
+    with mistakes_of("data"), context.progress("reading images") as watch:
         batches = _loaders(context, data, transform, watch)
     context.doing(f"preparing method={_name(context.config, 'method')}")
     start = Start(backbone, data.splits.train.frames)
@@ -163,7 +163,7 @@ def carry_out(
     model = models[0] if len(models) == 1 else JointModel(models)
     with model.padded_batches():
         taps = _keep_taps(context, model, batches, backbone.fingerprint)
-        with context.progress("reading images") as watch:
+        with mistakes_of("data"), context.progress("reading images") as watch:
             batches.load(watch)
         context.doing("beginning to train")
         outcomes = _train(runs, batches)

@@ -194,7 +194,9 @@ class SingleRun:
         except UserError as problem:
             record.status = "refused" if isinstance(problem, Refusal) else "failed"
             record.reason = self._with_checkpoint(problem)
-            raise type(problem)(record.reason) from None
+            mistake = type(problem)(record.reason)
+            mistake.of, mistake.begun = problem.of, record.status == "failed"
+            raise mistake from None
         except BrokenPipeError:
             record.status, record.reason = "interrupted", self._why_stopped(UNREAD)
             raise
