@@ -101,9 +101,10 @@ class MultiTask(nn.Module):
 
         Raises:
             UserError: an unknown task, one name that is in no list, what is no tensor, pixels from 0 to 255 in floating
-                numbers, or images of a shape or size that the backbone does not take.
+                numbers, floating images of another type than float32 or with NaN, or images of a shape or size that the
+                backbone does not take.
         """
-        self.inputs.check(images)
+        self.inputs.check(images, self.models[0].mean.dtype)
         if isinstance(tasks, str):
             raise UserError(f"tasks={tasks!r}: expected a list of names, such as [{tasks!r}].")
         names = list(self.tasks if tasks is None else tasks)
