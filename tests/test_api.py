@@ -52,9 +52,7 @@ def test_what_is_no_folder_of_a_run_is_refused(folder, told):
 
 
 def test_tasks_take_a_backbone_and_folders():
-    with pytest.raises(
-        peftbench.UserError, match="backbone is the text 'vit_nano'; expected what peftbench.build_back"
-    ):
+    with pytest.raises(peftbench.UserError, match=r"backbone is the text 'vit_nano'; expected what peftbench\.build"):
         peftbench.MultiTask("vit_nano", ["outputs/a"])
     with pytest.raises(peftbench.UserError, match="deltas is an int; expected a list of folders"):
         peftbench.MultiTask(None, 3)

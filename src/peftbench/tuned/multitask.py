@@ -110,7 +110,7 @@ class MultiTask(nn.Module):
                 numbers, floating images of another type than float32 or with NaN, or images of a shape or size that the
                 backbone does not take.
         """
-        self.inputs.check(images, self.models[0].mean.dtype)
+        self.inputs.check(images, next(iter(self.tasks.values())).mean.dtype)
         if isinstance(tasks, str):
             raise UserError(f"tasks={tasks!r}: expected a list of names, such as [{tasks!r}].")
         names = list(self.tasks if tasks is None else tasks)
