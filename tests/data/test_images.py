@@ -214,6 +214,9 @@ def test_a_transform_finds_the_home_of_a_path(tmp_path, monkeypatch, path):
         torch.testing.assert_close(transform(path("~/x.png")), transform(tmp_path / "x.png"))
         with pytest.raises(UserError, match=r"^~nobody-here/x\.png: there is no user 'nobody-here'"):
             transform(path("~nobody-here/x.png"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.png").rename("~x.png")
+    assert SQUARE(path("~x.png")).shape == (3, 16, 16)
 
 
 @pytest.mark.parametrize("shape", [(0, 5, 3), (5, 0, 3), (0, 0), (0,)])

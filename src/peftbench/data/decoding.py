@@ -27,12 +27,12 @@ UNNAMED = "this image"
 
 
 def at_home(image: Picture) -> Picture:
-    """A path that a user wrote, with `~` as the home; any other picture as it is.
+    """A path that a user wrote, with `~` as the home; any other picture, or a file that is called so, as it is.
 
     Raises:
         UserError: it names the home of a user who is not there.
     """
-    if isinstance(image, str | Path) and str(image).startswith("~"):
+    if isinstance(image, str | Path) and str(image).startswith("~") and not Path(image).exists():
         return with_home(str(image), str(image))
     return image
 
