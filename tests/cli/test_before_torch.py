@@ -57,6 +57,8 @@ def answers(finished, tmp_path_factory):
         ("export", f"run={run}", "format=peft", "merge=dense"): "merge=dense: format=peft holds the update apart",
         ("share", str(place)): f"run={place}: holds no result.json",
         ("plan", "method=lora", "method.rank=0"): "method.rank=0: expected at least 1.",
+        ("plan", "data=folder", "data.root=/nowhere"): "data.root=/nowhere: there is no folder /nowhere",
+        ("plan", "data=folder", f"data.root={place / 'one'}"): f"{place / 'one'}: holds no class folders",
         ("taps", "clear", "zzzz", f"taps.dir={place}"): "taps clear zzzz: no entry",
         ("data", "check", f"dir={place}"): f"{place}: holds no task of VTAB-1k",
         ("data", "prepare", "vtab/nothing"): "'vtab/nothing': is no task of VTAB-1k",

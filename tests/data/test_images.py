@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -17,8 +18,11 @@ from peftbench.common.errors import UserError
 from peftbench.data.base import Split
 from peftbench.data.decoding import decode_image
 from peftbench.data.images import Images, Indices, Transform
+from peftbench.tasks.detection.scenes import SceneTransform
 from support.datasets import noise, write
 
+SQUARE = Transform(16, "bicubic", (0.5,) * 3, (0.5,) * 3)
+SCENE = SceneTransform((16, 16), (16,), 16, "bilinear", (0.5,) * 3, (0.5,) * 3)
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
 
@@ -200,3 +204,25 @@ def test_a_split_of_nothing_but_damaged_images_is_refused(damaged):
 def test_a_file_that_went_away_is_named(tmp_path):
     with pytest.raises(UserError, match=r"gone\.png"):
         images(tmp_path / "gone.png")
+
+
+@pytest.mark.parametrize("path", [str, Path])
+def test_a_transform_finds_the_home_of_a_path(tmp_path, monkeypatch, path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    halves().save(tmp_path / "x.png")
+    for transform in (SQUARE, SCENE):
+        torch.testing.assert_close(transform(path("~/x.png")), transform(tmp_path / "x.png"))
+        with pytest.raises(UserError, match=r"^~nobody-here/x\.png: there is no user 'nobody-here'"):
+            transform(path("~nobody-here/x.png"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.png").rename("~x.png")
+    assert SQUARE(path("~x.png")).shape == (3, 16, 16)
+
+
+@pytest.mark.parametrize("shape", [(0, 5, 3), (5, 0, 3), (0, 0), (0,)])
+def test_pixels_that_are_none_are_refused(shape):
+    for transform in (SQUARE, SCENE):
+        with pytest.raises(UserError, match="hold no pixel; expected"):
+            transform(np.zeros(shape, np.uint8))
+        with pytest.raises(UserError, match=r"^this image: holds no pixel; it is 0 wide and 5 high"):
+            transform(Image.new("RGB", (0, 5)))

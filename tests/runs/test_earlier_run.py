@@ -9,7 +9,9 @@ import yaml
 
 import peftbench
 from peftbench import deltas
+from peftbench.results.labels import data_name
 from support import coco
+from support.finished_runs import finish, pictures
 from support.mistakes import refused
 
 PARTS = ("delta.safetensors", "result.json", "config.yaml")
@@ -153,3 +155,20 @@ def test_classes_that_the_data_call_otherwise_by_now(cli, tmp_path):
     assert json.loads(deltas.load_delta(folder / "delta.safetensors")[1]["classes"]) == ["apple", "horse", "yak"]
     (old,) = kept(folder)
     assert {name: (old / name).read_bytes() for name in PARTS} == before
+
+
+def test_the_same_images_in_a_folder_of_another_name_keep_the_name_of_the_run(tmp_path, capsys):
+    output, pets = tmp_path / "outputs", pictures(tmp_path / "pets", train=4, test=2)
+    first = finish(output, pets, "linear", "resnet_nano")
+    same = shutil.copytree(pets, tmp_path / "elsewhere" / "pets")
+    assert finish(output, same, "linear", "resnet_nano").was_there
+    assert capsys.readouterr().err == ""
+    cats = pets.rename(tmp_path / "cats")
+    again = finish(output, cats, "linear", "resnet_nano")
+    assert (again.id, again.was_there) == (first.id, True)
+    told = capsys.readouterr().err
+    assert told.startswith(f"{first.folder}: was carried out on the same images, which were called pets then")
+    assert told.endswith("force=true repeats the run as cats\n")
+    assert told.count("\n") == 1
+    assert data_name(again.config) == "pets"
+    assert data_name(finish(output, cats, "linear", "resnet_nano", "force=true").config) == "cats"

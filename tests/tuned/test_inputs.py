@@ -79,6 +79,35 @@ def test_normalised_images_and_blank_ones_pass_without_a_word(model):
     torch.testing.assert_close(same, right)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.complex64])
+def test_floating_images_of_another_type_are_refused_with_the_right_one(model, dtype):
+    images = torch.randn(2, 3, 32, 32).to(dtype)
+    kind = str(dtype).removeprefix("torch.")
+    with pytest.raises(peftbench.UserError, match=rf"are {kind}, .* in float32; give images\.to\(torch\.float32"):
+        model(images)
+
+
+def test_autocast_and_a_model_in_another_type_take_their_images(run):
+    tuned = peftbench.load(run)
+    images = tuned.model.normalize(PIXELS)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert tuned(images.bfloat16()).isfinite().all()
+        with pytest.raises(peftbench.UserError, match="are float64"):  # which autocast leaves alone
+            tuned(images.double())
+    expected = tuned(images)
+    torch.testing.assert_close(tuned.double()(images.double()).float(), expected)
+    with pytest.raises(peftbench.UserError, match="are float32, and the model computes in float64"):
+        tuned(images)
+
+
+@pytest.mark.parametrize(("value", "what"), [("nan", "NaN"), ("inf", "infinite"), ("-inf", "infinite")])
+def test_values_that_are_no_numbers_are_refused(model, value, what):
+    images = torch.randn(2, 3, 32, 32)
+    images[1, 2, 3, 4] = float(value)
+    with pytest.raises(peftbench.UserError, match=f"images: hold {what}"):
+        model(images)
+
+
 class Doubled(torch.nn.Module):
     """A program of the user's that looks at its images as a tuned model does."""
 

@@ -101,13 +101,8 @@ def _unknown(word: str) -> UserError:
     name, sign, value = word.partition("=")
     hint = nearest(name, [option.name for option in HYDRA_OPTIONS])
     if name.startswith("--"):
-        from peftbench.common.config_files import roots
-        from peftbench.config import SECTIONS, TOP
-        from peftbench.config.near_keys import known_keys, near_key
+        from peftbench.config.near_keys import undashed_key
 
-        key, shown = name[2:].replace("-", "_"), value if sign else "…"
-        if key.partition(".")[0] not in (*SECTIONS, *TOP):
-            key = "" if hint else near_key(key, known_keys([], roots())) or ""
-        if key:
-            return UserError(f"{word}: a run takes its keys without dashes; give {key}={shown}.")
+        if key := undashed_key(name, guess=not hint):
+            return UserError(f"{word}: a run takes its keys without dashes; give {key}={value if sign else '…'}.")
     return UserError(f"{name}: there is no such option{hint}; see peftbench --help.")

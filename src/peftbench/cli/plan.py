@@ -21,13 +21,16 @@ def print_plan(words: Words) -> int:
     """Prints what the run that the overrides describe would train. Raises UserError as the run would."""
     doing("reading the configuration")
     from peftbench.config.compose import compose
+    from peftbench.runs.data_sets import outline_data
 
     config = compose(*words.overrides, *_search_path(words["config_dir"]))
+    doing(f"reading the lists of data={config.choices.get('data') or config.data.name}")
+    outlined = outline_data(config)  # before torch, whose import takes seconds
     doing_import("torch")
     from peftbench.runs.dry_run import plan_run
 
     doing("building the model without weights")
-    planned = plan_run(config, words["probe"])
+    planned = plan_run(config, words["probe"], outlined)
     if words["json"]:
         print(json.dumps({**asdict(planned), "relative_time": planned.relative_time}, indent=1))
     else:

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from peftbench.common.config_files import roots
 from peftbench.common.errors import UserError
 from peftbench.config import Config, resolvers, validate
+from peftbench.config.given import refuse_no_words
 from peftbench.config.near_keys import known_keys, near_key_hint
 from peftbench.config.overrides import prepare
 from peftbench.config.own_hydra import own_hydra
@@ -28,8 +29,9 @@ def compose(*overrides: str) -> Config:
         config = peftbench.compose("method=lora", "backbone=vit_nano", "data=digits", "trainer.epochs=5")
 
     Raises:
-        UserError: an unknown choice or key, a wrong type, a combination that cannot work.
+        UserError: what is no word, an unknown choice or key, a wrong type, a combination that cannot work.
     """
+    refuse_no_words(overrides)
     with own_hydra():  # its parser is no more made for several threads than its state
         words = prepare(overrides)
         try:

@@ -38,6 +38,17 @@ def near_key(key: str, known: Iterable[str]) -> str | None:
     return _containing(last, ends)
 
 
+def undashed_key(option: str, guess: bool = True) -> str:
+    """The key that `--option` means: its own name, or where a guess may help the nearest; else an empty string."""
+    from peftbench.common.config_files import roots
+    from peftbench.config import SECTIONS, TOP
+
+    key = option.removeprefix("--").replace("-", "_")
+    if key.partition(".")[0] in (*SECTIONS, *TOP):
+        return key
+    return near_key(key, known_keys([], roots())) or "" if guess else ""
+
+
 def known_keys(words: Sequence[str], folders: Iterable[Path]) -> list[str]:
     """Every key of the config that the choices among the words give, and the groups; none where they give no config."""
     from hydra import compose

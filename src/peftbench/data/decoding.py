@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from peftbench.common.errors import UserError
+from peftbench.common.home import with_home
 from peftbench.data.media import DAMAGED, load_upright, open_image, read_clip
 from peftbench.data.pixel_values import Range, in_eight_bits
 
@@ -23,6 +24,17 @@ Picture = np.ndarray | str | Path | Image.Image
 
 UNNAMED = "this image"
 """What messages call an image that is no file."""
+
+
+def at_home(image: Picture) -> Picture:
+    """A path that a user wrote, with `~` as the home; any other picture, or a file that is called so, as it is.
+
+    Raises:
+        UserError: it names the home of a user who is not there.
+    """
+    if isinstance(image, str | Path) and str(image).startswith("~") and not Path(image).exists():
+        return with_home(str(image), str(image))
+    return image
 
 
 def decode_image(
@@ -52,6 +64,8 @@ def open_rgb(source: Picture, values: Range = "auto", annotated: tuple[int, int]
         OSError, ValueError: it cannot be read as one (`media.DAMAGED`).
     """
     if isinstance(source, np.ndarray):
+        if not source.size:
+            raise UserError(f"pixels of shape {list(source.shape)}: hold no pixel; expected (H, W) or (H, W, 3).")
         try:
             image = Image.fromarray(source)
         except TypeError:
@@ -60,6 +74,8 @@ def open_rgb(source: Picture, values: Range = "auto", annotated: tuple[int, int]
             ) from None
         return _as_seen(image, values, None, UNNAMED)
     if isinstance(source, Image.Image):
+        if not (source.width and source.height):
+            raise UserError(f"{UNNAMED}: holds no pixel; it is {source.width} wide and {source.height} high.")
         return _as_seen(source, values, annotated, UNNAMED)
     if not isinstance(source, str | Path):
         raise UserError(f"an image in a {type(source).__name__}: expected a file, a PIL image or pixels in NumPy.")

@@ -18,7 +18,7 @@ from peftbench.common.errors import Refusal, UserError
 from peftbench.common.progress import Watch
 from peftbench.common.seeds import mix
 from peftbench.data.base import Split
-from peftbench.data.decoding import Picture, decode_clip, decode_image
+from peftbench.data.decoding import Picture, at_home, decode_clip, decode_image
 from peftbench.data.media import DAMAGED
 from peftbench.data.pixel_values import Range
 
@@ -87,9 +87,10 @@ class Transform:
         """uint8 (3, size, size) of a file, a PIL image, or pixels (H, W) or (H, W, 3) in uint8; not yet normalised.
 
         Raises:
-            UserError: it cannot be read as an image.
+            UserError: it cannot be read as an image, or holds no pixel.
             Refusal: nothing says which of its values are black and white.
         """
+        image = at_home(image)
         try:
             return torch.from_numpy(decode_image(image, self.size, self.interpolation, self.range).copy())
         except DAMAGED as problem:

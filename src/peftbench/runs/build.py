@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from peftbench import backbones
 from peftbench.config import Config
+from peftbench.config.given import refuse_no_config
 from peftbench.data.images import Preparation
 from peftbench.runs import starting_backbone
 from peftbench.runs.data_sets import instantiate as instantiate
@@ -17,8 +18,9 @@ def build_backbone(spec: Config, tell: Callable[[str], None] = lambda text: None
     """The backbone that a run starts from: its weights (random ones drawn from the run's seed), pruned as it says.
 
     Raises:
-        UserError: as `starting_backbone.build`.
+        UserError: what is no config, and as `starting_backbone.build`.
     """
+    refuse_no_config("build_backbone", spec)
     return starting_backbone.build_starting_backbone(spec, instantiate(spec.method), tell)
 
 

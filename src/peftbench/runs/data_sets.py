@@ -6,12 +6,13 @@ import contextlib
 import dataclasses
 import importlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from peftbench.common.errors import UserError
 from peftbench.common.weights_file import existing_weights
 from peftbench.config import Config, task_schema
-from peftbench.data.base import DataSet, Splits
+from peftbench.data.base import DataMissing, DataSet, Splits
 from peftbench.data.copies import copies_not_looked_for
 
 
@@ -37,6 +38,33 @@ def load_splits(config: Config) -> Splits:
     with copies_not_looked_for(config.trainer.trial), mistakes_of("data"):
         dataset: DataSet = instantiate(config.data)
         return dataset.load()
+
+
+@dataclass(frozen=True)
+class Outlined:
+    """The splits of a data set, or what is known of them without their files, which a note says."""
+
+    splits: Splits
+    notes: tuple[str, ...] = ()
+
+
+def outline_data(config: Config) -> Outlined:
+    """A run's data set as far as a plan needs it: without its files, where it is known what they hold.
+
+    Raises:
+        UserError: as `DataSet.load`.
+    """
+    dataset: DataSet = instantiate(config.data)
+    try:
+        return Outlined(dataset.load())
+    except DataMissing:
+        splits = dataset.outline()
+        if splits is None:
+            raise
+    roles = zip(("train on", "validate", "test"), splits.roles(config.data.stage), strict=True)
+    sizes = ", ".join(f"{len(split):,} images to {what}" for what, split in roles if split is not None)
+    known = f"planned for its {len(splits.classes)} classes and {sizes}"
+    return Outlined(splits, (f"data={config.data.name}: its images are not there; {known}",))
 
 
 def refuse_missing_weights(config: Config) -> None:

@@ -16,12 +16,13 @@ from peftbench.backbones.layers import layers
 from peftbench.common.precisions import HALF
 from peftbench.config import Config
 from peftbench.costs.simulated import Step, simulate_flops, simulate_step
-from peftbench.data.base import DataMissing, DataSet, Splits
+from peftbench.data.base import Splits
 from peftbench.methods.base import Method, Plan, unfreeze
 from peftbench.models.model import Model
 from peftbench.runs import starting_backbone
 from peftbench.runs.build import instantiate
 from peftbench.runs.compatibility import refuse_incompatible
+from peftbench.runs.data_sets import Outlined, outline_data
 from peftbench.runs.planned_taps import PlannedTaps, plan_taps
 from peftbench.runs.probe import Probe, probe_run
 from peftbench.tasks.base import task_class
@@ -71,18 +72,19 @@ class Planned:
         return None if self.step is None else self.step.flops / self.full
 
 
-def plan_run(config: Config, probe: bool = False) -> Planned:
+def plan_run(config: Config, probe: bool = False, outlined: Outlined | None = None) -> Planned:
     """What `peftbench.run(config)` would do. Nothing is trained, no weights and no images are read.
 
-    With `probe` the model is built with its weights, and a few steps on noise are timed.
+    With `probe` the model is built with its weights, and a few steps on noise are timed. `outlined` is the run's data
+    set where it has been looked at already.
 
     Raises:
         UserError: what the run would say of this config; a method that decides by looking at data what it trains.
     """
     method: Method = instantiate(config.method)
     backbone = refuse_incompatible(config, method)
-    notes: list[str] = []
-    splits = _splits(config, notes)
+    outlined = outlined or outline_data(config)
+    splits, notes = outlined.splits, list(outlined.notes)
     before = copy.deepcopy(backbone)  # a copy of shapes takes a quarter of the time that building takes
     model, skipped = _model(config, method, splits, backbone)
     rows = _rows(config, method, model, skipped, before)
@@ -128,23 +130,6 @@ def plan_run(config: Config, probe: bool = False) -> Planned:
                 f"this machine"
             )
     return Planned(tuple(rows), parameters, taken, full, tuple(notes), weights, taps, probed)
-
-
-def _splits(config: Config, notes: list[str]) -> Splits:
-    """The run's splits; of a data set whose files are missing, what is known of them, which a note says."""
-    dataset: DataSet = instantiate(config.data)
-    try:
-        return dataset.load()
-    except DataMissing:
-        splits = dataset.outline()
-        if splits is None:
-            raise
-    roles = zip(("train on", "validate", "test"), splits.roles(config.data.stage), strict=True)
-    sizes = ", ".join(f"{len(split):,} images to {what}" for what, split in roles if split is not None)
-    notes.append(
-        f"data={config.data.name}: its images are not there; planned for its {len(splits.classes)} classes and {sizes}"
-    )
-    return splits
 
 
 def _bytes(model: Model) -> int:

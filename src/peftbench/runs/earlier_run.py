@@ -13,6 +13,7 @@ from peftbench import config, deltas
 from peftbench.common.amounts import agreeing
 from peftbench.common.errors import Refusal, UserError
 from peftbench.results import Record, read_record
+from peftbench.results.labels import data_name
 from peftbench.results.record import FILE as RECORD
 from peftbench.runs.context import Context
 from peftbench.runs.folder import CONFIG, set_aside, write_config
@@ -80,6 +81,12 @@ def finished_before(
             f"{folder}: {len(changed)} of {len(old_classes)} classes "
             f"{agreeing(len(changed), 'has another name', 'have other names')} in the data by now, such as "
             f"{changed[0][1]!r} instead of {changed[0][0]!r}; delta and record have them now{began}"
+        )
+    old_name, new_name = data_name(record.config), data_name(context.config.to_dict())
+    if old_name != new_name and context.first:
+        _say(
+            f"{folder}: was carried out on the same images, which were called {old_name} then, and tables still call "
+            f"them so; force=true repeats the run as {new_name}"
         )
     return record
 

@@ -14,6 +14,7 @@ from peftbench.common.errors import UserError
 from peftbench.common.progress import Watch
 from peftbench.common.stopping import endings_as_interrupts
 from peftbench.config import Config
+from peftbench.config.given import refuse_no_config
 from peftbench.data import ood
 from peftbench.data.base import Split, Splits, split_hash
 from peftbench.data.copies import copies_not_looked_for
@@ -44,6 +45,7 @@ def run(config: Config, group: str | None = None, retry: bool = True) -> Record:
     Raises:
         UserError: see the message; where the run had begun, its record says `failed` or `refused` with the reason.
     """
+    refuse_no_config("run", config)
     return run_jointly([config], group, retry)[0]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -41,14 +42,22 @@ class InputCheck:
         self.noted = False
         self.seen_elsewhere = False
 
-    def check(self, images: Any) -> None:
-        """Raises UserError where these are no images for the model; notes once what is likely to be none."""
+    def check(self, images: Any, computes_in: torch.dtype = torch.float32) -> None:
+        """Raises UserError where these are no images for the model; notes once what is likely to be none.
+
+        `computes_in` is the type of the model's own tensors: floating images must be in it, except under autocast.
+        """
         if torch.compiler.is_compiling() or torch.jit.is_tracing() or isinstance(images, torch.fx.Proxy):
             return
         if not isinstance(images, Tensor):
             raise self._no_tensor(images)
         if images.dtype != torch.uint8 and not self._is_hidden(images):
             self._check_values(images)
+        if (images.is_floating_point() or images.is_complex()) and not _fits(images, computes_in):
+            raise UserError(
+                f"images: are {_named(images.dtype)}, and the model computes in {_named(computes_in)}; give "
+                f"images.to(torch.{_named(computes_in)}), or what {self.transform} makes, in uint8."
+            )
 
     def _is_hidden(self, images: Tensor) -> bool:
         """Whether the values cannot be read, or reading them would cost more than it is worth."""
@@ -61,8 +70,14 @@ class InputCheck:
     def _check_values(self, images: Tensor) -> None:
         try:
             low, high = (value.item() for value in images.detach().aminmax())
-        except (RuntimeError, NotImplementedError):  # under torch.func, or in a type that has no order
+        except (RuntimeError, NotImplementedError, TypeError):  # under torch.func, or in a type that has no order
             return
+        if not (math.isfinite(low) and math.isfinite(high)):
+            what = "NaN" if math.isnan(low) else "infinite values"
+            raise UserError(
+                f"images: hold {what}, and predictions for them mean nothing; give finite {_named(images.dtype)}, or "
+                f"what {self.transform} makes, in uint8."
+            )
         self.seen_elsewhere = self.seen_elsewhere or (images.device.type != "cpu" and low != high)
         if images.dtype == torch.bool or not images.is_floating_point():
             if images.dtype == torch.bool or low < 0 or high > 255:
@@ -86,6 +101,14 @@ class InputCheck:
         what, example = _described(images)
         call = self.call.format(example)
         return UserError(f"images: {what}; the model takes a tensor, as {self.transform} makes it: write {call}.")
+
+
+def _fits(images: Tensor, computes_in: torch.dtype) -> bool:
+    """Whether a model takes floating images of their type; autocast converts all but double ones."""
+    if images.dtype == computes_in:
+        return True
+    converts = images.dtype in (torch.float16, torch.bfloat16, torch.float32)
+    return converts and torch.is_autocast_enabled(images.device.type)
 
 
 def _named(dtype: torch.dtype) -> str:

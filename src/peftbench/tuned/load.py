@@ -87,9 +87,10 @@ class Tuned(nn.Module):
         hardly normalised (`tuned.inputs` says when values are looked at).
 
         Raises:
-            UserError: these are no tensor, or pixels from 0 to 255 in floating numbers.
+            UserError: these are no tensor, pixels from 0 to 255 in floating numbers, floating images of another type
+                than the model's (float32), or with NaN.
         """
-        self.inputs.check(images)
+        self.inputs.check(images, self.model.mean.dtype)
         return self.model(images)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from peftbench.backbones import Backbone
 from peftbench.common.digests import digests
 from peftbench.common.errors import Refusal, UserError, nearest
+from peftbench.config.given import described
 from peftbench.data.images import Transform
 from peftbench.deltas import FILE, drop_cached_values, size_of
 from peftbench.methods.base import Side
@@ -61,6 +62,11 @@ class MultiTask(nn.Module):
         config_dir: str | Path | None = None,
     ) -> None:
         super().__init__()
+        if backbone is not None and not isinstance(backbone, Backbone):
+            raise UserError(
+                f"MultiTask: backbone is {described(backbone)}; expected what peftbench.build_backbone(config) makes, "
+                f"or None for that of the first run."
+            )
         self.runs = _opened(deltas, config_dir)
         for name, run in self.runs.items():
             if not task_class(run.config.task).predicts_tensor:
@@ -101,9 +107,10 @@ class MultiTask(nn.Module):
 
         Raises:
             UserError: an unknown task, one name that is in no list, what is no tensor, pixels from 0 to 255 in floating
-                numbers, or images of a shape or size that the backbone does not take.
+                numbers, floating images of another type than float32 or with NaN, or images of a shape or size that the
+                backbone does not take.
         """
-        self.inputs.check(images)
+        self.inputs.check(images, next(iter(self.tasks.values())).mean.dtype)
         if isinstance(tasks, str):
             raise UserError(f"tasks={tasks!r}: expected a list of names, such as [{tasks!r}].")
         names = list(self.tasks if tasks is None else tasks)
@@ -160,6 +167,10 @@ class MultiTask(nn.Module):
 def _opened(
     folders: Mapping[str, str | Path] | Sequence[str | Path], config_dir: str | Path | None
 ) -> dict[str, FinishedRun]:
+    if folders is not None and not isinstance(folders, str | Path | Mapping | Sequence):
+        raise UserError(
+            f"MultiTask: deltas is {described(folders)}; expected a list of folders, or a mapping of names to them."
+        )
     if isinstance(folders, str | Path):
         raise UserError(
             f"MultiTask: deltas={str(folders)!r}: expected a list of folders, or a mapping of names to them."

@@ -7,6 +7,7 @@ from pathlib import Path
 from peftbench import config
 from peftbench.common.errors import UserError
 from peftbench.config import Config
+from peftbench.config.given import described
 from peftbench.results import Record, read_record
 from peftbench.results.record import FILE as RECORD
 
@@ -31,6 +32,10 @@ def read_finished(folder: str | Path, config_dir: str | Path | None = None) -> t
         UserError: there is no run, it is not complete, or its record or config is missing, damaged or of another
             version.
     """
+    if not isinstance(folder, str | Path):
+        raise UserError(
+            f"run: is the folder of a run, such as 'outputs/<run id>', and what was given is {described(folder)}."
+        )
     folder = Path(folder).expanduser()
     own = [] if config_dir is None else [Path(config_dir).expanduser()]
     if own and not own[0].is_dir():

@@ -19,7 +19,7 @@ from torchvision.transforms.v2 import functional
 from peftbench.common.errors import UserError
 from peftbench.data.base import Split
 from peftbench.data.boxes import BoxSplit, Objects
-from peftbench.data.decoding import FILTERS, Picture, open_rgb
+from peftbench.data.decoding import FILTERS, Picture, at_home, open_rgb
 from peftbench.data.images import Batch, Images, Indices
 from peftbench.data.media import DAMAGED
 from peftbench.data.pixel_values import Range
@@ -90,6 +90,7 @@ class SceneTransform:
         Raises:
             UserError: it cannot be read as an image.
         """
+        image = at_home(image)
         try:
             whole = open_rgb(image, self.range)
             original = (whole.height, whole.width)
