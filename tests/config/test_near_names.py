@@ -50,7 +50,7 @@ SUGGESTED = {
     "learning_rate": "optimizer.lr",
     "optimizer.learning_rate": "optimizer.lr",
     "lr0": "optimizer.lr",
-    "head_lr": "optimizer.lr",
+    "head_lr": "optimizer.head_lr",
     "wd": "optimizer.weight_decay",
     "warmup_steps": "optimizer.warmup",
     "lr_scheduler": "optimizer.schedule",
