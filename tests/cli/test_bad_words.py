@@ -65,3 +65,27 @@ def test_a_value_that_needs_quotes_is_told_so(cli, tmp_path, word):
 def test_an_interpolation_of_a_key_that_does_not_exist_is_told(cli, tmp_path):
     refused(cli("data=folder", "data.root=${nothing}"), "nothing")
     assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("word", ["=3", "+=3", "++=3", "@=3", "~=3", "~", "=method"])
+@pytest.mark.parametrize("verb", [[], ["plan"], ["-m"]])
+def test_a_word_without_a_key_is_refused(cli, tmp_path, verb, word):
+    refused(cli(*verb, word), f"'{word}': names no key; expected key=value")
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("word", ["hydra/launcher=3", "method@x=3", "+method@x=true", "~hydra/launcher=3"])
+def test_a_number_in_the_place_of_a_name_is_refused(cli, word):
+    refused(cli("data=digits", word), f"{word}: expected the name of a ")
+
+
+@pytest.mark.parametrize("word", ["~method", "~method=linear", "~optimizer", "method=null"])
+def test_a_section_that_is_taken_away_is_refused_by_its_name(cli, tmp_path, word):
+    group = word.strip("~").partition("=")[0]
+    refused(
+        cli("data=digits", word),
+        f"{word}: a run needs a",
+        f" {group}; there are ",
+        "linear" if group == "method" else "sgd",
+    )
+    assert files(tmp_path) == []
