@@ -63,7 +63,7 @@ def test_a_value_that_needs_quotes_is_told_so(cli, tmp_path, word):
 
 
 def test_an_interpolation_of_a_key_that_does_not_exist_is_told(cli, tmp_path):
-    refused(cli("data=folder", "data.root=${nothing}"), "nothing")
+    refused(cli("data=folder", "data.root=${nothing}"), "data.root: refers by ${…} to the key 'nothing', which")
     assert files(tmp_path) == []
 
 
@@ -89,3 +89,11 @@ def test_a_section_that_is_taken_away_is_refused_by_its_name(cli, tmp_path, word
         "linear" if group == "method" else "sgd",
     )
     assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("below", ["", "/runs"])
+def test_a_file_in_the_place_of_the_folder_of_runs_is_told(cli, tiny, tmp_path, below):
+    file = tmp_path / "runs.txt"
+    file.write_text("mine")
+    refused(cli(*tiny, f"output_dir={file}{below}"), f"output_dir: {file}", "cannot be written: it is a file")
+    assert file.read_text() == "mine"

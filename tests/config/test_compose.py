@@ -176,7 +176,10 @@ def test_a_method_from_outside_is_composed_checked_and_run(cli, monkeypatch, tmp
         status, planned, told = cli("plan", *words)
         assert (status, told) == (0, "")
         assert "parameters of the method" in planned
-        assert cli(*words, "method.kind=3")[::2] == (2, "peftbench: method.kind=3: expected a valid string.\n")
+        of_number = (
+            "method.kind=3: expected a valid string; it is read as a number; for text write \"method.kind='3'\"."
+        )
+        assert cli(*words, "method.kind=3")[::2] == (2, f"peftbench: {of_number}\n")
     finally:
         sys.modules.pop("mymethods", None)
 

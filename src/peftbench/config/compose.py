@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from peftbench.common.config_files import roots
 from peftbench.common.errors import UserError
 from peftbench.config import Config, resolvers, validate
+from peftbench.config.choice_keys import lacking_choice
 from peftbench.config.near_keys import known_keys, near_key_hint
 from peftbench.config.overrides import prepare
 from peftbench.config.own_hydra import own_hydra
@@ -69,7 +70,8 @@ def explained(problem: Exception, words: Sequence[str]) -> UserError:
         key = unknown_key[1]
         if isinstance(cause, OmegaConfBaseException) and cause.full_key:
             key = str(cause.full_key)
-        hint = near_key_hint(key, known_keys(words, roots(words)))
+        folders = roots(words)
+        hint = lacking_choice(key, words, folders) or near_key_hint(key, known_keys(words, folders))
         return UserError(f"{key}: there is no such key{hint}; see peftbench --cfg job.")
     if "Could not find" in text:
         first_line = text.replace("In 'train': ", "").splitlines()[0]
@@ -85,7 +87,10 @@ def explained(problem: Exception, words: Sequence[str]) -> UserError:
             f"{key}: several values make a sweep; start it with peftbench -m, or quote one value that has commas: "
             f"\"{key}='a,b'\"."
         )
-    first_lines = [(text or type(problem).__name__).splitlines()[0]]
+    place = f"{problem.full_key}: " if isinstance(problem, OmegaConfBaseException) and problem.full_key else ""
+    if place and (absent := re.match(r"Interpolation key '([^']+)' not found", text)):
+        return UserError(f"{place}refers by ${{…}} to the key '{absent[1]}', which is not there.")
+    first_lines = [place + (text or type(problem).__name__).splitlines()[0]]
     if cause:
         first_lines.append(str(cause).splitlines()[0])
     return UserError(" ".join(first_lines).rstrip(".") + ".")
