@@ -97,3 +97,22 @@ def test_a_file_in_the_place_of_the_folder_of_runs_is_told(cli, tiny, tmp_path, 
     file.write_text("mine")
     refused(cli(*tiny, f"output_dir={file}{below}"), f"output_dir: {file}", "cannot be written: it is a file")
     assert file.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--cfg", "jbo"], "--cfg jbo: expected job, hydra or all (did you mean 'job'?)."),
+        (["-c=jbo"], "-c jbo: expected job, hydra or all (did you mean 'job'?)."),
+        (["--info", "method=linear"], "--info method=linear: expected all, config, "),
+        (["method=linear", "--cfg"], "--cfg: needs a value; see peftbench --help."),
+        (["-m", "method=linear", "hydra.sweeper.trials=3"], "hydra.sweeper.trials: there is no such key; see"),
+        (["predict", "outputs/RUN", "photos"], "takes no such word; give run=outputs/RUN images=photos; see"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_word_that_is_almost_right_is_told_in_one_sentence(capsys, monkeypatch, tmp_path, words, sentence):
+    monkeypatch.chdir(tmp_path)
+    status = main(words)
+    refused((status, *capsys.readouterr()), sentence)
+    assert files(tmp_path) == []

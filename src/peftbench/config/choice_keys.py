@@ -1,4 +1,4 @@
-"""Keys that only some choices of a group have: which chosen one lacks such a key, and which ones have it."""
+"""Keys beside the choice that they were given to: it has none of that name, or holds another folder by its name."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from pathlib import Path
 import yaml
 
 from peftbench.common.config_files import CONFIGS, names
+from peftbench.common.notes import note
+from peftbench.config.schema import Config
 
 _CHOSEN_BY_OTHERS = ("task", "optimizer", "pruning")  # by the data set or the method, where no word chooses them
+_SHIPPED = "package:"
 _OF_OWN_IMAGES = ("root", "labels", "group")
 
 
@@ -36,6 +39,22 @@ def lacking_choice(key: str, words: Sequence[str], folders: Sequence[Path]) -> s
     return f"; {group}={lacking[0]} has no {name}, which {', '.join(having)} {'has' if len(having) == 1 else 'have'}"
 
 
+def note_of_own_images(config: Config) -> None:
+    """Tells that a data set which peftbench ships is read from a folder of the user's, by rules made for the former."""
+    choice, root = config.choices.get("data", ""), config.data.options.get("root")
+    choices = names("data", [CONFIGS])
+    if not isinstance(root, str) or root.startswith(_SHIPPED) or choice not in choices:
+        return
+    if str(_section(choices[choice], "data").get("root")).startswith(_SHIPPED):
+        of_user = _choice_for_own_images(choice, choices)
+        validated = config.data.options.get("val_fraction")
+        none = "" if validated else ", and nothing is held out to validate on (data.val_fraction=0)"
+        note(
+            f"data={choice} data.root={root}: tables call these images '{choice}'{none}; for your own images: "
+            f"data={of_user} data.root={root}"
+        )
+
+
 def _chosen(group: str, words: Sequence[str]) -> list[str]:
     """The choices of a group that the words make, or the one of train.yaml."""
     given = [value for key, _, value in (word.partition("=") for word in words) if key == group]
@@ -43,7 +62,8 @@ def _chosen(group: str, words: Sequence[str]) -> list[str]:
         return [choice.strip(" '\"") for choice in given[-1].split(",")]
     if group in _CHOSEN_BY_OTHERS or any(word.startswith("experiment=") for word in words):
         return []
-    defaults = _mapping(CONFIGS / "train.yaml").get("defaults", [])
+    defaults = _mapping(CONFIGS / "train.yaml")["defaults"]
+    assert isinstance(defaults, list)
     return [str(entry[group]) for entry in defaults if isinstance(entry, Mapping) and group in entry]
 
 

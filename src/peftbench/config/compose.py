@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from peftbench.common.config_files import roots
 from peftbench.common.errors import UserError
 from peftbench.config import Config, resolvers, validate
-from peftbench.config.choice_keys import lacking_choice
+from peftbench.config.choice_keys import lacking_choice, note_of_own_images
 from peftbench.config.near_keys import known_keys, near_key_hint
 from peftbench.config.overrides import prepare
 from peftbench.config.own_hydra import own_hydra
@@ -53,7 +53,9 @@ def checked(composed: DictConfig, chosen: Mapping[str, Any]) -> Config:
     values = OmegaConf.to_container(composed, resolve=True)
     assert isinstance(values, dict)
     groups = {k: str(v) for k, v in chosen.items() if k in values and v is not None}
-    return validate({str(k): v for k, v in values.items()}, groups)
+    config = validate({str(k): v for k, v in values.items()}, groups)
+    note_of_own_images(config)
+    return config
 
 
 _UNREADABLE = r"LexerNoViableAltException|mismatched input|extraneous input|token recognition|no viable"
