@@ -204,8 +204,8 @@ class Folder(DataSet):
         count = int(once.sum())
         return (
             f"{where}: {plural(count, kind)} {agreeing(count)} too few to be split: of {key}={fraction:g} a class "
-            f"gives {_CUT[role]} {kind}s from {least} {kind}s on, and the largest has {largest}; expected more {kind}s, or "
-            f"{place}."
+            f"gives {_CUT[role]} {kind}s from {least} {kind}s on, and the largest has {largest}; expected more "
+            f"{kind}s, or {place}."
         )
 
     def _cut(
