@@ -65,5 +65,56 @@ def test_a_value_that_needs_quotes_is_told_so(cli, tmp_path, word):
 
 
 def test_an_interpolation_of_a_key_that_does_not_exist_is_told(cli, tmp_path):
-    refused(cli("data=folder", "data.root=${nothing}"), "nothing")
+    refused(cli("data=folder", "data.root=${nothing}"), "data.root: refers by ${…} to the key 'nothing', which")
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("word", ["=3", "+=3", "++=3", "@=3", "~=3", "~", "=method"])
+@pytest.mark.parametrize("verb", [[], ["plan"], ["-m"]])
+def test_a_word_without_a_key_is_refused(cli, tmp_path, verb, word):
+    refused(cli(*verb, word), f"'{word}': names no key; expected key=value")
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("word", ["hydra/launcher=3", "method@x=3", "+method@x=true", "~hydra/launcher=3"])
+def test_a_number_in_the_place_of_a_name_is_refused(cli, word):
+    refused(cli("data=digits", word), f"{word}: expected the name of a ")
+
+
+@pytest.mark.parametrize("word", ["~method", "~method=linear", "~optimizer", "method=null"])
+def test_a_section_that_is_taken_away_is_refused_by_its_name(cli, tmp_path, word):
+    group = word.strip("~").partition("=")[0]
+    refused(
+        cli("data=digits", word),
+        f"{word}: a run needs a",
+        f" {group}; there are ",
+        "linear" if group == "method" else "sgd",
+    )
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("below", ["", "/runs"])
+def test_a_file_in_the_place_of_the_folder_of_runs_is_told(cli, tiny, tmp_path, below):
+    file = tmp_path / "runs.txt"
+    file.write_text("mine")
+    refused(cli(*tiny, f"output_dir={file}{below}"), f"output_dir: {file}", "cannot be written: it is a file")
+    assert file.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--cfg", "jbo"], "--cfg jbo: expected job, hydra or all (did you mean 'job'?)."),
+        (["-c=jbo"], "-c jbo: expected job, hydra or all (did you mean 'job'?)."),
+        (["--info", "method=linear"], "--info method=linear: expected all, config, "),
+        (["method=linear", "--cfg"], "--cfg: needs a value; see peftbench --help."),
+        (["-m", "method=linear", "hydra.sweeper.trials=3"], "hydra.sweeper.trials: there is no such key; see"),
+        (["predict", "outputs/RUN", "photos"], "takes no such word; give run=outputs/RUN images=photos; see"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_word_that_is_almost_right_is_told_in_one_sentence(capsys, monkeypatch, tmp_path, words, sentence):
+    monkeypatch.chdir(tmp_path)
+    status = main(words)
+    refused((status, *capsys.readouterr()), sentence)
     assert files(tmp_path) == []

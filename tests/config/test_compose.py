@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 import peftbench
 from peftbench.common.config_files import names
+from peftbench.common.notes import Note
 from peftbench.common.vtab_tasks import ALIASES, GROUPS
 from peftbench.config import CONFIGS, Config
 from peftbench.config.overrides import prepare
@@ -176,7 +178,10 @@ def test_a_method_from_outside_is_composed_checked_and_run(cli, monkeypatch, tmp
         status, planned, told = cli("plan", *words)
         assert (status, told) == (0, "")
         assert "parameters of the method" in planned
-        assert cli(*words, "method.kind=3")[::2] == (2, "peftbench: method.kind=3: expected a valid string.\n")
+        of_number = (
+            "method.kind=3: expected a valid string; it is read as a number; for text write \"method.kind='3'\"."
+        )
+        assert cli(*words, "method.kind=3")[::2] == (2, f"peftbench: {of_number}\n")
     finally:
         sys.modules.pop("mymethods", None)
 
@@ -208,3 +213,15 @@ def test_a_hydra_application_may_compose_while_it_runs(tmp_path):
         assert version.getbase() == base
         assert hydra_compose("app").mine == 3
     assert not GlobalHydra.instance().is_initialized()
+
+
+@pytest.mark.parametrize("words", [["data=photos"], []])
+def test_own_images_under_the_name_of_the_shipped_ones_are_noted(words):
+    with pytest.warns(Note, match=r"for your own images: data=folder data.root=/mine$") as told:
+        peftbench.compose(*words, "data.root=/mine")
+    assert "nothing is held out to validate on" in str(told[0].message)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        peftbench.compose(*words)
+        peftbench.compose("data=folder", "data.root=/mine")
+        peftbench.compose("data=vtab/cifar", "data.root=/mine")

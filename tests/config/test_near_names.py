@@ -169,6 +169,19 @@ def test_the_choice_that_is_meant_comes_first(wrong):
         (["plan", "lr=3"], "lr: there is no such key (did you mean 'optimizer.lr'?)"),
         (["-m", "method=lora,full", "rank=1,2"], "rank: there is no such key (did you mean 'method.rank'?)"),
         (["method=linear", "rank=3"], "rank: there is no such key; see"),
+        (
+            ["-m", "method=linear,losa", "method.rank=3"],
+            "method.rank: there is no such key; method=linear has no rank, wh",
+        ),
+        (
+            ["data.frames=3"],
+            "data.frames: there is no such key; data=photos has no frames, which video_folder has; see",
+        ),
+        (
+            ["data=digits", "data.root=/there"],
+            "data=digits has no root; for your own images: data=folder data.root=/there;",
+        ),
+        (["data=digits_det", "data.root=/there"], "for your own images: data=coco_folder data.root=/there;"),
         (["optimizer.learning_rate=1"], "optimizer.learning_rate: there is no such key (did you mean 'optimizer.lr'?)"),
         (["+optimizer.learning_rate=1"], "(did you mean 'optimizer.lr'?)"),
         (["+epochs=3"], "epochs: there is no such key (did you mean 'trainer.epochs'?)"),

@@ -150,3 +150,12 @@ def test_a_table_of_too_few_rows_is_named(tmp_path):
     splits = Folder(str(root), labels=f"{tmp_path}/labels.csv").load()
     with pytest.raises(UserError, match=r"labels.csv: 2 images are too few to be split: .* or rows of split test\.$"):
         splits.roles("fit")
+
+
+def test_one_image_is_told_in_the_singular(cli, tiny, tmp_path):
+    root = pictures(tmp_path / "photos", {"a": 1, "b": 1})
+    (first,), (second,) = ([*(root / name).iterdir()] for name in "ab")
+    second.write_bytes(first.read_bytes())
+    status, _, told = cli(*tiny, "method=linear", "data=folder", f"data.root={root}")
+    assert status == 2
+    assert "1 image is too few to be split" in told

@@ -79,6 +79,8 @@ def separate(words: Sequence[str]) -> tuple[list[str], list[str]]:
     modes: dict[str, list[str]] = {}
     for position, word in enumerate(words):
         if is_value(words, position):
+            if not word.startswith("-"):  # after a bare --info
+                _refuse_value(words[position - 1], word)
             of_folder = words[position - 1] in _FOLDER_OPTIONS
             options.append(with_home(word, f"{words[position - 1]} {word}") if of_folder else word)
         elif word.startswith("-"):
@@ -88,6 +90,10 @@ def separate(words: Sequence[str]) -> tuple[list[str], list[str]]:
             if option.is_mode:
                 modes.setdefault(option.name, []).append(word.partition("=")[0])
             name, sign, value = word.partition("=")
+            if sign:
+                _refuse_value(name, value)
+            elif option.takes_value and position + 1 == len(words) and option.name != "--info":  # which shows all then
+                raise UserError(f"{word}: needs a value; see peftbench --help.")
             options.append(f"{name}={with_home(value, word)}" if sign and name in _FOLDER_OPTIONS else word)
         else:
             overrides.append(word)
@@ -95,6 +101,13 @@ def separate(words: Sequence[str]) -> tuple[list[str], list[str]]:
         asked = " ".join(word for same in modes.values() for word in same)
         raise UserError(f"{asked}: each asks for something else; give one of them.")
     return options, overrides
+
+
+def _refuse_value(name: str, value: str) -> None:
+    """Refuses what an option cannot be, in a sentence and not in argparse's lines. Raises UserError."""
+    values = _BY_WORD[name].values
+    if values and value not in values:
+        raise UserError(f"{name} {value}: expected {', '.join(values[:-1])} or {values[-1]}{nearest(value, values)}.")
 
 
 def _unknown(word: str) -> UserError:

@@ -131,6 +131,10 @@ def _by_place(command: Command, plain: list[str], named: dict[str, str]) -> dict
     if rest:
         if nearest(rest[0], [argument.name for argument in command.shown_arguments()], OPTIONS):
             raise _unknown(command, rest[0])
+        lacking = [a.name for a in command.all_arguments() if a.needed and not a.place and a.name not in named]
+        if lacking and len(rest) <= len(lacking):
+            meant = " ".join(f"{name}={word}" for name, word in zip(lacking, rest, strict=False))
+            raise command.refusal(rest[0], f"takes no such word; give {meant}")
         raise command.refusal(rest[0], "takes no such word")
     return values
 

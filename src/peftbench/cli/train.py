@@ -108,7 +108,10 @@ def _run_hydra(session: Session) -> str:
         except UserError:
             raise
         except OSError as problem:
-            raise UserError(f"{problem.filename or 'output_dir'}: cannot be written ({problem.strerror}).") from None
+            place = problem.filename
+            if isinstance(problem, FileExistsError | NotADirectoryError) and place and not Path(place).is_dir():
+                raise UserError(f"output_dir: {place} cannot be written: it is a file; give a folder.") from None
+            raise UserError(f"{place or 'output_dir'}: cannot be written ({problem.strerror}).") from None
         except Exception:  # a launcher's: a worker that died, a job that a cluster lost
             if session.sweep_folder is None:
                 raise

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from peftbench.common.config_files import roots
 from peftbench.common.errors import UserError
 from peftbench.config import Config, resolvers, validate
+from peftbench.config.choice_keys import lacking_choice, note_of_own_images
 from peftbench.config.given import refuse_no_words
 from peftbench.config.near_keys import known_keys, near_key_hint
 from peftbench.config.overrides import prepare
@@ -54,7 +55,9 @@ def checked(composed: DictConfig, chosen: Mapping[str, Any]) -> Config:
     values = OmegaConf.to_container(composed, resolve=True)
     assert isinstance(values, dict)
     groups = {k: str(v) for k, v in chosen.items() if k in values and v is not None}
-    return validate({str(k): v for k, v in values.items()}, groups)
+    config = validate({str(k): v for k, v in values.items()}, groups)
+    note_of_own_images(config)
+    return config
 
 
 _UNREADABLE = r"LexerNoViableAltException|mismatched input|extraneous input|token recognition|no viable"
@@ -71,7 +74,8 @@ def explained(problem: Exception, words: Sequence[str]) -> UserError:
         key = unknown_key[1]
         if isinstance(cause, OmegaConfBaseException) and cause.full_key:
             key = str(cause.full_key)
-        hint = near_key_hint(key, known_keys(words, roots(words)))
+        folders = roots(words)
+        hint = lacking_choice(key, words, folders) or near_key_hint(key, known_keys(words, folders))
         return UserError(f"{key}: there is no such key{hint}; see peftbench --cfg job.")
     if "Could not find" in text:
         first_line = text.replace("In 'train': ", "").splitlines()[0]
@@ -87,7 +91,10 @@ def explained(problem: Exception, words: Sequence[str]) -> UserError:
             f"{key}: several values make a sweep; start it with peftbench -m, or quote one value that has commas: "
             f"\"{key}='a,b'\"."
         )
-    first_lines = [(text or type(problem).__name__).splitlines()[0]]
+    place = f"{problem.full_key}: " if isinstance(problem, OmegaConfBaseException) and problem.full_key else ""
+    if place and (absent := re.match(r"Interpolation key '([^']+)' not found", text)):
+        return UserError(f"{place}refers by ${{…}} to the key '{absent[1]}', which is not there.")
+    first_lines = [place + (text or type(problem).__name__).splitlines()[0]]
     if cause:
         first_lines.append(str(cause).splitlines()[0])
     return UserError(" ".join(first_lines).rstrip(".") + ".")

@@ -33,6 +33,7 @@ _EXPECTED: dict[str, str] = {
     "too_short": "a longer list",
     "tuple_type": "a list",
 }
+_PLAIN = re.compile(r"[\w./~-]+")
 _BOUNDS = {"greater_than": "gt", "greater_than_equal": "ge", "less_than": "lt", "less_than_equal": "le"}
 
 
@@ -51,6 +52,9 @@ def section_mistake(problem: ValidationError, schema: Any, values: Mapping[str, 
         of_key = [error for error in of_key if error["type"] != "too_short"]
     expected = " or ".join(dict.fromkeys(_expected(error) for error in of_key))
     hint = _value_hint(f"{section}.{key}", values[key], of_key)
+    of_whole = [error for error in of_key if not any(isinstance(part, int) for part in error["loc"])]
+    if any(error["type"] == "string_type" for error in of_whole):
+        hint += text_hint(f"{section}.{key}", values[key])
     return UserError(f"{section}.{key}={shown(values[key])}: expected {expected}{hint}.")
 
 
@@ -65,6 +69,22 @@ def shown(value: Any) -> str:
 def meant_value(key: str, value: Any) -> str | None:
     """The whole word, such as `backbone.pretrained=false`, that a value of other tools' words means here, if any."""
     return VALUES.get(key, {}).get(plainly(str(value)))
+
+
+def text_hint(key: str, value: Any) -> str:
+    """What a value in the place of text was read as, and how to write it as text; else an empty string."""
+    if value is None:
+        read, text = "nothing", "null"
+    elif isinstance(value, bool):
+        read, text = "true or false", str(value).lower()
+    elif isinstance(value, int | float):
+        read, text = "a number", shown(value) if isinstance(value, int) else "…"  # 1e3 is 1000.0 by now
+    elif isinstance(value, list):
+        plain = all(isinstance(part, str) and _PLAIN.fullmatch(part) for part in value)
+        read, text = "a list", f"[{','.join(value)}]" if plain else "…"
+    else:
+        return ""
+    return f"; it is read as {read}; for text write \"{key}='{text}'\""
 
 
 def _value_hint(key: str, value: Any, errors: Sequence[ErrorDetails]) -> str:

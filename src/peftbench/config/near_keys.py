@@ -22,6 +22,8 @@ def near_key(key: str, known: Iterable[str]) -> str | None:
     keys = sorted(dict.fromkeys(known), key=_rank)
     plain = plainly(key.lstrip("+~"))
     section, _, last = plain.rpartition(".")
+    if section.partition(".")[0] == "hydra":  # whose keys are of no run
+        return None
     sections = list(dict.fromkeys(k.partition(".")[0] for k in keys if "." in k))
     at = nearest_name(section, sections) if section else None
     inside = {k.rpartition(".")[2]: k for k in reversed(keys) if at and k.startswith(f"{at}.")}

@@ -13,8 +13,9 @@ from peftbench.common.errors import UserError, nearest
 from peftbench.common.other_words import ABSENT
 from peftbench.common.vtab_tasks import ALIASES
 from peftbench.config import SECTIONS, TOP
+from peftbench.config.messages import shown, text_hint
 from peftbench.config.near_keys import known_keys, near_key_hint
-from peftbench.config.plain_text import quoted
+from peftbench.config.plain_text import quoted, value_read
 
 _OLD_RECIPES = re.compile(
     r"experiment=(glob\(vtab1k/(?P<pattern>[^,()]+)\)|(?P<names>vtab1k/[^,()]+(,vtab1k/[^,()]+)*))"
@@ -76,7 +77,16 @@ def _refuse_unknown_key(
     override: str, overrides: Sequence[str], folders: Sequence[Path], known_groups: list[str]
 ) -> None:
     """Refuses a word that is no key=value, and a plain key that is neither a group nor a key of train.yaml."""
-    key, sign, _ = override.partition("=")
+    key, sign, value = override.partition("=")
+    group = key.lstrip("+~").partition("@")[0]
+    if not group:
+        raise UserError(f"'{override}': names no key; expected key=value, such as method=lora.")
+    if group in known_groups or group.startswith("hydra/"):
+        if group in SECTIONS and key == f"~{group}":
+            raise _needed(override, group, names(group, folders))
+        chosen_by_file = key == group and group in known_groups  # which tells the names there are
+        if not chosen_by_file and isinstance(value_read(value), int | float | dict):
+            raise UserError(f"{override}: expected the name of a {group}, not {value}; see peftbench list.")
     if not sign and not override.startswith("~"):
         raise UserError(f"'{override}': expected key=value, such as method=lora.")
     name = key.replace("-", "_")
@@ -88,17 +98,25 @@ def _refuse_unknown_key(
 def _prepared(override: str, folders: Sequence[Path], known_groups: list[str], sweep: bool) -> str:
     key, sign, value = override.partition("=")
     group = key.lstrip("+")
+    if TOP.get(key) is str and (value == "null" or isinstance(value_read(value), int | float | list | dict)):
+        read = value_read(value)
+        raise UserError(f"{key}={shown(read)}: expected a string{text_hint(key, read)}.")
     if not sign or group not in known_groups:
         return quoted(override, sweep)
     choices = names(group, folders)
     if "glob(" in value:
         return f"{key}={','.join(_matching(group, value, choices))}"
     if value == "null" and group in SECTIONS:
-        raise UserError(f"{override}: a run needs a {group}; there are {', '.join(choices)}.")
+        raise _needed(override, group, choices)
     if value.startswith("[") or value in ("null", "~"):
         return override
     chosen = [_resolved(group, v.strip(), choices) for v in _split(value)]
     return f"{key}={','.join(chosen)}"
+
+
+def _needed(override: str, group: str, choices: dict[str, Path]) -> UserError:
+    article = "an" if group.startswith(tuple("aeiou")) else "a"
+    return UserError(f"{override}: a run needs {article} {group}; there are {', '.join(choices)}.")
 
 
 def _split(value: str) -> list[str]:

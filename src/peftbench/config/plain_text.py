@@ -42,6 +42,11 @@ def quoted(override: str, sweep: bool = False) -> str:
     return f"{key}={text}" if _reads(f"{key}={text}") else override
 
 
+def value_read(text: str) -> Any:
+    """What Hydra reads a value as: a number, true, null, a list or text; None for what it cannot read."""
+    return _parser().parse_override(f"x={text}").value() if _reads(f"x={text}") else None
+
+
 def _members(key: str, value: str) -> str:
     parts = list(_split(value))
     return ",".join(_one(key, part.strip()) for part in parts) if len(parts) > 1 else _one(key, value)

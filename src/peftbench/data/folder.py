@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from peftbench.common.amounts import plural
+from peftbench.common.amounts import agreeing, plural
 from peftbench.common.errors import UserError
 from peftbench.data.base import DataSet, Split, Splits, stratified
 from peftbench.data.class_folders import read_class_folders
@@ -201,10 +201,11 @@ class Folder(DataSet):
         largest = Counter(row.label for row, counts in zip(rows, once, strict=True) if counts).most_common(1)[0][1]
         fractions = [self.val_fraction, self.test_fraction][: 1 + (role == "test")]
         least = next((n for n in range(2, 1000) if len(stratified(np.zeros(n), fractions, 0)[-1])), 1000)
+        count = int(once.sum())
         return (
-            f"{where}: {plural(int(once.sum()), kind)} are too few to be split: of {key}={fraction:g} a class gives "
-            f"{_CUT[role]} {kind}s from {least} {kind}s on, and the largest has {largest}; expected more {kind}s, or "
-            f"{place}."
+            f"{where}: {plural(count, kind)} {agreeing(count)} too few to be split: of {key}={fraction:g} a class "
+            f"gives {_CUT[role]} {kind}s from {least} {kind}s on, and the largest has {largest}; expected more "
+            f"{kind}s, or {place}."
         )
 
     def _cut(

@@ -1,0 +1,90 @@
+"""Keys beside the choice that they were given to: it has none of that name, or holds another folder by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import yaml
+
+from peftbench.common.config_files import CONFIGS, names
+from peftbench.common.notes import note
+from peftbench.config.schema import Config
+
+_CHOSEN_BY_OTHERS = ("task", "optimizer", "pruning")  # by the data set or the method, where no word chooses them
+_SHIPPED = "package:"
+_OF_OWN_IMAGES = ("root", "labels", "group")
+
+
+def lacking_choice(key: str, words: Sequence[str], folders: Sequence[Path]) -> str:
+    """``; method=linear has no rank, which lora, losa have``, or an empty string where that is not what is wrong.
+
+    Args:
+        key: a key that the composed config has not, such as `method.rank`.
+        words: the overrides, with several values of a group in a sweep.
+        folders: where configs are read from.
+    """
+    group, _, below = key.lstrip("+~").partition(".")
+    name = below.partition(".")[0]
+    if not name:
+        return ""
+    choices = names(group, folders)
+    having = [choice for choice, path in choices.items() if name in _section(path, group)]
+    lacking = [choice for choice in _chosen(group, words) if choice in choices and choice not in having]
+    if not having or not lacking:
+        return ""
+    if group == "data" and name in _OF_OWN_IMAGES and (of_user := _choice_for_own_images(lacking[0], choices)):
+        word = next((w for w in words if w.startswith("data.root=")), "data.root=…")
+        return f"; data={lacking[0]} has no {name}; for your own images: data={of_user} {word}"
+    return f"; {group}={lacking[0]} has no {name}, which {', '.join(having)} {'has' if len(having) == 1 else 'have'}"
+
+
+def note_of_own_images(config: Config) -> None:
+    """Tells that a data set which peftbench ships is read from a folder of the user's, by rules made for the former."""
+    choice, root = config.choices.get("data", ""), config.data.options.get("root")
+    choices = names("data", [CONFIGS])
+    if not isinstance(root, str) or root.startswith(_SHIPPED) or choice not in choices:
+        return
+    if str(_section(choices[choice], "data").get("root")).startswith(_SHIPPED):
+        of_user = _choice_for_own_images(choice, choices)
+        validated = config.data.options.get("val_fraction")
+        none = "" if validated else ", and nothing is held out to validate on (data.val_fraction=0)"
+        note(
+            f"data={choice} data.root={root}: tables call these images '{choice}'{none}; for your own images: "
+            f"data={of_user} data.root={root}"
+        )
+
+
+def _chosen(group: str, words: Sequence[str]) -> list[str]:
+    """The choices of a group that the words make, or the one of train.yaml."""
+    given = [value for key, _, value in (word.partition("=") for word in words) if key == group]
+    if given:
+        return [choice.strip(" '\"") for choice in given[-1].split(",")]
+    if group in _CHOSEN_BY_OTHERS or any(word.startswith("experiment=") for word in words):
+        return []
+    defaults = _mapping(CONFIGS / "train.yaml")["defaults"]
+    assert isinstance(defaults, list)
+    return [str(entry[group]) for entry in defaults if isinstance(entry, Mapping) and group in entry]
+
+
+def _choice_for_own_images(data: str, choices: Mapping[str, Path]) -> str | None:
+    """The first data set of the same task whose folder the user has to give."""
+    of_all = {choice: _section(path, "data") for choice, path in choices.items()}
+    tasks = of_all[data].get("tasks")
+    return next((c for c, keys in of_all.items() if keys.get("root") == "???" and keys.get("tasks") == tasks), None)
+
+
+def _section(path: Path, group: str) -> Mapping[str, object]:
+    """What a YAML file says of its own group, whose keys stand in it bare or below the group's name."""
+    values = _mapping(path)
+    below = values.get(group)
+    return below if isinstance(below, Mapping) else values
+
+
+def _mapping(path: Path) -> Mapping[str, object]:
+    """The mapping in a YAML file; an empty one where it holds none."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return {}
+    return values if isinstance(values, Mapping) else {}
