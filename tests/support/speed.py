@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import gc
+import os
+import pickle
 import sys
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -31,6 +34,7 @@ class Shortcuts:
             self._learn_facts_once()
             self._build_shapes_once()
             self._parse_interpolations_once()
+            self._compose_choices_once()
             self._imported = len(sys.modules)
 
     def _pass_over_old_objects(self) -> None:
@@ -48,6 +52,45 @@ class Shortcuts:
         for name, module in list(sys.modules.items()):
             if name.startswith("omegaconf") and getattr(module, "parse", None) is parse:
                 module.parse = parsed
+
+    def _compose_choices_once(self) -> None:
+        """Of Hydra: what choices of groups make of peftbench's own files. Keys and values are set anew each time."""
+        module: Any = sys.modules.get("hydra._internal.config_loader_impl")
+        if module is None or "choices" in self._patched:
+            return
+        from peftbench.config import CONFIGS
+
+        self._patched.add("choices")
+        listed, loader = module.create_defaults_list, module.ConfigLoaderImpl
+        composed, files = loader._compose_config_from_defaults_list, f"{CONFIGS.resolve()}"
+        lists: dict[Any, Any] = {}
+        configs: dict[int, bytes] = {}
+
+        def is_shipped(source: Any) -> bool:
+            return source.scheme() in ("pkg", "structured") or os.path.realpath(source.path) == files
+
+        def listed_once(repo: Any, config_name: Any, overrides_list: Any, **how: Any) -> Any:
+            chosen = [o.input_line for o in overrides_list if repo.group_exists(o.key_or_group)]
+            sources = repo.get_sources()
+            key = (config_name, *how.values(), *((source.provider, source.path) for source in sources), *chosen)
+            if key not in lists:
+                made = listed(repo=repo, config_name=config_name, overrides_list=overrides_list, **how)
+                if not all(map(is_shipped, sources)):
+                    return made
+                lists[key] = made
+            made = lists[key]
+            set_by_key = type(made.overrides)(repo=repo, overrides_list=overrides_list).config_overrides
+            return replace(made, config_overrides=set_by_key)
+
+        def composed_once(self: Any, defaults: Any, repo: Any) -> Any:
+            if not any(defaults is made.defaults for made in lists.values()):
+                return composed(self, defaults=defaults, repo=repo)
+            if id(defaults) not in configs:
+                configs[id(defaults)] = pickle.dumps(composed(self, defaults=defaults, repo=repo))
+            return pickle.loads(configs[id(defaults)])
+
+        module.create_defaults_list = listed_once
+        loader._compose_config_from_defaults_list = composed_once
 
     def _build_shapes_once(self) -> None:
         """Models on the meta device, which have nothing but shapes: a copy takes a quarter of the time."""
