@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from peftbench.results.collect import collect
@@ -180,6 +180,7 @@ JUNK = (
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(where=st.sampled_from(leaves(WHOLE)[1:]), junk=JUNK)
+@example(where=("metrics", "test/accuracy"), junk=2)  # a share above 1
 def test_a_record_with_anything_anywhere_is_read_or_named(tmp_path, where, junk):
     shutil.rmtree(tmp_path / "one", ignore_errors=True)
     changed = copy.deepcopy(WHOLE)
