@@ -17,7 +17,8 @@ from support.mistakes import files, pictures, record, refused, run_folder
     [
         (["data=folder", "data.root={}/none"], ["data.root={}/none", "there is no folder"]),
         (["data=folder", "data.root={}", "data.labels=none.csv"], ["data.labels=none.csv", "there is no such file"]),
-        (["data=vtab/cifar", "data_dir={}"], ["data=vtab/cifar", "train800.txt", "{}/vtab", "data.root="]),
+        (["data=vtab/cifar", "data.root={}"], ["data=vtab/cifar", "train800.txt", "{} and its folder", "data.root="]),
+        (["data=vtab/cifar", "data_dir={}"], ["data=vtab/", "no folder {}/vtab", "data prepare vtab", "data.root="]),
         (["data=fashion_mnist", "data_dir={}"], ["data.root={}", "train-images-idx3-ubyte", "data.download=true"]),
         (["data=folder", "data.root={}"], ["{}", "holds no class folders with images"]),
     ],

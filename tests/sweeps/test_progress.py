@@ -120,6 +120,15 @@ def test_weights_that_cannot_be_fetched_are_asked_for_once(cli, tiny, monkeypatc
         assert len(re.findall(r"^4 of 8 jobs: backbone.name=resnet\d+: its weights", out, re.MULTILINE)) == 2
 
 
+def test_tasks_that_lack_the_same_folder_tell_it_in_one_sentence(cli, tmp_path):
+    tasks = "data=vtab/cifar,vtab/dtd,vtab/svhn"
+    status, out, err = cli("-m", "method=linear", tasks, "seed=0,1", f"data_dir={tmp_path / 'none'}")
+    assert (status, err) == (1, "")
+    sentence = f"data=vtab/…: there is no folder {tmp_path / 'none' / 'vtab'}"
+    assert out.count(sentence) == 2, "at once, and in the end"
+    assert f"\n6 of 6 jobs: {sentence}" in out
+
+
 @pytest.mark.slow
 def test_what_all_jobs_lack_is_told_once_before_a_launcher_starts_any(tmp_path):
     plugin("joblib")

@@ -60,6 +60,11 @@ class Vtab(DataSet):
     def _folder(self) -> Path:
         root = Path(os.path.expanduser(self.root))
         folder = find_task_folder(root, self.task_name)
+        if folder is None and not root.is_dir():  # which all tasks lack: one sentence for a sweep over them
+            raise DataMissing(
+                f"data=vtab/…: there is no folder {root.absolute()}, where the tasks of VTAB-1k are looked for; make "
+                f"them with peftbench data prepare vtab, or give data.root=<folder of the tasks>."
+            )
         if folder is None:
             raise DataMissing(
                 f"data=vtab/{self.task_name}: {list_files.FILES['train']} was looked for in {root.absolute()} and its "
