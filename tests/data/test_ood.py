@@ -55,11 +55,11 @@ def test_noise_is_another_for_every_image_and_severity():
 
 def test_means_count_every_corruption_and_folder_once():
     rows = {"noise:1": {"accuracy": 0.8, "loss": 1.0}, "noise:5": {"accuracy": 0.2}, "jpeg:2": {"accuracy": 0.7}}
-    found = average_over_shifts(rows | {"my/folder": {"accuracy": 0.9}})
+    found = average_over_shifts(rows | {"my/folder": {"accuracy": 0.9}}, "accuracy")
     assert found["ood/noise/accuracy"] == pytest.approx(0.5)
     assert found["ood/accuracy"] == pytest.approx((0.5 + 0.7 + 0.9) / 3)
     assert found["ood/noise:1/loss"] == 1.0
-    assert average_over_shifts({}) == {}
+    assert average_over_shifts({}, "accuracy") == {}
 
 
 def digits_folder(root: Path, labels="0379", seed=0) -> Path:

@@ -16,3 +16,13 @@ def compose(folder, *words):
 
 def learned(record):
     return safetensors.torch.load_file(Path(record.folder) / "delta.safetensors")
+
+
+def told_by(capsys, *words):
+    """(status, stdout, stderr) of a command that is no run."""
+    from peftbench.cli.main import main
+
+    capsys.readouterr()
+    status = main([str(word) for word in words])
+    told = capsys.readouterr()
+    return status, told.out, told.err

@@ -32,17 +32,18 @@ def print_choice(words: Words) -> int:
     from peftbench.results.boards import boards
     from peftbench.results.choice import limits
     from peftbench.results.collect import collect
-    from peftbench.results.questions import is_loss, questions
+    from peftbench.results.questions import questions
+    from peftbench.results.task_results import less_is_better
     from peftbench.results.validation import Trials
 
-    if words["metric"] and is_loss(words["metric"]):
-        raise UserError(
-            f"metric={words['metric']}: less of it is better; give one of which more is, as test/accuracy is."
-        )
     bounds = limits({key: words[key] for key in words.written if key in _BUDGET})
     places = record_places(words["folders"])
     doing("reading the records")
     collected = collect(places)
+    if words["metric"] and less_is_better(words["metric"]):  # as the tasks of these records say
+        raise UserError(
+            f"metric={words['metric']}: less of it is better; give one of which more is, as test/accuracy is."
+        )
     all_boards = boards(collected.runs, words["metric"], every_setting=True, joint=True)
     tasks = list(dict.fromkeys(task for board in all_boards for task in board.tasks))
     if not tasks:

@@ -13,7 +13,8 @@ from peftbench.config.schema import Config
 
 _CHOSEN_BY_OTHERS = ("task", "optimizer", "pruning")  # by the data set or the method, where no word chooses them
 _SHIPPED = "package:"
-_OF_OWN_IMAGES = ("root", "labels", "group")
+_OF_OWN_IMAGES = ("root", "labels", "label_columns", "group")
+_BASE_TASKS = ["classification"]  # those of configs/data/_base.yaml
 
 
 def lacking_choice(key: str, words: Sequence[str], folders: Sequence[Path]) -> str:
@@ -70,8 +71,14 @@ def _chosen(group: str, words: Sequence[str]) -> list[str]:
 def _choice_for_own_images(data: str, choices: Mapping[str, Path]) -> str | None:
     """The first data set of the same task whose folder the user has to give."""
     of_all = {choice: _section(path, "data") for choice, path in choices.items()}
-    tasks = of_all[data].get("tasks")
-    return next((c for c, keys in of_all.items() if keys.get("root") == "???" and keys.get("tasks") == tasks), None)
+    task = _default_task(of_all[data])
+    return next((c for c, keys in of_all.items() if keys.get("root") == "???" and _default_task(keys) == task), None)
+
+
+def _default_task(keys: Mapping[str, object]) -> object:
+    """The task that a data set chooses; None where its base says it."""
+    tasks = keys.get("tasks") or _BASE_TASKS
+    return tasks[0] if isinstance(tasks, list) else None
 
 
 def _section(path: Path, group: str) -> Mapping[str, object]:

@@ -44,7 +44,7 @@ def identity(config: Config) -> dict[str, Any]:
     whole["data"]["task"] = config.task.name  # of those that the data set serves
     del whole["data"]["tasks"]
     if not config.task.path:
-        del whole["task"]["path"]
+        whole["task"].pop("path", None)  # of a task that came later it is left out already
     if Path(whole["backbone"]["weights"]).suffix:
         del whole["backbone"]["weights"]
     for key in task_schema(vars(config.task)).files:  # stamped by the hash of its file

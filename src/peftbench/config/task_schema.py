@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass as checked
@@ -46,6 +46,8 @@ class TaskSchema:
         predicts: options of `peftbench predict` that are this task's alone, by name.
         check_predicts: raises UserError where one of these has a value without sense.
         smoke: the data set, and options, with which `make smoke` tries this task; nothing is downloaded.
+        targets: what a data set that serves several tasks is to give for each image: `own` (one class, boxes: what it
+            has by itself), `labels` (several of them) or `numbers`.
     """
 
     section: type[TaskSection]
@@ -55,6 +57,7 @@ class TaskSchema:
     predicts: Mapping[str, PredictOption] = field(default_factory=dict)
     check_predicts: Callable[[Mapping[str, Any]], None] = lambda options: None
     smoke: tuple[str, ...] = ()
+    targets: Literal["own", "labels", "numbers"] = "own"
 
 
 def task_path(section: Mapping[str, Any]) -> str:

@@ -26,7 +26,8 @@ class Split:
 
     Attributes:
         images: uint8 (N, H, W) or (N, H, W, 3), or N paths.
-        labels: int64 (N,), indices of classes; or float32 numbers, where a set has no classes.
+        labels: int64 (N,), indices of classes; float32 (N, labels), 1 where an image has a label; float32 (N, numbers),
+            or (N,) where a set names none.
         names: what each image is, relative to the set.
         frames: where it is given, the paths are those of clips (folders or video files), each read as so many frames.
         categories: the numbers that a detection set's own files give its classes.
@@ -44,9 +45,9 @@ class Split:
     def unknown(self, classes: int) -> tuple[int, int] | None:
         """(place, label) of the first image with a label that is none of so many classes.
 
-        Where there are no classes, labels are numbers, and any will do.
+        Labels that are no indices are numbers, and any will do.
         """
-        if not classes:
+        if not classes or self.labels.dtype.kind == "f":
             return None
         outside = np.flatnonzero((self.labels < 0) | (self.labels >= classes))
         return (int(outside[0]), int(self.labels[outside[0]])) if len(outside) else None
@@ -79,8 +80,10 @@ class Split:
         return [image_line(n, y, s) for n, y, s in zip(self.names, self.labels, stamps, strict=True)]
 
 
-def image_line(name: str, label: float, stamp: str) -> str:
-    """What the hash of a split sees of an image: its name, its label, and the hash of its bytes."""
+def image_line(name: str, label: float | np.ndarray, stamp: str) -> str:
+    """What the hash of a split sees of an image: its name, its label or row of numbers, and the hash of its bytes."""
+    if isinstance(label, np.ndarray):
+        return f"{name} {' '.join(map(repr, label.tolist()))} {stamp}"
     value = float(label) if isinstance(label, float | np.floating) else int(label)
     return f"{name} {value} {stamp}"
 
@@ -125,7 +128,7 @@ class Splits:
 
     Attributes:
         name: the name of the split, which records bear.
-        classes: the classes' names, in the order of the labels.
+        classes: the classes' names, in the order of the labels; of numbers, what each of them is called.
         trainval: where it is given, the official union of train and val.
         source: where the images come from and in what files they are, where that is known.
         notes: what a user should know about how they were read, a sentence each.
@@ -206,6 +209,14 @@ class DataSet:
             UserError: lists that contradict themselves.
         """
         raise UserError(f"{type(self).__name__} defines no load().")
+
+    def load_as(self, targets: str) -> Splits:
+        """As `load`, with the targets that a task asks for in its schema; a set that serves one kind has nothing to do.
+
+        Args:
+            targets: `own`, `labels` (several for each image) or `numbers`.
+        """
+        return self.load()
 
     def outline(self) -> Splits | None:
         """What is known of the splits where their files are missing: classes and how many images, which none can read.

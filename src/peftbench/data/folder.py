@@ -23,6 +23,7 @@ from peftbench.data.leaks import notes_of_copies, notes_of_groups, refuse_two_la
 from peftbench.data.listing import Tree, holds
 from peftbench.data.media import IMAGES, is_image
 from peftbench.data.splitting import split_groups, split_images
+from peftbench.data.targets import KINDS, SEPARATOR, Column, OneClass, strata
 
 SHIPPED = "package:"
 _CUT = {"val": "validation", "test": "test"}
@@ -40,6 +41,8 @@ class Folder(DataSet):
     - `root/<class>/…`: split by class with `split_seed`, `val_fraction` and `test_fraction`;
     - `labels`, a CSV with the columns path (relative to `root`), label and, if you like, split.
 
+    Several labels, or numbers, for an image are in the CSV: in the columns `label_columns`, or in label, split at `;`.
+
     In the splits that are made, an image and its copies are in one of them. So is all that is equal in `group`, a
     column of the CSV, such as the patient. `root=package:<name>` is a folder that peftbench ships.
     """
@@ -52,6 +55,7 @@ class Folder(DataSet):
     test_fraction: float = 0.2
     split_seed: int = 0
     group: str | None = None
+    label_columns: tuple[str, ...] = ()
 
     kind: ClassVar[Kind] = Kind(
         "image", ", ".join(sorted(IMAGES)), is_image, lambda folder: holds(folder, is_image), _images
@@ -61,25 +65,49 @@ class Folder(DataSet):
         """Whether `path`, which a CSV names, may be an image."""
         return path.is_file()
 
-    def split(self, root: Path, rows: Sequence[Row], number: Mapping[str, int]) -> Split:
-        """The split of `rows`, whose paths are relative to `root`; `number` gives each class its label."""
-        labels = np.array([number[row.label] for row in rows], dtype=np.int64)
+    def split(self, root: Path, rows: Sequence[Row], labels: np.ndarray) -> Split:
+        """The split of `rows`, whose paths are relative to `root`, with their labels."""
         return Split([root / row.path for row in rows], labels, [row.path for row in rows])
 
     def load(self) -> Splits:
+        return self.load_as("own")
+
+    def load_as(self, targets: str) -> Splits:
         for key, value in (("val_fraction", self.val_fraction), ("test_fraction", self.test_fraction)):
             if not 0 <= value < 1:
                 raise UserError(f"data.{key}={value}: expected at least 0 and below 1.")
         if self.split_seed < 0:
             raise UserError(f"data.split_seed={self.split_seed}: expected 0 or more.")
+        target = self._target(targets)
         root = self.folder()
-        rows_of, notes = self.rows(root)
-        classes = tuple(sorted({row.label for rows in rows_of.values() for row in rows}, key=_natural))
-        if len(classes) == 1:
+        rows_of, notes = self.rows(root, target)
+        texts = [row.label for rows in rows_of.values() for row in rows]
+        classes = target.names(texts, self._table(root) if self.labels else root)
+        if targets == "own" and len(classes) == 1:
             raise UserError(self._one_class(root, next(iter(rows_of.values()))[0]))
-        number = {name: i for i, name in enumerate(classes)}
-        splits = {role: self.split(root, rows, number) for role, rows in rows_of.items()}
+        splits = {
+            role: self.split(root, rows, target.array([row.label for row in rows], classes))
+            for role, rows in rows_of.items()
+        }
         return self._complete(root, classes, splits, rows_of, notes)
+
+    def _target(self, targets: str) -> Column:
+        """How the CSV says what is to be predicted. Raises UserError."""
+        if targets == "own" and self.label_columns:
+            raise UserError(
+                f"data.label_columns={list(self.label_columns)}: is for several labels, or numbers, of an image; "
+                f"its one class is in the column label."
+            )
+        if targets != "own" and not self.labels:
+            raise UserError(
+                f"data.root={self.root}: class folders say one class of each {self.kind.name}; give a CSV of the "
+                f"{targets} (data.labels=FILE)."
+            )
+        twice = [name for name, times in Counter(self.label_columns).items() if times > 1]
+        if twice or (bad := [name for name in self.label_columns if SEPARATOR in name]):
+            name, what = (twice[0], "twice") if twice else (bad[0], f"with a '{SEPARATOR}' in its name")
+            raise UserError(f"data.label_columns: names the column '{name}' {what}; expected different columns.")
+        return KINDS[targets](tuple(self.label_columns))
 
     def folder(self) -> Path:
         """The folder that `root` names. Raises UserError."""
@@ -94,7 +122,7 @@ class Folder(DataSet):
             )
         return root
 
-    def rows(self, root: Path) -> tuple[dict[str, list[Row]], list[str]]:
+    def rows(self, root: Path, target: Column) -> tuple[dict[str, list[Row]], list[str]]:
         """(the rows of each role, notes), as the folders or the CSV say.
 
         Raises:
@@ -105,7 +133,8 @@ class Folder(DataSet):
                 raise UserError(f"data.group={self.group}: is a column of a CSV; give that too (data.labels=FILE).")
             rows_of, notes = read_class_folders(root, find_layout(root, self.kind), self.kind)
         else:
-            rows_of, notes = read_table(self._table(root), root, self.kind.name, self.is_item, self.group), []
+            table = self._table(root)
+            rows_of, notes = read_table(table, root, self.kind.name, self.is_item, self.group, target), []
         if "train" not in rows_of and ALL not in rows_of:
             raise UserError(
                 f"data.root={self.root}: there are {', '.join(rows_of)} {self.kind.name}s but none to train on."
@@ -115,7 +144,7 @@ class Folder(DataSet):
     def training_files(self) -> list[Path]:
         """The files to train on, or all where there are no splits yet; one class will do. Raises UserError."""
         root = self.folder()
-        rows_of, _ = self.rows(root)
+        rows_of, _ = self.rows(root, OneClass())
         files = [root / row.path for row in rows_of.get("train", rows_of.get(ALL, []))]
         require_heif(files)
         return files
@@ -166,9 +195,9 @@ class Folder(DataSet):
             if "train" in splits and "val" not in splits and self.val_fraction:
                 copies = first_within(first, np.flatnonzero(roles == "train"))
                 splits |= self._cut(splits["train"], rows_of["train"], copies, {"val": self.val_fraction}, notes)
-        trained = set(np.unique(splits["train"].labels))
+        trained = set(np.unique(strata(splits["train"].labels)))
         for role in ("val", "test"):
-            if role in splits and (new := sorted(set(np.unique(splits[role].labels)) - trained)):
+            if role in splits and (new := sorted(set(np.unique(strata(splits[role].labels))) - trained)):
                 at = int(np.flatnonzero(splits[role].labels == new[0])[0])
                 raise UserError(
                     f"data.root={self.root}: {splits[role].names[at]} is labelled '{classes[new[0]]}', "
@@ -214,7 +243,7 @@ class Folder(DataSet):
         """The split in parts, of which the first is to train on; parts without images are left out."""
         if self.group:
             groups = [row.group for row in rows]
-            parts = split_groups(split.labels, first, groups, [*fractions.values()], self.split_seed)
+            parts = split_groups(strata(split.labels), first, groups, [*fractions.values()], self.split_seed)
             counts = [len({groups[i] for i in part}) for part in parts]
             for (role, fraction), count in zip(fractions.items(), counts[1:], strict=True):
                 if not count and round(fraction * len(rows)):
@@ -225,11 +254,6 @@ class Folder(DataSet):
             shown = zip(("train", *fractions), counts, strict=True)
             notes.append(f"groups of {self.group}: " + ", ".join(f"{count:,} in {role}" for role, count in shown))
         else:
-            parts = split_images(split.labels, first, [*fractions.values()], self.split_seed)
+            parts = split_images(strata(split.labels), first, [*fractions.values()], self.split_seed)
         taken = zip(("train", *fractions), parts, strict=True)
         return {role: split.take(part) for role, part in taken if len(part)}
-
-
-def _natural(label: str) -> tuple[int, int, str]:
-    """Numbers as numbers, then words: '2' before '10'."""
-    return (0, int(label), label) if label.isdecimal() else (1, 0, label)

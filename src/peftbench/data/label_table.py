@@ -1,4 +1,4 @@
-"""A user's CSV of path and label: which image is of which class, split and group."""
+"""A user's CSV of path and label: what each image is, and its split and group."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from peftbench.common.errors import UserError
+from peftbench.common.errors import UserError, nearest
 from peftbench.data.layout import ALL, ROLES, role_of
+from peftbench.data.targets import Column
 
 
 class Row(NamedTuple):
@@ -17,7 +18,7 @@ class Row(NamedTuple):
 
     Attributes:
         path: relative to the root of the set.
-        label: its class.
+        label: its class; or all of its labels, or numbers, in one text.
         line: of the table, 0 where there is none.
         group: what `data.group` names, such as the patient; empty where nothing does.
     """
@@ -29,16 +30,17 @@ class Row(NamedTuple):
 
 
 def read_table(
-    file: Path, root: Path, kind: str, there: Callable[[Path], bool], group: str | None
+    file: Path, root: Path, kind: str, there: Callable[[Path], bool], group: str | None, target: Column
 ) -> dict[str, list[Row]]:
     """The rows by role: `all` where no row names a split, else train and the like.
 
     Args:
-        file: the CSV, with the columns path, label and, if you like, split.
+        file: the CSV, with the column path, those of `target` and, if you like, split.
         root: what paths are relative to.
         kind: image or clip.
         there: whether a path is that of one.
         group: the column that tells groups, or None.
+        target: what the columns say of each image.
 
     Raises:
         UserError: no text, a column or a value that is missing, an image that is not there, or splits in some rows
@@ -52,8 +54,14 @@ def read_table(
     with io.StringIO(text, newline="") as lines:
         rows = csv.DictReader(lines)
         columns = rows.fieldnames or ()
-        if not {"path", "label"} <= set(columns):
-            raise UserError(f"{file}: expected the columns path and label, found {', '.join(columns or ['nothing'])}.")
+        if not {"path", *(() if target.columns else ("label",))} <= set(columns):
+            wanted = "column path" if target.columns else "columns path and label"
+            raise UserError(f"{file}: expected the {wanted}, found {', '.join(columns or ['nothing'])}.")
+        if unknown := [column for column in target.columns if column not in columns]:
+            raise UserError(
+                f"data.label_columns: {file} has no column '{unknown[0]}'{nearest(unknown[0], columns)}; it has "
+                f"{', '.join(columns)}."
+            )
         if group is not None and group not in columns:
             raise UserError(f"data.group={group}: {file} has no such column; it has {', '.join(columns)}.")
         for row in rows:
@@ -61,9 +69,10 @@ def read_table(
             role = role_of(name) or name.lower()
             if role not in (*ROLES, ALL):
                 raise UserError(f"{file}:{rows.line_num}: split '{name.lower()}'; expected train, val or test.")
-            path, label = (row["path"] or "").strip(), (row["label"] or "").strip()
-            if not path or not label:
-                raise UserError(f"{file}:{rows.line_num}: expected a path and a label.")
+            path, place = (row["path"] or "").strip(), f"{file}:{rows.line_num}"
+            if not path:
+                raise UserError(f"{place}: expected a path{'' if target.columns else ' and a label'}.")
+            label = target.text(row, place)
             if not there(root / path):
                 raise UserError(f"{file}:{rows.line_num}: there is no {kind} {root / path}.")
             member = (row[group] or "").strip() if group is not None else ""

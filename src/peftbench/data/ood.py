@@ -50,6 +50,11 @@ def read_shifts(config: Config, splits: Splits, tell: Callable[[str], None] = la
             for kind in CORRUPTIONS if name == ALL else (name,):
                 for level in (_severity(entry, severity),) if colon else SEVERITIES:
                     named[f"{kind}:{level}"] = (kind, level)
+        elif splits.train.labels.dtype.kind == "f":
+            raise UserError(
+                f"data.ood={entry}: is a folder of classes, and the images of {splits.name} have several labels or "
+                f"numbers; give corruptions ({', '.join(CORRUPTIONS)})."
+            )
         else:
             named[entry] = first_of_trial(_folder(entry, splits, tell), config)
     return named
@@ -85,21 +90,23 @@ def shifted_loaders(shifts: Shifts, data: Loaders, config: Config) -> dict[str, 
     return loaders
 
 
-def average_over_shifts(results: dict[str, dict[str, float]]) -> dict[str, float]:
+def average_over_shifts(results: dict[str, dict[str, float]], metric: str) -> dict[str, float]:
     """`ood/<set>/<metric>` of every set, `ood/<corruption>/accuracy` over its severities, `ood/accuracy` over all.
+
+    In the place of `accuracy` stands the `metric` that the task is judged by.
 
     The last is the mean of the folders and corruptions, each of which counts once.
     """
-    figures = {f"ood/{name}/{metric}": v for name, row in results.items() for metric, v in row.items()}
+    figures = {f"ood/{name}/{each}": v for name, row in results.items() for each, v in row.items()}
     kinds: dict[str, list[float]] = {}
     for name, row in results.items():
         kind = name.partition(":")[0]
-        if "accuracy" in row:
-            kinds.setdefault(kind if kind in CORRUPTIONS else name, []).append(row["accuracy"])
+        if metric in row:
+            kinds.setdefault(kind if kind in CORRUPTIONS else name, []).append(row[metric])
     means = {kind: sum(v) / len(v) for kind, v in kinds.items()}
-    figures |= {f"ood/{kind}/accuracy": v for kind, v in means.items()}
+    figures |= {f"ood/{kind}/{metric}": v for kind, v in means.items()}
     if means:
-        figures["ood/accuracy"] = sum(means.values()) / len(means)
+        figures[f"ood/{metric}"] = sum(means.values()) / len(means)
     return figures
 
 
@@ -138,4 +145,4 @@ def _folder(entry: str, splits: Splits, tell: Callable[[str], None]) -> Split:
     if seen := [row.path for row, copy in zip(rows, copies.tolist(), strict=True) if copy < len(trained)]:
         too = agreeing(len(seen), "is a training image", "are training images")
         tell(f"data.ood={entry}: {len(seen):,} of the images {too} too, such as {seen[0]}")
-    return Folder(str(root)).split(root, rows, number)
+    return Folder(str(root)).split(root, rows, np.array([number[row.label] for row in rows], dtype=np.int64))

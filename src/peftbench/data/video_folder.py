@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
+
+import numpy as np
 
 from peftbench.common.errors import UserError
 from peftbench.data.base import Split, Splits
@@ -54,16 +56,16 @@ class VideoFolder(Folder):
 
     kind: ClassVar[Kind] = Kind("clip", _FORMS, _fits, _is_class, _clips)
 
-    def load(self) -> Splits:
+    def load_as(self, targets: str) -> Splits:
         if self.frames < 1:
             raise UserError(f"data.frames={self.frames}: expected at least 1.")
-        return super().load()
+        return super().load_as(targets)
 
     def is_item(self, path: Path) -> bool:
         return path.exists()
 
-    def split(self, root: Path, rows: Sequence[Row], number: Mapping[str, int]) -> Split:
-        split = super().split(root, rows, number)
+    def split(self, root: Path, rows: Sequence[Row], labels: np.ndarray) -> Split:
+        split = super().split(root, rows, labels)
         if video := next((p for p in split.images if isinstance(p, Path) and p.is_file()), None):
             require_reader(video)
         return replace(split, frames=self.frames)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from peftbench.results.board import FLAT, MEAN, VTAB_TASKS, Board, Mean, Row
 from peftbench.results.groups import Group, Line
 from peftbench.results.pareto import comparable_rows, pareto_front
-from peftbench.results.questions import is_loss
 from peftbench.results.summary import Run
+from peftbench.results.task_results import less_is_better
 
 WHOLE_VTAB = "VTAB-1k, mean of the groups"
 
@@ -70,13 +70,13 @@ class Panel:
     def fronts(self, cost: str) -> list[list[int]]:
         """The Pareto fronts, one for each kind of costs that may be compared, as lists of indices into `places`.
 
-        There is none of a loss, of which the highest is the worst.
+        There is none of a loss or another error, of which the highest is the worst.
 
         Args:
             cost: train, memory or parameters.
         """
         found: list[list[int]] = []
-        if is_loss(self.metric):
+        if less_is_better(self.metric):
             return found
         for comparable in comparable_rows([place.row for place in self.places], cost):
             points = [(i, self.places[i].known_cost(cost), self.places[i].mean.value) for i in comparable]

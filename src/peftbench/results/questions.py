@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from peftbench.results.board import VTAB_TASKS, Board, Mean, Row
 from peftbench.results.settings import Setting
+from peftbench.results.task_results import less_is_better
 
 _OF_BACKBONE = ("backbone", "weights", "fingerprint", "input", "normalisation")
 
@@ -44,7 +45,7 @@ class Contender:
 def questions(boards: Sequence[Board], together: bool = False) -> list[Question]:
     """A question for each task of each split, and for all of VTAB where a row has all of it.
 
-    Nothing is asked of a loss, of which the highest is the worst.
+    Nothing is asked of a loss or another error, of which the highest is the worst.
 
     Args:
         together: whether all tasks of a metric are asked about together too, where a row has all; else VTAB alone.
@@ -53,7 +54,7 @@ def questions(boards: Sequence[Board], together: bool = False) -> list[Question]
     several = len({_backbone_of(board.basis) for board in boards}) > 1
     words = _words(boards) if several else {}
     for board in boards:
-        if is_loss(board.metric):
+        if less_is_better(board.metric):
             continue
         for name, tasks in _groups(board, boards, together):
             if not any(not row.missing(tasks) for row in board.rows):
@@ -62,11 +63,6 @@ def questions(boards: Sequence[Board], together: bool = False) -> list[Question]
             asked.setdefault(key, Question(name, tasks, board.metric, [], words)).boards.append(board)
     _tell_names_apart(list(asked.values()))
     return list(asked.values())
-
-
-def is_loss(metric: str) -> bool:
-    """Whether less of the metric is better; of every other more is."""
-    return metric.rpartition("/")[2] == "loss"
 
 
 def _groups(board: Board, boards: Sequence[Board], together: bool) -> Iterator[tuple[str, tuple[str, ...]]]:

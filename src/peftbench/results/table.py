@@ -79,14 +79,14 @@ def _table(records: Sequence[Record], width: int) -> tuple[Table, list[str]]:
 def _columns(records: Sequence[Record]) -> list[Shown]:
     """What the runs are called and differ in, what their tasks are judged by, and what they cost.
 
-    The accuracy on shifted test sets and the taps have a column only where a run had any.
+    What is reached on shifted test sets and the taps have a column only where a run had any.
     """
     columns = [_rank_of_name(shown, records) for shown in _NAMES]
     differing = differences(records)
     if any(differing.values()):
         columns.append(Shown(Column("with"), lambda record: differing[id(record)] or "–"))
     columns += _metric_columns(records)
-    if any("ood/accuracy" in record.metrics for record in records):
+    if any(_shifted_metric(record) in record.metrics for record in records):
         columns.append(Shown(Column("ood %", True, rank=4), _on_shifted_sets))
     with_taps = any(_taps(record) != "–" for record in records)
     return columns + [shown for shown in _COSTS if shown.show is not _taps or with_taps]
@@ -104,8 +104,8 @@ def _metric_columns(records: Sequence[Record]) -> list[Shown]:
     results_by_task = {task_name(r.config): results_of_record(r) for r in records}
     results = [results for _, results in sorted(results_by_task.items())]
     judged_by = {task.metric for task in results}
-    pairs = dict.fromkeys(pair for task in results for pair in task.columns.items())
-    return [Shown(Column(name, True, rank=0 if m in judged_by else 5), _reached(m)) for name, m in pairs]
+    pairs = dict.fromkeys((*pair, pair[1] in task.errors) for task in results for pair in task.columns.items())
+    return [Shown(Column(name, True, rank=0 if m in judged_by else 5), _reached(m, plain)) for name, m, plain in pairs]
 
 
 def _name(group: str) -> Callable[[Record], str]:
@@ -116,22 +116,27 @@ def _name(group: str) -> Callable[[Record], str]:
     return show
 
 
-def _reached(metric: str) -> Callable[[Record], str]:
-    """On test images, or else on validation images."""
+def _reached(metric: str, plain: bool = False) -> Callable[[Record], str]:
+    """On test images, or else on validation images; in per cent, or plainly in the units of the targets."""
 
     def show(record: Record) -> str:
         for role, mark in (("test", ""), ("val", " (val)")):
             value = record.metrics.get(f"{role}/{metric}", math.nan)
             if math.isfinite(value):
-                return f"{100 * value:.1f}{mark}"
+                return f"{value:.4g}{mark}" if plain else f"{100 * value:.1f}{mark}"
         return "–"
 
     return show
 
 
 def _on_shifted_sets(record: Record) -> str:
-    accuracy = record.metrics.get("ood/accuracy")
-    return "–" if accuracy is None else f"{100 * accuracy:.1f}"
+    value = record.metrics.get(_shifted_metric(record))
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def _shifted_metric(record: Record) -> str:
+    """What the record's task is judged by, as a mean over shifted sets."""
+    return f"ood/{results_of_record(record).metric}"
 
 
 def _cost(path: str, form: Callable[[Any], str]) -> Callable[[Record], str]:

@@ -15,7 +15,8 @@ from peftbench.results.record import Record
 class TaskResults:
     """What a task's `schema.py` says to the tables and reports, as `RESULTS`.
 
-    Every metric here is one of which more is better, and at most 1; it is shown in per cent.
+    Of the metric that runs are judged by more is better, and 1 is the most; it may be below 0, as R² is. It is shown in
+    per cent, as all metrics are but `errors`.
 
     Attributes:
         metric: what a run is judged by; records have it as `val/<metric>` and `test/<metric>`, histories as
@@ -24,6 +25,8 @@ class TaskResults:
         beside: the metric that a report shows beside `metric`, if any.
         setting: options of the task's section that are part of a method's setting, with what a record that does not
             have them was run with; None where all of them are.
+        errors: metrics of which less is better, in the units of the targets; the table at the end of a run shows them
+            so, and reports a hundredfold, as they do a loss. A metric that any task known here calls an error is one.
         counted: metrics that count images: shares of them, whose differences spread at least as draws of so many do.
     """
 
@@ -32,7 +35,14 @@ class TaskResults:
     beside: str | None = None
     setting: Mapping[str, Any] | None = None
     counted: Sequence[str] = ()
+    errors: Sequence[str] = ()
 
+    def __post_init__(self) -> None:
+        _ERRORS.update(self.errors)
+
+
+_ERRORS = {"loss"}
+"""What is an error in the eyes of any task that was asked: reports know the names of metrics only."""
 
 FIRST = "classification"
 """The task of a record that names none: the first version of peftbench knew no other."""
@@ -94,8 +104,8 @@ def short(metric: str) -> str:
 
 
 def less_is_better(metric: str) -> bool:
-    """Whether less of it is better: of a loss; of every other metric more is."""
-    return metric.rpartition("/")[2] == "loss"
+    """Whether less of it is better: of a loss, and of what a task calls an error; of every other metric more is."""
+    return metric.rpartition("/")[2] in _ERRORS
 
 
 _IMAGES = {"test": "test image", "val": "validation image", "train": "training image"}
@@ -107,7 +117,7 @@ def images_of(metric: str) -> str:
 
 
 def unit(metric: str) -> str:
-    """What stands behind its figures, which tables show a hundredfold: `%`, but a loss is no share."""
+    """What stands behind its figures, which tables show a hundredfold: `%`, but an error is no share."""
     return "× 100" if less_is_better(metric) else "%"
 
 

@@ -37,7 +37,12 @@ def load_splits(config: Config) -> Splits:
     """
     with copies_not_looked_for(config.trainer.trial), mistakes_of("data"):
         dataset: DataSet = instantiate(config.data)
-        return dataset.load()
+        return dataset.load_as(_targets(config))
+
+
+def _targets(config: Config) -> str:
+    """What the run's task asks its data set for."""
+    return task_schema(vars(config.task)).targets
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ def outline_data(config: Config) -> Outlined:
     """
     dataset: DataSet = instantiate(config.data)
     try:
-        return Outlined(dataset.load())
+        return Outlined(dataset.load_as(_targets(config)))
     except DataMissing:
         splits = dataset.outline()
         if splits is None:

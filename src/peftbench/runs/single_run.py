@@ -21,7 +21,7 @@ from peftbench.config import run_id
 from peftbench.data import ood
 from peftbench.data.base import Splits
 from peftbench.data.images import Preparation
-from peftbench.data.loading import Loaders
+from peftbench.data.loading import Loaders, images_of
 from peftbench.methods.base import Method, Plan
 from peftbench.models.model import Model
 from peftbench.results import Record
@@ -101,6 +101,9 @@ class SingleRun:
         self.record.stamps["data"] |= {"skipped": list(batches.skipped), "images": batches.images()}
         torch.manual_seed(mix(config.seed, 0))
         task = task_class(config.task).build(config.task, backbone, splits.classes, splits.train.categories)
+        trained = images_of(batches.train)
+        assert trained is not None
+        task.learn_targets(trained.split.labels)
         if note := begin_task(task, config.task, config.backbone):
             context.tell(note)
         self.model = Model(backbone, task, transform.mean, transform.std)
@@ -131,6 +134,8 @@ class SingleRun:
         elif self.context.first:
             self._tell_of_untrained(outcome)
             self._tell_of_kept(outcome)
+            if outcome.chosen:
+                self.record.stamps["chosen"] = dict(outcome.chosen)
             if outcome.rows is not None:
                 self.record.stamps |= self.model.task.write_rows(outcome.rows, self.folder) or {}
             self._complete(outcome)

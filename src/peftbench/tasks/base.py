@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
@@ -34,7 +35,8 @@ class Task(nn.Module):
     """What is predicted from taps. Its parameters are counted as the head's, apart from the method's.
 
     Attributes:
-        classes: the names of what it tells apart, in the order of its predictions; empty where there are none.
+        classes: the names of what it tells apart, or of the numbers that it predicts, in the order of its predictions;
+            empty where there are none.
         start: hashes of the tensors that it starts from, by name, where these were read from a file.
     """
 
@@ -54,6 +56,8 @@ class Task(nn.Module):
     """What a tuned model of this task is called."""
     unforeseen: ClassVar[str] = "what its loss needs depends on the images"
     """Why a step's memory and time are not known before the data are, where `blank_targets` gives None."""
+    concludes: ClassVar[bool] = False
+    """Whether `conclude` chooses something by the validation images once training is over."""
     predictor: ClassVar[type[Predictor]] = Predictor
     """How `peftbench predict` carries this task out."""
 
@@ -142,6 +146,24 @@ class Task(nn.Module):
 
     # -- training and evaluation
 
+    def learn_targets(self, targets: np.ndarray) -> None:
+        """Takes from the targets of the training images, (N, …), what it keeps of them, before any method looks at it.
+
+        Called once in each process, with the same targets; a finished run gets it back from its delta. What it keeps
+        stands in buffers, or parameters that do not train.
+        """
+
+    def conclude(self, metrics: Metrics) -> Mapping[str, Any]:
+        """Chooses by the validation images, of which `metrics` has seen all with the weights that the run keeps.
+
+        Called in each process, where `concludes` is true and there are validation images. What it chooses stands in its
+        buffers. Metrics of validation are computed after it, and the test comes after these.
+
+        Returns:
+            what the record says of it, as `stamps["chosen"]`.
+        """
+        return {}
+
     def reads(self, facts: Facts) -> tuple[int, ...]:
         """The taps that it reads, as indices into `facts.taps`."""
         return (len(facts.taps) - 1,)
@@ -162,7 +184,7 @@ class Task(nn.Module):
     def metrics(self) -> Metrics:
         """Metrics whose `update(predictions, targets)` is called on every batch of an evaluation.
 
-        The first is what a run is judged by: more is better, and 1 the most.
+        The one that a run is judged by, which `RESULTS` names: more is better, and 1 the most. It may be below 0.
         """
 
     def targets(self, batch: Any) -> Any:
@@ -192,6 +214,11 @@ class Task(nn.Module):
             UserError: it cannot be written.
         """
         return {}
+
+    def linear_head(self) -> Mapping[str, Tensor]:
+        """`weight` (outputs, width) and `bias` of the head, where predictions are linear in pooled features."""
+        tensors: dict[str, Tensor] = self.get_submodule("head").state_dict()
+        return tensors
 
     def parts(self) -> Mapping[str, int]:
         """Its trainable parameters by part, where it has several."""

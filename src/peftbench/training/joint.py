@@ -150,6 +150,13 @@ class JointFit(Fit):
         ]
         return self.results_each[0]
 
+    def _conclude_each(self) -> list[dict[str, Any]]:
+        own = self._metrics(self.val_metrics)
+        return [dict(model.task.conclude(metrics)) for model, metrics in zip(self.model.models, own, strict=True)]
+
+    def _results_of_each(self) -> list[dict[str, float]]:
+        return self.results_each
+
     def _rows_of_each(self) -> list[Any]:
         own = self._metrics(self.test_metrics)
         return [model.task.rows(metrics) for model, metrics in zip(self.model.models, own, strict=True)]

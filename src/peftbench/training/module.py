@@ -39,6 +39,7 @@ class Fit(LightningModule):
         self, model: Model | JointModel, method: Method, config: Config, anchors: Mapping[str, Tensor], run_id: str
     ) -> None:
         super().__init__()
+        self.runs = len(model.models) if isinstance(model, JointModel) else 1
         self.strict_loading = False  # the frozen backbone is not in a checkpoint
         self.model = model
         self.method, self.config, self.anchors, self.run_id = method, config, anchors, run_id
@@ -66,6 +67,10 @@ class Fit(LightningModule):
         self.cut_short = False
         """Whether the run is stopped in the midst of this epoch's validation."""
         self.validated: dict[str, float] = {}
+        self.concludes = False
+        """Whether the next validation is that of the weights which the run keeps, after all training."""
+        self.concluded: list[dict[str, float]] = [{} for _ in range(self.runs)]  # its results, of each run
+        self.chosen: list[dict[str, Any]] = [{} for _ in range(self.runs)]  # what the task chose by it
         self.rows: list[Any] | None = None  # what the task keeps of its predictions for the test images, of each run
         self.evaluated = 0  # images of this process in the last evaluation
 
@@ -201,7 +206,11 @@ class Fit(LightningModule):
     def on_validation_epoch_end(self) -> None:
         if not self.cut_short:
             self._refuse_lost_images("validation", self.trainer.val_dataloaders)
+            if self.concludes:
+                self.chosen = self._conclude_each()
             self.validated = self._finish_evaluation(self.val_metrics)
+            if self.concludes:
+                self.concluded, self.concludes = self._results_of_each(), False
         self._validation_seconds = time.perf_counter() - self._begin
         self.elapsed["validate"] += self._validation_seconds
 
@@ -216,6 +225,12 @@ class Fit(LightningModule):
         self.test_results = self._finish_evaluation(self.test_metrics)
         if self.rows is None:  # the test set comes first, and shifted ones after it
             self.rows = self._rows_of_each()
+
+    def _conclude_each(self) -> list[dict[str, Any]]:
+        return [dict(self.model.task.conclude(self.val_metrics))]
+
+    def _results_of_each(self) -> list[dict[str, float]]:
+        return [self.validated]
 
     def _rows_of_each(self) -> list[Any]:
         return [self.model.task.rows(self.test_metrics)]

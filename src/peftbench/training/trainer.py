@@ -28,6 +28,7 @@ from peftbench.data.ood import average_over_shifts
 from peftbench.methods.base import Method
 from peftbench.models.joint import JointModel
 from peftbench.models.model import Model
+from peftbench.results.task_results import results_of_task
 from peftbench.training.checkpoint import Checkpoints, DirectIO
 from peftbench.training.gradient_watch import GradientWatch
 from peftbench.training.joint import JointFit
@@ -57,9 +58,10 @@ would end early without a word of it in its record."""
 class Outcome:
     """What training left: metrics by role, history, costs, the device, and the full state of the model.
 
-    `kept` says of which epoch the weights are and what ended the run, where that was not its last epoch as planned;
-    `rows` is what the task writes to a file of its predictions for the test images, if anything. `untrained` are
-    parameters that the method added and that seem not to train, each with what to tell of it.
+    `chosen` is what the task chose by the validation images once training was over. `kept` says of which epoch the
+    weights are and what ended the run, where that was not its last epoch as planned; `rows` is what the task writes to
+    a file of its predictions for the test images, if anything. `untrained` are parameters that the method added and
+    that seem not to train, each with what to tell of it.
     """
 
     metrics: dict[str, float]
@@ -69,6 +71,7 @@ class Outcome:
     state: Mapping[str, Tensor]
     rows: Any = None
     kept: Mapping[str, Any] = field(default_factory=dict)
+    chosen: Mapping[str, Any] = field(default_factory=dict)
     untrained: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -89,11 +92,10 @@ def fit(
     shape = Sharded if config.trainer.strategy == "fsdp" else Fit
     module = shape(model, method, config, anchors, run_id)
     state, figures, place, metrics = _trained(module, loaders, folder, watch)
-    if method.finishes and loaders.val is not None:  # of the weights that are kept
-        metrics |= {f"val/{n}": v for n, v in module.validated.items()}
+    metrics |= _validated(module.concluded[0])  # of the weights that are kept
     row = module.history[module.kept_epoch - 1]
     outcome = _outcome(module.history, row, metrics, figures, place, state, module.rows and module.rows[0])
-    return replace(outcome, untrained=module.untrained, kept=_kept(module))
+    return replace(outcome, untrained=module.untrained, kept=_kept(module), chosen=module.chosen[0])
 
 
 def fit_jointly(
@@ -123,9 +125,10 @@ def fit_jointly(
         own_state = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
         results = module.results_each[i] if loaders.test is not None else {}
         rows = module.rows and module.rows[i]
-        outcome = _outcome(history, history[-1], _tested(results), copy.deepcopy(figures), place, own_state, rows)
+        metrics = _tested(results) | _validated(module.concluded[i])
+        outcome = _outcome(history, history[-1], metrics, copy.deepcopy(figures), place, own_state, rows)
         untrained = {n.removeprefix(prefix): told for n, told in module.untrained.items() if n.startswith(prefix)}
-        outcomes.append(replace(outcome, untrained=untrained))
+        outcomes.append(replace(outcome, untrained=untrained, chosen=module.chosen[i]))
     return outcomes
 
 
@@ -158,8 +161,9 @@ def _trained(
         module.kept_epoch = module.keeper.restore(module)
         if module.method.finishes:
             module.method.finish(module.model, module.anchors)
-            if loaders.val is not None:
-                trainer.validate(module, loaders.val, verbose=False)
+        if loaders.val is not None and (module.method.finishes or module.model.task.concludes):
+            module.concludes = True
+            trainer.validate(module, loaders.val, verbose=False)
         state = {n.removeprefix("model."): t for n, t in trainer.strategy.lightning_module_state_dict().items()}
         begun = time.perf_counter()
         if loaders.test is not None:
@@ -180,7 +184,7 @@ def _outcome(
     rows: Any,
 ) -> Outcome:
     """`row` is that of the epoch whose weights are kept; `metrics` are of tests, and of a validation after it."""
-    validated = {f"val/{n.removeprefix('val_')}": v for n, v in row.items() if n.startswith("val_")}
+    validated = _validated({n.removeprefix("val_"): v for n, v in row.items() if n.startswith("val_")})
     return Outcome(validated | metrics | {"train/loss": row["train_loss"]}, history, figures, place, state, rows)
 
 
@@ -202,6 +206,10 @@ def _kept(module: Fit) -> dict[str, Any]:
     if spec.minutes is not None:
         kept["note"] = "trainer.minutes: how far it came, and so the result, depends on the machine"
     return kept
+
+
+def _validated(results: Mapping[str, float]) -> dict[str, float]:
+    return {f"val/{n}": v for n, v in results.items()}
 
 
 def _tested(results: Mapping[str, float]) -> dict[str, float]:
@@ -284,12 +292,13 @@ class Epochs(Callback):
 
 
 def _shifted(trainer: Trainer, module: Fit, loaders: Loaders) -> dict[str, float]:
-    """Accuracy on shifted test sets, each tested once as the test set is."""
+    """The metrics of shifted test sets, each tested once as the test set is."""
     results = {}
     for name, loader in loaders.ood.items():
         trainer.test(module, loader, verbose=False)
         results[name] = dict(module.test_results)
-    return average_over_shifts(results)
+    task = module.config.task
+    return average_over_shifts(results, results_of_task(task.name, task.path).metric)
 
 
 def _anchors(model: Model) -> dict[str, Tensor]:

@@ -42,6 +42,11 @@ def to_adapter(
             f"format=peft: {name} was pruned, and PEFT would put the adapter on timm's whole weights; format=onnx and "
             f"format=torch_export hold the pruned ones with it."
         )
+    if beside := [n for n in run.tensors if n.startswith("task.") and not n.startswith("task.head.")]:
+        raise Refusal(
+            f"format=peft: task={spec.task.name} keeps {beside[0].removeprefix('task.')} besides its head, for which "
+            f"PEFT's adapters have no place; format=safetensors, format=onnx and format=torch_export hold the model."
+        )
     timm_model, arguments = backbones.with_classifier(spec.backbone, spec.data.size, len(run.classes))
     backbone = backbones.build_on_meta(spec.backbone, spec.data.size)
     others = _besides_the_head(timm_model, backbone)

@@ -51,7 +51,7 @@ def to_state_dict(tuned: Tuned, sample: Sample, path: Path, told: Mapping[str, s
             f"timm model; {instead}."
         )
     for classifier in model.backbone.classifiers:
-        for part, tensor in model.task.get_submodule("head").state_dict().items():
+        for part, tensor in model.task.linear_head().items():
             key = f"{classifier}.{part}"
             fits = key in wanted and wanted[key].numel() == tensor.numel()
             state[key] = tensor.view(wanted[key].shape) if fits else tensor  # a 1 x 1 convolution is a linear layer

@@ -1,0 +1,1 @@
+"""Classification with any number of labels for each image."""

@@ -1,0 +1,74 @@
+"""What is measured of predicted numbers: R², the mean absolute error and Spearman's correlation of ranks."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.stats import rankdata
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+
+def r2_scores(predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """R² of each number (K,): 1 is perfect, 0 as good as the targets' mean, less than 0 worse than that.
+
+    Of constant targets, for which it is not defined, it is not a number.
+    """
+    off = ((predictions - targets) ** 2).sum(0)
+    spread = ((targets - targets.mean(0)) ** 2).sum(0)
+    return np.where(spread > 0, 1 - off / np.where(spread > 0, spread, 1), np.nan)
+
+
+def rank_correlations(predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Spearman's correlation of each number (K,), equal values at the mean of their ranks.
+
+    It is 0 of predictions that are all the same, which rank nothing (our reading); of constant targets not a number.
+    """
+    ours, theirs = (rankdata(values, axis=0) - (len(values) + 1) / 2 for values in (predictions, targets))
+    spread = np.sqrt((ours**2).sum(0) * (theirs**2).sum(0))
+    together = (ours * theirs).sum(0) / np.where(spread > 0, spread, 1)
+    return np.where((theirs**2).sum(0) > 0, together, np.nan)
+
+
+class RegressionFigures(Metric):
+    """`compute` gives `r2`, `mae` and `spearman`, each the mean over the numbers, in float64.
+
+    Args:
+        numbers: how many are predicted of an image.
+    """
+
+    predictions: list[Tensor]
+    targets: list[Tensor]
+
+    def __init__(self, numbers: int) -> None:
+        super().__init__()
+        self.count = numbers
+        self.add_state("predictions", [], dist_reduce_fx="cat")
+        self.add_state("targets", [], dist_reduce_fx="cat")
+
+    def update(self, predictions: Tensor, targets: Tensor) -> None:
+        """Takes predicted numbers (B, K) and true ones (B, K)."""
+        self.predictions.append(predictions.detach().float())
+        self.targets.append(targets.float())
+
+    def sync(self, *args: object, **options: object) -> None:
+        if not self._is_synced:  # a process without images must hand on a state of the shape and type of the others
+            nothing = torch.zeros(0, self.count, device=self.device)
+            self.predictions.append(nothing)
+            self.targets.append(nothing)
+        super().sync(*args, **options)  # type: ignore[arg-type]
+
+    def compute(self) -> dict[str, Tensor]:
+        """Scalars. Numbers whose targets are all the same count in `mae` alone."""
+        said, true = (dim_zero_cat(x).double().cpu().numpy() for x in (self.predictions, self.targets))
+        figures = {
+            "r2": r2_scores(said, true),
+            "mae": np.abs(said - true).mean(0),
+            "spearman": rank_correlations(said, true),
+        }
+        # A mean over nothing is not a number, as numpy would warn.
+        return {
+            name: torch.tensor(np.nan if np.isnan(values).all() else np.nanmean(values), dtype=torch.float64)
+            for name, values in figures.items()
+        }

@@ -1,0 +1,148 @@
+"""A multi-label run: trained, judged, saved with its threshold, and used."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.metrics import f1_score
+
+import peftbench
+from peftbench.data.digits import Digits
+from peftbench.results import Record
+from peftbench.runs.run import run, run_jointly
+from support.finished_runs import records_in, same
+from support.mistakes import refused
+from support.runs import QUICK, learned, told_by
+from support.stops import interrupted_and_undisturbed
+
+TASK = ["task=multilabel", "optimizer.lr=0.01", "logger=none", "trainer.accelerator=cpu"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Record:
+    return run(peftbench.compose(*QUICK, *TASK, "method=linear", f"output_dir={tmp_path_factory.mktemp('labels')}"))
+
+
+def probabilities(tuned: peftbench.Tuned, split) -> torch.Tensor:
+    pixels = torch.stack([tuned.transform(image) for image in split.images])
+    with torch.no_grad():
+        return tuned(pixels).double().sigmoid()
+
+
+def test_its_threshold_is_chosen_on_validation_images_and_kept_with_the_model(finished):
+    assert finished.status == "complete", finished.reason
+    assert finished.stamps["judged_by"] == "mAP"
+    tuned, splits = peftbench.load(finished.folder), Digits().load_as("labels")
+    threshold = tuned.model.task.threshold.item()
+    assert finished.stamps["chosen"] == {"threshold": threshold}
+    assert tuned.classes == splits.classes
+    for role, split in (("val", splits.val), ("test", splits.test)):
+        count = len(split)  # of so many batches, as the run was told
+        part = split.take(np.arange(min(count, 3 * 64)))
+        said = probabilities(tuned, part) >= threshold
+        assert finished.metrics[f"{role}/f1"] == pytest.approx(f1_score(part.labels.ravel(), said.flatten()), abs=1e-3)
+    last = finished.history[-1]
+    assert finished.metrics["val/f1"] >= last["val_f1"]  # which is at 0.5
+    assert finished.metrics["val/mAP"] == pytest.approx(last["val_mAP"])
+    assert 0 < finished.metrics["test/f1_macro"] < 1
+
+
+def test_predict_says_the_labels_from_the_threshold_on(finished, capsys, tmp_path):
+    Image.fromarray(Digits().load().test.images[0]).save(tmp_path / "one.png")
+    for name in ("said.csv", "said.json"):
+        assert (
+            told_by(capsys, "predict", f"run={finished.folder}", f"images={tmp_path}", f"out={tmp_path / name}")[0] == 0
+        )
+    (row,) = csv.DictReader((tmp_path / "said.csv").open())
+    values = {name: float(row[f"probability_{name}"]) for name in ("even", "prime", "above 4", "loop")}
+    threshold = finished.stamps["chosen"]["threshold"]
+    assert row["labels"] == ";".join(name for name, p in values.items() if p >= threshold)
+    (image,) = json.loads((tmp_path / "said.json").read_text())["images"]
+    assert image["predictions"] == {"labels": [x for x in row["labels"].split(";") if x], "probabilities": values}
+    told = told_by(capsys, "predict", f"run={finished.folder}", f"images={tmp_path}", "top_k=1")
+    refused(told, "top_k=1", "task=multilabel")
+
+
+def test_reports_and_choose_know_it(finished, capsys):
+    folder = str(Path(finished.folder).parent)
+    for verb in ("report", "choose"):
+        status, out, err = told_by(capsys, verb, folder, "metric=test/mAP")
+        assert status == 0, err
+        assert f"{100 * finished.metrics['test/mAP']:.1f}" in out
+
+
+def test_labels_that_no_image_has_are_told(cli, tmp_path):
+    rng = np.random.default_rng(0)
+    rows = []
+    for at in range(12):
+        Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)).save(tmp_path / f"{at}.png")
+        rows.append(f"{at}.png,{at % 2},{int(at == 9)},{('train', 'val', 'test')[at // 4]}")
+    (tmp_path / "of.csv").write_text("\n".join(["path,a,rare,split", *rows]))
+    words = ["backbone=resnet_nano", "data=folder", f"data.root={tmp_path}", "data.labels=of.csv", "data.size=32"]
+    words += [*TASK, "method=linear", "backbone.pretrained=false", "trainer.epochs=1", "data.label_columns=[a,rare]"]
+    status, out, err = cli(*words, f"output_dir={tmp_path / 'out'}")
+    assert status == 0, err
+    assert "no training image has 1 label, such as number 2, which cannot be learned" in out + err
+    (record,) = records_in(tmp_path / "out")
+    assert 0 <= record.metrics["test/mAP"] <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [[], ["trainer.keep=best", "trainer.ema=0.5"]], ids=["last", "best"])
+def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(tmp_path, monkeypatch, more):
+    resumed, undisturbed = interrupted_and_undisturbed(tmp_path, monkeypatch, *TASK, "method=lora", *more)
+    assert same(learned(resumed), learned(undisturbed))
+    assert resumed.metrics == undisturbed.metrics
+    assert resumed.stamps["chosen"] == undisturbed.stamps["chosen"]
+
+
+@pytest.mark.slow
+def test_two_processes_choose_and_measure_what_one_does(tmp_path):
+    found = []
+    for place, more in (("one", []), ("two", ["trainer=ddp", "trainer.devices=2"])):
+        words = [*more, *QUICK, *TASK, "method=bitfit", f"output_dir={tmp_path / place}", "trainer.threads=1"]
+        done = subprocess.run([sys.executable, "-m", "peftbench.cli.main", *words], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        found += records_in(tmp_path / place)
+    one, two = found
+    for name, value in one.metrics.items():
+        assert two.metrics[name] == pytest.approx(value, abs=5e-3), name
+    assert two.stamps["chosen"]["threshold"] == pytest.approx(one.stamps["chosen"]["threshold"], abs=5e-3)
+
+
+@pytest.mark.slow
+def test_runs_that_train_together_are_as_each_is_alone(tmp_path):
+    def configs(place):
+        words = [*QUICK, *TASK, "method=losa", f"output_dir={tmp_path / place}"]
+        return [peftbench.compose(*words, f"method.rank={rank}") for rank in (2, 4)]
+
+    together = run_jointly(configs("together"))
+    for joint, config in zip(together, configs("alone"), strict=True):
+        alone = run(config)
+        assert joint.status == "complete", joint.reason
+        assert joint.costs["together"] == 2
+        assert joint.stamps["chosen"]["threshold"] == pytest.approx(alone.stamps["chosen"]["threshold"], abs=1e-4)
+        for name in ("val/f1", "test/f1", "test/mAP"):
+            assert joint.metrics[name] == pytest.approx(alone.metrics[name], abs=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["onnx", "safetensors", "peft"])
+def test_it_is_exported_as_it_predicts(tmp_path, capsys, format):
+    if format == "onnx":
+        pytest.importorskip("onnxruntime")
+    words = [*QUICK, *TASK, "method=lora", "backbone=vit_nano", f"output_dir={tmp_path}"]
+    record = run(peftbench.compose(*words))
+    told = told_by(capsys, "export", f"run={record.folder}", f"format={format}", f"out={tmp_path / 'file'}")
+    if format == "peft":
+        refused(told, "format=peft: task=multilabel keeps threshold")
+    else:
+        assert told[0] == 0, told[2]

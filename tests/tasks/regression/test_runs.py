@@ -1,0 +1,167 @@
+"""A regression run: targets standardised for training, numbers in their own units everywhere else."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.metrics import mean_absolute_error, r2_score
+
+import peftbench
+from peftbench.data.digits import Digits
+from peftbench.results import Record
+from peftbench.runs.run import run, run_jointly
+from support.finished_runs import records_in, same
+from support.mistakes import refused
+from support.runs import QUICK, SMALL, learned, told_by
+from support.stops import interrupted_and_undisturbed
+
+TASK = ["task=regression", "optimizer.lr=0.01", "logger=none", "trainer.accelerator=cpu"]
+BAD = ["optimizer.lr=1", "optimizer.schedule=constant", "optimizer.warmup=0"]
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs, of which the second is worse than the mean of the targets."""
+    folder = tmp_path_factory.mktemp("numbers")
+    for more in (["task.loss=huber"], [*BAD, "trainer.keep=best"]):
+        run(peftbench.compose(*QUICK, *TASK, "method=linear", f"output_dir={folder}", *more))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def good(outputs: Path) -> Record:
+    return max(records_in(outputs), key=lambda record: record.metrics["test/r2"])
+
+
+@pytest.fixture(scope="module")
+def bad(outputs: Path) -> Record:
+    return min(records_in(outputs), key=lambda record: record.metrics["test/r2"])
+
+
+def test_the_loaded_model_predicts_in_the_units_of_the_targets_what_was_measured(good):
+    assert good.status == "complete", good.reason
+    splits, tuned = Digits().load_as("numbers"), peftbench.load(good.folder)
+    task = tuned.model.task
+    assert tuned.classes == ("digit", "ink")
+    assert task.mean.numpy() == pytest.approx(splits.train.labels.mean(0), rel=1e-5)
+    assert task.deviation.numpy() == pytest.approx(splits.train.labels.std(0), rel=1e-5)
+    part = splits.test.take(np.arange(3 * 64))  # of so many batches, as the run was told
+    with torch.no_grad():
+        said = tuned(torch.stack([tuned.transform(image) for image in part.images])).numpy()
+    assert good.metrics["test/r2"] == pytest.approx(r2_score(part.labels, said), abs=1e-4)
+    assert good.metrics["test/mae"] == pytest.approx(mean_absolute_error(part.labels, said), rel=1e-4)
+    assert good.stamps["judged_by"] == "r2"
+    assert "chosen" not in good.stamps
+
+
+def test_predict_gives_a_column_for_each_number(good, capsys, tmp_path):
+    Image.fromarray(Digits().load().test.images[0]).save(tmp_path / "one.png")
+    for name in ("said.csv", "said.json"):
+        words = ["predict", f"run={good.folder}", f"images={tmp_path}", f"out={tmp_path / name}"]
+        assert told_by(capsys, *words)[0] == 0
+    (row,) = csv.DictReader((tmp_path / "said.csv").open())
+    assert list(row) == ["image", "digit", "ink"]
+    (image,) = json.loads((tmp_path / "said.json").read_text())["images"]
+    assert image["predictions"] == {"digit": float(row["digit"]), "ink": float(row["ink"])}
+
+
+def test_a_figure_below_nothing_is_told_as_any(outputs, good, bad, capsys, tmp_path):
+    """In the best epoch that is kept, the table, the report, its page, and the answer which method to take."""
+    low = bad.metrics["test/r2"]
+    assert low < 0
+    reached = [row["val_r2"] for row in bad.history]
+    assert bad.stamps["kept"]["val/r2"] == max(reached)
+    status, out, err = told_by(capsys, "report", str(outputs))
+    assert status == 0, err
+    assert f"{100 * low:.1f}" in out.replace("−", "-")
+    status, out, err = told_by(capsys, "choose", str(outputs))
+    assert status == 0, err
+    assert f"{100 * good.metrics['test/r2']:.1f}" in out
+    assert told_by(capsys, "report", str(outputs), f"out={tmp_path / 'page.html'}")[0] == 0
+    refused(told_by(capsys, "choose", str(outputs), "metric=test/mae"), "metric=test/mae: less of it is better")
+    status, out, err = told_by(capsys, "report", str(outputs), "metric=test/mae")
+    assert status == 0, err
+    assert "× 100" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["task.huber_delta=2"], ["task.huber_delta=2", "task.loss=huber"]),
+        (["task.loss=mae"], ["task.loss", "mse", "huber"]),
+        (["task.huber_delta=0", "task.loss=huber"], ["task.huber_delta"]),
+        (["data=photos"], ["task=regression", "data=photos", "task=classification"]),
+    ],
+)
+def test_what_makes_no_sense_is_refused(cli, words, parts):
+    refused(cli(*SMALL, *TASK, "method=linear", *words), *parts)
+
+
+def test_a_split_whose_targets_are_all_the_same_is_refused(cli, tmp_path):
+    rng = np.random.default_rng(0)
+    rows = []
+    for at in range(9):
+        Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)).save(tmp_path / f"{at}.png")
+        rows.append(f"{at}.png,{7 if at < 3 else at},{('train', 'val', 'test')[at // 3]}")
+    (tmp_path / "of.csv").write_text("\n".join(["path,label,split", *rows]))
+    words = ["backbone=resnet_nano", "data=folder", f"data.root={tmp_path}", "data.labels=of.csv", "data.size=32"]
+    told = cli(*words, *TASK, "method=linear", "backbone.pretrained=false", f"output_dir={tmp_path / 'out'}")
+    refused(told, "'number 1' is 7 in all 3 training images", "expected numbers that differ")
+
+
+@pytest.mark.slow
+def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
+    more = ["method=lora", "trainer.keep=best", "trainer.ema=0.5"]
+    resumed, undisturbed = interrupted_and_undisturbed(tmp_path, monkeypatch, *TASK, *more)
+    assert same(learned(resumed), learned(undisturbed))
+    assert resumed.metrics == undisturbed.metrics
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_does(tmp_path):
+    found = []
+    for place, more in (("one", []), ("two", ["trainer=ddp", "trainer.devices=2"])):
+        words = [*more, *QUICK, *TASK, "method=bitfit", f"output_dir={tmp_path / place}", "trainer.threads=1"]
+        done = subprocess.run([sys.executable, "-m", "peftbench.cli.main", *words], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        found += records_in(tmp_path / place)
+    one, two = found
+    for name, value in one.metrics.items():
+        assert two.metrics[name] == pytest.approx(value, abs=5e-3), name
+
+
+@pytest.mark.slow
+def test_runs_that_train_together_are_as_each_is_alone(tmp_path):
+    def configs(place):
+        words = [*QUICK, *TASK, "method=losa", f"output_dir={tmp_path / place}"]
+        return [peftbench.compose(*words, f"method.rank={rank}") for rank in (2, 4)]
+
+    together = run_jointly(configs("together"))
+    for joint, config in zip(together, configs("alone"), strict=True):
+        alone = run(config)
+        assert joint.status == "complete", joint.reason
+        for name in ("val/r2", "test/r2", "test/mae", "test/spearman"):
+            assert joint.metrics[name] == pytest.approx(alone.metrics[name], abs=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["onnx", "safetensors", "peft"])
+def test_it_is_exported_as_it_predicts(tmp_path, capsys, format):
+    """With the units of the targets in the weights of the head, where a file holds a plain timm model."""
+    if format == "onnx":
+        pytest.importorskip("onnxruntime")
+    words = [*QUICK, *TASK, "method=lora", "backbone=vit_nano", f"output_dir={tmp_path}"]
+    record = run(peftbench.compose(*words))
+    told = told_by(capsys, "export", f"run={record.folder}", f"format={format}", f"out={tmp_path / 'file'}")
+    if format == "peft":
+        refused(told, "format=peft: task=regression keeps")
+    else:
+        assert told[0] == 0, told[2]
