@@ -48,6 +48,8 @@ NEEDS = {
     "data/folder": ["data.root=photos"],
     "data/video_folder": ["data.root=clips"],
     "task/detection": ["data=digits_det"],
+    "task/multilabel": ["data=digits"],
+    "task/regression": ["data=digits"],
 }
 
 

@@ -30,6 +30,8 @@ NEEDS = {
     "video_folder": ["data.root=clips"],
     "timm": ["backbone.name=resnet18"],
     "detection": ["data=digits_det"],
+    "multilabel": ["data=digits"],
+    "regression": ["data=digits"],
 }
 
 

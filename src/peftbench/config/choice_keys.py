@@ -14,7 +14,6 @@ from peftbench.config.schema import Config
 _CHOSEN_BY_OTHERS = ("task", "optimizer", "pruning")  # by the data set or the method, where no word chooses them
 _SHIPPED = "package:"
 _OF_OWN_IMAGES = ("root", "labels", "label_columns", "group")
-_BASE_TASKS = ["classification"]  # those of configs/data/_base.yaml
 
 
 def lacking_choice(key: str, words: Sequence[str], folders: Sequence[Path]) -> str:
@@ -76,8 +75,8 @@ def _choice_for_own_images(data: str, choices: Mapping[str, Path]) -> str | None
 
 
 def _default_task(keys: Mapping[str, object]) -> object:
-    """The task that a data set chooses; None where its base says it."""
-    tasks = keys.get("tasks") or _BASE_TASKS
+    """The task that a data set chooses, or its base for it."""
+    tasks = keys.get("tasks") or _mapping(CONFIGS / "data" / "_base.yaml").get("tasks")
     return tasks[0] if isinstance(tasks, list) else None
 
 

@@ -109,6 +109,7 @@ def test_two_processes_choose_and_measure_what_one_does(tmp_path):
     found = []
     for place, more in (("one", []), ("two", ["trainer=ddp", "trainer.devices=2"])):
         words = [*more, *QUICK, *TASK, "method=bitfit", f"output_dir={tmp_path / place}", "trainer.threads=1"]
+        words += ["data.eval_batch_size=999"]  # all images, of so many batches as the runs are told
         done = subprocess.run([sys.executable, "-m", "peftbench.cli.main", *words], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         found += records_in(tmp_path / place)
@@ -141,7 +142,8 @@ def test_it_is_exported_as_it_predicts(tmp_path, capsys, format):
         pytest.importorskip("onnxruntime")
     words = [*QUICK, *TASK, "method=lora", "backbone=vit_nano", f"output_dir={tmp_path}"]
     record = run(peftbench.compose(*words))
-    told = told_by(capsys, "export", f"run={record.folder}", f"format={format}", f"out={tmp_path / 'file'}")
+    out = tmp_path / ("adapter" if format == "peft" else f"file.{format}")
+    told = told_by(capsys, "export", f"run={record.folder}", f"format={format}", f"out={out}")
     if format == "peft":
         refused(told, "format=peft: task=multilabel keeps threshold")
     else:

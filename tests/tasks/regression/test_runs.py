@@ -79,13 +79,13 @@ def test_a_figure_below_nothing_is_told_as_any(outputs, good, bad, capsys, tmp_p
     assert low < 0
     reached = [row["val_r2"] for row in bad.history]
     assert bad.stamps["kept"]["val/r2"] == max(reached)
-    status, out, err = told_by(capsys, "report", str(outputs))
+    status, out, err = told_by(capsys, "report", outputs, "settings=all")
     assert status == 0, err
     assert f"{100 * low:.1f}" in out.replace("−", "-")
     status, out, err = told_by(capsys, "choose", str(outputs))
     assert status == 0, err
     assert f"{100 * good.metrics['test/r2']:.1f}" in out
-    assert told_by(capsys, "report", str(outputs), f"out={tmp_path / 'page.html'}")[0] == 0
+    assert told_by(capsys, "report", outputs, "--format=html", f"output={tmp_path / 'page.html'}")[0] == 0
     refused(told_by(capsys, "choose", str(outputs), "metric=test/mae"), "metric=test/mae: less of it is better")
     status, out, err = told_by(capsys, "report", str(outputs), "metric=test/mae")
     assert status == 0, err
@@ -130,6 +130,7 @@ def test_two_processes_learn_what_one_does(tmp_path):
     found = []
     for place, more in (("one", []), ("two", ["trainer=ddp", "trainer.devices=2"])):
         words = [*more, *QUICK, *TASK, "method=bitfit", f"output_dir={tmp_path / place}", "trainer.threads=1"]
+        words += ["data.eval_batch_size=999"]  # all images, of so many batches as the runs are told
         done = subprocess.run([sys.executable, "-m", "peftbench.cli.main", *words], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         found += records_in(tmp_path / place)
@@ -160,7 +161,8 @@ def test_it_is_exported_as_it_predicts(tmp_path, capsys, format):
         pytest.importorskip("onnxruntime")
     words = [*QUICK, *TASK, "method=lora", "backbone=vit_nano", f"output_dir={tmp_path}"]
     record = run(peftbench.compose(*words))
-    told = told_by(capsys, "export", f"run={record.folder}", f"format={format}", f"out={tmp_path / 'file'}")
+    out = tmp_path / ("adapter" if format == "peft" else f"file.{format}")
+    told = told_by(capsys, "export", f"run={record.folder}", f"format={format}", f"out={out}")
     if format == "peft":
         refused(told, "format=peft: task=regression keeps")
     else:
