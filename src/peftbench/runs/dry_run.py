@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from peftbench import backbones, costs, optim
 from peftbench.backbones import Backbone
 from peftbench.backbones.layers import layers
+from peftbench.common.amounts import plural
 from peftbench.common.precisions import HALF
 from peftbench.config import Config
 from peftbench.costs.simulated import Step, simulate_flops, simulate_step
@@ -110,6 +111,12 @@ def plan_run(config: Config, probe: bool = False, outlined: Outlined | None = No
         notes.append(
             f"pruning: {round(every * config.pruning.ratio):,} of {every:,} weights become zero; merging is "
             f"{model.backbone.merging}"
+        )
+    if method.phased:
+        phase = method.first_phase()
+        notes.append(
+            f"first: {plural(phase.epochs, 'epoch')} of a {phase.name} at rate {phase.lr:g}, from kept taps where they "
+            f"can be kept; parameters, memory and time are of what comes after"
         )
     if method.own_optimizer or config.optimizer.name == "ftp":
         notes.append("memory: without the anchors and differences that its optimizer keeps")
