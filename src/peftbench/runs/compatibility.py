@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from peftbench import backbones
+from peftbench import backbones, optim
 from peftbench.common.amounts import plural
 from peftbench.common.errors import Refusal, UserError
 from peftbench.config import Config
@@ -25,6 +25,8 @@ def refuse_incompatible(config: Config, method: Method) -> backbones.Backbone:
             f"give data.size={backbone.facts.input_size}."
         )
     method.check(backbone)
+    if config.optimizer.library == "timm":
+        optim.refuse_timm_optimizer(config.optimizer)
     task_class(config.task).refuse(config, method.fixed_size, backbone)
     name = config.method.name
     if config.optimizer.layer_decay is not None and method.side:

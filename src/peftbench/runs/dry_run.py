@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -120,6 +120,10 @@ def plan_run(config: Config, probe: bool = False, outlined: Outlined | None = No
         )
     if method.own_optimizer or config.optimizer.name == "ftp":
         notes.append("memory: without the anchors and differences that its optimizer keeps")
+    if config.optimizer.library == "timm":
+        notes.append(
+            f"memory: with the two moments of AdamW; what optimizer.name={config.optimizer.name} keeps may differ"
+        )
     if config.trainer.ema is not None or config.trainer.keep == "best":
         notes.append("memory: without the copies that trainer.ema and trainer.keep=best keep of what trains")
     if taps is not None and taps.mode != "off":
@@ -173,7 +177,9 @@ def _batch(model: Model, splits: Splits, images: int) -> tuple[Tensor, Any]:
 def _optimizer(config: Config, model: Model) -> torch.optim.Optimizer:
     spec = config.optimizer
     if spec.name == "ftp":
-        spec = type(spec)(**{**vars(spec), "name": spec.inner or "adamw"})
+        spec = replace(spec, name=spec.inner or "adamw")
+    if spec.library == "timm":  # some of them look at values, and nothing has any here
+        spec = replace(spec, library="own", name="adamw", args={})
     return optim.optimizer(spec, model.trainable(), fused=True)
 
 
