@@ -133,7 +133,7 @@ def _section(section: str, schema: type, values: Any) -> list[Key]:
     rows = []
     for field in dataclasses.fields(schema):
         name, default = field.name, getattr(values, field.name)
-        if name in ("path", "options") or (name == "name" and section != "backbone"):
+        if name in ("path", "options") or (name == "name" and section not in ("backbone", "optimizer")):
             continue
         if section == "backbone":  # what is composed is one choice of many
             default = field.default_factory() if callable(field.default_factory) else field.default

@@ -47,6 +47,7 @@ NEEDS = {
     "data/coco_folder": ["data.root=boxes"],
     "data/folder": ["data.root=photos"],
     "data/video_folder": ["data.root=clips"],
+    "optimizer/timm": ["optimizer.name=lion"],
     "task/detection": ["data=digits_det"],
     "task/multilabel": ["data=digits"],
     "task/regression": ["data=digits"],

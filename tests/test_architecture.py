@@ -38,7 +38,7 @@ FLOORS = [
 OWNERS = {
     "hydra": {"config", "cli"},
     "lightning": {"training"},
-    "timm": {"backbones"},
+    "timm": {"backbones", "optim/timm_optimizers.py"},
     "wandb": {"runs/loggers.py"},
     "av": {"data"},
     "pillow_heif": {"data"},

@@ -25,20 +25,21 @@ from peftbench.results.published import BACKBONE, TABLE
 from support.places import ROOT
 
 NEEDS = {
-    "folder": ["data.root=photos"],
-    "coco_folder": ["data.root=boxes"],
-    "video_folder": ["data.root=clips"],
-    "timm": ["backbone.name=resnet18"],
-    "detection": ["data=digits_det"],
-    "multilabel": ["data=digits"],
-    "regression": ["data=digits"],
+    "data=folder": ["data.root=photos"],
+    "data=coco_folder": ["data.root=boxes"],
+    "data=video_folder": ["data.root=clips"],
+    "backbone=timm": ["backbone.name=resnet18"],
+    "optimizer=timm": ["optimizer.name=lion"],
+    "task=detection": ["data=digits_det"],
+    "task=multilabel": ["data=digits"],
+    "task=regression": ["data=digits"],
 }
 
 
 @pytest.mark.parametrize("group", ["method", "backbone", "data", "trainer", "optimizer", "task", "logger"])
 def test_every_shipped_yaml_composes_and_is_valid(group):
     for name in names(group, [CONFIGS]):
-        config = peftbench.compose(f"{group}={name}", *NEEDS.get(name, []))
+        config = peftbench.compose(f"{group}={name}", *NEEDS.get(f"{group}={name}", []))
         assert config.choices[group] == name
         assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 

@@ -18,6 +18,7 @@ _spec.loader.exec_module(tables)
 CODE = re.compile(r"(?<!`)(`{1,2})(?!`)([^`]+)\1|^(?: {4}|peftbench )(.+)$|^```\n(.+?)^```$", re.MULTILINE | re.DOTALL)
 WORD = re.compile(r"(?<![\w./-])([a-z_]+(?:\.[a-z_]+)*)=([\w/-]*)(?![\w/(-])")
 OF_OTHERS = {"hydra.searchpath": "Hydra's own", "data.task": "read in records of before"}
+OF_OTHERS["optimizer.args.betas"] = "an option of timm's lion"
 OUTSIDE = {
     ("data", "named_images"): "the example of CONTRIBUTING.md",
     ("experiment", "vtab1k/lora"): "the name of before, still read",

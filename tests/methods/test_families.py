@@ -55,6 +55,7 @@ SLOW = {
 }
 METHODS = {
     "full": (),
+    "lp_ft": (),
     "bitfit": (),
     "linear": (),
     "lora": ("method.rank=1",),

@@ -10,6 +10,9 @@ from peftbench.config.messages import meant_value
 from peftbench.config.schema import Config
 from peftbench.config.task_schema import task_schema
 
+OPTIMIZERS = ("adamw", "sgd", "ftp")
+"""Those of peftbench itself."""
+
 
 def check_rules(config: Config) -> None:
     """Raises UserError: a combination that cannot work."""
@@ -76,6 +79,26 @@ def _pruning_needs_whole_weights(config: Config) -> None:
 def _ftp_needs_whole_tensors(config: Config) -> None:
     if config.optimizer.name == "ftp" and config.trainer.strategy == "fsdp":
         raise UserError("optimizer=ftp: needs whole tensors, which trainer=fsdp has not; use trainer=ddp.")
+
+
+def _optimizer_is_known(config: Config) -> None:
+    optimizer = config.optimizer
+    if optimizer.library == "timm":
+        for key in ("betas", "momentum", "nesterov", "inner"):
+            if (value := getattr(optimizer, key)) is not None:
+                shown = list(value) if isinstance(value, tuple) else value
+                raise UserError(
+                    f"optimizer.{key}={shown}: is not for optimizer=timm; give +optimizer.args.{key}=… where "
+                    f"optimizer.name={optimizer.name} has it."
+                )
+        return
+    if optimizer.name not in OPTIMIZERS:
+        raise UserError(
+            f"optimizer.name={optimizer.name!r}: expected {', '.join(map(repr, OPTIMIZERS[:-1]))} or "
+            f"{OPTIMIZERS[-1]!r}{nearest(optimizer.name, OPTIMIZERS)}; optimizer=timm takes any that timm knows."
+        )
+    if optimizer.args:
+        raise UserError(f"optimizer.args={optimizer.args}: is for optimizer=timm; leave it out.")
 
 
 def _nesterov_needs_momentum(config: Config) -> None:
@@ -160,6 +183,7 @@ RULES = (
     _only_taylor_looks_at_images,
     _pruning_needs_whole_weights,
     _ftp_needs_whole_tensors,
+    _optimizer_is_known,
     _nesterov_needs_momentum,
     _tuning_leaves_test_images_alone,
     _augmentation_is_of_the_task,

@@ -99,13 +99,15 @@ class Data:
 
 @checked(config=STRICT, frozen=True)
 class Optimizer:
-    """`ftp` projects after each step of `inner`; `exclude` are patterns over the names that it leaves alone.
+    """`name` is one of adamw, sgd and ftp, or, with `library: timm`, any that timm's factory knows, which takes `args`
+    and none of betas, momentum, nesterov and inner.
 
+    `ftp` projects after each step of `inner`; `exclude` are patterns over the names that it leaves alone.
     `layer_decay` scales the rate of each layer of the backbone by its depth, `head_lr` that of the task's parameters;
     `decay_norms` has weight decay act on vectors and scalars too.
     """
 
-    name: Literal["adamw", "sgd", "ftp"]
+    name: str
     lr: AboveZero
     weight_decay: Amount = 0.0
     betas: tuple[Decay, Decay] | None = None
@@ -122,6 +124,8 @@ class Optimizer:
     layer_decay: LayerDecay = None
     head_lr: AboveZero = 1.0
     decay_norms: bool = False
+    library: Literal["own", "timm"] = "own"
+    args: dict[str, Any] = field(default_factory=dict)
 
 
 @checked(config=STRICT, frozen=True)

@@ -28,11 +28,28 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Phase:
+    """A training of its own that comes before the method's, in the same run.
+
+    Attributes:
+        name: what it is called in the record, in messages and in the run's folder.
+        method: a side method, which leaves the backbone as it is.
+        epochs: how many.
+        lr: its learning rate, of AdamW.
+    """
+
+    name: str
+    method: Method
+    epochs: int
+    lr: float
+
+
+@dataclass(frozen=True)
 class Method:
     """One way to adapt a backbone. Its fields are its options: plain types, literal defaults.
 
     The calls come in this order: `check` on a backbone of the meta device, before weights or data are touched;
-    `prepare` with the untouched model and training batches; `adapt`; `optimizer`; `finish`; `merge`.
+    `first_phase`; `prepare` with the untouched model and training batches; `adapt`; `optimizer`; `finish`; `merge`.
 
     What a method does is declared by class attributes, which its callers ask: a class that overrides one of the hooks
     in `HOOKS` without declaring so is refused where it is defined, with a UserError.
@@ -40,6 +57,8 @@ class Method:
 
     side: ClassVar[bool] = False
     """A side method reads taps and never sends a gradient into the backbone."""
+    phased: ClassVar[bool] = False
+    """`first_phase` gives a training that comes first; what it learned of the task is where the method begins."""
     plans: ClassVar[bool] = False
     """`prepare` looks at the data and decides what trains; the plan is kept in the run's folder."""
     own_optimizer: ClassVar[bool] = False
@@ -61,6 +80,7 @@ class Method:
     `masked` keeps every zero, `dense` merges over them. Weights that train themselves always keep their zeros."""
 
     HOOKS: ClassVar[Mapping[str, str]] = {
+        "first_phase": "phased",
         "prepare": "plans",
         "optimizer": "own_optimizer",
         "finish": "finishes",
@@ -89,6 +109,14 @@ class Method:
     def skipped(self, backbone: Backbone) -> Mapping[str, str]:
         """The layers that the options ask for and that are left alone, with the reason; on a backbone as built."""
         return {}
+
+    def first_phase(self) -> Phase:
+        """What is trained before `prepare`, for methods that are `phased` and no side methods.
+
+        The phase has a model of its own: its side net is left behind, and the tensors of the task (the head, and all
+        else of a detector that is not the backbone's) are where the method's own training begins.
+        """
+        raise UserError(f"{type(self).__name__} defines no first_phase().")
 
     def prepare(self, model: nn.Module, batches: Iterable[Any]) -> Plan:
         """Looks at the data before anything is changed; for methods with `plans`.

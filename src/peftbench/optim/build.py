@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from peftbench import config
 from peftbench.common.errors import UserError, nearest
 from peftbench.optim.ftp import FTP
+from peftbench.optim.timm_optimizers import has_fallback, timm_optimizer
 
 Factors = Mapping[str, float]
 """Name of a parameter -> what its learning rate is multiplied with; 1 for those that are not named."""
@@ -29,7 +30,7 @@ def optimizer(
     fused: bool = False,
     factors: Factors = MappingProxyType({}),
 ) -> torch.optim.Optimizer:
-    """AdamW or SGD over named parameters, under FTP where the spec says so.
+    """AdamW, SGD or one of timm's over named parameters, under FTP where the spec says so.
 
     Vectors and scalars (biases, norms, class tokens) are not decayed, unless `decay_norms` says so.
 
@@ -41,8 +42,10 @@ def optimizer(
         factors: see `Factors`.
 
     Raises:
-        UserError: an exclusion that matches no name.
+        UserError: an exclusion that matches no name; an option that timm's optimizer does not take.
     """
+    if spec.library == "timm":
+        return timm_optimizer(spec, _groups(spec, named, factors))
     plain = _over(spec, _groups(spec, named, factors), fused)
     if spec.name != "ftp":
         return plain
@@ -80,12 +83,16 @@ def layout(
 ) -> tuple[type[torch.optim.Optimizer], list[dict[str, Any]]]:
     """The class of the optimizer that `optimizer` and `joint_optimizer` build, and its groups with their settings.
 
+    Of one of timm's the class is `Optimizer` itself: what it keeps is its own affair.
+
     Args:
         specs: of one run, or of each of several.
         named: (name, parameter) of each run; the groups list them as their `params`.
         factors: of each run.
     """
     groups = [group for run in zip(specs, named, factors, strict=True) for group in _groups(*run)]
+    if specs[0].library == "timm":
+        return torch.optim.Optimizer, groups
     return _kind(specs[0]), groups
 
 
@@ -118,9 +125,26 @@ def scheduled_rate(spec: config.Optimizer, group: Mapping[str, Any]) -> float:
 def _groups(
     spec: config.Optimizer, named: Sequence[tuple[str, nn.Parameter]], factors: Factors
 ) -> list[dict[str, Any]]:
-    """First what is decayed, then what is not; each parted by factors, in the order in which these first come."""
+    """First what is decayed, then what is not; each parted by factors, in the order in which these first come.
+
+    Muon and its kin leave the task's parameters to their AdamW, as their author does with heads; of the backbone they
+    find vectors, embeddings of places and depthwise convolutions themselves.
+    """
+    if spec.library == "timm" and has_fallback(spec):
+        head = [one for one in named if one[0].startswith("task.")]
+        rest = [one for one in named if not one[0].startswith("task.")]
+        own = [{**group, "use_fallback": True} for group in _plain_groups(spec, head, factors)]
+        return [*_plain_groups(spec, rest, factors), *own]
+    return _plain_groups(spec, named, factors)
+
+
+def _plain_groups(
+    spec: config.Optimizer, named: Sequence[tuple[str, nn.Parameter]], factors: Factors
+) -> list[dict[str, Any]]:
     settings: dict[str, Any] = {}
-    if _stochastic(spec):
+    if spec.library == "timm":
+        pass  # its own settings are the same in all groups
+    elif _stochastic(spec):
         settings["momentum"] = 0.9 if spec.momentum is None else spec.momentum
         settings["nesterov"] = bool(settings["momentum"]) if spec.nesterov is None else spec.nesterov
     else:

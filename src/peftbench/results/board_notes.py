@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from peftbench.common.amounts import plural
+from peftbench.results.advice import below_probe_on
 from peftbench.results.board import FLAT, Board
 from peftbench.results.cells import BOLD_NOTE, best_note
 from peftbench.results.chosen import settings_by_arm
@@ -33,6 +34,7 @@ def group_notes(group: Group, incomplete: bool, shows_tasks: bool) -> list[str]:
     notes += _on_settings(group)
     notes += _on_runs(group)
     notes += _on_protocols(group)
+    notes += [note for board in group.boards for note in below_probe_on(board)][:NAMED]
     twice = [run for board in group.boards for run in board.twice]
     if twice:
         runs, ids = plural(len(twice), "further run"), some([run.id for run in twice])

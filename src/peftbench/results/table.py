@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,10 +14,12 @@ from rich.text import Text
 
 from peftbench.common.amounts import count, milliseconds, rate, seconds, size
 from peftbench.common.fitted_table import PIPED, Cell, Column, fitted, fold, left_out_in_words
+from peftbench.results.advice import Reached, below_probe, overfitted
 from peftbench.results.labels import data_name, differences, label
 from peftbench.results.record import FILE, Record
 from peftbench.results.task_results import results_of_record, task_name
 
+_TOLD = 5  # pieces of advice below a table
 _SETTINGS = (
     "Test images judge a setting and must not choose it: peftbench report shows the one that validation chooses."
 )
@@ -53,11 +55,39 @@ def print_table(records: Sequence[Record], console: Console | None = None) -> No
     differing = differences(records)
     if any(differing[id(record)] and _tested(record) for record in complete):
         say(_SETTINGS)
+    for note in _advice(complete, differing):
+        say(note)
     for record in records:
         if record.status != "complete":
             which = escape(" ".join([label(record), differing[id(record)]]).strip())
             text = f"[bold]{record.status}[/bold] {which}: {escape(record.reason or '')}"
             console.print(text, soft_wrap=True, highlight=False)
+
+
+def _advice(records: Sequence[Record], differing: Mapping[int, str]) -> list[str]:
+    """Which runs are below the probe on the same data, backbone and seed, and which overfit."""
+    notes, figures = [], []
+    for record in records:
+        name = " ".join([record.config["method"]["name"], differing[id(record)]]).strip()
+        metric = f"test/{results_of_record(record).metric}"
+        if note := overfitted(name, record.history):
+            notes.append(note)
+        stamps = [record.stamps.get(part) or {} for part in ("data", "backbone")]
+        if metric in record.metrics:
+            same = (
+                data_name(record.config),
+                stamps[0].get("hash"),
+                stamps[1].get("fingerprint"),
+                record.config["seed"],
+            )
+            own = (record.costs.get("parameters") or {}).get("method")
+            figures.append((same, Reached(name, data_name(record.config), record.metrics[metric], own)))
+    below = [
+        note
+        for same in dict.fromkeys(key for key, _ in figures)
+        for note in below_probe([figure for key, figure in figures if key == same])
+    ]
+    return [*below, *notes][:_TOLD]
 
 
 def _tested(record: Record) -> bool:

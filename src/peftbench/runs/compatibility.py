@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from peftbench import backbones
+from peftbench import backbones, optim
 from peftbench.common.amounts import plural
 from peftbench.common.errors import Refusal, UserError
 from peftbench.config import Config
@@ -25,6 +25,8 @@ def refuse_incompatible(config: Config, method: Method) -> backbones.Backbone:
             f"give data.size={backbone.facts.input_size}."
         )
     method.check(backbone)
+    if config.optimizer.library == "timm":
+        optim.refuse_timm_optimizer(config.optimizer)
     task_class(config.task).refuse(config, method.fixed_size, backbone)
     name = config.method.name
     if config.optimizer.layer_decay is not None and method.side:
@@ -34,11 +36,27 @@ def refuse_incompatible(config: Config, method: Method) -> backbones.Backbone:
         )
     if method.own_optimizer and config.optimizer.name == "ftp":
         raise UserError(f"optimizer=ftp: method={name} has an optimizer of its own; leave optimizer=ftp out.")
+    if method.phased:
+        _refuse_phases(config, method, backbone)
     if (method.own_optimizer or method.finishes or method.anchored) and config.trainer.strategy == "fsdp":
         raise Refusal(f"method={name}: needs whole tensors, which trainer=fsdp has not; use trainer=ddp.")
     if method.plans and config.trainer.strategy == "fsdp":
         raise Refusal(f"method={name}: tunes single entries of whole tensors; use trainer=ddp instead of fsdp.")
     return backbone
+
+
+def _refuse_phases(config: Config, method: Method, backbone: backbones.Backbone) -> None:
+    phase, name = method.first_phase(), config.method.name
+    if method.side or not phase.method.side or phase.epochs < 1 or not phase.lr > 0:
+        raise UserError(
+            f"{type(method).__name__}.first_phase(): expected a side method before one that changes the backbone, at "
+            f"least 1 epoch, and a rate above 0."
+        )
+    if config.trainer.strategy == "fsdp":
+        raise Refusal(
+            f"method={name}: its second phase begins from whole tensors, which trainer=fsdp has not; use trainer=ddp."
+        )
+    phase.method.check(backbone)
 
 
 def refuse_other_frames(config: Config) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from peftbench import backbones, costs, optim
 from peftbench.backbones import Backbone
 from peftbench.backbones.layers import layers
+from peftbench.common.amounts import plural
 from peftbench.common.precisions import HALF
 from peftbench.config import Config
 from peftbench.costs.simulated import Step, simulate_flops, simulate_step
@@ -111,8 +112,18 @@ def plan_run(config: Config, probe: bool = False, outlined: Outlined | None = No
             f"pruning: {round(every * config.pruning.ratio):,} of {every:,} weights become zero; merging is "
             f"{model.backbone.merging}"
         )
+    if method.phased:
+        phase = method.first_phase()
+        notes.append(
+            f"first: {plural(phase.epochs, 'epoch')} of a {phase.name} at rate {phase.lr:g}, from kept taps where they "
+            f"can be kept; parameters, memory and time are of what comes after"
+        )
     if method.own_optimizer or config.optimizer.name == "ftp":
         notes.append("memory: without the anchors and differences that its optimizer keeps")
+    if config.optimizer.library == "timm":
+        notes.append(
+            f"memory: with the two moments of AdamW; what optimizer.name={config.optimizer.name} keeps may differ"
+        )
     if config.trainer.ema is not None or config.trainer.keep == "best":
         notes.append("memory: without the copies that trainer.ema and trainer.keep=best keep of what trains")
     if taps is not None and taps.mode != "off":
@@ -166,7 +177,9 @@ def _batch(model: Model, splits: Splits, images: int) -> tuple[Tensor, Any]:
 def _optimizer(config: Config, model: Model) -> torch.optim.Optimizer:
     spec = config.optimizer
     if spec.name == "ftp":
-        spec = type(spec)(**{**vars(spec), "name": spec.inner or "adamw"})
+        spec = replace(spec, name=spec.inner or "adamw")
+    if spec.library == "timm":  # some of them look at values, and nothing has any here
+        spec = replace(spec, library="own", name="adamw", args={})
     return optim.optimizer(spec, model.trainable(), fused=True)
 
 

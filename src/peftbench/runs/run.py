@@ -203,8 +203,7 @@ def _train(runs: Sequence[SingleRun], batches: Loaders) -> list[Outcome | Diverg
     """Trains and tests; several runs share a checkpoint in a folder beside theirs."""
     first = runs[0]
     if len(runs) == 1:
-        config, folder = first.context.config, first.folder
-        return [fit(first.model, first.method, config, batches, folder, first.id, first.logger.epochs)]
+        return [fit(first.model, first.method, first.training, batches, first.folder, first.id, first.logger.epochs)]
     folder = shared_folder(runs)
     for one in runs:
         one.checkpoints = folder

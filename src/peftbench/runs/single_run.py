@@ -17,7 +17,7 @@ from peftbench.common.amounts import agreeing, plural
 from peftbench.common.errors import Refusal, UserError
 from peftbench.common.seeds import mix
 from peftbench.common.stopping import UNREAD, signals_later
-from peftbench.config import run_id
+from peftbench.config import Config, run_id
 from peftbench.data import ood
 from peftbench.data.base import Splits
 from peftbench.data.images import Preparation
@@ -29,6 +29,7 @@ from peftbench.results.task_results import percent
 from peftbench.runs import loggers, starting_backbone
 from peftbench.runs.context import Context
 from peftbench.runs.earlier_run import finished_before
+from peftbench.runs.first_phase import FirstPhase
 from peftbench.runs.folder import owned_folder, prepared_folder
 from peftbench.runs.plan_file import delta_metadata, make_plan
 from peftbench.runs.stamps import stamps_of
@@ -46,6 +47,7 @@ class SingleRun:
         done: whether its record was there already.
         checkpoints: the folder of its checkpoint, which runs that train jointly share.
         model, plan: once it is adapted.
+        before: the phase that was trained first, of a method that has one.
     """
 
     model: Model
@@ -67,6 +69,7 @@ class SingleRun:
         self.logger = loggers.Logger()
         self.checkpoints = self.folder
         self.done = False
+        self.before: FirstPhase | None = None
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
@@ -107,6 +110,8 @@ class SingleRun:
         if note := begin_task(task, config.task, config.backbone):
             context.tell(note)
         self.model = Model(backbone, task, transform.mean, transform.std)
+        if self.method.phased:
+            self._train_first_phase(batches)
         self.plan = make_plan(self.folder, self.method, self.model, batches, context)
         self.record.plan = dict(self.plan.facts)
         if skipped := dict(self.method.skipped(backbone)):
@@ -124,6 +129,23 @@ class SingleRun:
         self.record.costs = {"parameters": costs.parameters(self.model)}
         if context.first:
             self.record.costs["flops"] = costs.flops(self.model, _blank_input(backbone, splits.train.frames))
+
+    @property
+    def training(self) -> Config:
+        """The config to train by: the run's, without the time that a first phase took of `trainer.minutes`."""
+        config = self.context.config
+        return config if self.before is None else self.before.left_for_the_rest(config)
+
+    def _train_first_phase(self, batches: Loaders) -> None:
+        """Trains what comes before the method, or reads what an earlier session left; the model's task goes on from it.
+
+        Its checkpoint lies in a folder of its own until it is over.
+        """
+        self.before = FirstPhase(self.context, self.method.first_phase(), self.id, self.folder)
+        self.checkpoints = self.before.checkpoints
+        self.before.carry_out(self.model, batches)
+        self.checkpoints = self.folder
+        self.record.stamps["first_phase"] = self.before.stamp()
 
     def conclude(self, outcome: Outcome | Diverged) -> None:
         """Writes the delta and completes the record, or says in it why there is none; a complete run has both."""
@@ -161,6 +183,8 @@ class SingleRun:
         record, model = self.record, self.model
         learned = deltas.changed_tensors(outcome.state, model.start())
         record.costs |= outcome.costs
+        if self.before is not None:
+            record.costs = self.before.with_costs(record.costs)
         metadata = delta_metadata(record, model, self.plan)
         record.costs["delta_bytes"] = deltas.save_delta(self.folder / deltas.FILE, learned, metadata)
         if self.context.config.trainer.strategy != "fsdp":  # no process holds the whole model

@@ -64,6 +64,7 @@ def _apart(config: Config, method: Method) -> bool:
         or method.finishes
         or bool(config.data.ood)
         or config.trainer.alone
+        or config.optimizer.library != "own"
         or config.optimizer.name not in ("adamw", "sgd")
     )
 

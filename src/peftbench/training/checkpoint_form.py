@@ -136,11 +136,13 @@ def _optimizer(module: Fit) -> Form:
     entry = fields({}, {"name": either(nothing, text), "anchor": text}, tensor())
     anchored = fields({"kind": text, "tensors": each(int, entry)})
 
+    theirs = cls is torch.optim.Optimizer
+
     def check(value: Any, place: str) -> None:
         around = isinstance(value, Mapping) and "anchored" in value
         free = module.method.own_optimizer and not around  # which optimizer a method builds is its own affair
-        states = _states(ordered, cls, free)
-        settings = _any_groups if free or sharded else _groups(cls, groups)
+        states = _any_states(ordered) if theirs else _states(ordered, cls, free)
+        settings = _any_groups if free or sharded or theirs else _groups(cls, groups)
         fields({"state": states, "param_groups": settings}, {"anchored": anchored})(value, place)
 
     return check
@@ -157,9 +159,23 @@ def _states(ordered: Sequence[Tensor], cls: Any, free: bool) -> Form:
     return check
 
 
+def _any_states(ordered: Sequence[Tensor]) -> Form:
+    """Of one of timm's optimizers, which may keep rows and columns, or numbers."""
+
+    def check(value: Any, place: str) -> None:
+        kept = either(nothing, flag, finite, text, tensor())
+        each(int, each(str, kept))(value, place)
+        for key in value:
+            if not 0 <= key < len(ordered):
+                raise Misfit(f"{place}.{key}", value[key], f"the state of one of {len(ordered)} tensors")
+
+    return check
+
+
 def _any_groups(value: Any, place: str) -> None:
     names = listed(either(whole, text))
-    setting = either(nothing, flag, finite, text, pair, names)
+    a_type = kind("a type of numbers", lambda v: isinstance(v, torch.dtype))
+    setting = either(nothing, flag, finite, text, listed(finite), a_type, tensor(()), names)
     listed(fields({"params": names, "lr": finite, "initial_lr": finite}, {}, setting))(value, place)
 
 

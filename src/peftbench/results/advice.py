@@ -1,0 +1,78 @@
+"""What to tell beside results: a method that is below the probe on the same data, a run that learned by heart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from peftbench.results.board import Board
+from peftbench.results.task_results import less_is_better
+
+_POINT, _RISE = 0.01, 1.1
+REMEDY = "lower the learning rate, take layer decay, or method=lp_ft, which begins from the probe's head"
+
+
+@dataclass(frozen=True)
+class Reached:
+    """What a method reached on some data; `half` is half of its interval over seeds, 0 where there is none.
+
+    `own` are its parameters besides the head: a probe has none.
+    """
+
+    name: str
+    place: str
+    value: float
+    own: float | None
+    half: float = 0.0
+
+
+def below_probe(figures: Iterable[Reached]) -> list[str]:
+    """A sentence for each method more than a point, and than the seeds' noise, below the best probe of its place."""
+    figures = list(figures)
+    notes = []
+    for place in dict.fromkeys(figure.place for figure in figures):
+        here = [figure for figure in figures if figure.place == place]
+        probes = [figure for figure in here if figure.own == 0]
+        if not probes:
+            continue
+        probe = max(probes, key=lambda figure: figure.value)
+        for other in here:
+            if other.own and probe.value - other.value > max(_POINT, probe.half + other.half):
+                notes.append(
+                    f"{place}: {other.name} reached {100 * other.value:.1f} %, the probe ({probe.name}) "
+                    f"{100 * probe.value:.1f} %: {REMEDY}."
+                )
+    return notes
+
+
+def below_probe_on(board: Board) -> list[str]:
+    """As `below_probe`, of a board's rows."""
+    if less_is_better(board.metric):
+        return []
+    figures = []
+    for row in board.rows:
+        counts = {run.costs.parameters for run in row.all_runs()}
+        own = counts.pop() if len(counts) == 1 else None
+        for task in board.tasks:
+            cell = board.cell(row, task)
+            if cell.value is not None:
+                figures.append(Reached(row.label, task, cell.value, own, cell.half or 0.0))
+    return below_probe(figures)
+
+
+def overfitted(name: str, history: Sequence[Mapping[str, float]]) -> str:
+    """A sentence where the loss on validation images rose again while that of training fell; else nothing.
+
+    Rose is: by more than a tenth of its least value, which an earlier epoch had.
+    """
+    rows = [row for row in history if "val_loss" in row]
+    if len(rows) < 2:
+        return ""
+    least, last = min(rows, key=lambda row: row["val_loss"]), rows[-1]
+    if last["val_loss"] <= _RISE * least["val_loss"] or last["train_loss"] >= least["train_loss"]:
+        return ""
+    return (
+        f"{name}: overfits: its validation loss was least in epoch {int(least['epoch'])} ({least['val_loss']:.3g}) and "
+        f"is {last['val_loss']:.3g} in epoch {int(last['epoch'])}, while that of training fell from "
+        f"{least['train_loss']:.3g} to {last['train_loss']:.3g}: give trainer.keep=best, fewer epochs or augmentation."
+    )

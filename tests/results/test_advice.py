@@ -1,0 +1,55 @@
+"""What the closing table and a report say of a method below the probe, and of a run that overfits."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from peftbench.cli.main import main
+from peftbench.results import Record, print_table
+from support.reports import record, write
+
+PROBE = {"costs__parameters__method": 0}
+
+
+def table(*records) -> str:
+    out = io.StringIO()
+    print_table([Record(**{k: v for k, v in one.items() if k != "schema"}) for one in records], Console(file=out))
+    return out.getvalue()
+
+
+def test_a_method_below_the_probe_is_told_in_table_and_report(capsys, tmp_path):
+    probe, full = record("linear", accuracy=0.752, **PROBE), record("full", accuracy=0.41)
+    told = "full reached 41.0 %, the probe (linear) 75.2 %: lower the learning rate"
+    assert told in table(probe, full)
+    assert main(["report", str(write(tmp_path, probe, full))]) == 0
+    out = capsys.readouterr().out
+    assert told in " ".join(out.split())
+    assert "method=lp_ft" in out
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        record("full", accuracy=0.748),
+        record("full", accuracy=0.41, seed=1),
+        record("full", accuracy=0.41, stamps__data__hash="of other images"),
+        record("full", accuracy=0.9),
+    ],
+    ids=["inside a point", "another seed", "other data", "above"],
+)
+def test_else_nothing_is_told(other):
+    assert "the probe (" not in table(record("linear", accuracy=0.752, **PROBE), other)
+
+
+def curve(*losses):
+    return [{"epoch": i + 1, "step": i, "train_loss": t, "val_loss": v} for i, (t, v) in enumerate(losses)]
+
+
+def test_a_run_whose_validation_loss_rises_while_training_falls_overfits():
+    bad = record("full", history=curve((1.0, 0.9), (0.5, 0.6), (0.1, 0.8)))
+    assert "full: overfits: its validation loss was least in epoch 2 (0.6) and is 0.8 in epoch 3" in table(bad)
+    for losses in ([(1.0, 0.9), (0.5, 0.6), (0.1, 0.63)], [(0.5, 0.6), (0.9, 0.9)], [(0.5, 0.6)]):
+        assert "overfits" not in table(record("full", history=curve(*losses)))
