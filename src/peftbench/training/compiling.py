@@ -49,7 +49,7 @@ class CompiledBlocks:
             self.why_not = "the sizes of its batches are not known before"
         else:
             try:
-                self._compile(fit.model.backbone)
+                self.compile(fit.model.backbone)
                 for images in _sizes(fit):
                     _pass(fit, images)
             except Exception as problem:  # dynamo, its compiler and a model each fail in their own ways
@@ -73,7 +73,8 @@ class CompiledBlocks:
         """What the record says: how many blocks were compiled, or why none was."""
         return {"blocks": self.blocks, "without": self.why_not} if self.why_not else {"blocks": self.blocks}
 
-    def _compile(self, backbone: Any) -> None:
+    def compile(self, backbone: Any) -> None:
+        """Has the blocks compile when they first compute in train mode. Raises RuntimeError where there is none."""
         import torch._dynamo
 
         limit = torch._dynamo.config.cache_size_limit
