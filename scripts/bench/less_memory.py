@@ -19,7 +19,7 @@ def names() -> list[str]:
 
 
 def measure(quick: bool = False) -> list[Row]:
-    """Both of a pair are timed in turn. A compiled step above 0.9 of the plain one does not pay, and the table says so."""
+    """Both of a pair are timed in turn. A compiled step above 0.9 of the plain one does not pay: the row says so."""
     from peftbench.costs import SavedBytes
 
     rounds = 1 if quick else 6

@@ -1,4 +1,4 @@
-"""Checkpointing, parts of a batch, channels last and compiled blocks: what they change of a run, and what they do not."""
+"""Checkpointing, parts of a batch and channels last: what they change of a run, and what they do not."""
 
 from __future__ import annotations
 
