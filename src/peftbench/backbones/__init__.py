@@ -3,6 +3,19 @@
 from peftbench.backbones import layouts
 from peftbench.backbones.backbone import Backbone
 from peftbench.backbones.build import build_on_meta, build_with_weights, with_classifier
+from peftbench.backbones.checkpointing import KEY as CHECKPOINTING
+from peftbench.backbones.checkpointing import checkpoint_blocks
 from peftbench.backbones.facts import Facts, Size, Tap
 
-__all__ = ["Backbone", "Facts", "Size", "Tap", "build_on_meta", "build_with_weights", "layouts", "with_classifier"]
+__all__ = [
+    "CHECKPOINTING",
+    "Backbone",
+    "Facts",
+    "Size",
+    "Tap",
+    "build_on_meta",
+    "build_with_weights",
+    "checkpoint_blocks",
+    "layouts",
+    "with_classifier",
+]

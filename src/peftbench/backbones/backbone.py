@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from peftbench.backbones.checkpointing import last_called
 from peftbench.backbones.cut import learn_facts
 from peftbench.backbones.facts import WHOLE, Size, Tap, grid_of
 from peftbench.backbones.pooled_tokens import pooled_tokens
@@ -35,6 +36,8 @@ class Backbone(nn.Module):
         kept: how many `channels` and `heads` pruning kept where it took some out.
         pruned: how it was pruned: `name` (unstructured or structured) and `ratio`; empty where it was not.
         origin: the fingerprint of the whole backbone that a pruned one was made from.
+        recomputes: whether blocks are computed again in backward (`checkpointing`).
+        computing: whether it computes for its caller now, and not again for backward.
         merging: what a method makes of the zeros when it is merged (`Method.merges`); "" where there are none.
 
     Raises:
@@ -60,6 +63,7 @@ class Backbone(nn.Module):
         self.pruned: dict[str, Any] = {}
         self.origin = ""
         self.merging = ""
+        self.recomputes, self.computing = False, False
 
     @property
     def fingerprint(self) -> str:
@@ -89,6 +93,7 @@ class Backbone(nn.Module):
         indices = [self.facts.index(i) for i in wanted]
         kept: dict[int, Tensor] = {}
         emit = emit or kept.__setitem__
+        self.computing = True
         try:
             if self.facts.taps[0].module == WHOLE:
                 emit(0, self.net.forward_features(x))
@@ -105,13 +110,19 @@ class Backbone(nn.Module):
                 f"({str(problem).splitlines()[0].rstrip('.')}); give images of {size} pixels, or build the model for "
                 f"another data.size."
             ) from None
+        finally:
+            self.computing = False
         return [kept[i] for i in indices if kept]
 
     def pool(self, tap: Tensor) -> Tensor:
         """The last tap (B, …) through the tail and timm's pooling: features (B, width)."""
-        for name in self.facts.tail:
-            tap = self.net.get_submodule(name)(tap)
-        return self.net.forward_head(tap, pre_logits=True)
+        self.computing = True
+        try:
+            for name in self.facts.tail:
+                tap = self.net.get_submodule(name)(tap)
+            return self.net.forward_head(tap, pre_logits=True)
+        finally:
+            self.computing = False
 
     @property
     def classifiers(self) -> tuple[str, ...]:
@@ -206,6 +217,8 @@ class Backbone(nn.Module):
             return hook
 
         modules = {i: self.net.get_submodule(self.facts.taps[i].module) for i in indices}
+        if self.recomputes:
+            modules = {i: last_called(module) for i, module in modules.items()}
         handles = [m.register_forward_hook(hand_on(i)) for i, m in modules.items()]
         try:
             yield

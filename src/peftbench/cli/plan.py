@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from peftbench.cli.arguments import CONFIG_DIR, Argument, Command, Words
@@ -31,6 +31,11 @@ def print_plan(words: Words) -> int:
 
     doing("building the model without weights")
     planned = plan_run(config, words["probe"], outlined)
+    if words["memory"]:
+        from peftbench.runs.memory_ways import ways_to_less_memory
+
+        doing("simulating steps that take less memory")
+        planned = replace(planned, ways=ways_to_less_memory(config, outlined.splits))
     if words["json"]:
         print(json.dumps({**asdict(planned), "relative_time": planned.relative_time}, indent=1))
     else:
@@ -106,14 +111,22 @@ def _sums(planned: Any, config: Any) -> Table:
         table.add_row(f"of it the detector's {part}", f"{count:,}")
     table.add_row("memory of the weights", amounts.size(planned.weights))
     if step is not None:
-        table.add_row("memory of a step, allocated", f"{step.peak / 1e6:,.0f} MB (batch {config.data.batch_size})")
+        table.add_row("memory of a step, allocated", f"{step.peak / 1e6:,.0f} MB ({_images_of_step(config)})")
         table.add_row("of it kept for backward", f"{step.saved / 1e6:,.0f} MB")
         table.add_row("arithmetic of a step, against full fine-tuning", f"{planned.relative_time:.2f}")
+    for way in planned.ways:
+        text = f"{way.peak / 1e6:,.0f} MB ({way.saved / 1e6:,.0f} MB kept for backward)"
+        table.add_row(f"memory of a step with {way.words}{'' if way.same_batch else ', another training'}", text)
     if planned.taps is not None:
         _add_taps(table, planned.taps, config)
     if planned.probe is not None:
         _add_times(table, planned.probe, planned.taps)
     return table
+
+
+def _images_of_step(config: Config) -> str:
+    most = config.trainer.micro_batch
+    return f"batch {config.data.batch_size}" + (f", {most} at a time" if most else "")
 
 
 def _add_taps(table: Table, taps: Any, config: Config) -> None:
@@ -144,6 +157,7 @@ COMMAND = Command(
     print_plan,
     (
         Argument("json", "as JSON", kind="flag", default=False),
+        Argument("memory", "also what a step would take in ways that need less memory", kind="flag", default=False),
         Argument("probe", "also time two batches on this machine", kind="flag", default=False),
         CONFIG_DIR,
     ),
@@ -154,5 +168,6 @@ COMMAND = Command(
         "peftbench plan method=petah backbone=efficientformer_l1 data=digits",
         "peftbench plan method=losa backbone=vit_g data=digits --json",
         "peftbench plan method=losa backbone=vit_b data=vtab/cifar probe=true",
+        "peftbench plan method=full backbone=vit_s data=digits memory=true",
     ),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from functools import cache
 from pathlib import Path
@@ -33,3 +34,18 @@ def has_bf16() -> bool:
     """
     words = set(_cpuinfo().split())
     return not words or bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def free_memory() -> int:
+    """Bytes of the machine's memory that a process can still have, by what the system and its control group say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2 if hasattr(os, "sysconf") else 2**32
+    try:
+        group = Path("/sys/fs/cgroup")
+        most = int((group / "memory.max").read_text(encoding="utf-8"))
+        return min(free, most - int((group / "memory.current").read_text(encoding="utf-8")))
+    except (OSError, ValueError):  # no such group, or one without a limit ("max")
+        return free

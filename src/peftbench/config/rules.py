@@ -174,6 +174,35 @@ def _kept_weights_are_whole(config: Config) -> None:
         raise UserError(f"{key}: needs whole tensors, which trainer=fsdp has not; use trainer=ddp.")
 
 
+def _parts_of_a_model_are_whole(config: Config) -> None:
+    trainer = config.trainer
+    ways = {
+        "grad_checkpointing=true": trainer.grad_checkpointing,
+        "compile=true": trainer.compile,
+        f"micro_batch={trainer.micro_batch}": trainer.micro_batch is not None,
+        "accumulate=auto": trainer.accumulate == "auto",
+    }
+    given = [way for way, on in ways.items() if on]
+    if given and trainer.strategy == "fsdp":
+        raise UserError(f"trainer.{given[0]}: needs whole blocks, which trainer=fsdp gathers itself; use trainer=ddp.")
+
+
+def _one_process_chooses_for_itself(config: Config) -> None:
+    trainer = config.trainer
+    if trainer.accumulate != "auto":
+        return
+    if trainer.devices * trainer.nodes > 1:
+        raise UserError(
+            f"trainer.accumulate=auto: looks at the memory of one device, and here are "
+            f"{trainer.devices * trainer.nodes}; give trainer.micro_batch=N, the images that each computes at a time."
+        )
+    if trainer.micro_batch is not None:
+        raise UserError(
+            f"trainer.accumulate=auto: chooses trainer.micro_batch, and trainer.micro_batch={trainer.micro_batch} is "
+            f"given; leave one of them out."
+        )
+
+
 RULES = (
     _seeds_are_of_32_bits,
     _weights_are_no_other_word,
@@ -195,4 +224,6 @@ RULES = (
     _half_precision_needs_a_gpu,
     _choosing_an_epoch_needs_validation,
     _kept_weights_are_whole,
+    _parts_of_a_model_are_whole,
+    _one_process_chooses_for_itself,
 )

@@ -133,6 +133,9 @@ class Trainer:
     """`keep` says whose weights a run ends with, its last epoch's or its best's; it stops after `patience` epochs
     without a better one, and after so many `minutes` of training, of which its schedule follows the share. With `ema`
     the weights are the exponential moving average of those that train.
+
+    Images are computed `micro_batch` at a time where it is given, with one optimizer step for the whole batch;
+    `accumulate=auto` chooses it. `grad_checkpointing` keeps the inputs of blocks alone for backward.
     """
 
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
@@ -141,7 +144,7 @@ class Trainer:
     strategy: Literal["single", "ddp", "fsdp"] = "single"
     precision: Literal["32", "16", "bf16"] = "32"
     epochs: Positive = 20
-    accumulate: Positive = 1
+    accumulate: Positive | Literal["auto"] = 1
     clip: AboveZeroOrNull = None
     max_batches: Positive | None = None
     trial: bool = False
@@ -152,10 +155,20 @@ class Trainer:
     patience: Positive | None = None
     minutes: AboveZeroOrNull = None
     ema: BetweenZeroAndOne | None = None
+    micro_batch: Positive | None = None
+    grad_checkpointing: bool = False
+    channels_last: bool = False
+    compile: bool = False
 
     @property
     def alone(self) -> bool:
-        """Whether a run has weights or an end of its own choice: then it is not trained together with others."""
+        """Whether a run has weights, an end or a part of the batch of its own: then it trains apart from others."""
+        own = (self.patience, self.minutes, self.ema, self.micro_batch)
+        return self.keep != "last" or self.accumulate == "auto" or any(x is not None for x in own)
+
+    @property
+    def chooses_end(self) -> bool:
+        """Whether a run has weights or an end of its own choice, of which its record tells."""
         return self.keep != "last" or any(x is not None for x in (self.patience, self.minutes, self.ema))
 
     @property

@@ -101,6 +101,7 @@ def simulate_step(
     batch: Callable[[], tuple[Tensor, Any]],
     optimizer: Callable[[], torch.optim.Optimizer],
     half: torch.dtype | None,
+    parts: int = 1,
 ) -> Step:
     """Simulates a step of training, the optimizer's state included.
 
@@ -109,6 +110,7 @@ def simulate_step(
         batch: makes images (B, 3, H, W) and targets.
         optimizer: makes the optimizer of the model's parameters.
         half: what autocast computes in, if anything.
+        parts: of how many such batches the gradients are added up for one step of the optimizer.
     """
     saved, alive = SavedBytes(model), _Alive()
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -122,10 +124,12 @@ def simulate_step(
             stepper.zero_grad()
             images_and_targets = batch()
             alive.flops = 0
-            with saved.counting(), torch.autocast("cpu", half, enabled=half is not None):
-                loss = model.loss(images_and_targets)
-            loss.backward()
-            flops = alive.flops
+            for _ in range(min(parts, 2)):  # at the second, gradients are there from the beginning
+                with saved.counting(), torch.autocast("cpu", half, enabled=half is not None):
+                    loss = model.loss(images_and_targets)
+                loss.backward()
+                del loss
+            flops = alive.flops // min(parts, 2) * parts
             stepper.step()
     return Step(alive.peak, saved.total, flops)
 

@@ -37,6 +37,7 @@ class Model(nn.Module):
         multiple: `frozen` pads its batches to a multiple of this; see `padded_batches`.
         reads: the taps that the task reads, as indices into `facts.taps`.
         passed: those of them that a side net leaves as they are.
+        channels_last: whether images go through the backbone in this layout; its weights keep theirs.
     """
 
     mean: Tensor
@@ -53,6 +54,7 @@ class Model(nn.Module):
         self.backbone, self.task = backbone, task
         self.side: Side | None = None
         self.multiple = 1
+        self.channels_last = False
         self.reads = task.reads(backbone.facts)
         self.passed: tuple[int, ...] = ()
         self.register_buffer("mean", torch.tensor(mean).mul(255).view(3, 1, 1), persistent=False)
@@ -85,7 +87,8 @@ class Model(nn.Module):
             raise UserError(
                 f"images: have the shape {tuple(images.shape)}; expected (B, 3, H, W), or clips (B, T, 3, H, W)."
             )
-        return self.normalize(images).flatten(0, -4)
+        frames = self.normalize(images).flatten(0, -4)
+        return frames.contiguous(memory_format=torch.channels_last) if self.channels_last else frames
 
     def extract(self, images: Tensor, cached: list[Tensor] | None = None) -> list[Tensor]:
         """Adapted taps: live ones of a weight method, or the side net's over frozen (or `cached`) ones."""
@@ -127,7 +130,8 @@ class Model(nn.Module):
         half = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         with torch.autocast(device, half, enabled=half is not None and (device != "cpu" or has_bf16())):
             taps = self.condense(self.backbone.taps(images, self.kept))
-        return [t[:count] if half is None else t[:count].to(half) for t in taps]
+        taps = [t[:count] if half is None else t[:count].to(half) for t in taps]
+        return [t.contiguous() for t in taps] if self.channels_last else taps  # as they are read from a cache
 
     def forward(self, images: Tensor, cached: list[Tensor] | None = None) -> Any:
         """Predictions, in the task's own form: logits (B, classes) for classification."""
@@ -165,6 +169,16 @@ class Model(nn.Module):
             ):
                 module.eval()
         return self
+
+    @property
+    def moves_statistics(self) -> bool:
+        """Whether training normalises by the statistics of the batch, and moves those that are kept."""
+        modes = {module: module.training for module in self.modules()}
+        self.train()
+        moving = any(isinstance(m, _NormBase) and m.training and m.track_running_stats for m in self.modules())
+        for module, mode in modes.items():
+            module.training = mode
+        return moving
 
     def trainable(self) -> list[tuple[str, nn.Parameter]]:
         """(name, parameter) of everything that trains, head included."""

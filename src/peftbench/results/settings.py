@@ -19,7 +19,16 @@ _TRAINER = ("precision", "epochs", "accumulate", "clip", "max_batches")
 _DATA = ("batch_size", "augment", "on_error", "order_seed")
 _LATER: Mapping[str, Mapping[str, Any]] = {
     "optimizer": {"layer_decay": None, "head_lr": 1.0, "decay_norms": False, "library": "own", "args": {}},
-    "trainer": {"keep": "last", "patience": None, "minutes": None, "ema": None},
+    "trainer": {
+        "keep": "last",
+        "patience": None,
+        "minutes": None,
+        "ema": None,
+        "micro_batch": None,
+        "grad_checkpointing": False,
+        "channels_last": False,
+        "compile": False,
+    },
 }
 """Keys that came after the first version, with what runs without them did: a setting names them where they differ."""
 

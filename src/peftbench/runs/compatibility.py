@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 from peftbench import backbones, optim
 from peftbench.common.amounts import plural
 from peftbench.common.errors import Refusal, UserError
 from peftbench.config import Config
 from peftbench.methods.base import Method
+from peftbench.models.model import Model
 from peftbench.runs import starting_backbone
 from peftbench.tasks.base import task_class
 
@@ -34,6 +37,7 @@ def refuse_incompatible(config: Config, method: Method) -> backbones.Backbone:
             f"optimizer.layer_decay={config.optimizer.layer_decay}: method={name} trains no layer of the backbone, so "
             f"that there is no rate to scale by depth; leave it out (optimizer.head_lr scales the head's rate)."
         )
+    _refuse_ways_of_computing(config, method, backbone)
     if method.own_optimizer and config.optimizer.name == "ftp":
         raise UserError(f"optimizer=ftp: method={name} has an optimizer of its own; leave optimizer=ftp out.")
     if method.phased:
@@ -57,6 +61,30 @@ def _refuse_phases(config: Config, method: Method, backbone: backbones.Backbone)
             f"method={name}: its second phase begins from whole tensors, which trainer=fsdp has not; use trainer=ddp."
         )
     phase.method.check(backbone)
+
+
+def _refuse_ways_of_computing(config: Config, method: Method, backbone: backbones.Backbone) -> None:
+    """Raises Refusal where checkpointing, or compiling, of the backbone does nothing or is not to be had."""
+    trainer, name = config.trainer, config.method.name
+    if trainer.grad_checkpointing:
+        if method.side:
+            raise Refusal(
+                f"{backbones.CHECKPOINTING}: method={name} sends no gradient through the backbone, so that nothing of "
+                f"its blocks is kept for backward; leave it out."
+            )
+        backbones.checkpoint_blocks(copy.deepcopy(backbone))
+    if trainer.compile and method.side:
+        raise Refusal(
+            f"trainer.compile=true: compiles the backbone's blocks for training, and method={name} trains beside them; "
+            f"leave it out."
+        )
+
+
+def choose_ways_of_computing(config: Config, model: Model) -> None:
+    """Has an adapted model compute as the config says: which of it is kept for backward, and in which layout."""
+    if config.trainer.grad_checkpointing:
+        backbones.checkpoint_blocks(model.backbone)
+    model.channels_last = config.trainer.channels_last
 
 
 def refuse_other_frames(config: Config) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from rich.console import Console
 
@@ -24,6 +26,7 @@ class Context:
         process: the number of this process, from 0, of `processes` that carry out the run.
         group: the sweep that the run belongs to.
         retry: whether a run that failed before is tried again.
+        settled: what was chosen for the run before it had an id, for its record's stamps.
     """
 
     config: Config
@@ -31,6 +34,7 @@ class Context:
     processes: int = 1
     group: str | None = None
     retry: bool = True
+    settled: Mapping[str, Any] = field(default_factory=dict)
 
     @staticmethod
     def begin(config: Config, group: str | None, retry: bool) -> Context:

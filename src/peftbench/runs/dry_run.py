@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +22,15 @@ from peftbench.methods.base import Method, Plan, unfreeze
 from peftbench.models.model import Model
 from peftbench.runs import starting_backbone
 from peftbench.runs.build import instantiate
-from peftbench.runs.compatibility import refuse_incompatible
+from peftbench.runs.compatibility import choose_ways_of_computing, refuse_incompatible
 from peftbench.runs.data_sets import Outlined, outline_data
 from peftbench.runs.planned_taps import PlannedTaps, plan_taps
 from peftbench.runs.probe import Probe, probe_run
 from peftbench.tasks.base import task_class
+from peftbench.training.micro_batches import sizes_of_parts
+
+if TYPE_CHECKING:
+    from peftbench.runs.memory_ways import Way
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class Planned:
         weights: bytes of the model, which a step's memory comes on top of; of a streamed backbone they lie in its file.
         taps: what a side method keeps; None of a method that changes the backbone.
         probe: what two batches took here; None unless it was asked for.
+        ways: what a step would take in ways that need less memory; empty unless they were asked for.
     """
 
     rows: tuple[Row, ...]
@@ -67,6 +72,7 @@ class Planned:
     weights: int = 0
     taps: PlannedTaps | None = None
     probe: Probe | None = None
+    ways: tuple[Way, ...] = ()
 
     @property
     def relative_time(self) -> float | None:
@@ -90,14 +96,12 @@ def plan_run(config: Config, probe: bool = False, outlined: Outlined | None = No
     model, skipped = _model(config, method, splits, backbone)
     rows = _rows(config, method, model, skipped, before)
     parameters, masks = costs.parameters(model), model.backbone.masks
-    batch = min(config.data.batch_size, len(splits.roles(config.data.stage)[0]))
+    batch = images_of_step(config, splits)
     weights = _bytes(model)
     taps = plan_taps(config, model, splits.roles(config.data.stage)[:2])
     taken, full = None, 0
     if model.task.blank_targets(1) is not None:
-        taken = simulate_step(
-            model, lambda: _batch(model, splits, batch), lambda: _optimizer(config, model), _half(config)
-        )
+        taken = _simulated(config, splits, model, sizes_of_parts(batch, config.trainer.micro_batch))
         whole = _fully_tuned(config, splits, before)
         full = simulate_flops(whole, lambda: _batch(whole, splits, batch))
     else:
@@ -128,6 +132,8 @@ def plan_run(config: Config, probe: bool = False, outlined: Outlined | None = No
         notes.append("memory: without the copies that trainer.ema and trainer.keep=best keep of what trains")
     if taps is not None and taps.mode != "off":
         notes.append("memory and time: of a step without kept taps; with them no backbone runs")
+    if config.trainer.compile:
+        notes.append("memory: of the plain model; compiled blocks (trainer.compile=true) keep other tensors")
     if config.backbone.stream:
         notes.append("weights: of the backbone in its file; a block at a time is in memory (backbone.stream=true)")
     probed = None
@@ -143,6 +149,34 @@ def plan_run(config: Config, probe: bool = False, outlined: Outlined | None = No
     return Planned(tuple(rows), parameters, taken, full, tuple(notes), weights, taps, probed)
 
 
+def plan_step(config: Config, splits: Splits, images: int | None = None, parts: int = 1) -> tuple[Step, int] | None:
+    """A step of this run, and the bytes of its weights; None where the images decide what a step takes.
+
+    `images` are those that are computed at a time, `parts` times for a step; by default as the config says.
+
+    Raises:
+        UserError: as `plan_run`.
+    """
+    method: Method = instantiate(config.method)
+    model, _ = _model(config, method, splits, refuse_incompatible(config, method))
+    if model.task.blank_targets(1) is None:
+        return None
+    sizes = sizes_of_parts(images_of_step(config, splits), config.trainer.micro_batch)
+    return _simulated(config, splits, model, sizes if images is None else [images] * parts), _bytes(model)
+
+
+def images_of_step(config: Config, splits: Splits) -> int:
+    """How many images a batch of this run has."""
+    return min(config.data.batch_size, len(splits.roles(config.data.stage)[0]))
+
+
+def _simulated(config: Config, splits: Splits, model: Model, sizes: Sequence[int]) -> Step:
+    """A step of the model, which is used up, for a batch in parts of these sizes, the largest first."""
+    return simulate_step(
+        model, lambda: _batch(model, splits, sizes[0]), lambda: _optimizer(config, model), _half(config), len(sizes)
+    )
+
+
 def _bytes(model: Model) -> int:
     """Of its parameters and buffers, each counted once."""
     return sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
@@ -155,6 +189,7 @@ def _model(config: Config, method: Method, splits: Splits, backbone: Backbone) -
         model = Model(backbone, task)
         skipped = method.skipped(backbone)
         model.adapted(method.adapt(backbone, Plan()))
+        choose_ways_of_computing(config, model)
     return model, skipped
 
 

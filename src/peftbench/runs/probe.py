@@ -21,6 +21,7 @@ from peftbench.methods.base import Method, Plan
 from peftbench.models.model import Model
 from peftbench.runs import starting_backbone
 from peftbench.runs.build import transform_of
+from peftbench.runs.compatibility import choose_ways_of_computing
 from peftbench.runs.planned_taps import PlannedTaps
 from peftbench.tasks.base import begin_task, task_class
 
@@ -85,6 +86,19 @@ def probe_run(config: Config, method: Method, splits: Splits, taps: PlannedTaps 
     return Probe(step, filling, testing, whole, config.trainer.epochs, steps, batch, device.type, weights)
 
 
+def try_step(config: Config, method: Method, splits: Splits, images: int) -> None:
+    """Makes one step on noise, of two parts of so many images each, with the optimizer's state; nothing stays of it.
+
+    Raises:
+        UserError: as `probe_run`.
+        torch.OutOfMemoryError, RuntimeError: there is not enough memory for it.
+    """
+    with torch.random.fork_rng():
+        model, device = _model(config, method, splits)
+        noise = _noise(model, splits.train.frames, images, device)
+        _Times(config, method, model, device).training_step(noise, False, parts=2)()
+
+
 class _Times:
     """Times the parts of a run, in its precision."""
 
@@ -107,6 +121,10 @@ class _Times:
 
     def of_training(self, images: Tensor, from_taps: bool) -> float:
         """A step of training: loss, gradients and the optimizer."""
+        return self._of(self.training_step(images, from_taps))
+
+    def training_step(self, images: Tensor, from_taps: bool, parts: int = 1) -> Callable[[], None]:
+        """A call that makes a step, of the gradients of these images `parts` times."""
         batch: Any = self._batch(images)
         if from_taps:
             with self.model.padded_batches(), self.autocast:
@@ -120,13 +138,14 @@ class _Times:
         self.model.train()
 
         def step() -> None:
-            with self.autocast:
-                loss = self.model.loss(batch)
-            loss.backward()
+            for _ in range(parts):
+                with self.autocast:
+                    loss = self.model.loss(batch)
+                loss.backward()
             optimizer.step()
             optimizer.zero_grad()
 
-        return self._of(step)
+        return step
 
     def _of(self, call: Callable[[], Any]) -> float:
         times = []
@@ -152,6 +171,7 @@ def _model(config: Config, method: Method, splits: Splits) -> tuple[Model, torch
     transform = transform_of(config, backbone)
     model = Model(backbone, task, transform.mean, transform.std)
     model.adapted(method.adapt(backbone, Plan()))
+    choose_ways_of_computing(config, model)
     on_gpu = torch.cuda.is_available() and config.trainer.accelerator in ("auto", "gpu")
     device = torch.device("cuda" if on_gpu else "cpu")
     return model.to(device), device

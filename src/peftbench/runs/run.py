@@ -29,6 +29,8 @@ from peftbench.runs.build import build_backbone, instantiate, transform_of
 from peftbench.runs.compatibility import refuse_incompatible, refuse_other_frames
 from peftbench.runs.context import Context
 from peftbench.runs.data_sets import load_splits, mistakes_of
+from peftbench.runs.device_memory import out_of_memory_told
+from peftbench.runs.micro_batch_choice import settle_micro_batch
 from peftbench.runs.shared_checkpoint import group_of, records_kept, remove_shared_checkpoint, shared_folder
 from peftbench.runs.single_run import SingleRun
 from peftbench.runs.start_check import Start
@@ -72,11 +74,14 @@ def run_jointly(
         refuse_other_frames(config)
         if len(configs) > 1 and config.trainer.alone:
             raise UserError(
-                "trainer.keep=best, trainer.patience, trainer.minutes, trainer.ema: such a run chooses its own weights "
-                "or its own end; carry it out alone, not together with others."
+                "trainer.keep=best, trainer.patience, trainer.minutes, trainer.ema, trainer.micro_batch: such a run "
+                "has weights, an end or parts of a batch of its own; carry it out alone, not together with others."
             )
 
     data = read_data(context, splits)
+    if context.config.trainer.accumulate == "auto":
+        context.doing("choosing how many images are computed at a time")
+        configs, context = _settled(context, methods[0], data.splits)
     context.doing(f"reading the weights of {_name(context.config, 'backbone')}")
     backbone = build_backbone(context.config, context.tell)
     transform = transform_of(context.config, backbone)
@@ -97,11 +102,18 @@ def run_jointly(
             open_runs.enter_context(one.opened())
         if todo := [one for one in runs.values() if not one.done]:
             joined = group_of(todo, runs)
-            with records_kept(joined):
+            with records_kept(joined), out_of_memory_told(context.config, data.splits):
                 carry_out(context, joined, backbone, data, transform)
     if context.first and joined:  # last, when all records are written
         remove_shared_checkpoint(joined)
     return [runs[one.id].record for one in asked]
+
+
+def _settled(context: Context, method: Method, splits: Splits) -> tuple[list[Config], Context]:
+    """The run, alone as it is, with its micro-batch chosen."""
+    with out_of_memory_told(context.config, splits):
+        config, about = settle_micro_batch(context.config, method, splits, context.tell)
+    return [config], dataclasses.replace(context, config=config, settled={"accumulate": about})
 
 
 @dataclass(frozen=True)

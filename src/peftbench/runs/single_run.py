@@ -27,6 +27,7 @@ from peftbench.models.model import Model
 from peftbench.results import Record
 from peftbench.results.task_results import percent
 from peftbench.runs import loggers, starting_backbone
+from peftbench.runs.compatibility import choose_ways_of_computing
 from peftbench.runs.context import Context
 from peftbench.runs.earlier_run import finished_before
 from peftbench.runs.first_phase import FirstPhase
@@ -58,7 +59,7 @@ class SingleRun:
     ) -> None:
         self.context, self.method, self.backbone = context, method, backbone
         config = context.config
-        stamps = stamps_of(config, backbone, splits, data_hash)
+        stamps = stamps_of(config, backbone, splits, data_hash) | dict(context.settled)
         if shifts:
             stamps["data"]["ood"] = ood.stamps_of_shifts(shifts)
         start = "".join([stamps["backbone"]["fingerprint"], stamps.get("task", {}).get("sha256", "")])
@@ -126,6 +127,8 @@ class SingleRun:
         self.model.adapted(self.method.adapt(backbone, self.plan))
         pruning.hold_zeros(backbone)
         start.refuse_other(self.method, config.method.name, self.model)
+        choose_ways_of_computing(config, self.model)
+        self._tell_of_statistics()
         self.record.costs = {"parameters": costs.parameters(self.model)}
         if context.first:
             self.record.costs["flops"] = costs.flops(self.model, _blank_input(backbone, splits.train.frames))
@@ -158,6 +161,8 @@ class SingleRun:
             self._tell_of_kept(outcome)
             if outcome.chosen:
                 self.record.stamps["chosen"] = dict(outcome.chosen)
+            if outcome.compiled:
+                self.record.stamps["compiled"] = dict(outcome.compiled)
             if outcome.rows is not None:
                 self.record.stamps |= self.model.task.write_rows(outcome.rows, self.folder) or {}
             self._complete(outcome)
@@ -167,6 +172,16 @@ class SingleRun:
             self.record.plan["untrained"] = dict(outcome.untrained)
             name, why = next(iter(outcome.untrained.items()))
             self.context.tell(f"method={self.context.config.method.name}: {name}: {why}")
+
+    def _tell_of_statistics(self) -> None:
+        """That batch norms see one part of a batch, where it is computed in parts."""
+        config = self.context.config
+        if config.trainer.micro_batch is None or not self.model.moves_statistics:
+            return
+        self.context.tell(
+            f"trainer.micro_batch={config.trainer.micro_batch}: batch norms that train see so many images at a time, "
+            f"and not the {config.data.batch_size} of the batch, so that results differ from those of a whole one"
+        )
 
     def _tell_of_kept(self, outcome: Outcome) -> None:
         """Which epoch's weights were kept and what ended the run, where that was open."""

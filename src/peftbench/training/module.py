@@ -23,8 +23,10 @@ from peftbench.models.model import Model
 from peftbench.results.task_results import results_of_task
 from peftbench.tasks.base import Metrics
 from peftbench.training.averaging import Average
+from peftbench.training.compiling import CompiledBlocks
 from peftbench.training.keeping import Keeper, best_epoch
 from peftbench.training.loss_watch import ADVICE, Diverged, LossWatch
+from peftbench.training.micro_batches import parts_of_batch
 from peftbench.training.rate_factors import rate_factors
 from peftbench.training.time_budget import TimeBudget
 
@@ -59,6 +61,7 @@ class Fit(LightningModule):
         self.keeper = Keeper(config.trainer, f"val_{results_of_task(task.name, task.path).metric}")
         self.budget = TimeBudget(config.trainer.minutes)
         self.average = Average(config.trainer.ema)
+        self.compiled = CompiledBlocks()
         self.kept_epoch = 0  # from 1, once training is over
         self._loss_watch = LossWatch()
         self._counted = 0
@@ -142,18 +145,48 @@ class Fit(LightningModule):
 
     def on_train_start(self) -> None:
         self.model.train()  # Lightning keeps the modes it finds, and a backbone is built in eval mode
+        if self.config.trainer.compile:
+            self.compiled.begin(self)
+
+    def on_train_end(self) -> None:
+        self.compiled.end()
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
+        """Lightning calls it between the loss and its gradients: too late where a batch is computed in parts."""
+        if self.config.trainer.micro_batch is None:
+            super().optimizer_zero_grad(epoch, batch_idx, optimizer)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         torch.manual_seed(mix(self.config.seed, self.current_epoch, batch_idx, self.global_rank, 1))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        loss = self.counted(batch)
         size = self.model.task.size(batch)
-        self._loss_watch.look(loss, self.current_epoch + 1, self.global_step + 1)
+        loss, whole = self._loss_of_parts(batch, size, batch_idx)
+        self._loss_watch.look(whole, self.current_epoch + 1, self.global_step + 1)
         self.train_loss = self.train_loss.to(loss.device)
-        self.train_loss[0] += loss.detach().float() * size
+        self.train_loss[0] += whole.detach().float() * size
         self.train_loss[1] += size  # no new tensor: copying one to the device would wait for it
         return loss
+
+    def _loss_of_parts(self, batch: Any, size: int, batch_idx: int) -> tuple[Tensor, Tensor]:
+        """(what is left to differentiate, the batch's loss); the gradients of all parts but the last are there then."""
+        most = self.config.trainer.micro_batch
+        if most is None:
+            loss = self.counted(batch)
+            return loss, loss
+        if batch_idx % self.trainer.accumulate_grad_batches == 0:
+            for optimizer in self.trainer.optimizers:
+                optimizer.zero_grad()
+        *others, (last, count) = parts_of_batch(batch, size, most)
+        whole = torch.zeros((), device=self.device)
+        for part, images in others:
+            loss = self.counted(part) * (images / size)
+            whole += loss.detach().float()
+            with torch.autocast(self.device.type, enabled=False):
+                plugin = self.trainer.precision_plugin
+                plugin.pre_backward(loss / self.trainer.accumulate_grad_batches, self).backward()
+        loss = self.counted(last) * (count / size)
+        return loss, whole + loss.detach().float()
 
     def counted(self, batch: Any) -> Tensor:
         """The batch's loss; of the largest batch so far (a resumed run may begin with a small one) the saved bytes."""

@@ -120,6 +120,7 @@ def _about(
         "views": images.views,
         "frames": images.split.frames,
         "precision": config.trainer.precision,
+        **({"layout": "channels last"} if config.trainer.channels_last else {}),
         "data": config.data.name,
         "split": images.split.content,
         "device": device.type,

@@ -59,9 +59,10 @@ class Outcome:
     """What training left: metrics by role, history, costs, the device, and the full state of the model.
 
     `chosen` is what the task chose by the validation images once training was over. `kept` says of which epoch the
-    weights are and what ended the run, where that was not its last epoch as planned; `rows` is what the task writes to
-    a file of its predictions for the test images, if anything. `untrained` are parameters that the method added and
-    that seem not to train, each with what to tell of it.
+    weights are and what ended the run, where that was not its last epoch as planned; `compiled` how many blocks were
+    compiled, or why none was, where that was asked for; `rows` is what the task writes to a file of its predictions for
+    the test images, if anything. `untrained` are parameters that the method added and that seem not to train, each with
+    what to tell of it.
     """
 
     metrics: dict[str, float]
@@ -72,6 +73,7 @@ class Outcome:
     rows: Any = None
     kept: Mapping[str, Any] = field(default_factory=dict)
     chosen: Mapping[str, Any] = field(default_factory=dict)
+    compiled: Mapping[str, Any] = field(default_factory=dict)
     untrained: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -95,7 +97,8 @@ def fit(
     metrics |= _validated(module.concluded[0])  # of the weights that are kept
     row = module.history[module.kept_epoch - 1]
     outcome = _outcome(module.history, row, metrics, figures, place, state, module.rows and module.rows[0])
-    return replace(outcome, untrained=module.untrained, kept=_kept(module), chosen=module.chosen[0])
+    compiled = module.compiled.stamp() if config.trainer.compile else {}
+    return replace(outcome, untrained=module.untrained, kept=_kept(module), chosen=module.chosen[0], compiled=compiled)
 
 
 def fit_jointly(
@@ -191,7 +194,7 @@ def _outcome(
 def _kept(module: Fit) -> dict[str, Any]:
     """What the record says of a run that chose its epoch or its end: nothing where it had no choice."""
     spec, metric = module.config.trainer, module.keeper.metric
-    if not spec.alone:
+    if not spec.chooses_end:
         return {}
     row = module.history[module.kept_epoch - 1]
     kept: dict[str, Any] = {"keep": spec.keep, "epoch": module.kept_epoch, "epochs": len(module.history)}
@@ -265,9 +268,11 @@ class Meters(Callback):
 
     def costs(self, module: Fit, config: Config, images: int, tested: tuple[float, int]) -> dict[str, Any]:
         steps = module.measured["step"]
+        compiling = {"compile": module.compiled.seconds} if config.trainer.compile else {}
         return {
             "time": {
                 "step": steps,
+                **compiling,
                 "images_per_second": min(config.data.batch_size, images) / steps["median"],
                 "train": module.elapsed["train"],
                 "validate": module.elapsed["validate"],
@@ -322,7 +327,7 @@ def _trainer(config: Config, folder: Path, callbacks: list[Callback]) -> Trainer
             strategy=_strategy(spec),
             precision=PRECISION[spec.precision],  # type: ignore[arg-type]
             max_epochs=spec.epochs,
-            accumulate_grad_batches=spec.accumulate,
+            accumulate_grad_batches=int(spec.accumulate),  # `auto` is a number by now
             gradient_clip_val=spec.clip,
             callbacks=callbacks,
             plugins=[DirectIO()],
