@@ -4,5 +4,19 @@ from peftbench.backbones import layouts
 from peftbench.backbones.backbone import Backbone
 from peftbench.backbones.build import build_on_meta, build_with_weights, with_classifier
 from peftbench.backbones.facts import Facts, Size, Tap
+from peftbench.backbones.quantize import bytes_of_weights, coded_by_torchao, dequantize, quantize
 
-__all__ = ["Backbone", "Facts", "Size", "Tap", "build_on_meta", "build_with_weights", "layouts", "with_classifier"]
+__all__ = [
+    "Backbone",
+    "Facts",
+    "Size",
+    "Tap",
+    "build_on_meta",
+    "build_with_weights",
+    "bytes_of_weights",
+    "coded_by_torchao",
+    "dequantize",
+    "layouts",
+    "quantize",
+    "with_classifier",
+]

@@ -51,6 +51,7 @@ class Backbone:
     cfg: dict[str, Any] = field(default_factory=dict)
     drop_path: Share = 0.0
     stream: bool = False
+    quantize: Literal["int8", "nf4"] | None = None
 
 
 @checked(config=STRICT, frozen=True)

@@ -18,6 +18,12 @@ def refuse_incompatible(config: Config, method: Method) -> backbones.Backbone:
             f"backbone.stream=true: method={config.method.name} changes the backbone's weights, which are read anew "
             f"for every batch; take a side method such as linear, or give backbone.stream=false."
         )
+    if config.backbone.quantize is not None and not (method.side or method.keeps_weights):
+        raise Refusal(
+            f"backbone.quantize={config.backbone.quantize}: method={config.method.name} trains weights of the backbone, "
+            f"or looks at their gradients, and weights in few bits stay as they are; take a side method, lora, petah "
+            f"or bitfit, or leave it out."
+        )
     backbone = starting_backbone.build_on_meta(config, method)
     if (wanted := task_class(config.task).input_size(config)) and wanted != backbone.facts.input_size:
         raise Refusal(

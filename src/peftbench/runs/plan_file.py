@@ -122,6 +122,7 @@ def delta_metadata(record: Record, model: Model, plan: Plan) -> dict[str, str]:
         "fingerprint": stamps["backbone"]["fingerprint"],
         "mask": pruning.mask_hash(model.backbone.masks),
         "merge": model.backbone.merging,
+        "quantize": model.backbone.quantized,
         "task": spec["task"]["name"],
         "classes": json.dumps(list(model.task.classes)),
         "categories": json.dumps(list(getattr(model.task, "categories", ()))),

@@ -42,6 +42,11 @@ def to_adapter(
             f"format=peft: {name} was pruned, and PEFT would put the adapter on timm's whole weights; format=onnx and "
             f"format=torch_export hold the pruned ones with it."
         )
+    if run.record.stamps["backbone"].get("quantize"):
+        raise Refusal(
+            f"format=peft: the backbone was quantized, and PEFT would put the adapter on timm's plain weights; "
+            f"format=safetensors, onnx and torch_export hold the merged ones."
+        )
     timm_model, arguments = backbones.with_classifier(spec.backbone, spec.data.size, len(run.classes))
     backbone = backbones.build_on_meta(spec.backbone, spec.data.size)
     others = _besides_the_head(timm_model, backbone)
