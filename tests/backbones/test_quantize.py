@@ -12,9 +12,9 @@ from peftbench.backbones.coded_weights import LEVELS, PerChannel, coded_layers, 
 from peftbench.common.errors import Refusal
 from peftbench.runs.build import build_backbone
 from peftbench.runs.dry_run import plan_run
+from peftbench.tuned.export import export
 from peftbench.tuned.finished_run import open_run
 from peftbench.tuned.rebuild import rebuild_model
-from peftbench.tuned.export import export
 from support.finished_runs import finish, logits_of, pictures
 
 
@@ -145,12 +145,12 @@ def test_a_run_over_codes_predicts_the_same_loaded_dequantized_and_exported(run,
 
 
 def test_a_delta_of_codes_is_refused_on_plain_weights_and_the_other_way_round(run, tmp_path, data):
-    folder, record = run
+    folder, _record = run
     opened = open_run(folder)
-    with pytest.raises(Refusal, match="with backbone.quantize=int8, and .* has backbone.quantize=null"):
+    with pytest.raises(Refusal, match=r"with backbone.quantize=int8, and .* has backbone.quantize=null"):
         rebuild_model(opened, built("resnet_nano"))
     plain = dataclasses.replace(opened, metadata={**opened.metadata, "quantize": ""})
-    with pytest.raises(Refusal, match="with backbone.quantize=null, and .* has backbone.quantize=int8"):
+    with pytest.raises(Refusal, match=r"with backbone.quantize=null, and .* has backbone.quantize=int8"):
         rebuild_model(plain, built("resnet_nano", "int8"))
 
 

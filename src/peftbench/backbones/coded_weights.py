@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+from torch.nn.grad import conv2d_input
 from torch.nn.utils import parametrize
 from torch.utils import _pytree as pytree
 
@@ -139,7 +140,7 @@ class CodedWeight(Tensor):
             return func(*args, **kwargs)
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         plain = pytree.tree_map_only(CodedWeight, CodedWeight.decoded, (args, kwargs or {}))
         return func(*plain[0], **plain[1])
 
@@ -163,10 +164,7 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         codes = ctx.saved_tensors
         weight = ctx.coder.decode(codes).to(grad.dtype)
-        if ctx.how is None:
-            of_x = grad @ weight
-        else:
-            of_x = torch.nn.grad.conv2d_input(ctx.shape, weight, grad, *ctx.how)
+        of_x = grad @ weight if ctx.how is None else conv2d_input(ctx.shape, weight, grad, *ctx.how)
         return of_x.to(ctx.dtype), None, None, *[None] * len(codes)
 
 
@@ -235,7 +233,7 @@ def coded_layers(net: nn.Module) -> Iterator[tuple[str, nn.Module, Coder, tuple[
 
 
 def plain_parameters(net: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The named parameters of a net, with each weight that is in codes as the tensor, on the meta device, that it is."""
+    """The named parameters of a net, with weights in codes as the tensors, on the meta device, that they are."""
     coded = {name: coder for name, _, coder, _ in coded_layers(net)}
     for name, coder in coded.items():
         yield f"{name}.weight", torch.empty(coder.shape, dtype=coder.dtype, device="meta")

@@ -85,6 +85,8 @@ def setting_of(config: Mapping[str, Any], task: TaskResults) -> Setting:
             "backbone.",
         ),
     ]
+    if config.get("start"):  # the folder of the run that it begins from is named by that run's id
+        chosen.append(("start", _as_json(str(config["start"]).rstrip("/").rpartition("/")[2])))
     tuned = (config.get("protocol") or {}).get("grid") or {}
     return tuple((key, value) for key, value in chosen if key not in tuned)
 

@@ -8,6 +8,7 @@ from peftbench.common.errors import Refusal, UserError
 from peftbench.config import Config
 from peftbench.methods.base import Method
 from peftbench.runs import starting_backbone
+from peftbench.runs.warm_start import read_start
 from peftbench.tasks.base import task_class
 
 
@@ -20,10 +21,11 @@ def refuse_incompatible(config: Config, method: Method) -> backbones.Backbone:
         )
     if config.backbone.quantize is not None and not (method.side or method.keeps_weights):
         raise Refusal(
-            f"backbone.quantize={config.backbone.quantize}: method={config.method.name} trains weights of the backbone, "
-            f"or looks at their gradients, and weights in few bits stay as they are; take a side method, lora, petah "
-            f"or bitfit, or leave it out."
+            f"backbone.quantize={config.backbone.quantize}: method={config.method.name} trains weights of the "
+            f"backbone, or looks at their gradients, and weights in few bits stay as they are; take a side method, "
+            f"lora, petah or bitfit, or leave it out."
         )
+    read_start(config)
     backbone = starting_backbone.build_on_meta(config, method)
     if (wanted := task_class(config.task).input_size(config)) and wanted != backbone.facts.input_size:
         raise Refusal(

@@ -122,10 +122,10 @@ def plan_run(config: Config, probe: bool = False, outlined: Outlined | None = No
     if config.backbone.stream:
         notes.append("weights: of the backbone in its file; a block at a time is in memory (backbone.stream=true)")
     if backbone.quantized:
-        few, whole = backbones.bytes_of_weights(backbone)
+        few, plain = backbones.bytes_of_weights(backbone)
         notes.append(
             f"weights: those of convolutions and linear layers are kept in {backbone.quantized}, {size_in_words(few)} "
-            f"instead of {size_in_words(whole)} (backbone.quantize={backbone.quantized})"
+            f"instead of {size_in_words(plain)} (backbone.quantize={backbone.quantized})"
         )
     probed = None
     if probe and taken is None:

@@ -71,8 +71,8 @@ def _model(run: FinishedRun, backbone: Backbone, shared: str) -> Iterator[Row]:
     yield (
         theirs,
         ours,
-        f"{made} with backbone.quantize={theirs}, and {shared or 'this backbone'} has backbone.quantize={ours}; a delta "
-        f"fits only weights that are kept as those were.",
+        f"{made} with backbone.quantize={theirs}, and {shared or 'this backbone'} has backbone.quantize={ours}; a "
+        f"delta fits only weights that are kept as those were.",
     )
     mask = pruning.mask_hash(backbone.masks)
     yield (

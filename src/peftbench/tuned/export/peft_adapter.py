@@ -44,8 +44,8 @@ def to_adapter(
         )
     if run.record.stamps["backbone"].get("quantize"):
         raise Refusal(
-            f"format=peft: the backbone was quantized, and PEFT would put the adapter on timm's plain weights; "
-            f"format=safetensors, onnx and torch_export hold the merged ones."
+            "format=peft: the backbone was quantized, and PEFT would put the adapter on timm's plain weights; "
+            "format=safetensors, onnx and torch_export hold the merged ones."
         )
     timm_model, arguments = backbones.with_classifier(spec.backbone, spec.data.size, len(run.classes))
     backbone = backbones.build_on_meta(spec.backbone, spec.data.size)
