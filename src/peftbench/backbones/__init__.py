@@ -6,6 +6,7 @@ from peftbench.backbones.build import build_on_meta, build_with_weights, with_cl
 from peftbench.backbones.checkpointing import KEY as CHECKPOINTING
 from peftbench.backbones.checkpointing import checkpoint_blocks
 from peftbench.backbones.facts import Facts, Size, Tap
+from peftbench.backbones.quantize import bytes_of_weights, coded_by_torchao, dequantize, quantize
 
 __all__ = [
     "CHECKPOINTING",
@@ -15,7 +16,11 @@ __all__ = [
     "Tap",
     "build_on_meta",
     "build_with_weights",
+    "bytes_of_weights",
     "checkpoint_blocks",
+    "coded_by_torchao",
+    "dequantize",
     "layouts",
+    "quantize",
     "with_classifier",
 ]

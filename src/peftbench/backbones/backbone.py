@@ -35,7 +35,8 @@ class Backbone(nn.Module):
         masks: name in the net -> bool, false where pruning set a weight to zero.
         kept: how many `channels` and `heads` pruning kept where it took some out.
         pruned: how it was pruned: `name` (unstructured or structured) and `ratio`; empty where it was not.
-        origin: the fingerprint of the whole backbone that a pruned one was made from.
+        origin: the fingerprint of the whole backbone that a pruned or quantized one was made from.
+        quantized: `int8` or `nf4` where its weights are kept in codes (`quantize`); "" where they are plain.
         recomputes: whether blocks are computed again in backward (`checkpointing`).
         computing: whether it computes for its caller now, and not again for backward.
         merging: what a method makes of the zeros when it is merged (`Method.merges`); "" where there are none.
@@ -62,6 +63,7 @@ class Backbone(nn.Module):
         self.kept: dict[str, dict[str, int]] = {}
         self.pruned: dict[str, Any] = {}
         self.origin = ""
+        self.quantized = ""
         self.merging = ""
         self.recomputes, self.computing = False, False
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from peftbench.backbones.backbone import Backbone
+from peftbench.backbones.coded_weights import own_weight
 
 Kind = Literal["attn", "mlp", "conv1x1", "convkxk", "downsample", "stem", "depthwise"]
 _STEMS = ("stem", "patch_embed", "conv_stem", "conv1")
@@ -31,9 +32,9 @@ class Layer:
     fixed: str = ""
 
     @property
-    def weight(self) -> nn.Parameter:
-        """The layer's own, also where a method makes it read as another."""
-        return cast(nn.Parameter, self.module._parameters["weight"])
+    def weight(self) -> Tensor:
+        """The layer's own, also where a method makes it read as another: a parameter, unless it is quantized."""
+        return own_weight(self.module)
 
     @property
     def rows(self) -> int:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from peftbench.backbones.backbone import Backbone
+from peftbench.backbones.coded_weights import own_weight
 
 
 def layers_read(backbone: Backbone) -> frozenset[str]:
@@ -68,7 +69,7 @@ def _watched(net: nn.Module) -> Iterator[set[str]]:
     names = {id(m): n for n, m in net.named_modules() if isinstance(m, nn.Linear)}
 
     def weight(layer: Any) -> Any:
-        frozen = layer._parameters["weight"]
+        frozen = own_weight(layer)
         if layer in busy:
             return frozen
         watched = frozen.detach().as_subclass(_Watched)

@@ -7,6 +7,7 @@ from peftbench.common.config_files import CONFIGS
 from peftbench.config.bound import bound_values, edited_key
 from peftbench.config.identity import identity, run_id
 from peftbench.config.schema import (
+    MAY_BE_NULL,
     SECTIONS,
     TOP,
     Backbone,
@@ -26,6 +27,7 @@ from peftbench.config.validate import is_of_same_run, replaced, restored, valida
 
 __all__ = [
     "CONFIGS",
+    "MAY_BE_NULL",
     "SECTIONS",
     "TOP",
     "Backbone",

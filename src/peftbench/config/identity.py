@@ -14,8 +14,8 @@ from peftbench.config.first_keys import FIRST_KEYS, FIRST_OPTIONS, FIRST_TASK_KE
 from peftbench.config.schema import Config
 from peftbench.config.task_schema import task_schema
 
-# What cannot change a run's numbers stays out of its id.
-NO_PART = ("logger", "force", "output_dir", "data_dir", "choices", "protocol")
+# What cannot change a run's numbers stays out of its id; of `start` the hash of the delta is in it, not the place.
+NO_PART = ("logger", "force", "output_dir", "data_dir", "choices", "protocol", "start")
 OF_NO_EFFECT = {
     "backbone": ("stream",),
     "trainer": ("progress", "checkpoint_seconds", "threads", "grad_checkpointing"),

@@ -12,7 +12,7 @@ from peftbench.common.config_files import elsewhere, groups, names, roots
 from peftbench.common.errors import UserError, nearest
 from peftbench.common.other_words import ABSENT
 from peftbench.common.vtab_tasks import ALIASES
-from peftbench.config import SECTIONS, TOP
+from peftbench.config import MAY_BE_NULL, SECTIONS, TOP
 from peftbench.config.messages import shown, text_hint
 from peftbench.config.near_keys import known_keys, near_key_hint
 from peftbench.config.plain_text import quoted, value_read
@@ -98,7 +98,9 @@ def _refuse_unknown_key(
 def _prepared(override: str, folders: Sequence[Path], known_groups: list[str], sweep: bool) -> str:
     key, sign, value = override.partition("=")
     group = key.lstrip("+")
-    if TOP.get(key) is str and (value == "null" or isinstance(value_read(value), int | float | list | dict)):
+    if TOP.get(key) is str and (
+        (value == "null" and key not in MAY_BE_NULL) or isinstance(value_read(value), int | float | list | dict)
+    ):
         read = value_read(value)
         raise UserError(f"{key}={shown(read)}: expected a string{text_hint(key, read)}.")
     if not sign or group not in known_groups:

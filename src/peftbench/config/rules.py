@@ -149,6 +149,21 @@ def _streamed_weights_are_not_sharded(config: Config) -> None:
         )
 
 
+def _quantized_weights_are_whole_and_frozen(config: Config) -> None:
+    key = f"backbone.quantize={config.backbone.quantize}"
+    if config.backbone.quantize is None:
+        return
+    if config.backbone.stream:
+        raise UserError(
+            f"{key}: keeps all weights in memory, in few bits, and backbone.stream=true leaves them in their file; "
+            f"give one of the two."
+        )
+    if config.pruning.name != "none":
+        raise UserError(f"{key}: is of whole backbones; leave it out, or give pruning=none.")
+    if config.trainer.strategy == "fsdp":
+        raise UserError(f"{key}: trainer=fsdp shards weights in floating point; take trainer=ddp.")
+
+
 def _a_trial_is_of_some_batches(config: Config) -> None:
     if config.trainer.trial and config.trainer.max_batches is None:
         raise UserError("trainer.trial=true: needs trainer.max_batches=N, the batches of each split that it reads.")
@@ -220,6 +235,7 @@ RULES = (
     _several_devices_need_a_strategy,
     _streaming_needs_a_file,
     _streamed_weights_are_not_sharded,
+    _quantized_weights_are_whole_and_frozen,
     _a_trial_is_of_some_batches,
     _half_precision_needs_a_gpu,
     _choosing_an_epoch_needs_validation,

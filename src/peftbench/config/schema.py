@@ -51,6 +51,7 @@ class Backbone:
     cfg: dict[str, Any] = field(default_factory=dict)
     drop_path: Share = 0.0
     stream: bool = False
+    quantize: Literal["int8", "nf4"] | None = None
 
 
 @checked(config=STRICT, frozen=True)
@@ -220,7 +221,10 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Config:
-    """One run, resolved and checked. `protocol` says how its setting was chosen, if by a protocol."""
+    """One run, resolved and checked. `protocol` says how its setting was chosen, if by a protocol.
+
+    `start` is the folder of a run whose delta it begins with.
+    """
 
     method: Method
     backbone: Backbone
@@ -237,6 +241,7 @@ class Config:
     choices: Mapping[str, str] = field(default_factory=dict)
     pruning: Pruning = field(default_factory=Pruning)
     protocol: Mapping[str, Any] = field(default_factory=dict)
+    start: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionaries, fit for JSON and for `from_dict`."""
@@ -266,7 +271,9 @@ SECTIONS: dict[str, type] = {
     "taps": Taps,
     "logger": Logger,
 }
-TOP = {"seed": int, "force": bool, "output_dir": str, "data_dir": str}
+TOP = {"seed": int, "force": bool, "output_dir": str, "data_dir": str, "start": str}
+"""Key outside the sections -> its type."""
+MAY_BE_NULL = ("start",)
 
 
 def with_tasks(data: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -20,6 +20,7 @@ from peftbench.config.named_paths import data_path, method_path, own_task_path
 from peftbench.config.near_keys import dotted_keys, near_key_hint
 from peftbench.config.rules import check_rules
 from peftbench.config.schema import (
+    MAY_BE_NULL,
     SECTIONS,
     TOP,
     Config,
@@ -44,7 +45,7 @@ def validate(values: Mapping[str, Any], choices: Mapping[str, str] | None = None
     known = [*SECTIONS, *TOP]
     refuse_unknown_keys(values, known, "", dotted_keys({key: values[key] for key in known if key in values}))
     for key, kind in TOP.items():
-        if type(values.get(key)) is not kind:
+        if type(values.get(key)) is not kind and not (key in MAY_BE_NULL and values.get(key) is None):
             raise UserError(f"{key}={shown(values.get(key))}: expected {KINDS[kind]}.")
     data = _data_section(values.get("data"))
     _refuse_task_not_served(mapping_of(values.get("task"), "task"), data)
@@ -53,7 +54,7 @@ def validate(values: Mapping[str, Any], choices: Mapping[str, str] | None = None
         "data": data,
         **{name: _plain_section(name, values.get(name)) for name in SECTIONS if name not in ("method", "data")},
     }
-    top = {key: values[key] for key in TOP}
+    top: dict[str, Any] = {key: values.get(key) for key in TOP}
     top["output_dir"] = os.path.expanduser(top["output_dir"])
     config = Config(**sections, **top, choices=dict(choices or {}))
     check_rules(config)

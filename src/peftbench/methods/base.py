@@ -75,6 +75,9 @@ class Method:
     """What it adds is built for one input size."""
     identity_start: ClassVar[bool] = False
     """The adapted backbone starts by computing what the untouched one does, to the bit: each run checks it."""
+    keeps_weights: ClassVar[bool] = False
+    """A weight method whose `adapt` leaves the weights of convolutions and linear layers frozen, so that they may be in
+    few bits (`backbone.quantize`). It never replaces such a weight, and reads it as `F.linear` and `F.conv2d` do."""
     merges: ClassVar[tuple[str, ...]] = ("masked",)
     """What can become of a pruned backbone's zeros, the default first: `unmerged` leaves updates beside the weights,
     `masked` keeps every zero, `dense` merges over them. Weights that train themselves always keep their zeros."""

@@ -15,6 +15,7 @@ class BitFit(Method):
     """Every parameter called `bias` trains: of linear, convolution and norm layers. Batch-norm statistics stay."""
 
     identity_start: ClassVar[bool] = True
+    keeps_weights: ClassVar[bool] = True
 
     def check(self, backbone: Backbone) -> None:
         if not _biases(backbone):

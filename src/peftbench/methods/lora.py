@@ -27,6 +27,7 @@ class LoRA(Method):
 
     foldable: ClassVar[bool] = True
     identity_start: ClassVar[bool] = True
+    keeps_weights: ClassVar[bool] = True
     peft_adapters: ClassVar[bool] = True
     merges: ClassVar[tuple[str, ...]] = ("unmerged", "dense")
 

@@ -39,6 +39,7 @@ class PETAH(Method):
 
     foldable: ClassVar[bool] = True
     identity_start: ClassVar[bool] = True
+    keeps_weights: ClassVar[bool] = True
     merges: ClassVar[tuple[str, ...]] = ("unmerged", "masked", "dense")
 
     rank: Positive = 8

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,8 @@ from peftbench.backbones.layers import layers
 def prunable(backbone: Backbone) -> dict[str, nn.Parameter]:
     """The weights of convolutions and linear layers, but for the first layer and weights that are standardised."""
     after_the_first = layers(backbone)[1:]
-    return {f"{layer.name}.weight": layer.weight for layer in after_the_first if "standardised" not in layer.fixed}
+    chosen = (layer for layer in after_the_first if "standardised" not in layer.fixed)
+    return {f"{layer.name}.weight": cast(nn.Parameter, layer.weight) for layer in chosen}
 
 
 def masks_of_lowest(scores: Mapping[str, Tensor], ratio: float) -> dict[str, Tensor]:

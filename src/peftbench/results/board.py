@@ -32,8 +32,8 @@ VTAB_TASKS = tuple(task for tasks in VTAB_GROUPS.values() for task in tasks)
 
 
 def arm_of(method: str, setting: Setting) -> Arm:
-    """What is compared with others: a method over a backbone, and one that was pruned is a backbone of its own."""
-    return method, tuple(pair for pair in setting if pair[0].startswith("pruning."))
+    """What is compared with others: a method over a backbone, and one that was pruned or quantized is its own."""
+    return method, tuple(pair for pair in setting if pair[0].startswith(("pruning.", "backbone.quantize")))
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ OWN = "as listed"  # a split that lists of its data set name
 _TRAINER = ("precision", "epochs", "accumulate", "clip", "max_batches")
 _DATA = ("batch_size", "augment", "on_error", "order_seed")
 _LATER: Mapping[str, Mapping[str, Any]] = {
+    "backbone": {"quantize": None},
     "optimizer": {"layer_decay": None, "head_lr": 1.0, "decay_norms": False, "library": "own", "args": {}},
     "trainer": {
         "keep": "last",
@@ -39,7 +40,8 @@ def basis_of(config: Mapping[str, Any], stamps: Mapping[str, Any]) -> Setting:
     transform = data.get("transform") or {}
     random = backbone.get("pretrained") is False  # then the weights are drawn from the seed
     split = str(data.get("split")).partition("@")[2]  # `vtab/cifar@tfds-order`: what lists do not name is computed
-    whole = (backbone.get("pruning") or {}).get("origin") or backbone.get("fingerprint", "unknown")
+    made = backbone.get("pruning") or backbone.get("quantize") or {}
+    whole = made.get("origin") or backbone.get("fingerprint", "unknown")
     basis = {
         "backbone": backbone.get("name", config["backbone"]["name"]),
         "weights": "random" if random else backbone.get("weights", "unknown"),
@@ -87,8 +89,13 @@ def setting_of(config: Mapping[str, Any], task: TaskResults) -> Setting:
         *_flat({**_picked(trainer, _TRAINER), **_later_choices("trainer", trainer)}, "trainer."),
         *_flat(_task_options(config, task), "task."),
         *_flat(_pruning_options(config), "pruning."),
-        *_flat({"drop_path": config["backbone"].get("drop_path", 0.0)}, "backbone."),
+        *_flat(
+            {"drop_path": config["backbone"].get("drop_path", 0.0), **_later_choices("backbone", config["backbone"])},
+            "backbone.",
+        ),
     ]
+    if config.get("start"):  # the folder of the run that it begins from is named by that run's id
+        chosen.append(("start", _as_json(str(config["start"]).rstrip("/").rpartition("/")[2])))
     tuned = (config.get("protocol") or {}).get("grid") or {}
     return tuple((key, value) for key, value in chosen if key not in tuned)
 

@@ -11,6 +11,7 @@ from peftbench.config import Config
 from peftbench.methods.base import Method
 from peftbench.models.model import Model
 from peftbench.runs import starting_backbone
+from peftbench.runs.warm_start import read_start
 from peftbench.tasks.base import task_class
 
 
@@ -21,6 +22,13 @@ def refuse_incompatible(config: Config, method: Method) -> backbones.Backbone:
             f"backbone.stream=true: method={config.method.name} changes the backbone's weights, which are read anew "
             f"for every batch; take a side method such as linear, or give backbone.stream=false."
         )
+    if config.backbone.quantize is not None and not (method.side or method.keeps_weights):
+        raise Refusal(
+            f"backbone.quantize={config.backbone.quantize}: method={config.method.name} trains weights of the "
+            f"backbone, or looks at their gradients, and weights in few bits stay as they are; take a side method, "
+            f"lora, petah or bitfit, or leave it out."
+        )
+    read_start(config)
     backbone = starting_backbone.build_on_meta(config, method)
     if (wanted := task_class(config.task).input_size(config)) and wanted != backbone.facts.input_size:
         raise Refusal(

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from peftbench import backbones, costs, optim
 from peftbench.backbones import Backbone
+from peftbench.backbones.coded_weights import plain_parameters
 from peftbench.backbones.layers import layers
 from peftbench.common.amounts import plural
+from peftbench.common.amounts import size as size_in_words
 from peftbench.common.precisions import HALF
 from peftbench.config import Config
 from peftbench.costs.simulated import Step, simulate_flops, simulate_step
@@ -92,7 +94,7 @@ def plan_run(config: Config, probe: bool = False, outlined: Outlined | None = No
     backbone = refuse_incompatible(config, method)
     outlined = outlined or outline_data(config)
     splits, notes = outlined.splits, list(outlined.notes)
-    before = copy.deepcopy(backbone)  # a copy of shapes takes a quarter of the time that building takes
+    before = _plain(config, backbone)
     model, skipped = _model(config, method, splits, backbone)
     rows = _rows(config, method, model, skipped, before)
     parameters, masks = costs.parameters(model), model.backbone.masks
@@ -136,6 +138,12 @@ def plan_run(config: Config, probe: bool = False, outlined: Outlined | None = No
         notes.append("memory: of the plain model; compiled blocks (trainer.compile=true) keep other tensors")
     if config.backbone.stream:
         notes.append("weights: of the backbone in its file; a block at a time is in memory (backbone.stream=true)")
+    if backbone.quantized:
+        few, plain = backbones.bytes_of_weights(backbone)
+        notes.append(
+            f"weights: those of convolutions and linear layers are kept in {backbone.quantized}, {size_in_words(few)} "
+            f"instead of {size_in_words(plain)} (backbone.quantize={backbone.quantized})"
+        )
     probed = None
     if probe and taken is None:
         notes.append(f"probe: nothing is timed, since {model.task.unforeseen}; a run measures it")
@@ -175,6 +183,16 @@ def _simulated(config: Config, splits: Splits, model: Model, sizes: Sequence[int
     return simulate_step(
         model, lambda: _batch(model, splits, sizes[0]), lambda: _optimizer(config, model), _half(config), len(sizes)
     )
+
+
+def _plain(config: Config, backbone: Backbone) -> Backbone:
+    """The backbone as the method finds it, with plain weights, which full fine-tuning would train.
+
+    A copy of shapes takes a quarter of the time that building takes.
+    """
+    if backbone.quantized:
+        return backbones.build_on_meta(config.backbone, starting_backbone.input_size(config))
+    return copy.deepcopy(backbone)
 
 
 def _bytes(model: Model) -> int:
@@ -229,10 +247,12 @@ def _rows(config: Config, method: Method, model: Model, skipped: Mapping[str, st
     kinds = {x.name: x.kind for x in layers(whole)}
     each = config.pruning.scope == "layer"  # else the zeros are chosen over all layers together, by their values
     masks = {n: round(m.numel() * config.pruning.ratio) for n, m in model.backbone.masks.items() if each}
-    base, left = _counts(whole.net.named_parameters()), _counts(model.backbone.net.named_parameters())
+    base, left = _counts(whole.net.named_parameters()), _counts(plain_parameters(model.backbone.net))
     known = {n for n, _ in whole.net.named_parameters()}
-    added = {n: p for n, p in model.backbone.net.named_parameters() if n not in known}
-    stays = _after_merging(method, copy.deepcopy(before)) if added else set()
+    added = {n: p for n, p in plain_parameters(model.backbone.net) if n not in known}
+    stays = set(added) if model.backbone.quantized else set()  # beside the codes
+    if added and not stays:
+        stays = _after_merging(method, copy.deepcopy(before))
     rows = {}
     for name, count in base.items():
         own = {n for n in added if n.startswith(f"{name}.") and _owner(n, base) == name}
@@ -265,7 +285,7 @@ def _own(net: nn.Module, name: str) -> Iterable[tuple[str, nn.Parameter]]:
     return ((f"{name}.{n}" if name else n, p) for n, p in module.named_parameters(recurse=False))
 
 
-def _counts(named: Iterable[tuple[str, nn.Parameter]], depth: int | None = None) -> dict[str, int]:
+def _counts(named: Iterable[tuple[str, Tensor]], depth: int | None = None) -> dict[str, int]:
     """Parameters by the module that owns them, or by the first words of their names."""
     counts: dict[str, int] = {}
     for name, parameter in named:
@@ -285,5 +305,5 @@ def _owner(name: str, owners: Mapping[str, Any]) -> str:
     return name
 
 
-def _sum(parameters: Iterable[nn.Parameter]) -> int:
+def _sum(parameters: Iterable[Tensor]) -> int:
     return sum(p.numel() for p in parameters)

@@ -63,8 +63,12 @@ def read_plan(folder: Path, bound: str | None = None) -> Plan:
     return Plan(tensors, facts)
 
 
-def make_plan(folder: Path, method: Method, model: Model, batches: Loaders, context: Context) -> Plan:
+def make_plan(
+    folder: Path, method: Method, model: Model, batches: Loaders, context: Context, begun: Plan | None = None
+) -> Plan:
     """The method's plan: made once by the first process, before anything changes, and read by everybody after.
+
+    `begun` is that of the run that this one begins from: what was learned fits no other.
 
     Raises:
         UserError: the file is damaged, or the first process did not write it.
@@ -74,7 +78,7 @@ def make_plan(folder: Path, method: Method, model: Model, batches: Loaders, cont
         return Plan()
     if not facts.is_file():
         if context.first:
-            _write_plan(folder, _look_at_data(method, model, batches, context))
+            _write_plan(folder, begun or _look_at_data(method, model, batches, context))
         else:
             _await(facts)
     return read_plan(folder)
@@ -122,6 +126,7 @@ def delta_metadata(record: Record, model: Model, plan: Plan) -> dict[str, str]:
         "fingerprint": stamps["backbone"]["fingerprint"],
         "mask": pruning.mask_hash(model.backbone.masks),
         "merge": model.backbone.merging,
+        "quantize": model.backbone.quantized,
         "task": spec["task"]["name"],
         "classes": json.dumps(list(model.task.classes)),
         "categories": json.dumps(list(getattr(model.task, "categories", ()))),
@@ -129,6 +134,7 @@ def delta_metadata(record: Record, model: Model, plan: Plan) -> dict[str, str]:
         "transform": json.dumps(stamps["data"]["transform"]),
         "frames": json.dumps(stamps["data"]["frames"]),
         "start_file": stamps.get("task", {}).get("sha256", ""),
+        "start": json.dumps(stamps.get("start")),
         "config": json.dumps(bound_values(Config.from_dict(spec))),
         "versions": json.dumps({n: version(n) for n in ("peftbench", "torch", "timm")}),
     }

@@ -35,6 +35,7 @@ from peftbench.runs.folder import owned_folder, prepared_folder
 from peftbench.runs.plan_file import delta_metadata, make_plan
 from peftbench.runs.stamps import stamps_of
 from peftbench.runs.start_check import Start
+from peftbench.runs.warm_start import read_start
 from peftbench.tasks.base import begin_task, task_class
 from peftbench.training import CHECKPOINT, Aborted, Diverged, Outcome, Stopped
 
@@ -47,6 +48,7 @@ class SingleRun:
         classes, categories: what the data tell apart, and the numbers of that in their files, where they have such.
         done: whether its record was there already.
         checkpoints: the folder of its checkpoint, which runs that train jointly share.
+        warm: the run that it begins from, if any.
         model, plan: once it is adapted.
         before: the phase that was trained first, of a method that has one.
     """
@@ -62,7 +64,12 @@ class SingleRun:
         stamps = stamps_of(config, backbone, splits, data_hash) | dict(context.settled)
         if shifts:
             stamps["data"]["ood"] = ood.stamps_of_shifts(shifts)
-        start = "".join([stamps["backbone"]["fingerprint"], stamps.get("task", {}).get("sha256", "")])
+        start_file = stamps.get("task", {}).get("sha256", "")
+        self.warm = read_start(config)
+        if self.warm is not None:
+            self.warm.refuse_other_backbone(backbone, start_file)
+            stamps["start"] = self.warm.stamp()
+        start = "".join([stamps["backbone"]["fingerprint"], start_file, "" if self.warm is None else self.warm.hash])
         self.classes, self.categories = splits.classes, splits.train.categories
         self.id = run_id(config, start, stamps["data"]["hash"])
         self.folder = Path(config.output_dir) / self.id
@@ -113,7 +120,8 @@ class SingleRun:
         self.model = Model(backbone, task, transform.mean, transform.std)
         if self.method.phased:
             self._train_first_phase(batches)
-        self.plan = make_plan(self.folder, self.method, self.model, batches, context)
+        begun = None if self.warm is None else self.warm.plan
+        self.plan = make_plan(self.folder, self.method, self.model, batches, context, begun)
         self.record.plan = dict(self.plan.facts)
         if skipped := dict(self.method.skipped(backbone)):
             self.record.plan["skipped"] = skipped
@@ -129,6 +137,8 @@ class SingleRun:
         start.refuse_other(self.method, config.method.name, self.model)
         choose_ways_of_computing(config, self.model)
         self._tell_of_statistics()
+        if self.warm is not None:
+            context.tell(self.warm.take(self.model))
         self.record.costs = {"parameters": costs.parameters(self.model)}
         if context.first:
             self.record.costs["flops"] = costs.flops(self.model, _blank_input(backbone, splits.train.frames))

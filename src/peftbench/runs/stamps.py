@@ -32,6 +32,7 @@ def stamps_of(config: Config, backbone: backbones.Backbone, splits: Splits, hash
             "pretrained": config.backbone.pretrained,
             "fingerprint": backbone.fingerprint,
             "input_size": backbone.facts.input_size,
+            **({"quantize": coded} if (coded := starting_backbone.quantize_stamp(backbone)) else {}),
             **({"pruning": pruned} if (pruned := starting_backbone.pruning_stamp(backbone, config)) else {}),
         },
         "data": {

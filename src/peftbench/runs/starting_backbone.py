@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,13 @@ def input_size(config: Config) -> backbones.Size | None:
 
 def build_on_meta(config: Config, method: Method) -> backbones.Backbone:
     """The backbone on the meta device, pruned: its shapes are those of the run. Raises Refusal."""
-    whole = backbones.build_on_meta(config.backbone, input_size(config))
-    return choose_merging(pruning.prune(whole, config.pruning), config, method)
+    backbone = pruning.prune(backbones.build_on_meta(config.backbone, input_size(config)), config.pruning)
+    return choose_merging(_quantized(backbone, config), config, method)
+
+
+def _quantized(backbone: backbones.Backbone, config: Config) -> backbones.Backbone:
+    form = config.backbone.quantize
+    return backbone if form is None else backbones.quantize(backbone, form)
 
 
 def build_starting_backbone(
@@ -62,7 +68,7 @@ def build_starting_backbone(
         task.settle(backbone, start_file)
     spec, whole = config.pruning, backbone.facts.parameters
     if spec.name == "none" or backbone.masks or backbone.kept:  # the file of the pruned one was given
-        return choose_merging(backbone, config, method)
+        return choose_merging(_quantized(backbone, config), config, method)
     images = _images(spec.images, backbone) if spec.criterion == "taylor" else None
     pruned = choose_merging(pruning.prune(backbone, spec, images), config, method)
     if spec.name == "structured":
@@ -79,7 +85,12 @@ def build_starting_backbone(
 
 
 def choose_merging(backbone: backbones.Backbone, config: Config, method: Method) -> backbones.Backbone:
-    """The backbone, which now knows what a run makes of its zeros. Raises Refusal where the method cannot."""
+    """The backbone, which now knows how a run's updates are merged. Raises Refusal where the method cannot do so.
+
+    Updates of a quantized backbone stay beside its codes; those of a pruned one follow `pruning.merge`.
+    """
+    if backbone.quantized:
+        backbone.merging = "unmerged"
     if not backbone.masks:
         return backbone
     merges = type(method).merges
@@ -118,6 +129,18 @@ def pruning_stamp(backbone: backbones.Backbone, config: Config) -> dict[str, Any
     else:
         changes = {"kept": json.loads(json.dumps(backbone.kept))}
     return {**backbone.pruned, "origin": backbone.origin, **changes}
+
+
+def quantize_stamp(backbone: backbones.Backbone) -> dict[str, Any]:
+    """What a record says of weights in few bits; nothing of plain ones. `bytes`: of codes and scales, `of` whole ones.
+
+    Both are of the weights of convolutions and linear layers.
+    """
+    if not backbone.quantized:
+        return {}
+    few, whole = backbones.bytes_of_weights(backbone)
+    library = {"torchao": version("torchao")} if backbones.coded_by_torchao(backbone) else {}
+    return {"form": backbone.quantized, "origin": backbone.origin, "bytes": few, "of": whole, **library}
 
 
 def _images(folder: str | None, backbone: backbones.Backbone) -> Tensor:

@@ -144,6 +144,21 @@ class Task(nn.Module):
         """Starts from the file; returns what the user should know of it. Raises UserError where it does not fit."""
         raise Refusal(f"{file}: this task does not start from a file.")
 
+    # -- a finished run that this one starts from
+
+    def taken_over(self, learned: Mapping[str, Tensor], classes: Sequence[str]) -> tuple[Mapping[str, Tensor], str]:
+        """Of what the head of another run learned, what this one begins with; and what the user should know of it.
+
+        All of it where the classes are the same. A task that knows which rows are of which class can take more.
+
+        Args:
+            learned: name among this task's tensors -> tensor, of all that is not as it was built.
+            classes: of that run.
+        """
+        if tuple(classes) == tuple(self.classes):
+            return learned, "its classes are the same, and so is its head"
+        return {}, "its classes are others, so that the head starts fresh"
+
     # -- training and evaluation
 
     def learn_targets(self, targets: np.ndarray) -> None:

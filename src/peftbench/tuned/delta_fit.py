@@ -67,6 +67,13 @@ def _model(run: FinishedRun, backbone: Backbone, shared: str) -> Iterator[Row]:
         f"{made} with pruning={theirs}, and {shared or 'this backbone'} has pruning={ours}; a delta fits only the "
         f"pruned backbone that it was made on.",
     )
+    theirs, ours = delta.get("quantize", "") or "null", backbone.quantized or "null"
+    yield (
+        theirs,
+        ours,
+        f"{made} with backbone.quantize={theirs}, and {shared or 'this backbone'} has backbone.quantize={ours}; a "
+        f"delta fits only weights that are kept as those were.",
+    )
     mask = pruning.mask_hash(backbone.masks)
     yield (
         delta["mask"],

@@ -101,6 +101,7 @@ def load(
     weights: str | Path | None = None,
     adapter: str | Path | None = None,
     config_dir: str | Path | None = None,
+    dequantize: bool = False,
 ) -> Tuned:
     """The tuned model of a run's folder, in eval mode, on the CPU.
 
@@ -112,10 +113,13 @@ def load(
         run: the folder of a complete run, or what `open_run` gave for it.
         merge: fold the update into the weights, where the method can: as fast as the plain backbone. On a backbone
             pruned to zeros True does what the run's `pruning.merge` says; "dense" merges over the zeros, "masked" keeps
-            them, where that does not change what the model computes.
+            them, where that does not change what the model computes. On a quantized backbone updates stay beside the
+            weights, unless these are dequantized.
         weights: where the backbone's weights lie, if they have moved since the run.
         adapter: a folder in which Hugging Face's PEFT has saved LoRA of linear layers; it takes the delta's place.
         config_dir: a folder with the YAML of a method of your own.
+        dequantize: the weights of a quantized backbone become the plain tensors that they stand for, which take more
+            memory and compute the same but for rounding. merge="dense" does so, too.
 
     Raises:
         UserError: no such run, an incomplete or damaged one, or weights that are not those it was trained from.
@@ -127,8 +131,9 @@ def load(
         run = _adapted(run, Path(adapter).expanduser())
     with torch.random.fork_rng():
         backbone = build_backbone(run.config)
-    model = rebuild_model(run, backbone)
-    if isinstance(merge, str):
+    plain = bool(backbone.quantized) and (dequantize or merge == "dense")
+    model = rebuild_model(run, backbone, plain=plain)
+    if isinstance(merge, str) and not plain:
         backbone.merging = _merging(run, backbone, merge)
     merges = bool(merge) and run.method.foldable and backbone.merging != "unmerged"
     if merges:
@@ -139,7 +144,7 @@ def load(
 
 def _merging(run: FinishedRun, backbone: backbones.Backbone, wanted: str) -> str:
     """How to merge, where the user says so. Raises Refusal where that would change what the model computes."""
-    trained = backbone.merging
+    trained = "" if backbone.quantized else backbone.merging
     if wanted not in ("dense", "masked"):
         raise UserError(f"merge={wanted}: expected dense or masked; without it a run is merged as it was trained.")
     if not trained and wanted == "masked":
@@ -156,11 +161,15 @@ def _merging(run: FinishedRun, backbone: backbones.Backbone, wanted: str) -> str
 def _adapted(run: FinishedRun, folder: Path) -> FinishedRun:
     """The run with a PEFT adapter in the place of its method and delta."""
     stamp = run.record.stamps["backbone"]
-    if stamp.get("pruning"):
-        raise Refusal(
-            f"adapter={folder}: PEFT's adapters are of timm's whole weights, and the backbone of {run.folder} was "
-            f"pruned; give the folder of a run with pruning=none."
-        )
+    for key, made, without in (
+        ("pruning", "pruned", "pruning=none"),
+        ("quantize", "quantized", "no backbone.quantize"),
+    ):
+        if stamp.get(key):
+            raise Refusal(
+                f"adapter={folder}: PEFT's adapters are of timm's whole weights, and the backbone of {run.folder} was "
+                f"{made}; give the folder of a run with {without}."
+            )
     timm_model = backbones.build_on_meta(run.config.backbone, starting_backbone.input_size(run.config))
     peft = peft_adapter.read_adapter(folder, timm_model.classifiers)
     if peft.fingerprint not in ("", run.metadata["fingerprint"]):

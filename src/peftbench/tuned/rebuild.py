@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from peftbench import deltas
+from peftbench import backbones, deltas
 from peftbench.backbones import Backbone
 from peftbench.common.errors import Refusal
 from peftbench.models.model import Model
@@ -16,13 +16,14 @@ from peftbench.tuned.delta_fit import refuse_foreign_delta
 from peftbench.tuned.finished_run import FinishedRun
 
 
-def rebuild_model(run: FinishedRun, backbone: Backbone, shared: str = "") -> Model:
+def rebuild_model(run: FinishedRun, backbone: Backbone, shared: str = "", plain: bool = False) -> Model:
     """The tuned model, in eval mode, of a backbone as it is before any method; the method changes it.
 
     Args:
         run: gives the method, its plan and the delta.
         backbone: as it is before any method.
         shared: whose the backbone is where it is not the run's own, for messages.
+        plain: whether the weights of a quantized backbone become plain tensors, into which updates can be merged.
 
     Raises:
         Refusal: the delta belongs to another backbone, mask, plan, method or option; says which.
@@ -41,6 +42,8 @@ def rebuild_model(run: FinishedRun, backbone: Backbone, shared: str = "") -> Mod
                 f"{run.source}: was trained with pruning.merge={trained}, and {run.folder / CONFIG} has "
                 f"{backbone.merging}; give the folder of the run as it was left."
             )
+        if plain and backbone.quantized:
+            backbones.dequantize(backbone).merging = ""
         run.method.check(backbone)
         model.adapted(run.method.adapt(backbone, run.plan))
     model.eval()

@@ -19,7 +19,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrize
 
+from peftbench.backbones.coded_weights import own_weight
 from peftbench.methods.shared.folding import Folded, layer_class, refuse_taken_names
 from peftbench.methods.shared.weight_path import ConvOfUpdated, LinearOfUpdated, updated
 
@@ -127,9 +129,7 @@ class LowRankUpdate:
     @property
     def frozen(self) -> Tensor:
         """W, without the update."""
-        weight = self.layer._parameters["weight"]
-        assert isinstance(weight, Tensor)
-        return weight
+        return own_weight(self.layer)
 
     def b_of_all_rows(self) -> Tensor:
         """B (O, m r) over all output rows, zero in the blocks that are not updated."""
@@ -208,9 +208,10 @@ def input_path_fits(layer: nn.Module) -> bool:
 
 def weight_path_fits(layer: nn.Module) -> bool:
     """Whether the `weight` path computes what this layer's own forward does with the updated weight."""
-    if type(layer) is nn.Linear:
+    kind = parametrize.type_before_parametrizations(layer)  # of a layer whose weight is in codes, too
+    if kind is nn.Linear:
         return True
-    plain = type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    plain = kind is nn.Conv2d and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
     return plain and layer.groups == 1  # type: ignore[return-value]
 
 
@@ -239,11 +240,11 @@ def _forward_of(layer: Layer, form: Form) -> Any:
 
 
 def _linear_beside(self: Any, x: Tensor) -> Tensor:
-    return F.linear(x, self._parameters["weight"], self.bias) + LowRankUpdate(self).branch(x)
+    return F.linear(x, own_weight(self), self.bias) + LowRankUpdate(self).branch(x)
 
 
 def _conv_beside(self: Any, x: Tensor) -> Tensor:
-    return self._conv_forward(x, self._parameters["weight"], self.bias) + LowRankUpdate(self).branch(x)
+    return self._conv_forward(x, own_weight(self), self.bias) + LowRankUpdate(self).branch(x)
 
 
 def _linear_of_updated(self: Any, x: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -49,6 +49,23 @@ class Classification(Task):
         categories: Sequence[int] = (),
     ) -> Classification:
         return cls(backbone, classes, section.label_smoothing)
+
+    def taken_over(self, learned: Mapping[str, Tensor], classes: Sequence[str]) -> tuple[Mapping[str, Tensor], str]:
+        """Rows of the classes of the same name; those of other classes stay as they are."""
+        rows = {name: i for i, name in enumerate(classes)}
+        pairs = [(i, rows[name]) for i, name in enumerate(self.classes) if name in rows]
+        if not pairs:
+            return {}, "no class is of the same name, so that the head starts fresh"
+        fresh, taken = self.state_dict(), {}
+        for name, theirs in learned.items():
+            if name not in fresh or fresh[name].shape[1:] != theirs.shape[1:] or len(theirs) != len(classes):
+                return learned, "its head is another"  # what does not fit is told by its name
+            taken[name] = fresh[name].clone()
+            taken[name][[i for i, _ in pairs]] = theirs[[i for _, i in pairs]]
+        if len(pairs) == len(self.classes):
+            return taken, "all classes are known by name and keep their rows of the head"
+        some = f"{len(pairs)} of {len(self.classes)} classes are known by name and keep their rows of the head"
+        return taken, f"{some}, the others start fresh"
 
     def predict(self, extract: Extract, backbone: Backbone, images: Tensor) -> Tensor:
         """Logits (B, classes) for images (B, 3, H, W), or clips (B, T, 3, H, W): the mean of their frames' features."""

@@ -136,6 +136,21 @@ def begin_detector(detector: Detector, classes: Sequence[str], file: Path) -> tu
     return start, f"task.weights: starts from {file.name}; {which}"
 
 
+def taken_over(
+    detector: Detector, classes: Sequence[str], learned: Mapping[str, Tensor], theirs: Sequence[str]
+) -> tuple[dict[str, Tensor], str]:
+    """As `Task.taken_over`: all of it, but in layers that give classes the rows of the classes of the same name."""
+    taken, fresh = dict(learned), detector.net.state_dict()
+    known = {name: i + detector.first for i, name in enumerate(theirs)}
+    for layer, kind in detector.predictors.items():
+        for name in (f"{layer}.weight", f"{layer}.bias"):
+            if kind is not None and (key := f"detector.net.{name}") in taken:
+                taken[key] = _rows(fresh[name], taken[key], kind, detector.first, classes, known)
+    kept = sum(name in known for name in classes)
+    which = f"{kept} of {len(classes)} classes are known by name and keep their rows of the predictor"
+    return taken, which if kept else "no class is of the same name, so that the predictor starts fresh"
+
+
 def _mismatch(problem: str) -> str:
     """Which tensor differs in shape, of torch's message."""
     mismatch = re.search(r"size mismatch for (\S+): .*?torch\.Size\((.*?)\).*?torch\.Size\((.*?)\)", problem, re.DOTALL)

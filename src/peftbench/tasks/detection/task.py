@@ -110,6 +110,10 @@ class Detection(Task):
         self.start, note = pretrained.begin_detector(self.detector, self.classes, file)
         return note
 
+    def taken_over(self, learned: Mapping[str, Tensor], classes: Sequence[str]) -> tuple[Mapping[str, Tensor], str]:
+        """All but the rows of classes that are not of the same name."""
+        return pretrained.taken_over(self.detector, self.classes, learned, classes)
+
     def reads(self, facts: Facts) -> tuple[int, ...]:
         return self.detector.levels.taps
 

@@ -57,6 +57,8 @@ def export(
 ) -> Exported:
     """Writes the tuned model of a run's folder in one of `FORMATS`, merged where the method merges (`load` says how).
 
+    Weights of a quantized backbone are dequantized, so that the file holds plain ones, in float32.
+
     It is checked against the model on photos before it takes its place, by default in the run's folder.
 
     Raises:
@@ -81,7 +83,7 @@ def export(
     if format == "peft":
         told = _told(finished) | {"normalisation": OUTSIDE}
         return Exported(*_placed(path, lambda part: to_adapter(finished, sample, part, told, weights)))
-    tuned = load(finished, merge=merge, weights=weights)
+    tuned = load(finished, merge=merge, weights=weights, dequantize=True)
     normalisation, writer = _WRITERS[format]
     told = _told(finished) | {"merged": str(tuned.merged).lower(), "normalisation": normalisation}
     if (backbone := tuned.model.backbone).masks:
@@ -91,7 +93,18 @@ def export(
 
 def _told(run: FinishedRun) -> dict[str, str]:
     """What each file says of itself."""
-    keys = ("run", "method", "options", "backbone", "weights", "fingerprint", "mask", "classes", "transform")
+    keys = (
+        "run",
+        "method",
+        "options",
+        "backbone",
+        "weights",
+        "fingerprint",
+        "quantize",
+        "mask",
+        "classes",
+        "transform",
+    )
     return {**{k: run.metadata[k] for k in keys if k in run.metadata}, "peftbench": version("peftbench")}
 
 

@@ -47,6 +47,11 @@ def to_adapter(
             f"format=peft: task={spec.task.name} keeps {beside[0].removeprefix('task.')} besides its head, for which "
             f"PEFT's adapters have no place; format=safetensors, format=onnx and format=torch_export hold the model."
         )
+    if run.record.stamps["backbone"].get("quantize"):
+        raise Refusal(
+            "format=peft: the backbone was quantized, and PEFT would put the adapter on timm's plain weights; "
+            "format=safetensors, onnx and torch_export hold the merged ones."
+        )
     timm_model, arguments = backbones.with_classifier(spec.backbone, spec.data.size, len(run.classes))
     backbone = backbones.build_on_meta(spec.backbone, spec.data.size)
     others = _besides_the_head(timm_model, backbone)
