@@ -15,7 +15,7 @@ from peftbench.config.schema import Config
 from peftbench.config.task_schema import task_schema
 
 # What cannot change a run's numbers stays out of its id.
-NO_PART = ("logger", "force", "output_dir", "data_dir", "choices", "protocol")
+NO_PART = ("logger", "force", "page", "output_dir", "data_dir", "choices", "protocol")
 OF_NO_EFFECT = {
     "backbone": ("stream",),
     "trainer": ("progress", "checkpoint_seconds", "threads"),

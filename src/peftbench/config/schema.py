@@ -220,6 +220,7 @@ class Config:
     choices: Mapping[str, str] = field(default_factory=dict)
     pruning: Pruning = field(default_factory=Pruning)
     protocol: Mapping[str, Any] = field(default_factory=dict)
+    page: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionaries, fit for JSON and for `from_dict`."""
@@ -249,7 +250,7 @@ SECTIONS: dict[str, type] = {
     "taps": Taps,
     "logger": Logger,
 }
-TOP = {"seed": int, "force": bool, "output_dir": str, "data_dir": str}
+TOP = {"seed": int, "force": bool, "page": bool, "output_dir": str, "data_dir": str}
 
 
 def with_tasks(data: Mapping[str, Any]) -> Mapping[str, Any]:
