@@ -23,7 +23,7 @@ from bench.timing import ROOT
 PAGE = ROOT / "docs" / "benchmarks.md"
 TOPICS = (
     *("startup", "training_step", "recipe", "side", "quickstart", "optimizers", "spt", "petah", "pruning", "dry_run"),
-    *("serving", "loading", "average_precision", "detection", "report", "sweeps", "joint"),
+    *("serving", "loading", "average_precision", "detection", "report", "run_page", "sweeps", "joint"),
 )
 
 

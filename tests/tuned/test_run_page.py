@@ -71,7 +71,7 @@ def test_the_pictures_are_the_mistakes_and_the_least_sure(run, page):
     record = read_record(run[0])
     right = read_right(str(run[0]), stamped(record.stamps))
     wrong = int((~right).sum())
-    assert 0 < wrong
+    assert wrong > 0
     assert f"Of {wrong} mistakes, the surest first." in page or f"Of {wrong} mistake, the surest" in page
     assert len(images_in(section(page, "The surest mistakes"))) == min(wrong, 20)
     assert len(images_in(section(page, "The least sure"))) == 20

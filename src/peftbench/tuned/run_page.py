@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -170,11 +169,10 @@ def _maps(tuned: Tuned, seen: Seen, explained: Sequence[Explained]) -> list[Page
     if len(inputs.split) < len(rows):
         return [PagePart(part.title, ["An image is gone, so there are no maps."])]
     pixels = inputs.pictures(torch.arange(len(rows)))
-    begun = time.perf_counter()
     maps = heat_maps(tuned, pixels, [one.output for one in explained])
     part.notes.append(
-        f"Grad-CAM: the input of the model, and the same with what raised the class that it said (captum, "
-        f"{time.perf_counter() - begun:.1f} s). It shows what the class was read from, and is no proof of why."
+        "Grad-CAM: the input of the model, and the same with what raised the class that it said. It shows what the "
+        "class was read from, and is no proof of why."
     )
     for one, image, heat in zip(explained, pixels, maps, strict=True):
         shown = _side_by_side(image.permute(1, 2, 0).numpy(), heat.numpy())
