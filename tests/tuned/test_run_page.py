@@ -273,3 +273,20 @@ def test_of_a_detector_missed_and_extra_boxes_are_counted(tmp_path):
         ("0.png", "2 boxes missed, 0 found where none is"),
     ]
     assert by_class.tables[0].rows == [["dog", "25.0"], ["cat", "75.0"]]
+
+
+def test_a_damaged_image_is_left_out(run, tmp_path):
+    folder, root = run
+    shutil.copytree(folder, tmp_path / "run")
+    damaged = min((root / "test" / "three").iterdir())
+    kept = damaged.read_bytes()
+    damaged.write_bytes(kept[: len(kept) // 2])
+    try:
+        assert main(["report", f"run={tmp_path / 'run'}", "all=true"]) == 0
+    finally:
+        damaged.write_bytes(kept)
+    page = (tmp_path / "run" / "page.html").read_text()
+    assert "1 image cannot be read and is left out." in page
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page)[1])
+    (matrix,) = (chart["content"] for chart in data["charts"] if chart["kind"] == "matrix")
+    assert sum(matrix["sums"]) == 47

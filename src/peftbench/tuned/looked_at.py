@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from peftbench.common.errors import Refusal, UserError
 from peftbench.data.base import Split
 from peftbench.data.images import Indices
 from peftbench.tuned.load import Tuned
 
-_BATCH = 32
+_BATCH = 16  # few, so that little is begun once the time is over
 
 
 def predicted(
     tuned: Tuned, split: Split, most: float, watch: Callable[[int, int], None] = lambda done, of: None
-) -> tuple[Split, Any]:
-    """(the images that were looked at, in their order; what `Task.evaluate` gave for them, a tensor or a list).
+) -> tuple[Split, Any, int]:
+    """(the images that were looked at, in their order; what `Task.evaluate` gave for them; how many were damaged).
+
+    What it gave is a tensor (N, …) or a list of N.
 
     The images come in an order that is drawn once and for all, so that those of a part are spread over the split.
 
@@ -29,25 +33,41 @@ def predicted(
         split: of the run's own data set.
         most: seconds after which no further batch begins; the first always does.
         watch: called with the images done and of how many.
+
+    Raises:
+        UserError: no image can be read.
     """
-    images = tuned.transform.over(split, "skip", 0.0, lambda done, of: None)
-    split = images.split  # without those that are damaged
     order = np.random.default_rng(0).permutation(len(split)).tolist()
-    begun, places, answers = time.perf_counter(), [], []
+    begun, damaged = time.perf_counter(), 0
+    places: list[int] = []
+    answers: list[Any] = []
     for first in range(0, len(order), _BATCH):
-        if first and time.perf_counter() - begun > most:
+        if answers and time.perf_counter() - begun > most:
             break
-        rows = sorted(order[first : first + _BATCH])
-        batch = _moved(images.__getitems__(Indices(rows, None)), tuned.device)
+        wanted = sorted(order[first : first + _BATCH])
+        # A part at a time: to leave damaged ones out, all that is given is decoded. Names say which are left.
+        part = replace(split.take(wanted), names=[str(row) for row in wanted])
+        try:
+            images = tuned.transform.over(part, "skip", 1.0, lambda done, of: None)
+        except Refusal:
+            raise
+        except UserError:  # none of the part can be read
+            damaged += len(wanted)
+            continue
+        rows = [int(name) for name in images.split.names]
+        damaged += len(wanted) - len(rows)
+        batch = _moved(images.__getitems__(Indices(range(len(rows)), None)), tuned.device)
         with torch.no_grad(), tuned.precision():
             answers.append(_on_cpu(tuned.model.evaluate(batch)))
         places += rows
         watch(len(places), len(order))
+    if not answers:
+        raise UserError(f"{split.names[0]}: cannot be read, nor can any other of {len(split):,} images.")
     in_order = np.argsort(places)
     if isinstance(answers[0], Tensor):
-        return split.take(np.array(places)[in_order]), torch.cat(answers).float()[torch.from_numpy(in_order)]
+        return split.take(np.array(places)[in_order]), torch.cat(answers).float()[torch.from_numpy(in_order)], damaged
     flat = [answer for part in answers for answer in part]
-    return split.take(np.array(places)[in_order]), [flat[i] for i in in_order]
+    return split.take(np.array(places)[in_order]), [flat[i] for i in in_order], damaged
 
 
 def _moved(values: Any, device: torch.device) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from peftbench.common.amounts import plural
+from peftbench.common.amounts import agreeing, plural
 from peftbench.common.atomic_files import replacing
 from peftbench.common.errors import UserError
 from peftbench.common.foreign_text import first_sentence
@@ -121,27 +121,29 @@ def _parts(
     if whole is None:
         raise UserError(f"data={config.data.name} has neither test nor validation images.")
     tuned = load(open_run(folder, config_dir), merge=False).to(device)
-    seen_split, predictions = predicted(tuned, whole, float("inf") if every else SECONDS, watch)
+    seen_split, predictions, damaged = predicted(tuned, whole, float("inf") if every else SECONDS, watch)
     seen = Seen(seen_split, role, tuned.classes, predictions, folder, record.metrics, config.data.range)
     page: RunPage = tuned.model.task.page()
     parts = page.parts(seen)
     if parts:
-        parts[0].notes[:0] = _looked_at(seen, len(whole), record, page)
+        parts[0].notes[:0] = _looked_at(seen, len(whole), damaged, record, page)
         parts += _maps(tuned, seen, page.explained(seen))
     return parts
 
 
-def _looked_at(seen: Seen, images: int, record: Record, page: RunPage) -> list[str]:
+def _looked_at(seen: Seen, images: int, damaged: int, record: Record, page: RunPage) -> list[str]:
     """Which images the figures are of, and whether they are what they were when the run was tested."""
     what = {"test": "test image", "val": "validation image"}[seen.role]
     notes = [f"Figures and pictures from here on are of all {plural(images, what)}."]
-    if len(seen.split) < images:
+    if len(seen.split) + damaged < images:
         notes = [
             f"Figures and pictures from here on are of {len(seen.split):,} of {plural(images, what)}, spread over all: "
             f"the page takes about {SECONDS:.0f} s to look at them (all=true looks at every one)."
         ]
+    if damaged:
+        notes.append(f"{plural(damaged, 'image')} cannot be read and {agreeing(damaged)} left out.")
     recorded = (record.stamps.get("data") or {}).get("images", {}).get(seen.role)
-    if isinstance(recorded, int) and recorded != images:
+    if isinstance(recorded, int) and recorded not in (images, images - damaged):
         notes.append(
             f"The run was measured on {plural(recorded, what)}: the data have changed since, or it took a part."
         )
