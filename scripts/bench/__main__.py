@@ -22,20 +22,9 @@ from bench.timing import ROOT
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 TOPICS = (
-    *(
-        "startup",
-        "training_step",
-        "recipe",
-        "less_memory",
-        "side",
-        "quickstart",
-        "optimizers",
-        "spt",
-        "petah",
-        "pruning",
-        "dry_run",
-    ),
-    *("serving", "loading", "average_precision", "detection", "report", "sweeps", "joint"),
+    *("startup", "training_step", "recipe", "less_memory", "side", "quickstart", "optimizers", "spt", "petah"),
+    *("pruning", "dry_run", "serving", "loading", "average_precision", "detection", "report", "run_page", "sweeps"),
+    "joint",
 )
 
 

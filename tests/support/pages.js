@@ -56,7 +56,7 @@ function read(page) {
   return {
     charts,
     rows: all("tbody tr").map(rowOf),
-    count: page.getElementById("count").textContent,
+    count: page.getElementById("count")?.textContent,
     headings: all("h1,h2,h3").map((node) => node.textContent),
     drawn: all("svg[role=img]").map((node) => node.getAttribute("aria-label")),
     legend: all(".legend [data-method]").map((node) => [node.textContent, colour(node.querySelector("path"))]),
@@ -71,6 +71,8 @@ function read(page) {
     widest: Math.max(...outside.map((node) => node.getBoundingClientRect().right)),
     smallest: Math.min(...charts.map((chart) => 11 * chart.scale)),
     text: page.body.innerText,
+    // Of each picture its width on the screen and in its file: 0 where it is not shown.
+    pictures: all("img").map((node) => [Math.round(widthOf(node)), node.naturalWidth]),
   };
 }
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from peftbench.cli.arguments import Argument, Command, Words
+from peftbench.cli.arguments import CONFIG_DIR, Argument, Command, Words
 from peftbench.common.amounts import agreeing
 from peftbench.common.errors import UserError, nearest
-from peftbench.common.status_line import doing
+from peftbench.common.status_line import doing, doing_import
 
 if TYPE_CHECKING:
     from peftbench.results.board import Board
@@ -21,6 +21,11 @@ FORMATS = ("terminal", "markdown", "csv", "latex", "html")
 
 def print_report(words: Words) -> int:
     """Prints or writes the report. Raises UserError where there is nothing to report, or a file is in the way."""
+    if words["run"]:
+        return _write_page_of_run(words)
+    for name in _OF_PAGE:
+        if name in words.written:
+            raise UserError(f"{words.written[name]}: is for the page of one run; give run=FOLDER too.")
     from peftbench.results.boards import boards
     from peftbench.results.collect import collect
 
@@ -44,6 +49,33 @@ def print_report(words: Words) -> int:
         _write_report(content, form, Path(output).expanduser())
     else:
         sys.stdout.write(content)
+    return 0
+
+
+_OF_PAGE = ("all", "device", "config_dir")
+
+
+def _write_page_of_run(words: Words) -> int:
+    """Writes `page.html` into a run's folder. Raises UserError: there is no such run, or a file is in the way."""
+    others = [word for name, word in words.written.items() if name not in ("run", *_OF_PAGE)]
+    if others := [*others, *words["folders"]]:
+        raise UserError(f"{others[0]}: is for a report of many runs; run={words['run']} writes the page of one.")
+    from rich.console import Console
+
+    from peftbench.common.progress import counted
+    from peftbench.results import read_record
+
+    folder = Path(words["run"]).expanduser()
+    record = read_record(folder)
+    if record is None:
+        raise UserError(f"run={words['run']}: there is no result.json; give the folder of a run.")
+    doing_import("torch")
+    from peftbench.tuned.run_page import write_page
+
+    doing(f"opening {folder.name}")
+    with counted(Console(stderr=True), "looking at images", True) as watch:
+        path = write_page(folder, record, words["config_dir"], words["all"], words["device"], watch)
+    print(f"page: {path}")
     return 0
 
 
@@ -92,8 +124,11 @@ def _write_report(content: str, form: str, path: Path) -> None:
     """To a file; one that is there is replaced only if it is a report of this format. Raises UserError."""
     from peftbench.common.atomic_files import replacing
     from peftbench.results import csv_tables, formats
+    from peftbench.results.page_pieces import page_mark
 
-    beginnings = (formats.MARKS[form],) if form != "csv" else csv_tables.BEGINNINGS
+    beginnings = csv_tables.BEGINNINGS if form == "csv" else (formats.MARKS[form],)
+    if form == "html":  # the page of a run is another thing
+        beginnings = (page_mark("report"),)
     try:
         if path.exists():
             with path.open(encoding="utf-8", errors="replace") as file:
@@ -131,6 +166,14 @@ COMMAND = Command(
             choices=("chosen", "all"),
         ),
         Argument("table", "which of three tables, with format=csv", choices=("leaderboard", "pairs", "weights")),
+        Argument("run", "one run instead: writes FOLDER/page.html, with its mistakes as pictures", kind="run"),
+        Argument("all", "with run: look at all images, however long it takes", kind="flag", default=False),
+        Argument("device", "with run: auto, cpu, cuda, …", default="auto", suggestions=("auto", "cpu", "cuda")),
+        CONFIG_DIR,
     ),
-    examples=("peftbench report outputs", "peftbench report outputs more/outputs --format=html"),
+    examples=(
+        "peftbench report outputs",
+        "peftbench report outputs more/outputs --format=html",
+        "peftbench report run=outputs/RUN",
+    ),
 )

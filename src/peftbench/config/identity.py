@@ -15,7 +15,7 @@ from peftbench.config.schema import Config
 from peftbench.config.task_schema import task_schema
 
 # What cannot change a run's numbers stays out of its id; of `start` the hash of the delta is in it, not the place.
-NO_PART = ("logger", "force", "output_dir", "data_dir", "choices", "protocol", "start")
+NO_PART = ("logger", "force", "page", "output_dir", "data_dir", "choices", "protocol", "start")
 OF_NO_EFFECT = {
     "backbone": ("stream",),
     "trainer": ("progress", "checkpoint_seconds", "threads", "grad_checkpointing"),

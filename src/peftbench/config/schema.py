@@ -242,6 +242,7 @@ class Config:
     pruning: Pruning = field(default_factory=Pruning)
     protocol: Mapping[str, Any] = field(default_factory=dict)
     start: str | None = None
+    page: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionaries, fit for JSON and for `from_dict`."""
@@ -271,7 +272,7 @@ SECTIONS: dict[str, type] = {
     "taps": Taps,
     "logger": Logger,
 }
-TOP = {"seed": int, "force": bool, "output_dir": str, "data_dir": str, "start": str}
+TOP = {"seed": int, "force": bool, "page": bool, "output_dir": str, "data_dir": str, "start": str}
 """Key outside the sections -> its type."""
 MAY_BE_NULL = ("start",)
 

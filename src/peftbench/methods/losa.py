@@ -201,7 +201,8 @@ class SideMixers(Side):
             for n in every
         )
         with torch.autocast(taps[-1].device.type, enabled=False):  # the taps may be halves, sums over them are not
-            if not alike or torch.compiler.is_compiling():  # the other form has its steps depend on the batch
+            # The other form has its steps depend on the batch, and gives taps no gradient.
+            if not alike or torch.compiler.is_compiling() or any(t.requires_grad for t in taps):
                 return [[n._raw(n._plain(taps), taps[-1])] for n in every]
             ys = first._low_rank(every, taps)
             return [[n._raw(y, taps[-1])] for n, y in zip(every, ys, strict=True)]

@@ -23,12 +23,6 @@ function placed(row, panel, x, y, r, more) {
   point.append(svg("title", {}, told(row, panel, more)));
   return point;
 }
-function figureOf(title, wide) {
-  const figure = html("figure");
-  figure.style.width = `${wide}px`;
-  figure.append(html("figcaption", title));
-  return figure;
-}
 const capital = (text) => text[0].toUpperCase() + text.slice(1);
 
 // Every row's figure and its interval, the best first.

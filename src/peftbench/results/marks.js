@@ -93,3 +93,9 @@ function legend(rows) {
   }
   return box;
 }
+function figureOf(title, wide) {
+  const figure = html("figure");
+  figure.style.width = `${wide}px`;
+  figure.append(html("figcaption", title));
+  return figure;
+}

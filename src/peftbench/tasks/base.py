@@ -24,6 +24,7 @@ from peftbench.config import Config, TaskSection, task_path
 from peftbench.data.base import Split
 from peftbench.data.images import IMAGENET, Preparation, Transform
 from peftbench.tasks.predictor import Predictor
+from peftbench.tasks.run_pages import RunPage
 
 Extract = Callable[[Tensor], list[Tensor]]
 """From images to the taps that the task reads, live or cached: `Model.extract`."""
@@ -60,6 +61,8 @@ class Task(nn.Module):
     """Whether `conclude` chooses something by the validation images once training is over."""
     predictor: ClassVar[type[Predictor]] = Predictor
     """How `peftbench predict` carries this task out."""
+    page: ClassVar[type[RunPage]] = RunPage
+    """What the page of a run shows of its predictions."""
 
     classes: tuple[str, ...]
     start: Mapping[str, str] = {}

@@ -20,8 +20,10 @@ from peftbench.tasks.base import Extract, Metrics, Task
 from peftbench.tasks.classification import schema
 from peftbench.tasks.classification.class_accuracy import ClassAccuracy
 from peftbench.tasks.classification.predictor import ClassPredictor
+from peftbench.tasks.classification.run_page import ClassPage
 from peftbench.tasks.classification.top1 import Top1
 from peftbench.tasks.predictor import Predictor
+from peftbench.tasks.run_pages import RunPage
 
 
 class Classification(Task):
@@ -31,6 +33,7 @@ class Classification(Task):
     keeps_views: ClassVar[bool] = True
     predicts_tensor: ClassVar[bool] = True
     predictor: ClassVar[type[Predictor]] = ClassPredictor
+    page: ClassVar[type[RunPage]] = ClassPage
 
     def __init__(self, backbone: Backbone, classes: Sequence[str], label_smoothing: float = 0.0) -> None:
         super().__init__()

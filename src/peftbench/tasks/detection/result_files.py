@@ -99,19 +99,28 @@ def draw(
     Raises:
         UserError: `out` cannot be written.
     """
-    image = open_rgb(image_file, values)
-    if len(boxes):
-        line, height = (max(least, round(max(image.size) / part)) for least, part in ((1, 300), (10, 50)))
-        named = list(zip(boxes.tolist(), labels, scores, map(_color, labels), strict=True))[::-1]
-        colors = [color for *_, color in named]
-        image = to_pil_image(draw_bounding_boxes(pil_to_tensor(image), boxes.cpu().flip(0), colors=colors, width=line))
-        # torchvision would write ten pixels high, whatever the image's size
-        pen, font = ImageDraw.Draw(image), ImageFont.load_default(height)
-        for (x, y, *_), label, score, color in named:
-            text, place = f"{label} {score:.2f}", (x + 2 * line, y + line)
-            pen.text(place, text, color, font, stroke_width=max(1, line // 2), stroke_fill="black")
+    image = drawn(open_rgb(image_file, values), boxes, labels, scores)
     with replacing(out) as part:
         image.save(part, Image.registered_extensions()[out.suffix.lower()], quality=95)
+
+
+def drawn(
+    image: Image.Image, boxes: Tensor, labels: Sequence[str], scores: Sequence[float] | None = None
+) -> Image.Image:
+    """The image with boxes (n, 4) in its pixels, their classes and, where there are some, their scores."""
+    if not len(boxes):
+        return image
+    line, height = (max(least, round(max(image.size) / part)) for least, part in ((1, 300), (10, 50)))
+    texts = list(labels) if scores is None else [f"{n} {score:.2f}" for n, score in zip(labels, scores, strict=True)]
+    named = list(zip(boxes.tolist(), texts, map(_color, labels), strict=True))[::-1]
+    colors = [color for *_, color in named]
+    image = to_pil_image(draw_bounding_boxes(pil_to_tensor(image), boxes.cpu().flip(0), colors=colors, width=line))
+    # torchvision would write ten pixels high, whatever the image's size
+    pen, font = ImageDraw.Draw(image), ImageFont.load_default(height)
+    for (x, y, *_), text, color in named:
+        place = (x + 2 * line, y + line)
+        pen.text(place, text, color, font, stroke_width=max(1, line // 2), stroke_fill="black")
+    return image
 
 
 def _color(name: str) -> tuple[int, int, int]:

@@ -1,0 +1,97 @@
+"""The page of a detector's run: AP by class, and images with the truth and what was found side by side."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision.ops import box_iou
+
+from peftbench.common.amounts import plural
+from peftbench.data.thumbnails import data_uri, is_tiny, small
+from peftbench.results.page_parts import Chart, PagePart, Picture
+from peftbench.results.text_table import TextTable
+from peftbench.tasks.detection.result_files import drawn
+from peftbench.tasks.run_pages import RunPage, Seen
+
+SIDE = 240
+"""Pixels of the longer side of each of the two pictures."""
+_SCORE, _OVERLAP = 0.5, 0.5
+_PICTURES = 12
+_BARS = 40
+
+
+class BoxPage(RunPage):
+    """AP of each class from the record, and the images with most mistakes."""
+
+    def parts(self, seen: Seen) -> list[PagePart]:
+        by_class = _by_class(seen)
+        return [_side_by_side(seen), *([by_class] if by_class else [])]
+
+
+def _by_class(seen: Seen) -> PagePart | None:
+    """AP of each class, as the run's own evaluation measured it; None where the record has none."""
+    start = f"{seen.role}/AP/"
+    values = {n.removeprefix(start): v for n, v in seen.metrics.items() if n.startswith(start)}
+    order = sorted(values, key=lambda name: values[name])
+    if not order:
+        return None
+    table = TextTable("", [("class", False), ("AP %", True)], [[n, f"{100 * values[n]:.1f}"] for n in order])
+    table.values = [[None, values[name]] for name in order]
+    rows = [{"name": n, "values": [values[n]], "told": f"{100 * values[n]:.1f}"} for n in order[:_BARS]]
+    chart = Chart("bars", "AP of each class", {"names": ["AP"], "rows": rows, "unit": "%"})
+    return PagePart("By class", ["From the run's own evaluation; the worst come first."], [chart], [table])
+
+
+def _side_by_side(seen: Seen) -> PagePart:
+    counted = [_mistakes(seen, i) for i in range(len(seen.split))]
+    order = sorted(range(len(counted)), key=lambda i: -sum(counted[i]))[:_PICTURES]
+    part = PagePart("The truth, and what was found")
+    part.notes.append(
+        f"Left the annotated boxes, right those found with a score of {_SCORE:g} or more. The images with most "
+        f"mistakes come first: boxes that no found one of the class covers by half (IoU {_OVERLAP:g}), and found "
+        f"ones that cover none. A longer side has at most {SIDE} pixels."
+    )
+    for index in order:
+        image = seen.image(index)
+        if image is None:
+            continue
+        truth, found, missed, extra = seen.split.labels[index], seen.predictions[index], *counted[index]
+        left = _drawn(image, seen, truth.boxes, truth.labels, None)
+        sure = found["scores"] >= _SCORE
+        right = _drawn(image, seen, found["boxes"][sure], found["labels"][sure], found["scores"][sure])
+        both = Image.new("RGB", (left.width + right.width + 6, left.height), "white")
+        both.paste(left, (0, 0))
+        both.paste(right, (left.width + 6, 0))
+        told = (f"{plural(missed, 'box')} missed, {extra} found where none is",)
+        part.pictures.append(Picture(data_uri(both), str(seen.split.names[index]), told, is_tiny(both), wide=True))
+    if len(part.pictures) < len(order):
+        part.notes.append(f"{plural(len(order) - len(part.pictures), 'image')} cannot be read any more.")
+    return part
+
+
+def _mistakes(seen: Seen, index: int) -> tuple[int, int]:
+    """(annotated boxes that were not found, found boxes where none is), greedily by score; crowds count for nothing."""
+    truth, found = seen.split.labels[index], seen.predictions[index]
+    sure = found["scores"] >= _SCORE
+    boxes, labels = found["boxes"][sure].float(), found["labels"][sure].numpy()
+    overlaps = box_iou(boxes, torch.from_numpy(truth.boxes)).numpy()
+    overlaps[labels[:, None] != truth.labels[None]] = 0
+    free, extra = ~truth.crowd, 0
+    for row in overlaps[np.argsort(-found["scores"][sure].numpy(), kind="stable")]:
+        open_ = np.where(free, row, 0)
+        if len(open_) and open_.max() >= _OVERLAP:
+            free[open_.argmax()] = False
+        elif not (row[truth.crowd] > 0).any():
+            extra += 1
+    return int(free.sum()), extra
+
+
+def _drawn(image: Image.Image, seen: Seen, boxes: Any, labels: Any, scores: Any) -> Image.Image:
+    """The image made small, with boxes that were scaled with it."""
+    shown = small(image, SIDE)
+    scale = torch.tensor([shown.width / image.width, shown.height / image.height]).repeat(2)
+    names = [seen.classes[int(label)] for label in labels]
+    return drawn(shown, torch.as_tensor(boxes) * scale, names, None if scores is None else scores.tolist())
