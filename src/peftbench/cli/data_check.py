@@ -23,7 +23,7 @@ _Target = tuple[str, Path | None, str | None]  # its name, its folder if it is t
 
 def check_tasks(words: Words) -> int:
     """Prints a line for each task, or what is found in a data set; 1 where something is wrong. Raises UserError."""
-    targets, overrides = _told_apart(words.overrides)
+    targets, overrides = words["targets"], words.overrides
     if overrides:
         if targets:
             raise COMMAND.refusal(targets[0], "is a task or a folder, and data=… names a data set; give one of the two")
@@ -54,12 +54,6 @@ def check_tasks(words: Words) -> int:
             console.print(_described(name, report, words["stage"]))
             good = good and not report.wrong
     return 0 if good else 1
-
-
-def _told_apart(words: list[str]) -> tuple[list[str], list[str]]:
-    """(tasks and folders, keys of a config with their values)."""
-    overrides = [word for word in words if "=" in word and not Path(word).expanduser().exists()]
-    return [word for word in words if word not in overrides], overrides
 
 
 def _targets(words: list[str], root: Path) -> list[_Target]:
