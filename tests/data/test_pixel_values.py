@@ -18,7 +18,7 @@ from peftbench.data.base import Split
 from peftbench.data.decoding import open_rgb
 from peftbench.data.images import Images, Transform
 from peftbench.data.media import upright_size
-from support.tiffs import write_tiff
+from support.tiffs import write_colour_tiff, write_tiff
 
 RAMP = np.arange(64, dtype=np.float64).reshape(8, 8) * 4  # 0 to 252
 PREPARED = Transform(8, "nearest", (0.0,) * 3, (1.0,) * 3)
@@ -112,6 +112,24 @@ def test_a_range_is_not_for_images_of_eight_bits(tmp_path, mode):
         open_rgb(tmp_path / "x.tif", (0, 4095))
     same = np.asarray(open_rgb(tmp_path / "x.tif", (0, 255)))
     assert (same == np.asarray(open_rgb(tmp_path / "x.tif"))).all(), "0 to 255 is what they are"
+
+
+@pytest.mark.parametrize(("depth", "planes"), [(np.uint8, False), (np.uint8, True), (np.uint16, False)])
+def test_colours_of_sixteen_bits_become_those_of_eight(tmp_path, depth, planes):
+    colours = np.random.default_rng(0).integers(0, 256, (6, 5, 3))
+    deep = (colours * (257 if depth == np.uint16 else 1)).astype(depth)
+    file = write_colour_tiff(tmp_path / "a.tif", deep, planes)
+    np.testing.assert_array_equal(np.asarray(open_rgb(file)), colours)
+
+
+def test_planes_of_sixteen_bits_which_pillow_misreads_are_refused(tmp_path):
+    file = write_colour_tiff(tmp_path / "a.tif", np.full((6, 5, 3), 300, np.uint16), planes=True)
+    with pytest.raises(Refusal) as told:
+        open_rgb(file)
+    assert str(told.value) == (
+        f"{file}: holds colours of 16 bits, one plane after another, which are not read; convert it to interleaved "
+        f"colours, or to 8 bits."
+    )
 
 
 @pytest.mark.parametrize("pixels", [np.full((4, 4), 0.4, np.float32), np.full((4, 4), 26214, np.uint16)])

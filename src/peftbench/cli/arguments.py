@@ -100,6 +100,7 @@ class Command:
         arguments: those by place first, in their order.
         expected: what the plain words are, for the sentence that refuses others.
         takes_overrides: whether other words, such as method=lora, are for the config of a run.
+        described_overrides: those of them that the usage line shows.
         description: what `--help` of the command says below the summary.
         examples: whole command lines.
         late_arguments: more arguments, none of them by place, that take time to find and are asked for when needed.
@@ -111,6 +112,7 @@ class Command:
     arguments: tuple[Argument, ...] = ()
     expected: str = ""
     takes_overrides: bool = False
+    described_overrides: tuple[str, ...] = ("method=…", "backbone=…", "data=…")
     description: str = ""
     examples: tuple[str, ...] = ()
     late_arguments: Callable[[], tuple[Argument, ...]] | None = None
@@ -125,7 +127,7 @@ class Command:
 
     def usage_words(self, brief: bool = False) -> list[str]:
         """The usage line in pieces that belong together."""
-        overrides = ["method=…", "backbone=…", "data=…"] if self.takes_overrides else []
+        overrides = self.described_overrides if self.takes_overrides else ()
         brief_arguments = [a for a in self.arguments if not a.hidden and (a.needed or a.place or a.shown)]
         shown = brief_arguments if brief else self.shown_arguments()
         return [f"peftbench {self.name}", *overrides, *(a.usage() for a in shown)]

@@ -1,4 +1,4 @@
-"""`peftbench data check`: whether tasks on disk are whole, and what they should be."""
+"""`peftbench data check`: whether tasks on disk are whole, and what they should be; or any data set, with `data=`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peftbench.cli.arguments import Argument, Command, Words
+from peftbench.cli.data_check_set import check_set
 from peftbench.cli.data_folders import DIR, TASK_WORDS, find_task, folder_of_tasks
 from peftbench.common.amounts import plural
-from peftbench.common.errors import UserError
+from peftbench.common.errors import UserError, nearest
+from peftbench.common.other_words import OPTIONS
 from peftbench.common.status_line import doing
 from peftbench.common.vtab_tasks import ALIASES, TASKS, canonical
 
@@ -20,7 +22,15 @@ _Target = tuple[str, Path | None, str | None]  # its name, its folder if it is t
 
 
 def check_tasks(words: Words) -> int:
-    """Prints a line for each task; returns 1 where something is wrong. Raises UserError."""
+    """Prints a line for each task, or what is found in a data set; 1 where something is wrong. Raises UserError."""
+    targets, overrides = words["targets"], words.overrides
+    if overrides:
+        if targets:
+            raise COMMAND.refusal(targets[0], "is a task or a folder, and data=… names a data set; give one of the two")
+        if not any(word.partition("=")[0] == "data" for word in overrides):
+            hint = nearest(overrides[0].partition("=")[0], [argument.name for argument in COMMAND.arguments], OPTIONS)
+            raise COMMAND.refusal(overrides[0], f"there is no such option{hint}, and no data=… that it may belong to")
+        return check_set(words, overrides, COMMAND)
     doing("looking at what is there")
     from rich.console import Console
 
@@ -33,7 +43,7 @@ def check_tasks(words: Words) -> int:
     root = folder_of_tasks(words["dir"])
     good = True
     with watching(console) as watch:
-        for name, folder, task in _targets(words["targets"], root):
+        for name, folder, task in _targets(targets, root):
             if folder is None:
                 console.print(f"wrong  {name}: is not in {root}; peftbench data prepare vtab/{name} makes it")
                 good = False
@@ -126,6 +136,17 @@ COMMAND = Command(
         DIR,
         Argument("stage", "the stage whose hash is shown", default="final", choices=("fit", "tune", "final")),
         Argument("like", "a folder to compare with", kind="folder"),
+        Argument("out", "a folder for a page and tables of what is found with data=…", kind="folder"),
+        Argument("force", "replace what is there", kind="flag", default=False),
     ),
-    examples=("peftbench data check vtab", "peftbench data check vtab/cifar like=DIR"),
+    takes_overrides=True,
+    described_overrides=("data=…", "backbone=…"),
+    description="With data=… the images and labels of any data set: near-duplicates across splits, classes that are\n"
+    "missing, files that cannot be read, imbalance; with backbone=… too, the labels that a probe doubts most.",
+    examples=(
+        "peftbench data check vtab",
+        "peftbench data check vtab/cifar like=DIR",
+        "peftbench data check data=photos",
+        "peftbench data check data=folder data.root=~/photos out=checked",
+    ),
 )

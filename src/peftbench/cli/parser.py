@@ -90,10 +90,12 @@ def _take_plain_word(command: Command, word: str, plain: list[str], overrides: l
         if not (command.takes_overrides and sign and key.startswith("--")):
             raise _unknown(command, word)
         overrides.append(f"{key[2:].replace('-', '_')}={value}")
+        return
+    by_place = any(argument.place for argument in command.arguments)
+    if (not sign and (by_place or not command.takes_overrides)) or (by_place and Path(word).exists()):
+        plain.append(word)
     elif command.takes_overrides:
         overrides.append(word)
-    elif not sign or (Path(word).exists() and any(a.place for a in command.arguments)):
-        plain.append(word)
     else:
         raise _unknown(command, word)
 

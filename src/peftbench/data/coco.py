@@ -18,7 +18,14 @@ from peftbench.data.base import Split, Splits
 from peftbench.data.box_units import in_pixels
 from peftbench.data.boxes import BoxSet, BoxSplit, Objects, box_split, note_dropped
 from peftbench.data.coco_merging import merge_entries
+from peftbench.data.layout import role_of
+from peftbench.data.listing import folders_in
 from peftbench.data.media import DAMAGED, open_image, upright_size
+from peftbench.data.yolo import read_yolo
+from peftbench.data.yolo_yaml import find_yaml
+
+EXPORTED = "_annotations.coco.json"
+"""What Roboflow calls the file of a split, in the split's folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +61,9 @@ class CocoFolder(BoxSet):
     With three files `val` is watched after every epoch and `test` tested once. Where only one of `val` and `test` is
     given, it is the test set, since what was watched is no test. `images` is the folder of the images, or several;
     without it they are looked for beside the JSON file, in root/<split>, root/images/<split>, root/images and root.
+
+    Where `train` is left at its default and is not there, two other forms are found: Roboflow's, with
+    <split>/_annotations.coco.json, and YOLO's, with a data.yaml.
     """
 
     places: ClassVar[tuple[str, ...]] = ("root", "train", "val", "test", "images")
@@ -68,14 +78,39 @@ class CocoFolder(BoxSet):
         self.check()
         root = _folder(self.root, "your annotations and images")
         paths = {"train": self.train, "val": self.val, "test": self.test}
+        if self._is_default() and not (root / self.train).is_file():
+            if exported := find_exported(root):
+                paths = {"train": None, "val": None, "test": None, **exported}
+            elif described := find_yaml(root):
+                return self._yolo(root, described)
         files = {role: root / Path(os.path.expanduser(file)) for role, file in paths.items() if file is not None}
         for role, file in files.items():
             if not file.is_file():
-                raise UserError(f"data.{role}={paths[role]}: there is no file {file.absolute()}.")
+                sentence = f"data.{role}={paths[role]}: there is no file {file.absolute()}"
+                if self._is_default():
+                    sentence += (
+                        f"; {root} holds neither <split>/{EXPORTED} nor a data.yaml, so name yours (data.{role}=FILE)"
+                    )
+                raise UserError(f"{sentence}.")
         folders = {role: self._folders(root, role, file) for role, file in files.items()}
         if "test" not in files and "val" in files:
             files["test"], folders["test"] = files.pop("val"), folders["val"]
         return splits_from_files(self, root.resolve().name, files, folders, spread=self.images is not None)
+
+    def _is_default(self) -> bool:
+        """Whether no file is named, so that other forms may be looked for."""
+        return (self.train, self.val, self.test) == (CocoFolder.train, CocoFolder.val, CocoFolder.test)
+
+    def _yolo(self, root: Path, described: Path) -> Splits:
+        if self.images is not None:
+            raise UserError(f"data.images={self.images}: is for JSON files, but {described} says where images are.")
+        yolo, notes = read_yolo(root, described)
+        if "test" not in yolo and "val" in yolo:
+            yolo["test"] = yolo.pop("val")
+        splits = {role: _split(self, s.annotations, s.places, s.folders, notes) for role, s in yolo.items()}
+        classes = _classes(yolo["train"].annotations.categories)
+        name = root.resolve().name
+        return self.splits(name, classes, splits["train"], splits.get("val"), splits.get("test"), tuple(notes))
 
     def _folders(self, root: Path, role: str, file: Path) -> list[Path]:
         if self.images is None:
@@ -87,6 +122,25 @@ class CocoFolder(BoxSet):
             if not folder.is_dir():
                 raise UserError(f"data.images={self.images}: there is no folder {folder.absolute()}.")
         return folders
+
+
+def find_exported(root: Path) -> dict[str, str]:
+    """The files of Roboflow's form by role, <split>/_annotations.coco.json; none where it is another.
+
+    Raises:
+        UserError: two folders for one split, or none to train on.
+    """
+    files: dict[str, str] = {}
+    for folder in folders_in(root):
+        role = role_of(folder.name)
+        if role is None or not (folder / EXPORTED).is_file():
+            continue
+        if role in files:
+            raise UserError(f"data.root={root}: {files[role]} and {folder.name} are both of {role}; expected one.")
+        files[role] = f"{folder.name}/{EXPORTED}"
+    if files and "train" not in files:
+        raise UserError(f"data.root={root}: holds {', '.join(files.values())}, but no train/{EXPORTED} to train on.")
+    return files
 
 
 def _folder(root: str, content: str) -> Path:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +18,10 @@ from peftbench.data.base import Split, Splits
 from peftbench.data.boxes import BoxSet
 from peftbench.data.coco import splits_from_files
 from peftbench.data.digits import Digits
+from peftbench.data.made_once import made_once
 
 ROLES = ("train", "val", "test")
 _VERSION = 1
-_STAMP = "stamp.json"
 _INK = 0.3  # of a digit's full ink: what counts as its pixels
 _HEIGHT = (0.2, 0.42)  # of a digit, as a share of the canvas
 _TURN = 12.0  # degrees either way
@@ -69,29 +66,7 @@ class DigitsDet(BoxSet):
         }
         key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
         folder = cache() / "digits_det" / key
-        if _whole(folder, recipe):
-            return folder
-        part = folder
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            part = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=folder.parent))
-            part.chmod(0o755)
-            self._draw(part)
-            (part / _STAMP).write_text(json.dumps({"recipe": recipe, "files": _sizes(part)}), encoding="utf-8")
-            if folder.exists() and not _whole(folder, recipe):  # somebody changed it: that is kept
-                folder.rename(Path(tempfile.mkdtemp(prefix=f"{key}.changed-", dir=folder.parent)) / key)
-            with contextlib.suppress(OSError):  # another process was faster
-                part.rename(folder)
-            if not _whole(folder, recipe):
-                raise UserError(f"{folder}: could not be put in place; is another process removing it?")
-        except OSError as problem:
-            raise UserError(
-                f"{folder}: could not be written ({problem.strerror or problem}); PEFTBENCH_CACHE names another place."
-            ) from None
-        finally:
-            if part != folder:
-                shutil.rmtree(part, ignore_errors=True)
-        return folder
+        return made_once(folder, recipe, self._draw)
 
     def _draw(self, folder: Path) -> None:
         digits = Digits().load()
@@ -197,18 +172,3 @@ def overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> float
     width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
     smaller = min((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b))
     return max(width, 0) * max(height, 0) / smaller
-
-
-def _sizes(folder: Path) -> dict[str, int]:
-    """The size of every file but the stamp."""
-    files = (p for p in folder.rglob("*") if p.is_file() and p.name != _STAMP)
-    return {p.relative_to(folder).as_posix(): p.stat().st_size for p in sorted(files)}
-
-
-def _whole(folder: Path, recipe: dict[str, Any]) -> bool:
-    """Whether all files are there as they were written."""
-    try:
-        stamp = json.loads((folder / _STAMP).read_text(encoding="utf-8"))
-        return stamp["recipe"] == recipe and stamp["files"] == _sizes(folder)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False

@@ -6,7 +6,13 @@ from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
-from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, SAMPLEFORMAT, TiffImageFile
+from PIL.TiffImagePlugin import (
+    BITSPERSAMPLE,
+    PHOTOMETRIC_INTERPRETATION,
+    PLANAR_CONFIGURATION,
+    SAMPLEFORMAT,
+    TiffImageFile,
+)
 
 from peftbench.common.errors import Refusal
 
@@ -39,6 +45,11 @@ def in_eight_bits(image: Image.Image, opened: Image.Image, wanted: Range, name: 
             )
         if _of_tiff(opened, SAMPLEFORMAT) == 2:  # which Pillow takes for unsigned
             raise Refusal(f"{name}: holds signed numbers of 8 bits, which are not read; convert it to unsigned ones.")
+        if _of_tiff(opened, PLANAR_CONFIGURATION) == 2 and (_of_tiff(opened, BITSPERSAMPLE) or 8) > 8:
+            raise Refusal(  # Pillow takes the bytes of a plane for pixels, and says nothing
+                f"{name}: holds colours of {_of_tiff(opened, BITSPERSAMPLE)} bits, one plane after another, which are "
+                f"not read; convert it to interleaved colours, or to 8 bits."
+            )
         return image
     values = np.asarray(image, dtype=np.float64)
     black, white = _by_type(opened, values, name) if wanted == "auto" else wanted

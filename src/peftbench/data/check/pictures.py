@@ -1,0 +1,139 @@
+"""Every image of a data set, read once: whether it can be, and what it looks like in small."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from peftbench.common.errors import UserError
+from peftbench.common.foreign_text import first_sentence
+from peftbench.common.progress import Watch
+from peftbench.data.base import Split
+from peftbench.data.decoding import open_rgb
+from peftbench.data.media import DAMAGED, read_clip
+from peftbench.data.pixel_values import Range
+
+SIDE = 16
+"""Pixels of a side of the small grey picture by which images are compared."""
+_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What N images of a split look like.
+
+    Attributes:
+        hashes: uint64 (N,), the difference hash: whether each of 8 x 8 places is brighter than the next to its right.
+        small: uint8 (N, SIDE * SIDE), the image in grey, squashed.
+        broken: index -> why it cannot be read; its hash and picture are 0.
+    """
+
+    hashes: np.ndarray
+    small: np.ndarray
+    broken: dict[int, str]
+
+    @property
+    def whole(self) -> np.ndarray:
+        """The indices of the images that can be read."""
+        return np.array([at for at in range(len(self.hashes)) if at not in self.broken], dtype=np.int64)
+
+
+def look_at(split: Split, values: Range = "auto", watch: Watch = lambda done, of: None) -> Looks:
+    """Reads every image of a split, or the middle frame of each clip.
+
+    Args:
+        split: what to read.
+        values: which values of images of more than 8 bits are black and white.
+        watch: called with the number of images that have been read, and of how many.
+    """
+    count = len(split)
+    hashes, small = np.zeros(count, dtype=np.uint64), np.zeros((count, SIDE * SIDE), dtype=np.uint8)
+    broken: dict[int, str] = {}
+
+    def look(indices: range) -> dict[int, str]:
+        problems = {}
+        for at in indices:
+            try:
+                image = picture_of(split, at, values).convert("L")
+            except DAMAGED as problem:
+                problems[at] = first_sentence(problem)
+                continue
+            except UserError as problem:  # nothing says which values are black and white
+                problems[at] = str(problem)
+                continue
+            small[at] = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX)).reshape(-1)
+            hashes[at] = _difference_hash(image)
+        return problems
+
+    pieces = [range(start, min(start + _AT_ONCE, count)) for start in range(0, count, _AT_ONCE)]
+    with ThreadPoolExecutor() as pool:
+        for indices, problems in zip(pieces, pool.map(look, pieces), strict=True):
+            broken |= problems
+            watch(indices.stop, count)
+    return Looks(hashes, small, broken)
+
+
+def picture_of(split: Split, at: int, values: Range = "auto") -> Image.Image:
+    """An image of a split in RGB, upright; of a clip its middle frame. Raises what `open_rgb` raises."""
+    source = split.images[at]
+    if split.frames is None or isinstance(source, np.ndarray):
+        return open_rgb(source, values)
+    (frame,) = read_clip(Path(source), 1, lambda picture: np.asarray(open_rgb(picture, values)))
+    return Image.fromarray(frame)
+
+
+def _difference_hash(image: Image.Image) -> np.uint64:
+    """dHash (Neal Krawetz, 2013): 64 comparisons of neighbours in a picture of 9 x 8."""
+    grey = np.asarray(image.resize((9, 8), Image.Resampling.BOX)).astype(np.int16)
+    bits = np.packbits(grey[:, 1:] > grey[:, :-1])
+    return np.frombuffer(bits.tobytes(), dtype=">u8")[0].astype(np.uint64)
+
+
+def near_pairs(one: Looks, other: Looks, bits: int = 4, levels: float = 6.0) -> list[tuple[int, int]]:
+    """(index in `one`, index in `other`) of images that look alike: their hashes differ in `bits` at most.
+
+    The small pictures then differ by `levels` of 255 at most, on the mean: so flat images, which all have one hash, are
+    told apart. Each image of `one` is named once, with what is most like it.
+    """
+    pairs: list[tuple[int, int]] = []
+    right = other.whole
+    if not len(right):
+        return pairs
+    for at in one.whole.tolist():
+        apart = _count_bits(other.hashes[right] ^ one.hashes[at])
+        near = right[apart <= bits]
+        if len(near):
+            differences = np.abs(other.small[near].astype(np.int16) - one.small[at].astype(np.int16)).mean(axis=1)
+            best = int(differences.argmin())
+            if differences[best] <= levels:
+                pairs.append((at, int(near[best])))
+    return pairs
+
+
+_BITS = np.array([bin(number).count("1") for number in range(256)], dtype=np.uint8)
+
+
+def _count_bits(numbers: np.ndarray) -> np.ndarray:
+    """How many bits of each uint64 are set (numpy 1 has no function for it)."""
+    counts: np.ndarray = _BITS[numbers.view(np.uint8).reshape(-1, 8)].sum(axis=1)
+    return counts
+
+
+def labels_of(split: Split) -> Sequence[np.ndarray]:
+    """The classes in each image: one, or those of its objects."""
+    return [np.atleast_1d(getattr(label, "labels", label)) for label in split.labels]
+
+
+def thumbnail(split: Split, at: int, values: Range = "auto", side: int = 96) -> bytes:
+    """An image of a split as a JPEG file of `side` pixels at most a side. Raises what `open_rgb` raises."""
+    picture = picture_of(split, at, values)
+    picture.thumbnail((side, side))
+    with io.BytesIO() as file:
+        picture.save(file, "JPEG", quality=80)
+        return file.getvalue()
