@@ -45,6 +45,7 @@ SCENES = ["data=digits_det", "data.images=[12,2,2]", "data.canvas=64", "data.bat
 NEEDS = {
     "backbone/timm": ["backbone.name=resnet18"],
     "data/coco_folder": ["data.root=boxes"],
+    "data/hf": ["data.root=tables"],
     "data/folder": ["data.root=photos"],
     "data/video_folder": ["data.root=clips"],
     "optimizer/timm": ["optimizer.name=lion"],

@@ -43,7 +43,7 @@ def offered(capsys, monkeypatch, tmp_path):
         (["-m", "experiment=vt"], {"experiment=vtab1k"}),
         (["hydra/swee"], {"hydra/sweeper="}),
         (["hydra/sweeper="], {"hydra/sweeper=optuna"}),
-        (["optimizer.l"], {"optimizer.lr=", "optimizer.layer_decay="}),
+        (["optimizer.l"], {"optimizer.lr=", "optimizer.layer_decay=", "optimizer.library="}),
         (["data.si"], {"data.size="}),
         (["method.ra"], {"method.rank="}),
         (["method=full", "method.ra"], set()),

@@ -27,6 +27,7 @@ from support.places import ROOT
 NEEDS = {
     "data=folder": ["data.root=photos"],
     "data=coco_folder": ["data.root=boxes"],
+    "data=hf": ["data.root=tables"],
     "data=video_folder": ["data.root=clips"],
     "backbone=timm": ["backbone.name=resnet18"],
     "optimizer=timm": ["optimizer.name=lion"],

@@ -57,7 +57,8 @@ def test_the_first_phase_is_the_linear_probe_and_the_second_begins_from_its_head
     assert not (Path(record.folder) / "probe").exists(), "its checkpoint is no longer needed"
 
 
-@pytest.mark.parametrize("at", [3, pytest.param(9, marks=pytest.mark.slow)], ids=["probe", "full"])
+@pytest.mark.slow
+@pytest.mark.parametrize("at", [3, 9], ids=["probe", "full"])
 def test_it_resumes_to_the_same_bits_in_either_phase(words, tmp_path, monkeypatch, at):
     """Three epochs of two batches, then three more."""
     resumed, undisturbed = interrupted_and_undisturbed(

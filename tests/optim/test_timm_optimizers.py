@@ -127,10 +127,10 @@ def words(tmp_path_factory) -> list[str]:
     return [*SMALL, "data=folder", data, "data.val_fraction=0.25", *few, "optimizer=timm"]
 
 
-RUNS = [["optimizer.name=muon", "method=full", "optimizer.layer_decay=0.8", "trainer.ema=0.5"]]
-RUNS += [
+RUNS = [
     pytest.param(more, marks=pytest.mark.slow)
     for more in (
+        ["optimizer.name=muon", "method=full", "optimizer.layer_decay=0.8", "trainer.ema=0.5"],
         ["optimizer.name=lion", "method=ftp"],
         ["optimizer.name=adafactorbv", "method=full"],
         ["optimizer.name=lamb", "method=lora", "backbone=vit_nano", "data.size=null"],

@@ -93,6 +93,7 @@ def test_an_unmerged_run_is_exported_plainly_only_when_asked_to_lose_its_zeros(r
     assert main(["export", f"run={folder}", "format=onnx", f"out={tmp_path / 'a.onnx'}"]) == 0
 
 
+@pytest.mark.slow
 def test_a_smaller_backbone_is_exported_as_a_graph(runs, tmp_path, capsys):
     folder, _ = runs["structured"]
     assert main(["export", f"run={folder}", "format=safetensors", f"out={tmp_path / 'a.safetensors'}"]) == 2
@@ -109,7 +110,8 @@ def test_an_adapter_of_a_pruned_backbone_is_not_handed_to_peft(pruning, data, tm
         peftbench.load(tmp_path / record.id, adapter=tmp_path)
 
 
-@pytest.mark.parametrize("backbone", [pytest.param("vit_nano", marks=pytest.mark.slow), "resnet_nano"])
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", ["vit_nano", "resnet_nano"])
 def test_sparse_updates_beside_zeros_are_exported_as_a_graph(backbone, data, tmp_path):
     record = finish(tmp_path, data, "spt_sparse", backbone, "pruning=unstructured", "optimizer.lr=0.01")
     assert record.stamps["backbone"]["pruning"]["merge"] == "unmerged"

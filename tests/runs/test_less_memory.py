@@ -21,7 +21,7 @@ CPU = (
 ERRORS = [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has …"), RuntimeError(CPU)]
 
 
-@pytest.mark.parametrize("error", ERRORS, ids=["gpu", "cpu"])
+@pytest.mark.parametrize("error", [ERRORS[0], pytest.param(ERRORS[1], marks=pytest.mark.slow)], ids=["gpu", "cpu"])
 def test_out_of_memory_is_a_sentence_that_names_what_fits(cli, tiny, tmp_path, monkeypatch, error):
     def fails(self, batch, batch_idx):
         raise error
@@ -80,6 +80,7 @@ def test_auto_chooses_a_part_keeps_it_and_has_the_id_of_that_part(tiny, tmp_path
     assert len(tried) == 2
 
 
+@pytest.mark.slow
 def test_a_batch_that_fits_is_not_divided_and_its_run_is_the_plain_one(tiny, tmp_path):
     words = [*tiny, "method=bitfit", f"output_dir={tmp_path}"]
     chosen = peftbench.run(peftbench.compose(*words, "trainer.accumulate=auto"))
@@ -107,6 +108,7 @@ def test_what_auto_cannot_choose_is_one_sentence(cli, tiny, monkeypatch, words, 
     assert len(told.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_ways_are_what_a_plan_with_them_says(tiny):
     config = peftbench.compose(*tiny, "method=full")
     ways = {way.words: way for way in ways_to_less_memory(config, outline_data(config).splits)}

@@ -139,6 +139,7 @@ def test_the_command_line_says_so_in_one_sentence(cli):
     assert len(err.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path, monkeypatch):
     tiny = [
         "backbone=resnet_nano",

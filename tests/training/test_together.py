@@ -55,11 +55,16 @@ def deltas(folder: Path, name: str) -> dict[str, torch.Tensor]:
     "words",
     [
         ["method=losa", "method.rank=2,4", "optimizer.lr=1e-3,1e-2"],
-        [
-            *("method=losa", "seed=0,1", "data.order_seed=3", "trainer.clip=0.5", "optimizer.weight_decay=0.1"),
-            *("optimizer.head_lr=3", "optimizer.decay_norms=true"),
-        ],
-        ["method=losa", "method.norm=none,ln_noaffine", "optimizer=sgd", "optimizer.lr=0.1"],
+        pytest.param(
+            [
+                *("method=losa", "seed=0,1", "data.order_seed=3", "trainer.clip=0.5", "optimizer.weight_decay=0.1"),
+                *("optimizer.head_lr=3", "optimizer.decay_norms=true"),
+            ],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ["method=losa", "method.norm=none,ln_noaffine", "optimizer=sgd", "optimizer.lr=0.1"], marks=pytest.mark.slow
+        ),
         ["method=linear", "optimizer.lr=1e-3,1e-2", "optimizer.schedule=constant"],
     ],
 )
