@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from peftbench.results.record import Record as Record
     from peftbench.runs.build import build_backbone as build_backbone
     from peftbench.runs.run import run as run
+    from peftbench.tuned.evaluating import evaluate as evaluate
     from peftbench.tuned.load import load as load
     from peftbench.tuned.multitask import MultiTask as MultiTask
 
@@ -32,6 +33,7 @@ _WHERE = {
     "compose": "peftbench.config.compose",
     "count_parameters": "peftbench.api",
     "build_backbone": "peftbench.runs.build",
+    "evaluate": "peftbench.tuned.evaluating",
     "load": "peftbench.tuned.load",
     "MultiTask": "peftbench.tuned.multitask",
     "run": "peftbench.runs.run",
@@ -48,6 +50,7 @@ __all__ = [
     "build_backbone",
     "compose",
     "count_parameters",
+    "evaluate",
     "load",
     "run",
 ]

@@ -12,6 +12,7 @@ VERBS = {
     "list": "peftbench.cli.listing",
     "plan": "peftbench.cli.plan",
     "predict": "peftbench.cli.predict",
+    "evaluate": "peftbench.cli.evaluate",
     "export": "peftbench.cli.export",
     "share": "peftbench.cli.share",
     "data": "peftbench.cli.data",

@@ -23,6 +23,7 @@ from peftbench.config import Backbone as BackboneSection
 from peftbench.config import Config, TaskSection, task_path
 from peftbench.data.base import Split
 from peftbench.data.images import IMAGENET, Preparation, Transform
+from peftbench.tasks.evaluator import Evaluator
 from peftbench.tasks.predictor import Predictor
 from peftbench.tasks.run_pages import RunPage
 
@@ -63,6 +64,8 @@ class Task(nn.Module):
     """How `peftbench predict` carries this task out."""
     page: ClassVar[type[RunPage]] = RunPage
     """What the page of a run shows of its predictions."""
+    evaluator: ClassVar[type[Evaluator]] = Evaluator
+    """How `peftbench evaluate` judges it on new labelled images."""
 
     classes: tuple[str, ...]
     start: Mapping[str, str] = {}

@@ -9,6 +9,14 @@ from functools import cached_property
 import numpy as np
 
 from peftbench.common.amounts import plural
+from peftbench.results.class_figures import (
+    BINS,
+    by_class,
+    calibration_error,
+    confusion_of,
+    probabilities_of,
+    reliability,
+)
 from peftbench.results.page_parts import Chart, PagePart
 from peftbench.results.text_table import TextTable
 from peftbench.tasks.run_pages import Explained, RunPage, Seen
@@ -18,7 +26,7 @@ MOST = 20
 _BARS = 40  # classes that are drawn
 _PAIRS = 20  # classes that are taken for another, in the table
 _CELLS = 4000  # of the matrix that are drawn, the largest first
-_BINS = 10
+_BINS = BINS
 
 
 @dataclass(frozen=True)
@@ -31,9 +39,7 @@ class Figures:
     @cached_property
     def probabilities(self) -> np.ndarray:
         """(N, classes), float64."""
-        shifted = self.logits.astype(np.float64) - self.logits.max(1, keepdims=True)
-        powers = np.exp(shifted)
-        return powers / powers.sum(1, keepdims=True)
+        return probabilities_of(self.logits)
 
     @cached_property
     def said(self) -> np.ndarray:
@@ -53,16 +59,11 @@ class Figures:
     @cached_property
     def confusion(self) -> np.ndarray:
         """Counts (classes, classes): rows are the truth, columns what was said."""
-        classes = self.logits.shape[1]
-        counts = np.zeros((classes, classes), dtype=np.int64)
-        np.add.at(counts, (self.labels, self.said), 1)
-        return counts
+        return confusion_of(self.labels, self.said, self.logits.shape[1])
 
     def bins(self) -> list[list[float]]:
         """[mean probability, share right, images] of each of ten equal bins of the probability that has an image."""
-        place = np.minimum((self.sure * _BINS).astype(int), _BINS - 1)
-        members = [place == i for i in range(_BINS)]
-        return [[float(self.sure[m].mean()), float(self.right[m].mean()), int(m.sum())] for m in members if m.any()]
+        return reliability(self.sure, self.right, _BINS)
 
 
 class ClassPage(RunPage):
@@ -124,13 +125,10 @@ def _confusion(seen: Seen, figures: Figures) -> PagePart:
 
 def _by_class(seen: Seen, figures: Figures) -> PagePart:
     counts = figures.confusion
-    hits, there, said = np.diag(counts), counts.sum(1), counts.sum(0)
+    there = counts.sum(1)
     figures_of: list[tuple[str, int, list[float | None]]] = []
-    for i, name in enumerate(seen.classes):
-        precision = float(hits[i] / said[i]) if said[i] else None
-        recall = float(hits[i] / there[i]) if there[i] else None
-        f1 = float(2 * hits[i] / (there[i] + said[i])) if there[i] else None
-        figures_of.append((name, int(there[i]), [precision, recall, f1]))
+    for i, (name, row) in enumerate(zip(seen.classes, by_class(counts), strict=True)):
+        figures_of.append((name, int(there[i]), [row["precision"], row["recall"], row["f1"]]))
     figures_of.sort(key=lambda row: (row[2][2] is None, row[2][2] or 0.0))
     columns = [("class", False), ("images", True), ("precision %", True), ("recall %", True), ("F1 %", True)]
     table = TextTable("", columns)
@@ -157,7 +155,7 @@ def _percent(value: float | None) -> str:
 
 def _calibration(figures: Figures) -> PagePart:
     bins = figures.bins()
-    error = sum(number * abs(sure - right) for sure, right, number in bins) / len(figures.labels)
+    error = calibration_error(bins)
     sure, right = figures.sure.mean(), figures.right.mean()
     lean = "surer than it is right" if sure > right else "less sure than it is right"
     told = (

@@ -19,9 +19,11 @@ from peftbench.results.per_image import write_right
 from peftbench.tasks.base import Extract, Metrics, Task
 from peftbench.tasks.classification import schema
 from peftbench.tasks.classification.class_accuracy import ClassAccuracy
+from peftbench.tasks.classification.evaluator import ClassEvaluator
 from peftbench.tasks.classification.predictor import ClassPredictor
 from peftbench.tasks.classification.run_page import ClassPage
 from peftbench.tasks.classification.top1 import Top1
+from peftbench.tasks.evaluator import Evaluator
 from peftbench.tasks.predictor import Predictor
 from peftbench.tasks.run_pages import RunPage
 
@@ -34,6 +36,7 @@ class Classification(Task):
     predicts_tensor: ClassVar[bool] = True
     predictor: ClassVar[type[Predictor]] = ClassPredictor
     page: ClassVar[type[RunPage]] = ClassPage
+    evaluator: ClassVar[type[Evaluator]] = ClassEvaluator
 
     def __init__(self, backbone: Backbone, classes: Sequence[str], label_smoothing: float = 0.0) -> None:
         super().__init__()
