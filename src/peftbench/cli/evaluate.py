@@ -56,7 +56,7 @@ COMMAND = Command(
     description="Accuracy, figures of each class, the confusion matrix, AUROC and calibration, in a record beside the "
     "run's. Classes are matched by name.",
     examples=(
-        "peftbench evaluate run=outputs/RUN images=~/photos/test",
-        "peftbench evaluate run=outputs/RUN images=~/photos/test unknown=skip",
+        "peftbench evaluate run=outputs/RUN images=labelled",
+        "peftbench evaluate run=outputs/RUN images=labelled unknown=skip",
     ),
 )
