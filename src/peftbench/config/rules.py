@@ -174,6 +174,14 @@ def _kept_weights_are_whole(config: Config) -> None:
         raise UserError(f"{key}: needs whole tensors, which trainer=fsdp has not; use trainer=ddp.")
 
 
+def _a_found_rate_needs_whole_tensors(config: Config) -> None:
+    if config.optimizer.find_lr and config.trainer.strategy == "fsdp":
+        raise UserError(
+            "optimizer.find_lr=true: one process looks for the rate and needs whole tensors, which trainer=fsdp has "
+            "not; use trainer=ddp, or give optimizer.lr."
+        )
+
+
 RULES = (
     _seeds_are_of_32_bits,
     _weights_are_no_other_word,
@@ -195,4 +203,5 @@ RULES = (
     _half_precision_needs_a_gpu,
     _choosing_an_epoch_needs_validation,
     _kept_weights_are_whole,
+    _a_found_rate_needs_whole_tensors,
 )

@@ -18,7 +18,14 @@ OWN = "as listed"  # a split that lists of its data set name
 _TRAINER = ("precision", "epochs", "accumulate", "clip", "max_batches")
 _DATA = ("batch_size", "augment", "on_error", "order_seed")
 _LATER: Mapping[str, Mapping[str, Any]] = {
-    "optimizer": {"layer_decay": None, "head_lr": 1.0, "decay_norms": False, "library": "own", "args": {}},
+    "optimizer": {
+        "layer_decay": None,
+        "head_lr": 1.0,
+        "decay_norms": False,
+        "library": "own",
+        "args": {},
+        "find_lr": False,
+    },
     "trainer": {"keep": "last", "patience": None, "minutes": None, "ema": None},
 }
 """Keys that came after the first version, with what runs without them did: a setting names them where they differ."""
