@@ -37,7 +37,8 @@ _LEAST, _HALF, _DIVERGED = 5, 4, 4.0
 class FoundRate:
     """`rate` is in the midst of where the loss fell most; `losses[i]` is that before the step at `rates[i]`.
 
-    `at_end` says that it may fall more at rates `lower` or `higher` than those that were tried; else it is empty.
+    `at_end` says that it may fall more at rates `lower` or `higher` than those that were tried, since it falls most
+    within half a factor of ten of their end; else it is empty.
     """
 
     rate: float
@@ -71,7 +72,7 @@ def find_rate(
     Raises:
         UserError: the loss falls at no rate, or is no number from the start.
     """
-    rates = [config.optimizer.lr * BELOW * 10 ** (i / STEPS_A_DECADE) for i in range(STEPS)]
+    rates = [float(f"{config.optimizer.lr * BELOW * 10 ** (i / STEPS_A_DECADE):.4g}") for i in range(STEPS)]
     one_pass = _one_pass(loaders.order, config.trainer.accumulate)
     losses: list[float] = []
     with _untouched(model, device):
@@ -100,7 +101,9 @@ def _steepest(rates: Sequence[float], losses: Sequence[float], a_pass: int) -> F
         )
     centre = best + _HALF + (width - 1) / 2
     rate = float(f"{rates[0] * 10 ** (centre / STEPS_A_DECADE):.3g}")  # so that it can be given by hand
-    at_end = "lower" if best == 0 else "higher" if best == len(rates) - width - 2 * _HALF else ""
+    at_end = "lower" if best <= _HALF else ""
+    if len(losses) == len(rates) and best >= len(means) - 1 - 3 * _HALF:
+        at_end = "higher"
     return FoundRate(rate, list(rates[: len(losses)]), list(losses), at_end)
 
 
