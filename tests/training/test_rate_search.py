@@ -38,6 +38,8 @@ MORE = [
     ["method=full", "optimizer=timm", "optimizer.name=muon"],
     ["method=spt_lora", "backbone=vit_nano"],
     ["method=linear", "taps=off", "data.workers=2", "data.memory_gb=0"],
+    ["method=linear", "taps=off", "backbone=vit_nano", "backbone.pretrained=true", "backbone.stream=true"],
+    ["method=full", "data=digits_det", "data.images=[16,4,6]", "data.canvas=64", "data.batch_size=4", "data.size=null"],
 ]
 
 
@@ -121,14 +123,9 @@ def test_the_id_knows_of_it_and_what_cannot_be_is_refused(tmp_path, cli):
     assert status == 2
     assert "sweep.grid: optimizer.lr is not to be tuned where optimizer.find_lr=true" in out
     assert not list(tmp_path.glob("*/result.json"))
-
-
-def test_a_search_over_rates_is_refused_where_each_trial_would_look_for_its_own(cli):
-    pytest.importorskip("optuna")
-    words = ["hydra/sweeper=optuna", "optimizer.lr=tag(log, interval(1e-4, 1e-2))"]
-    status, out, err = cli("-m", *QUICK, "method=linear", FIND, *words)
-    assert status == 2
-    assert "optimizer.find_lr=true: each trial would look for its own optimizer.lr; leave one of them out." in out + err
+    status, out, _ = cli("plan", *QUICK, "method=linear", FIND)
+    assert status == 0
+    assert "first: a few dozen steps that look for the learning rate" in out
 
 
 @pytest.mark.slow
