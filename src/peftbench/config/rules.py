@@ -218,6 +218,14 @@ def _one_process_chooses_for_itself(config: Config) -> None:
         )
 
 
+def _a_found_rate_needs_whole_tensors(config: Config) -> None:
+    if config.optimizer.find_lr and config.trainer.strategy == "fsdp":
+        raise UserError(
+            "optimizer.find_lr=true: one process looks for the rate and needs whole tensors, which trainer=fsdp has "
+            "not; use trainer=ddp, or give optimizer.lr."
+        )
+
+
 RULES = (
     _seeds_are_of_32_bits,
     _weights_are_no_other_word,
@@ -242,4 +250,5 @@ RULES = (
     _kept_weights_are_whole,
     _parts_of_a_model_are_whole,
     _one_process_chooses_for_itself,
+    _a_found_rate_needs_whole_tensors,
 )
