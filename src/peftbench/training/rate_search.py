@@ -73,7 +73,7 @@ def find_rate(
         UserError: the loss falls at no rate, or is no number from the start.
     """
     rates = [float(f"{config.optimizer.lr * BELOW * 10 ** (i / STEPS_A_DECADE):.4g}") for i in range(STEPS)]
-    one_pass = _one_pass(loaders.order, config.trainer.accumulate)
+    one_pass = _one_pass(loaders.order, int(config.trainer.accumulate))
     losses: list[float] = []
     with _untouched(model, device):
         steps = _Steps(model, method, config, rates[0])
