@@ -1,6 +1,6 @@
-"""Is full fine-tuning given a fair chance? With and without the recipe of a careful user, against LoRA, LoSA and the probe.
+"""Is full fine-tuning given a fair chance? With and without a careful user's recipe, against LoRA, LoSA and the probe.
 
-python scripts/fairness.py run   [--output DIR] [--caltech DIR]    every run that is missing; stop and repeat as you like
+python scripts/fairness.py run   [--output DIR] [--caltech DIR]    every run that lacks; may be stopped and repeated
 python scripts/fairness.py table [--output DIR]                    the table as Markdown, of what is there
 
 Each arm has four learning rates, tried on validation images (protocol=vtab1k), and the best is trained on all training
@@ -92,7 +92,7 @@ def interval(values: list[float]) -> str:
 
 
 def cells(output: Path, data: str, arm: str) -> Iterator[str]:
-    """Accuracy, and by how much it is above plain full fine-tuning with the same seeds; empty where runs are missing."""
+    """Accuracy, and how far it is above plain full fine-tuning with the same seeds; empty where runs lack."""
     values, plain = (accuracies(folder_of(output, data, name)) for name in (arm, "full"))
     yield interval([values[seed] for seed in sorted(values)]) if len(values) == SEEDS else ""
     paired = sorted(values.keys() & plain.keys())
