@@ -58,6 +58,18 @@ def test_the_first_phase_is_the_linear_probe_and_the_second_begins_from_its_head
 
 
 @pytest.mark.slow
+def test_a_run_that_starts_from_another_has_its_head_from_there_and_trains_no_probe(words, tmp_path):
+    short = ["method=lp_ft", *PROBE, "optimizer.lr=1e-12", "trainer.epochs=1"]
+    first = of(tmp_path, *words, *short)
+    record = of(tmp_path, *words, *short, f"start={first.folder}")
+    assert "first_phase" not in record.stamps
+    assert record.stamps["start"]["run"] == first.id
+    assert not (Path(record.folder) / "probe.safetensors").exists()
+    begun = learned(first)
+    assert all(torch.allclose(t, begun[n], atol=1e-6) for n, t in learned(record).items() if n.startswith("task."))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [3, 9], ids=["probe", "full"])
 def test_it_resumes_to_the_same_bits_in_either_phase(words, tmp_path, monkeypatch, at):
     """Three epochs of two batches, then three more."""

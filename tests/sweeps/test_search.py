@@ -36,6 +36,7 @@ def test_optuna_searches_on_validation_images_and_goes_on(cli, tiny, tmp_path):
         ([*SEARCH, "hydra.sweeper.sampler=tp"], "expected tpe or random (did you mean 'tpe'?)"),
         ([*SEARCH, "hydra.sweeper.trials=0"], "hydra.sweeper.trials=0: expected a whole number"),
         ([*SEARCH, "sweep.together=4"], "leave one of them out"),
+        ([*SEARCH, "optimizer.find_lr=true"], "optimizer.find_lr=true: each trial would look for its own optimizer.lr"),
     ],
 )
 def test_mistakes_of_a_search_are_one_sentence(cli, tiny, tmp_path, words, told):

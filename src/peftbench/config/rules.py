@@ -218,6 +218,24 @@ def _one_process_chooses_for_itself(config: Config) -> None:
         )
 
 
+def _a_found_rate_needs_whole_tensors(config: Config) -> None:
+    if config.optimizer.find_lr and config.trainer.strategy == "fsdp":
+        raise UserError(
+            "optimizer.find_lr=true: one process looks for the rate and needs whole tensors, which trainer=fsdp has "
+            "not; use trainer=ddp, or give optimizer.lr."
+        )
+
+
+def _a_found_rate_is_of_whole_batches(config: Config) -> None:
+    trainer = config.trainer
+    if config.optimizer.find_lr and (trainer.micro_batch is not None or trainer.accumulate == "auto"):
+        given = "accumulate=auto" if trainer.micro_batch is None else f"micro_batch={trainer.micro_batch}"
+        raise UserError(
+            f"optimizer.find_lr=true: the search computes whole batches, and trainer.{given} divides them; give "
+            f"optimizer.lr, or leave trainer.{given.partition('=')[0]} out."
+        )
+
+
 RULES = (
     _seeds_are_of_32_bits,
     _weights_are_no_other_word,
@@ -242,4 +260,6 @@ RULES = (
     _kept_weights_are_whole,
     _parts_of_a_model_are_whole,
     _one_process_chooses_for_itself,
+    _a_found_rate_needs_whole_tensors,
+    _a_found_rate_is_of_whole_batches,
 )

@@ -105,7 +105,7 @@ class Optimizer:
 
     `ftp` projects after each step of `inner`; `exclude` are patterns over the names that it leaves alone.
     `layer_decay` scales the rate of each layer of the backbone by its depth, `head_lr` that of the task's parameters;
-    `decay_norms` has weight decay act on vectors and scalars too.
+    `decay_norms` has weight decay act on vectors and scalars too. With `find_lr` a run looks for its rate around `lr`.
     """
 
     name: str
@@ -127,6 +127,7 @@ class Optimizer:
     decay_norms: bool = False
     library: Literal["own", "timm"] = "own"
     args: dict[str, Any] = field(default_factory=dict)
+    find_lr: bool = False
 
 
 @checked(config=STRICT, frozen=True)

@@ -19,7 +19,14 @@ _TRAINER = ("precision", "epochs", "accumulate", "clip", "max_batches")
 _DATA = ("batch_size", "augment", "on_error", "order_seed")
 _LATER: Mapping[str, Mapping[str, Any]] = {
     "backbone": {"quantize": None},
-    "optimizer": {"layer_decay": None, "head_lr": 1.0, "decay_norms": False, "library": "own", "args": {}},
+    "optimizer": {
+        "layer_decay": None,
+        "head_lr": 1.0,
+        "decay_norms": False,
+        "library": "own",
+        "args": {},
+        "find_lr": False,
+    },
     "trainer": {
         "keep": "last",
         "patience": None,

@@ -124,6 +124,8 @@ def plan_run(config: Config, probe: bool = False, outlined: Outlined | None = No
             f"first: {plural(phase.epochs, 'epoch')} of a {phase.name} at rate {phase.lr:g}, from kept taps where they "
             f"can be kept; parameters, memory and time are of what comes after"
         )
+    if config.optimizer.find_lr:
+        notes.append("first: a few dozen steps that look for the learning rate; time is without them")
     if method.own_optimizer or config.optimizer.name == "ftp":
         notes.append("memory: without the anchors and differences that its optimizer keeps")
     if config.optimizer.library == "timm":

@@ -106,6 +106,8 @@ class FirstPhase:
             patience=None,
             ema=None,
             minutes=None if minutes is None else minutes / 2,
+            compile=False,  # which, as checkpointing, is of the backbone's own training
+            grad_checkpointing=False,
         )
         return replace(config, optimizer=optimizer, trainer=trainer)
 

@@ -80,7 +80,7 @@ def make_plan(
         if context.first:
             _write_plan(folder, begun or _look_at_data(method, model, batches, context))
         else:
-            _await(facts)
+            await_file(facts)
     return read_plan(folder)
 
 
@@ -104,7 +104,7 @@ def _write_plan(folder: Path, plan: Plan) -> None:
         part.write_text(json.dumps(plan.facts), encoding="utf-8")
 
 
-def _await(file: Path, seconds: float = 3600) -> None:
+def await_file(file: Path, seconds: float = 3600) -> None:
     """Waits for a file of the first process. Raises UserError after `seconds`."""
     deadline = time.monotonic() + seconds
     while not file.is_file():

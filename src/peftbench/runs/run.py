@@ -72,10 +72,11 @@ def run_jointly(
     for config, method in zip(configs, methods, strict=True):
         refuse_incompatible(config, method)
         refuse_other_frames(config)
-        if len(configs) > 1 and config.trainer.alone:
+        if len(configs) > 1 and (config.trainer.alone or config.optimizer.find_lr):
             raise UserError(
-                "trainer.keep=best, trainer.patience, trainer.minutes, trainer.ema, trainer.micro_batch: such a run "
-                "has weights, an end or parts of a batch of its own; carry it out alone, not together with others."
+                "trainer.keep=best, trainer.patience, trainer.minutes, trainer.ema, trainer.micro_batch, "
+                "optimizer.find_lr: such a run chooses its own weights, end, parts of a batch or rate; carry it out "
+                "alone, not together with others."
             )
 
     data = read_data(context, splits)
@@ -179,6 +180,8 @@ def carry_out(
         taps = _keep_taps(context, model, batches, backbone.fingerprint)
         with mistakes_of("data"), context.progress("reading images") as watch:
             batches.load(watch)
+        for one in runs:
+            one.find_rate(batches)
         context.doing("beginning to train")
         outcomes = _train(runs, batches)
     context.doing("writing what was learned")

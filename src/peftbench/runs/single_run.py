@@ -32,6 +32,7 @@ from peftbench.runs.context import Context
 from peftbench.runs.earlier_run import finished_before
 from peftbench.runs.first_phase import FirstPhase
 from peftbench.runs.folder import owned_folder, prepared_folder
+from peftbench.runs.found_rate import Rate, found_rate
 from peftbench.runs.plan_file import delta_metadata, make_plan
 from peftbench.runs.stamps import stamps_of
 from peftbench.runs.start_check import Start
@@ -51,6 +52,7 @@ class SingleRun:
         warm: the run that it begins from, if any.
         model, plan: once it is adapted.
         before: the phase that was trained first, of a method that has one.
+        rate: what was looked for, with `optimizer.find_lr`.
     """
 
     model: Model
@@ -78,6 +80,7 @@ class SingleRun:
         self.checkpoints = self.folder
         self.done = False
         self.before: FirstPhase | None = None
+        self.rate: Rate | None = None
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
@@ -118,7 +121,7 @@ class SingleRun:
         if note := begin_task(task, config.task, config.backbone):
             context.tell(note)
         self.model = Model(backbone, task, transform.mean, transform.std)
-        if self.method.phased:
+        if self.method.phased and self.warm is None:  # else its head comes from that run
             self._train_first_phase(batches)
         begun = None if self.warm is None else self.warm.plan
         self.plan = make_plan(self.folder, self.method, self.model, batches, context, begun)
@@ -145,9 +148,17 @@ class SingleRun:
 
     @property
     def training(self) -> Config:
-        """The config to train by: the run's, without the time that a first phase took of `trainer.minutes`."""
+        """The config to train by: at the rate that was found, and without the time that a first phase took."""
         config = self.context.config
+        if self.rate is not None:
+            config = self.rate.of(config)
         return config if self.before is None else self.before.left_for_the_rest(config)
+
+    def find_rate(self, batches: Loaders) -> None:
+        """Looks for the learning rate where the config asks for that; a resumed run has what it found before."""
+        if self.context.config.optimizer.find_lr:
+            self.rate = found_rate(self.context, self.method, self.model, batches, self.id, self.folder)
+            self.record.stamps["found_lr"] = self.rate.stamp()
 
     def _train_first_phase(self, batches: Loaders) -> None:
         """Trains what comes before the method, or reads what an earlier session left; the model's task goes on from it.
@@ -210,6 +221,8 @@ class SingleRun:
         record.costs |= outcome.costs
         if self.before is not None:
             record.costs = self.before.with_costs(record.costs)
+        if self.rate is not None:
+            record.costs["find_lr"] = self.rate.costs()
         metadata = delta_metadata(record, model, self.plan)
         record.costs["delta_bytes"] = deltas.save_delta(self.folder / deltas.FILE, learned, metadata)
         if self.context.config.trainer.strategy != "fsdp":  # no process holds the whole model

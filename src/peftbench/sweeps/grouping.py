@@ -33,7 +33,7 @@ def joint_signature(config: Config) -> Hashable | None:
     `data.order_seed` or else the seed. Runs with shifted test sets (`data.ood`), with a method that has an optimizer or
     a last step of its own, or with an optimizer other than AdamW and SGD go apart; so do those of a task that trains
     alone, and those that decide in their course what they keep or when they end (`trainer.keep`, `patience`,
-    `minutes`, `ema`).
+    `minutes`, `ema`) or at which rate they train (`optimizer.find_lr`).
     Raises Refusal where the method refuses the backbone.
     """
     method: Method = instantiate(config.method)
@@ -64,6 +64,7 @@ def _apart(config: Config, method: Method) -> bool:
         or method.finishes
         or bool(config.data.ood)
         or config.trainer.alone
+        or config.optimizer.find_lr
         or config.optimizer.library != "own"
         or config.optimizer.name not in ("adamw", "sgd")
     )

@@ -63,6 +63,11 @@ def _points(config: Config, rule: Protocol, grid: Mapping[str, Sequence[Any]] | 
         )
     if refused := next((k for k in grid if k in ("seed", "data.stage") or k.startswith("trainer.dev")), None):
         raise UserError(f"sweep.grid: {refused} is not to be tuned; the protocol sets it.")
+    if "optimizer.lr" in grid and (config.optimizer.find_lr or True in grid.get("optimizer.find_lr", ())):
+        raise UserError(
+            "sweep.grid: optimizer.lr is not to be tuned where optimizer.find_lr=true has each run look for its rate; "
+            "leave one of them out."
+        )
     points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     if len(points) != rule.trials:
         raise UserError(
