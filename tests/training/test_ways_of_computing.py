@@ -11,7 +11,7 @@ import peftbench
 from peftbench.data.images import Batch
 from peftbench.runs.run import run
 from peftbench.training.micro_batches import parts_of_batch
-from support.finished_runs import same
+from support.finished_runs import records_in, same
 from support.runs import SMALL, learned
 from support.stops import interrupted_and_undisturbed
 
@@ -151,7 +151,7 @@ def test_two_processes_that_work_in_parts_learn_what_one_does(tmp_path, cli):
     words = [*SHORT, "method=bitfit", "optimizer=sgd", "optimizer.lr=0.1", "trainer.accelerator=cpu"]
     for place, more in (("one", []), ("two", ["trainer=ddp", "trainer.devices=2", "trainer.micro_batch=3"])):
         assert cli(*words, *more, f"output_dir={tmp_path}/{place}")[0] == 0
-    one, two = (peftbench.read_records(tmp_path / place)[0] for place in ("one", "two"))
+    one, two = (records_in(tmp_path / place)[0] for place in ("one", "two"))
     expected, found = learned(one), learned(two)
     assert all(torch.allclose(found[name], expected[name], atol=2e-6) for name in expected)
 

@@ -109,7 +109,7 @@ UNBOUND = {
     *("output_dir", "data_dir", "force", "backbone.stream", "backbone.weights", "pruning.images", "trainer.progress"),
     *("trainer.threads", "trainer.checkpoint_seconds", "data.workers", "data.memory_gb", "data.eval_batch_size"),
     *("taps.max_gb", "taps.memory_gb", "taps.dir", "data.tasks", "data.path", "method.path", "task.path"),
-    "task.weights",
+    *("task.weights", "trainer.grad_checkpointing", "start", "page"),
 }
 """Where files lie, and what changes no number, besides the places that a data set names."""
 
