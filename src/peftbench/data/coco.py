@@ -20,7 +20,7 @@ from peftbench.data.boxes import BoxSet, BoxSplit, Objects, box_split, note_drop
 from peftbench.data.coco_merging import merge_entries
 from peftbench.data.layout import role_of
 from peftbench.data.listing import folders_in
-from peftbench.data.media import DAMAGED, open_image, upright_size
+from peftbench.data.media import size_in_file
 from peftbench.data.yolo import read_yolo
 from peftbench.data.yolo_yaml import find_yaml
 
@@ -274,14 +274,9 @@ def _sizes(annotations: Annotations, places: Sequence[Path | None]) -> np.ndarra
 
     def look(at: int) -> tuple[int, int]:
         place = places[at]
-        try:
-            with open_image(place) as opened:
-                return upright_size(opened)
-        except DAMAGED as problem:
-            raise UserError(
-                f"{place}: cannot be read as an image ({problem}), and {annotations.file} does not say its width and "
-                f"height; repair it, or take it out of the file."
-            ) from None
+        assert place is not None
+        lacking = f"{annotations.file} does not say its width and height"
+        return size_in_file(place, f"{lacking}; repair it, or take it out of the file")
 
     if unknown:
         with ThreadPoolExecutor() as pool:

@@ -75,6 +75,18 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
     return image.width, image.height
 
 
+def size_in_file(image: Path, needed: str) -> tuple[int, int]:
+    """(height, width) of the image in a file as it stands upright.
+
+    Raises UserError: it cannot be read; `needed` says what the size is needed for, and what to do.
+    """
+    try:
+        with open_image(image) as opened:
+            return upright_size(opened)
+    except DAMAGED as problem:
+        raise UserError(f"{image}: cannot be read as an image ({problem}), and {needed}.") from None
+
+
 def _turn(image: Image.Image) -> Image.Transpose | None:
     try:
         return _TURNS.get(image.getexif().get(0x0112, 1))

@@ -17,7 +17,7 @@ from peftbench.common.foreign_text import shortened
 from peftbench.data.annotations import Annotations
 from peftbench.data.layout import ROLES
 from peftbench.data.listing import files_in, read_tree
-from peftbench.data.media import DAMAGED, is_image, open_image, upright_size
+from peftbench.data.media import is_image, size_in_file
 from peftbench.data.yolo_labels import Label, read_label_file
 from peftbench.data.yolo_yaml import DataYaml, read_yaml, shown
 
@@ -222,11 +222,4 @@ def _notes(role: str, lacking: Sequence[Path], orphans: Sequence[Path], outlines
 
 def _size(image: Path) -> tuple[int, int]:
     """(height, width) of an image as it stands upright, which its labels are shares of."""
-    try:
-        with open_image(image) as opened:
-            return upright_size(opened)
-    except DAMAGED as problem:
-        raise UserError(
-            f"{image}: cannot be read as an image ({problem}), and its labels are shares of its size; repair it, or "
-            f"take it out."
-        ) from None
+    return size_in_file(image, "its labels are shares of its size; repair it, or take it out")

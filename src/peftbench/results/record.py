@@ -96,6 +96,26 @@ def read_record(folder: Path, remedy: str = "") -> Record | None:
     return Record(**{k: v for k, v in content.items() if k in known}, folder=str(folder))
 
 
+def read_complete(folder: Path, word: str, remedy: str, unfinished: str) -> Record:
+    """The record of a complete run in a folder.
+
+    Args:
+        folder: a run's folder.
+        word: what the user gave, such as `run=outputs/x`, for messages.
+        remedy, unfinished: what to do about a damaged record, and about a run that is not complete.
+
+    Raises:
+        UserError: there is no record, it is damaged, or says that the run is not complete.
+    """
+    record = read_record(folder, remedy)
+    if record is None:
+        raise UserError(f"{word}: holds no {FILE}; give the folder of a finished run, such as outputs/<run id>.")
+    if record.status != "complete":
+        why = f" ({record.reason})" if record.reason else ""
+        raise UserError(f"{word}: is not complete but {record.status}{why}; {unfinished}.")
+    return record
+
+
 _KINDS = {dict: "mapping", list: "list", str: "string", int: "number", float: "number", bool: "truth value"}
 
 

@@ -18,7 +18,7 @@ from peftbench.common.sealed_file import SEAL, content_hash
 from peftbench.config import Config
 from peftbench.methods.base import Plan
 from peftbench.models.model import Model
-from peftbench.results import read_record
+from peftbench.results import read_complete
 from peftbench.runs.plan_file import read_plan
 
 _HEAD = "task."
@@ -132,12 +132,8 @@ def read_start(config: Config) -> WarmStart | None:
     if not folder.is_dir():
         what = "is a file" if folder.is_file() else "there is no such folder"
         raise UserError(f"{word}: {what}; give the folder of a finished run, such as outputs/<run id>.")
-    record = read_record(folder, "; a run is begun from only with the record that it wrote")
-    if record is None:
-        raise UserError(f"{word}: holds no result.json; give the folder of a finished run, such as outputs/<run id>.")
-    if record.status != "complete":
-        why = f" ({record.reason})" if record.reason else ""
-        raise UserError(f"{word}: is not complete but {record.status}{why}; finish that run first.")
+    remedy = "; a run is begun from only with the record that it wrote"
+    record = read_complete(folder, word, remedy, "finish that run first")
     try:
         tensors, metadata = deltas.load_delta(folder / deltas.FILE)
         plan = read_plan(folder, metadata.get("plan"))

@@ -64,8 +64,8 @@ class Task(nn.Module):
     """How `peftbench predict` carries this task out."""
     page: ClassVar[type[RunPage]] = RunPage
     """What the page of a run shows of its predictions."""
-    evaluator: ClassVar[type[Evaluator]] = Evaluator
-    """How `peftbench evaluate` judges it on new labelled images."""
+    evaluator: ClassVar[type[Evaluator] | None] = None
+    """How `peftbench evaluate` judges it on new labelled images; None where it cannot."""
 
     classes: tuple[str, ...]
     start: Mapping[str, str] = {}

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 
-class Evaluator:
-    """A task that says nothing of its own cannot be evaluated on class folders."""
+class Evaluator(ABC):
+    """Of a task in which each image has one class, which class folders and the column label say."""
 
-    by_class: ClassVar[bool] = False
-    """Whether each image has one class, which class folders and the column label say."""
-
+    @abstractmethod
     def figures(self, predictions: Any, labels: np.ndarray, classes: Sequence[str], seed: int) -> Mapping[str, Any]:
         """What the record of the evaluation holds, in plain values.
 
@@ -23,8 +22,7 @@ class Evaluator:
             classes: all names, in the order of the predictions.
             seed: of the intervals.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def lines(self, figures: Mapping[str, Any]) -> list[str]:
         """The figures in words, for the terminal."""
-        raise NotImplementedError

@@ -20,6 +20,7 @@ from peftbench.data.labelled import Labelled, as_known, read_labelled
 from peftbench.results.evaluation_file import Evaluation, place_of, read_evaluation, write_evaluation
 from peftbench.runs.data_sets import load_splits
 from peftbench.tasks.base import task_class
+from peftbench.tasks.evaluator import Evaluator
 from peftbench.tuned.finished_run import FinishedRun, open_run
 from peftbench.tuned.load import choose_device, load
 from peftbench.tuned.looked_at import predicted
@@ -64,10 +65,7 @@ def evaluate(
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise UserError(f"seed={seed}: expected a whole number of 0 or more.")
     run = run if isinstance(run, FinishedRun) else open_run(run, config_dir)
-    task = run.config.task.name
-    evaluator = task_class(run.config.task).evaluator()
-    if not evaluator.by_class:
-        raise Refusal(f"{run.folder}: is of task={task}, which cannot be evaluated on new images yet.")
+    evaluator = _evaluator(run)
     if run.frames is not None:
         raise Refusal(f"{run.folder}: is of clips; only runs on images can be evaluated on new ones yet.")
     labelled = read_labelled(images, labels)
@@ -117,8 +115,17 @@ def lines_of(run: FinishedRun, evaluation: Evaluation) -> list[str]:
     """The evaluation in words, for the terminal."""
     images = plural(evaluation.content["data"]["images"], "image")
     heading = f"{evaluation.content['run']} on {evaluation.content['name']}, {images}"
-    figures = task_class(run.config.task).evaluator().lines(evaluation.figures)
+    figures = _evaluator(run).lines(evaluation.figures)
     return [heading, *figures, *(f"note: {note}" for note in evaluation.content["notes"])]
+
+
+def _evaluator(run: FinishedRun) -> Evaluator:
+    """How the run's task is judged. Raises Refusal where it says nothing of that."""
+    evaluator = task_class(run.config.task).evaluator
+    if evaluator is None:
+        task = run.config.task.name
+        raise Refusal(f"{run.folder}: is of task={task}, which cannot be evaluated on new images yet.")
+    return evaluator()
 
 
 def _notes(

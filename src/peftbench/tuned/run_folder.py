@@ -8,7 +8,7 @@ from peftbench import config
 from peftbench.common.errors import UserError
 from peftbench.config import Config
 from peftbench.config.given import described
-from peftbench.results import Record, read_record
+from peftbench.results import Record, read_complete
 from peftbench.results.record import FILE as RECORD
 
 CONFIG = "config.yaml"
@@ -42,12 +42,8 @@ def read_finished(folder: str | Path, config_dir: str | Path | None = None) -> t
         raise UserError(f"config_dir={config_dir}: there is no such folder; give the one with your own YAML files.")
     if folder.is_file():
         raise UserError(f"run={folder}: is a file; give the folder of the run, such as {folder.parent}.")
-    record = read_record(folder, "; a run's model is made again only with the record that it wrote")
-    if record is None:
-        raise UserError(f"run={folder}: holds no result.json; give the folder of a run, such as outputs/<run id>.")
-    if record.status != "complete":
-        why = f" ({record.reason})" if record.reason else ""
-        raise UserError(f"run={folder}: is not complete but {record.status}{why}; the same command finishes a run.")
+    remedy = "; a run's model is made again only with the record that it wrote"
+    record = read_complete(folder, f"run={folder}", remedy, "the same command finishes a run")
     for part in ("backbone", "data"):
         if not isinstance(record.stamps.get(part), dict):
             raise UserError(f"{folder / RECORD}: is not a whole record; its stamps have no {part}.")

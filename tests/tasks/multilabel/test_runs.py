@@ -17,9 +17,10 @@ from sklearn.metrics import f1_score
 import peftbench
 from peftbench.data.digits import Digits
 from peftbench.results import Record
-from peftbench.runs.run import run, run_jointly
+from peftbench.runs.run import run
 from support.finished_runs import records_in, same
 from support.mistakes import refused
+from support.new_tasks import exported, joint_and_alone
 from support.runs import QUICK, learned, told_by
 from support.stops import interrupted_and_undisturbed
 
@@ -53,6 +54,11 @@ def test_its_threshold_is_chosen_on_validation_images_and_kept_with_the_model(fi
     assert finished.metrics["val/f1"] >= last["val_f1"]  # which is at 0.5
     assert finished.metrics["val/mAP"] == pytest.approx(last["val_mAP"])
     assert 0 < finished.metrics["test/f1_macro"] < 1
+
+
+def test_evaluate_on_new_images_is_refused_in_one_sentence(finished, capsys, tmp_path):
+    told = told_by(capsys, "evaluate", f"run={finished.folder}", f"images={tmp_path}")
+    refused(told, "is of task=multilabel, which cannot be evaluated on new images yet")
 
 
 def test_predict_says_the_labels_from_the_threshold_on(finished, capsys, tmp_path):
@@ -121,30 +127,11 @@ def test_two_processes_choose_and_measure_what_one_does(tmp_path):
 
 @pytest.mark.slow
 def test_runs_that_train_together_are_as_each_is_alone(tmp_path):
-    def configs(place):
-        words = [*QUICK, *TASK, "method=losa", f"output_dir={tmp_path / place}"]
-        return [peftbench.compose(*words, f"method.rank={rank}") for rank in (2, 4)]
-
-    together = run_jointly(configs("together"))
-    for joint, config in zip(together, configs("alone"), strict=True):
-        alone = run(config)
-        assert joint.status == "complete", joint.reason
-        assert joint.costs["together"] == 2
+    for joint, alone in joint_and_alone(tmp_path, TASK, ("val/f1", "test/f1", "test/mAP")):
         assert joint.stamps["chosen"]["threshold"] == pytest.approx(alone.stamps["chosen"]["threshold"], abs=1e-4)
-        for name in ("val/f1", "test/f1", "test/mAP"):
-            assert joint.metrics[name] == pytest.approx(alone.metrics[name], abs=1e-3)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("format", ["onnx", "safetensors", "peft"])
 def test_it_is_exported_as_it_predicts(tmp_path, capsys, format):
-    if format == "onnx":
-        pytest.importorskip("onnxruntime")
-    words = [*QUICK, *TASK, "method=lora", "backbone=vit_nano", f"output_dir={tmp_path}"]
-    record = run(peftbench.compose(*words))
-    out = tmp_path / ("adapter" if format == "peft" else f"file.{format}")
-    told = told_by(capsys, "export", f"run={record.folder}", f"format={format}", f"out={out}")
-    if format == "peft":
-        refused(told, "format=peft: task=multilabel keeps threshold")
-    else:
-        assert told[0] == 0, told[2]
+    exported(tmp_path, capsys, TASK, format, "format=peft: task=multilabel keeps threshold")

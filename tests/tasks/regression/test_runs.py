@@ -17,9 +17,10 @@ from sklearn.metrics import mean_absolute_error, r2_score
 import peftbench
 from peftbench.data.digits import Digits
 from peftbench.results import Record
-from peftbench.runs.run import run, run_jointly
+from peftbench.runs.run import run
 from support.finished_runs import records_in, same
 from support.mistakes import refused
+from support.new_tasks import exported, joint_and_alone
 from support.runs import QUICK, SMALL, learned, told_by
 from support.stops import interrupted_and_undisturbed
 
@@ -141,29 +142,11 @@ def test_two_processes_learn_what_one_does(tmp_path):
 
 @pytest.mark.slow
 def test_runs_that_train_together_are_as_each_is_alone(tmp_path):
-    def configs(place):
-        words = [*QUICK, *TASK, "method=losa", f"output_dir={tmp_path / place}"]
-        return [peftbench.compose(*words, f"method.rank={rank}") for rank in (2, 4)]
-
-    together = run_jointly(configs("together"))
-    for joint, config in zip(together, configs("alone"), strict=True):
-        alone = run(config)
-        assert joint.status == "complete", joint.reason
-        for name in ("val/r2", "test/r2", "test/mae", "test/spearman"):
-            assert joint.metrics[name] == pytest.approx(alone.metrics[name], abs=1e-3)
+    joint_and_alone(tmp_path, TASK, ("val/r2", "test/r2", "test/mae", "test/spearman"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("format", ["onnx", "safetensors", "peft"])
 def test_it_is_exported_as_it_predicts(tmp_path, capsys, format):
     """With the units of the targets in the weights of the head, where a file holds a plain timm model."""
-    if format == "onnx":
-        pytest.importorskip("onnxruntime")
-    words = [*QUICK, *TASK, "method=lora", "backbone=vit_nano", f"output_dir={tmp_path}"]
-    record = run(peftbench.compose(*words))
-    out = tmp_path / ("adapter" if format == "peft" else f"file.{format}")
-    told = told_by(capsys, "export", f"run={record.folder}", f"format={format}", f"out={out}")
-    if format == "peft":
-        refused(told, "format=peft: task=regression keeps")
-    else:
-        assert told[0] == 0, told[2]
+    exported(tmp_path, capsys, TASK, format, "format=peft: task=regression keeps")

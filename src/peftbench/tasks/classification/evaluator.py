@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -13,8 +13,6 @@ from peftbench.tasks.evaluator import Evaluator
 
 class ClassEvaluator(Evaluator):
     """Predictions are logits (N, classes), over all classes of the run."""
-
-    by_class: ClassVar[bool] = True
 
     def figures(self, predictions: Any, labels: np.ndarray, classes: Sequence[str], seed: int) -> Mapping[str, Any]:
         logits = predictions.numpy()

@@ -36,7 +36,7 @@ class Classification(Task):
     predicts_tensor: ClassVar[bool] = True
     predictor: ClassVar[type[Predictor]] = ClassPredictor
     page: ClassVar[type[RunPage]] = ClassPage
-    evaluator: ClassVar[type[Evaluator]] = ClassEvaluator
+    evaluator: ClassVar[type[Evaluator] | None] = ClassEvaluator
 
     def __init__(self, backbone: Backbone, classes: Sequence[str], label_smoothing: float = 0.0) -> None:
         super().__init__()

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 from torchmetrics.functional.classification import binary_average_precision
-from torchmetrics.utilities import dim_zero_cat
+
+from peftbench.tasks.gathered import Gathered
 
 
 def average_precisions(probabilities: Tensor, labels: Tensor) -> Tensor:
@@ -56,35 +56,21 @@ def best_threshold(probabilities: Tensor, labels: Tensor) -> float:
     return float(best[(best - 0.5).abs().argmin()])
 
 
-class MultilabelFigures(Metric):
+class MultilabelFigures(Gathered):
     """`compute` gives `mAP`, `f1` over all labels and images together, and `f1_macro`, the mean of the labels' own.
+
+    Predictions are logits (B, C), targets labels (B, C) of 0 and 1.
 
     Labels that no image has count in neither mean. Probabilities are in float64: in less the surest ones are equal.
 
     Args:
+        labels: how many there are.
         threshold: gives the probability from which on a label is said.
     """
 
-    logits: list[Tensor]
-    labels: list[Tensor]
-
     def __init__(self, labels: int, threshold: Callable[[], float]) -> None:
-        super().__init__()
-        self.count, self.threshold = labels, threshold
-        self.add_state("logits", [], dist_reduce_fx="cat")
-        self.add_state("labels", [], dist_reduce_fx="cat")
-
-    def update(self, predictions: Tensor, targets: Tensor) -> None:
-        """Takes logits (B, C) and labels (B, C) of 0 and 1."""
-        self.logits.append(predictions.detach().float())
-        self.labels.append(targets.float())
-
-    def sync(self, *args: object, **options: object) -> None:
-        if not self._is_synced:  # a process without images must hand on a state of the shape and type of the others
-            nothing = torch.zeros(0, self.count, device=self.device)
-            self.logits.append(nothing)
-            self.labels.append(nothing)
-        super().sync(*args, **options)  # type: ignore[arg-type]
+        super().__init__(labels)
+        self.threshold = threshold
 
     def compute(self) -> dict[str, Tensor]:
         """Scalars, 0 to 1."""
@@ -104,7 +90,8 @@ class MultilabelFigures(Metric):
             return best_threshold(*self._all())
 
     def _all(self) -> tuple[Tensor, Tensor]:
-        return dim_zero_cat(self.logits).double().sigmoid(), dim_zero_cat(self.labels)
+        logits, labels = self.all_seen()
+        return logits.sigmoid(), labels
 
 
 def _mean(values: Tensor) -> Tensor:

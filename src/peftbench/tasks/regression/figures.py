@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from scipy.stats import rankdata
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
+
+from peftbench.tasks.gathered import Gathered
 
 
 def r2_scores(predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -31,37 +31,15 @@ def rank_correlations(predictions: np.ndarray, targets: np.ndarray) -> np.ndarra
     return np.where((theirs**2).sum(0) > 0, together, np.nan)
 
 
-class RegressionFigures(Metric):
+class RegressionFigures(Gathered):
     """`compute` gives `r2`, `mae` and `spearman`, each the mean over the numbers, in float64.
 
-    Args:
-        numbers: how many are predicted of an image.
+    Predictions and targets are numbers (B, K).
     """
-
-    predictions: list[Tensor]
-    targets: list[Tensor]
-
-    def __init__(self, numbers: int) -> None:
-        super().__init__()
-        self.count = numbers
-        self.add_state("predictions", [], dist_reduce_fx="cat")
-        self.add_state("targets", [], dist_reduce_fx="cat")
-
-    def update(self, predictions: Tensor, targets: Tensor) -> None:
-        """Takes predicted numbers (B, K) and true ones (B, K)."""
-        self.predictions.append(predictions.detach().float())
-        self.targets.append(targets.float())
-
-    def sync(self, *args: object, **options: object) -> None:
-        if not self._is_synced:  # a process without images must hand on a state of the shape and type of the others
-            nothing = torch.zeros(0, self.count, device=self.device)
-            self.predictions.append(nothing)
-            self.targets.append(nothing)
-        super().sync(*args, **options)  # type: ignore[arg-type]
 
     def compute(self) -> dict[str, Tensor]:
         """Scalars. Numbers whose targets are all the same count in `mae` alone."""
-        said, true = (dim_zero_cat(x).double().cpu().numpy() for x in (self.predictions, self.targets))
+        said, true = (values.cpu().numpy() for values in self.all_seen())
         figures = {
             "r2": r2_scores(said, true),
             "mae": np.abs(said - true).mean(0),
