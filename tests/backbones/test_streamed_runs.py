@@ -91,6 +91,7 @@ MEASURE = """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.slow
 def test_the_peak_resident_set_stays_far_below_the_weights(tmp_path):
     """ViT-S/16 has 85 MB of weights. The last figure shows that the limit means something."""
     for depth in (1, 12):

@@ -90,6 +90,11 @@ def test_an_unmerged_run_is_exported_plainly_only_when_asked_to_lose_its_zeros(r
     assert main([*words, "merge=dense"]) == 0
     with safetensors.safe_open(tmp_path / "a.safetensors", "pt") as file:
         assert float(file.metadata()["sparsity"]) < 0.1
+
+
+@pytest.mark.slow
+def test_an_unmerged_run_is_exported_as_a_graph(runs, tmp_path):
+    folder, _ = runs["unmerged"]
     assert main(["export", f"run={folder}", "format=onnx", f"out={tmp_path / 'a.onnx'}"]) == 0
 
 

@@ -61,6 +61,7 @@ def test_nothing_differs_from_a_run_that_is_given_the_rate_by_hand(tmp_path, wor
     assert "find_lr" not in by_hand.costs
 
 
+@pytest.mark.slow
 def test_the_rate_is_where_the_loss_falls_whatever_the_middle_of_what_is_tried(tmp_path, capfd):
     """And where the loss falls most at the end of what was tried, it says that it may fall faster beyond."""
     words = ["method=linear", "taps=memory", "trainer.epochs=1", FIND]

@@ -65,7 +65,9 @@ def deltas(folder: Path, name: str) -> dict[str, torch.Tensor]:
         pytest.param(
             ["method=losa", "method.norm=none,ln_noaffine", "optimizer=sgd", "optimizer.lr=0.1"], marks=pytest.mark.slow
         ),
-        ["method=linear", "optimizer.lr=1e-3,1e-2", "optimizer.schedule=constant"],
+        pytest.param(
+            ["method=linear", "optimizer.lr=1e-3,1e-2", "optimizer.schedule=constant"], marks=pytest.mark.slow
+        ),
     ],
 )
 def test_together_each_run_is_what_it_is_alone(cli, tmp_path, words):

@@ -135,6 +135,7 @@ def test_the_axes_of_a_graph_of_clips_are_named(data, tmp_path):
     assert axes(model.graph.output) == {"logits": ["batch", 2]}
 
 
+@pytest.mark.slow
 def test_a_graph_of_clips_takes_clips(data, tmp_path):
     record = of_clips(data, tmp_path)
     assert export(record.folder, "torch_export").difference < 1e-4
@@ -143,6 +144,7 @@ def test_a_graph_of_clips_takes_clips(data, tmp_path):
             export(record.folder, format_)
 
 
+@pytest.mark.slow
 def test_a_streamed_run_is_exported_whole(data, tmp_path):
     record = finish(tmp_path, data, "losa", "vit_nano", "backbone.stream=true", "trainer.max_batches=1")
     assert peftbench.load(record.folder).model.backbone.streamed
