@@ -65,7 +65,9 @@ class Search(Sweeper):
             if word.startswith(("sweep.together=", "protocol=")) and word not in ("sweep.together=1", "protocol=none"):
                 raise UserError(f"{word}: hydra/sweeper=optuna chooses by itself; leave one of them out.")
             if word.lower() == "optimizer.find_lr=true" and "optimizer.lr" in searched:
-                raise UserError(f"{word}: each trial would look for its own optimizer.lr; leave one of them out.")
+                raise UserError(
+                    "optimizer.find_lr=true: each trial would look for its own optimizer.lr; leave one of them out."
+                )
         if not any(f.startswith("data.stage=") for f in fixed):
             fixed.append("data.stage=tune")  # test images are for the chosen setting
         study = self._open_study(optuna, fixed, searched)
