@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -10,23 +9,7 @@ from sklearn import metrics
 
 import peftbench
 from peftbench.cli.main import main
-from support.finished_runs import finish, logits_of, pictures
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """(the run's folder, the folder of its images)."""
-    data = pictures(tmp_path_factory.mktemp("images"))
-    return Path(finish(tmp_path_factory.mktemp("out"), data, "linear").folder), data
-
-
-@pytest.fixture
-def run(trained, tmp_path):
-    """(a copy of the run's folder, a copy of its test images as new ones)."""
-    folder, new = tmp_path / trained[0].name, tmp_path / "new"
-    shutil.copytree(trained[0], folder)
-    shutil.copytree(trained[1] / "test", new)
-    return folder, new
+from support.finished_runs import logits_of
 
 
 def told(capsys, *words):
@@ -42,7 +25,7 @@ def table(file, rows, columns="path,label"):
 
 
 def records(folder):
-    return sorted(folder.glob("evaluation-*"))
+    return sorted(folder.glob("evaluation-*.json"))
 
 
 def test_class_folders_give_the_figures_of_the_run_s_own_test_and_a_record(run, trained, capsys):

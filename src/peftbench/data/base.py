@@ -73,10 +73,7 @@ class Split:
 
     def lines(self) -> list[str]:
         """One line an image: its name, its label, and the hash of its bytes (for a clip, of all its frames)."""
-        if isinstance(self.images, np.ndarray):
-            stamps = [hashlib.sha256(np.ascontiguousarray(i).data).hexdigest()[:16] for i in self.images]
-        else:
-            stamps = stamps_of_files(self.images)
+        stamps = stamps_of_array(self.images) if isinstance(self.images, np.ndarray) else stamps_of_files(self.images)
         return [image_line(n, y, s) for n, y, s in zip(self.names, self.labels, stamps, strict=True)]
 
 
@@ -96,6 +93,11 @@ def hash_of_lines(lines: Sequence[str]) -> str:
 def stamp_of_bytes(content: bytes) -> str:
     """The hash of an image file's bytes."""
     return hashlib.sha256(content).hexdigest()[:16]
+
+
+def stamps_of_array(images: np.ndarray) -> list[str]:
+    """The hash of the pixels of each of N images."""
+    return [hashlib.sha256(np.ascontiguousarray(image).data).hexdigest()[:16] for image in images]
 
 
 def stamps_of_files(paths: Iterable[Path]) -> list[str]:

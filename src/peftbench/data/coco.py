@@ -14,7 +14,7 @@ import numpy as np
 from peftbench.common.amounts import agreeing, plural
 from peftbench.common.errors import UserError
 from peftbench.data.annotations import Annotations, read_annotations
-from peftbench.data.base import Split, Splits
+from peftbench.data.base import Splits
 from peftbench.data.box_units import in_pixels
 from peftbench.data.boxes import BoxSet, BoxSplit, Objects, box_split, note_dropped
 from peftbench.data.coco_merging import merge_entries
@@ -108,7 +108,7 @@ class CocoFolder(BoxSet):
         if "test" not in yolo and "val" in yolo:
             yolo["test"] = yolo.pop("val")
         splits = {role: _split(self, s.annotations, s.places, s.folders, notes) for role, s in yolo.items()}
-        classes = _classes(yolo["train"].annotations.categories)
+        classes = classes_of(yolo["train"].annotations.categories)
         name = root.resolve().name
         return self.splits(name, classes, splits["train"], splits.get("val"), splits.get("test"), tuple(notes))
 
@@ -169,17 +169,29 @@ def splits_from_files(
     for other in annotations.values():
         _require_same_categories(annotations["train"], other)
     notes: list[str] = []
-    splits: dict[str, Split] = {}
-    for role, listed in annotations.items():
-        places = _places(listed, folders[role], spread)
-        merged, kept, note = merge_entries(listed, [p or n for p, n in zip(places, listed.names, strict=True)])
-        notes += [note] if note else []
-        splits[role] = _split(of, merged, [places[at] for at in kept], folders[role], notes)
-    classes = _classes(annotations["train"].categories)
+    splits = {role: split_of_file(of, listed, folders[role], notes, spread) for role, listed in annotations.items()}
+    classes = classes_of(annotations["train"].categories)
     return of.splits(name, classes, splits["train"], splits.get("val"), splits.get("test"), tuple(notes))
 
 
-def _classes(categories: Sequence[tuple[int, str]]) -> tuple[str, ...]:
+def split_of_file(
+    of: BoxSet, listed: Annotations, folders: Sequence[Path], notes: list[str], spread: bool = False
+) -> BoxSplit:
+    """The images of one JSON file, with their objects; the other arguments are as of `splits_from_files`.
+
+    Args:
+        notes: takes what a user should know of what is left out.
+
+    Raises:
+        UserError: images that are missing, or boxes that are no use, beyond the share that `of` permits.
+    """
+    places = _places(listed, folders, spread)
+    merged, kept, note = merge_entries(listed, [p or n for p, n in zip(places, listed.names, strict=True)])
+    notes += [note] if note else []
+    return _split(of, merged, [places[at] for at in kept], folders, notes)
+
+
+def classes_of(categories: Sequence[tuple[int, str]]) -> tuple[str, ...]:
     """The names; where two categories have the same, their ids tell them apart."""
     names = [name for _, name in categories]
     return tuple(f"{name} (id {id_})" if names.count(name) > 1 else name for id_, name in categories)

@@ -1,9 +1,9 @@
-"""New labelled images for a finished run: class folders, or a CSV of path and label."""
+"""New labelled images for a finished run, and their labels in its words: here class folders, or a CSV."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +20,10 @@ from peftbench.data.layout import ALL, find_layout
 from peftbench.data.leaks import refuse_two_labels
 from peftbench.data.listing import folders_in
 from peftbench.data.media import is_image
-from peftbench.data.targets import OneClass
+from peftbench.data.targets import Column, OneClass
 
 UNKNOWN = ("refuse", "skip")
-"""What may be done with images whose label the run does not know."""
+"""What may be done with labels that the run does not know."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,46 @@ class Labelled:
     notes: tuple[str, ...] = ()
 
 
-def read_labelled(images: str | Path, labels: str | Path | None = None) -> Labelled:
+@dataclass(frozen=True)
+class Known:
+    """Labelled images in the words of a run.
+
+    Attributes:
+        split: the images; its labels are indices of the run's classes, or in the order of its labels or numbers.
+        left_out: label that the run does not know -> how many images, or boxes, of it were left out.
+        note: that they were, as a sentence; empty where nothing was.
+    """
+
+    split: Split
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    note: str = ""
+
+
+def folder_of(images: str | Path) -> Path:
+    """The folder of the labelled images. Raises UserError where there is none."""
+    root = Path(images).expanduser()
+    if not root.is_dir():
+        what = "is a file" if root.exists() else "there is no such folder"
+        raise UserError(f"images={images}: {what}; give the folder of the labelled images.")
+    return root
+
+
+def table_at(root: Path, labels: str | Path, suffix: str, expected: str) -> Path:
+    """The file that `labels` names, as it stands or in `root`.
+
+    Raises:
+        UserError: there is no such file, or its name does not end in `suffix`; `expected` says what would do.
+    """
+    file = Path(labels).expanduser()
+    table = next((path for path in (file, root / file) if path.is_file()), None)
+    if table is None:
+        raise UserError(f"labels={labels}: there is no such file, nor one in {root}.")
+    if table.suffix.lower() != suffix:
+        raise UserError(f"labels={labels}: expected {expected}.")
+    return table
+
+
+def read_classes(images: str | Path, labels: str | Path | None = None) -> Labelled:
     """The images in the class folders of `images`, or those that the CSV `labels` names, with paths relative to it.
 
     Of a CSV with the column split, the rows of test are read.
@@ -51,20 +90,23 @@ def read_labelled(images: str | Path, labels: str | Path | None = None) -> Label
     Raises:
         UserError: there is no such place, it holds no image in a class folder, it holds splits, or the CSV is wrong.
     """
-    root = Path(images).expanduser()
-    if not root.is_dir():
-        what = "is a file" if root.exists() else "there is no such folder"
-        raise UserError(f"images={images}: {what}; give the folder of the labelled images.")
+    root = folder_of(images)
     if labels is None:
         rows, notes = _in_folders(root)
     else:
-        rows, notes = _in_table(root, Path(labels).expanduser(), labels)
-    paths = [root / row.path for row in rows]
-    require_heif(paths)
+        table = table_at(root, labels, ".csv", "a CSV with the columns path and label")
+        rows, notes = rows_of_table(table, root, OneClass())
     classes = OneClass().names([row.label for row in rows], root)
     numbers = OneClass().array([row.label for row in rows], classes)
     name = (root if labels is None else Path(labels)).resolve().stem
-    return Labelled(name, Split(paths, numbers, [row.path for row in rows]), classes, tuple(notes))
+    return Labelled(name, split_of_rows(root, rows, numbers), classes, tuple(notes))
+
+
+def split_of_rows(root: Path, rows: Sequence[Row], labels: np.ndarray) -> Split:
+    """The images of rows, whose paths are relative to `root`, with their labels. Raises UserError: HEIF unread."""
+    paths = [root / row.path for row in rows]
+    require_heif(paths)
+    return Split(paths, labels, [row.path for row in rows])
 
 
 def _in_folders(root: Path) -> tuple[list[Row], list[str]]:
@@ -85,13 +127,13 @@ def _in_folders(root: Path) -> tuple[list[Row], list[str]]:
     return rows_of[ALL], notes
 
 
-def _in_table(root: Path, file: Path, written: str | Path) -> tuple[list[Row], list[str]]:
-    table = next((path for path in (file, root / file) if path.is_file()), None)
-    if table is None:
-        raise UserError(f"labels={written}: there is no such file, nor one in {root}.")
-    if table.suffix.lower() != ".csv":
-        raise UserError(f"labels={written}: expected a CSV with the columns path and label.")
-    rows_of = read_table(table, root, "image", lambda path: path.is_file() and is_image(path), None, OneClass())
+def rows_of_table(table: Path, root: Path, column: Column) -> tuple[list[Row], list[str]]:
+    """(the rows of a CSV, those of its test split where it has splits; what a user should know of that).
+
+    Raises:
+        UserError: as `read_table`, no row is of test, or an image has two labels.
+    """
+    rows_of = read_table(table, root, "image", lambda path: path.is_file() and is_image(path), None, column)
     notes = []
     if ALL not in rows_of:
         if "test" not in rows_of:
@@ -103,8 +145,8 @@ def _in_table(root: Path, file: Path, written: str | Path) -> tuple[list[Row], l
     return rows, notes
 
 
-def as_known(labelled: Labelled, classes: Sequence[str], unknown: str = "refuse") -> tuple[Split, dict[str, int]]:
-    """(the images with labels that are indices of `classes`, matched by name; unknown label -> images left out).
+def classes_known(labelled: Labelled, classes: Sequence[str], unknown: str = "refuse") -> Known:
+    """The images with labels that are indices of `classes`, matched by name.
 
     Args:
         labelled: the images.
@@ -114,23 +156,56 @@ def as_known(labelled: Labelled, classes: Sequence[str], unknown: str = "refuse"
     Raises:
         UserError: a label that the run does not know, or no image is left.
     """
-    if unknown not in UNKNOWN:
-        raise UserError(f"unknown={unknown}: expected {' or '.join(UNKNOWN)}.")
     place = {name: i for i, name in enumerate(classes)}
     numbers = np.array([place.get(name, -1) for name in labelled.classes], dtype=np.int64)[labelled.split.labels]
     counts = np.bincount(labelled.split.labels[numbers < 0], minlength=len(labelled.classes))
     others = {name: int(n) for name, n in zip(labelled.classes, counts, strict=True) if n}
     kept = np.flatnonzero(numbers >= 0)
-    if others and (unknown == "refuse" or not len(kept)):
-        shown = ", ".join(f"'{name}'{nearest(name, classes)}" for name in list(others)[:5])
-        shown += f" and {len(others) - 5:,} more" if len(others) > 5 else ""
-        known = ", ".join(classes[:10]) + (", …" if len(classes) > 10 else "")
-        number = sum(others.values())
-        if not len(kept):
-            raise UserError(f"{labelled.name}: the run knows none of its labels: {shown}; it knows {known}.")
-        raise UserError(
-            f"{labelled.name}: {plural(number, 'image')} {agreeing(number, 'has a label', 'have labels')} that the run "
-            f"does not know: {shown}; it knows {known}. Rename them, or leave such images out (unknown=skip)."
-        )
-    split = labelled.split.take(kept)
-    return Split(split.images, numbers[kept], split.names, split.frames), others
+    number = sum(others.values())
+    refuse_unknown(labelled.name, others, number, len(kept), classes, unknown)
+    note = f"{plural(number, 'image')} with {left_out_in_words(others, number)}" if others else ""
+    return Known(replace(labelled.split.take(kept), labels=numbers[kept]), others, note)
+
+
+def left_out_in_words(others: Mapping[str, int], number: int) -> str:
+    """What is said of so many images, or boxes, that were left out for these labels."""
+    labels = ", ".join(f"'{name}'" for name in list(others)[:5]) + (", …" if len(others) > 5 else "")
+    return f"labels that the run does not know {agreeing(number)} left out: {labels}"
+
+
+def refuse_unknown(
+    name: str,
+    others: Mapping[str, int],
+    number: int,
+    known: int,
+    classes: Sequence[str],
+    unknown: str,
+    what: str = "image",
+) -> None:
+    """Refuses labels that the run does not know, where they may not be left out or none other is there.
+
+    Args:
+        name: of the set.
+        others: such label -> how many have it.
+        number: how many have any of them.
+        known: how many have one that the run knows.
+        classes: what the run knows.
+        unknown: `refuse` or `skip`.
+        what: what is counted, in the singular.
+
+    Raises:
+        UserError: the labels, with the nearest ones that the run knows.
+    """
+    if unknown not in UNKNOWN:
+        raise UserError(f"unknown={unknown}: expected {' or '.join(UNKNOWN)}.")
+    if not others or (unknown == "skip" and known):
+        return
+    shown = ", ".join(f"'{label}'{nearest(label, classes)}" for label in list(others)[:5])
+    shown += f" and {len(others) - 5:,} more" if len(others) > 5 else ""
+    there = ", ".join(classes[:10]) + (", …" if len(classes) > 10 else "")
+    if not known:
+        raise UserError(f"{name}: the run knows none of its labels: {shown}; it knows {there}.")
+    raise UserError(
+        f"{name}: {plural(number, what)} {agreeing(number, 'has a label', 'have labels')} that the run does not know: "
+        f"{shown}; it knows {there}. Rename them, or leave them out (unknown=skip)."
+    )

@@ -45,11 +45,8 @@ def read_shifts(config: Config, splits: Splits, tell: Callable[[str], None] = la
         raise UserError(f"data.ood: {splits.name} is for detection, and only classified images can be shifted so far.")
     named: Shifts = {}
     for entry in config.data.ood:
-        name, colon, severity = entry.partition(":")
-        if name == ALL or name in CORRUPTIONS:
-            for kind in CORRUPTIONS if name == ALL else (name,):
-                for level in (_severity(entry, severity),) if colon else SEVERITIES:
-                    named[f"{kind}:{level}"] = (kind, level)
+        if corruptions := named_corruptions(entry):
+            named |= corruptions
         elif splits.train.labels.dtype.kind == "f":
             raise UserError(
                 f"data.ood={entry}: is a folder of classes, and the images of {splits.name} have several labels or "
@@ -58,6 +55,20 @@ def read_shifts(config: Config, splits: Splits, tell: Callable[[str], None] = la
         else:
             named[entry] = first_of_trial(_folder(entry, splits, tell), config)
     return named
+
+
+def named_corruptions(entry: str, key: str = "data.ood") -> dict[str, tuple[str, int]]:
+    """Name -> (corruption, severity) of what an entry such as noise, noise:3 or corruptions stands for, if anything.
+
+    Raises:
+        UserError: a severity that there is not; `key` is that of the entry.
+    """
+    name, colon, severity = entry.partition(":")
+    if name != ALL and name not in CORRUPTIONS:
+        return {}
+    kinds = CORRUPTIONS if name == ALL else (name,)
+    levels = (_severity(entry, severity, key),) if colon else SEVERITIES
+    return {f"{kind}:{level}": (kind, level) for kind in kinds for level in levels}
 
 
 def stamps_of_shifts(shifts: Shifts) -> dict[str, Any]:
@@ -110,9 +121,9 @@ def average_over_shifts(results: dict[str, dict[str, float]], metric: str) -> di
     return figures
 
 
-def _severity(entry: str, text: str) -> int:
+def _severity(entry: str, text: str, key: str) -> int:
     if text not in map(str, SEVERITIES):
-        raise UserError(f"data.ood={entry}: expected a severity from 1 to 5, such as {entry.partition(':')[0]}:3.")
+        raise UserError(f"{key}={entry}: expected a severity from 1 to 5, such as {entry.partition(':')[0]}:3.")
     return int(text)
 
 

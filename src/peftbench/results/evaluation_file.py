@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +68,33 @@ def read_evaluation(path: Path, identity: Mapping[str, Any]) -> Evaluation | Non
     if not whole or content.get("identity") != identity:
         raise UserError(f"{path}: is there and is not the record of this evaluation; move it, and evaluate again.")
     return Evaluation(path, content, was_there=True)
+
+
+def write_tables(path: Path, tables: Mapping[str, Sequence[Sequence[Any]]], missing: bool = False) -> dict[str, Path]:
+    """Writes the tables of an evaluation as CSV beside its record, `<record>-<name>.csv`; returns where they are.
+
+    Args:
+        path: the record's.
+        tables: by name, the heading first.
+        missing: whether those that are there stay, whatever they hold.
+
+    Raises:
+        UserError: a file is in the way that holds another thing, or one cannot be written.
+    """
+    files = {name: path.with_name(f"{path.stem}-{name}.csv") for name in tables}
+    texts: dict[Path, str] = {}
+    for name, file in files.items():
+        with io.StringIO(newline="") as text:
+            csv.writer(text, lineterminator="\n").writerows(tables[name])
+            texts[file] = text.getvalue()
+        if file.exists():
+            if not missing and file.read_bytes() != texts[file].encode():
+                raise UserError(f"{file}: is there and is not of this evaluation; move it, and evaluate again.")
+            del texts[file]
+    for file, text_of_file in texts.items():
+        with replacing(file) as part:
+            part.write_text(text_of_file, encoding="utf-8", newline="")
+    return files
 
 
 def write_evaluation(path: Path, content: Mapping[str, Any]) -> Evaluation:

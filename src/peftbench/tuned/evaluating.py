@@ -3,36 +3,42 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from peftbench.common.amounts import agreeing, plural
 from peftbench.common.commit import code_commit
-from peftbench.common.errors import Refusal, UserError
-from peftbench.data.base import Split
-from peftbench.data.copies import first_copies
-from peftbench.data.labelled import Labelled, as_known, read_labelled
-from peftbench.results.evaluation_file import Evaluation, place_of, read_evaluation, write_evaluation
-from peftbench.runs.data_sets import load_splits
-from peftbench.tasks.base import task_class
-from peftbench.tasks.evaluator import Evaluator
+from peftbench.common.errors import Refusal
+from peftbench.data.corruptions import corrupt
+from peftbench.data.labelled import Known
+from peftbench.data.ood import average_over_shifts
+from peftbench.results.evaluation_file import Evaluation, place_of, read_evaluation, write_evaluation, write_tables
+from peftbench.results.task_results import results_of_record
+from peftbench.tasks.evaluator import Evaluator, Judged
+from peftbench.tuned.evaluated_set import Asked, Source, held_out, read_source
+from peftbench.tuned.evaluation_words import copies_of_training, evaluator_of, notes_of, unreadable
 from peftbench.tuned.finished_run import FinishedRun, open_run
-from peftbench.tuned.load import choose_device, load
-from peftbench.tuned.looked_at import predicted
+from peftbench.tuned.load import Tuned, choose_device, load
+from peftbench.tuned.looked_at import Change, LookedAt, look_at
 
 Watch = Callable[[int, int], None]
 
 
 def evaluate(
     run: str | Path | FinishedRun,
-    images: str | Path,
+    images: str | Path | None = None,
     labels: str | Path | None = None,
     *,
+    data: str | Sequence[str] = (),
+    ood: str | Sequence[str] = (),
+    temperature: bool = False,
     unknown: str = "refuse",
     seed: int = 0,
     device: str = "auto",
@@ -46,134 +52,177 @@ def evaluate(
 
         evaluation = peftbench.evaluate("outputs/RUN", "new_photos")
         print(evaluation.figures["accuracy"])
+        peftbench.evaluate("outputs/RUN", data="photos", ood=["noise:3", "blur"])
 
     Args:
         run: the folder of a complete run, or what `open_run` gave for it.
         images: a folder of class folders, or what the paths in `labels` are relative to.
-        labels: a CSV with the columns path and label.
-        unknown: `skip` leaves images out whose label the run does not know; `refuse` does not go on.
+        labels: a CSV with the columns path and label, or for a detector COCO's JSON.
+        data: in the place of images a data set, whose test images are taken: its name, or words such as
+            ["data=folder", "data.root=shots"].
+        ood: corruptions of the images to look at too, such as "noise:3".
+        temperature: fit a temperature on the run's validation images, for a classifier.
+        unknown: `skip` leaves out what has a label that the run does not know; `refuse` does not go on.
         seed: of the bootstrap.
         device: where it predicts.
         weights: where the backbone's weights lie, if they have moved since the run.
-        config_dir: a folder with the YAML of a method of your own.
+        config_dir: a folder with YAML of your own, of a method or a data set.
         watch: called with the images done and of how many.
 
     Raises:
-        UserError: no such run, no image, labels that the run does not know, or a file in the way.
+        UserError: no such run, no image, labels that the run does not know, a data set of another task, or a file in
+            the way.
         Refusal: the run's task cannot be evaluated so.
     """
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise UserError(f"seed={seed}: expected a whole number of 0 or more.")
+    asked = Asked(images, labels, _several(data), _several(ood), temperature, unknown, seed, config_dir)
     run = run if isinstance(run, FinishedRun) else open_run(run, config_dir)
-    evaluator = _evaluator(run)
-    if run.frames is not None:
-        raise Refusal(f"{run.folder}: is of clips; only runs on images can be evaluated on new ones yet.")
-    labelled = read_labelled(images, labels)
-    split, left_out = as_known(labelled, run.classes, unknown)
-    identity = {
-        "run": run.record.id,
-        "delta": _sha256(run.source),
-        "images": split.content,
-        "left_out": left_out,
-        "transform": run.record.stamps["data"].get("transform"),
-        "seed": seed,
-        "peftbench": _version(),
-    }
-    identity = json.loads(json.dumps(identity))
-    path = place_of(run.folder, labelled.name, identity)
+
+    def loaded() -> Tuned:
+        return load(run, merge=False, weights=weights).to(choose_device(device))
+
+    return evaluated(run, asked, loaded, watch=watch)
+
+
+def evaluate_model(
+    tuned: Tuned,
+    images: str | Path | None = None,
+    labels: str | Path | None = None,
+    *,
+    data: str | Sequence[str] = (),
+    ood: str | Sequence[str] = (),
+    temperature: bool = False,
+    unknown: str = "refuse",
+    seed: int = 0,
+    config_dir: str | Path | None = None,
+    watch: Watch = lambda done, of: None,
+) -> Evaluation:
+    """As `evaluate`, of a tuned model in memory."""
+    asked = Asked(images, labels, _several(data), _several(ood), temperature, unknown, seed, config_dir)
+    training = tuned.training
+    try:
+        return evaluated(tuned.run, asked, tuned.eval, tuned.merged, watch)
+    finally:
+        tuned.train(training)
+
+
+def evaluated(
+    run: FinishedRun,
+    asked: Asked,
+    model: Callable[[], Tuned],
+    merged: bool = False,
+    watch: Watch = lambda done, of: None,
+) -> Evaluation:
+    """As `evaluate`.
+
+    Args:
+        run: the run.
+        asked: what it is evaluated on, and how.
+        model: gives the tuned model, on its device; called where it is needed alone.
+        merged: whether the model's update is folded into its weights, which rounds differently.
+        watch: called with the images done and of how many.
+    """
+    asked.check()
+    evaluator = evaluator_of(run)
+    _refuse(run, evaluator, asked)
+    source = read_source(run, evaluator, asked)
+    known = evaluator.known(source.labelled, run.classes, run.categories, asked.unknown)
+    validation = held_out(run, known.split) if asked.temperature else None
+    identity = _identity(run, asked, source, known, None if validation is None else validation[0].content, merged)
+    path = place_of(run.folder, source.labelled.name, identity)
     if there := read_evaluation(path, identity):
+        write_tables(path, evaluator.tables(there.figures), missing=True)
         return there
-    tuned = load(run, merge=False, weights=weights).to(choose_device(device))
-    seen, predictions, damaged = predicted(tuned, split, float("inf"), watch)
-    figures = evaluator.figures(predictions, seen.labels, tuned.classes, seed)
-    unreadable = sorted({*split.names} - {*seen.names})
-    copies, unchecked = _copies_of_training(run, seen)
-    empty = [name for i, name in enumerate(tuned.classes) if not (seen.labels == i).any()]
-    notes = [*labelled.notes, *_notes(labelled, left_out, damaged, unreadable, copies, len(seen), empty)]
+    tuned = model()
+    corruptions = asked.corruptions()
+    changes: dict[str, Change] = {
+        name: functools.partial(_corrupted, *corruption) for name, corruption in corruptions.items()
+    }
+    seen = look_at(tuned, known.split, watch=watch, changes=changes)
+    judged = Judged(seen.predictions, seen.split, tuned.classes, tuned.model.task, asked.seed)
+    if validation is not None:
+        theirs = look_at(tuned, validation[0], watch=watch)
+        judged = dataclasses.replace(
+            judged, held_out=dataclasses.replace(judged, predictions=theirs.predictions, split=theirs.split)
+        )
+    figures = evaluator.figures(judged) | _shifted(run, evaluator, judged, seen)
+    copies, unchecked = copies_of_training(run, seen.split)
+    tables = evaluator.tables(figures)
+    written = write_tables(path, tables)
     content = {
         "identity": identity,
         "run": run.record.id,
-        "name": labelled.name,
+        "name": source.labelled.name,
         "data": {
-            "place": str(images),
-            **({"labels": str(labels)} if labels is not None else {}),
-            "images": len(seen),
-            "hash": seen.content,
-            "unreadable": unreadable,
+            **source.told,
+            "images": len(seen.split),
+            "hash": seen.split.content,
+            "unreadable": unreadable(known.split, seen),
             "copies_of_training": copies,
             "transform": dataclasses.asdict(tuned.transform),
         },
         "figures": figures,
-        "notes": [*notes, *([unchecked] if unchecked else [])],
+        "tables": {name: file.name for name, file in written.items()},
+        "notes": [
+            *source.labelled.notes,
+            *notes_of(known, seen, copies, validation),
+            *evaluator.notes(judged),
+            *([unchecked] if unchecked else []),
+        ],
         "code": {"peftbench": _version(), "torch": torch.__version__, "commit": code_commit()},
         "device": str(tuned.device),
     }
     return write_evaluation(path, content)
 
 
-def lines_of(run: FinishedRun, evaluation: Evaluation) -> list[str]:
-    """The evaluation in words, for the terminal."""
-    images = plural(evaluation.content["data"]["images"], "image")
-    heading = f"{evaluation.content['run']} on {evaluation.content['name']}, {images}"
-    figures = _evaluator(run).lines(evaluation.figures)
-    return [heading, *figures, *(f"note: {note}" for note in evaluation.content["notes"])]
+def _several(words: str | Sequence[str]) -> tuple[str, ...]:
+    return (words,) if isinstance(words, str) else tuple(words)
 
 
-def _evaluator(run: FinishedRun) -> Evaluator:
-    """How the run's task is judged. Raises Refusal where it says nothing of that."""
-    evaluator = task_class(run.config.task).evaluator
-    if evaluator is None:
-        task = run.config.task.name
-        raise Refusal(f"{run.folder}: is of task={task}, which cannot be evaluated on new images yet.")
-    return evaluator()
+def _refuse(run: FinishedRun, evaluator: Evaluator, asked: Asked) -> None:
+    """Raises Refusal where the run cannot be evaluated as it is asked for."""
+    task = run.config.task.name
+    if run.frames is not None:
+        raise Refusal(f"{run.folder}: is of clips; only runs on images can be evaluated on new ones yet.")
+    if asked.temperature and not evaluator.calibrates:
+        raise Refusal(f"temperature=true: is of classifiers, and {run.folder} is of task={task}; leave it out.")
+    if asked.corruptions() and not evaluator.shifts:
+        raise Refusal(f"ood={','.join(asked.ood)}: {run.folder} is of task={task}, whose images are not shifted yet.")
 
 
-def _notes(
-    labelled: Labelled,
-    left_out: dict[str, int],
-    damaged: int,
-    unreadable: list[str],
-    copies: list[str] | None,
-    images: int,
-    empty: list[str],
-) -> list[str]:
-    """What a reader of the figures should know, a sentence each."""
-    notes = []
-    if left_out:
-        labels = ", ".join(f"'{name}'" for name in list(left_out)[:5]) + (", …" if len(left_out) > 5 else "")
-        number = sum(left_out.values())
-        notes.append(
-            f"{plural(number, 'image')} with labels that the run does not know {agreeing(number)} left out: {labels}"
-        )
-    if damaged:
-        notes.append(
-            f"{plural(damaged, 'image')} cannot be read and {agreeing(damaged)} left out, such as {unreadable[0]}"
-        )
-    if empty:
-        names = ", ".join(f"'{name}'" for name in empty[:5]) + (", …" if len(empty) > 5 else "")
-        notes.append(
-            f"{plural(len(empty), 'class')} without an image here: {names}; means over classes are over those with one"
-        )
-    if copies:
-        notes.append(
-            f"{len(copies):,} of {plural(images, 'image')} {agreeing(len(copies), 'is a copy', 'are copies')} of "
-            f"training images, such as {copies[0]}; the figures flatter the run"
-        )
-    return notes
+def _identity(
+    run: FinishedRun, asked: Asked, source: Source, known: Known, validation: str | None, merged: bool
+) -> dict[str, Any]:
+    """All that can change the figures, in plain values."""
+    identity = {
+        "run": run.record.id,
+        "delta": _sha256(run.source),
+        "images": known.split.content,
+        "left_out": known.left_out,
+        "transform": run.record.stamps["data"].get("transform"),
+        "seed": asked.seed,
+        "peftbench": _version(),
+        **({"set": source.options} if source.options else {}),
+        **({"ood": sorted(asked.corruptions())} if asked.ood else {}),
+        **({"temperature": validation} if validation else {}),
+        **({"merged": True} if merged else {}),
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(identity))
+    return plain
 
 
-def _copies_of_training(run: FinishedRun, split: Split) -> tuple[list[str] | None, str]:
-    """(the names of images with the bytes of one that the run trained on, None where nobody knows; why not)."""
-    unchecked = "whether images are copies of training images is not known"
-    try:
-        train = load_splits(run.config).roles(run.config.data.stage)[0]
-        paths = [path for path in train.images if isinstance(path, Path)]
-        if len(paths) < len(train):
-            return None, f"{unchecked}: the run's training images are not files"
-        first = first_copies([*paths, *(path for path in split.images if isinstance(path, Path))])
-    except UserError as problem:
-        return None, f"{unchecked}: {problem}"
-    return [name for name, at in zip(split.names, first[len(paths) :].tolist(), strict=True) if at < len(paths)], ""
+def _corrupted(name: str, severity: int, images: torch.Tensor, places: Sequence[int]) -> torch.Tensor:
+    return corrupt(images, name, severity, places)
+
+
+def _shifted(run: FinishedRun, evaluator: Evaluator, judged: Judged, seen: LookedAt) -> dict[str, Any]:
+    """`shifted`: the headline of each shift, and its means, by the names that a run's own have; or nothing."""
+    if not seen.changed:
+        return {}
+    rows: dict[str, dict[str, float]] = {}
+    for name, predictions in seen.changed.items():
+        values = evaluator.headline(dataclasses.replace(judged, predictions=predictions))
+        rows[name] = {figure: value for figure, value in values.items() if not math.isnan(value)}
+    return {"shifted": average_over_shifts(rows, results_of_record(run.record).metric)}
 
 
 def _sha256(file: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,9 @@ from peftbench.runs.plan_file import plan_hash
 from peftbench.tuned.finished_run import FinishedRun, open_run
 from peftbench.tuned.inputs import InputCheck
 from peftbench.tuned.rebuild import rebuild_model
+
+if TYPE_CHECKING:
+    from peftbench.results.evaluation_file import Evaluation
 
 
 class Tuned(nn.Module):
@@ -79,6 +82,26 @@ class Tuned(nn.Module):
         targets = [{name: t.to(self.device) for name, t in target.items()}]
         boxes = self.model.evaluate((pixels[None].to(self.device), targets))[0]
         return {name: t.cpu() for name, t in boxes.items()}
+
+    def evaluate(
+        self, images: str | Path | None = None, labels: str | Path | None = None, **options: Any
+    ) -> Evaluation:
+        """Judges this model on new labelled images, as `peftbench.evaluate` does, and writes a record beside the run's.
+
+        It looks at the images with the weights as they are in memory, on their device; the record is of the run's delta
+        and says where the update is merged. A model that was changed by hand since it was loaded is none of the run's.
+
+        Args:
+            images: a folder of class folders, or what the paths in `labels` are relative to.
+            labels: a CSV with the columns path and label, or for a detector COCO's JSON.
+            options: `data`, `ood`, `temperature`, `unknown`, `seed`, `config_dir` and `watch` of `peftbench.evaluate`.
+
+        Raises:
+            UserError: as `peftbench.evaluate`.
+        """
+        from peftbench.tuned.evaluating import evaluate_model
+
+        return evaluate_model(self, images, labels, **options)
 
     def forward(self, images: Tensor) -> Tensor:
         """Predictions for uint8 images (B, 3, S, S), or clips (B, T, 3, S, S); floating ones are normalised.

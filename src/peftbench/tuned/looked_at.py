@@ -1,10 +1,10 @@
-"""What a tuned model predicts for the images of a split, for a page: as many as there is time for."""
+"""What a tuned model predicts for the images of a split, as many as there is time for."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,32 +19,65 @@ from peftbench.tuned.load import Tuned
 _BATCH = 16  # few, so that little is begun once the time is over
 
 
+Change = Callable[[Tensor, Sequence[int]], Tensor]
+"""From images (B, 3, S, S) in uint8, and their places in the split, to others of that form."""
+
+
+@dataclass(frozen=True)
+class LookedAt:
+    """Images that a model has looked at, in their order.
+
+    Attributes:
+        split: the images.
+        predictions: what `Task.evaluate` gave for them, a tensor (N, …) or a list of N.
+        damaged: how many could not be read.
+        changed: the same for what each of the changes made of them, by its name.
+    """
+
+    split: Split
+    predictions: Any
+    damaged: int
+    changed: Mapping[str, Any]
+
+
 def predicted(
     tuned: Tuned, split: Split, most: float, watch: Callable[[int, int], None] = lambda done, of: None
 ) -> tuple[Split, Any, int]:
-    """(the images that were looked at, in their order; what `Task.evaluate` gave for them; how many were damaged).
+    """`split`, `predictions` and `damaged` of `look_at` without changes."""
+    seen = look_at(tuned, split, most, watch)
+    return seen.split, seen.predictions, seen.damaged
 
-    What it gave is a tensor (N, …) or a list of N.
+
+def look_at(
+    tuned: Tuned,
+    split: Split,
+    most: float = float("inf"),
+    watch: Callable[[int, int], None] = lambda done, of: None,
+    changes: Mapping[str, Change] | None = None,
+) -> LookedAt:
+    """What a model predicts for the images of a split.
 
     The images come in an order that is drawn once and for all, so that those of a part are spread over the split.
 
     Args:
         tuned: the model, on its device.
-        split: of the run's own data set.
+        split: in the words of the run.
         most: seconds after which no further batch begins; the first always does.
         watch: called with the images done and of how many.
+        changes: what else is made of the images and looked at, by name.
 
     Raises:
         UserError: no image can be read.
     """
     order = np.random.default_rng(0).permutation(len(split)).tolist()
     begun, damaged = time.perf_counter(), 0
+    several = min(_BATCH, tuned.run.config.data.eval_batch_size)
     places: list[int] = []
-    answers: list[Any] = []
-    for first in range(0, len(order), _BATCH):
-        if answers and time.perf_counter() - begun > most:
+    answers: dict[str, list[Any]] = {"": [], **{name: [] for name in changes or {}}}
+    for first in range(0, len(order), several):
+        if places and time.perf_counter() - begun > most:
             break
-        wanted = sorted(order[first : first + _BATCH])
+        wanted = sorted(order[first : first + several])
         # A part at a time: to leave damaged ones out, all that is given is decoded. Names say which are left.
         part = replace(split.take(wanted), names=[str(row) for row in wanted])
         try:
@@ -56,18 +89,28 @@ def predicted(
             continue
         rows = [int(name) for name in images.split.names]
         damaged += len(wanted) - len(rows)
-        batch = _moved(images.__getitems__(Indices(range(len(rows)), None)), tuned.device)
-        with torch.no_grad(), tuned.precision():
-            answers.append(_on_cpu(tuned.model.evaluate(batch)))
+        batch = images.__getitems__(Indices(range(len(rows)), None))
+        for name, of_change in answers.items():
+            change = (changes or {}).get(name)
+            shown = batch if change is None else batch._replace(images=change(batch.images, rows))
+            with torch.no_grad(), tuned.precision():
+                of_change.append(_on_cpu(tuned.model.evaluate(_moved(shown, tuned.device))))
         places += rows
         watch(len(places), len(order))
-    if not answers:
+    if not places:
         raise UserError(f"{split.names[0]}: cannot be read, nor can any other of {len(split):,} images.")
     in_order = np.argsort(places)
-    if isinstance(answers[0], Tensor):
-        return split.take(np.array(places)[in_order]), torch.cat(answers).float()[torch.from_numpy(in_order)], damaged
-    flat = [answer for part in answers for answer in part]
-    return split.take(np.array(places)[in_order]), [flat[i] for i in in_order], damaged
+    sorted_answers = {name: _joined(parts, in_order) for name, parts in answers.items()}
+    predictions = sorted_answers.pop("")
+    return LookedAt(split.take(np.array(places)[in_order]), predictions, damaged, sorted_answers)
+
+
+def _joined(parts: Sequence[Any], order: np.ndarray) -> Any:
+    """The answers for batches as one tensor or list, in another order."""
+    if isinstance(parts[0], Tensor):
+        return torch.cat(list(parts)).float()[torch.from_numpy(order)]
+    flat = [answer for part in parts for answer in part]
+    return [flat[i] for i in order]
 
 
 def _moved(values: Any, device: torch.device) -> Any:

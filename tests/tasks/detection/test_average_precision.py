@@ -17,7 +17,9 @@ from peftbench.common.errors import UserError
 from peftbench.tasks.detection.result_files import write_results
 from support.average_precision import CATEGORIES, CLASSES, boxes, case, measured, share
 
-NAMES = ["AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", None, None, "AR"]
+NAMES = ["AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR_1", "AR_10", "AR"]
+NAMES += ["AR_small", "AR_medium", "AR_large"]
+OF_TABLE = {"AR_1", "AR_10", "AR_small", "AR_medium", "AR_large"}  # which a run does not measure
 
 
 def peer(results, targets):
@@ -45,8 +47,7 @@ def peer(results, targets):
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    values = dict(zip(NAMES, evaluation.stats, strict=False))
-    values.pop(None)
+    values = dict(zip(NAMES, evaluation.stats, strict=True))
     precision = evaluation.eval["precision"][:, :, :, 0, -1]
     return values | {
         f"AP/{n}": precision[:, :, evaluation.params.catIds.index(c)].mean()
@@ -64,11 +65,16 @@ def test_it_equals_pycocotools(seed, images):
     if not any(len(t["true_labels"]) for t in targets):
         assert found.keys() == {"AP"}
         assert found["AP"].isnan()
+        assert metric.table() == {}
     else:
         expected = {n: v for n, v in peer(json.loads(json.dumps(results)), targets).items() if v > -1}
         if "AP" not in expected:  # crowds alone
             assert found.pop("AP").isnan()
-        assert {n: v.item() for n, v in found.items()} == pytest.approx(expected, abs=1e-6)
+        table = {n: v for n, v in metric.table().items() if v == v}
+        assert table == pytest.approx(expected, abs=1e-6)
+        assert {n: v.item() for n, v in found.items()} == pytest.approx(
+            {n: v for n, v in expected.items() if n not in OF_TABLE}, abs=1e-6
+        )
 
 
 def test_areas_are_those_of_the_annotations():

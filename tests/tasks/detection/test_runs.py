@@ -18,7 +18,9 @@ from peftbench.training.checkpoint import Checkpoints
 from peftbench.tuned.export import export
 from peftbench.tuned.multitask import MultiTask
 from support.detection import METHODS, SMALL
+from support.mistakes import refused
 from support.places import SHARED
+from support.runs import told_by
 
 
 def _run(tmp_path, *words):
@@ -27,9 +29,15 @@ def _run(tmp_path, *words):
     return peftbench.run(spec)
 
 
-def test_a_run_on_images_that_are_no_squares_leaves_its_detections_and_loads_again(tmp_path):
-    record = _run(tmp_path, "method=cst", "backbone=resnet_nano", "data.size=[64,96]")
-    folder = Path(tmp_path) / record.id
+@pytest.fixture(scope="module")
+def oblong(tmp_path_factory):
+    """The record of a run on images that are no squares."""
+    words = ["method=cst", "backbone=resnet_nano", "data.size=[64,96]", "task.score_threshold=0.001"]
+    return _run(tmp_path_factory.mktemp("oblong"), *words)
+
+
+def test_a_run_on_images_that_are_no_squares_leaves_its_detections_and_loads_again(oblong):
+    record, folder = oblong, Path(oblong.folder)
     rows = json.loads((folder / "detections.json").read_text())
     assert rows
     assert {*rows[0]} == {"image_id", "category_id", "bbox", "score"}
@@ -49,6 +57,80 @@ def test_a_run_on_images_that_are_no_squares_leaves_its_detections_and_loads_aga
         found = tuned.detect(path)
         if objects.id in best:
             assert float(found["scores"][0]) == pytest.approx(best[objects.id], abs=1e-5)
+
+
+def _scenes(record):
+    """(the folder of the images of the run's data set, COCO's JSON of its test images)."""
+    folder = instantiate(peftbench.compose(*SMALL, "data.images=[16,4,6]", "data.canvas=64", "method=cst").data).load()
+    root = next(place for place in folder.test.images[0].parents if (place / "annotations").is_dir())
+    return root / "images", root / "annotations" / "instances_test.json"
+
+
+def test_evaluate_gives_coco_s_table_of_the_run_s_own_test_from_a_file_and_a_data_set(oblong, capsys):
+    images, labels = _scenes(oblong)
+    words = ["data.images=[16,4,6]", "data.canvas=64"]
+    for where in ([f"images={images}", f"labels={labels}"], ["data=digits_det", *words]):
+        status, out, err = told_by(capsys, "evaluate", f"run={oblong.folder}", *where)
+        assert status == 0, err
+        assert "AR, 10 detections" in out
+        content = json.loads(Path(out.splitlines()[-1]).read_text())
+        figures = content["figures"]
+        for name, value in oblong.metrics.items():
+            if (short := name.removeprefix("test/")) in figures:
+                assert figures[short] == pytest.approx(value, abs=1e-6), name
+        of_classes = {row["name"]: row["AP"] for row in figures["classes"] if row["AP"] is not None}
+        expected = {n.removeprefix("test/AP/"): v for n, v in oblong.metrics.items() if n.startswith("test/AP/")}
+        assert of_classes == pytest.approx(expected, abs=1e-6)
+        assert figures["AP_large"] is None, "on such a canvas none is large"
+        assert content["data"]["copies_of_training"] == []
+
+
+def test_what_a_detector_is_surest_of_is_found_first_where_it_is_the_truth(oblong, capsys, tmp_path):
+    images, labels = _scenes(oblong)
+    content, best = json.loads(labels.read_text()), {}
+    for row in json.loads((Path(oblong.folder) / "detections.json").read_text()):
+        if row["score"] > best.get(row["image_id"], {"score": 0})["score"]:
+            best[row["image_id"]] = row
+    assert len(best) == 6
+    content["annotations"] = [{"id": at, **row} for at, row in enumerate(best.values(), start=1)]
+    (tmp_path / "own.json").write_text(json.dumps(content))
+    found = peftbench.evaluate(oblong.folder, images, tmp_path / "own.json").figures
+    assert [found[name] for name in ("AR_1", "AR_10", "AR")] == pytest.approx([1, 1, 1])
+    assert 0 < found["AP"] <= 1
+    assert sum(row["objects"] for row in found["classes"]) == 6
+
+
+def test_boxes_of_classes_that_the_detector_does_not_know_are_named_or_left_out(oblong, capsys, tmp_path):
+    images, labels = _scenes(oblong)
+    content = json.loads(labels.read_text())
+    other = next(c for c in content["categories"] if c["id"] == content["annotations"][0]["category_id"])
+    boxes = sum(a["category_id"] == other["id"] for a in content["annotations"])
+    other["name"] = "cat"
+    (tmp_path / "mine.json").write_text(json.dumps(content))
+    where = [f"run={oblong.folder}", f"images={images}", f"labels={tmp_path / 'mine.json'}"]
+    told = refused(told_by(capsys, "evaluate", *where), f"mine: {boxes} box", "'cat'", "unknown=skip")
+    assert "that the run does not know" in told
+    status, out, err = told_by(capsys, "evaluate", *where, "unknown=skip")
+    assert status == 0, err
+    assert f"note: {boxes} box" in out
+    assert json.loads(Path(out.splitlines()[-1]).read_text())["data"]["images"] == 6
+
+
+def test_labels_of_another_form_or_task_are_refused(oblong, capsys, tmp_path):
+    images, labels = _scenes(oblong)
+    run = f"run={oblong.folder}"
+    (tmp_path / "mine.csv").write_text("path,label\n")
+    none = json.loads(labels.read_text()) | {"annotations": []}
+    (tmp_path / "none.json").write_text(json.dumps(none))
+    for words, expected in (
+        ([f"images={images}"], "class folders hold no boxes"),
+        ([f"images={images}", f"labels={tmp_path / 'mine.csv'}"], "expected COCO's annotations as JSON"),
+        ([f"images={images}", f"labels={tmp_path / 'none.json'}"], "none of its 6 images has a box"),
+        (["data=digits"], "data=digits: is made for task=classification or multilabel or regression"),
+        (["data=digits_det", "ood=noise:3"], "ood=noise:3"),
+        (["data=digits_det", "temperature=true"], "temperature=true: is of classifiers"),
+    ):
+        refused(told_by(capsys, "evaluate", run, *words), expected)
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sklearn.metrics import f1_score
+from sklearn.metrics import average_precision_score, f1_score
 
 import peftbench
 from peftbench.data.digits import Digits
@@ -56,9 +56,79 @@ def test_its_threshold_is_chosen_on_validation_images_and_kept_with_the_model(fi
     assert 0 < finished.metrics["test/f1_macro"] < 1
 
 
-def test_evaluate_on_new_images_is_refused_in_one_sentence(finished, capsys, tmp_path):
-    told = told_by(capsys, "evaluate", f"run={finished.folder}", f"images={tmp_path}")
-    refused(told, "is of task=multilabel, which cannot be evaluated on new images yet")
+@pytest.fixture
+def shots(tmp_path) -> tuple[Path, list[str]]:
+    """(a folder with 40 of the test images, what a CSV says of each: its labels, split at `;`)."""
+    test, names = Digits().load_as("labels").test, Digits().load_as("labels").classes
+    (tmp_path / "shots").mkdir()
+    rows = []
+    for at in range(40):
+        Image.fromarray(test.images[at]).save(tmp_path / "shots" / f"{at}.png")
+        there = [name for name, has in zip(names, test.labels[at], strict=True) if has]
+        rows.append(f"{at}.png,{';'.join(there)}")
+    return tmp_path / "shots", rows
+
+
+def test_evaluate_gives_precisions_and_f1_at_the_kept_threshold(finished, shots, capsys):
+    images, rows = shots
+    (images / "of.csv").write_text("\n".join(["path,label", *rows]))
+    words = ["evaluate", f"run={finished.folder}", f"images={images}", "labels=of.csv"]
+    status, out, err = told_by(capsys, *words)
+    assert status == 0, err
+    content = json.loads(Path(out.splitlines()[-1]).read_text())
+    figures, tuned = content["figures"], peftbench.load(finished.folder, merge=False)
+    part = Digits().load_as("labels").test.take(np.arange(40))
+    values = probabilities(tuned, part).numpy()
+    of_each = average_precision_score(part.labels, values, average=None)
+    assert [row["average_precision"] for row in figures["classes"]] == pytest.approx(list(of_each), abs=1e-4)
+    assert figures["mAP"] == pytest.approx(of_each.mean(), abs=1e-4)
+    assert figures["threshold"] == finished.stamps["chosen"]["threshold"]
+    said = values >= figures["threshold"]
+    assert figures["f1"] == pytest.approx(f1_score(part.labels.ravel(), said.ravel()), abs=1e-3)
+    of_labels = f1_score(part.labels, said, average=None)
+    assert [row["f1"] for row in figures["classes"]] == pytest.approx(list(of_labels), abs=1e-3)
+    for name in ("mAP", "f1", "f1_macro"):
+        low, high = figures["intervals"][name]
+        assert low < figures[name] < high, name
+    # A column for each label says the same.
+    flags = [f"{at}.png," + ",".join(str(int(has)) for has in part.labels[at]) for at in range(40)]
+    (images / "flags.csv").write_text("\n".join([f"path,{','.join(tuned.classes)}", *flags]))
+    assert tuned.evaluate(images, "flags.csv").figures == figures
+
+
+def test_evaluate_on_a_data_set_gives_the_figures_of_the_run_s_own_test(finished, capsys):
+    whole = run(
+        peftbench.compose(*QUICK, *TASK, "method=linear", "trainer.max_batches=null", f"output_dir={finished.folder}")
+    )
+    status, out, err = told_by(capsys, "evaluate", f"run={whole.folder}", "data=digits")
+    assert status == 0, err
+    content = json.loads(Path(out.splitlines()[-1]).read_text())
+    assert content["data"]["copies_of_training"] == [], "pixels are compared where there are no files"
+    figures = content["figures"]
+    for name in ("mAP", "f1", "f1_macro"):
+        assert figures[name] == pytest.approx(whole.metrics[f"test/{name}"], abs=1e-4), name
+
+
+def test_labels_without_images_and_labels_that_the_run_does_not_know(finished, shots, capsys):
+    images, rows = shots
+    words = ["evaluate", f"run={finished.folder}", f"images={images}"]
+    refused(told_by(capsys, *words), "class folders say one class for each image")
+    (images / "odd.csv").write_text("\n".join(["path,label", f"{rows[0]};evn", *rows[1:]]))
+    told = told_by(capsys, *words, "labels=odd.csv")
+    refused(told, "odd: 1 image has a label that the run does not know: 'evn' (did you mean 'even'?)")
+    status, out, err = told_by(capsys, *words, "labels=odd.csv", "unknown=skip")
+    assert status == 0, err
+    assert "note: of 1 image labels that the run does not know are left out: 'evn'" in out
+    (images / "few.csv").write_text("\n".join(["path,label", *(row.replace("prime", "even") for row in rows)]))
+    status, out, err = told_by(capsys, *words, "labels=few.csv")
+    assert status == 0, err
+    assert "note: 1 class without an image here: 'prime'" in out
+    figures = json.loads(Path(out.splitlines()[-1]).read_text())["figures"]
+    assert {row["name"]: row["average_precision"] for row in figures["classes"]}["prime"] is None
+    (images / "columns.csv").write_text("path,even,prime\n0.png,0,1\n")
+    refused(
+        told_by(capsys, *words, "labels=columns.csv"), "has no column 'above 4'", "expected the columns even, prime"
+    )
 
 
 def test_predict_says_the_labels_from_the_threshold_on(finished, capsys, tmp_path):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.stats import spearmanr
 from sklearn.metrics import mean_absolute_error, r2_score
 
 import peftbench
@@ -72,6 +73,54 @@ def test_predict_gives_a_column_for_each_number(good, capsys, tmp_path):
     assert list(row) == ["image", "digit", "ink"]
     (image,) = json.loads((tmp_path / "said.json").read_text())["images"]
     assert image["predictions"] == {"digit": float(row["digit"]), "ink": float(row["ink"])}
+
+
+def test_evaluate_gives_figures_of_each_number(good, capsys, tmp_path):
+    test = Digits().load_as("numbers").test.take(np.arange(40))
+    rows = []
+    for at in range(40):
+        Image.fromarray(test.images[at]).save(tmp_path / f"{at}.png")
+        rows.append(f"{at}.png,{test.labels[at, 1]:.9g},{test.labels[at, 0]:.9g},x")
+    (tmp_path / "of.csv").write_text("\n".join(["path,ink,digit,other", *rows]))
+    words = ["evaluate", f"run={good.folder}", f"images={tmp_path}"]
+    status, out, err = told_by(capsys, *words, "labels=of.csv")
+    assert status == 0, err
+    figures = json.loads(Path(out.splitlines()[-1]).read_text())["figures"]
+    tuned = peftbench.load(good.folder, merge=False)
+    with torch.no_grad():
+        said = tuned(torch.stack([tuned.transform(image) for image in test.images])).numpy()
+    for at, row in enumerate(figures["numbers"]):
+        assert row["name"] == tuned.classes[at]
+        assert row["mae"] == pytest.approx(mean_absolute_error(test.labels[:, at], said[:, at]), rel=1e-3)
+        assert row["r2"] == pytest.approx(r2_score(test.labels[:, at], said[:, at]), abs=1e-3)
+        assert row["spearman"] == pytest.approx(spearmanr(test.labels[:, at], said[:, at])[0], abs=1e-3)
+    for name in ("r2", "mae", "spearman"):
+        low, high = figures["intervals"][name]
+        assert low < figures[name] < high, name
+    together = [f"{at}.png,{test.labels[at, 0]:.9g};{test.labels[at, 1]:.9g}" for at in range(40)]
+    (tmp_path / "together.csv").write_text("\n".join(["path,label", *together]))
+    assert tuned.evaluate(tmp_path, "together.csv").figures == figures
+
+
+def test_evaluate_refuses_numbers_that_are_none_or_too_few(good, capsys, tmp_path):
+    for at in range(2):
+        Image.fromarray(Digits().load().test.images[at]).save(tmp_path / f"{at}.png")
+    words = ["evaluate", f"run={good.folder}", f"images={tmp_path}", "labels=of.csv"]
+    for text, expected in (
+        ("path,ink,digit\n0.png,0.2,nan\n1.png,0.3,2", "of.csv:2: column 'digit' holds 'nan'"),
+        ("path,label\n0.png,3\n1.png,4", "of.csv:2: column 'label' holds 1 numbers, and the run predicts 2"),
+        ("path,ink\n0.png,3", "has no column 'digit', which the run predicts"),
+        ("path,label\n", "has no rows"),
+    ):
+        (tmp_path / "of.csv").write_text(text)
+        refused(told_by(capsys, *words), expected)
+    (tmp_path / "of.csv").write_text("path,label\n0.png,3;0.1\n1.png,3;0.2")
+    status, out, err = told_by(capsys, *words)
+    assert status == 0, err
+    assert "note: 'digit' is the same for all images" in out
+    row = json.loads(Path(out.splitlines()[-1]).read_text())["figures"]["numbers"][0]
+    assert row["r2"] is row["spearman"] is None
+    assert row["mae"] > 0
 
 
 def test_a_figure_below_nothing_is_told_as_any(outputs, good, bad, capsys, tmp_path):

@@ -14,6 +14,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 DETECTIONS = 100
 """COCO looks at as many detections of an image, those of the highest scores, whatever their classes."""
+_SIZES = ("small", "medium", "large")
 
 
 class BoxAP(Metric):
@@ -81,25 +82,48 @@ class BoxAP(Metric):
 
         What has no truth (COCO's -1) is left out; `AP` is then nan.
         """
+        evaluation = self._evaluation((DETECTIONS,))
+        values = {"AP": float("nan")} if evaluation is None else self._parts(evaluation)
+        return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
+
+    def table(self) -> dict[str, float]:
+        """As `compute`, with all of COCO's table: `AR_1` and `AR_10` detections, `AR_small`, `AR_medium`, `AR_large`.
+
+        What has no truth is left out.
+        """
+        most = (1, 10, DETECTIONS)
+        evaluation = self._evaluation(most)
+        if evaluation is None:
+            return {}
+        recall = evaluation.eval["recall"]  # overlaps, classes, sizes, detections
+        parts = {f"AR_{number}": recall[:, :, 0, i] for i, number in enumerate(most[:-1])}
+        parts |= {f"AR_{size}": recall[:, :, i, -1] for i, size in enumerate(_SIZES, start=1)}
+        return {name: float(value) for name, value in (self._parts(evaluation) | _means(parts)).items()}
+
+    def _evaluation(self, most: Sequence[int]) -> COCOeval_faster | None:
+        """COCO's count, looking at so many detections of an image and class; None where no image has a truth."""
         ids, detections, truths = self._gathered()
+        if not len(truths):
+            return None
         images, categories = [{"id": i} for i in ids], [{"id": i} for i in range(len(self.classes))]
         sets = COCO(), COCO()
         for coco, boxes in zip(sets, (_truths(truths), _detections(detections)), strict=True):
             coco.dataset = {"images": images, "categories": categories, "annotations": boxes}
             coco.createIndex()
-        values = {"AP": float("nan")}
-        if len(truths):
-            evaluation = COCOeval_faster(*sets, iouType="bbox")
-            evaluation.params.maxDets = [DETECTIONS]
-            evaluation.evaluate()
-            evaluation.accumulate()
-            precision = evaluation.eval["precision"][..., 0]  # overlaps, recalls, classes, sizes
-            parts = {"AP": precision[..., 0], "AP50": precision[0, ..., 0], "AP75": precision[5, ..., 0]}
-            parts |= {f"AP_{size}": precision[..., i] for i, size in enumerate(("small", "medium", "large"), start=1)}
-            parts["AR"] = evaluation.eval["recall"][:, :, 0, 0]
-            parts |= {f"AP/{name}": precision[:, :, i, 0] for i, name in enumerate(self.classes)}
-            values |= {name: part[part > -1].mean() for name, part in parts.items() if (part > -1).any()}
-        return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
+        evaluation = COCOeval_faster(*sets, iouType="bbox")
+        evaluation.params.maxDets = list(most)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        return evaluation
+
+    def _parts(self, evaluation: COCOeval_faster) -> dict[str, float]:
+        """The figures that `compute` gives, of all detections that were looked at."""
+        precision = evaluation.eval["precision"][..., -1]  # overlaps, recalls, classes, sizes
+        parts = {"AP": precision[..., 0], "AP50": precision[0, ..., 0], "AP75": precision[5, ..., 0]}
+        parts |= {f"AP_{size}": precision[..., i] for i, size in enumerate(_SIZES, start=1)}
+        parts["AR"] = evaluation.eval["recall"][:, :, 0, -1]
+        parts |= {f"AP/{name}": precision[:, :, i, 0] for i, name in enumerate(self.classes)}
+        return {"AP": float("nan")} | _means(parts)
 
     def results(self) -> list[dict[str, Any]]:
         """The detections in all images as rows of COCO's result JSON. In several processes each calls this."""
@@ -123,6 +147,11 @@ class BoxAP(Metric):
             rows = np.column_stack([np.repeat(images[:, 0], counts), rows])[np.repeat(once, counts)]
             sorted_rows.append(rows[np.argsort(rows[:, 0], kind="stable")])
         return ids.tolist(), _best(sorted_rows[0]), sorted_rows[1]
+
+
+def _means(parts: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """The mean of each over what has a truth; those without any are left out."""
+    return {name: part[part > -1].mean() for name, part in parts.items() if (part > -1).any()}
 
 
 def _best(rows: np.ndarray) -> np.ndarray:

@@ -19,10 +19,12 @@ from peftbench.tasks.base import Extract, Metrics, Task, pixel_scale
 from peftbench.tasks.detection import pretrained, result_files, schema
 from peftbench.tasks.detection.average_precision import BoxAP
 from peftbench.tasks.detection.detectors import DETECTORS, Target
+from peftbench.tasks.detection.evaluator import BoxEvaluator
 from peftbench.tasks.detection.predictor import BoxPredictor
 from peftbench.tasks.detection.run_page import BoxPage
 from peftbench.tasks.detection.scenes import DIVISOR, SceneTransform, rounded_up
 from peftbench.tasks.detection.small_objects import note_small_objects
+from peftbench.tasks.evaluator import Evaluator
 from peftbench.tasks.predictor import Predictor
 from peftbench.tasks.run_pages import RunPage
 
@@ -41,6 +43,7 @@ class Detection(Task):
     unforeseen: ClassVar[str] = "a detector's proposals depend on the images"
     predictor: ClassVar[type[Predictor]] = BoxPredictor
     page: ClassVar[type[RunPage]] = BoxPage
+    evaluator: ClassVar[type[Evaluator] | None] = BoxEvaluator
 
     def __init__(
         self, spec: schema.Detection, backbone: Backbone, classes: Sequence[str], categories: Sequence[int] = ()

@@ -16,8 +16,10 @@ from peftbench.config import Config
 from peftbench.data.base import Split
 from peftbench.data.images import Preparation
 from peftbench.tasks.base import Extract, Metrics
+from peftbench.tasks.evaluator import Evaluator
 from peftbench.tasks.linear_task import LinearTask
 from peftbench.tasks.multilabel import schema
+from peftbench.tasks.multilabel.evaluator import LabelEvaluator
 from peftbench.tasks.multilabel.figures import MultilabelFigures
 from peftbench.tasks.multilabel.predictor import LabelPredictor
 from peftbench.tasks.predictor import Predictor
@@ -32,6 +34,7 @@ class Multilabel(LinearTask):
 
     concludes: ClassVar[bool] = True
     predictor: ClassVar[type[Predictor]] = LabelPredictor
+    evaluator: ClassVar[type[Evaluator] | None] = LabelEvaluator
 
     threshold: Tensor
 

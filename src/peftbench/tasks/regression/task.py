@@ -16,9 +16,11 @@ from peftbench.data.base import Split
 from peftbench.data.images import Preparation
 from peftbench.data.targets import refuse_constant
 from peftbench.tasks.base import Extract
+from peftbench.tasks.evaluator import Evaluator
 from peftbench.tasks.linear_task import LinearTask
 from peftbench.tasks.predictor import Predictor
 from peftbench.tasks.regression import schema
+from peftbench.tasks.regression.evaluator import NumberEvaluator
 from peftbench.tasks.regression.figures import RegressionFigures
 from peftbench.tasks.regression.predictor import NumberPredictor
 
@@ -30,6 +32,7 @@ class Regression(LinearTask):
     """
 
     predictor: ClassVar[type[Predictor]] = NumberPredictor
+    evaluator: ClassVar[type[Evaluator] | None] = NumberEvaluator
 
     mean: Tensor
     deviation: Tensor

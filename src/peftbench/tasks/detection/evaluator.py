@@ -1,0 +1,90 @@
+"""A detector on new images with boxes: COCO's table of twelve figures, and the AP of each class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from peftbench.data.boxes import Objects
+from peftbench.data.labelled import Known, Labelled
+from peftbench.data.labelled_boxes import boxes_known, read_boxes
+from peftbench.tasks.detection.average_precision import BoxAP
+from peftbench.tasks.evaluator import Evaluator, Judged, columns, nulled, percent, without_images
+
+_WORDS = {
+    "AP": "AP, IoU 0.50 to 0.95",
+    "AP50": "AP, IoU 0.50",
+    "AP75": "AP, IoU 0.75",
+    "AP_small": "AP of small objects",
+    "AP_medium": "AP of medium objects",
+    "AP_large": "AP of large objects",
+    "AR_1": "AR, 1 detection",
+    "AR_10": "AR, 10 detections",
+    "AR": "AR, 100 detections",
+    "AR_small": "AR of small objects",
+    "AR_medium": "AR of medium objects",
+    "AR_large": "AR of large objects",
+}
+"""COCO's table, in its order (https://cocodataset.org/#detection-eval)."""
+
+
+class BoxEvaluator(Evaluator):
+    """Predictions are the detections of each image, as `Detection.evaluate` gives them."""
+
+    shifts: ClassVar[bool] = False
+
+    def read(self, images: str | Path, labels: str | Path | None, classes: Sequence[str]) -> Labelled:
+        return read_boxes(images, labels)
+
+    def known(self, labelled: Labelled, classes: Sequence[str], categories: Sequence[int], unknown: str) -> Known:
+        return boxes_known(labelled, classes, categories, unknown)
+
+    def headline(self, judged: Judged) -> dict[str, float]:
+        values = self.figures(judged)
+        return {name: values[name] for name in ("AP", "AP50", "AP75") if values[name] is not None}
+
+    def notes(self, judged: Judged) -> list[str]:
+        return without_images(judged, _counts(judged)[0] > 0)
+
+    def figures(self, judged: Judged) -> dict[str, Any]:
+        metric: BoxAP = judged.task.metrics()
+        metric.update(judged.predictions, [_truth(objects) for objects in judged.labels])
+        table = metric.table()
+        images, objects = _counts(judged)
+        return {
+            **{name: nulled(table.get(name, float("nan"))) for name in _WORDS},
+            "classes": [
+                {"name": name, "images": int(images[i]), "objects": int(objects[i]), "AP": table.get(f"AP/{name}")}
+                for i, name in enumerate(judged.classes)
+            ],
+        }
+
+    def lines(self, figures: Mapping[str, Any]) -> list[str]:
+        width = max(map(len, _WORDS.values()))
+        lines = [f"{told:{width}} {percent(figures[name]):>7} %" for name, told in _WORDS.items()]
+        return lines + columns(figures["classes"], ("images", "objects", "AP"))
+
+
+def _counts(judged: Judged) -> tuple[np.ndarray, np.ndarray]:
+    """(images, objects) of each class, int64 (classes,); crowds, which are not counted as missed, are none."""
+    images, objects = np.zeros((2, len(judged.classes)), dtype=np.int64)
+    for one in judged.labels:
+        alone = np.bincount(one.labels[~one.crowd], minlength=len(judged.classes))
+        objects += alone
+        images += alone > 0
+    return images, objects
+
+
+def _truth(objects: Objects) -> dict[str, torch.Tensor]:
+    """What `BoxAP` compares detections with."""
+    return {
+        "image_id": torch.tensor(objects.id),
+        "true_boxes": torch.from_numpy(objects.boxes),
+        "true_labels": torch.from_numpy(objects.labels),
+        "true_crowd": torch.from_numpy(objects.crowd.astype(np.int64)),
+        "true_area": torch.from_numpy(objects.area),
+    }
