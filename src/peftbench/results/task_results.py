@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from peftbench.common.task_lookup import shipped_tasks, task_module
@@ -24,6 +24,7 @@ class TaskResults:
         beside: the metric that a report shows beside `metric`, if any.
         setting: options of the task's section that are part of a method's setting, with what a record that does not
             have them was run with; None where all of them are.
+        later: further ones that came after the first version: a setting names them where they differ from these values.
         counted: metrics that count images: shares of them, whose differences spread at least as draws of so many do.
     """
 
@@ -31,6 +32,7 @@ class TaskResults:
     columns: Mapping[str, str]
     beside: str | None = None
     setting: Mapping[str, Any] | None = None
+    later: Mapping[str, Any] = field(default_factory=dict)
     counted: Sequence[str] = ()
 
 

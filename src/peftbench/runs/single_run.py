@@ -21,7 +21,7 @@ from peftbench.config import run_id
 from peftbench.data import ood
 from peftbench.data.base import Splits
 from peftbench.data.images import Preparation
-from peftbench.data.loading import Loaders
+from peftbench.data.loading import Loaders, images_of
 from peftbench.methods.base import Method, Plan
 from peftbench.models.model import Model
 from peftbench.results import Record
@@ -103,7 +103,11 @@ class SingleRun:
         task = task_class(config.task).build(config.task, backbone, splits.classes, splits.train.categories)
         if note := begin_task(task, config.task, config.backbone):
             context.tell(note)
+        train = images_of(batches.train)
+        assert train is not None
+        task.count(train.split)
         self.model = Model(backbone, task, transform.mean, transform.std)
+        self.model.flips = config.data.tta == "flip"
         self.plan = make_plan(self.folder, self.method, self.model, batches, context)
         self.record.plan = dict(self.plan.facts)
         if skipped := dict(self.method.skipped(backbone)):
