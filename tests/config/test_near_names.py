@@ -88,7 +88,7 @@ SUGGESTED = {
     "name": None,
     "run_name": None,
     "patience": None,
-    "mixup": None,
+    "mixup": "data.mixup",
     "foo": None,
     "trainer.foo": None,
     "data.mosaic": None,

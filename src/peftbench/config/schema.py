@@ -76,7 +76,8 @@ class Pruning:
 class Data:
     """A data set: `options` are the fields of the class at `path`; the rest is common to all.
 
-    `tasks` are those that it serves, its default first.
+    `tasks` are those that it serves, its default first. `jitter` and `erase` change each training image by itself;
+    `mixup` and `cutmix` mix two, and are the parameters of the Beta distribution that shares are drawn from.
     """
 
     name: str
@@ -96,6 +97,25 @@ class Data:
     order_seed: int | None = None
     ood: tuple[str, ...] = ()
     range: Literal["auto"] | tuple[float, float] = "auto"
+    resize: Literal["squash", "crop", "pad"] = "squash"
+    jitter: FromZeroToOne = 0.0
+    erase: FromZeroToOne = 0.0
+    mixup: Amount = 0.0
+    cutmix: Amount = 0.0
+    sampler: Literal["shuffle", "balanced"] = "shuffle"
+    tta: Literal["none", "flip"] = "none"
+
+    @property
+    def mixing(self) -> str:
+        """The first key that has training images mixed, with its value; empty where none does."""
+        return next((f"data.{key}={value}" for key in ("mixup", "cutmix") if (value := getattr(self, key))), "")
+
+    @property
+    def changing(self) -> str:
+        """The first key that changes training images one by one, with its value; empty where none does."""
+        if self.augment != "none":
+            return f"data.augment={self.augment}"
+        return next((f"data.{key}={value}" for key in ("jitter", "erase") if (value := getattr(self, key))), "")
 
 
 @checked(config=STRICT, frozen=True)
