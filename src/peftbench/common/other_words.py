@@ -52,7 +52,7 @@ _NAMES: dict[tuple[str, ...], str] = {
     ("seed",): "random_seed random_state manual_seed rng",
     ("force",): "exist_ok overwrite",
     ("logger",): "log report_to loggers",
-    ("logger.project",): "wandb_project project_name project",
+    ("logger.wandb.project",): "wandb_project project_name project",
     (): "patience early_stopping mixup cutmix mosaic ema resume name verbose freeze mode path save_period classes",
 }
 KEYS = {word: keys for keys, words in _NAMES.items() for word in words.split()}
