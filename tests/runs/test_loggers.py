@@ -11,6 +11,7 @@ from peftbench.common.errors import UserError
 from peftbench.common.notes import Note
 from peftbench.runs import loggers
 from peftbench.runs.run import run
+from peftbench.training import CHECKPOINT, Stopped
 from support.runs import compose
 
 
@@ -42,22 +43,22 @@ def test_several_trackers_get_the_same_figures_and_a_resumed_run_doubles_no_step
     config = compose(tmp_path, *SEVERAL, "logger=[csv,tensorboard,mlflow]", "trainer.checkpoint_seconds=0")
     with monkeypatch.context() as patch:
         _end_after(patch, epochs=2)
-        with pytest.raises(KeyboardInterrupt):
-            run(config, group="a-sweep")
+        assert run(config, group="a-sweep").status == "interrupted"
+    assert list(Path(config.output_dir).glob(f"*/{CHECKPOINT}")), "nothing to resume"
     record = run(config, group="a-sweep")
     folder = Path(record.folder)
-    losses = [row["train/loss"] for row in record.history]
+    losses = [row["train_loss"] for row in record.history]
     rows = list(csv.DictReader((folder / "metrics.csv").open()))
-    assert [float(row["train/loss"]) for row in rows] == losses
+    assert [float(row["train_loss"]) for row in rows] == losses
 
     drawn = EventAccumulator(str(folder / "tensorboard"), purge_orphaned_data=False).Reload()
-    events = drawn.Scalars("train/loss")
+    events = drawn.Scalars("train_loss")
     assert [event.step for event in events] == _steps(record.history)
     assert [event.value for event in events] == pytest.approx(losses)
 
     client = mlflow.MlflowClient(f"sqlite:///{config.output_dir}/mlflow.db")
     (tracked,) = client.search_runs([client.get_experiment_by_name("peftbench").experiment_id])
-    points = client.get_metric_history(tracked.info.run_id, "train/loss")
+    points = client.get_metric_history(tracked.info.run_id, "train_loss")
     assert [(p.step, p.value) for p in points] == list(zip(_steps(record.history), losses, strict=True))
     assert tracked.info.status == "FINISHED"
     assert tracked.info.run_name == record.id
@@ -106,6 +107,6 @@ def _end_after(patch, epochs):
     def stopping(logger, history):
         original(logger, history)
         if len(history) == epochs:
-            raise KeyboardInterrupt
+            raise Stopped("stopped by the user")
 
     patch.setattr(loggers.Several, "epochs", stopping)

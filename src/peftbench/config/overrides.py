@@ -35,7 +35,7 @@ def prepare(overrides: Sequence[str], folders: Sequence[Path] | None = None, swe
     Raises:
         UserError: an unknown group, a choice that does not exist, or a glob that matches nothing.
     """
-    overrides = [_key_of_tracker(_tasks_of_data(override)) for override in overrides]
+    overrides = [_key_of_tracker(_tasks_of_data(override), sweep) for override in overrides]
     folders = roots(overrides) if folders is None else folders
     overrides = _recipe_and_method(overrides, folders)
     known_groups = groups(folders)
@@ -50,7 +50,7 @@ def _tasks_of_data(override: str) -> str:
     return f"data.tasks=[{value}]" if sign and key == "data.task" else override
 
 
-def _key_of_tracker(override: str) -> str:
+def _key_of_tracker(override: str, sweep: bool) -> str:
     """`logger.project=x`, as there was one tracker once, as `logger.wandb.project=x`; `logger.name=x` as `logger=x`."""
     key, sign, value = override.partition("=")
     plain = key.lstrip("+")
@@ -59,7 +59,20 @@ def _key_of_tracker(override: str) -> str:
         return override
     if name == "name":
         return f"logger={value}"
-    return f"{marks}logger.wandb.{name}={value}" if name in OLD_KEYS else override
+    if name not in OLD_KEYS or not _readable(quoted(override, sweep)):  # an unreadable word is told as it was given
+        return override
+    return f"{marks}logger.wandb.{name}={value}"
+
+
+def _readable(word: str) -> bool:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        OverridesParser.create().parse_override(word)
+    except HydraException:
+        return False
+    return True
 
 
 def _recipe_and_method(arguments: Sequence[str], folders: Sequence[Path]) -> list[str]:

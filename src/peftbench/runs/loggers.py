@@ -17,7 +17,7 @@ from peftbench.common.foreign_text import first_sentence
 from peftbench.common.notes import note
 from peftbench.config import Config
 from peftbench.results import Record
-from peftbench.training.checkpoint import Stopped
+from peftbench.training import Stopped
 
 CSV = "metrics.csv"
 TENSORBOARD = "tensorboard"
