@@ -155,9 +155,11 @@ class MLflowLogger(Logger):
     STATUS = {"complete": "FINISHED", "interrupted": "KILLED"}
 
     def __init__(self, config: Config, run_id: str, folder: Path, group: str | None) -> None:
+        import mlflow.store.db.utils  # noqa: F401  (before: its import sets the levels of its loggers)
         from lightning.pytorch.loggers import MLFlowLogger as Run
 
-        for library in ("alembic", "mlflow", "lightning.pytorch.loggers.mlflow"):  # which tell of tables they make
+        # They tell of tables that they make, and of every attempt to reach a server.
+        for library in ("alembic", "mlflow", "lightning.pytorch.loggers.mlflow", "urllib3.connectionpool"):
             logging.getLogger(library).setLevel(logging.ERROR)
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # else a server that is gone costs minutes
         options = config.logger.mlflow
