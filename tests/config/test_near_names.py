@@ -123,7 +123,8 @@ CHOSEN = {
     "backbone=efficientnet_lite4": None,
     "data=mnist": None,
     "data=cifar10": None,
-    "logger=tensorboard": None,
+    "logger=tb": "tensorboard",
+    "logger=comet": None,
     "trainer=tpu": None,
     "task=segmentation": None,
 }

@@ -52,7 +52,7 @@ _NAMES: dict[tuple[str, ...], str] = {
     ("seed",): "random_seed random_state manual_seed rng",
     ("force",): "exist_ok overwrite",
     ("logger",): "log report_to loggers",
-    ("logger.project",): "wandb_project project_name project",
+    ("logger.wandb.project",): "wandb_project project_name project",
     ("data.mixup",): "mixup mixup_alpha",
     ("data.cutmix",): "cutmix cutmix_alpha",
     ("data.erase",): "reprob random_erasing erasing random_erase",

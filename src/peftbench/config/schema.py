@@ -28,6 +28,7 @@ from peftbench.config.bounds import (
     Positive,
     Share,
 )
+from peftbench.config.logger_schema import Logger, logger_section
 from peftbench.config.sections import checked_section, mapping_of
 from peftbench.config.task_schema import STRICT, TaskSection, task_schema
 
@@ -211,14 +212,6 @@ class Taps:
 
 
 @checked(config=STRICT, frozen=True)
-class Logger:
-    name: Literal["none", "csv", "wandb"]
-    project: str = "peftbench"
-    group: str | None = None
-    tags: tuple[str, ...] = ()
-
-
-@checked(config=STRICT, frozen=True)
 class Sweep:
     """What concerns the runs of a sweep but not their numbers.
 
@@ -278,7 +271,7 @@ class Config:
                 section = mapping_of(parts[name], name)
                 if name == "data":
                     section = with_tasks(section)
-                parts[name] = checked_section(section_schema(name, section), section, name)
+                parts[name] = checked_part(name, section)
         return Config(**parts)
 
 
@@ -303,6 +296,11 @@ def with_tasks(data: Mapping[str, Any]) -> Mapping[str, Any]:
     if "task" not in data:
         return data
     return {**{key: value for key, value in data.items() if key != "task"}, "tasks": [data["task"]]}
+
+
+def checked_part(name: str, values: Mapping[str, Any]) -> Any:
+    """A section, checked against its schema. Raises UserError."""
+    return logger_section(values) if name == "logger" else checked_section(section_schema(name, values), values, name)
 
 
 def section_schema(name: str, values: Mapping[str, Any]) -> type:
