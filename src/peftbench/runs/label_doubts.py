@@ -100,7 +100,7 @@ def _features(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     backbone = build_backbone(config).to(device).eval()
     prepared: Any = transform_of(config, backbone)
-    prepared = replace(prepared, augment="none", range="auto")  # the pictures are of 8 bits
+    prepared = replace(prepared.plain(), range="auto")  # the pictures are of 8 bits
     mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (prepared.mean, prepared.std))
     last = len(backbone.facts.taps) - 1
     features = []

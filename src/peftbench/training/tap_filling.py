@@ -25,6 +25,7 @@ from peftbench.taps.store import Fill, Taps, size_of_taps, taps_in_memory, taps_
 
 CHUNK = 2**30
 """Bytes of taps that are in memory at once while they are computed."""
+_CHANGES = ("jitter", "erase")  # of single images
 Tell = Callable[[str], None]
 
 
@@ -39,7 +40,8 @@ def keep_taps(
 ) -> dict[str, Any] | None:
     """Has the training and validation images replaced by their taps; returns what that cost, for the record.
 
-    Test images are looked at once, so theirs are never kept. None for a method that changes the backbone.
+    Test images are looked at once, so theirs are never kept; nor are those of validation images where these are looked
+    at with their mirror images. None for a method that changes the backbone.
 
     Raises:
         CacheError: `taps=disk` was asked for and there is no room.
@@ -56,7 +58,8 @@ def keep_taps(
     if why := why_not_kept(config, model, one_size=train is None or train.transform.size is not None):
         tell(f"taps: not kept, since {why}")
         return {"mode": "off"}
-    parts = [images for images in map(images_of, (data.train, data.val)) if images is not None]
+    loaders = (data.train, data.val if config.data.tta == "none" else None)
+    parts = [images for images in map(images_of, loaders) if images is not None]
     one = shapes_of_kept_taps(config, model)
     sizes = [size_of_taps(one) * images.rows * (images.split.frames or 1) for images in parts]
     model.to(device)
@@ -117,6 +120,8 @@ def _about(
         **({} if config.data.range == "auto" else {"range": list(config.data.range)}),
         **({"tiffs": "scaled by their type"} if _of_tiffs(images) else {}),  # as those of older versions were not
         "augment": transform.augment if images.views else "none",
+        **({key: getattr(config.data, key) for key in _CHANGES if images.views and getattr(config.data, key)}),
+        **({} if config.data.resize == "squash" else {"resize": config.data.resize}),
         "views": images.views,
         "frames": images.split.frames,
         "precision": config.trainer.precision,
