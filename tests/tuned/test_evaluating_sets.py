@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import peftbench
-from peftbench.common.sealed_file import read_tensors, write_tensors
+from peftbench.common.sealed_file import read_tensors, sealed, write_tensors
 from peftbench.data.folder import Folder
 from peftbench.results.class_figures import cross_entropy, fitted_temperature
 from support.mistakes import refused
@@ -31,7 +31,8 @@ def content_of(out):
 def scale_delta(folder, factor):
     """Has a run's folder hold another delta, sealed as one that a run has written."""
     tensors, about = read_tensors(folder / "delta.safetensors")
-    write_tensors(folder / "delta.safetensors", {name: t * factor for name, t in tensors.items()}, about)
+    scaled = {name: t * factor for name, t in tensors.items()}
+    write_tensors(folder / "delta.safetensors", scaled, sealed(scaled, about))
 
 
 def test_a_data_set_and_its_shifts_give_the_figures_of_the_run_s_own_test(run, trained, words, capsys):

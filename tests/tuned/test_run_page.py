@@ -55,6 +55,14 @@ def images_in(part: str) -> list[Image.Image]:
     return [Image.open(io.BytesIO(base64.b64decode(text))) for text in re.findall(r"base64,([^\"]+)", part)]
 
 
+def test_a_run_that_trained_on_cuts_has_a_page_of_whole_images(trained, tmp_path):
+    folder = shutil.copytree(trained[0], tmp_path / trained[0].name)
+    assert main(["report", f"run={folder}"]) == 0
+    told = re.sub(r"\s+", " ", (folder / "page.html").read_text())
+    assert "from here on are of all 24 test images" in told
+    assert "is now right and was wrong" not in told, "it predicts as in the run's own test"
+
+
 def section(page: str, title: str) -> str:
     return re.search(rf"<h2>{title}</h2>(.*?)</section>", page, re.S)[1]
 

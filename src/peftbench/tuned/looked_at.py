@@ -81,7 +81,7 @@ def look_at(
         # A part at a time: to leave damaged ones out, all that is given is decoded. Names say which are left.
         part = replace(split.take(wanted), names=[str(row) for row in wanted])
         try:
-            images = tuned.transform.over(part, "skip", 1.0, lambda done, of: None)
+            images = tuned.transform.plain().over(part, "skip", 1.0, lambda done, of: None)
         except Refusal:
             raise
         except UserError:  # none of the part can be read

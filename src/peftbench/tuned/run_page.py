@@ -167,7 +167,7 @@ def _maps(tuned: Tuned, seen: Seen, explained: Sequence[Explained]) -> list[Page
     if why := why_no_maps(tuned):
         return [PagePart(part.title, [why])]
     rows = [one.index for one in explained]
-    inputs = tuned.transform.over(seen.split.take(rows), "skip", 0.0, lambda done, of: None)
+    inputs = tuned.transform.plain().over(seen.split.take(rows), "skip", 0.0, lambda done, of: None)
     if len(inputs.split) < len(rows):
         return [PagePart(part.title, ["An image is gone, so there are no maps."])]
     pixels = inputs.pictures(torch.arange(len(rows)))
