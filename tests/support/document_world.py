@@ -62,6 +62,7 @@ def make_sets(root: Path) -> Path:
     for place in ("cat.jpg", "street.jpg", *(f"shots/{word}_{i}.jpg" for word in ("cat", "dog") for i in range(8))):
         write(work / place)
     _boxes(work / "DIR")
+    _coco_file(work / "scenes.json", work / "scenes", range(4), ["0", "1"])  # as data=digits_det calls them
     _voc(work / "VOCdevkit" / "VOC2007")
     for task in TASKS:
         noah(work / "DIR", task, task=task)

@@ -10,7 +10,6 @@ from PIL import Image
 
 from support.finished_runs import finish, pictures
 
-
 OPTIONS = ["data.ood=[noise:3]", "data.augment=rrc", "data.tta=flip", "data.resize=pad"]
 
 

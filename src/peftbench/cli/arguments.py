@@ -101,6 +101,7 @@ class Command:
         expected: what the plain words are, for the sentence that refuses others.
         takes_overrides: whether other words, such as method=lora, are for the config of a run.
         described_overrides: those of them that the usage line shows.
+        overrides_help: what its help says of them below the arguments.
         description: what `--help` of the command says below the summary.
         examples: whole command lines.
         late_arguments: more arguments, none of them by place, that take time to find and are asked for when needed.
@@ -113,6 +114,7 @@ class Command:
     expected: str = ""
     takes_overrides: bool = False
     described_overrides: tuple[str, ...] = ("method=…", "backbone=…", "data=…")
+    overrides_help: str = "and any key=value of a run: peftbench --help, and peftbench --cfg job"
     description: str = ""
     examples: tuple[str, ...] = ()
     late_arguments: Callable[[], tuple[Argument, ...]] | None = None

@@ -141,6 +141,7 @@ COMMAND = Command(
     ),
     takes_overrides=True,
     described_overrides=("data=…", "backbone=…"),
+    overrides_help="and the keys of the data set, such as data.root=…, and of the backbone",
     description="With data=… the images and labels of any data set: near-duplicates across splits, classes that are\n"
     "missing, files that cannot be read, imbalance; with backbone=… too, the labels that a probe doubts most.",
     examples=(

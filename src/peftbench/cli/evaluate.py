@@ -154,12 +154,13 @@ COMMAND = Command(
     ),
     takes_overrides=True,
     described_overrides=("[data=…]",),
+    overrides_help="and the keys of the data set, such as data.root=…",
     description="What its task is judged by, figures of each class and intervals, in a record beside the run's. The\n"
     "images are a folder's, or with data=… the test images of a data set. Classes are matched by name.",
     examples=(
         "peftbench evaluate run=outputs/RUN images=labelled",
         "peftbench evaluate run=outputs/RUN images=labelled unknown=skip",
-        "peftbench evaluate run=outputs/RUN data=photos ood=noise:3,blur",
+        "peftbench evaluate run=outputs/RUN data=digits ood=noise:3,blur",
         "peftbench evaluate run=outputs/DETECTOR images=scenes labels=scenes.json",
     ),
 )

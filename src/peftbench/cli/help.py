@@ -95,7 +95,7 @@ def _help_lines(command: Command) -> list[str]:
         for argument, shown in zip(arguments, left, strict=True):
             lines += _two_columns(shown, _explained(argument), width)
     if command.takes_overrides:
-        lines += ["", "and any key=value of a run: peftbench --help, and peftbench --cfg job"]
+        lines += ["", command.overrides_help]
     if command.examples:
         lines += ["", "examples", *(f"  {example}" for example in command.examples)]
     return lines

@@ -50,7 +50,7 @@ def evaluate(
 
     Where this evaluation has been made before, its record is read, and nothing is computed.
 
-        evaluation = peftbench.evaluate("outputs/RUN", "new_photos")
+        evaluation = peftbench.evaluate("outputs/RUN", "labelled")
         print(evaluation.figures["accuracy"])
         peftbench.evaluate("outputs/RUN", data="photos", ood=["noise:3", "blur"])
 
