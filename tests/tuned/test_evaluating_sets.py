@@ -92,10 +92,8 @@ def test_sets_of_another_task_and_words_of_no_use_are_refused(run, words, capsys
         ([*words, "labels=of.csv"], "labels=of.csv: is for images=FOLDER"),
         ([*words, "ood=fog"], "ood=fog: is no corruption"),
         ([*words, "ood=noise:9"], "ood=noise:9: expected a severity from 1 to 5"),
-        (["data=digitz"], "digitz"),
         (["data=folder"], "data.root: needs a value"),
         ([], "needs images=FOLDER, or a data set"),
-        (["data=photos"], "the run knows none of its labels"),
     ):
         refused(told_by(capsys, "evaluate", f"run={folder}", *given_words), expected)
     assert not list(folder.glob("evaluation-*"))

@@ -6,6 +6,7 @@ peftbench and of the user, and an import path that the folder holds is never fol
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -68,9 +69,18 @@ def _mapping_in(file: Path) -> Mapping[str, Any]:
     import yaml
 
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        state = file.stat()
+        return _parsed(file, state.st_mtime_ns, state.st_size)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
         raise UserError(f"{file}: cannot be read as YAML ({str(problem).splitlines()[0]}).") from None
+
+
+@functools.lru_cache(maxsize=1024)
+def _parsed(file: Path, modified: int, size: int) -> Mapping[str, Any]:
+    """As it was then. All files are asked for whenever a run is opened, and a process may open many."""
+    import yaml
+
+    content = yaml.safe_load(file.read_text(encoding="utf-8"))
     return content if isinstance(content, Mapping) else {}
 
 

@@ -66,25 +66,27 @@ def _scenes(record):
     return root / "images", root / "annotations" / "instances_test.json"
 
 
-def test_evaluate_gives_coco_s_table_of_the_run_s_own_test_from_a_file_and_a_data_set(oblong, capsys):
+@pytest.mark.parametrize("from_file", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["file", "data set"])
+def test_evaluate_gives_coco_s_table_of_the_run_s_own_test(oblong, capsys, from_file):
     images, labels = _scenes(oblong)
-    words = ["data.images=[16,4,6]", "data.canvas=64"]
-    for where in ([f"images={images}", f"labels={labels}"], ["data=digits_det", *words]):
-        status, out, err = told_by(capsys, "evaluate", f"run={oblong.folder}", *where)
-        assert status == 0, err
-        assert "AR, 10 detections" in out
-        content = json.loads(Path(out.splitlines()[-1]).read_text())
-        figures = content["figures"]
-        for name, value in oblong.metrics.items():
-            if (short := name.removeprefix("test/")) in figures:
-                assert figures[short] == pytest.approx(value, abs=1e-6), name
-        of_classes = {row["name"]: row["AP"] for row in figures["classes"] if row["AP"] is not None}
-        expected = {n.removeprefix("test/AP/"): v for n, v in oblong.metrics.items() if n.startswith("test/AP/")}
-        assert of_classes == pytest.approx(expected, abs=1e-6)
-        assert figures["AP_large"] is None, "on such a canvas none is large"
-        assert content["data"]["copies_of_training"] == []
+    of_set = ["data=digits_det", "data.images=[16,4,6]", "data.canvas=64"]
+    where = [f"images={images}", f"labels={labels}"] if from_file else of_set
+    status, out, err = told_by(capsys, "evaluate", f"run={oblong.folder}", *where)
+    assert status == 0, err
+    assert "AR, 10 detections" in out
+    content = json.loads(Path(out.splitlines()[-1]).read_text())
+    figures = content["figures"]
+    for name, value in oblong.metrics.items():
+        if (short := name.removeprefix("test/")) in figures:
+            assert figures[short] == pytest.approx(value, abs=1e-6), name
+    of_classes = {row["name"]: row["AP"] for row in figures["classes"] if row["AP"] is not None}
+    expected = {n.removeprefix("test/AP/"): v for n, v in oblong.metrics.items() if n.startswith("test/AP/")}
+    assert of_classes == pytest.approx(expected, abs=1e-6)
+    assert figures["AP_large"] is None, "on such a canvas none is large"
+    assert content["data"]["copies_of_training"] == []
 
 
+@pytest.mark.slow
 def test_what_a_detector_is_surest_of_is_found_first_where_it_is_the_truth(oblong, capsys, tmp_path):
     images, labels = _scenes(oblong)
     content, best = json.loads(labels.read_text()), {}
@@ -100,6 +102,7 @@ def test_what_a_detector_is_surest_of_is_found_first_where_it_is_the_truth(oblon
     assert sum(row["objects"] for row in found["classes"]) == 6
 
 
+@pytest.mark.slow
 def test_boxes_of_classes_that_the_detector_does_not_know_are_named_or_left_out(oblong, capsys, tmp_path):
     images, labels = _scenes(oblong)
     content = json.loads(labels.read_text())

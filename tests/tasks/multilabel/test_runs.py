@@ -96,6 +96,7 @@ def test_evaluate_gives_precisions_and_f1_at_the_kept_threshold(finished, shots,
     assert tuned.evaluate(images, "flags.csv").figures == figures
 
 
+@pytest.mark.slow
 def test_evaluate_on_a_data_set_gives_the_figures_of_the_run_s_own_test(finished, capsys):
     whole = run(
         peftbench.compose(*QUICK, *TASK, "method=linear", "trainer.max_batches=null", f"output_dir={finished.folder}")

@@ -25,7 +25,12 @@ def rank_correlations(predictions: np.ndarray, targets: np.ndarray) -> np.ndarra
 
     It is 0 of predictions that are all the same, which rank nothing (our reading); of constant targets not a number.
     """
-    ours, theirs = (rankdata(values, axis=0) - (len(values) + 1) / 2 for values in (predictions, targets))
+    return correlations(rankdata(predictions, axis=0), rankdata(targets, axis=0))
+
+
+def correlations(predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """The correlation of each column (K,) of ranks (N, K), whose mean is (N + 1) / 2; else as `rank_correlations`."""
+    ours, theirs = (ranks - (len(ranks) + 1) / 2 for ranks in (predictions, targets))
     spread = np.sqrt((ours**2).sum(0) * (theirs**2).sum(0))
     together = (ours * theirs).sum(0) / np.where(spread > 0, spread, 1)
     return np.where((theirs**2).sum(0) > 0, together, np.nan)
