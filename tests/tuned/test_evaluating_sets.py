@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import peftbench
+from peftbench.common.config_files import CONFIGS
 from peftbench.common.sealed_file import read_tensors, sealed, write_tensors
 from peftbench.data.folder import Folder
 from peftbench.results.class_figures import cross_entropy, fitted_temperature
@@ -187,3 +188,15 @@ def test_a_tuned_model_in_memory_is_evaluated_as_it_is(run):
     assert tuned.evaluate(new).was_there
     with pytest.raises(peftbench.UserError, match="needs images=FOLDER"):
         tuned.evaluate()
+
+
+def test_a_data_set_of_your_own_is_found_by_its_yaml(run, trained, tmp_path, capsys):
+    own = tmp_path / "my configs" / "data" / "mine.yaml"
+    own.parent.mkdir(parents=True)
+    shipped = (CONFIGS / "data" / "folder.yaml").read_text()
+    own.write_text(shipped.replace("name: folder", "name: mine").replace("root: ???", f"root: {trained[1]}"))
+    words = ["evaluate", f"run={run[0]}", "data=mine", f"--config-dir={own.parents[1]}"]
+    status, out, err = told_by(capsys, *words)
+    assert status == 0, err
+    assert "24 images" in out
+    refused(told_by(capsys, *words[:-1]), "mine")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftbench.cli.arguments import CONFIG_DIR, Argument, Command, Words
 from peftbench.common import amounts
-from peftbench.common.config_files import roots
+from peftbench.common.config_files import search_path
 from peftbench.common.status_line import doing, doing_import
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def print_plan(words: Words) -> int:
     from peftbench.config.compose import compose
     from peftbench.runs.data_sets import outline_data
 
-    config = compose(*words.overrides, *_search_path(words["config_dir"]))
+    config = compose(*words.overrides, *search_path(words["config_dir"]))
     doing(f"reading the lists of data={config.choices.get('data') or config.data.name}")
     outlined = outline_data(config)  # before torch, whose import takes seconds
     doing_import("torch")
@@ -41,14 +41,6 @@ def print_plan(words: Words) -> int:
     else:
         _print_tables(planned, config)
     return 0
-
-
-def _search_path(folder: str | None) -> list[str]:
-    """--config-dir DIR as an override, which is all that composing takes. Raises UserError."""
-    if folder is None:
-        return []
-    (_, path) = roots([f"--config-dir={folder}"])
-    return [f'hydra.searchpath=["file://{path.absolute().as_posix()}"]']
 
 
 def _print_tables(planned: Any, config: Any) -> None:

@@ -42,6 +42,14 @@ def roots(arguments: Sequence[str] = ()) -> list[Path]:
     return folders
 
 
+def search_path(folder: str | Path | None) -> list[str]:
+    """--config-dir DIR as an override, which is all that composing takes; nothing without one. Raises UserError."""
+    if folder is None:
+        return []
+    (_, path) = roots([f"--config-dir={folder}"])
+    return [f'hydra.searchpath=["file://{path.absolute().as_posix()}"]']
+
+
 def names(group: str, folders: Iterable[Path]) -> dict[str, Path]:
     """The choices of a group, nested ones with their folder (`vtab/cifar`), by name."""
     choices: dict[str, Path] = {}

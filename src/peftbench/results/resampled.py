@@ -9,7 +9,7 @@ import numpy as np
 RESAMPLES = 1000
 LEAST = 100
 LEVEL = 0.95
-_SCORES = 1e9  # of all draws together, beyond which areas are of fewer draws
+_SCORES = 2e8  # of all draws together, a few seconds; beyond that areas are of fewer draws
 _AT_ONCE = 4_000_000  # counts of images that are held at a time
 
 

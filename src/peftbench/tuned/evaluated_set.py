@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from peftbench.common.config_files import search_path
 from peftbench.common.errors import Refusal, UserError, nearest
 from peftbench.config import Data, task_schema
 from peftbench.data.base import Split, stamps_of_array
@@ -108,8 +109,7 @@ def read_source(run: FinishedRun, evaluator: Evaluator, asked: Asked) -> Source:
 def _of_data_set(run: FinishedRun, asked: Asked) -> Source:
     from peftbench.config.compose import compose  # here alone: what a folder needs is nothing of Hydra
 
-    own = [f"hydra.searchpath=[file://{Path(asked.config_dir).expanduser().resolve()}]"] if asked.config_dir else []
-    spec = compose("method=linear", *asked.words, *own).data
+    spec = compose("method=linear", *asked.words, *search_path(asked.config_dir)).data
     task = run.config.task
     if task.name not in spec.tasks:
         raise UserError(
