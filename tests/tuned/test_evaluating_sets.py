@@ -15,6 +15,7 @@ from peftbench.common.config_files import CONFIGS
 from peftbench.common.sealed_file import read_tensors, sealed, write_tensors
 from peftbench.data.folder import Folder
 from peftbench.results.class_figures import cross_entropy, fitted_temperature
+from support.finished_runs import finish
 from support.mistakes import refused
 from support.runs import told_by
 
@@ -182,12 +183,25 @@ def test_several_runs_are_judged_at_once_and_the_best_comes_first(run, capsys):
 
 def test_a_tuned_model_in_memory_is_evaluated_as_it_is(run):
     folder, new = run
-    tuned = peftbench.load(folder)
-    evaluation = tuned.evaluate(new)
+    tuned = peftbench.load(folder).train()
+    evaluation = tuned.evaluate(new, seed=1)
+    assert tuned.training, "it is left as it was"
     assert evaluation.figures["accuracy"] == peftbench.evaluate(folder, new).figures["accuracy"]
-    assert tuned.evaluate(new).was_there
+    assert tuned.evaluate(new, seed=1).was_there
+    tuned.half()
+    assert not tuned.evaluate(new, seed=1).was_there
     with pytest.raises(peftbench.UserError, match="needs images=FOLDER"):
         tuned.evaluate()
+
+
+@pytest.mark.slow
+def test_a_merged_model_has_a_record_of_its_own(trained, tmp_path):
+    folder = finish(tmp_path, trained[1], "lora").folder
+    merged = peftbench.load(folder).evaluate(trained[1] / "test")
+    plain = peftbench.load(folder, merge=False).evaluate(trained[1] / "test")
+    assert merged.content["identity"]["otherwise"] == ["merged"]
+    assert merged.path != plain.path
+    assert plain.path == peftbench.evaluate(folder, trained[1] / "test").path
 
 
 def test_a_data_set_of_your_own_is_found_by_its_yaml(run, trained, tmp_path, capsys):

@@ -100,7 +100,7 @@ def evaluate_model(
     asked = Asked(images, labels, _several(data), _several(ood), temperature, unknown, seed, config_dir)
     training = tuned.training
     try:
-        return evaluated(tuned.run, asked, tuned.eval, tuned.merged, watch)
+        return evaluated(tuned.run, asked, tuned.eval, _otherwise(tuned), watch)
     finally:
         tuned.train(training)
 
@@ -109,7 +109,7 @@ def evaluated(
     run: FinishedRun,
     asked: Asked,
     model: Callable[[], Tuned],
-    merged: bool = False,
+    otherwise: Sequence[str] = (),
     watch: Watch = lambda done, of: None,
 ) -> Evaluation:
     """As `evaluate`.
@@ -118,7 +118,7 @@ def evaluated(
         run: the run.
         asked: what it is evaluated on, and how.
         model: gives the tuned model, on its device; called where it is needed alone.
-        merged: whether the model's update is folded into its weights, which rounds differently.
+        otherwise: in what the model is another than the one that the run tested, and rounds differently.
         watch: called with the images done and of how many.
     """
     asked.check()
@@ -127,7 +127,7 @@ def evaluated(
     source = read_source(run, evaluator, asked)
     known = evaluator.known(source.labelled, run.classes, run.categories, asked.unknown)
     validation = held_out(run, known.split) if asked.temperature else None
-    identity = _identity(run, asked, source, known, None if validation is None else validation[0].content, merged)
+    identity = _identity(run, asked, source, known, None if validation is None else validation[0].content, otherwise)
     path = place_of(run.folder, source.labelled.name, identity)
     if there := read_evaluation(path, identity):
         write_tables(path, evaluator.tables(there.figures), missing=True)
@@ -174,6 +174,17 @@ def evaluated(
     return write_evaluation(path, content)
 
 
+def _otherwise(tuned: Tuned) -> list[str]:
+    """In what a model in memory is another than the one that its run tested."""
+    dtype = str(tuned.model.mean.dtype).removeprefix("torch.")
+    ways = {
+        "merged": tuned.merged,
+        "dequantized": tuned.dequantized,
+        dtype: dtype != "float32",
+    }
+    return [way for way, differs in ways.items() if differs]
+
+
 def _several(words: str | Sequence[str]) -> tuple[str, ...]:
     return (words,) if isinstance(words, str) else tuple(words)
 
@@ -190,7 +201,7 @@ def _refuse(run: FinishedRun, evaluator: Evaluator, asked: Asked) -> None:
 
 
 def _identity(
-    run: FinishedRun, asked: Asked, source: Source, known: Known, validation: str | None, merged: bool
+    run: FinishedRun, asked: Asked, source: Source, known: Known, validation: str | None, otherwise: Sequence[str]
 ) -> dict[str, Any]:
     """All that can change the figures, in plain values."""
     identity = {
@@ -204,7 +215,7 @@ def _identity(
         **({"set": source.options} if source.options else {}),
         **({"ood": sorted(asked.corruptions())} if asked.ood else {}),
         **({"temperature": validation} if validation else {}),
-        **({"merged": True} if merged else {}),
+        **({"otherwise": list(otherwise)} if otherwise else {}),
     }
     plain: dict[str, Any] = json.loads(json.dumps(identity))
     return plain

@@ -41,11 +41,15 @@ class Tuned(nn.Module):
         classes: their names, in the order of the logits.
         run: what it was made of.
         merged: whether the method's update has been folded into the weights.
+        dequantized: whether the weights of a quantized backbone have become plain tensors.
         inputs: looks at what it is called with, outside tracing.
     """
 
-    def __init__(self, run: FinishedRun, model: Model, transform: Preparation, merged: bool) -> None:
+    def __init__(
+        self, run: FinishedRun, model: Model, transform: Preparation, merged: bool, dequantized: bool = False
+    ) -> None:
         super().__init__()
+        self.dequantized = dequantized
         self.run, self.model, self.transform, self.merged = run, model, transform, merged
         self.classes = run.classes
         detects, clips = model.task.finds_boxes, run.frames is not None
@@ -88,8 +92,8 @@ class Tuned(nn.Module):
     ) -> Evaluation:
         """Judges this model on new labelled images, as `peftbench.evaluate` does, and writes a record beside the run's.
 
-        It looks at the images with the weights as they are in memory, on their device; the record is of the run's delta
-        and says where the update is merged. A model that was changed by hand since it was loaded is none of the run's.
+        It looks at the images with the weights as they are in memory, on their device, and the record is of the run's
+        delta: a model whose weights were changed by hand since it was loaded is none of the run's.
 
         Args:
             images: a folder of class folders, or what the paths in `labels` are relative to.
@@ -162,7 +166,7 @@ def load(
     if merges:
         run.method.merge(backbone)
         deltas.drop_cached_values(model)
-    return Tuned(run, model.requires_grad_(False), transform_of(run.config, backbone), merges).eval()
+    return Tuned(run, model.requires_grad_(False), transform_of(run.config, backbone), merges, plain).eval()
 
 
 def _merging(run: FinishedRun, backbone: backbones.Backbone, wanted: str) -> str:
