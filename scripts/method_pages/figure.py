@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from html import escape
 from itertools import groupby
 from typing import NamedTuple
@@ -97,15 +98,17 @@ def _side(side: nn.Module | None) -> tuple[str, ...]:
 
 
 _STYLE = """
-svg { font: 12px system-ui, sans-serif; --ink: #1f2328; --line: #8c959f; --fill: #0969da; --on: #fff; --soft: #ddf4ff; --paper: #fff }
-@media (prefers-color-scheme: dark) { svg { --ink: #e6edf3; --line: #6e7681; --fill: #388bfd; --on: #0d1117; --soft: #0c2d6b;
-  --paper: #0d1117 } }
-text { fill: var(--ink) } .frozen { fill: var(--paper); stroke: var(--line) } .trains { fill: var(--fill); stroke: var(--fill) }
-.trains + text { fill: var(--on) } .added { fill: var(--soft); stroke: var(--fill) } .way { stroke: var(--line); fill: none }
+svg { font: 12px system-ui, sans-serif;
+  --ink: #1f2328; --line: #8c959f; --fill: #0969da; --on: #fff; --soft: #ddf4ff; --paper: #fff }
+@media (prefers-color-scheme: dark) { svg {
+  --ink: #e6edf3; --line: #6e7681; --fill: #388bfd; --on: #0d1117; --soft: #0c2d6b; --paper: #0d1117 } }
+text { fill: var(--ink) } .way { stroke: var(--line); fill: none }
+.frozen { fill: var(--paper); stroke: var(--line) } .added { fill: var(--soft); stroke: var(--fill) }
+.trains { fill: var(--fill); stroke: var(--fill) } .trains + text { fill: var(--on) }
 """
 
 
-def _draw(method: str, rows: list, side: tuple[str, ...], elsewhere: tuple[str, ...]) -> str:
+def _draw(method: str, rows: Sequence[Row | list[Row] | str], side: tuple[str, ...], elsewhere: tuple[str, ...]) -> str:
     parts: list[str] = []
     taps: list[float] = []
     y = top = 20
@@ -136,14 +139,9 @@ def _draw(method: str, rows: list, side: tuple[str, ...], elsewhere: tuple[str, 
             parts.append(f'<text x="24" y="{y + 14}">{escape(label)}</text>')
         y += ROW
     y = max(y, 70 + 18 * len(side))
-    parts.append(f'<rect class="trains" x="8" y="{y}" width="14" height="12" rx="3"/><text/>')
-    parts.append(
-        f'<text x="28" y="{y + 11}">trains</text><rect class="frozen" x="84" y="{y}" width="14" height="12" rx="3"/>'
-    )
-    parts.append(
-        f'<text x="104" y="{y + 11}">frozen</text><rect class="added" x="168" y="{y}" width="14" height="12" rx="3"/>'
-    )
-    parts.append(f'<text x="188" y="{y + 11}">added, with its shape; ViT-S/16</text>')
+    for kind, left, more in (("trains", 8, ""), ("frozen", 84, ""), ("added", 160, ", with its shape; ViT-S/16")):
+        parts.append(f'<rect class="{kind}" x="{left}" y="{y}" width="14" height="12" rx="3"/><text/>')
+        parts.append(f'<text x="{left + 20}" y="{y + 11}">{kind}{more}</text>')
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y + 24}" role="img">'
     title = f"<title>Where {escape(method)} sits in ViT-S/16</title><style>{_STYLE}</style>"
     return "\n".join([head, title, way, *parts, "</svg>"]) + "\n"
