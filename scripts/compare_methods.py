@@ -4,9 +4,9 @@ python scripts/compare_methods.py run   [--output DIR] [--minutes N] [--caltech 
 python scripts/compare_methods.py table [--output DIR]                                 the table as Markdown
 
 Each method has four learning rates around its own, tried on validation images (protocol=vtab1k), and the best is
-trained on all training images and tested with three seeds: ten epochs. One backbone and one data set after the other, so
-that a run that is stopped leaves whole columns. The six best on average are also run on Caltech-101, whose VTAB-1k folder
---caltech names. A cell without all of its runs stays empty.
+trained on all training images and tested with three seeds: ten epochs. One backbone and data set after the other, so
+that a run that is stopped leaves whole columns. The six best on average are also run on Caltech-101, whose VTAB-1k
+folder --caltech names. A cell without all of its runs stays empty.
 """
 
 from __future__ import annotations
