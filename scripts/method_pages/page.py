@@ -72,8 +72,10 @@ def sections(cls: Any) -> dict[str, str]:
     told: dict[str, str] = {}
     for kind in cls.__mro__:
         text = inspect.cleandoc(kind.__dict__.get("__doc__") or "")
-        for found in re.finditer(rf"^({'|'.join(SECTIONS)}): (.*(?:\n(?:[ \t]+\S.*))*)", text, re.MULTILINE):
-            told.setdefault(found[1], " ".join(found[2].split()))
+        for paragraph in re.split(rf"\n\s*\n|\n(?=(?:{'|'.join(SECTIONS)}):)", text):
+            section, colon, words = paragraph.partition(":")
+            if colon and section in SECTIONS:
+                told.setdefault(section, " ".join(words.split()))
     if lacking := [section for section in SECTIONS if section not in told]:
         raise ValueError(f"{cls.__name__}: its docstring does not say {', '.join(lacking)}.")
     return told
