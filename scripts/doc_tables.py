@@ -40,7 +40,8 @@ def methods() -> str:
         kind = content.get("method", content)["path"]
         options = [f"`{n}={_plain(default)}`" for n, (_, default) in declared(kind, "path").items()]
         counts = [_count(name, kind, backbone) for backbone in BACKBONES]
-        rows.append(f"| {' | '.join([f'`{name}`', describe(path), *counts, ' '.join(options), _paper(kind)])} |")
+        cells = [f"[`{name}`](methods/{name}.md)", describe(path), *counts, " ".join(options), _paper(kind)]
+        rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 
 

@@ -124,6 +124,7 @@ def test_an_exported_model_looks_once_and_that_is_told(flipped, data, tmp_path, 
         assert torch.allclose(answer, once(images), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_taps_are_kept_of_what_training_looks_at_alone(data, tmp_path, capsys):
     words = ["method=linear", "backbone=resnet_nano", "data=folder", f"data.root={data}", "data.size=32"]
     words += ["trainer.epochs=1", "data.val_fraction=0.25", *QUIET, "taps=memory", f"output_dir={tmp_path}"]
