@@ -33,6 +33,7 @@ golden: .venv/ready      ## BASE=<commit>: this tree computes what that one does
 
 docs-tables: .venv/ready ## writes the tables of docs/ that are made from the code
 	$(BIN)/python scripts/doc_tables.py
+	$(BIN)/python scripts/method_pages
 
 lint: .venv/ready
 	$(BIN)/ruff check src scripts tests

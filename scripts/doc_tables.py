@@ -40,7 +40,8 @@ def methods() -> str:
         kind = content.get("method", content)["path"]
         options = [f"`{n}={_plain(default)}`" for n, (_, default) in declared(kind, "path").items()]
         counts = [_count(name, kind, backbone) for backbone in BACKBONES]
-        rows.append(f"| {' | '.join([f'`{name}`', describe(path), *counts, ' '.join(options), _paper(kind)])} |")
+        cells = [f"[`{name}`](methods/{name}.md)", describe(path), *counts, " ".join(options), _paper(kind)]
+        rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
@@ -113,7 +114,9 @@ def reference() -> dict[str, list[Key]]:
     told = _comments(CONFIGS / "train.yaml")
     tables = {"The run": [Key(name, kind, getattr(plain, name), told.get(name, "")) for name, kind in TOP.items()]}
     for section, schema in SECTIONS.items():
-        if section not in ("method", "task"):
+        if section == "logger":
+            tables[section] = _trackers()
+        elif section not in ("method", "task"):
             tables[section] = _section(section, schema, getattr(plain, section))
     for task in shipped_tasks():
         schema = task_schema({"name": task}).section
@@ -139,6 +142,19 @@ def _section(section: str, schema: type, values: Any) -> list[Key]:
             default = field.default_factory() if callable(field.default_factory) else field.default
             default = ... if default is dataclasses.MISSING else default
         rows.append(Key(f"{section}.{name}", kinds[name], default, told.get(name, "")))
+    return rows
+
+
+def _trackers() -> list[Key]:
+    """The keys of the section `logger`, a tracker after the other."""
+    from peftbench.config.logger_schema import SCHEMAS
+
+    rows = []
+    for tracker, schema in SCHEMAS.items():
+        told, kinds = _comments(CONFIGS / "logger" / f"{tracker}.yaml"), typing.get_type_hints(schema)
+        for field in dataclasses.fields(schema):
+            default = getattr(schema(), field.name)
+            rows.append(Key(f"logger.{tracker}.{field.name}", kinds[field.name], default, told.get(field.name, "")))
     return rows
 
 

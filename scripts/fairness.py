@@ -11,14 +11,11 @@ caltech101; without it that data set is left out.
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-from scipy.stats import t
+from trials import accuracies, interval, plain_name, train
 
 SEEDS = 5
 BACKBONE_RATES = [3e-5, 1e-4, 3e-4, 1e-3]
@@ -59,36 +56,16 @@ def main() -> None:
             continue
         place = [f"data.root={given.caltech}"] if data == "Caltech-101" else []
         for arm, (words, rates) in ARMS.items():
-            protocol = ["protocol=vtab1k", f"protocol.trials={len(rates)}", f"protocol.seeds={SEEDS}"]
-            grid = f"sweep.grid={{optimizer.lr:{json.dumps(rates)}}}"
-            everywhere = ["backbone=vit_nano", "trainer.epochs=10", "trainer.progress=false", "logger=none"]
-            folder = f"output_dir={folder_of(given.output, data, arm)}"
-            command = ["-m", "peftbench", "-m", *words, *choice, *place, *protocol, grid, *everywhere, folder]
-            print(f"{data}: {arm}", flush=True)
-            done = subprocess.run([sys.executable, *command, *given.overrides], stdout=subprocess.DEVNULL)
-            if done.returncode:
-                sys.exit(f"{data}: {arm}: ended with {done.returncode}")
+            everywhere = ["backbone=vit_nano", "trainer.epochs=10", *choice, *place]
+            folder = folder_of(given.output, data, arm)
+            status = train(f"{data}: {arm}", [*words, *everywhere], rates, SEEDS, folder, given.overrides)
+            if status:
+                sys.exit(f"{data}: {arm}: ended with {status}")
 
 
 def folder_of(output: Path, data: str, arm: str) -> Path:
     """Where the runs of an arm on a data set lie."""
-    return output / f"{data}-{arm}".lower().replace(" ", "_").replace(",", "")
-
-
-def accuracies(folder: Path) -> dict[int, float]:
-    """Test accuracy in per cent by seed, of the complete final runs; a trial has none."""
-    values = {}
-    for file in folder.glob("*/result.json"):
-        record = json.loads(file.read_text(encoding="utf-8"))
-        if record["status"] == "complete" and record["config"]["data"]["stage"] == "final":
-            values[record["config"]["seed"]] = 100 * record["metrics"]["test/accuracy"]
-    return values
-
-
-def interval(values: list[float]) -> str:
-    """Mean and half width of Student's 95 % interval."""
-    half = t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
-    return f"{np.mean(values):.1f} ± {half:.1f}"
+    return output / plain_name(data, arm)
 
 
 def cells(output: Path, data: str, arm: str) -> Iterator[str]:

@@ -37,9 +37,11 @@ FLOORS = [
 # Only these packages, or files, may import a library.
 OWNERS = {
     "hydra": {"config", "cli"},
-    "lightning": {"training"},
+    "lightning": {"training", "runs/loggers.py"},
     "timm": {"backbones", "optim/timm_optimizers.py"},
     "wandb": {"runs/loggers.py"},
+    "tensorboard": {"runs/loggers.py"},
+    "mlflow": {"runs/loggers.py"},
     "av": {"data"},
     "pillow_heif": {"data"},
     "omegaconf": {"config", "cli"},

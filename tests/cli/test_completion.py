@@ -100,6 +100,7 @@ def test_every_name_of_a_group_is_offered(offered, group):
 def test_every_key_that_is_offered_is_one_of_the_composed_config(offered):
     import peftbench
     from peftbench.common.config_files import roots
+    from peftbench.config.logger_schema import SCHEMAS as TRACKERS
     from peftbench.config.near_keys import known_keys  # what a mistaken key is compared with
 
     sections = ("method", "backbone", "data", "task", "optimizer", "trainer", "taps", "logger", "pruning")
@@ -107,7 +108,9 @@ def test_every_key_that_is_offered_is_one_of_the_composed_config(offered):
     composed = {key for key in known_keys(words, roots()) if key.partition(".")[0] in sections and key.count(".") == 1}
     keys = {word.rstrip("=") for section in sections for word in offered(*words, f"{section}.")}
     for key in composed - keys:
-        assert key.partition(".")[2] in ("name", "path", "tasks"), f"{key} is not offered"
+        assert key.partition(".")[2] in ("name", "path", "tasks", *TRACKERS), f"{key} is not offered"
+    of_two = set(offered("logger=[csv,wandb]", "logger."))
+    assert of_two == {f"logger.wandb.{key}=" for key in ("project", "group", "tags")}
     assert peftbench.compose(*words, *(f"{key}={{}}" for key in keys if key.startswith("backbone.args")))
 
 

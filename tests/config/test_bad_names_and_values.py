@@ -21,7 +21,7 @@ from support.mistakes import files, refused
         (["data=vtab/cifra"], ["data=vtab/cifra", "did you mean 'vtab/cifar'"]),
         (["data=folder"], ["data.root", "needs a value"]),
         (["trainer=tpu"], ["trainer=tpu", "gpu"]),
-        (["logger=tensorboard"], ["logger=tensorboard", "wandb"]),
+        (["logger=comet"], ["logger=comet", "wandb"]),
         (["optimizer=adam"], ["optimizer=adam", "did you mean 'adamw'"]),
         (["task=segmentation"], ["task=segmentation", "classification"]),
         (["experiment=zzz"], ["experiment=zzz", "quickstart"]),

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 import peftbench
 from peftbench.common.config_files import names
+from peftbench.common.errors import UserError
 from peftbench.common.notes import Note
 from peftbench.common.vtab_tasks import ALIASES, GROUPS
 from peftbench.config import CONFIGS, Config
@@ -229,3 +230,47 @@ def test_own_images_under_the_name_of_the_shipped_ones_are_noted(words):
         peftbench.compose(*words)
         peftbench.compose("data=folder", "data.root=/mine")
         peftbench.compose("data=vtab/cifar", "data.root=/mine")
+
+
+@pytest.mark.parametrize(
+    ("words", "trackers"),
+    [
+        ([], {"csv"}),
+        (["logger=none"], set()),
+        (["logger=[]"], set()),
+        (["logger=[wandb,tensorboard]", "logger.project=x"], {"wandb", "tensorboard"}),
+        (["logger=mlflow", "logger.mlflow.experiment=x"], {"mlflow"}),
+        (["logger.name=wandb", "logger.wandb.project=x"], {"wandb"}),
+    ],
+    ids=str,
+)
+def test_one_logger_several_or_none(words, trackers):
+    chosen = {name: keys for name, keys in peftbench.compose(*words).to_dict()["logger"].items() if keys is not None}
+    assert set(chosen) == trackers
+    if len(words) > 1:
+        assert "x" in [value for keys in chosen.values() for value in keys.values()]
+
+
+def test_a_config_of_one_logger_is_read_as_it_was_meant():
+    values = peftbench.compose("data=digits").to_dict()
+    once = {"name": "wandb", "project": "x", "group": None, "tags": ["a"]}
+    wandb = Config.from_dict({**values, "logger": once}).logger.wandb
+    assert (wandb.project, wandb.tags) == ("x", ("a",))
+    assert (
+        Config.from_dict({**values, "logger": {**once, "name": "none"}}).logger
+        == peftbench.compose("logger=none").logger
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["logger.project=x"], "give logger=[csv,wandb]"),
+        (["logger=[csv,wandbb]"], "did you mean 'wandb'"),
+        (["logger=[csv,wandb]", "logger.wandb.projct=x"], "did you mean 'logger.wandb.project'"),
+    ],
+    ids=str,
+)
+def test_a_mistake_among_several_loggers_is_named(words, sentence):
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        peftbench.compose(*words)

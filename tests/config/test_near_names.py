@@ -88,7 +88,7 @@ SUGGESTED = {
     "name": None,
     "run_name": None,
     "patience": None,
-    "mixup": None,
+    "mixup": "data.mixup",
     "foo": None,
     "trainer.foo": None,
     "data.mosaic": None,
@@ -123,7 +123,8 @@ CHOSEN = {
     "backbone=efficientnet_lite4": None,
     "data=mnist": None,
     "data=cifar10": None,
-    "logger=tensorboard": None,
+    "logger=tb": "tensorboard",
+    "logger=comet": None,
     "trainer=tpu": None,
     "task=segmentation": None,
 }

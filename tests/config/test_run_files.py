@@ -92,7 +92,8 @@ def test_a_task_of_the_user_s_own_comes_from_his_yaml(run_file, package, tmp_pat
     foreign, mine = package("foreign"), package("mine")
     (tmp_path / "own" / "task").mkdir(parents=True)
     (tmp_path / "own" / "task" / "toy.yaml").write_text("# A toy\nname: toy\npath: mine\n")
-    path = run_file({"task.path": "foreign", "task.name": "toy", "task.label_smoothing": ..., "data.tasks": ["toy"]})
+    of_another = {f"task.{key}": ... for key in ("label_smoothing", "class_weights", "focal_gamma")}
+    path = run_file({"task.path": "foreign", "task.name": "toy", "data.tasks": ["toy"], **of_another})
     config = restored(path, [tmp_path / "own"])
     assert (config.task.name, config.task.path, config.task.scale) == ("toy", "mine", 1.0)
     assert mine.exists()

@@ -32,7 +32,7 @@ def same(a: list[tuple[torch.Tensor, torch.Tensor]], b: list[tuple[torch.Tensor,
     )
 
 
-AUGMENTS = ["none", "flip", "crop", "rrc", "trivial"]
+AUGMENTS = ["none", "flip", "crop", "rrc", "trivial", "randaugment"]
 
 
 @pytest.mark.parametrize("augment", AUGMENTS)

@@ -218,7 +218,9 @@ def test_a_masked_update_leaves_masked_weights_at_zero():
 # -- whole backbones
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family", [pytest.param(f, marks=pytest.mark.slow) if f in ("maxvit", "coatnet") else f for f in FAMILIES]
+)
 def test_every_family_starts_as_it_was_learns_and_merges(family):
     name, size = FAMILIES[family]
     start = with_weights(spec(name), size)

@@ -14,7 +14,7 @@ from support.finished_runs import records_in
 from support.runs import SMALL, learned
 
 QUICK = [*SMALL, "trainer.epochs=2", "trainer.max_batches=2", "data.batch_size=20"]
-PROJECTED = [["method=ftp"], ["method=bitfit", "optimizer=ftp"]]
+PROJECTED = [["method=ftp"], pytest.param(["method=bitfit", "optimizer=ftp"], marks=pytest.mark.slow)]
 PROJECTED += [pytest.param([f"method={m}"], marks=pytest.mark.slow) for m in ("tpgm", "l2sp", "wise_ft")]
 
 
@@ -62,7 +62,8 @@ def test_projection_stays_near_and_the_head_is_free(tmp_path):
         assert far["ftp", "head"] > 1e-3
 
 
-@pytest.mark.parametrize("method", ["lora", pytest.param("spt", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["lora", "spt"])
 def test_other_methods_learn_under_ftp(tmp_path, method):
     """LoRA's A and B are anchored at their starts: at 0 both would never move."""
     words = ["backbone=vit_nano", "data=digits", f"method={method}", "optimizer=ftp", "trainer.progress=false"]

@@ -65,6 +65,7 @@ def test_a_pruned_file_that_keeps_more_than_there_is_is_refused(tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_the_command_line_prunes_says_so_and_shares_the_file(cli, tmp_path, tiny):
     words = [*tiny, "method=petah", "backbone=hybrid_nano", "backbone.pretrained=true", "data.size=64"]
     words.append("trainer.progress=true")

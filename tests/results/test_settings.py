@@ -12,6 +12,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from peftbench.results.settings import basis_of, data_setting_of, setting_of
+from peftbench.results.task_results import results_of
 from support.reports import call, columns, leaderboard, one, record, tell, write
 
 OPTIMISTIC = "chosen on test: optimistic"
@@ -268,3 +270,26 @@ def test_keys_that_came_later_are_a_setting_where_they_differ_from_what_runs_did
     line = one(leaderboard(tmp_path), task="digits", method="lora")
     assert float(line["value"]) == pytest.approx(0.91)
     assert line["settings"] == "2"
+
+
+def test_what_images_are_made_of_parts_boards_and_what_acts_on_training_parts_settings():
+    """Older records, and runs with the defaults, say none of it."""
+    stamps = {"data": {"transform": {"size": 32, "interpolation": "bicubic"}}}
+    of_old = record("lora")["config"]
+    task = results_of(of_old)
+    defaults = {"jitter": 0.0, "erase": 0.0, "mixup": 0.0, "cutmix": 0.0, "sampler": "shuffle", "tta": "none"}
+    of_new = of_old | {"data": of_old["data"] | defaults}
+    assert data_setting_of(of_old) == data_setting_of(of_new)
+    mixed = of_new | {"data": of_new["data"] | {"mixup": 0.2, "sampler": "balanced"}}
+    assert set(data_setting_of(mixed)) - set(data_setting_of(of_old)) == {
+        ("data.mixup", "0.2"),
+        ("data.sampler", '"balanced"'),
+    }
+    plain = of_old | {"task": {"name": "classification", "class_weights": None, "focal_gamma": 0.0}}
+    weighed = plain | {"task": plain["task"] | {"class_weights": "balanced"}}
+    assert setting_of(plain, task) == setting_of(of_old | {"task": {"name": "classification"}}, task)
+    assert set(setting_of(weighed, task)) - set(setting_of(plain, task)) == {("task.class_weights", '"balanced"')}
+    inputs = dict(basis_of(of_old, stamps))["input"]
+    padded = {"data": {"transform": stamps["data"]["transform"] | {"resize": "pad"}, "tta": "flip"}}
+    assert inputs == "32 px, bicubic"
+    assert dict(basis_of(of_new, padded))["input"] == "32 px, bicubic, pad, with mirror images"

@@ -29,7 +29,8 @@ def test_a_plan_equals_its_run(method, tiny, tmp_path):
     assert planned.relative_time < 0.5 if side else planned.relative_time <= 1
 
 
-@pytest.mark.parametrize("pruning", ["unstructured", pytest.param("structured", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("pruning", ["unstructured", "structured"])
 @pytest.mark.parametrize("method", ["petah"])
 def test_a_plan_of_a_pruned_backbone_equals_its_run(method, pruning, tiny, tmp_path):
     words = [w for w in tiny if not w.startswith("backbone")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,8 +51,9 @@ def refuses(dataset: DataSet) -> str:
 
 
 def load(roles: tuple[Split, Split | None, Split | None], **more: object) -> Loaders:
-    transform = more.pop("transform", None) or transform_with(str(more.pop("augment", "none")))
-    named = {key: more.pop(key) for key in ("share", "limit", "views", "seed") if key in more}
+    changes = {key: more.pop(key) for key in ("jitter", "erase", "resize") if key in more}
+    transform = more.pop("transform", None) or replace(transform_with(str(more.pop("augment", "none"))), **changes)
+    named = {key: more.pop(key) for key in ("share", "limit", "views", "seed", "classes") if key in more}
     return loaders(roles, transform, options(**more), **({"seed": 3} | named))
 
 

@@ -107,6 +107,7 @@ def test_any_damage_is_found_told_listed_and_mended(tmp_path, monkeypatch, damag
     assert cached(tmp_path).filled == 0
 
 
+@pytest.mark.slow
 def test_two_processes_fill_an_entry_once(tmp_path):
     code = """
 import sys, time, torch

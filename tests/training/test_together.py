@@ -151,6 +151,7 @@ def test_what_is_complete_is_not_repeated(cli, tmp_path):
     assert not list((tmp_path / ".together").glob("*")), "the checkpoint of all of them goes when they are complete"
 
 
+@pytest.mark.slow
 def test_weight_methods_run_apart_in_the_same_sweep(cli, tmp_path):
     assert cli("-m", *BASE, "method=linear,bitfit", "optimizer.lr=1e-3,1e-2", "sweep.together=4")[0] == 0
     found = [(r["config"]["method"]["name"], r["costs"].get("together")) for r in records(tmp_path).values()]

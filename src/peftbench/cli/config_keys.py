@@ -6,6 +6,7 @@ Composing with Hydra takes half a second; a shell that completes a word should n
 from __future__ import annotations
 
 import contextlib
+import re
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -18,6 +19,7 @@ from peftbench.common.config_files import names
 from peftbench.common.errors import UserError
 from peftbench.config import SECTIONS, TOP, Protocol, Sweep, task_schema
 from peftbench.config.declared_fields import declared
+from peftbench.config.logger_schema import SCHEMAS as TRACKERS
 
 _NOT_KEYS = ("name", "path", "options", "tasks", "defaults")
 
@@ -45,6 +47,9 @@ def chosen_names(words: Sequence[str], folders: Sequence[Path]) -> dict[str, str
 
 
 def _section_keys(section: str, chosen: Mapping[str, str], folders: Sequence[Path]) -> dict[str, Any]:
+    if section == "logger":  # one choice or a list of them, each with keys of its own
+        trackers = [name for name in re.findall(r"\w+", chosen.get(section, "")) if name in TRACKERS]
+        return {f"{name}.{key}": kind for name in trackers for key, kind in _hints(TRACKERS[name]).items()}
     path = names(section, folders).get(chosen.get(section, ""))
     content = _content(path) if path else {}
     content = content.get(section, content)  # a file with `@package _global_` names its section

@@ -52,8 +52,17 @@ _NAMES: dict[tuple[str, ...], str] = {
     ("seed",): "random_seed random_state manual_seed rng",
     ("force",): "exist_ok overwrite",
     ("logger",): "log report_to loggers",
-    ("logger.project",): "wandb_project project_name project",
-    (): "patience early_stopping mixup cutmix mosaic ema resume name verbose freeze mode path save_period classes",
+    ("logger.wandb.project",): "wandb_project project_name project",
+    ("data.mixup",): "mixup mixup_alpha",
+    ("data.cutmix",): "cutmix cutmix_alpha",
+    ("data.erase",): "reprob random_erasing erasing random_erase",
+    ("data.jitter",): "color_jitter colour_jitter colorjitter",
+    ("data.sampler",): "weighted_sampler oversample balanced_sampler",
+    ("task.class_weights",): "class_weight pos_weight cls_weights",
+    ("task.focal_gamma",): "focal fl_gamma focal_loss",
+    ("data.tta",): "test_time_augmentation tta_flip",
+    ("data.resize",): "letterbox keep_ratio crop_pct center_crop",
+    (): "patience early_stopping mosaic ema resume name verbose freeze mode path save_period classes",
 }
 KEYS = {word: keys for keys, words in _NAMES.items() for word in words.split()}
 """Keys of the config."""

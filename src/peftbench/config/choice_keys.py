@@ -29,6 +29,11 @@ def lacking_choice(key: str, words: Sequence[str], folders: Sequence[Path]) -> s
     if not name:
         return ""
     choices = names(group, folders)
+    if group == "logger" and name in choices:
+        chosen = [choice for choice in _chosen(group, words) if choice in choices and choice != "none"]
+        if name in chosen:
+            return ""
+        return f"; the logger {name} is not chosen: give logger={_listed([*chosen, name])}"
     having = [choice for choice, path in choices.items() if name in _section(path, group)]
     lacking = [choice for choice in _chosen(group, words) if choice in choices and choice not in having]
     if not having or not lacking:
@@ -59,12 +64,18 @@ def _chosen(group: str, words: Sequence[str]) -> list[str]:
     """The choices of a group that the words make, or the one of train.yaml."""
     given = [value for key, _, value in (word.partition("=") for word in words) if key == group]
     if given:
-        return [choice.strip(" '\"") for choice in given[-1].split(",")]
+        return [choice.strip(" '\"[]") for choice in given[-1].split(",")]
     if group in _CHOSEN_BY_OTHERS or any(word.startswith("experiment=") for word in words):
         return []
     defaults = _mapping(CONFIGS / "train.yaml")["defaults"]
     assert isinstance(defaults, list)
-    return [str(entry[group]) for entry in defaults if isinstance(entry, Mapping) and group in entry]
+    of_group = [entry[group] for entry in defaults if isinstance(entry, Mapping) and group in entry]
+    return [str(one) for choice in of_group for one in (choice if isinstance(choice, list) else [choice])]
+
+
+def _listed(choices: Sequence[str]) -> str:
+    """One choice by its name, several as a list of the command line."""
+    return choices[0] if len(choices) == 1 else f"[{','.join(choices)}]"
 
 
 def _choice_for_own_images(data: str, choices: Mapping[str, Path]) -> str | None:

@@ -65,7 +65,11 @@ def known_keys(words: Sequence[str], folders: Iterable[Path]) -> list[str]:
     known_groups = groups(folders)
     choices = {}
     for group, _, value in (word.partition("=") for word in words):
-        if group in known_groups and (first := value.split(",")[0]) in names(group, folders):
+        if group not in known_groups:
+            continue
+        listed = value.partition("]")[0].lstrip("[").split(",") if value.startswith("[") else []
+        first = f"[{','.join(listed)}]" if listed else value.split(",")[0]
+        if all(choice.strip() in names(group, folders) for choice in listed or [first]):
             choices[group] = f"{group}={first}"
     added = ",".join(f"'file://{folder.absolute().as_posix()}'" for folder in folders if folder != CONFIGS)
     try:

@@ -13,10 +13,12 @@ from peftbench.common.errors import UserError, nearest
 from peftbench.common.other_words import ABSENT
 from peftbench.common.vtab_tasks import ALIASES
 from peftbench.config import MAY_BE_NULL, SECTIONS, TOP
+from peftbench.config.logger_schema import OLD_KEYS
 from peftbench.config.messages import shown, text_hint
 from peftbench.config.near_keys import known_keys, near_key_hint
 from peftbench.config.plain_text import quoted, value_read
 
+_IN_LIST = r"[^\[\],\s]+"
 _OLD_RECIPES = re.compile(
     r"experiment=(glob\(vtab1k/(?P<pattern>[^,()]+)\)|(?P<names>vtab1k/[^,()]+(,vtab1k/[^,()]+)*))"
 )
@@ -33,7 +35,7 @@ def prepare(overrides: Sequence[str], folders: Sequence[Path] | None = None, swe
     Raises:
         UserError: an unknown group, a choice that does not exist, or a glob that matches nothing.
     """
-    overrides = [_tasks_of_data(override) for override in overrides]
+    overrides = [_key_of_tracker(_tasks_of_data(override), sweep) for override in overrides]
     folders = roots(overrides) if folders is None else folders
     overrides = _recipe_and_method(overrides, folders)
     known_groups = groups(folders)
@@ -46,6 +48,31 @@ def _tasks_of_data(override: str) -> str:
     """`data.task=x`, as a data set had one task once, as `data.tasks=[x]`."""
     key, sign, value = override.partition("=")
     return f"data.tasks=[{value}]" if sign and key == "data.task" else override
+
+
+def _key_of_tracker(override: str, sweep: bool) -> str:
+    """`logger.project=x`, as there was one tracker once, as `logger.wandb.project=x`; `logger.name=x` as `logger=x`."""
+    key, sign, value = override.partition("=")
+    plain = key.lstrip("+")
+    marks, name = key.removesuffix(plain), plain.removeprefix("logger.")
+    if not sign or plain == name:
+        return override
+    if name == "name":
+        return f"logger={value}"
+    if name not in OLD_KEYS or not _readable(quoted(override, sweep)):  # an unreadable word is told as it was given
+        return override
+    return f"{marks}logger.wandb.{name}={value}"
+
+
+def _readable(word: str) -> bool:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        OverridesParser.create().parse_override(word)
+    except HydraException:
+        return False
+    return True
 
 
 def _recipe_and_method(arguments: Sequence[str], folders: Sequence[Path]) -> list[str]:
@@ -110,6 +137,8 @@ def _prepared(override: str, folders: Sequence[Path], known_groups: list[str], s
         return f"{key}={','.join(_matching(group, value, choices))}"
     if value == "null" and group in SECTIONS:
         raise _needed(override, group, choices)
+    if value.startswith("[") and not set("$'\"(") & set(value):
+        return f"{key}={re.sub(_IN_LIST, lambda name: _resolved(group, name[0], choices), value)}"
     if value.startswith("[") or value in ("null", "~"):
         return override
     chosen = [_resolved(group, v.strip(), choices) for v in _split(value)]

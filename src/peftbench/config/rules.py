@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 from peftbench.common.errors import UserError, nearest, suggested
 from peftbench.common.task_lookup import shipped_tasks
 from peftbench.config.messages import meant_value
-from peftbench.config.schema import Config
-from peftbench.config.task_schema import task_schema
+from peftbench.config.schema import Config, Data
+from peftbench.config.task_schema import OFFERED, task_schema
 
 OPTIMIZERS = ("adamw", "sgd", "ftp")
 """Those of peftbench itself."""
@@ -53,10 +54,28 @@ def _range_has_two_ends(config: Config) -> None:
 
 
 def _views_are_augmented(config: Config) -> None:
-    if config.taps.views and config.data.augment == "none":
+    if config.taps.views and not config.data.changing:
         raise UserError(
             f"taps.views={config.taps.views}: there is one view without augmentation; give data.augment=flip, say."
         )
+
+
+def _views_are_of_single_images(config: Config) -> None:
+    if config.taps.views and (key := config.data.mixing):
+        raise UserError(
+            f"{key}: mixes other images in every step, and taps.views={config.taps.views} trains on taps of fixed "
+            f"views; leave one of them out."
+        )
+
+
+def _task_takes_the_options_of_the_data(config: Config) -> None:
+    takes, defaults = task_schema(vars(config.task)).takes, {f.name: f.default for f in fields(Data)}
+    for key in OFFERED:
+        value = getattr(config.data, key)
+        if key not in takes and value != defaults[key]:
+            taken = ", ".join(f"data.{name}" for name in takes)
+            hint = f"leave it out (of such keys it takes {taken})" if taken else "leave it out"
+            raise UserError(f"data.{key}={value}: is not for task={config.task.name}; {hint}.")
 
 
 def _only_taylor_looks_at_images(config: Config) -> None:
@@ -241,6 +260,7 @@ RULES = (
     _weights_are_no_other_word,
     _clips_have_frames,
     _range_has_two_ends,
+    _views_are_of_single_images,
     _views_are_augmented,
     _only_taylor_looks_at_images,
     _pruning_needs_whole_weights,
@@ -249,6 +269,7 @@ RULES = (
     _nesterov_needs_momentum,
     _tuning_leaves_test_images_alone,
     _augmentation_is_of_the_task,
+    _task_takes_the_options_of_the_data,
     _task_goes_with_the_rest,
     _several_devices_need_a_strategy,
     _streaming_needs_a_file,

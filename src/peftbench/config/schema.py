@@ -28,6 +28,7 @@ from peftbench.config.bounds import (
     Positive,
     Share,
 )
+from peftbench.config.logger_schema import Logger, logger_section
 from peftbench.config.sections import checked_section, mapping_of
 from peftbench.config.task_schema import STRICT, TaskSection, task_schema
 
@@ -76,7 +77,8 @@ class Pruning:
 class Data:
     """A data set: `options` are the fields of the class at `path`; the rest is common to all.
 
-    `tasks` are those that it serves, its default first.
+    `tasks` are those that it serves, its default first. `jitter` and `erase` change each training image by itself;
+    `mixup` and `cutmix` mix two, and are the parameters of the Beta distribution that shares are drawn from.
     """
 
     name: str
@@ -96,6 +98,25 @@ class Data:
     order_seed: int | None = None
     ood: tuple[str, ...] = ()
     range: Literal["auto"] | tuple[float, float] = "auto"
+    resize: Literal["squash", "crop", "pad"] = "squash"
+    jitter: FromZeroToOne = 0.0
+    erase: FromZeroToOne = 0.0
+    mixup: Amount = 0.0
+    cutmix: Amount = 0.0
+    sampler: Literal["shuffle", "balanced"] = "shuffle"
+    tta: Literal["none", "flip"] = "none"
+
+    @property
+    def mixing(self) -> str:
+        """The first key that has training images mixed, with its value; empty where none does."""
+        return next((f"data.{key}={value}" for key in ("mixup", "cutmix") if (value := getattr(self, key))), "")
+
+    @property
+    def changing(self) -> str:
+        """The first key that changes training images one by one, with its value; empty where none does."""
+        if self.augment != "none":
+            return f"data.augment={self.augment}"
+        return next((f"data.{key}={value}" for key in ("jitter", "erase") if (value := getattr(self, key))), "")
 
 
 @checked(config=STRICT, frozen=True)
@@ -191,14 +212,6 @@ class Taps:
 
 
 @checked(config=STRICT, frozen=True)
-class Logger:
-    name: Literal["none", "csv", "wandb"]
-    project: str = "peftbench"
-    group: str | None = None
-    tags: tuple[str, ...] = ()
-
-
-@checked(config=STRICT, frozen=True)
 class Sweep:
     """What concerns the runs of a sweep but not their numbers.
 
@@ -258,7 +271,7 @@ class Config:
                 section = mapping_of(parts[name], name)
                 if name == "data":
                     section = with_tasks(section)
-                parts[name] = checked_section(section_schema(name, section), section, name)
+                parts[name] = checked_part(name, section)
         return Config(**parts)
 
 
@@ -283,6 +296,11 @@ def with_tasks(data: Mapping[str, Any]) -> Mapping[str, Any]:
     if "task" not in data:
         return data
     return {**{key: value for key, value in data.items() if key != "task"}, "tasks": [data["task"]]}
+
+
+def checked_part(name: str, values: Mapping[str, Any]) -> Any:
+    """A section, checked against its schema. Raises UserError."""
+    return logger_section(values) if name == "logger" else checked_section(section_schema(name, values), values, name)
 
 
 def section_schema(name: str, values: Mapping[str, Any]) -> type:

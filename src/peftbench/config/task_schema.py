@@ -26,6 +26,11 @@ class TaskSection:
     path: str = ""
 
 
+OFFERED = ("resize", "jitter", "erase", "mixup", "cutmix", "sampler", "tta")
+"""Keys of the section `data` that a task may take. `mixup` and `cutmix` ask for targets that can be mixed in shares (a
+label counts as a share of 1), `sampler` for one class an image, and `tta` for predictions that can be averaged."""
+
+
 @dataclass(frozen=True)
 class PredictOption:
     """An option of `peftbench predict` that is a task's alone: its default, and a line that says what it is."""
@@ -41,6 +46,9 @@ class TaskSchema:
     Attributes:
         section: the dataclass of its section, a `TaskSection`.
         augmentations: what `data.augment` may be.
+        takes: which of `OFFERED`, keys of the section `data` that are off by default, make sense for this task.
+        counters: keys of its own section that, unless they have their defaults, act against classes of unequal size,
+            and the value that a note offers.
         check: raises UserError where its section does not go with the others; called with the whole config.
         files: options of the section that name files: what is in them is stamped, where they lie is no part of the id.
         predicts: options of `peftbench predict` that are this task's alone, by name.
@@ -53,6 +61,8 @@ class TaskSchema:
     section: type[TaskSection]
     augmentations: tuple[str, ...]
     check: Callable[[Any], None]
+    takes: tuple[str, ...] = ()
+    counters: Mapping[str, str] = field(default_factory=dict)
     files: tuple[str, ...] = ()
     predicts: Mapping[str, PredictOption] = field(default_factory=dict)
     check_predicts: Callable[[Mapping[str, Any]], None] = lambda options: None

@@ -28,7 +28,7 @@ from peftbench.config.schema import (
     Method,
     Protocol,
     Sweep,
-    section_schema,
+    checked_part,
     with_tasks,
 )
 from peftbench.config.sections import checked_section, mapping_of, refuse_unknown_keys
@@ -192,7 +192,7 @@ def _plain_section(name: str, values: Any) -> Any:
     values = mapping_of(values, name)
     if isinstance(values.get("precision"), int):  # YAML reads precision=16 as a number
         values = {**values, "precision": str(values["precision"])}
-    return checked_section(section_schema(name, values), values, name)
+    return checked_part(name, values)
 
 
 def _fields_of_class(values: Mapping[str, Any], section: str) -> Fields:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from peftbench.common.errors import UserError
 from peftbench.common.home import with_home
@@ -37,17 +38,43 @@ def at_home(image: Picture) -> Picture:
     return image
 
 
+@dataclass(frozen=True)
+class Resizing:
+    """How an image of any shape comes to the shape of the input.
+
+    Attributes:
+        how: `squash` resizes without regard to the shape, `crop` takes the largest part of the input's shape from the
+            middle, `pad` resizes all of it to fit and fills what is left at both sides.
+        colour: RGB of what is filled.
+    """
+
+    interpolation: str
+    how: str = "squash"
+    colour: tuple[int, int, int] = (0, 0, 0)
+
+    def __call__(self, image: Image.Image, width: int, height: int) -> Image.Image:
+        """An image in RGB, in the size of the input."""
+        resample = FILTERS[self.interpolation]
+        if self.how == "crop":
+            return ImageOps.fit(image, (width, height), resample)
+        if self.how == "pad":
+            return ImageOps.pad(image, (width, height), resample, color=self.colour)
+        return image.resize((width, height), resample)
+
+
 def decode_image(
-    source: Picture, size: int | tuple[int, int], interpolation: str, values: Range = "auto"
+    source: Picture, size: int | tuple[int, int], resizing: Resizing | str, values: Range = "auto"
 ) -> np.ndarray:
-    """An image as uint8 (3, size, size), or (3, *size): as `open_rgb` gives it, resized without its aspect.
+    """An image as uint8 (3, size, size), or (3, *size): as `open_rgb` gives it, resized.
+
+    `resizing` may be the name of a filter alone: then without its aspect.
 
     Raises:
         UserError, OSError, ValueError: as `open_rgb`.
     """
     height, width = (size, size) if isinstance(size, int) else size
-    image = open_rgb(source, values).resize((width, height), FILTERS[interpolation])
-    return np.asarray(image).transpose(2, 0, 1)
+    resizing = Resizing(resizing) if isinstance(resizing, str) else resizing
+    return np.asarray(resizing(open_rgb(source, values), width, height)).transpose(2, 0, 1)
 
 
 def open_rgb(source: Picture, values: Range = "auto", annotated: tuple[int, int] | None = None) -> Image.Image:
@@ -94,7 +121,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def decode_clip(clip: Path, frames: int, size: int, interpolation: str, values: Range = "auto") -> np.ndarray:
+def decode_clip(clip: Path, frames: int, size: int, resizing: Resizing | str, values: Range = "auto") -> np.ndarray:
     """A clip, which is a folder of images or a video file, as uint8 (frames, 3, size, size).
 
     Raises:
@@ -104,7 +131,7 @@ def decode_clip(clip: Path, frames: int, size: int, interpolation: str, values: 
 
     def decode_frame(frame: np.ndarray | Path) -> np.ndarray:
         try:
-            return decode_image(frame, size, interpolation, values)
+            return decode_image(frame, size, resizing, values)
         except DAMAGED as problem:
             raise ValueError(f"{frame.name}: {problem}" if isinstance(frame, Path) else str(problem)) from None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -17,13 +17,13 @@ from torch.utils.data import Dataset
 from peftbench.common.errors import Refusal, UserError
 from peftbench.common.progress import Watch
 from peftbench.common.seeds import mix
+from peftbench.data.augmentation import MARGIN, augmentation
 from peftbench.data.base import Split
-from peftbench.data.decoding import Picture, at_home, decode_clip, decode_image
+from peftbench.data.decoding import Picture, Resizing, at_home, decode_clip, decode_image
 from peftbench.data.media import DAMAGED
+from peftbench.data.mixing import Mixing
 from peftbench.data.pixel_values import Range
 
-# How much larger than the input an image is kept, for augmentations that cut from it.
-_MARGIN = {"crop": 8 / 7, "rrc": 2.0}
 _DECODED_AT_ONCE = 16
 """Images that a thread takes at a time: handing over each alone costs more than decoding a small one."""
 
@@ -32,7 +32,7 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 class Preparation(Protocol):
-    """How a task prepares images for its model: a frozen dataclass, whose field `augment` is for training alone."""
+    """How a task prepares images for its model: a frozen dataclass."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
@@ -53,6 +53,10 @@ class Preparation(Protocol):
     @property
     def augment(self) -> str: ...
 
+    def plain(self) -> Preparation:
+        """Without what is for training alone."""
+        ...
+
     def __call__(self, image: Picture) -> Any:
         """The pixels of one image, in uint8, and what else the task needs of it. Raises UserError."""
         ...
@@ -66,14 +70,17 @@ class Preparation(Protocol):
 
 @dataclass(frozen=True)
 class Transform:
-    """From an image to the model's input: squashed to size x size, no crop; then scaled by mean and std.
+    """From an image to the model's input: resized to size x size; then scaled by mean and std.
 
     Attributes:
         size: pixels of a side.
         interpolation: a filter of `FILTERS`.
         mean, std: the normalisation, in units of the range 0 to 1, which the model applies.
-        augment: none, flip, crop, rrc or trivial.
+        augment: none, flip, crop, rrc, trivial or randaugment.
         range: which values of images of more than 8 bits are black and white.
+        resize: squash, crop or pad: what becomes of an image that is no square.
+        jitter: how far the colours of training images are changed.
+        erase: how many of them lose a part, as a share.
     """
 
     size: int
@@ -82,6 +89,24 @@ class Transform:
     std: tuple[float, ...]
     augment: str = "none"
     range: Range = "auto"
+    resize: str = "squash"
+    jitter: float = 0.0
+    erase: float = 0.0
+
+    @property
+    def colour(self) -> tuple[int, int, int]:
+        """RGB of what is padded or erased: the mean's, so that it is about 0 to the model."""
+        red, green, blue = (min(max(round(255 * value), 0), 255) for value in self.mean)
+        return red, green, blue
+
+    @property
+    def resizing(self) -> Resizing:
+        """How an image comes to the shape of the input."""
+        return Resizing(self.interpolation, self.resize, self.colour)
+
+    def plain(self) -> Transform:
+        """Without what is for training alone."""
+        return replace(self, augment="none", jitter=0.0, erase=0.0)
 
     def __call__(self, image: Picture) -> Tensor:
         """uint8 (3, size, size) of a file, a PIL image, or pixels (H, W) or (H, W, 3) in uint8; not yet normalised.
@@ -92,7 +117,7 @@ class Transform:
         """
         image = at_home(image)
         try:
-            return torch.from_numpy(decode_image(image, self.size, self.interpolation, self.range).copy())
+            return torch.from_numpy(decode_image(image, self.size, self.resizing, self.range).copy())
         except DAMAGED as problem:
             name = image if isinstance(image, str | Path) else "this image"
             raise UserError(f"{name}: cannot be read as an image ({problem}).") from None
@@ -120,6 +145,7 @@ class Images(Dataset):
         kept: pixels of a side as an image is decoded; larger than the input where an augmentation cuts from it.
         views: 0, or how many fixed augmented views stand for each image; training then draws among them.
         stored: once set, gives the taps of rows, and no image is decoded for training any more.
+        mixing: how training images are mixed with others of their batch, if they are.
         skipped: names the images that were left out because they are damaged.
         scored_at_once: images a batch where a method looks at them before training; None is as many as in training.
 
@@ -139,10 +165,10 @@ class Images(Dataset):
         watch: Watch,
         views: int = 0,
     ) -> None:
-        self.kept = round(transform.size * _MARGIN.get(transform.augment, 1.0))
+        self.kept = round(transform.size * MARGIN.get(transform.augment, 1.0))
         image_shape = (3, self.kept, self.kept)
         shape = image_shape if split.frames is None else (split.frames, *image_shape)
-        self.transform, self.augment = transform, _augmentation(transform)
+        self.transform, self.augment = transform, augmentation(transform)
         self.views = views if self.augment is not None else 0
         self._begin(split, shape, len(split) * math.prod(shape) <= memory_gb * 2**30, on_error, watch)
 
@@ -152,6 +178,7 @@ class Images(Dataset):
         self.skipped: list[str] = []
         self.pixels: Tensor | None = None
         self.stored: Callable[[Tensor], list[Tensor]] | None = None
+        self.mixing: Mixing | None = None
         if on_error == "skip":
             self._decode_all(on_error, watch, self.fits)
 
@@ -185,11 +212,40 @@ class Images(Dataset):
             nothing = torch.empty((len(batch), *self.shape[:-2], 0, 0), dtype=torch.uint8)
             taps = self.stored(indices)
             return Batch(nothing, targets, taps if self.split.frames is None else [t.flatten(0, 1) for t in taps])
+        if batch.seed is None or self.views:
+            return Batch(self.pictures(indices), targets)
+        # Seeded by the batch's place in the run, so that a resumed run sees the same pixels.
+        if self.mixing is not None:
+            return self._mixed(self.mixing, batch.whole)
+        if self.augment is not None and self._seeded_one_by_one:
+            return Batch(self._drawn_in(batch.whole, batch.whole.places), targets)
         images = self.pictures(indices)
-        if self.augment is not None and not self.views and batch.seed is not None:
-            # Seeded by the batch's place in the run, so that a resumed run sees the same pixels.
-            images = self._augmented(images, batch.seed)
-        return Batch(images, targets)
+        return Batch(images if self.augment is None else self._augmented(images, batch.seed), targets)
+
+    @property
+    def _seeded_one_by_one(self) -> bool:
+        """Whether an image is changed by its place in the whole batch, so that several processes see what one would.
+
+        Where images are only flipped or cut, each process has draws of its own, as in the first version.
+        """
+        changes = self.transform
+        return self.mixing is not None or bool(changes.jitter or changes.erase) or changes.augment == "randaugment"
+
+    def _drawn_in(self, whole: Whole, places: Tensor) -> Tensor:
+        """The images at these places of a whole batch, each augmented by its place."""
+        images = self.pictures(whole.indices[places])
+        if self.augment is None:
+            return images
+        drawn = zip(images, places.tolist(), strict=True)
+        return torch.cat([self._augmented(image[None], mix(whole.seed, place)) for image, place in drawn])
+
+    def _mixed(self, mixing: Mixing, whole: Whole) -> Batch:
+        before = (whole.places - 1) % len(whole.indices)
+        places, at = torch.cat([whole.places, before]).unique(return_inverse=True)
+        images = self._drawn_in(whole, places)
+        targets = torch.from_numpy(self.split.labels)[whole.indices[places]]
+        ours, theirs = at.tensor_split(2)
+        return Batch(*mixing(images[ours], images[theirs], targets[ours], targets[theirs], mix(whole.seed, 3)))
 
     def pictures(self, rows: Tensor) -> Tensor:
         """uint8 images (B, 3, S, S) or clips (B, T, 3, S, S): row i is image i, or view i % views of i // views."""
@@ -213,11 +269,11 @@ class Images(Dataset):
             return torch.stack([self.augment(i) for i in images])  # one draw for all frames of a clip
 
     def _decode(self, index: int) -> np.ndarray:
-        source, interpolation, values = self.split.images[index], self.transform.interpolation, self.transform.range
+        source, resizing, values = self.split.images[index], self.transform.resizing, self.transform.range
         try:
             if self.split.frames is None:
-                return decode_image(source, self.kept, interpolation, values)
-            return decode_clip(source, self.split.frames, self.kept, interpolation, values)
+                return decode_image(source, self.kept, resizing, values)
+            return decode_clip(source, self.split.frames, self.kept, resizing, values)
         except DAMAGED as problem:
             raise self._damaged(index, problem) from None
 
@@ -270,28 +326,23 @@ class Images(Dataset):
         self.pixels = pixels
 
 
-def _augmentation(transform: Transform) -> Callable[[Tensor], Tensor] | None:
-    from torchvision.transforms import v2
+class Whole(NamedTuple):
+    """A batch of all processes together: its images (B,), the places (b,) in it that this process reads, and a seed."""
 
-    size = transform.size
-    steps: dict[str, list[Any]] = {
-        "flip": [v2.RandomHorizontalFlip()],
-        "crop": [v2.RandomCrop(size), v2.RandomHorizontalFlip()],
-        "rrc": [v2.RandomResizedCrop(size, scale=(0.3, 1.0), antialias=True), v2.RandomHorizontalFlip()],
-        "trivial": [v2.RandomHorizontalFlip(), v2.TrivialAugmentWide()],
-    }
-    if transform.augment == "none":
-        return None
-    if transform.augment not in steps:
-        raise UserError(
-            f"data.augment={transform.augment}: is for detection; for classification give none, {', '.join(steps)}."
-        )
-    return v2.Compose(steps[transform.augment])
+    indices: Tensor
+    places: Tensor
+    seed: int
 
 
 class Indices(list[int]):
-    """Indices of one batch, and the seed of its augmentation."""
+    """Indices of one batch in this process, the seed of its augmentation, and the whole batch that it is a part of."""
 
-    def __init__(self, indices: Sequence[int], seed: int | None) -> None:
+    def __init__(self, indices: Sequence[int], seed: int | None, whole: Whole | None = None) -> None:
         super().__init__(indices)
         self.seed = seed
+        self._whole = whole
+
+    @property
+    def whole(self) -> Whole:
+        """The whole batch; where nobody says otherwise, these are all of it."""
+        return self._whole or Whole(torch.tensor(self, dtype=torch.long), torch.arange(len(self)), self.seed or 0)

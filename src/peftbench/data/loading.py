@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -14,8 +14,10 @@ from peftbench.common.errors import UserError
 from peftbench.common.progress import Watch
 from peftbench.common.seeds import mix
 from peftbench.config import Data
+from peftbench.data.balancing import balanced_order
 from peftbench.data.base import Split
-from peftbench.data.images import Images, Indices, Preparation
+from peftbench.data.images import Images, Indices, Preparation, Whole
+from peftbench.data.mixing import Mixing
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class BatchOrder(Sampler[Indices]):
         place: gives (epoch, batches already done in it).
         groups: (size,), the group of each image. A training batch is then of one group as far as these go; what is
             left over from each comes in mixed batches.
+        labels: (size,), the class of each image, where all classes should be seen equally often.
     """
 
     size: int
@@ -55,6 +58,7 @@ class BatchOrder(Sampler[Indices]):
     limit: int | None = None
     place: Callable[[], tuple[int, int]] = field(default=lambda: (0, 0))
     groups: Tensor | None = None
+    labels: Tensor | None = None
 
     def __len__(self) -> int:
         whole, rest = divmod(self.size, self.batch_size)
@@ -72,12 +76,20 @@ class BatchOrder(Sampler[Indices]):
         order = torch.arange(self.size)
         if self.shuffle:
             generator = torch.Generator().manual_seed(mix(self.seed, epoch))
-            order = torch.randperm(self.size, generator=generator)
+            if self.labels is None:
+                order = torch.randperm(self.size, generator=generator)
+            else:
+                order = balanced_order(self.labels, generator)
             if self.groups is not None:
                 order = self._grouped(order, generator)
         for i in range(done, len(self)):
-            part = self.share.of(order[i * self.batch_size : (i + 1) * self.batch_size])
-            yield Indices(part.tolist(), mix(self.seed, epoch, i, self.share.process) if self.shuffle else None)
+            batch = order[i * self.batch_size : (i + 1) * self.batch_size]
+            part = self.share.of(batch)
+            if not self.shuffle:
+                yield Indices(part.tolist(), None)
+                continue
+            whole = Whole(batch, self.share.of(torch.arange(len(batch))), mix(self.seed, epoch, i))
+            yield Indices(part.tolist(), mix(self.seed, epoch, i, self.share.process), whole)
 
     def _grouped(self, order: Tensor, generator: torch.Generator) -> Tensor:
         """The same images in whole batches of one group, these in random order, then the rest."""
@@ -142,6 +154,7 @@ def loaders(
     limit: int | None = None,
     pin: bool = False,
     views: int = 0,
+    classes: int = 0,
     watch: Watch = lambda done, of: None,
 ) -> Loaders:
     """Loaders of uint8 images, clips or scenes for (train, val, test).
@@ -157,6 +170,7 @@ def loaders(
         limit: so many batches an epoch at most.
         pin: whether batches lie in pinned memory, for a GPU.
         views: how many fixed augmented views stand for each training image; 0 augments anew each time.
+        classes: how many classes there are, for images that are mixed.
         watch: called with the number of images that have been decoded, and of how many.
 
     Raises:
@@ -166,15 +180,18 @@ def loaders(
         raise UserError(f"data.batch_size={options.batch_size}: cannot be shared evenly by {share.processes} devices.")
     if options.order_seed is not None:
         seed = options.order_seed
-    plain = replace(transform, augment="none")
+    plain = transform.plain()
     skipped: list[str] = []
 
     def make_loader(split: Split, train: bool) -> DataLoader:
         images = (transform if train else plain).over(split, options.on_error, options.memory_gb, watch, views)
         skipped.extend(images.skipped)
         batch_size = options.batch_size if train else options.eval_batch_size * share.processes
-        order = BatchOrder(len(images), batch_size, seed, train, share, limit, groups=images.groups if train else None)
-        decodes = not images.fits or images.augment is not None
+        order = BatchOrder(len(images), batch_size, seed, train, share, limit)
+        if train:
+            images.mixing, order.groups = Mixing.of(options, classes), images.groups
+            order.labels = torch.from_numpy(images.split.labels) if options.sampler == "balanced" else None
+        decodes = not images.fits or images.augment is not None or images.mixing is not None
         return DataLoader(
             images,
             batch_sampler=order,

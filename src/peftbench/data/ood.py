@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +79,7 @@ def shifted_loaders(shifts: Shifts, data: Loaders, config: Config) -> dict[str, 
     loaders: dict[str, DataLoader] = {}
     for name, shift in shifts.items():
         if isinstance(shift, Split):
-            plain = replace(test.transform, augment="none")
+            plain = test.transform.plain()
             images: Any = Images(shift, plain, config.data.on_error, config.data.memory_gb, lambda done, of: None)
         else:
             images = Corrupted(test, *shift)

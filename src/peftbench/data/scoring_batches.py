@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,8 +24,7 @@ def plain_batches(train: DataLoader, config: Config, device: torch.device) -> It
     images: Images = train.dataset  # type: ignore[assignment]
     batch_size = images.scored_at_once or config.data.batch_size
     if images.kept != images.transform.size or images.views:  # kept larger, for augmentations that cut from it
-        plain = replace(images.transform, augment="none")
-        images = Images(images.split, plain, "refuse", config.data.memory_gb, lambda done, of: None)
+        images = Images(images.split, images.transform.plain(), "refuse", config.data.memory_gb, lambda done, of: None)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(mix(config.seed, 4)))
     for indices in order.split(batch_size)[: config.trainer.max_batches]:
         batch = images.__getitems__(Indices(indices.tolist(), None))

@@ -12,7 +12,16 @@ from peftbench.methods.base import Method, Plan, freeze
 
 @dataclass(frozen=True)
 class BitFit(Method):
-    """Every parameter called `bias` trains: of linear, convolution and norm layers. Batch-norm statistics stay."""
+    """Every parameter called `bias` trains: of linear, convolution and norm layers. Batch-norm statistics stay.
+
+    Source: Ben Zaken et al., 2022, arXiv 2106.10199, on language models. Batch-norm biases are our reading.
+    Equation: y = W x + b with b trained, W frozen; norms alike.
+    Place: every layer that has a bias.
+    Cost: backward runs through the whole backbone, but no weight needs a gradient; nothing is added, so prediction
+        costs what the backbone does.
+    Avoid when: the backbone has few biases (a ResNet has those of its batch-norms alone), or the task is far from what
+        the backbone was trained on: it can shift features, and not mix them anew.
+    """
 
     identity_start: ClassVar[bool] = True
     keeps_weights: ClassVar[bool] = True

@@ -54,6 +54,13 @@ class CST(Method):
         gate_init: the gate starts at sigmoid(gate_init): 2 is mostly backbone, 0 is ladder side tuning's.
         norm: N, `group` (8 channels a group) or `batch`.
         stages: how many stages are calibrated, at most.
+
+    Source: Chen, 2024, arXiv 2402.12736. What is our reading stands above.
+    Equation: O_s = B_s + γ · expand(S_s), S_s from this stage's output and the side net's of the stage before.
+    Place: a narrow net beside the stages, whose outputs calibrate those of the stages; all of them go to a task that
+        reads several.
+    Cost: taps are computed once and kept; only the side net runs backward. It stays beside the backbone at prediction.
+    Avoid when: a task reads the last stage alone and parameters are counted: LoSA is smaller there.
     """
 
     side: ClassVar[bool] = True

@@ -21,6 +21,11 @@ class FTP(Full):
     """Every weight trains; after each step each tensor is projected into a ball around its start.
 
     `optimizer=ftp` does the same to what any other method trains. `exclude` are patterns over parameter names.
+
+    Source: Tian et al., NeurIPS 2023, arXiv 2310.19182.
+    Equation: W ← W0 + min(1, γ / |W - W0|) · (W - W0), γ learned by an Adam step along its own gradient.
+    Cost: full fine-tuning, and the starting weights once more; the projection is of the optimizer alone.
+    Avoid when: the task is far from the pretraining, so that weights have to move far.
     """
 
     own_optimizer: ClassVar[bool] = True

@@ -11,7 +11,16 @@ from peftbench.methods.base import Method, Plan, unfreeze
 
 @dataclass(frozen=True)
 class Full(Method):
-    """Every parameter of the backbone trains."""
+    """Every parameter of the backbone trains.
+
+    Source: the usual baseline.
+    Equation: W ← W - lr · ∂L/∂W for every weight W of the backbone.
+    Place: everywhere.
+    Cost: backward runs through the whole backbone, and the optimizer holds two moments of every weight; a finished run
+        keeps a whole backbone. Prediction costs what the backbone does.
+    Avoid when: images are few (a thousand, say) and the backbone is large, memory is short, or many tasks share a
+        backbone. Give it a fair chance where you compare: `optimizer.head_lr`, `optimizer.layer_decay`, `method=lp_ft`.
+    """
 
     identity_start: ClassVar[bool] = True
 

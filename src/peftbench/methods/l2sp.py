@@ -18,7 +18,13 @@ from peftbench.methods.full import Full
 
 @dataclass(frozen=True)
 class L2SP(Full):
-    """Every weight trains; strength / 2 · |W - W0|² is added to the loss, but for what `exclude` matches (the head)."""
+    """Every weight trains; strength / 2 · |W - W0|² is added to the loss, but for what `exclude` matches (the head).
+
+    Source: Li et al., ICML 2018, arXiv 1802.01483.
+    Equation: L + strength / 2 · |W - W0|².
+    Cost: full fine-tuning, and the starting weights once more.
+    Avoid when: strength cannot be tuned: it decides between the probe and plain fine-tuning.
+    """
 
     own_optimizer: ClassVar[bool] = True
     anchored: ClassVar[bool] = True

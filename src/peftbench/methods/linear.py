@@ -23,7 +23,15 @@ class Last(Side):
 
 @dataclass(frozen=True)
 class Linear(Method):
-    """Only the head trains."""
+    """Only the head trains.
+
+    Source: the usual baseline.
+    Equation: logits = W_head · pool(b_L) + bias, of the last tap b_L of a frozen backbone.
+    Place: behind the backbone.
+    Cost: taps are computed once and kept; nothing runs backward but the head. Prediction costs what the backbone does.
+    Avoid when: features do not separate the classes, as on tasks unlike the pretraining. It is the figure that any
+        other method has to beat.
+    """
 
     side: ClassVar[bool] = True
     identity_start: ClassVar[bool] = True

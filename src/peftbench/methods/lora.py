@@ -23,6 +23,14 @@ class LoRA(Method):
     `layers` are patterns over the layer names (`*` is all, `*qkv` the attention inputs); the update is scaled by
     alpha / rank. Convolutions have the form of the authors' code, with r k columns for a kernel of k x k; one of fewer
     channels than `rank` is left alone. (`method=petah` adapts linear layers and convolutions alike.)
+
+    Source: Hu et al., 2022, arXiv 2106.09685; the form for convolutions is that of the authors' code.
+    Equation: y = W x + (alpha / r) · B A x, A (r, I) Kaiming-uniform, B (O, r) zero.
+    Place: beside every linear layer, or those that `layers` names.
+    Cost: backward runs through the whole backbone; two thin products a layer in training. Merged into W at
+        prediction, it costs nothing.
+    Avoid when: memory for backward is what is short: it needs about what full fine-tuning keeps of activations, which
+        side methods do not. On a pruned backbone merging fills zeros; `petah` keeps them.
     """
 
     foldable: ClassVar[bool] = True

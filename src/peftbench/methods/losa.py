@@ -42,6 +42,15 @@ class LoSA(Method):
     tap is averaged onto the last stage's grid. Where they differ in width, b_i and y_{i-1} meet in the channel
     mixer's bottleneck: C = GELU(N(b_i) A_i + N(y_{i-1}) W) U, with A_i of C_i x r parameters; the token mixer then
     mixes y_{i-1} + C. A mixer along an axis shorter than `rank` has that axis's rank: over n tokens min(rank, n).
+
+    Source: Mercea et al., CVPR 2024, arXiv 2402.02887. What is our reading stands above.
+    Equation: y_0 = b_L; y_i = y_{i-1} + g_i(b_i + y_{i-1}); g(x) = C(N(x)) + T(N(x + C(N(x)))), with C, T each
+        x ↦ V gelu(U x) of rank r, over channels and over tokens.
+    Place: a side path over all taps, behind the last block.
+    Cost: taps are computed once and kept; only the side net runs backward. It stays beside the backbone at prediction
+        (about r · L of its width).
+    Avoid when: input sizes vary (token mixers are built for one), or low-level features have to change inside the
+        backbone.
     """
 
     side: ClassVar[bool] = True

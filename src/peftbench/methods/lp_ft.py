@@ -17,6 +17,12 @@ class LPFT(Full):
 
     A fresh head sends gradients of no meaning into the backbone, which distort its features before the head has
     learned anything: so the paper explains why the order matters.
+
+    Source: Kumar et al., ICLR 2022, arXiv 2202.10054. That AdamW trains the probe, in place of
+        logistic regression, is our reading.
+    Equation: first min over the head alone, then over head and backbone from there.
+    Cost: a linear probe, from kept taps where there are any, and then full fine-tuning.
+    Avoid when: the probe alone is good enough: it is cheaper. The paper's gain is on shifted test sets.
     """
 
     phased: ClassVar[bool] = True

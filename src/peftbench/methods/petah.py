@@ -35,6 +35,13 @@ class PETAH(Method):
     layer whose update would be no smaller than its weight is left alone. `form: conv` computes dense convolutions'
     updates as two convolutions. `norms: affine` trains scales and shifts, `affine+stats` lets batch-norm statistics
     move too; `bias` trains those of adapted, or all, layers.
+
+    Source: arXiv 2410.17661; only its abstract and introduction were readable to us, the rest is our reading.
+    Equation: W' = M ∘ (W + s · B A), W of a linear layer or a flattened convolution, M the mask of a pruned backbone.
+    Place: every linear layer and convolution of the kinds in `targets`.
+    Cost: backward runs through the whole backbone; merged at prediction it costs nothing, and the zeros stay.
+    Avoid when: the backbone has weight-standardised convolutions (refused), or has linear layers only and is not
+        pruned: it is LoRA there.
     """
 
     foldable: ClassVar[bool] = True

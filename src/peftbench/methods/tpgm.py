@@ -21,6 +21,11 @@ from peftbench.methods.full import Full
 class TPGM(Full):
     """Every weight trains; after each step the radii take `iterations` steps on validation images (`data.stage=final`
     has none: then on training images), and each tensor is projected.
+
+    Source: Tian et al., CVPR 2023, arXiv 2303.10720.
+    Equation: W ← W0 + min(1, γ / |W - W0|) · (W - W0), γ from a second loop that lowers the loss on other images.
+    Cost: full fine-tuning, the starting weights once more, and a further forward and backward pass for each iteration.
+    Avoid when: time is short: FTP learns its radii without a second pass.
     """
 
     own_optimizer: ClassVar[bool] = True

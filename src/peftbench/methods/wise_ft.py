@@ -22,6 +22,12 @@ class WiseFT(Full):
 
     The paper's head comes from a zero-shot model and is interpolated; ours starts fresh and stays as it was tuned
     (`exclude`), which is our reading.
+
+    Source: Wortsman et al., CVPR 2022, arXiv 2109.01903.
+    Equation: W = (1 - alpha) · W0 + alpha · W_tuned, once, after training.
+    Cost: full fine-tuning, and the starting weights once more.
+    Avoid when: tuned weights lie far from the start: their mean is then neither. The paper's gain is on
+        shifted test sets.
     """
 
     finishes: ClassVar[bool] = True

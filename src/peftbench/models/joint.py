@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from peftbench.backbones import Backbone
 from peftbench.methods.base import Side
-from peftbench.models.model import Model, apply_side_nets
+from peftbench.models.model import Model, apply_side_nets, mirrored
 from peftbench.tasks.base import Extract, Task
 
 
@@ -85,8 +85,15 @@ class JointModel(nn.Module):
 
     def evaluate(self, batch: Any) -> list[Any]:
         """Each run's predictions for a batch, in the form that its task's metrics take."""
-        extracts = self._extracts(batch[0], getattr(batch, "taps", None))
-        return [m.task.evaluate(extract, m.backbone, batch) for m, extract in extracts]
+        cached = getattr(batch, "taps", None)
+        extracts = self._extracts(batch[0], cached)
+        predictions = [m.task.evaluate(extract, m.backbone, batch) for m, extract in extracts]
+        if not self.models[0].flips or self.training or cached is not None:
+            return predictions
+        images, *targets = batch
+        flipped = (mirrored(images), *targets)
+        others = (m.task.evaluate(extract, m.backbone, flipped) for m, extract in self._extracts(flipped[0], None))
+        return [(one + other) / 2 for one, other in zip(predictions, others, strict=True)]
 
     def loss(self, batch: Any, cached: list[Tensor] | None = None) -> Tensor:
         """Each run's training loss (K,): the gradient of their sum is each one's own."""

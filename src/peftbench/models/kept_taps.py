@@ -29,10 +29,17 @@ def why_not_kept(config: Config, model: Model | JointModel, one_size: bool) -> s
     """
     if not one_size:
         return "images have different sizes; data.size=[H,W] pads them to one"
-    if config.data.augment == "none" or config.taps.views:
+    if key := config.data.mixing:
+        return f"{key} mixes the images in every step; {_without(key)} keeps them"
+    key = config.data.changing
+    if not key or config.taps.views:
         return None
-    if model.task.keeps_views:
-        instead = "taps.views=4 keeps those of four fixed views"
-    else:
-        instead = "data.augment=none keeps them"
-    return f"data.augment={config.data.augment} changes the images in every epoch; {instead}"
+    instead = (
+        "taps.views=4 keeps those of four fixed views" if model.task.keeps_views else f"{_without(key)} keeps them"
+    )
+    return f"{key} changes the images in every epoch; {instead}"
+
+
+def _without(key: str) -> str:
+    name = key.partition("=")[0]
+    return f"{name}={'none' if name == 'data.augment' else 0}"

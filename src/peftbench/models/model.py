@@ -38,6 +38,7 @@ class Model(nn.Module):
         reads: the taps that the task reads, as indices into `facts.taps`.
         passed: those of them that a side net leaves as they are.
         channels_last: whether images go through the backbone in this layout; its weights keep theirs.
+        flips: whether predictions are the mean over an image and its mirror image, outside of training.
     """
 
     mean: Tensor
@@ -55,6 +56,7 @@ class Model(nn.Module):
         self.side: Side | None = None
         self.multiple = 1
         self.channels_last = False
+        self.flips = False
         self.reads = task.reads(backbone.facts)
         self.passed: tuple[int, ...] = ()
         self.register_buffer("mean", torch.tensor(mean).mul(255).view(3, 1, 1), persistent=False)
@@ -135,12 +137,19 @@ class Model(nn.Module):
 
     def forward(self, images: Tensor, cached: list[Tensor] | None = None) -> Any:
         """Predictions, in the task's own form: logits (B, classes) for classification."""
-        return self.task.predict(partial(self.extract, cached=cached), self.backbone, images)
+        predictions = self.task.predict(partial(self.extract, cached=cached), self.backbone, images)
+        if not self.flips or self.training or cached is not None:
+            return predictions
+        return (predictions + self.task.predict(self.extract, self.backbone, mirrored(images))) / 2
 
     def evaluate(self, batch: Any) -> Any:
         """Predictions for a batch, in the form that the task's metrics take."""
-        extract = partial(self.extract, cached=getattr(batch, "taps", None))
-        return self.task.evaluate(extract, self.backbone, batch)
+        cached = getattr(batch, "taps", None)
+        predictions = self.task.evaluate(partial(self.extract, cached=cached), self.backbone, batch)
+        if not self.flips or self.training or cached is not None:
+            return predictions
+        images, *targets = batch
+        return (predictions + self.task.evaluate(self.extract, self.backbone, (mirrored(images), *targets))) / 2
 
     def loss(self, batch: Any, cached: list[Tensor] | None = None) -> Tensor:
         """The training loss of one batch, a scalar: what training, and a method's scoring, differentiate.
@@ -200,6 +209,11 @@ class Model(nn.Module):
             return adapted
         by_index = dict(zip((*self._side_indices(), *self.passed), (*adapted, *passed), strict=True))
         return [by_index[i] for i in self.reads]
+
+
+def mirrored(images: Tensor) -> Tensor:
+    """Images or clips with left and right swapped."""
+    return images.flip(-1)
 
 
 def apply_side_nets(models: Sequence[Model], taps: list[Tensor]) -> list[list[Tensor]]:

@@ -27,6 +27,7 @@ _LATER: Mapping[str, Mapping[str, Any]] = {
         "args": {},
         "find_lr": False,
     },
+    "data": {"jitter": 0.0, "erase": 0.0, "mixup": 0.0, "cutmix": 0.0, "sampler": "shuffle"},
     "trainer": {
         "keep": "last",
         "patience": None,
@@ -53,7 +54,7 @@ def basis_of(config: Mapping[str, Any], stamps: Mapping[str, Any]) -> Setting:
         "backbone": backbone.get("name", config["backbone"]["name"]),
         "weights": "random" if random else backbone.get("weights", "unknown"),
         "fingerprint": "" if random else str(whole)[:12],
-        "input": f"{_input_size(transform)} px, {transform.get('interpolation', '?')}{_range(transform)}",
+        "input": f"{_input_size(transform)} px, {transform.get('interpolation', '?')}{_more(transform, data)}",
         "normalisation": f"mean {_numbers(transform.get('mean'))}, std {_numbers(transform.get('std'))}",
         "split": split or OWN,
         "trained on": {"final": "train and val"}.get(data.get("stage", ""), "train"),
@@ -75,6 +76,13 @@ def _range(transform: Mapping[str, Any]) -> str:
     """`, values 0 to 4095`, where a range was given; older records have none."""
     limits = transform.get("range", "auto")
     return "" if limits == "auto" else f", values {limits[0]:.9g} to {limits[1]:.9g}"
+
+
+def _more(transform: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+    """The range, `, crop` or `, pad`, and whether tests look at mirror images too, each where that is not usual."""
+    resize, tta = transform.get("resize", "squash"), data.get("tta", "none")
+    shape, mirrored = "" if resize == "squash" else f", {resize}", "" if tta == "none" else ", with mirror images"
+    return _range(transform) + shape + mirrored
 
 
 def _numbers(values: Any) -> str:
@@ -114,13 +122,18 @@ def _but_later_defaults(section: str, values: Mapping[str, Any]) -> dict[str, An
 
 def _later_choices(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Of the keys that came later, those with another value than that of runs without them."""
-    return {key: values[key] for key, default in _LATER[section].items() if values.get(key, default) != default}
+    return _differing(values, _LATER[section])
+
+
+def _differing(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: values[key] for key, default in defaults.items() if values.get(key, default) != default}
 
 
 def _task_options(config: Mapping[str, Any], task: TaskResults) -> Mapping[str, Any]:
     section = config.get("task") or {}
     if task.setting is not None:
-        return {key: section.get(key, default) for key, default in task.setting.items()}
+        first = {key: section.get(key, default) for key, default in task.setting.items()}
+        return first | _differing(section, task.later)
     return {key: value for key, value in section.items() if key not in ("name", "path")}
 
 
@@ -131,9 +144,10 @@ def _pruning_options(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def data_setting_of(config: Mapping[str, Any]) -> Setting:
-    """What was chosen for the data: batches, augmentation, their order, views."""
+    """What was chosen for the training images: batches, augmentation, their order, views."""
     views = (config.get("taps") or {}).get("views", 0)
-    return _flat(_picked(config["data"], _DATA), "data.") + _flat({"views": views}, "taps.")
+    chosen = {**_picked(config["data"], _DATA), **_later_choices("data", config["data"])}
+    return _flat(chosen, "data.") + _flat({"views": views}, "taps.")
 
 
 def protocol_of(config: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from peftbench.common.task_lookup import shipped_tasks, task_module
@@ -27,6 +27,7 @@ class TaskResults:
             have them was run with; None where all of them are.
         errors: metrics of which less is better, in the units of the targets; the table at the end of a run shows them
             so, and reports a hundredfold, as they do a loss. A metric that any task known here calls an error is one.
+        later: further ones that came after the first version: a setting names them where they differ from these values.
         counted: metrics that count images: shares of them, whose differences spread at least as draws of so many do.
     """
 
@@ -34,6 +35,7 @@ class TaskResults:
     columns: Mapping[str, str]
     beside: str | None = None
     setting: Mapping[str, Any] | None = None
+    later: Mapping[str, Any] = field(default_factory=dict)
     counted: Sequence[str] = ()
     errors: Sequence[str] = ()
 

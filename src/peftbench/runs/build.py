@@ -29,6 +29,11 @@ def unstreamed(spec: Config) -> Config:
     return dataclasses.replace(spec, backbone=dataclasses.replace(spec.backbone, stream=False))
 
 
+def in_one_pass(spec: Config) -> Config:
+    """The same config without test-time flips."""
+    return dataclasses.replace(spec, data=dataclasses.replace(spec.data, tta="none"))
+
+
 def transform_of(spec: Config, backbone: backbones.Backbone) -> Preparation:
     """From an image to this backbone's input, as the task prepares it."""
     return task_class(spec.task).transform(spec, backbone.facts)

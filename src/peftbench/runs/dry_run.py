@@ -94,6 +94,7 @@ def plan_run(config: Config, probe: bool = False, outlined: Outlined | None = No
     backbone = refuse_incompatible(config, method)
     outlined = outlined or outline_data(config)
     splits, notes = outlined.splits, list(outlined.notes)
+    task_class(config.task).refuse_classes(config.task, splits.classes)
     before = _plain(config, backbone)
     model, skipped = _model(config, method, splits, backbone)
     rows = _rows(config, method, model, skipped, before)

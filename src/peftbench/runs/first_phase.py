@@ -118,7 +118,7 @@ class FirstPhase:
             self.checkpoints.mkdir(exist_ok=True)
         with torch.random.fork_rng():
             probe = Model(model.backbone, copy.deepcopy(model.task))
-            probe.mean, probe.std = model.mean.clone(), model.std.clone()
+            probe.mean, probe.std, probe.flips = model.mean.clone(), model.std.clone(), model.flips
             probe.adapted(self.phase.method.adapt(model.backbone, Plan()))
             outcome, taps = self._outcome(probe, batches)
         probe.to("cpu")

@@ -120,7 +120,8 @@ def _features(
 
     Taps are kept as a run keeps them, those of test images too: nothing here is tested.
     """
-    config = replace(config, data=replace(config.data, augment="none"))
+    plain = replace(config.data, augment="none", jitter=0.0, erase=0.0, mixup=0.0, cutmix=0.0)
+    config = replace(config, data=plain)
     method = instantiate(config.method)
     backbone = build_backbone(config, tell)
     transform = transform_of(config, backbone)

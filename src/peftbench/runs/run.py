@@ -16,6 +16,7 @@ from peftbench.common.stopping import endings_as_interrupts
 from peftbench.config import Config
 from peftbench.config.given import refuse_no_config
 from peftbench.data import ood
+from peftbench.data.balancing import note_imbalance
 from peftbench.data.base import Split, Splits, split_hash
 from peftbench.data.copies import copies_not_looked_for
 from peftbench.data.images import Preparation
@@ -86,6 +87,8 @@ def run_jointly(
         context.doing("choosing how many images are computed at a time")
         configs, context = _settled(context, methods[0], data.splits)
     context.doing(f"reading the weights of {_name(context.config, 'backbone')}")
+    for config in configs:
+        task_class(config.task).refuse_classes(config.task, data.splits.classes)
     backbone = build_backbone(context.config, context.tell)
     transform = transform_of(context.config, backbone)
 
@@ -169,6 +172,8 @@ def carry_out(
     """Adapts, trains and tests runs in one pass; each gets its delta and record."""
     for note in task_class(context.config.task).look_at(context.config, transform, data.roles):
         context.tell(f"data={context.config.data.name}: {note}")
+    if note := note_imbalance(context.config, data.splits.classes, data.roles[0].labels):
+        context.tell(f"data={context.config.data.name}: {note}")
     with mistakes_of("data"), context.progress("reading images") as watch:
         batches = _loaders(context, data, transform, watch)
     context.doing(f"preparing method={_name(context.config, 'method')}")
@@ -204,6 +209,7 @@ def _loaders(context: Context, data: Data, transform: Preparation, watch: Watch)
         limit=config.trainer.max_batches,
         pin=torch.cuda.is_available() and config.trainer.accelerator in ("auto", "gpu"),
         views=config.taps.views,
+        classes=len(data.splits.classes),
         watch=watch,
     )
     return dataclasses.replace(batches, ood=ood.shifted_loaders(data.shifts, batches, config))

@@ -128,6 +128,7 @@ class SingleRun:
         if note := begin_task(task, config.task, config.backbone):
             context.tell(note)
         self.model = Model(backbone, task, transform.mean, transform.std)
+        self.model.flips = config.data.tta == "flip"
         if self.method.phased and self.warm is None:  # else its head comes from that run
             self._train_first_phase(batches)
         begun = None if self.warm is None else self.warm.plan

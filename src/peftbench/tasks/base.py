@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -98,7 +99,9 @@ class Task(nn.Module):
         """From an image to the input of a backbone with these facts."""
         assert isinstance(facts.input_size, int)
         interpolation, mean, std = pixel_scale(config, facts)
-        return Transform(facts.input_size, interpolation, mean, std, config.data.augment, config.data.range)
+        data = config.data
+        form = Transform(facts.input_size, interpolation, mean, std, range=data.range, resize=data.resize)
+        return replace(form, augment=data.augment, jitter=data.jitter, erase=data.erase)
 
     @classmethod
     def look_at(cls, config: Config, transform: Preparation, roles: Sequence[Split | None]) -> list[str]:
@@ -113,6 +116,10 @@ class Task(nn.Module):
             Refusal: with so little left of its targets a run makes no sense.
         """
         return []
+
+    @classmethod
+    def refuse_classes(cls, section: Any, classes: Sequence[str]) -> None:
+        """Raises UserError where the config's section does not go with these classes."""
 
     @classmethod
     def refuse(cls, config: Config, fixed_size: bool, backbone: Backbone) -> None:

@@ -127,7 +127,7 @@ def _read_pixels(tuned: Any, path: Path) -> Tensor | str:
     try:
         if frames is None:
             return transform(path)
-        return torch.from_numpy(decode_clip(path, frames, transform.size, transform.interpolation, transform.range))
+        return torch.from_numpy(decode_clip(path, frames, transform.size, transform.resizing, transform.range))
     except UserError as problem:
         return why_unreadable(path, problem)
     except DAMAGED as problem:

@@ -26,6 +26,7 @@ from peftbench.taps.store import Fill, Taps, size_of_taps, taps_in_memory, taps_
 
 CHUNK = 2**30
 """Bytes of taps that are in memory at once while they are computed."""
+_CHANGES = ("jitter", "erase")  # of single images
 Tell = Callable[[str], None]
 
 
@@ -40,9 +41,11 @@ def keep_taps(
 ) -> dict[str, Any] | None:
     """Has the training and validation images replaced by their taps; returns what that cost, for the record.
 
-    Test images are looked at once, so a run never keeps theirs. Else as `keep_taps_of`.
+    Test images are looked at once, so a run never keeps theirs; nor those of validation images where these are looked at
+    with their mirror images. Else as `keep_taps_of`.
     """
-    parts = [images for images in map(images_of, (data.train, data.val)) if images is not None]
+    loaders = (data.train, data.val if config.data.tta == "none" else None)
+    parts = [images for images in map(images_of, loaders) if images is not None]
     return keep_taps_of(parts, config, model, fingerprint, device, watch, tell)
 
 
@@ -140,6 +143,8 @@ def _about(
         **({} if config.data.range == "auto" else {"range": list(config.data.range)}),
         **({"tiffs": "scaled by their type"} if _of_tiffs(images) else {}),  # as those of older versions were not
         "augment": transform.augment if images.views else "none",
+        **({key: getattr(config.data, key) for key in _CHANGES if images.views and getattr(config.data, key)}),
+        **({} if config.data.resize == "squash" else {"resize": config.data.resize}),
         "views": images.views,
         "frames": images.split.frames,
         "precision": config.trainer.precision,

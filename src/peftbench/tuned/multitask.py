@@ -19,7 +19,7 @@ from peftbench.data.images import Transform
 from peftbench.deltas import FILE, drop_cached_values, size_of
 from peftbench.methods.base import Side
 from peftbench.models.joint import JointModel
-from peftbench.models.model import Model
+from peftbench.models.model import Model, mirrored
 from peftbench.runs.build import build_backbone, transform_of, unstreamed
 from peftbench.runs.plan_file import PLAN
 from peftbench.tasks.base import task_class
@@ -92,7 +92,7 @@ class MultiTask(nn.Module):
             if (_prepared(run, backbone), run.frames) != (self.transform, self.frames):
                 raise Refusal(
                     f"MultiTask: {name} wants images prepared otherwise than {next(iter(self.runs))} (size, "
-                    f"interpolation, mean, std, range or frames); serve them apart."
+                    f"interpolation, mean, std, range, resize or frames); serve them apart."
                 )
             self.models.append(rebuild_model(run, _view(backbone), shared))
         self.requires_grad_(False)
@@ -121,6 +121,9 @@ class MultiTask(nn.Module):
                 )
         sides = [n for n in names if self.tasks[n].side is not None]
         logits = self._through_sides(images, sides) if sides else {}
+        if both := [n for n in sides if self.tasks[n].flips]:
+            others = self._through_sides(mirrored(images), both)
+            logits |= {n: (logits[n] + others[n]) / 2 for n in both}
         return {n: logits[n] if n in logits else self.tasks[n](images) for n in names}
 
     def train(self, mode: bool = True) -> MultiTask:
@@ -191,7 +194,7 @@ def _prepared(run: FinishedRun, backbone: Backbone) -> Transform:
     transform = transform_of(run.config, backbone)
     assert isinstance(transform, Transform)
     size = size_of(run.metadata["input_size"]) if "input_size" in run.metadata else transform.size
-    return replace(transform, size=cast(int, size), augment="none")
+    return replace(transform.plain(), size=cast(int, size))
 
 
 def _view(backbone: Backbone) -> Backbone:

@@ -35,6 +35,7 @@ def rebuild_model(run: FinishedRun, backbone: Backbone, shared: str = "", plain:
         begin_task(task, section, run.config.backbone)
         transform = transform_of(run.config, backbone)
         model = Model(backbone, task, transform.mean, transform.std)
+        model.flips = run.config.data.tta == "flip"
         starting_backbone.choose_merging(backbone, run.config, run.method)
         trained = run.metadata.get("merge", backbone.merging)
         if trained != backbone.merging:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -329,3 +330,16 @@ def test_training_batches_of_variable_sizes_are_wide_or_tall(tmp_path):
 def _at(order: BatchOrder, epoch: int) -> list[list[int]]:
     order.place = lambda: (epoch, 0)
     return [list(b) for b in order]
+
+
+@pytest.mark.parametrize("augment", ["none", "flip"])
+def test_colours_are_jittered_and_boxes_stay(tmp_path, augment):
+    plain, changed = (
+        batch(scenes(split(tmp_path), replace(transform((64, 96), augment), jitter=jitter)), 3) for jitter in (0.0, 0.5)
+    )
+    if augment == "none":
+        pairs = zip(plain.targets, changed.targets, strict=True)
+        assert all(torch.equal(a["boxes"], b["boxes"]) for a, b in pairs)
+    assert not torch.equal(plain.images, changed.images)
+    still = batch(scenes(split(tmp_path), replace(transform((64, 96), augment), jitter=0.5)))
+    assert torch.equal(still.images, batch(scenes(split(tmp_path), transform((64, 96)))).images), "without a seed"

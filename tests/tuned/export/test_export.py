@@ -67,7 +67,7 @@ def axes(values):
     ("method", "format_", "name"),
     [
         ("lora", "safetensors", "model.safetensors"),
-        ("lora", "onnx", "model.onnx"),
+        pytest.param("lora", "onnx", "model.onnx", marks=pytest.mark.slow),
         ("lora", "torch_export", "model.pt2"),
         pytest.param("cst", "onnx", "model.onnx", marks=pytest.mark.slow),
         pytest.param("cst", "torch_export", "model.pt2", marks=pytest.mark.slow),
@@ -94,6 +94,7 @@ def test_the_exported_file_has_the_records_accuracy(method, format_, name, lora,
     assert [p.name for p in tmp_path.iterdir()] == [name]
 
 
+@pytest.mark.slow
 def test_a_file_says_what_it_is(lora, cst, tmp_path):
     onnx = pytest.importorskip("onnx")
     made = export(cst.folder, "onnx", tmp_path / "a.onnx")

@@ -34,6 +34,14 @@ class SPT(Method):
     `budget` is a count, or a share of the backbone below 1. `beta`: a vector with at least 1 / beta of its entries
     among the most sensitive trains whole. `step` is that of the search for the budget, a twentieth of it by default.
     `batches` of 32 training images are scored, in `mode`. `choose: random` scores at random, as a control.
+
+    Source: He et al., ICCV 2023, arXiv 2303.08566.
+    Equation: sensitivity of an entry = (∂L/∂w)², summed over batches; the most sensitive entries train as W + ΔW
+        with ΔW sparse.
+    Place: where the task is most sensitive, within `budget` parameters; what was chosen is in the plan.
+    Cost: a pass over some batches first; backward runs through the whole backbone; merged at prediction it costs
+        nothing.
+    Avoid when: the number of parameters must be equal between tasks to the last: it is that of the budget, about.
     """
 
     plans: ClassVar[bool] = True
@@ -181,6 +189,9 @@ class StructuredSPT(SPT):
     """A matrix with at least P / alpha sensitive entries gets a module of P parameters, of the given rank.
 
     `dropout` is that of a module's input (none after an attention's projection), `drop_path` of its output.
+
+    Equation: where a matrix has many sensitive entries, a module of the given rank beside it; elsewhere W + ΔW with
+        ΔW sparse.
     """
 
     rank: Positive = 8

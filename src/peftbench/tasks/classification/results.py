@@ -8,5 +8,6 @@ RESULTS = TaskResults(
     metric="accuracy",
     columns={"top-1 %": "accuracy"},
     setting={"label_smoothing": 0.0},
+    later={"class_weights": None, "focal_gamma": 0.0},
     counted=("accuracy", "class_accuracy", "top5"),
 )

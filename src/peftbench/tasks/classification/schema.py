@@ -8,9 +8,9 @@ from typing import Any, Literal
 from pydantic.dataclasses import dataclass as checked
 
 from peftbench.common.errors import UserError
-from peftbench.config.bounds import Share
+from peftbench.config.bounds import Amount, Share
 from peftbench.config.schema import Config
-from peftbench.config.task_schema import STRICT, PredictOption, TaskSchema, TaskSection
+from peftbench.config.task_schema import OFFERED, STRICT, PredictOption, TaskSchema, TaskSection
 from peftbench.tasks.classification.results import RESULTS
 
 __all__ = ["RESULTS", "SCHEMA"]
@@ -18,14 +18,27 @@ __all__ = ["RESULTS", "SCHEMA"]
 
 @checked(config=STRICT, frozen=True, kw_only=True)
 class Classification(TaskSection):
-    """A linear head on pooled features. `label_smoothing` is of the training loss alone."""
+    """A linear head on pooled features. Its options are of the training loss alone.
+
+    `class_weights`: a factor for each class, in the order of the classes, or `balanced`: by how rare it is.
+    `focal_gamma`: the exponent of the focal loss; 0 is cross-entropy.
+    """
 
     name: Literal["classification"]
     label_smoothing: Share = 0.0
+    class_weights: Literal["balanced"] | tuple[Amount, ...] | None = None
+    focal_gamma: Amount = 0.0
 
 
 def check_config(config: Config) -> None:
-    """Raises UserError: images that are not square."""
+    """Raises UserError: images that are not square, or weights of classes that leave nothing to learn."""
+    assert isinstance(config.task, Classification)
+    weights = config.task.class_weights
+    if isinstance(weights, tuple) and not any(weights):
+        raise UserError(
+            f"task.class_weights={list(weights)}: leaves nothing to learn; expected a number for each class, at least "
+            f"one of them above 0, or balanced."
+        )
     if isinstance(config.data.size, tuple):
         raise UserError(
             f"data.size={list(config.data.size)}: task={config.task.name} takes square images; give one number."
@@ -41,7 +54,9 @@ def check_predicts(options: Mapping[str, Any]) -> None:
 
 SCHEMA = TaskSchema(
     section=Classification,
-    augmentations=("none", "flip", "crop", "rrc", "trivial"),
+    augmentations=("none", "flip", "crop", "rrc", "trivial", "randaugment"),
+    takes=OFFERED,
+    counters={"class_weights": "balanced", "focal_gamma": "2"},
     check=check_config,
     predicts={
         "top_k": PredictOption(5, "classes of each image, the most probable first"),

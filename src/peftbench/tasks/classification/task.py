@@ -1,11 +1,12 @@
-"""Classification of images and clips: a linear head on pooled features, cross-entropy, accuracy."""
+"""Classification of images and clips: a linear head on pooled features, accuracy."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,11 +16,13 @@ from torchmetrics.classification import MulticlassAccuracy
 from peftbench.backbones import Backbone
 from peftbench.common.amounts import plural
 from peftbench.common.errors import UserError
+from peftbench.data.balancing import balanced_weights
 from peftbench.results.per_image import write_right
 from peftbench.tasks.base import Extract, Metrics, Task
 from peftbench.tasks.classification import schema
 from peftbench.tasks.classification.class_accuracy import ClassAccuracy
 from peftbench.tasks.classification.evaluator import ClassEvaluator
+from peftbench.tasks.classification.focal import focal_loss
 from peftbench.tasks.classification.predictor import ClassPredictor
 from peftbench.tasks.classification.run_page import ClassPage
 from peftbench.tasks.classification.top1 import Top1
@@ -38,13 +41,18 @@ class Classification(Task):
     page: ClassVar[type[RunPage]] = ClassPage
     evaluator: ClassVar[type[Evaluator] | None] = ClassEvaluator
 
+    weights: Tensor | None
+
     def __init__(self, backbone: Backbone, classes: Sequence[str], label_smoothing: float = 0.0) -> None:
         super().__init__()
         self.classes = tuple(classes)
         self.label_smoothing = label_smoothing
+        self.class_weights: Literal["balanced"] | tuple[float, ...] | None = None
+        self.focal_gamma = 0.0
         self.head = nn.Linear(backbone.facts.width, len(classes))
         nn.init.trunc_normal_(self.head.weight, std=0.02, a=-0.04, b=0.04)
         nn.init.zeros_(self.head.bias)
+        self.register_buffer("weights", None, persistent=False)
 
     @classmethod
     def build(
@@ -54,7 +62,27 @@ class Classification(Task):
         classes: Sequence[str],
         categories: Sequence[int] = (),
     ) -> Classification:
-        return cls(backbone, classes, section.label_smoothing)
+        task = cls(backbone, classes, section.label_smoothing)
+        task.class_weights, task.focal_gamma = section.class_weights, section.focal_gamma
+        return task
+
+    @classmethod
+    def refuse_classes(cls, section: schema.Classification, classes: Sequence[str]) -> None:
+        weights = section.class_weights
+        if isinstance(weights, tuple) and len(weights) != len(classes):
+            named = ", ".join(classes[:3]) + (", …" if len(classes) > 3 else "")
+            raise UserError(
+                f"task.class_weights={list(weights)}: {plural(len(weights), 'number')}, and there are "
+                f"{len(classes)} classes; expected one for each, in the order {named}, or balanced."
+            )
+
+    def learn_targets(self, targets: np.ndarray) -> None:
+        """Weighs the classes, as `task.class_weights` says."""
+        wanted = self.class_weights
+        if wanted == "balanced":
+            self.weights = balanced_weights(targets, len(self.classes)).to(self.head.weight.device)
+        elif wanted is not None:
+            self.weights = torch.tensor(wanted, device=self.head.weight.device)
 
     def taken_over(self, learned: Mapping[str, Tensor], classes: Sequence[str]) -> tuple[Mapping[str, Tensor], str]:
         """Rows of the classes of the same name; those of other classes stay as they are."""
@@ -81,10 +109,18 @@ class Classification(Task):
         return self.head(features)
 
     def loss(self, extract: Extract, backbone: Backbone, batch: tuple[Tensor, Tensor]) -> Tensor:
-        """Mean cross-entropy of (images, labels), a scalar."""
-        images, labels = batch[:2]
+        """The mean over (images, targets), a scalar; targets are labels (B,), or shares of the classes (B, classes)."""
+        images, targets = batch[:2]
         logits = self.predict(extract, backbone, images)
-        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        smoothing = self.label_smoothing
+        if self.focal_gamma:
+            return focal_loss(logits, targets, self.focal_gamma, self.weights, smoothing).mean()
+        if self.weights is None:
+            return F.cross_entropy(logits, targets, label_smoothing=smoothing)
+        # torch's own mean divides by the weights of the batch: then an image would count more in a batch of rare ones,
+        # and processes that share a batch out would disagree with one that has all of it.
+        each = F.cross_entropy(logits, targets, self.weights, label_smoothing=smoothing, reduction="none")
+        return each.mean()
 
     def metrics(self) -> MetricCollection:
         """What `update(predictions, labels)` measures: top-1, its mean over classes and, from six classes on, top-5.

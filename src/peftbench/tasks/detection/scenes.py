@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 from peftbench.common.errors import UserError
+from peftbench.data.augmentation import colour_jitter
 from peftbench.data.base import Split
 from peftbench.data.boxes import BoxSplit, Objects
 from peftbench.data.decoding import FILTERS, Picture, at_home, open_rgb
@@ -52,6 +53,11 @@ class SceneTransform:
     augment: str = "none"
     divisor: int = 32
     range: Range = "auto"
+    jitter: float = 0.0
+
+    def plain(self) -> SceneTransform:
+        """Without what is for training alone."""
+        return replace(self, augment="none", jitter=0.0)
 
     @property
     def colour(self) -> Tensor:
@@ -155,7 +161,9 @@ class Scenes(Images):
         assert isinstance(split, BoxSplit)
         self.transform, self.views = transform, 0
         self.kept = transform.size  # type: ignore[assignment]
-        self.augment = None if transform.augment == "none" else self._drawn  # type: ignore[assignment]
+        self.jitter = colour_jitter(transform.jitter)
+        changed = transform.augment != "none" or self.jitter
+        self.augment = self._drawn if changed else None  # type: ignore[assignment]
         shape = (3, *(transform.size or (0, 0)))
         holds = transform.size is not None and transform.augment != "lsj"
         self._begin(split, shape, holds and len(split) * math.prod(shape) <= memory_gb * 2**30, on_error, watch)
@@ -245,7 +253,9 @@ class Scenes(Images):
         if kind == "ssd":
             scene = _distorted(scene, transform.colour)
             scene = self._to(scene, transform.fit((scene.image.shape[1], scene.image.shape[2])))
-        return _sane(_flipped(scene) if torch.rand(()) < 0.5 else scene)
+        for change in self.jitter:
+            scene = scene._replace(image=change(scene.image))
+        return _sane(_flipped(scene) if kind != "none" and torch.rand(()) < 0.5 else scene)
 
     def _base(self, index: int, size: tuple[int, int]) -> Tensor:
         """uint8 (3, h, w), from memory where it is there."""

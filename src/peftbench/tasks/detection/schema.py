@@ -106,6 +106,7 @@ def check_predicts(options: Mapping[str, Any]) -> None:
 SCHEMA = TaskSchema(
     section=Detection,
     augmentations=("none", "flip", "multiscale", "lsj", "ssd"),
+    takes=("jitter",),  # what moves, hides or mixes pixels would have to do so to boxes
     check=check_config,
     files=("weights",),
     predicts={

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -75,9 +76,9 @@ class Detection(Task):
         shorter, longest = tuple(config.data.options["min_size"]), config.data.options["max_size"]
         strides = (round(facts.canvas[0] / tap.grid[0]) for tap in facts.taps if tap.grid)
         divisor = max(DIVISOR, *strides)
-        return SceneTransform(
-            size, shorter, longest, interpolation, mean, std, config.data.augment, divisor, config.data.range
-        )
+        data = config.data
+        form = SceneTransform(size, shorter, longest, interpolation, mean, std, divisor=divisor, range=data.range)
+        return replace(form, augment=data.augment, jitter=data.jitter)
 
     @classmethod
     def look_at(cls, config: Config, transform: Any, roles: Sequence[Split | None]) -> list[str]:

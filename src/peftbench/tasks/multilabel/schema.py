@@ -32,7 +32,8 @@ def check_predicts(options: Mapping[str, Any]) -> None:
 
 SCHEMA = TaskSchema(
     section=Multilabel,
-    augmentations=("none", "flip", "crop", "rrc", "trivial"),
+    augmentations=("none", "flip", "crop", "rrc", "trivial", "randaugment"),
+    takes=("resize", "jitter", "erase", "mixup", "cutmix", "tta"),
     check=refuse_other_shapes,
     predicts={"batch_size": PredictOption(64, "images at a time")},
     check_predicts=check_predicts,

@@ -14,8 +14,9 @@ from safetensors import SafetensorError
 from peftbench import pruning
 from peftbench.common.atomic_files import give_usual_mode
 from peftbench.common.errors import Refusal, UserError, nearest
+from peftbench.common.notes import note
 from peftbench.deltas import peft_adapter
-from peftbench.runs.build import unstreamed
+from peftbench.runs.build import in_one_pass, unstreamed
 from peftbench.tasks.base import task_class
 from peftbench.tuned.export.graph import Sample
 from peftbench.tuned.export.peft_adapter import to_adapter
@@ -78,14 +79,20 @@ def export(
     if format == "peft":
         _only_adapter(path)
         refuse_merge(format, merge)
-    finished = dataclasses.replace(finished, config=unstreamed(finished.config))
+    told = _told(finished)
+    if finished.config.data.tta != "none":
+        note(
+            f"{finished.folder}: was tested with data.tta={finished.config.data.tta}; what is exported looks at an "
+            f"image once, so average its predictions for an image and its mirror image to have the record's figures."
+        )
+    finished = dataclasses.replace(finished, config=in_one_pass(unstreamed(finished.config)))
     sample = Sample(load(finished, merge=False, weights=weights))
     if format == "peft":
-        told = _told(finished) | {"normalisation": OUTSIDE}
+        told |= {"normalisation": OUTSIDE}
         return Exported(*_placed(path, lambda part: to_adapter(finished, sample, part, told, weights)))
     tuned = load(finished, merge=merge, weights=weights, dequantize=True)
     normalisation, writer = _WRITERS[format]
-    told = _told(finished) | {"merged": str(tuned.merged).lower(), "normalisation": normalisation}
+    told |= {"merged": str(tuned.merged).lower(), "normalisation": normalisation}
     if (backbone := tuned.model.backbone).masks:
         told |= {"merge": backbone.merging, "sparsity": f"{pruning.sparsity(backbone):.6f}"}
     return Exported(*_placed(path, lambda part: writer(tuned, sample, part, told)))
@@ -105,7 +112,8 @@ def _told(run: FinishedRun) -> dict[str, str]:
         "classes",
         "transform",
     )
-    return {**{k: run.metadata[k] for k in keys if k in run.metadata}, "peftbench": version("peftbench")}
+    flips = {} if run.config.data.tta == "none" else {"tested_with": f"data.tta={run.config.data.tta}"}
+    return {**{k: run.metadata[k] for k in keys if k in run.metadata}, **flips, "peftbench": version("peftbench")}
 
 
 def _placed(path: Path, write: Callable[[Path], Result]) -> tuple[Path, Result]:

@@ -1,0 +1,94 @@
+"""The page of a method: what it is, its equation, where it sits, what it trains and costs, when to take another."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from figure import figure
+
+import peftbench
+from peftbench.common.config_files import describe, names
+from peftbench.config import CONFIGS
+from peftbench.config.declared_fields import declared
+
+FOLDER = Path(__file__).resolve().parents[2] / "docs" / "methods"
+SECTIONS = ("Source", "Equation", "Place", "Cost", "Avoid when")
+"""What the docstring of each method's class, or of a class that it extends, says of it."""
+BACKBONES = {
+    "vit_b": "ViT-B/16",
+    "vit_s": "ViT-S/16",
+    "swin_b": "Swin-B",
+    "convnext_b": "ConvNeXt-B",
+    "resnet50": "ResNet-50",
+    "hybrid_nano": "hybrid_nano",
+}
+
+
+def pages() -> dict[str, str]:
+    """Every page and figure by its path below `docs/methods`."""
+    made = {}
+    for name, path in names("method", [CONFIGS]).items():
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        kind = content.get("method", content)
+        module, _, cls = kind["path"].rpartition(".")
+        made |= page(name, describe(path), getattr(importlib.import_module(module), cls), kind)
+    return made
+
+
+def page(name: str, is_what: str, cls: Any, options: dict[str, Any]) -> dict[str, str]:
+    """The page of one method, and its figure where it has one."""
+    told = sections(cls)
+    lines = [f"# {name}", "", f"{is_what}.", "", f"    peftbench method={name} backbone=vit_b data=vtab/cifar", ""]
+    drawn = None if cls.plans else figure(name)
+    if drawn is not None:
+        lines += [f"![Where {name} sits](figures/{name}.svg)", ""]
+    for section in SECTIONS:
+        lines += [f"**{section}:** {told[section]}", ""]
+    lines += ["## Parameters", "", "The method's own, at its defaults; the head is counted apart.", ""]
+    lines += ["| backbone | parameters |", "|---|--:|"]
+    lines += [f"| {label} | {_count(name, cls, backbone)} |" for backbone, label in BACKBONES.items()]
+    fields = declared(options["path"], "path")
+    if fields:
+        chosen = {key: options.get(key, default) for key, (_, default) in fields.items()}
+        lines += ["", "## Options", "", "[What each means](../config.md#method-with-methodname).", ""]
+        lines += [" ".join(f"`method.{key}={_plain(value)}`" for key, value in chosen.items())]
+    made = {f"{name}.md": "\n".join(lines).rstrip() + "\n"}
+    if drawn is not None:
+        made[f"figures/{name}.svg"] = drawn
+    return made
+
+
+def sections(cls: Any) -> dict[str, str]:
+    """What the docstring of a class says under each of `SECTIONS`; what is not there a class that it extends says.
+
+    Raises:
+        ValueError: none of them says it.
+    """
+    told: dict[str, str] = {}
+    for kind in cls.__mro__:
+        text = inspect.cleandoc(kind.__dict__.get("__doc__") or "")
+        for found in re.finditer(rf"^({'|'.join(SECTIONS)}): (.*(?:\n(?:[ \t]+\S.*))*)", text, re.MULTILINE):
+            told.setdefault(found[1], " ".join(found[2].split()))
+    if lacking := [section for section in SECTIONS if section not in told]:
+        raise ValueError(f"{cls.__name__}: its docstring does not say {', '.join(lacking)}.")
+    return told
+
+
+def _count(method: str, cls: Any, backbone: str) -> str:
+    if cls.plans:
+        return "decided by data"
+    try:
+        return f"{peftbench.count_parameters(method, backbone):,}"
+    except peftbench.Refusal as refusal:
+        return f"refused: {str(refusal).partition(': ')[2]}".replace("|", "\\|")
+
+
+def _plain(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return f"[{','.join(map(str, value))}]" if isinstance(value, list | tuple) else str(value)
