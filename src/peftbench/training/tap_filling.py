@@ -41,8 +41,8 @@ def keep_taps(
 ) -> dict[str, Any] | None:
     """Has the training and validation images replaced by their taps; returns what that cost, for the record.
 
-    Test images are looked at once, so a run never keeps theirs; nor those of validation images where these are looked at
-    with their mirror images. Else as `keep_taps_of`.
+    Test images are looked at once, so a run never keeps theirs; nor those of validation images where these are looked
+    at with their mirror images. Else as `keep_taps_of`.
     """
     loaders = (data.train, data.val if config.data.tta == "none" else None)
     parts = [images for images in map(images_of, loaders) if images is not None]
