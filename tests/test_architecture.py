@@ -221,7 +221,8 @@ print(sorted({"torch", "timm", "lightning"} & set(sys.modules)), shipped_tasks()
     assert done.stdout.startswith("[] {'classification': 'peftbench.tasks.classification', 'detection'"), done.stdout
 
 
-# A name that says as little as these says of what: `run` is what `peftbench.run` is.
+# A name that says as little as these says of what: `run` is what `peftbench.run` is, which carries `runs.run.run` out
+# and writes the page.
 SAYS_LITTLE = {"together", "run", "check", "read", "write"}
 
 
@@ -234,4 +235,4 @@ def test_names_of_modules_and_public_functions_say_of_what():
             if isinstance(node, ast.FunctionDef) and node.name in SAYS_LITTLE:
                 functions.append(f"{name}: {node.name}")
     assert modules == ["runs/run.py"]
-    assert functions == ["runs/run.py: run"]
+    assert sorted(functions) == ["api.py: run", "runs/run.py: run"]

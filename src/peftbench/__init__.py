@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from peftbench.api import count_parameters as count_parameters
+    from peftbench.api import run as run
     from peftbench.common.errors import Refusal as Refusal
     from peftbench.common.errors import UserError as UserError
     from peftbench.config.compose import compose as compose
     from peftbench.results.record import Record as Record
     from peftbench.runs.build import build_backbone as build_backbone
-    from peftbench.runs.run import run as run
     from peftbench.tuned.evaluating import evaluate as evaluate
     from peftbench.tuned.load import load as load
     from peftbench.tuned.multitask import MultiTask as MultiTask
@@ -36,7 +36,7 @@ _WHERE = {
     "evaluate": "peftbench.tuned.evaluating",
     "load": "peftbench.tuned.load",
     "MultiTask": "peftbench.tuned.multitask",
-    "run": "peftbench.runs.run",
+    "run": "peftbench.api",
     "Record": "peftbench.results.record",
     "UserError": "peftbench.common.errors",
     "Refusal": "peftbench.common.errors",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from peftbench.backbones import Backbone
 from support.yolo import write_yolo
 
 ODD = "<b>&'x'"
@@ -110,6 +112,36 @@ def test_without_cleanlab_a_sentence_says_how_to_install_it(data, folder, monkey
     status, _, problem = check(data, folder, "backbone=vit_nano")
     assert status == 2
     assert "pip install 'peftbench[check]'" in problem
+
+
+@pytest.mark.slow
+def test_a_second_check_reads_the_taps_that_the_first_and_a_run_of_the_probe_kept(
+    data, folder, cli, tmp_path, monkeypatch
+):
+    pytest.importorskip("cleanlab")
+    (folder / "test" / "b").mkdir()
+    scene(50).save(folder / "test" / "b" / "50.png")
+    (folder / "train" / "b" / "broken.png").write_bytes(b"no image")
+    passes, taps = [], Backbone.taps
+    monkeypatch.setattr(Backbone, "taps", lambda *given: passes.append(1) or taps(*given))
+
+    def doubts(name, *words):
+        passes.clear()
+        status, told, problem = check(data, folder, "backbone=vit_nano", f"out={tmp_path / name}", *words)
+        assert (status, problem) == (1, ""), "of the broken image"
+        return (tmp_path / name / "doubts.csv").read_text(), len(passes), told
+
+    kept = f"taps.dir={tmp_path / 'taps'}"
+    live, computed, _ = doubts("live", "taps=off")
+    assert computed > 0
+    first, computed, _ = doubts("first", kept)
+    assert computed > 0
+    assert doubts("second", kept)[:2] == (first, 0) == (live, 0)
+    (folder / "train" / "b" / "broken.png").unlink()
+    words = ("method=linear", "backbone=vit_nano", "data=folder", f"data.root={folder}", "data.val_fraction=0", kept)
+    assert cli(*words, "trainer.epochs=1", "trainer.progress=false")[0] == 0
+    (record,) = tmp_path.glob("*/result.json")
+    assert json.loads(record.read_text())["costs"]["taps"]["computed"] == 0
 
 
 def test_labels_that_were_exchanged_are_those_that_the_probe_doubts_most(data, tmp_path):

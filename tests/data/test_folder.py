@@ -7,7 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from peftbench import UserError
 from peftbench.data.folder import Folder
 from support.datasets import class_folders, refuses, write
 
@@ -132,12 +135,64 @@ def test_rows_that_contradict_each_other_are_refused(tmp_path):
         ("path,label\na.png,x\nmissing.png,x\n", ":3: there is no image"),
         ("path,label,split\na.png,x,holdout\n", ":2: split 'holdout'"),
         ("path,label,split\na.png,x,test\n", "none to train on"),
+        ("path,label,label\na.png,x,y\n", "has the column 'label' twice"),
+        (f"path,label\n{'a' * 5000}.png,x\n", ":2: there is no image"),
+        (f"path,label\na.png,{'x' * 140_000}\n", "cannot be read as a CSV (field larger than field limit (131072))"),
     ],
 )
 def test_a_csv_that_cannot_be_used_is_refused_with_its_line(tmp_path, content, told):
     write(tmp_path / "a.png")
     (tmp_path / "labels.csv").write_text(content)
     assert told in refuses(Folder(str(tmp_path), labels="labels.csv"))
+
+
+@pytest.fixture(scope="module")
+def six_images(tmp_path_factory):
+    """A folder of six images, which tables of any content name."""
+    root = tmp_path_factory.mktemp("six")
+    for at in range(6):
+        write(root / f"{at}.png")
+    return root
+
+
+WORDS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8) | st.just("9" * 5000)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    labels=st.lists(WORDS.filter(str.strip), min_size=6, max_size=6).filter(
+        lambda texts: len(set(map(str.strip, texts))) > 1
+    ),
+    header=st.permutations(["path", "label", "note", 'a, "b"']),
+    note=WORDS,
+    quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
+    end=st.sampled_from(["\n", "\r\n"]),
+)
+def test_whatever_labels_a_csv_holds_each_image_has_its_own(six_images, labels, header, note, quoting, end):
+    with (six_images / "labels.csv").open("w", newline="", encoding="utf-8") as file:
+        lines = csv.DictWriter(file, header, quoting=quoting, lineterminator=end)
+        lines.writeheader()
+        lines.writerows({"path": f"{at}.png", "label": label, "note": note} for at, label in enumerate(labels))
+    splits = Folder(str(six_images), "labels.csv", val_fraction=0, test_fraction=0).load()
+    named = dict(zip(splits.train.names, (splits.classes[at] for at in splits.train.labels), strict=True))
+    assert named == {f"{at}.png": label.strip() for at, label in enumerate(labels)}
+
+
+CELLS = st.sampled_from(
+    ["path", "label", "split", "0.png", "1.png", "train", "test", ",", "\n", "\r", '"', "\0", ";", "é", " "]
+)
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(CELLS, max_size=12).map("".join).map(str.encode) | st.binary(max_size=20))
+def test_whatever_a_csv_holds_it_is_read_or_refused_in_a_sentence(six_images, content):
+    (six_images / "labels.csv").write_bytes(b"path,label,split\n" * (len(content) % 2) + content)
+    for targets in ("own", "labels", "numbers"):
+        try:
+            splits = Folder(str(six_images), "labels.csv").load_as(targets)
+        except UserError:
+            continue
+        assert set(splits.train.names) <= {f"{at}.png" for at in range(6)}
 
 
 def test_a_csv_in_another_encoding_is_refused(tmp_path):

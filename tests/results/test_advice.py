@@ -53,3 +53,38 @@ def test_a_run_whose_validation_loss_rises_while_training_falls_overfits():
     assert "full: overfits: its validation loss was least in epoch 2 (0.6) and is 0.8 in epoch 3" in table(bad)
     for losses in ([(1.0, 0.9), (0.5, 0.6), (0.1, 0.63)], [(0.5, 0.6), (0.9, 0.9)], [(0.5, 0.6)]):
         assert "overfits" not in table(record("full", history=curve(*losses)))
+
+
+OVERFITS = curve((1.0, 0.9), (0.5, 0.6), (0.1, 0.8))
+
+
+def report(capsys, folder, *records) -> str:
+    """What a report of these records tells, its lines put together."""
+    assert main(["report", str(write(folder, *records))]) == 0
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_a_report_says_of_how_many_runs_a_method_overfits(capsys, tmp_path):
+    runs = [record("full", history=OVERFITS), record("full", seed=1, history=OVERFITS), record("full", seed=2)]
+    told = report(capsys, tmp_path, *runs, record("lora", history=curve((1.0, 0.9), (0.5, 0.6))))
+    assert "digits: full overfits in 2 of 3 runs: of one, the validation loss was least in epoch 2 (0.6)" in told
+    assert "lora overfits" not in told
+    assert "full overfits:" in report(capsys, tmp_path / "one", runs[0])
+    assert main(["report", f"run={tmp_path / 'one' / runs[0]['id']}"]) == 0
+    assert (
+        "It overfits: its validation loss was least in epoch 2"
+        in (tmp_path / "one" / runs[0]["id"] / "page.html").read_text()
+    )
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"config__trainer__keep": "best"},
+        {"history": [{"epoch": 1, "val_loss": 0.1}, {"epoch": 2, "val_loss": 0.9, "train_loss": None}]},
+        {"history": [row | {"val_loss": float("nan")} for row in OVERFITS]},
+    ],
+    ids=["keeps its best epoch", "rows of another form", "not a number"],
+)
+def test_a_report_says_nothing_of_what_overfits_no_more_or_cannot_be_told(more, capsys, tmp_path):
+    assert "overfits" not in report(capsys, tmp_path, record("full", **({"history": OVERFITS} | more)))

@@ -141,6 +141,31 @@ def test_ood_columns_are_there_where_records_have_them(tmp_path):
     assert one(leaderboard(tmp_path), method="lora", task="digits")["ood"] == "0.6"
 
 
+SHIFTED = {
+    "multilabel": ("mAP", {"AP/cat": 0.2, "AP/mAP": 0.3, "f1": 0.4}),
+    "regression": ("r2", {"mae": 12.0, "mae/r2": 11.0}),
+    "classification": ("accuracy", {"class_accuracy": 0.2, "class_accuracy/accuracy": 0.3}),
+}
+
+
+@pytest.mark.parametrize("task", SHIFTED)
+def test_shifted_sets_are_reported_by_what_the_task_is_judged_by(task, tmp_path):
+    metric, others = SHIFTED[task]
+    metrics = {f"test/{metric}": 0.8, "test/loss": 1.0, f"ood/{metric}": 0.61, f"ood/noise/{metric}": 0.62}
+    metrics |= {f"ood/noise:3/{name}": value for name, value in ({metric: 0.63, "loss": 1.0} | others).items()}
+    images = {"train": 1000, "test": 10_000, "ood/noise:3": 10_000}
+    more = {"metrics": metrics, "config__task": {"name": task}, "stamps__data__images": images}
+    write(tmp_path, record("lora", **more), record("bitfit", **{**more, "metrics": {f"test/{metric}": 0.7}}))
+    shown = tell("report", tmp_path, "--format=markdown").split("On shifted test sets, %")[1].split("\n## ")[0]
+    assert shown.splitlines()[0].strip() == ("" if task == "classification" else metric)
+    lines = [line for line in shown.splitlines() if line.startswith("|")]
+    assert (lines[0], lines[2:]) == (
+        "| method | test % | mean | noise | noise:3 |",
+        ["| lora | 80.0 | 61.0 | 62.0 | 63.0 |"],
+    )
+    assert one(leaderboard(tmp_path), method="lora", task="digits")["ood"] == "0.61"
+
+
 @given(points=st.lists(st.tuples(st.floats(0, 10), st.floats(0, 1)), min_size=1, max_size=12))
 def test_the_front_is_what_nothing_beats(points):
     on = set(pareto_front(points))

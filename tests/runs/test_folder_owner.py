@@ -3,11 +3,14 @@
 Two threads contend for the lock as two processes do; `tests/common/test_file_lock.py` has processes that are killed.
 """
 
+import contextlib
 import threading
+import time
 
 import pytest
 
 from peftbench.common.errors import UserError
+from peftbench.runs import folder as owners
 from peftbench.runs.folder import owned_folder
 
 
@@ -34,3 +37,33 @@ def test_a_job_of_the_same_sweep_waits_until_it_is_over(tmp_path):
         assert not came.wait(0.3)
     assert came.wait(30)
     waiting.join(30)
+
+
+def test_a_job_that_comes_while_another_takes_the_folder_waits_too(tmp_path, monkeypatch):
+    """Two jobs of a sweep start at once, in a folder that an earlier sweep had."""
+    with owned_folder(tmp_path / "run", 0, "earlier"):
+        pass
+    replace, writing, refusals = owners.replacing, threading.Event(), []
+
+    @contextlib.contextmanager
+    def slowly(path, *further):
+        writing.set()
+        time.sleep(0.2)
+        with replace(path, *further) as part:
+            yield part
+
+    def come() -> None:
+        try:
+            with owned_folder(tmp_path / "run", 0, "a"):
+                pass
+        except UserError as refusal:
+            refusals.append(str(refusal))
+
+    monkeypatch.setattr(owners, "replacing", slowly)
+    first, second = (threading.Thread(target=come, daemon=True) for _ in range(2))
+    first.start()
+    assert writing.wait(30)
+    second.start()
+    for job in (first, second):
+        job.join(30)
+    assert refusals == []

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import peftbench
+from peftbench import deltas
 from peftbench.common.errors import Refusal, UserError
 from peftbench.deltas import load_delta
 from peftbench.runs.run import run
@@ -55,10 +56,13 @@ def before(data, tmp_path_factory):
 
 
 def test_method_and_rows_of_the_same_classes_are_taken_over_and_the_record_says_from_where(
-    data, before, tmp_path, capsys
+    data, before, tmp_path, capsys, monkeypatch
 ):
     folder, first = before
+    reads = []
+    monkeypatch.setattr(deltas, "load_delta", lambda path: reads.append(path) or load_delta(path))
     record = run(config(tmp_path, data["second"], f"start={folder}", *STILL))
+    assert reads.count(folder / "delta.safetensors") == 1
     learned, begun = delta(tmp_path, record), delta(folder.parent, first)
     assert "2 of 3 classes are known by name" in capsys.readouterr().err
     assert close(*({n: t for n, t in tensors.items() if not n.startswith("task.")} for tensors in (learned, begun)))

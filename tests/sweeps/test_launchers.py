@@ -19,7 +19,7 @@ def test_a_launcher_runs_every_job_and_the_table_comes_at_the_end(tiny, tmp_path
     words += ["pruning=unstructured", "pruning.ratio=0.1", "pruning.merge=dense"]  # which the probe cannot
     words += [f"hydra/launcher={launcher}", f"output_dir={tmp_path}"]
     done = start(*words, RAY_AUTH_MODE="disabled")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     found = records(tmp_path)
     complete = [r["config"] for r in found.values() if r["status"] == "complete"]
     assert sorted((c["method"]["name"], c["seed"]) for c in complete) == [("petah", s) for s in seeds]
@@ -27,7 +27,8 @@ def test_a_launcher_runs_every_job_and_the_table_comes_at_the_end(tiny, tmp_path
     assert len(re.findall(r"^ petah ", done.stdout, re.MULTILINE)) == len(seeds)
     assert "Traceback" not in done.stderr
     before = {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/delta.safetensors")}
-    assert start(*words, RAY_AUTH_MODE="disabled").returncode == 0
+    again = start(*words, RAY_AUTH_MODE="disabled")
+    assert again.returncode == 0, again.stdout + again.stderr
     assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/delta.safetensors")} == before
 
 

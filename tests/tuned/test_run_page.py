@@ -24,6 +24,7 @@ from peftbench.results import read_record
 from peftbench.results.per_image import read_right, stamped
 from peftbench.tasks.detection.run_page import BoxPage
 from peftbench.tasks.run_pages import Seen
+from peftbench.tuned.run_page import write_asked_pages
 from support.finished_runs import QUIET, finish, pictures
 from support.pages import look
 
@@ -73,6 +74,31 @@ def test_a_run_with_page_has_the_id_of_one_without(run):
     config = peftbench.compose("method=linear", "data=digits")
     assert identity(config) == identity(peftbench.compose("method=linear", "data=digits", "page=true"))
     assert "page" not in json.dumps(identity(config))
+
+
+def test_a_page_is_written_from_python_too_and_for_a_run_that_was_there(finished, tiny, tmp_path, capsys, monkeypatch):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    (folder,) = (path.parent for path in tmp_path.glob("*/result.json"))
+    words = [*tiny, "method=linear", f"output_dir={tmp_path}", "page=true"]
+    monkeypatch.setenv("SLURM_PROCID", "0")  # as in a job of one process
+    for carry_out in (lambda: peftbench.run(peftbench.compose(*words)), lambda: main(words)):
+        carry_out()
+        assert f"page: {folder / 'page.html'}" in capsys.readouterr().out
+        (folder / "page.html").unlink()
+    peftbench.run(peftbench.compose(*words[:-1]))
+    assert not (folder / "page.html").exists()
+
+
+def test_several_processes_say_once_that_they_write_no_page(capsys, monkeypatch):
+    config = peftbench.compose("trainer=ddp", "trainer.devices=2", "page=true", "method=linear", "data=digits")
+    record = peftbench.Record("an-id", "complete", config.to_dict(), folder="outputs/an-id")
+    for process in ("0", "1"):
+        monkeypatch.setenv("RANK", process)
+        write_asked_pages([config], [record], print)
+    assert (
+        capsys.readouterr().out
+        == "page=true: several processes write no page; give peftbench report run=outputs/an-id.\n"
+    )
 
 
 def test_the_pictures_are_the_mistakes_and_the_least_sure(run, page):

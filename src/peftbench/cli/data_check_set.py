@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from peftbench.results.data_page import Shown
     from peftbench.runs.label_doubts import Doubt
 
-_KEYS = ("data", "backbone", "task", "seed", "data_dir")
+_KEYS = ("data", "backbone", "task", "seed", "taps", "data_dir")
 _FILES = ("page.html", "doubts.csv", "near_duplicates.csv")
 _MOST = 40  # pairs that the page shows
 
@@ -67,7 +67,8 @@ def _doubts(config: Config, findings: Findings, lines: list[str], console: Any) 
     from peftbench.runs.label_doubts import doubt_labels
 
     with counted(console, "computing features") as watch:
-        doubts, notes = doubt_labels(config, findings.splits, findings.broken, watch)
+        seen = (findings.splits, findings.classes, findings.broken)
+        doubts, notes = doubt_labels(config, *seen, watch, console.print)
     lines += [f"note: {note}" for note in notes]
     issues = sum(doubt.issue for doubt in doubts)
     lines.append(

@@ -35,7 +35,7 @@ def train_configs(configs: Sequence[Config], group: str | None, retry: bool) -> 
     if config.trainer.devices * config.trainer.nodes > 1 and not _is_one_of_several_processes():
         from peftbench.cli.processes import run_in_processes
 
-        return _with_pages([run_in_processes(config, group, retry)])
+        return _with_pages([config], [run_in_processes(config, group, retry)])
     if "torch" not in sys.modules:
         look_before_torch(config)
     splits = _read_already.pop(shared_mistakes.key_of("data", config), None)
@@ -47,15 +47,15 @@ def train_configs(configs: Sequence[Config], group: str | None, retry: bool) -> 
     global importing
     importing += time.perf_counter() - begun
     _pass_over_imports()
-    return _with_pages(run_jointly(configs, group, retry, splits))
+    return _with_pages(configs, run_jointly(configs, group, retry, splits))
 
 
-def _with_pages(records: list[Record]) -> list[Record]:
-    """The records, once the pages that they ask for are written, by one process of several."""
-    if any(record.config.get("page") for record in records) and not _is_one_of_several_processes():
+def _with_pages(configs: Sequence[Config], records: list[Record]) -> list[Record]:
+    """The records, once the pages that their configs ask for are written."""
+    if any(config.page for config in configs):
         from peftbench.tuned.run_page import write_asked_pages
 
-        write_asked_pages(records, print)
+        write_asked_pages(configs, records, print)
     return records
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,10 +50,24 @@ def read_table(
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as problem:
         raise UserError(f"{file}: is not text in UTF-8 ({problem.reason} at byte {problem.start}).") from None
+    try:
+        return _rows(text, file, root, kind, there, group, target)
+    except csv.Error as problem:
+        raise UserError(
+            f"{file}: cannot be read as a CSV ({problem}); expected a header and a line an image."
+        ) from None
+
+
+def _rows(
+    text: str, file: Path, root: Path, kind: str, there: Callable[[Path], bool], group: str | None, target: Column
+) -> dict[str, list[Row]]:
+    """As `read_table`, of the file's text. Raises csv.Error where it is no table."""
     rows_of: dict[str, list[Row]] = {}
     with io.StringIO(text, newline="") as lines:
         rows = csv.DictReader(lines)
         columns = rows.fieldnames or ()
+        if twice := [column for column in _read_of(columns, group, target) if columns.count(column) > 1]:
+            raise UserError(f"{file}: has the column '{twice[0]}' twice; expected each that is read once.")
         if not {"path", *(() if target.columns else ("label",))} <= set(columns):
             wanted = "column path" if target.columns else "columns path and label"
             raise UserError(f"{file}: expected the {wanted}, found {', '.join(columns or ['nothing'])}.")
@@ -73,7 +87,7 @@ def read_table(
             if not path:
                 raise UserError(f"{place}: expected a path{'' if target.columns else ' and a label'}.")
             label = target.text(row, place)
-            if not there(root / path):
+            if not _is_there(there, root / path):
                 raise UserError(f"{file}:{rows.line_num}: there is no {kind} {root / path}.")
             member = (row[group] or "").strip() if group is not None else ""
             if group is not None and not member:
@@ -84,3 +98,16 @@ def read_table(
     if ALL in rows_of and len(rows_of) > 1:
         raise UserError(f"{file}: some rows name a split and some do not; expected all or none.")
     return rows_of
+
+
+def _read_of(columns: Sequence[str], group: str | None, target: Column) -> list[str]:
+    """Those of a table's columns that are read."""
+    wanted = {"path", "split", group, *(target.columns or ("label",))}
+    return [column for column in columns if column in wanted]
+
+
+def _is_there(there: Callable[[Path], bool], path: Path) -> bool:
+    try:
+        return there(path)
+    except OSError:  # a name that is too long for any file
+        return False

@@ -144,9 +144,14 @@ def strata(labels: np.ndarray) -> np.ndarray:
     return labels if labels.ndim == 1 and labels.dtype.kind == "i" else np.zeros(len(labels), dtype=np.int64)
 
 
+_DIGITS = 4000  # Python reads no longer numbers
+
+
 def natural(label: str) -> tuple[int, int, str]:
     """Numbers as numbers, then words: '2' before '10'."""
-    return (0, int(label), label) if label.isdecimal() else (1, 0, label)
+    if label.isdecimal() and len(label) <= _DIGITS:
+        return 0, int(label), label
+    return 1, 0, label
 
 
 def _cell(row: Mapping[str, str], column: str) -> str:

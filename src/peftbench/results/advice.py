@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from peftbench.results.board import Board
+from peftbench.results.overfitting import Overfit
 from peftbench.results.task_results import less_is_better
 
-_POINT, _RISE = 0.01, 1.1
+_POINT = 0.01
 REMEDY = "lower the learning rate, take layer decay, or method=lp_ft, which begins from the probe's head"
+CURE = "give trainer.keep=best, fewer epochs or augmentation"
 
 
 @dataclass(frozen=True)
@@ -60,19 +62,23 @@ def below_probe_on(board: Board) -> list[str]:
     return below_probe(figures)
 
 
-def overfitted(name: str, history: Sequence[Mapping[str, float]]) -> str:
-    """A sentence where the loss on validation images rose again while that of training fell; else nothing.
+def overfitted(name: str, overfits: Overfit | None) -> str:
+    """The sentence on a run that overfits; nothing of one that does not."""
+    return "" if overfits is None else f"{name}: overfits: {overfits}: {CURE}."
 
-    Rose is: by more than a tenth of its least value, which an earlier epoch had.
-    """
-    rows = [row for row in history if "val_loss" in row]
-    if len(rows) < 2:
-        return ""
-    least, last = min(rows, key=lambda row: row["val_loss"]), rows[-1]
-    if last["val_loss"] <= _RISE * least["val_loss"] or last["train_loss"] >= least["train_loss"]:
-        return ""
-    return (
-        f"{name}: overfits: its validation loss was least in epoch {int(least['epoch'])} ({least['val_loss']:.3g}) and "
-        f"is {last['val_loss']:.3g} in epoch {int(last['epoch'])}, while that of training fell from "
-        f"{least['train_loss']:.3g} to {last['train_loss']:.3g}: give trainer.keep=best, fewer epochs or augmentation."
-    )
+
+def overfitted_on(board: Board) -> list[str]:
+    """A sentence for each row and data set of a board of which at least half of the runs overfit, by one of them."""
+    notes = []
+    for row in board.rows:
+        for task in board.tasks:
+            runs = row.runs.get(task, [])
+            overfits = [run.overfits for run in runs if run.overfits is not None]
+            if not overfits or 2 * len(overfits) < len(runs):
+                continue
+            number = f" in {len(overfits)} of {len(runs)} runs" if len(runs) > 1 else ""
+            such = "of one, the" if len(overfits) > 1 else "the"
+            notes.append(
+                f"{task}: {row.label} overfits{number}: {such} {str(overfits[0]).removeprefix('its ')}: {CURE}."
+            )
+    return notes

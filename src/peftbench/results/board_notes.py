@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from peftbench.common.amounts import plural
-from peftbench.results.advice import below_probe_on
+from peftbench.results.advice import below_probe_on, overfitted_on
 from peftbench.results.board import FLAT, Board
 from peftbench.results.cells import BOLD_NOTE, best_note
 from peftbench.results.chosen import settings_by_arm
@@ -35,6 +35,7 @@ def group_notes(group: Group, incomplete: bool, shows_tasks: bool) -> list[str]:
     notes += _on_runs(group)
     notes += _on_protocols(group)
     notes += [note for board in group.boards for note in below_probe_on(board)][:NAMED]
+    notes += [note for board in group.boards for note in overfitted_on(board)][:NAMED]
     twice = [run for board in group.boards for run in board.twice]
     if twice:
         runs, ids = plural(len(twice), "further run"), some([run.id for run in twice])

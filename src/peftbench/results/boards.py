@@ -117,7 +117,9 @@ def _rows(complete: Sequence[Run], failed: Sequence[Run]) -> tuple[list[Row], li
         if at is None:
             runs.append(run)
             continue
-        more = "ood/accuracy" in run.metrics.keys() - runs[at].metrics.keys()  # the same run, with shifted test sets
+        more = (
+            f"ood/{run.primary}" in run.metrics.keys() - runs[at].metrics.keys()
+        )  # the same run, with shifted test sets
         if more:
             runs[at], run = run, runs[at]
         twice.append(run)

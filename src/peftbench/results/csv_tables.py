@@ -50,7 +50,7 @@ def _task_cells(board: Board, row: Row, task: str) -> list[object]:
     machines = len({run.machine for run in runs})
     alone = replace(row, runs={task: runs})
     costs = [alone.cost(name) if machines == 1 or name in _ANYWHERE else None for name in _COSTS]
-    shifted = [run.metrics["ood/accuracy"] for run in runs if "ood/accuracy" in run.metrics]
+    shifted = [run.metrics[mean] for run in runs if (mean := f"ood/{run.primary}") in run.metrics]
     counts = [len(runs), row.failed[task], "", machines]
     return [task, cell.value, cell.half, *counts, *costs, fmean(shifted) if shifted else None]
 

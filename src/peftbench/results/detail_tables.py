@@ -6,7 +6,8 @@ from peftbench.results import published
 from peftbench.results.board import MEAN, Board
 from peftbench.results.cells import head, in_per_cent, with_best
 from peftbench.results.groups import Group
-from peftbench.results.task_results import less_is_better, short, unit
+from peftbench.results.summary import Run
+from peftbench.results.task_results import less_is_better, percent, short, unit
 from peftbench.results.text_table import TextTable
 from peftbench.results.validation import validation_metric
 
@@ -45,30 +46,39 @@ def tasks_table(board: Board) -> TextTable:
 
 
 def shifted_table(group: Group) -> TextTable:
-    """Accuracy on shifted test sets, for the rows that have any, averaged over the tasks of a board."""
-    boards = [board for board in group.boards if any("ood/accuracy" in run.metrics for run in board.all_runs())]
-    names = sorted({n for board in boards for run in board.all_runs() for n in run.metrics if _is_shifted_accuracy(n)})
-    names.sort(key=lambda name: name != "ood/accuracy")
+    """What the rows reached on shifted test sets, averaged over the tasks of a board, by what their task is judged by.
+
+    Rows without such sets are left out.
+    """
+    metric = group.first.primary  # runs of one basis have one task
+    mean, tested = f"ood/{metric}", f"test/{metric}"
+    runs_of = [(board, row, [run for run in row.all_runs() if mean in run.metrics]) for board, row in group.all_rows()]
+    names = sorted(
+        {name for _, _, runs in runs_of for run in runs for name in _on_shifts(run)}, key=lambda n: (n != mean, n)
+    )
     which = [("data set", False)] if group.several else []
-    columns = [*which, ("method", False), ("test %", True), *((_shift(name), True) for name in names)]
-    table = TextTable("On shifted test sets, %", columns, label="shifted")
-    for board in boards:
-        for row in board.rows:
-            shifted = [run for run in row.all_runs() if "ood/accuracy" in run.metrics]
-            if shifted:
-                metrics = (board.metric, *names)
-                values = [[run.metrics[name] for run in shifted if name in run.metrics] for name in metrics]
-                cells = [f"{100 * sum(v) / len(v):.1f}" if v else "–" for v in values]
-                table.rows.append([*([board.tasks[0]] if group.several else []), row.label, *cells])
+    columns = [*which, ("method", False), ("test %", True), *((_shift(name, metric), True) for name in names)]
+    table = TextTable(f"On shifted test sets, {percent(mean)}", columns, label="shifted")
+    for board, row, shifted in runs_of:
+        if shifted:
+            values = [[run.metrics[name] for run in shifted if name in run.metrics] for name in (tested, *names)]
+            cells = [f"{100 * sum(v) / len(v):.1f}" if v else "–" for v in values]
+            table.rows.append([*([board.tasks[0]] if group.several else []), row.label, *cells])
     return table
 
 
-def _is_shifted_accuracy(name: str) -> bool:
-    return name.startswith("ood/") and name.endswith("accuracy") and "class_accuracy" not in name
+def _on_shifts(run: Run) -> list[str]:
+    """Its metrics `ood/<set>/<metric>`, and the mean; those of single classes are named alike and are none of them."""
+    sets = {name.removeprefix("ood/") for name, _ in run.images if name.startswith("ood/")}
+    sets |= {name.partition(":")[0] for name in sets}
+    metrics = [name for name in run.metrics if name.startswith("ood/") and name.endswith(f"/{run.primary}")]
+    if not sets:  # records of before do not name them
+        return [name for name in metrics if "class_accuracy" not in name]
+    return [name for name in metrics if name == f"ood/{run.primary}" or _shift(name, run.primary) in sets]
 
 
-def _shift(name: str) -> str:
-    return "mean" if name == "ood/accuracy" else name.removeprefix("ood/").removesuffix("/accuracy")
+def _shift(name: str, metric: str) -> str:
+    return "mean" if name == f"ood/{metric}" else name.removeprefix("ood/").removesuffix(f"/{metric}")
 
 
 def published_table(board: Board) -> list[TextTable]:

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from peftbench.common import amounts
+from peftbench.results.advice import CURE
+from peftbench.results.overfitting import overfit_of
 from peftbench.results.page_parts import Chart, PagePart
 from peftbench.results.record import Record
 from peftbench.results.task_results import images_of, less_is_better, results_of_record, short
@@ -100,7 +102,9 @@ def curves_of(record: Record) -> PagePart | None:
         points = [[row["epoch"], scale * row[key]] for row in rows if _is_number(row.get(key))]
         if len(points) > 1:
             charts.append(Chart("curve", title, {"points": points, "share": share}))
-    return PagePart("Curves", charts=charts) if charts else None
+    overfits = overfit_of(record.config, record.history)
+    notes = [f"It overfits: {overfits}: {CURE}."] if overfits else []
+    return PagePart("Curves", notes, charts) if charts else None
 
 
 def _at(values: Any, key: str) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 from peftbench.common.errors import UserError
 from peftbench.results.labels import data_name
 from peftbench.results.layers import layer_parameters
+from peftbench.results.overfitting import Overfit, overfit_of
 from peftbench.results.per_image import PerImage, stamped
 from peftbench.results.record import FILE, Record
 from peftbench.results.settings import (
@@ -86,6 +87,7 @@ class Run:
     right: PerImage | None
     costs: Costs
     curve: tuple[array[float], array[float], array[float]]
+    overfits: Overfit | None
     layers: tuple[tuple[str, str, int], ...]
     ended: str
     code: str
@@ -162,6 +164,7 @@ def _summary(record: Record, shared: Shared) -> Run:
         right=stamped(stamps),
         costs=_costs(costs),
         curve=_curve(record.history or [], f"val_{task.metric}"),
+        overfits=overfit_of(config, record.history or []),
         layers=shared(tuple((name, kind, n) for (name, kind), n in layer_parameters(record.plan or {}).items())),
         ended=shared(_text(stamps.get("ended"))[:10]),
         code=shared(_code(stamps)),

@@ -16,6 +16,7 @@ from peftbench.common.amounts import count, milliseconds, rate, seconds, size
 from peftbench.common.fitted_table import PIPED, Cell, Column, fitted, fold, left_out_in_words
 from peftbench.results.advice import Reached, below_probe, overfitted
 from peftbench.results.labels import data_name, differences, label
+from peftbench.results.overfitting import overfit_of
 from peftbench.results.record import FILE, Record
 from peftbench.results.task_results import results_of_record, task_name
 
@@ -70,7 +71,7 @@ def _advice(records: Sequence[Record], differing: Mapping[int, str]) -> list[str
     for record in records:
         name = " ".join([record.config["method"]["name"], differing[id(record)]]).strip()
         metric = f"test/{results_of_record(record).metric}"
-        if note := overfitted(name, record.history):
+        if note := overfitted(name, overfit_of(record.config, record.history)):
             notes.append(note)
         stamps = [record.stamps.get(part) or {} for part in ("data", "backbone")]
         if metric in record.metrics:

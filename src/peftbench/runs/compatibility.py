@@ -16,6 +16,12 @@ from peftbench.tasks.base import task_class
 
 
 def refuse_incompatible(config: Config, method: Method) -> backbones.Backbone:
+    """As `refuse_combination`, where nobody has read the run that `start` names: it is read, too. Raises UserError."""
+    read_start(config)
+    return refuse_combination(config, method)
+
+
+def refuse_combination(config: Config, method: Method) -> backbones.Backbone:
     """Whether this method can adapt this backbone, on the meta device; returns the backbone there. Raises Refusal."""
     if config.backbone.stream and not method.side:
         raise Refusal(
@@ -28,7 +34,6 @@ def refuse_incompatible(config: Config, method: Method) -> backbones.Backbone:
             f"backbone, or looks at their gradients, and weights in few bits stay as they are; take a side method, "
             f"lora, petah or bitfit, or leave it out."
         )
-    read_start(config)
     backbone = starting_backbone.build_on_meta(config, method)
     if (wanted := task_class(config.task).input_size(config)) and wanted != backbone.facts.input_size:
         raise Refusal(

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import yaml
+from filelock import FileLock
 from rich.console import Console
 
 from peftbench.common.atomic_files import replacing
 from peftbench.common.errors import UserError
-from peftbench.common.file_lock import take
+from peftbench.common.file_lock import releasing, take
 from peftbench.config import Config
 from peftbench.runs.plan_file import CONFIG
 
@@ -30,20 +31,40 @@ def owned_folder(folder: Path, process: int, group: str | None) -> Iterator[None
         folder.parent.mkdir(parents=True, exist_ok=True)
         locks = folder.parent / ".locks"
         locks.mkdir(exist_ok=True)
-        lock = take(locks / folder.name, wait=False)
-        owner = locks / f"{folder.name}.group"  # the sweep of whoever holds the lock
-        if lock is None and group and owner.is_file() and owner.read_text(encoding="utf-8") == group:
+        lock, theirs = _taken(locks / folder.name, group)
+        if lock is None and group and theirs == group:
             lock = take(locks / folder.name, wait=True)
     except OSError as problem:
         raise _not_writable(folder.parent, problem.strerror) from None
     if lock is None:
         raise UserError(f"{folder}: another process is carrying out this very run; wait for it.")
     try:
-        with replacing(owner, lambda why: str(_not_writable(folder.parent, why))) as part:
-            part.write_text(group or "", encoding="utf-8")
         yield
     finally:
         lock.release()
+
+
+def _taken(path: Path, group: str | None) -> tuple[FileLock | None, str]:
+    """The lock at `path`, with which its owner's sweep is written beside it; or None, and the sweep of who holds it.
+
+    Who comes in the moment between the two would take the owner for that of before, so that nobody may.
+
+    Raises:
+        OSError: as `take`.
+        UserError: nothing can be written.
+    """
+    owner = path.with_name(f"{path.name}.group")
+    with releasing(take(path.with_name(f"{path.name}.taking"), wait=True)):
+        lock = take(path, wait=False)
+        if lock is None:
+            return None, owner.read_text(encoding="utf-8") if owner.is_file() else ""
+        try:
+            with replacing(owner, lambda why: str(_not_writable(path.parent.parent, why))) as part:
+                part.write_text(group or "", encoding="utf-8")
+        except BaseException:
+            lock.release()
+            raise
+        return lock, group or ""
 
 
 def _not_writable(output_dir: Path, why: str | None) -> UserError:

@@ -27,7 +27,7 @@ from peftbench.models.joint import JointModel
 from peftbench.models.model import Model
 from peftbench.results import Record
 from peftbench.runs.build import build_backbone, instantiate, transform_of
-from peftbench.runs.compatibility import refuse_incompatible, refuse_other_frames
+from peftbench.runs.compatibility import refuse_combination, refuse_other_frames
 from peftbench.runs.context import Context
 from peftbench.runs.data_sets import load_splits, mistakes_of
 from peftbench.runs.device_memory import out_of_memory_told
@@ -35,6 +35,7 @@ from peftbench.runs.micro_batch_choice import settle_micro_batch
 from peftbench.runs.shared_checkpoint import group_of, records_kept, remove_shared_checkpoint, shared_folder
 from peftbench.runs.single_run import SingleRun
 from peftbench.runs.start_check import Start
+from peftbench.runs.warm_start import read_start
 from peftbench.tasks.base import task_class
 from peftbench.training import Diverged, Outcome, Stopped, device_of_process, fit, fit_jointly, tap_filling
 
@@ -70,8 +71,9 @@ def run_jointly(
         torch.set_num_threads(context.config.trainer.threads)
     methods: list[Method] = [instantiate(config.method) for config in configs]
     context.doing(f"looking at {_name(context.config, 'backbone')} without weights")
+    warm = [read_start(config) for config in configs]
     for config, method in zip(configs, methods, strict=True):
-        refuse_incompatible(config, method)
+        refuse_combination(config, method)
         refuse_other_frames(config)
         if len(configs) > 1 and (config.trainer.alone or config.optimizer.find_lr):
             raise UserError(
@@ -94,8 +96,8 @@ def run_jointly(
     hash_of_data = data.hash
     context.doing("preparing")
     asked = [
-        SingleRun(context.of(config), method, backbone, data.splits, hash_of_data, data.shifts)
-        for config, method in zip(configs, methods, strict=True)
+        SingleRun(context.of(config), method, backbone, data.splits, hash_of_data, data.shifts, start)
+        for config, method, start in zip(configs, methods, warm, strict=True)
     ]
     runs: dict[str, SingleRun] = {}
     for one in asked:

@@ -36,7 +36,7 @@ from peftbench.runs.found_rate import Rate, found_rate
 from peftbench.runs.plan_file import delta_metadata, make_plan
 from peftbench.runs.stamps import stamps_of
 from peftbench.runs.start_check import Start
-from peftbench.runs.warm_start import read_start
+from peftbench.runs.warm_start import WarmStart
 from peftbench.tasks.base import begin_task, task_class
 from peftbench.training import CHECKPOINT, Aborted, Diverged, Outcome, Stopped
 
@@ -59,7 +59,14 @@ class SingleRun:
     plan: Plan
 
     def __init__(
-        self, context: Context, method: Method, backbone: Backbone, splits: Splits, data_hash: str, shifts: ood.Shifts
+        self,
+        context: Context,
+        method: Method,
+        backbone: Backbone,
+        splits: Splits,
+        data_hash: str,
+        shifts: ood.Shifts,
+        warm: WarmStart | None,
     ) -> None:
         self.context, self.method, self.backbone = context, method, backbone
         config = context.config
@@ -67,7 +74,7 @@ class SingleRun:
         if shifts:
             stamps["data"]["ood"] = ood.stamps_of_shifts(shifts)
         start_file = stamps.get("task", {}).get("sha256", "")
-        self.warm = read_start(config)
+        self.warm = warm
         if self.warm is not None:
             self.warm.refuse_other_backbone(backbone, start_file)
             stamps["start"] = self.warm.stamp()

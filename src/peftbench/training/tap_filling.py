@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from peftbench.common.precisions import HALF
+from peftbench.common.progress import Watch
 from peftbench.config import Config
 from peftbench.config import Taps as Spec
 from peftbench.data.images import Images
@@ -35,13 +36,38 @@ def keep_taps(
     data: Loaders,
     fingerprint: str,
     device: torch.device,
-    watch: Callable[[int, int], None],
+    watch: Watch,
     tell: Tell,
 ) -> dict[str, Any] | None:
     """Has the training and validation images replaced by their taps; returns what that cost, for the record.
 
-    Test images are looked at once, so theirs are never kept; nor are those of validation images where these are looked
-    at with their mirror images. None for a method that changes the backbone.
+    Test images are looked at once, so a run never keeps theirs; nor those of validation images where these are looked
+    at with their mirror images. Else as `keep_taps_of`.
+    """
+    loaders = (data.train, data.val if config.data.tta == "none" else None)
+    parts = [images for images in map(images_of, loaders) if images is not None]
+    return keep_taps_of(parts, config, model, fingerprint, device, watch, tell)
+
+
+def keep_taps_of(
+    parts: Sequence[Images],
+    config: Config,
+    model: Model | JointModel,
+    fingerprint: str,
+    device: torch.device,
+    watch: Watch,
+    tell: Tell,
+) -> dict[str, Any] | None:
+    """Has all of these images replaced by their taps; returns what that cost. None for a method that changes the
+    backbone.
+
+    Args:
+        parts: a split's each, prepared alike.
+        config, model: of the run; the model is on `device` afterwards.
+        fingerprint: of the backbone's weights.
+        device: where taps are computed.
+        watch: called with the number of images whose taps were computed, and of how many.
+        tell: shows the user a sentence.
 
     Raises:
         CacheError: `taps=disk` was asked for and there is no room.
@@ -54,12 +80,9 @@ def keep_taps(
         return None
     if spec.mode == "off":
         return {"mode": "off"}
-    train = images_of(data.train)
-    if why := why_not_kept(config, model, one_size=train is None or train.transform.size is not None):
+    if why := why_not_kept(config, model, one_size=all(images.transform.size is not None for images in parts)):
         tell(f"taps: not kept, since {why}")
         return {"mode": "off"}
-    loaders = (data.train, data.val if config.data.tta == "none" else None)
-    parts = [images for images in map(images_of, loaders) if images is not None]
     one = shapes_of_kept_taps(config, model)
     sizes = [size_of_taps(one) * images.rows * (images.split.frames or 1) for images in parts]
     model.to(device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -74,17 +75,24 @@ def write_page(
     return path
 
 
-def write_asked_pages(records: Sequence[Record], tell: Callable[[str], None]) -> None:
-    """Writes the page of every complete run that asks for one by `page=true`, and tells where it is.
+def write_asked_pages(configs: Sequence[Config], records: Sequence[Record], tell: Callable[[str], None]) -> None:
+    """Writes the page of every complete run whose config asks for one by `page=true`, and tells where it is.
+
+    A run that was there may have been carried out without.
 
     A page that cannot be written takes nothing from the run: it is told why. That of a run which was there already
-    stays as it is.
+    stays as it is. Of several processes, which torchrun or srun started, none writes it: the others would be gone.
     """
-    for record in records:
-        if record.status != "complete" or not record.config.get("page") or not record.folder:
+    process = os.environ.get("RANK") or os.environ.get("SLURM_PROCID")
+    for config, record in zip(configs, records, strict=True):
+        if record.status != "complete" or not config.page or not record.folder:
             continue
         folder = Path(record.folder)
         if record.was_there and (folder / FILE).exists():
+            continue
+        if process is not None and config.trainer.devices * config.trainer.nodes > 1:
+            if int(process) == 0:
+                tell(f"page=true: several processes write no page; give peftbench report run={folder}.")
             continue
         try:
             tell(f"page: {write_page(folder, record)}")

@@ -11,7 +11,8 @@ import numpy as np
 from peftbench.common.amounts import agreeing, plural
 from peftbench.common.progress import Watch
 from peftbench.data.base import Split, Splits
-from peftbench.data.check.pictures import Looks, labels_of, look_at, near_pairs
+from peftbench.data.check.near import near_pairs
+from peftbench.data.check.pictures import Looks, labels_of, look_at
 from peftbench.data.pixel_values import Range
 
 IMBALANCE = 10

@@ -95,36 +95,6 @@ def _difference_hash(image: Image.Image) -> np.uint64:
     return np.frombuffer(bits.tobytes(), dtype=">u8")[0].astype(np.uint64)
 
 
-def near_pairs(one: Looks, other: Looks, bits: int = 4, levels: float = 6.0) -> list[tuple[int, int]]:
-    """(index in `one`, index in `other`) of images that look alike: their hashes differ in `bits` at most.
-
-    The small pictures then differ by `levels` of 255 at most, on the mean: so flat images, which all have one hash, are
-    told apart. Each image of `one` is named once, with what is most like it.
-    """
-    pairs: list[tuple[int, int]] = []
-    right = other.whole
-    if not len(right):
-        return pairs
-    for at in one.whole.tolist():
-        apart = _count_bits(other.hashes[right] ^ one.hashes[at])
-        near = right[apart <= bits]
-        if len(near):
-            differences = np.abs(other.small[near].astype(np.int16) - one.small[at].astype(np.int16)).mean(axis=1)
-            best = int(differences.argmin())
-            if differences[best] <= levels:
-                pairs.append((at, int(near[best])))
-    return pairs
-
-
-_BITS = np.array([bin(number).count("1") for number in range(256)], dtype=np.uint8)
-
-
-def _count_bits(numbers: np.ndarray) -> np.ndarray:
-    """How many bits of each uint64 are set (numpy 1 has no function for it)."""
-    counts: np.ndarray = _BITS[numbers.view(np.uint8).reshape(-1, 8)].sum(axis=1)
-    return counts
-
-
 def labels_of(split: Split) -> Sequence[np.ndarray]:
     """The classes in each image: one, or those of its objects."""
     return [np.atleast_1d(getattr(label, "labels", label)) for label in split.labels]
