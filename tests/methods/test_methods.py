@@ -40,6 +40,8 @@ COUNTS = {
     # LoRA's and the patches': + 8 x (768 + 768); EfficientFormer-L1 by kind of layer in tests/test_petah.py
     "petah": {"vit_b": 1_191_936, "resnet50": "formula", "efficientformer_l1": 340_568, "swin_b": "formula"},
 }
+# These train nothing: the head is worked out, and counted apart.
+COUNTS |= dict.fromkeys(("knn", "logreg", "ridge"), COUNTS["linear"])
 # These train what full fine-tuning trains, on another path.
 COUNTS |= dict.fromkeys(("ftp", "tpgm", "l2sp", "wise_ft", "lp_ft"), COUNTS["full"])
 EVERYTHING = {"full", "ftp", "tpgm", "l2sp", "wise_ft", "lp_ft"}  # batch-norm statistics move too
