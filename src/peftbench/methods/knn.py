@@ -175,7 +175,8 @@ def shares(
     if counted is not None:
         votes = votes * counted
     votes = votes / votes.sum(1, keepdim=True)
-    return votes.new_zeros((len(votes), classes)).scatter_add(1, labels, votes)
+    none = votes.new_zeros((votes.shape[0], classes))  # len() of it would fix the batch in an exported graph
+    return none.scatter_add(1, labels, votes)
 
 
 def _table(features: Features, device: torch.device) -> Tensor:
