@@ -132,8 +132,8 @@ def test_ridge_with_a_large_penalty_gives_how_frequent_the_classes_are():
 def test_logistic_regression_of_two_images():
     data = features([[1.0], [-1.0]], [1, 0])
     fitted = SoftmaxRegression(data, 2, CPU).fit(1.0, None, 1000, 1e-12)
-    assert fitted.weight.flatten().tolist() == pytest.approx([-0.5212984571, 0.5212984571], abs=1e-9)
-    assert fitted.bias.tolist() == pytest.approx([0, 0], abs=1e-9)
+    assert fitted.place[:, 0].tolist() == pytest.approx([-0.5212984571, 0.5212984571], abs=1e-9)
+    assert fitted.place[:, 1].tolist() == pytest.approx([0, 0], abs=1e-9)
     assert fitted.converged
 
 
@@ -147,17 +147,16 @@ def test_logistic_regression_is_that_of_scikit_learn(c):
     regression = SoftmaxRegression(data, 3, CPU)
     fitted = regression.fit(c, None, 1000, 1e-12)
     peer = LogisticRegression(C=c, tol=1e-10, max_iter=5000).fit(values.double().numpy(), labels.numpy())
-    assert np.allclose(fitted.weight.numpy(), peer.coef_, atol=2e-4 * max(np.abs(peer.coef_).max(), 1))
-    weights = (fitted.weight, torch.from_numpy(peer.coef_))
-    biases = (fitted.bias - fitted.weight @ regression.mean, torch.from_numpy(peer.intercept_))
+    weight, bias = regression.head(fitted)
+    assert np.allclose(weight.numpy(), peer.coef_, atol=2e-4 * max(np.abs(peer.coef_).max(), 1))
+    weights, biases = (weight, torch.from_numpy(peer.coef_)), (bias, torch.from_numpy(peer.intercept_))
     ours, theirs = (
         c * F.cross_entropy(values.double() @ w.T + b, labels, reduction="sum") + w.square().sum() / 2
         for w, b in zip(weights, biases, strict=True)
     )
     assert ours <= theirs + 1e-9 * theirs
-    begun = regression.fit(c / 2, None, 1000, 1e-12)
-    again = regression.fit(c, begun, 1000, 1e-12)
-    assert torch.allclose(again.weight, fitted.weight, atol=1e-5 * max(np.abs(peer.coef_).max(), 1))
+    *_, again = regression.path([c / 4, c / 2, c], 1000, 1e-12)
+    assert torch.allclose(again.place, fitted.place, atol=1e-5 * max(np.abs(peer.coef_).max(), 1))
 
 
 @pytest.mark.parametrize("method", [KNN(k=(3,)), Ridge(penalty=(1.0,)), LogReg(C=(1.0,))], ids=SOLVED)

@@ -22,8 +22,8 @@ class LogReg(Method):
     """A linear head that is fitted to its end by L-BFGS, with C chosen by held-out images.
 
     Source: DINOv2 (Oquab et al., 2023, arXiv 2304.07193): its values of C, at most 1000 steps, tolerance 1e-12, fp64,
-    features that are not normalised. That the fit of each C begins from the one before, in coordinates that are scaled
-    by the covariance of the features, is ours, and does not change what is fitted.
+    features that are not normalised. That the fit of each C begins from those before, and each direction from the
+    curvature of the loss, is ours, and does not change what is fitted.
 
     Equation: min over W (K, d), b (K): C sum_i CE(W z_i + b, y_i) + |W|^2 / 2; the bias b is free. By the mean loss the
     weight decay is 1 / (C N).
@@ -64,30 +64,28 @@ class LogReg(Method):
         found: list[Fitted] = []
         regression = SoftmaxRegression(problem.train, problem.outputs, problem.device)
         if problem.held is not None:
-            for value in values:
-                found.append(self._fit(regression, value, found[-1] if found else None))
+            found += regression.path(values, self.iterations, self.tolerance)
             merits = _judged(problem, regression, found)
         place = best(merits) if merits else 0
         if problem.again:
             regression = SoftmaxRegression(problem.whole, problem.outputs, problem.device)
-        begun = found[place] if found else None
-        fitted = begun if begun is not None and not problem.again else self._fit(regression, values[place], begun)
-        bias = fitted.bias - fitted.weight @ regression.mean
-        tensors = {"weight": fitted.weight.float().cpu(), "bias": bias.float().cpu()}
+        fitted = found[place] if found else None
+        if fitted is None or problem.again:
+            start = None if fitted is None else fitted.place
+            fitted = regression.fit(values[place], start, self.iterations, self.tolerance)
+        weight, bias = (tensor.float().cpu() for tensor in regression.head(fitted))
+        tensors = {"weight": weight, "bias": bias}
         facts = {"steps": fitted.steps, "converged": fitted.converged, "steps_of_all": sum(f.steps for f in found)}
         names = [{"C": value} for value in values]
         return Solution(tensors, {"C": values[place]}, tried(names, merits) if merits else (), facts)
-
-    def _fit(self, regression: SoftmaxRegression, value: float, begun: Fitted | None) -> Fitted:
-        return regression.fit(value, begun, self.iterations, self.tolerance)
 
 
 def _judged(problem: Problem, regression: SoftmaxRegression, found: list[Fitted]) -> list[tuple[float, float]]:
     """The merit of each head, of one reading of the held-out images."""
     assert problem.held is not None
-    judges = [problem.judge() for _ in found]
+    judges, heads = [problem.judge() for _ in found], [regression.head(fitted) for fitted in found]
     for values, targets in problem.held.chunks(problem.outputs):
-        x = values.to(problem.device).double() - regression.mean
-        for fitted, judge in zip(found, judges, strict=True):
-            judge.update((x @ fitted.weight.T + fitted.bias).float(), targets)
+        x = values.to(problem.device).double()
+        for (weight, bias), judge in zip(heads, judges, strict=True):
+            judge.update((x @ weight.T + bias).float(), targets)
     return [judge.merit() for judge in judges]
