@@ -240,6 +240,12 @@ def test_it_is_the_same_to_the_bit_again_and_loads(runs, name, tmp_path, monkeyp
     assert logits.std(1).min() > 0
 
 
+def test_each_is_another_head(runs):
+    images = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    logits = [peftbench.load(record.folder)(images) for record in runs.values()]
+    assert all(not torch.allclose(a, b, atol=0.01) for a, b in zip(logits, [*logits[1:], logits[0]], strict=True))
+
+
 def test_without_validation_a_tenth_of_the_training_images_is_held_out(runs, tmp_path):
     words = ["data.stage=final", "method=logreg"]
     record = run(compose(tmp_path, *words, FEW["logreg"]))

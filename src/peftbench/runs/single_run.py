@@ -206,7 +206,7 @@ class SingleRun:
         solved = self.record.stamps["solved"] = dict(outcome.solved)
         chosen = ", ".join(f"{name}={value:g}" for name, value in solved["chosen"].items())
         if solved["held_out"]:
-            by = f"chosen by {plural(solved['held_out'], 'image')} of the {solved['held_out_of']}"
+            by = f"chosen by {solved['held_out']:,} {solved['held_out_of']}"
             self.context.tell(f"method={self.context.config.method.name}: {chosen}, {by}")
 
     def _tell_of_statistics(self) -> None:
