@@ -121,10 +121,12 @@ def trained(words: Sequence[str]) -> dict[str, Any]:
             return {"refused": str(problem)}
         left = Path(folder) / record.id
         told = json.loads((left / "result.json").read_text(encoding="utf-8"))
-        with (left / "metrics.csv").open(encoding="utf-8") as file:
-            losses = [float(row["train_loss"]).hex() for row in csv.DictReader(file)]
+        losses = []
+        if (epochs := left / "metrics.csv").is_file():  # a head that is solved has none
+            with epochs.open(encoding="utf-8") as file:
+                losses = [float(row["train_loss"]).hex() for row in csv.DictReader(file)]
         assert told["status"] == "complete", told["reason"]
-        assert len(losses) == BATCHES
+        assert len(losses) in (BATCHES, 0)
         return {
             "id": told["id"],
             "fingerprint": told["stamps"]["backbone"]["fingerprint"],

@@ -40,14 +40,15 @@ COUNTS = {
     # LoRA's and the patches': + 8 x (768 + 768); EfficientFormer-L1 by kind of layer in tests/test_petah.py
     "petah": {"vit_b": 1_191_936, "resnet50": "formula", "efficientformer_l1": 340_568, "swin_b": "formula"},
 }
+# These train nothing: the head is worked out, and counted apart.
+COUNTS |= dict.fromkeys(("knn", "logreg", "ridge"), COUNTS["linear"])
 # These train what full fine-tuning trains, on another path.
 COUNTS |= dict.fromkeys(("ftp", "tpgm", "l2sp", "wise_ft", "lp_ft"), COUNTS["full"])
 EVERYTHING = {"full", "ftp", "tpgm", "l2sp", "wise_ft", "lp_ft"}  # batch-norm statistics move too
 SAME_STEPS = {
-    "wise_ft",
-    "lp_ft",
-    "spt",
-}  # take the steps of another method, and differ before the first or after the last
+    *("wise_ft", "lp_ft", "spt"),  # take the steps of another method, and differ before the first or after the last
+    *("knn", "logreg", "ridge"),  # take none (tests/methods/test_solved.py)
+}
 # What these train is decided by data (tests/test_spt.py counts it); here, the budget that is aimed at.
 _AIM = dict.fromkeys(("vit_b", "resnet50", "efficientformer_l1", "swin_b"), "about 400,000 parameters")
 COUNTS |= {name: _AIM for name in ("spt", "spt_lora", "spt_adapter", "spt_sparse")}  # noqa: C420

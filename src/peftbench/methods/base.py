@@ -5,13 +5,16 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from peftbench.backbones import Backbone
 from peftbench.common.errors import UserError
+
+if TYPE_CHECKING:
+    from peftbench.methods.shared.solving import Problem, Solution
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Method:
 
     The calls come in this order: `check` on a backbone of the meta device, before weights or data are touched;
     `first_phase`; `prepare` with the untouched model and training batches; `adapt`; `optimizer`; `finish`; `merge`.
+    Of a method that `solves` they are `check`, `adapt`, `head`, `chooses`, `solve`.
 
     What a method does is declared by class attributes, which its callers ask: a class that overrides one of the hooks
     in `HOOKS` without declaring so is refused where it is defined, with a UserError.
@@ -61,6 +65,10 @@ class Method:
     """`first_phase` gives a training that comes first; what it learned of the task is where the method begins."""
     plans: ClassVar[bool] = False
     """`prepare` looks at the data and decides what trains; the plan is kept in the run's folder."""
+    solves: ClassVar[bool] = False
+    """A side method without parameters whose head `solve` works out from pooled features: no optimizer, no epochs."""
+    solves_for: ClassVar[tuple[str, ...]] = ("classes",)
+    """What such a head can predict: `classes`, `labels` or `numbers`, as `Task.solved_as` tells of a task."""
     own_optimizer: ClassVar[bool] = False
     """`optimizer` gives another one than is configured."""
     finishes: ClassVar[bool] = False
@@ -85,6 +93,7 @@ class Method:
     HOOKS: ClassVar[Mapping[str, str]] = {
         "first_phase": "phased",
         "prepare": "plans",
+        "solve": "solves",
         "optimizer": "own_optimizer",
         "finish": "finishes",
         "merge": "foldable",
@@ -140,6 +149,29 @@ class Method:
             UserError: the plan is empty where the method decides by a look at the data what it trains.
         """
         raise UserError(f"{type(self).__name__} defines no adapt().")
+
+    def head(self, linear: nn.Linear, images: int) -> nn.Module:
+        """The head whose tensors `solve` gives, before they are known; also asked on the meta device.
+
+        Args:
+            linear: the task's own head, (width, outputs), which it is by default.
+            images: how many are learned from, after those that are left out.
+
+        Raises:
+            UserError: an option does not go with so many images.
+        """
+        return linear
+
+    def chooses(self, images: int) -> bool:
+        """Whether `solve` has something to choose by held-out images, where so many are learned from."""
+        return False
+
+    def solve(self, problem: Problem) -> Solution:
+        """Works the head out of features, and chooses among its own options by held-out images; where it `solves`.
+
+        It needs at most 1 GB besides a chunk of features and what it returns, however many images there are.
+        """
+        raise UserError(f"{type(self).__name__} defines no solve().")
 
     def optimizer(
         self,

@@ -95,13 +95,17 @@ def split_of(stamps: Mapping[str, Any]) -> str:
     return f"{data.get('split', '?')} ({str(data.get('hash', '?'))[:12]})"
 
 
-def setting_of(config: Mapping[str, Any], task: TaskResults) -> Setting:
-    """What was chosen for a run's method, optimizer and training, without what a protocol chose for it."""
+def setting_of(config: Mapping[str, Any], task: TaskResults, solved: bool = False) -> Setting:
+    """What was chosen for a run's method, optimizer and training, without what a protocol chose for it.
+
+    Where the head was `solved`, nothing was optimised in epochs, and what the config says of that is left out.
+    """
     trainer, optimizer = config.get("trainer") or {}, config.get("optimizer") or {}
+    training = ("precision", "max_batches") if solved else _TRAINER
     chosen = [
         *_flat(config["method"].get("options") or {}, "method."),
-        *_flat(_but_later_defaults("optimizer", optimizer), "optimizer."),
-        *_flat({**_picked(trainer, _TRAINER), **_later_choices("trainer", trainer)}, "trainer."),
+        *_flat({} if solved else _but_later_defaults("optimizer", optimizer), "optimizer."),
+        *_flat({**_picked(trainer, training), **_later_choices("trainer", trainer)}, "trainer."),
         *_flat(_task_options(config, task), "task."),
         *_flat(_pruning_options(config), "pruning."),
         *_flat(

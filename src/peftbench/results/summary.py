@@ -151,7 +151,7 @@ def _summary(record: Record, shared: Shared) -> Run:
         beside=task.beside,
         basis=shared(basis_of(config, stamps)),
         split=shared(split_of(stamps)),
-        setting=shared(setting_of(config, task)),
+        setting=shared(setting_of(config, task, bool(stamps.get("solved")))),
         batch=shared(data_setting_of(config)),
         source=shared(options_of_data(config)),
         tuned=shared(protocol_of(config)),

@@ -11,6 +11,7 @@ from peftbench.config import Config
 from peftbench.methods.base import Method
 from peftbench.models.model import Model
 from peftbench.runs import starting_backbone
+from peftbench.runs.solved_heads import refuse_solving
 from peftbench.runs.warm_start import read_start
 from peftbench.tasks.base import task_class
 
@@ -34,6 +35,8 @@ def refuse_combination(config: Config, method: Method) -> backbones.Backbone:
             f"backbone, or looks at their gradients, and weights in few bits stay as they are; take a side method, "
             f"lora, petah or bitfit, or leave it out."
         )
+    if method.solves:
+        refuse_solving(config, method)
     backbone = starting_backbone.build_on_meta(config, method)
     if (wanted := task_class(config.task).input_size(config)) and wanted != backbone.facts.input_size:
         raise Refusal(

@@ -28,6 +28,7 @@ from peftbench.runs.compatibility import choose_ways_of_computing, refuse_incomp
 from peftbench.runs.data_sets import Outlined, outline_data
 from peftbench.runs.planned_taps import PlannedTaps, plan_taps
 from peftbench.runs.probe import Probe, probe_run
+from peftbench.runs.solved_heads import settled_for_solving
 from peftbench.tasks.base import task_class
 from peftbench.training.micro_batches import sizes_of_parts
 
@@ -91,6 +92,7 @@ def plan_run(config: Config, probe: bool = False, outlined: Outlined | None = No
         UserError: what the run would say of this config; a method that decides by looking at data what it trains.
     """
     method: Method = instantiate(config.method)
+    config = settled_for_solving(config, method)
     backbone = refuse_incompatible(config, method)
     outlined = outlined or outline_data(config)
     splits, notes = outlined.splits, list(outlined.notes)
@@ -103,7 +105,12 @@ def plan_run(config: Config, probe: bool = False, outlined: Outlined | None = No
     weights = _bytes(model)
     taps = plan_taps(config, model, splits.roles(config.data.stage)[:2])
     taken, full = None, 0
-    if model.task.blank_targets(1) is not None:
+    if method.solves:
+        notes.append(
+            f"memory and time: method={config.method.name} has no steps; it looks at each training image once, and its "
+            f"head is worked out from at most 1 GB besides a chunk of features and the head itself"
+        )
+    elif model.task.blank_targets(1) is not None:
         taken = _simulated(config, splits, model, sizes_of_parts(batch, config.trainer.micro_batch))
         whole = _fully_tuned(config, splits, before)
         full = simulate_flops(whole, lambda: _batch(whole, splits, batch))
@@ -135,7 +142,7 @@ def plan_run(config: Config, probe: bool = False, outlined: Outlined | None = No
         )
     if config.trainer.ema is not None or config.trainer.keep == "best":
         notes.append("memory: without the copies that trainer.ema and trainer.keep=best keep of what trains")
-    if taps is not None and taps.mode != "off":
+    if taken is not None and taps is not None and taps.mode != "off":
         notes.append("memory and time: of a step without kept taps; with them no backbone runs")
     if config.trainer.compile:
         notes.append("memory: of the plain model; compiled blocks (trainer.compile=true) keep other tensors")
@@ -148,7 +155,9 @@ def plan_run(config: Config, probe: bool = False, outlined: Outlined | None = No
             f"instead of {size_in_words(plain)} (backbone.quantize={backbone.quantized})"
         )
     probed = None
-    if probe and taken is None:
+    if probe and method.solves:
+        notes.append("probe: nothing is timed, since there are no steps; a run measures what it takes")
+    elif probe and taken is None:
         notes.append(f"probe: nothing is timed, since {model.task.unforeseen}; a run measures it")
     elif probe:
         probed = probe_run(config, method, splits, taps)
@@ -161,7 +170,7 @@ def plan_run(config: Config, probe: bool = False, outlined: Outlined | None = No
 
 
 def plan_step(config: Config, splits: Splits, images: int | None = None, parts: int = 1) -> tuple[Step, int] | None:
-    """A step of this run, and the bytes of its weights; None where the images decide what a step takes.
+    """A step of this run, and the bytes of its weights; None where there is none, or the images decide what it takes.
 
     `images` are those that are computed at a time, `parts` times for a step; by default as the config says.
 
@@ -170,7 +179,7 @@ def plan_step(config: Config, splits: Splits, images: int | None = None, parts: 
     """
     method: Method = instantiate(config.method)
     model, _ = _model(config, method, splits, refuse_incompatible(config, method))
-    if model.task.blank_targets(1) is None:
+    if method.solves or model.task.blank_targets(1) is None:
         return None
     sizes = sizes_of_parts(images_of_step(config, splits), config.trainer.micro_batch)
     return _simulated(config, splits, model, sizes if images is None else [images] * parts), _bytes(model)
@@ -210,6 +219,9 @@ def _model(config: Config, method: Method, splits: Splits, backbone: Backbone) -
         model = Model(backbone, task)
         skipped = method.skipped(backbone)
         model.adapted(method.adapt(backbone, Plan()))
+        if method.solves:
+            learned_from = len(splits.roles(config.data.stage)[0])
+            task.put_head(lambda linear: method.head(linear, learned_from))
         choose_ways_of_computing(config, model)
     return model, skipped
 

@@ -34,10 +34,11 @@ from peftbench.runs.device_memory import out_of_memory_told
 from peftbench.runs.micro_batch_choice import settle_micro_batch
 from peftbench.runs.shared_checkpoint import group_of, records_kept, remove_shared_checkpoint, shared_folder
 from peftbench.runs.single_run import SingleRun
+from peftbench.runs.solved_heads import settled_for_solving
 from peftbench.runs.start_check import Start
 from peftbench.runs.warm_start import read_start
 from peftbench.tasks.base import task_class
-from peftbench.training import Diverged, Outcome, Stopped, device_of_process, fit, fit_jointly, tap_filling
+from peftbench.training import Diverged, Outcome, Stopped, device_of_process, fit, fit_jointly, solve, tap_filling
 
 
 def run(config: Config, group: str | None = None, retry: bool = True) -> Record:
@@ -70,16 +71,18 @@ def run_jointly(
     if context.config.trainer.threads:
         torch.set_num_threads(context.config.trainer.threads)
     methods: list[Method] = [instantiate(config.method) for config in configs]
+    configs = [settled_for_solving(c, m, context.tell) for c, m in zip(configs, methods, strict=True)]
+    context = context.of(configs[0])
     context.doing(f"looking at {_name(context.config, 'backbone')} without weights")
     warm = [read_start(config) for config in configs]
     for config, method in zip(configs, methods, strict=True):
         refuse_combination(config, method)
         refuse_other_frames(config)
-        if len(configs) > 1 and (config.trainer.alone or config.optimizer.find_lr):
+        if len(configs) > 1 and (config.trainer.alone or config.optimizer.find_lr or method.solves):
             raise UserError(
                 "trainer.keep=best, trainer.patience, trainer.minutes, trainer.ema, trainer.micro_batch, "
-                "optimizer.find_lr: such a run chooses its own weights, end, parts of a batch or rate; carry it out "
-                "alone, not together with others."
+                "optimizer.find_lr, or a head that is solved: such a run chooses its own weights, end, parts of a "
+                "batch, rate or head; carry it out alone, not together with others."
             )
 
     data = read_data(context, splits)
@@ -189,8 +192,7 @@ def carry_out(
             batches.load(watch)
         for one in runs:
             one.find_rate(batches)
-        context.doing("beginning to train")
-        outcomes = _train(runs, batches)
+        outcomes = _train(context, runs, batches)
     context.doing("writing what was learned")
     for one, outcome in zip(runs, outcomes, strict=True):
         if taps is not None:
@@ -222,9 +224,13 @@ def _keep_taps(context: Context, model: Model | JointModel, batches: Loaders, fi
         return tap_filling.keep_taps(context.config, model, batches, fingerprint, place, watch, context.tell)
 
 
-def _train(runs: Sequence[SingleRun], batches: Loaders) -> list[Outcome | Diverged]:
-    """Trains and tests; several runs share a checkpoint in a folder beside theirs."""
+def _train(context: Context, runs: Sequence[SingleRun], batches: Loaders) -> list[Outcome | Diverged]:
+    """Trains, or solves, and tests; several runs share a checkpoint in a folder beside theirs."""
     first = runs[0]
+    if first.method.solves:
+        with mistakes_of("data"), context.progress("computing features") as watch:
+            return [solve(first.model, first.method, first.training, batches, first.folder, first.id, watch)]
+    context.doing("beginning to train")
     if len(runs) == 1:
         return [fit(first.model, first.method, first.training, batches, first.folder, first.id, first.logger.epochs)]
     folder = shared_folder(runs)

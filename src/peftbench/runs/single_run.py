@@ -6,6 +6,7 @@ import contextlib
 import traceback
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -38,7 +39,7 @@ from peftbench.runs.stamps import stamps_of
 from peftbench.runs.start_check import Start
 from peftbench.runs.warm_start import WarmStart
 from peftbench.tasks.base import begin_task, task_class
-from peftbench.training import CHECKPOINT, Aborted, Diverged, Outcome, Stopped
+from peftbench.training import CHECKPOINT, Aborted, Diverged, Outcome, Stopped, images_learned_from
 
 
 class SingleRun:
@@ -144,6 +145,10 @@ class SingleRun:
             )
         start.remember(self.method, self.model)
         self.model.adapted(self.method.adapt(backbone, self.plan))
+        if self.method.solves:
+            learned_from = images_learned_from(batches)
+            self.record.stamps["data"]["images"]["train"] = learned_from
+            self.model.task.put_head(partial(self.method.head, images=learned_from))
         pruning.hold_zeros(backbone)
         start.refuse_other(self.method, config.method.name, self.model)
         choose_ways_of_computing(config, self.model)
@@ -190,6 +195,8 @@ class SingleRun:
             self._tell_of_kept(outcome)
             if outcome.chosen:
                 self.record.stamps["chosen"] = dict(outcome.chosen)
+            if outcome.solved:
+                self._note_solution(outcome)
             if outcome.compiled:
                 self.record.stamps["compiled"] = dict(outcome.compiled)
             if outcome.rows is not None:
@@ -201,6 +208,14 @@ class SingleRun:
             self.record.plan["untrained"] = dict(outcome.untrained)
             name, why = next(iter(outcome.untrained.items()))
             self.context.tell(f"method={self.context.config.method.name}: {name}: {why}")
+
+    def _note_solution(self, outcome: Outcome) -> None:
+        """How the head was solved, and what was chosen for it by which images."""
+        solved = self.record.stamps["solved"] = dict(outcome.solved)
+        chosen = ", ".join(f"{name}={value:g}" for name, value in solved["chosen"].items())
+        if solved["held_out"]:
+            by = f"chosen by {solved['held_out']:,} {solved['held_out_of']}"
+            self.context.tell(f"method={self.context.config.method.name}: {chosen}, {by}")
 
     def _tell_of_statistics(self) -> None:
         """That batch norms see one part of a batch, where it is computed in parts."""

@@ -31,9 +31,9 @@ def joint_signature(config: Config) -> Hashable | None:
 
     Seeds, options of the method and settings of the optimizer may differ; the order of the batches may not, which is
     `data.order_seed` or else the seed. Runs with shifted test sets (`data.ood`), with a method that has an optimizer or
-    a last step of its own, or with an optimizer other than AdamW and SGD go apart; so do those of a task that trains
-    alone, and those that decide in their course what they keep or when they end (`trainer.keep`, `patience`,
-    `minutes`, `ema`) or at which rate they train (`optimizer.find_lr`).
+    a last step of its own or whose head is solved, or with an optimizer other than AdamW and SGD go apart; so do those
+    of a task that trains alone, and those that decide in their course what they keep or when they end (`trainer.keep`,
+    `patience`, `minutes`, `ema`) or at which rate they train (`optimizer.find_lr`).
     Raises Refusal where the method refuses the backbone.
     """
     method: Method = instantiate(config.method)
@@ -60,7 +60,8 @@ def joint_signature(config: Config) -> Hashable | None:
 
 def _apart(config: Config, method: Method) -> bool:
     return (
-        method.own_optimizer
+        method.solves
+        or method.own_optimizer
         or method.finishes
         or bool(config.data.ood)
         or config.trainer.alone

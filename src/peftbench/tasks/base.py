@@ -61,6 +61,9 @@ class Task(nn.Module):
     """Why a step's memory and time are not known before the data are, where `blank_targets` gives None."""
     concludes: ClassVar[bool] = False
     """Whether `conclude` chooses something by the validation images once training is over."""
+    solved_as: ClassVar[str] = ""
+    """What a head that is solved would have to predict: `classes`, one an image, `labels`, any number of them, or
+    `numbers`; empty where the task has no linear head on pooled features."""
     predictor: ClassVar[type[Predictor]] = Predictor
     """How `peftbench predict` carries this task out."""
     page: ClassVar[type[RunPage]] = RunPage
@@ -223,6 +226,18 @@ class Task(nn.Module):
         """The number of images in a batch."""
         return len(batch[1])
 
+    def features(self, extract: Extract, backbone: Backbone, images: Tensor) -> Tensor:
+        """Pooled features (B, width), which the head reads; where it is `solved_as` something."""
+        raise Refusal(f"{type(self).__name__}: has no pooled features.")
+
+    def answer(self, outputs: Tensor) -> Tensor:
+        """From what the head gives for pooled features to predictions."""
+        return outputs
+
+    def wanted(self, targets: Tensor) -> Tensor:
+        """What a head that is fitted by least squares should give for these targets, float64 (B, outputs)."""
+        raise Refusal(f"{type(self).__name__}: has no outputs that are fitted.")
+
     def evaluation_loss(self, predictions: Any, batch: Any) -> Tensor | None:
         """The loss that evaluations report, summed over the batch; None where they report none."""
         return None
@@ -243,9 +258,22 @@ class Task(nn.Module):
         """
         return {}
 
+    def put_head(self, make: Callable[[nn.Linear], nn.Module]) -> None:
+        """Puts what `make` gives for the linear head in its place; where it is `solved_as` something."""
+        linear = self.get_submodule("head")
+        assert isinstance(linear, nn.Linear)
+        self.add_module("head", make(linear))
+
     def linear_head(self) -> Mapping[str, Tensor]:
-        """`weight` (outputs, width) and `bias` of the head, where predictions are linear in pooled features."""
-        tensors: dict[str, Tensor] = self.get_submodule("head").state_dict()
+        """`weight` (outputs, width) and `bias` of the head, where predictions are linear in pooled features.
+
+        Raises:
+            Refusal: its head is another.
+        """
+        head = self.get_submodule("head")
+        if not isinstance(head, nn.Linear):
+            raise Refusal(f"this head ({type(head).__name__}) is no linear layer")
+        tensors: dict[str, Tensor] = head.state_dict()
         return tensors
 
     def parts(self) -> Mapping[str, int]:

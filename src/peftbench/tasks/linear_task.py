@@ -25,15 +25,16 @@ class LinearTask(Task):
         nn.init.trunc_normal_(self.head.weight, std=0.02, a=-0.04, b=0.04)
         nn.init.zeros_(self.head.bias)
 
-    def outputs(self, extract: Extract, backbone: Backbone, images: Tensor) -> Tensor:
-        """The head's outputs (B, outputs) for images (B, 3, H, W), or clips (B, T, 3, H, W): the head reads the mean of
-        their frames' features.
-        """
+    def features(self, extract: Extract, backbone: Backbone, images: Tensor) -> Tensor:
+        """Pooled features (B, width) of images (B, 3, H, W), or of clips (B, T, 3, H, W): the mean of their frames'."""
         features = backbone.pool(extract(images)[-1])
-        if images.ndim == 5:
-            features = features.unflatten(0, images.shape[:2]).mean(1)
-        return self.head(features)
+        return features.unflatten(0, images.shape[:2]).mean(1) if images.ndim == 5 else features
+
+    def outputs(self, extract: Extract, backbone: Backbone, images: Tensor) -> Tensor:
+        """The head's outputs (B, outputs) for images (B, 3, H, W), or clips (B, T, 3, H, W)."""
+        outputs: Tensor = self.head(self.features(extract, backbone, images))
+        return outputs
 
     def predict(self, extract: Extract, backbone: Backbone, images: Tensor) -> Tensor:
-        """Logits (B, classes) for images (B, 3, H, W), or clips (B, T, 3, H, W)."""
-        return self.outputs(extract, backbone, images)
+        """Predictions (B, outputs) for images (B, 3, H, W), or clips (B, T, 3, H, W)."""
+        return self.answer(self.outputs(extract, backbone, images))

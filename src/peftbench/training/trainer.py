@@ -60,9 +60,9 @@ class Outcome:
 
     `chosen` is what the task chose by the validation images once training was over. `kept` says of which epoch the
     weights are and what ended the run, where that was not its last epoch as planned; `compiled` how many blocks were
-    compiled, or why none was, where that was asked for; `rows` is what the task writes to a file of its predictions for
-    the test images, if anything. `untrained` are parameters that the method added and that seem not to train, each with
-    what to tell of it.
+    compiled, or why none was, where that was asked for; `solved` how a head was worked out that is not trained; `rows`
+    is what the task writes to a file of its predictions for the test images, if anything. `untrained` are parameters
+    that the method added and that seem not to train, each with what to tell of it.
     """
 
     metrics: dict[str, float]
@@ -75,6 +75,7 @@ class Outcome:
     chosen: Mapping[str, Any] = field(default_factory=dict)
     compiled: Mapping[str, Any] = field(default_factory=dict)
     untrained: Mapping[str, str] = field(default_factory=dict)
+    solved: Mapping[str, Any] = field(default_factory=dict)
 
 
 def fit(
@@ -94,7 +95,7 @@ def fit(
     shape = Sharded if config.trainer.strategy == "fsdp" else Fit
     module = shape(model, method, config, anchors, run_id)
     state, figures, place, metrics = _trained(module, loaders, folder, watch)
-    metrics |= _validated(module.concluded[0])  # of the weights that are kept
+    metrics |= validated(module.concluded[0])  # of the weights that are kept
     row = module.history[module.kept_epoch - 1]
     outcome = _outcome(module.history, row, metrics, figures, place, state, module.rows and module.rows[0])
     compiled = module.compiled.stamp() if config.trainer.compile else {}
@@ -128,7 +129,7 @@ def fit_jointly(
         own_state = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
         results = module.results_each[i] if loaders.test is not None else {}
         rows = module.rows and module.rows[i]
-        metrics = _tested(results) | _validated(module.concluded[i])
+        metrics = _tested(results) | validated(module.concluded[i])
         outcome = _outcome(history, history[-1], metrics, copy.deepcopy(figures), place, own_state, rows)
         untrained = {n.removeprefix(prefix): told for n, told in module.untrained.items() if n.startswith(prefix)}
         outcomes.append(replace(outcome, untrained=untrained, chosen=module.chosen[i]))
@@ -146,7 +147,7 @@ def _trained(
     bars = [Bar(checkpoints.ask)] if config.trainer.progress else []
     signals, gradients = Signals(checkpoints), GradientWatch()
     deciding = [Epochs(watch), module.budget, module.average, module.keeper]
-    trainer = _trainer(config, folder, [signals, meters, *deciding, *bars, gradients, checkpoints])
+    trainer = lightning_trainer(config, folder, [signals, meters, *deciding, *bars, gradients, checkpoints])
     # What a streamed backbone leaves in its file is not there to be sent from process to process.
     absent = [n for n, p in module.named_parameters(remove_duplicate=False) if p.is_meta]
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, absent)
@@ -167,14 +168,9 @@ def _trained(
         if loaders.val is not None and (module.method.finishes or module.model.task.concludes):
             module.concludes = True
             trainer.validate(module, loaders.val, verbose=False)
-        state = {n.removeprefix("model."): t for n, t in trainer.strategy.lightning_module_state_dict().items()}
-        begun = time.perf_counter()
-        if loaders.test is not None:
-            trainer.test(module, loaders.test, verbose=False)
-        tested = time.perf_counter() - begun, module.evaluated
-        results = dict(module.test_results) if loaders.test is not None else {}
-        shifted = _shifted(trainer, module, loaders)
-    return state, meters.costs(module, config, loaders.order.size, tested), meters.device, _tested(results) | shifted
+        state = state_of_model(trainer)
+        metrics, tested = metrics_of_tests(trainer, module, loaders)
+    return state, meters.costs(module, config, loaders.order.size, tested), meters.device, metrics
 
 
 def _outcome(
@@ -187,8 +183,8 @@ def _outcome(
     rows: Any,
 ) -> Outcome:
     """`row` is that of the epoch whose weights are kept; `metrics` are of tests, and of a validation after it."""
-    validated = _validated({n.removeprefix("val_"): v for n, v in row.items() if n.startswith("val_")})
-    return Outcome(validated | metrics | {"train/loss": row["train_loss"]}, history, figures, place, state, rows)
+    of_epoch = validated({n.removeprefix("val_"): v for n, v in row.items() if n.startswith("val_")})
+    return Outcome(of_epoch | metrics | {"train/loss": row["train_loss"]}, history, figures, place, state, rows)
 
 
 def _kept(module: Fit) -> dict[str, Any]:
@@ -211,7 +207,8 @@ def _kept(module: Fit) -> dict[str, Any]:
     return kept
 
 
-def _validated(results: Mapping[str, float]) -> dict[str, float]:
+def validated(results: Mapping[str, float]) -> dict[str, float]:
+    """Results under the names that validation has in a record."""
     return {f"val/{n}": v for n, v in results.items()}
 
 
@@ -296,6 +293,21 @@ class Epochs(Callback):
             self.watch(module.history)
 
 
+def state_of_model(trainer: Trainer) -> dict[str, Tensor]:
+    """The tensors of the model that a trainer has at hand, by their names in the model."""
+    return {n.removeprefix("model."): t for n, t in trainer.strategy.lightning_module_state_dict().items()}
+
+
+def metrics_of_tests(trainer: Trainer, module: Fit, loaders: Loaders) -> tuple[dict[str, float], tuple[float, int]]:
+    """Tests on all test sets, once each: their metrics; seconds and images of this process in the test proper."""
+    begun = time.perf_counter()
+    if loaders.test is not None:
+        trainer.test(module, loaders.test, verbose=False)
+    tested = time.perf_counter() - begun, module.evaluated
+    results = dict(module.test_results) if loaders.test is not None else {}
+    return _tested(results) | _shifted(trainer, module, loaders), tested
+
+
 def _shifted(trainer: Trainer, module: Fit, loaders: Loaders) -> dict[str, float]:
     """The metrics of shifted test sets, each tested once as the test set is."""
     results = {}
@@ -312,7 +324,8 @@ def _anchors(model: Model) -> dict[str, Tensor]:
     return {n: t.detach().clone() for n, t in moving}
 
 
-def _trainer(config: Config, folder: Path, callbacks: list[Callback]) -> Trainer:
+def lightning_trainer(config: Config, folder: Path, callbacks: list[Callback]) -> Trainer:
+    """Lightning's Trainer as the config asks for it. Raises UserError where there is no such device."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
+
 import torch
+from torch import Tensor
 
 from peftbench import backbones, deltas
 from peftbench.backbones import Backbone
@@ -47,6 +51,13 @@ def rebuild_model(run: FinishedRun, backbone: Backbone, shared: str = "", plain:
             backbones.dequantize(backbone).merging = ""
         run.method.check(backbone)
         model.adapted(run.method.adapt(backbone, run.plan))
+        if run.method.solves:
+            task.put_head(partial(run.method.head, images=_images_in(run.tensors)))
     model.eval()
     deltas.attach(model, run.tensors, str(run.source))
     return model
+
+
+def _images_in(tensors: Mapping[str, Tensor]) -> int:
+    """How many training images a solved head may hold, by its longest tensor; the delta itself is compared later."""
+    return max((len(t) for name, t in tensors.items() if name.startswith("task.head.") and t.ndim), default=0)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
@@ -18,7 +18,7 @@ from peftbench.common.amounts import plural
 from peftbench.common.errors import UserError
 from peftbench.data.balancing import balanced_weights
 from peftbench.results.per_image import write_right
-from peftbench.tasks.base import Extract, Metrics, Task
+from peftbench.tasks.base import Extract, Metrics
 from peftbench.tasks.classification import schema
 from peftbench.tasks.classification.class_accuracy import ClassAccuracy
 from peftbench.tasks.classification.evaluator import ClassEvaluator
@@ -27,16 +27,15 @@ from peftbench.tasks.classification.predictor import ClassPredictor
 from peftbench.tasks.classification.run_page import ClassPage
 from peftbench.tasks.classification.top1 import Top1
 from peftbench.tasks.evaluator import Evaluator
+from peftbench.tasks.linear_task import LinearTask
 from peftbench.tasks.predictor import Predictor
 from peftbench.tasks.run_pages import RunPage
 
 
-class Classification(Task):
-    """`head`: Linear(width, classes), weights N(0, 0.02) cut at two sigma, bias 0."""
+class Classification(LinearTask):
+    """`head`: Linear(width, classes), weights N(0, 0.02) cut at two sigma, bias 0; its outputs are logits."""
 
-    trains_jointly: ClassVar[bool] = True
-    keeps_views: ClassVar[bool] = True
-    predicts_tensor: ClassVar[bool] = True
+    solved_as: ClassVar[str] = "classes"
     predictor: ClassVar[type[Predictor]] = ClassPredictor
     page: ClassVar[type[RunPage]] = ClassPage
     evaluator: ClassVar[type[Evaluator] | None] = ClassEvaluator
@@ -44,14 +43,10 @@ class Classification(Task):
     weights: Tensor | None
 
     def __init__(self, backbone: Backbone, classes: Sequence[str], label_smoothing: float = 0.0) -> None:
-        super().__init__()
-        self.classes = tuple(classes)
+        super().__init__(backbone, classes)
         self.label_smoothing = label_smoothing
         self.class_weights: Literal["balanced"] | tuple[float, ...] | None = None
         self.focal_gamma = 0.0
-        self.head = nn.Linear(backbone.facts.width, len(classes))
-        nn.init.trunc_normal_(self.head.weight, std=0.02, a=-0.04, b=0.04)
-        nn.init.zeros_(self.head.bias)
         self.register_buffer("weights", None, persistent=False)
 
     @classmethod
@@ -101,12 +96,9 @@ class Classification(Task):
         some = f"{len(pairs)} of {len(self.classes)} classes are known by name and keep their rows of the head"
         return taken, f"{some}, the others start fresh"
 
-    def predict(self, extract: Extract, backbone: Backbone, images: Tensor) -> Tensor:
-        """Logits (B, classes) for images (B, 3, H, W), or clips (B, T, 3, H, W): the mean of their frames' features."""
-        features = backbone.pool(extract(images)[-1])
-        if images.ndim == 5:
-            features = features.unflatten(0, images.shape[:2]).mean(1)
-        return self.head(features)
+    def wanted(self, targets: Tensor) -> Tensor:
+        """1 for the class of an image, 0 for the others, (B, classes)."""
+        return F.one_hot(targets, len(self.classes)).double()
 
     def loss(self, extract: Extract, backbone: Backbone, batch: tuple[Tensor, Tensor]) -> Tensor:
         """The mean over (images, targets), a scalar; targets are labels (B,), or shares of the classes (B, classes)."""

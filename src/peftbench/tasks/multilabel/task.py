@@ -32,6 +32,7 @@ class Multilabel(LinearTask):
     and is kept with the head. Without validation images it stays 0.5.
     """
 
+    solved_as: ClassVar[str] = "labels"
     concludes: ClassVar[bool] = True
     predictor: ClassVar[type[Predictor]] = LabelPredictor
     evaluator: ClassVar[type[Evaluator] | None] = LabelEvaluator
@@ -62,6 +63,10 @@ class Multilabel(LinearTask):
                 count = plural(len(without), "label")
                 notes.append(f"no {words} image has {count}, such as number {without[0] + 1}, which {then}")
         return notes
+
+    def wanted(self, targets: Tensor) -> Tensor:
+        """1 for a label that an image has, -1 for one that it has not, (B, labels): a probability of 0.5 is between."""
+        return 2 * targets.double() - 1
 
     def loss(self, extract: Extract, backbone: Backbone, batch: tuple[Tensor, Tensor]) -> Tensor:
         """Mean binary cross-entropy of (images, labels), over images and labels, a scalar."""

@@ -31,6 +31,7 @@ class Regression(LinearTask):
     They are kept with the head, and predictions are in the units of the targets.
     """
 
+    solved_as: ClassVar[str] = "numbers"
     predictor: ClassVar[type[Predictor]] = NumberPredictor
     evaluator: ClassVar[type[Evaluator] | None] = NumberEvaluator
 
@@ -65,9 +66,13 @@ class Regression(LinearTask):
         self.mean.copy_(torch.from_numpy(values.mean(0)))
         self.deviation.copy_(torch.from_numpy(np.where(deviation > 0, deviation, 1)))
 
-    def predict(self, extract: Extract, backbone: Backbone, images: Tensor) -> Tensor:
-        """Numbers (B, K), in the units of the targets, for images (B, 3, H, W), or clips (B, T, 3, H, W)."""
-        return self.outputs(extract, backbone, images).float() * self.deviation + self.mean
+    def answer(self, outputs: Tensor) -> Tensor:
+        """Numbers (B, K), in the units of the targets."""
+        return outputs.float() * self.deviation + self.mean
+
+    def wanted(self, targets: Tensor) -> Tensor:
+        """The standardised numbers, (B, K)."""
+        return (targets.double() - self.mean.cpu().double()) / self.deviation.cpu().double()
 
     def linear_head(self) -> dict[str, Tensor]:
         """The head with the units of the targets in its weights."""

@@ -50,8 +50,14 @@ def to_state_dict(tuned: Tuned, sample: Sample, path: Path, told: Mapping[str, s
             f"format=safetensors: method={method} adds {foreign[0]} to the backbone, which cannot be merged into a "
             f"timm model; {instead}."
         )
+    try:
+        head = model.task.linear_head()
+    except Refusal as problem:
+        raise Refusal(
+            f"format=safetensors: method={method}: {problem}, as a timm model's classifier is; {instead}."
+        ) from None
     for classifier in model.backbone.classifiers:
-        for part, tensor in model.task.linear_head().items():
+        for part, tensor in head.items():
             key = f"{classifier}.{part}"
             fits = key in wanted and wanted[key].numel() == tensor.numel()
             state[key] = tensor.view(wanted[key].shape) if fits else tensor  # a 1 x 1 convolution is a linear layer
