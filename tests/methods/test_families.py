@@ -68,6 +68,7 @@ METHODS = {
     "losa of patches": ("method.pooling=avg",),
     "cst": (),
     "lst": (),
+    "adapter": (),
 }
 NOT_THERE = {
     ("petah", "standardised"),

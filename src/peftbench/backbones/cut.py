@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from peftbench.backbones.blocks import BlockWatch
 from peftbench.backbones.facts import WHOLE, Facts, Grid, Size, Tap
 from peftbench.common.errors import Refusal
 
@@ -32,8 +33,10 @@ def learn_facts(net: Any, name: str, family: str | None, size: Size, on_meta: bo
     prefix = int(getattr(net, "num_prefix_tokens", 0) or 0)
     info = getattr(net, "feature_info", None) or []
     info = [dict(i) for i in getattr(info, "info", info)]
+    watch = BlockWatch(net)
     with torch.no_grad():
-        taps, tail, features, called = _cut(net, image, info)
+        with watch.watching():
+            taps, tail, features, called = _cut(net, image, info)
         if not isinstance(features, Tensor):
             raise Refusal(
                 f"backbone.name={name}: its features are not one tensor but several ({type(features).__name__}), "
@@ -60,6 +63,7 @@ def learn_facts(net: Any, name: str, family: str | None, size: Size, on_meta: bo
         mean=tuple(cfg["mean"]),
         std=tuple(cfg["std"]),
         interpolation=cfg.get("interpolation") or "bicubic",
+        blocks=watch.blocks(taps, tail, prefix),
     )
 
 

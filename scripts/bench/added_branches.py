@@ -1,0 +1,49 @@
+"""Adapters and other branches on blocks against our LoRA: a training step on ViT-S/16, in fp32."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+from bench.tables import Row, seconds
+from bench.timing import interleaved
+
+LIMIT = 1.25
+LIMITED = ("adapter", "adaptformer", "adapter_plus", "pfeiffer", "houlsby")
+FREE: dict[str, str] = {}
+"""Method -> why its step has no limit."""
+BATCH = 16
+
+
+def _what(method: str) -> str:
+    why = f"; {FREE[method]}" if method in FREE else ""
+    return f"training step, ViT-S/16, batch {BATCH}: {method}, our LoRA{why}"
+
+
+def names() -> list[str]:
+    return [_what(method) for method in (*LIMITED, *FREE)]
+
+
+def measure(quick: bool = False) -> list[Row]:
+    lora, rows = _step("lora"), []
+    for method in (*LIMITED, *FREE):
+        ours, peer = interleaved(_step(method), lora, 1 if quick else 5)
+        limit, kept = (f"{LIMIT:.2f}", ours <= LIMIT * peer) if method in LIMITED else ("–", None)
+        rows.append(Row(_what(method), seconds(ours), seconds(peer), f"{ours / peer:.2f}", limit, kept))
+    return rows
+
+
+@functools.cache
+def _step(method: str) -> Callable[[], None]:
+    """A call that makes one training step with this method, at its defaults."""
+    import torch
+
+    from bench.models import adapted_model, fused_adamw, random_config, training_step
+
+    model = adapted_model(random_config("backbone=vit_s", f"method={method}", "data=digits")).train()
+    torch.manual_seed(0)
+    images, labels = torch.randn(BATCH, 3, 224, 224), torch.arange(BATCH) % 10
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return training_step(
+        model, fused_adamw(trained), lambda net: torch.nn.functional.cross_entropy(net(images), labels)
+    )
