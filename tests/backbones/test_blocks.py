@@ -42,3 +42,11 @@ def test_class_tokens_that_come_late_are_not_on_the_grid():
         (196, (14, 14), 0),
         (197, (14, 14), 1),
     ]
+
+
+def test_a_map_as_high_as_it_has_channels_has_the_layout_of_the_others():
+    swin = {"img_size": 64, "depths": (1, 1), "embed_dim": 16, "num_heads": (2, 2)}
+    facts = on_meta(spec("swin_tiny_patch4_window7_224", swin)).facts
+    assert facts.taps[0].shape == (16, 16, 16)
+    assert [(tap.layout, tap.grid) for tap in facts.taps] == [("NHWC", (16, 16)), ("NHWC", (8, 8))]
+    assert [(block.layout, block.channels) for block in facts.blocks] == [("NHWC", 16), ("NHWC", 32)]

@@ -85,7 +85,7 @@ class BlockWatch:
             return None
         inner = tuple(self.inner.get(name, ()))
         if output.ndim == 4:
-            layout = next((t.layout for t in taps if len(t.shape) == 3), "NCHW")
+            layout = "NHWC" if any(t.layout == "NHWC" for t in taps) else "NCHW"
             first, second, third = shape
             channels, grid = (first, (second, third)) if layout == "NCHW" else (third, (first, second))
             return Block(name, channels, 0, shape, layout, grid, 0, inner)

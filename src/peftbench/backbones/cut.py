@@ -126,10 +126,10 @@ def _cut(net: Any, image: Tensor, info: list[dict[str, Any]]) -> tuple[list[Tap]
     if not _replays(net, outputs[names[-1]], tail, features):
         return [], [], features, called
     prefix = int(getattr(net, "num_prefix_tokens", 0) or 0)
-    taps = [
-        _tap(n, i["num_chs"], i["reduction"], outputs[n], prefix, image.shape[2:])
-        for n, i in zip(names, info, strict=True)
-    ]
+    found = [(n, i["num_chs"], i["reduction"], outputs[n]) for n, i in zip(names, info, strict=True)]
+    # A map as high as it has channels fits both layouts: another tap tells.
+    last = any(o.ndim == 4 and o.shape[1] != c == o.shape[3] for _, c, _, o in found)
+    taps = [_tap(*each, last, prefix, image.shape[2:]) for each in found]
     return taps, tail, features, called
 
 
@@ -148,8 +148,10 @@ def _changes(module: nn.Module) -> bool:
     return not isinstance(module, nn.Identity)
 
 
-def _tap(name: str, channels: int, reduction: int, output: Tensor, prefix: int, image: Sequence[int]) -> Tap:
-    shape, layout = tuple(output.shape[1:]), _layout(output, channels)
+def _tap(
+    name: str, channels: int, reduction: int, output: Tensor, last: bool, prefix: int, image: Sequence[int]
+) -> Tap:
+    shape, layout = tuple(output.shape[1:]), _layout(output, channels, last)
     return Tap(name, channels, reduction, shape, layout, _grid(shape, layout, prefix, reduction, image))
 
 
@@ -168,7 +170,8 @@ def _grid(shape: tuple[int, ...], layout: str, prefix: int, reduction: int, imag
     return (side, side) if side * side == tokens else None
 
 
-def _layout(tap: Tensor, channels: int) -> str:
+def _layout(tap: Tensor, channels: int, last: bool) -> str:
+    """`last`: the channels of some map come last."""
     if tap.ndim == 3:
         return "NLC"
-    return "NCHW" if tap.shape[1] == channels else "NHWC"
+    return "NCHW" if tap.shape[1] == channels and not (last and tap.shape[3] == channels) else "NHWC"
