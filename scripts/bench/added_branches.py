@@ -10,7 +10,11 @@ from bench.timing import interleaved
 
 LIMIT = 1.25
 LIMITED = ("adapter", "adaptformer", "adapter_plus", "pfeiffer", "houlsby")
-FREE: dict[str, str] = {}
+FREE = {
+    "repadapter": "as many products, none of them merged in training",
+    "convpass": "and a convolution in each of two branches a block",
+    "mona": "and four convolutions of 64 channels in each of two branches a block",
+}
 """Method -> why its step has no limit."""
 BATCH = 16
 

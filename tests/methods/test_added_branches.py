@@ -17,7 +17,7 @@ from support.finished_runs import finish, logits_of, pictures, records_in, same
 from support.runs import learned
 from support.stops import interrupted_and_undisturbed
 
-METHODS = ("adapter", "adapter_plus", "houlsby")
+METHODS = ("adapter", "adapter_plus", "houlsby", "repadapter", "convpass", "mona")
 VIT = ["backbone=vit_nano", "data.size=32", "data.batch_size=8"]
 SWIN = ["backbone=timm", "backbone.name=swin_tiny_patch4_window7_224", "backbone.pretrained=false"]
 SWIN += ["+backbone.args={depths:[2,2],embed_dim:16,num_heads:[2,2]}"]

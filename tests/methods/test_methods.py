@@ -49,6 +49,12 @@ COUNTS = {
     "pfeiffer": {"vit_b": 175_200, "resnet50": 287_104, "efficientformer_l1": 66_088, "swin_b": 228_800},
     # two in each block, and its norms: 2 (2 d r + r + d) + 4 d
     "houlsby": {"vit_b": 350_400, "resnet50": None, "efficientformer_l1": None, "swin_b": 457_600},
+    # two in each block, 2 groups: d r + r + d r / 2 + d. EfficientFormer-L1: qkv and fc1 of its last block, of 448
+    "repadapter": {"vit_b": 239_808, "resnet50": None, "efficientformer_l1": 11_664, "swin_b": 313_216},
+    # two in each block: 2 d r + r + d + 9 r^2 + r; EfficientFormer-L1: one behind each of 14 blocks of maps
+    "convpass": {"vit_b": 327_552, "resnet50": None, "efficientformer_l1": 59_696, "swin_b": 437_504},
+    # two in each block, one behind each of a CNN's: 133 d + 9,728
+    "mona": {"vit_b": 2_684_928, "resnet50": 2_164_480, "efficientformer_l1": 607_696, "swin_b": 3_667_456},
 }
 # These train what full fine-tuning trains, on another path.
 COUNTS |= dict.fromkeys(("ftp", "tpgm", "l2sp", "wise_ft", "lp_ft"), COUNTS["full"])
@@ -162,7 +168,7 @@ def steps(model, n=3):
     return losses
 
 
-DEAR = OTHER_NAMES | {"adapter"}
+DEAR = OTHER_NAMES | {"adapter", "repadapter", "convpass", "mona"}
 """These are slow tests beside a ViT."""
 EVERY = [(m, f) for f in SMALL for m in sorted(COUNTS) if f not in REFUSES.get(m, ())]
 PAIRS = [pytest.param(m, f, marks=pytest.mark.slow) if m in DEAR and f != "vit" else (m, f) for m, f in EVERY]
