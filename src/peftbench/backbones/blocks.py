@@ -23,13 +23,13 @@ class BlockWatch:
 
     Attributes:
         outputs: name -> its last output, in the order of the calls.
-        inner: name -> the names of its children, in the order of their first calls.
+        inner: name -> the names of its children, in the order of their first calls, with the size of what they read.
     """
 
     def __init__(self, net: nn.Module) -> None:
         self.modules = dict(net.named_modules())
         self.outputs: dict[str, Tensor] = {}
-        self.inner: dict[str, dict[str, None]] = {}
+        self.inner: dict[str, dict[str, int]] = {}
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -83,7 +83,9 @@ class BlockWatch:
         shape = tuple(output.shape[1:])
         if output.ndim not in (3, 4) or output.shape[0] != 1:
             return None
-        inner = tuple(self.inner.get(name, ()))
+        # A norm of other tokens than the block gives is none of its stream: class attention (CaiT) reads more or fewer.
+        seen = self.inner.get(name, {})
+        inner = tuple(n for n, size in seen.items() if n not in ("norm1", "norm2") or size == output.numel())
         if output.ndim == 4:
             layout = "NHWC" if any(t.layout == "NHWC" for t in taps) else "NCHW"
             first, second, third = shape
@@ -100,8 +102,9 @@ class BlockWatch:
         return hook
 
     def _enter(self, name: str, child: str):
-        def hook(module: nn.Module, args: object) -> None:
-            self.inner.setdefault(name, {}).setdefault(child)
+        def hook(module: nn.Module, args: tuple[object, ...]) -> None:
+            size = args[0].numel() if args and isinstance(args[0], Tensor) else 0
+            self.inner.setdefault(name, {}).setdefault(child, size)
 
         return hook
 
