@@ -6,7 +6,9 @@ python scripts/doc_tables.py [--check]     write them between their markers, or 
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
+import functools
 import importlib
 import re
 import sys
@@ -55,16 +57,31 @@ def _plain(value: Any) -> str:
 
 
 def _count(method: str, path: str, backbone: str) -> str:
-    """The method's own parameters at its defaults."""
+    """The method's own parameters at its defaults, as `peftbench.count_parameters`, with each backbone built once."""
     import peftbench
+    from peftbench.methods.base import Plan
+    from peftbench.runs.build import instantiate
 
     module, _, name = path.rpartition(".")
     if getattr(importlib.import_module(module), name).plans:
         return "decided by data"
+    built, meta = instantiate(peftbench.compose(f"method={method}").method), copy.deepcopy(_on_meta(backbone))
     try:
-        return f"{peftbench.count_parameters(method, backbone):,}"
+        built.check(meta)
     except peftbench.Refusal:
         return "refused"
+    side = built.adapt(meta, Plan())
+    trained = [*meta.parameters(), *(side.parameters() if side is not None else ())]
+    return f"{sum(p.numel() for p in trained if p.requires_grad):,}"
+
+
+@functools.cache
+def _on_meta(backbone: str) -> Any:
+    """The backbone of that name, without weights."""
+    import peftbench
+    from peftbench import backbones
+
+    return backbones.build_on_meta(peftbench.compose(f"backbone={backbone}").backbone, None)
 
 
 def _paper(path: str) -> str:

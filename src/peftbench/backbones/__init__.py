@@ -5,12 +5,13 @@ from peftbench.backbones.backbone import Backbone
 from peftbench.backbones.build import build_on_meta, build_with_weights, with_classifier
 from peftbench.backbones.checkpointing import KEY as CHECKPOINTING
 from peftbench.backbones.checkpointing import checkpoint_blocks
-from peftbench.backbones.facts import Facts, Size, Tap
+from peftbench.backbones.facts import Block, Facts, Size, Tap
 from peftbench.backbones.quantize import bytes_of_weights, coded_by_torchao, dequantize, quantize
 
 __all__ = [
     "CHECKPOINTING",
     "Backbone",
+    "Block",
     "Facts",
     "Size",
     "Tap",

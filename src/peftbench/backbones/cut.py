@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from peftbench.backbones.blocks import BlockWatch
 from peftbench.backbones.facts import WHOLE, Facts, Grid, Size, Tap
 from peftbench.common.errors import Refusal
 
@@ -32,8 +33,10 @@ def learn_facts(net: Any, name: str, family: str | None, size: Size, on_meta: bo
     prefix = int(getattr(net, "num_prefix_tokens", 0) or 0)
     info = getattr(net, "feature_info", None) or []
     info = [dict(i) for i in getattr(info, "info", info)]
+    watch = BlockWatch(net)
     with torch.no_grad():
-        taps, tail, features, called = _cut(net, image, info)
+        with watch.watching():
+            taps, tail, features, called = _cut(net, image, info)
         if not isinstance(features, Tensor):
             raise Refusal(
                 f"backbone.name={name}: its features are not one tensor but several ({type(features).__name__}), "
@@ -60,6 +63,7 @@ def learn_facts(net: Any, name: str, family: str | None, size: Size, on_meta: bo
         mean=tuple(cfg["mean"]),
         std=tuple(cfg["std"]),
         interpolation=cfg.get("interpolation") or "bicubic",
+        blocks=watch.blocks(taps, tail, prefix),
     )
 
 
@@ -122,10 +126,10 @@ def _cut(net: Any, image: Tensor, info: list[dict[str, Any]]) -> tuple[list[Tap]
     if not _replays(net, outputs[names[-1]], tail, features):
         return [], [], features, called
     prefix = int(getattr(net, "num_prefix_tokens", 0) or 0)
-    taps = [
-        _tap(n, i["num_chs"], i["reduction"], outputs[n], prefix, image.shape[2:])
-        for n, i in zip(names, info, strict=True)
-    ]
+    found = [(n, i["num_chs"], i["reduction"], outputs[n]) for n, i in zip(names, info, strict=True)]
+    # A map as high as it has channels fits both layouts: another tap tells.
+    last = any(o.ndim == 4 and o.shape[1] != c == o.shape[3] for _, c, _, o in found)
+    taps = [_tap(*each, last, prefix, image.shape[2:]) for each in found]
     return taps, tail, features, called
 
 
@@ -144,8 +148,10 @@ def _changes(module: nn.Module) -> bool:
     return not isinstance(module, nn.Identity)
 
 
-def _tap(name: str, channels: int, reduction: int, output: Tensor, prefix: int, image: Sequence[int]) -> Tap:
-    shape, layout = tuple(output.shape[1:]), _layout(output, channels)
+def _tap(
+    name: str, channels: int, reduction: int, output: Tensor, last: bool, prefix: int, image: Sequence[int]
+) -> Tap:
+    shape, layout = tuple(output.shape[1:]), _layout(output, channels, last)
     return Tap(name, channels, reduction, shape, layout, _grid(shape, layout, prefix, reduction, image))
 
 
@@ -164,7 +170,8 @@ def _grid(shape: tuple[int, ...], layout: str, prefix: int, reduction: int, imag
     return (side, side) if side * side == tokens else None
 
 
-def _layout(tap: Tensor, channels: int) -> str:
+def _layout(tap: Tensor, channels: int, last: bool) -> str:
+    """`last`: the channels of some map come last."""
     if tap.ndim == 3:
         return "NLC"
-    return "NCHW" if tap.shape[1] == channels else "NHWC"
+    return "NCHW" if tap.shape[1] == channels and not (last and tap.shape[3] == channels) else "NHWC"

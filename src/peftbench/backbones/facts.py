@@ -41,6 +41,29 @@ class Tap:
 
 
 @dataclass(frozen=True)
+class Block(Tap):
+    """One residual block, which a method may add to.
+
+    Attributes:
+        prefix: the number of class and register tokens among its tokens.
+        inner: the names of its children, in the order of their first calls.
+    """
+
+    prefix: int = 0
+    inner: tuple[str, ...] = ()
+
+    def calls(self, *names: str) -> bool:
+        """Whether it calls children of these names, each after the one before."""
+        places = [self.inner.index(name) for name in names if name in self.inner]
+        return len(places) == len(names) and places == sorted(places)
+
+    @property
+    def has_middle(self) -> bool:
+        """Whether it is m = x + attn(norm1 x), y = m + mlp(norm2 m), on tokens or on maps whose channels come last."""
+        return self.layout != "NCHW" and self.calls("norm1", "attn", "norm2", "mlp")
+
+
+@dataclass(frozen=True)
 class Facts:
     """What is known of a backbone without its weights.
 
@@ -57,6 +80,7 @@ class Facts:
         pools: those of them that run for pooling alone, behind the features: an attention pool, a head's hidden layer.
         mean, std: the normalisation that it was trained with, in units of the range 0 to 1.
         interpolation: the filter of resizing that it was trained with, in PIL's word.
+        blocks: the residual blocks, in the order of their calls.
     """
 
     name: str
@@ -72,6 +96,7 @@ class Facts:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: str
+    blocks: tuple[Block, ...] = ()
 
     @property
     def canvas(self) -> tuple[int, int]:
