@@ -155,7 +155,10 @@ def six_images(tmp_path_factory):
     return root
 
 
-WORDS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8) | st.just("9" * 5000)
+# Python's writer leaves a lone \r unquoted, and text files are read with \n for it.
+WORDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r"), min_size=1, max_size=8) | st.just(
+    "9" * 5000
+)
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
