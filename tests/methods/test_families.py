@@ -61,6 +61,7 @@ METHODS = {
     "lora": ("method.rank=1",),
     "petah": (),
     "petah of convolutions": ("method.form=conv",),
+    "ssf": (),
     "spt_lora": (),
     "spt_adapter": (),
     "spt_sparse": (),
@@ -73,6 +74,8 @@ NOT_THERE = {
     ("petah", "standardised"),
     ("petah", "scaled and standardised convolutions"),
     ("petah", "norm-free"),
+    ("ssf", "scaled and standardised convolutions"),
+    ("ssf", "norm-free"),
 }
 """(method, family) that are refused, besides `losa of patches` where there are no class tokens to leave out, and side
 nets of maps where the taps are none."""

@@ -39,6 +39,9 @@ COUNTS = {
     "lst": {"vit_b": 2_300_747, "resnet50": 2_834_724, "efficientformer_l1": 115_875, "swin_b": 708_803},
     # LoRA's and the patches': + 8 x (768 + 768); EfficientFormer-L1 by kind of layer in tests/test_petah.py
     "petah": {"vit_b": 1_191_936, "resnet50": "formula", "efficientformer_l1": 340_568, "swin_b": "formula"},
+    # twice the channels. ViT-B: 2 (12 x 11 x 768 + 768 (patches) + 768 (norm)); ResNet-50: 2 x 26,560 channels of batch
+    # norms; Swin-B: 2 (11 (2 x 128 + 2 x 256 + 18 x 512 + 2 x 1024) + 2 x 128 (patches) + 4 (128 + 256 + 512) + 1024)
+    "ssf": {"vit_b": 205_824, "resnet50": 53_120, "efficientformer_l1": 43_056, "swin_b": 274_432},
 }
 # These train what full fine-tuning trains, on another path.
 COUNTS |= dict.fromkeys(("ftp", "tpgm", "l2sp", "wise_ft", "lp_ft"), COUNTS["full"])

@@ -20,7 +20,8 @@ PROJECTED += [pytest.param([f"method={m}"], marks=pytest.mark.slow) for m in ("t
 
 PRUNED = [["method=full", "pruning=unstructured"]]
 PRUNED += [
-    pytest.param(words, marks=pytest.mark.slow) for words in (["method=petah"], ["method=losa", "pruning=structured"])
+    pytest.param(words, marks=pytest.mark.slow)
+    for words in (["method=petah"], ["method=losa", "pruning=structured"], ["method=ssf", "pruning=unstructured"])
 ]
 
 
@@ -131,6 +132,7 @@ def test_bf16_clipping_accumulation_and_sgd_pass(tmp_path):
         ["method=bitfit", "optimizer=ftp", "optimizer.inner=sgd"],
         ["method=spt_lora", "optimizer=sgd", "method.batches=2", "method.dropout=0", "method.drop_path=0"],
         ["method=petah", "optimizer=sgd", "pruning.merge=masked"],
+        ["method=ssf", "optimizer=sgd"],
     ],
     ids=lambda words: words[0],
 )
