@@ -21,7 +21,12 @@ PROJECTED += [pytest.param([f"method={m}"], marks=pytest.mark.slow) for m in ("t
 PRUNED = [["method=full", "pruning=unstructured"]]
 PRUNED += [
     pytest.param(words, marks=pytest.mark.slow)
-    for words in (["method=petah"], ["method=losa", "pruning=structured"], ["method=ssf", "pruning=unstructured"])
+    for words in (
+        ["method=petah"],
+        ["method=losa", "pruning=structured"],
+        ["method=ssf", "pruning=unstructured"],
+        ["method=fact_tk", "method.rank=4", "backbone=vit_nano"],
+    )
 ]
 
 
@@ -133,6 +138,7 @@ def test_bf16_clipping_accumulation_and_sgd_pass(tmp_path):
         ["method=spt_lora", "optimizer=sgd", "method.batches=2", "method.dropout=0", "method.drop_path=0"],
         ["method=petah", "optimizer=sgd", "pruning.merge=masked"],
         ["method=ssf", "optimizer=sgd"],
+        ["method=fact", "method.dropout=0", "optimizer=sgd", "backbone=vit_nano"],
     ],
     ids=lambda words: words[0],
 )

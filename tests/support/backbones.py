@@ -28,6 +28,11 @@ SMALL = {
     "hybrid": peftbench.compose("backbone=hybrid_nano").backbone,
 }
 
+REFUSES = {"fact": ("cnn", "hybrid"), "fact_tk": ("cnn", "hybrid")}
+"""The families, as in `SMALL`, that a method refuses."""
+OTHER_NAMES = {"fact_tk"}
+"""Names of a class that another name stands for where each test of a method costs."""
+
 _built: dict[str, tuple[Backbone, torch.Tensor]] = {}
 _on_meta: dict[str, Backbone] = {}
 _composed: dict[tuple[str, ...], config.Config] = {}

@@ -21,12 +21,13 @@ from peftbench.tasks.base import task_class
 from peftbench.training.checkpoint import Checkpoints
 from peftbench.tuned.finished_run import open_run
 from support import mistakes
+from support.backbones import REFUSES
 
 SIZES = ("64", "[64,96]", "null")
 """A square, height and width, and images of their own sizes (or the backbone's own)."""
 METHODS = names("method", [CONFIGS])
 QUICK = [
-    *("backbone=resnet_nano", "data.batch_size=2", "trainer.epochs=1", "trainer.max_batches=2", "logger=none"),
+    *("data.batch_size=2", "trainer.epochs=1", "trainer.max_batches=2", "logger=none"),
     *("trainer.progress=false", "trainer.accelerator=cpu", "taps=off"),
 ]
 SMALL = {"min_size": "[64]", "max_size": "96", "images": "[4,2,2]", "canvas": "64", "width": "64", "hidden": "16"}
@@ -45,11 +46,15 @@ def words_of(task, size, method):
     small = [f"{s}.{key}={v}" for s, known in options.items() for key, v in SMALL.items() if key in known]
     boxes = task_class(spec.task).finds_boxes
     refusal = ""
+    backbone = "vit_nano" if "cnn" in REFUSES.get(method, ()) else "resnet_nano"
+    if size == "null" and boxes and backbone == "vit_nano":
+        refusal = "give data.size=[H,W]"
     if size == "[64,96]" and not boxes:
         refusal = "takes square images; give one number"
     if size == "null" and boxes and instantiate(spec.method).fixed_size:
         refusal = "is built for one input size"
-    return [f"method={method}", *data, *QUICK, *small, f"data.size={size}"], refusal
+    words = [f"method={method}", *data, *QUICK, f"backbone={backbone}", *small, f"data.size={size}"]
+    return words, refusal
 
 
 CELLS = [(task, size, method) for task in shipped_tasks() for size in SIZES for method in METHODS]
