@@ -39,7 +39,8 @@ def methods() -> str:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         given = content.get("method", content)
         kind, known = given["path"], declared(given["path"], "path")
-        options = [f"`{n}={_plain(given.get(n, default))}`" for n, (_, default) in known.items()]
+        told = {n: value for n, value in given.items() if not str(value).startswith("${")}  # else it is another key's
+        options = [f"`{n}={_plain(told.get(n, default))}`" for n, (_, default) in known.items()]
         counts = [_count(name, backbone) for backbone in BACKBONES]
         rows.append(f"| {' | '.join([f'`{name}`', describe(path), *counts, ' '.join(options), _paper(kind)])} |")
     return "\n".join(rows)

@@ -26,6 +26,7 @@ _LATER: Mapping[str, Mapping[str, Any]] = {
         "library": "own",
         "args": {},
         "find_lr": False,
+        "strength": 1.0,
     },
     "trainer": {
         "keep": "last",

@@ -126,7 +126,7 @@ def plan_run(config: Config, probe: bool = False, outlined: Outlined | None = No
         )
     if config.optimizer.find_lr:
         notes.append("first: a few dozen steps that look for the learning rate; time is without them")
-    if method.own_optimizer or config.optimizer.name == "ftp":
+    if method.own_optimizer or config.optimizer.anchored:
         notes.append("memory: without the anchors and differences that its optimizer keeps")
     if config.optimizer.library == "timm":
         notes.append(
@@ -231,7 +231,7 @@ def _batch(model: Model, splits: Splits, images: int) -> tuple[Tensor, Any]:
 
 def _optimizer(config: Config, model: Model) -> torch.optim.Optimizer:
     spec = config.optimizer
-    if spec.name == "ftp":
+    if spec.anchored:
         spec = replace(spec, name=spec.inner or "adamw")
     if spec.library == "timm":  # some of them look at values, and nothing has any here
         spec = replace(spec, library="own", name="adamw", args={})
