@@ -67,6 +67,7 @@ METHODS = {
     "spt_lora": (),
     "spt_adapter": (),
     "spt_sparse": (),
+    "gps": (),
     "losa": (),
     "losa of patches": ("method.pooling=avg",),
     "cst": (),

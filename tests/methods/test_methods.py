@@ -42,6 +42,9 @@ COUNTS = {
     # twice the channels. ViT-B: 2 (12 x 11 x 768 + 768 (patches) + 768 (norm)); ResNet-50: 2 x 26,560 channels of batch
     # norms; Swin-B: 2 (11 (2 x 128 + 2 x 256 + 18 x 512 + 2 x 1024) + 2 x 128 (patches) + 4 (128 + 256 + 512) + 1024)
     "ssf": {"vit_b": 205_824, "resnet50": 53_120, "efficientformer_l1": 43_056, "swin_b": 274_432},
+    # rows and biases: ViT-B 2 x (12 x 9 + 1) x 768; ResNet-50 2 x 26,560; Swin-B 110,208 rows, 108,416 biases and its
+    # tables of 63,544
+    "gps": {"vit_b": 167_424, "resnet50": 53_120, "efficientformer_l1": "formula", "swin_b": 282_168},
     # 2 d r + 12 L r^2, and with one core of three dimensions 2 d r + 12 L r + r^3 at rank 32
     "fact": {"vit_b": 61_440, "resnet50": None, "efficientformer_l1": None, "swin_b": None},
     "fact_tk": {"vit_b": 86_528, "resnet50": None, "efficientformer_l1": None, "swin_b": None},
@@ -73,6 +76,10 @@ def expected(method, name):
     net = on_meta(composed(f"backbone={name}").backbone).net
     if method == "bitfit":
         return sum(p.numel() for n, p in net.named_parameters() if n.split(".")[-1] == "bias")
+    if method == "gps":
+        rows = sum(len(m.weight) for m in net.modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d))
+        whole = {n: p for n, p in net.named_parameters() if n.split(".")[-1] == "gamma" or "bias" in n}
+        return rows + sum(p.numel() for n, p in whole.items() if "norm" not in n)
     if method == "petah":
         found = [m for m in net.modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)]
         return sum(8 * (len(m.weight) + m.weight[0].numel()) for m in found)
@@ -158,7 +165,7 @@ def steps(model, n=3):
     return losses
 
 
-DEAR = OTHER_NAMES | {"ssf"}
+DEAR = OTHER_NAMES | {"ssf", "gps"}
 """These are slow tests beside a ViT."""
 EVERY = [(m, f) for f in SMALL for m in sorted(COUNTS) if f not in REFUSES.get(m, ())]
 PAIRS = [pytest.param(m, f, marks=pytest.mark.slow) if m in DEAR and f != "vit" else (m, f) for m, f in EVERY]

@@ -28,6 +28,7 @@ PRUNED += [
         ["method=losa", "pruning=structured"],
         ["method=ssf", "pruning=unstructured"],
         ["method=fact_tk", "method.rank=4", "backbone=vit_nano"],
+        ["method=gps", "method.batches=2", "pruning=unstructured"],
     )
 ]
 
@@ -165,6 +166,7 @@ def test_bf16_clipping_accumulation_and_sgd_pass(tmp_path):
         ["method=spt_lora", "optimizer=sgd", "method.batches=2", "method.dropout=0", "method.drop_path=0"],
         ["method=petah", "optimizer=sgd", "pruning.merge=masked"],
         ["method=ssf", "optimizer=sgd"],
+        ["method=gps", "method.batches=2", "optimizer=sgd"],
         ["method=fact", "method.dropout=0", "optimizer=sgd", "backbone=vit_nano"],
     ],
     ids=" ".join,
