@@ -54,7 +54,7 @@ class SPD(Anchored):
         self.inner.step()
         for (w, anchor), (slope, radius) in zip(active, before, strict=True):
             far = w - anchor
-            norm = torch.linalg.vector_norm(far)
+            norm = _dot(far, far).sqrt()
             share = ((norm - radius) / norm).nan_to_num(0.0).clamp(0, 1)
             w.sub_(far.mul_(torch.where(slope > 0, self.strength * share, 0.0)))
 
@@ -65,4 +65,11 @@ def _slope_and_radius(w: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor]:
     if w.grad.is_sparse:
         raise UserError("SPD: a sparse gradient has no direction of the whole tensor; build it with sparse=False.")
     far = w - anchor
-    return (w.grad * far).sum(), torch.linalg.vector_norm(far)
+    return _dot(w.grad, far), _dot(far, far).sqrt()
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """The sum of the products, a scalar; without a tensor for these where memory is in order."""
+    if a.is_contiguous() and b.is_contiguous() and a.dtype == b.dtype:
+        return torch.dot(a.view(-1), b.view(-1))
+    return (a * b).sum()
