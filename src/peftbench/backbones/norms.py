@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from peftbench.backbones.backbone import Backbone
+from peftbench.backbones.coded_weights import coded_layers
 
 
 def norms(net: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -52,7 +54,7 @@ def before_batch_norm(backbone: Backbone) -> frozenset[str]:
     image = torch.zeros(1, 3, height, width, dtype=like.dtype, device=like.device)
     modes = {m: m.training for m in net.modules()}
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _plain_stand_ins(net):
             net.eval()
             net.forward_head(net.forward_features(image), pre_logits=True)
     finally:
@@ -61,6 +63,22 @@ def before_batch_norm(backbone: Backbone) -> frozenset[str]:
         for handle in handles:
             handle.remove()
     return frozenset(before)
+
+
+@contextmanager
+def _plain_stand_ins(net: nn.Module) -> Iterator[None]:
+    """Within it weights in codes are zeros of their shape, which take no decoding, nor a device that has values."""
+    coded = [(layer, coder) for _, layer, coder, _ in coded_layers(net)]
+    for layer, coder in coded:
+        like = next(layer.parameters())
+        zeros = torch.zeros(coder.shape, dtype=coder.dtype, device=like.device)
+        kind: Any = type(layer)
+        layer.__class__ = type(kind.__name__, (kind,), {"weight": zeros})
+    try:
+        yield
+    finally:
+        for layer, _ in coded:
+            layer.__class__ = type(layer).__mro__[1]
 
 
 def _whole(tensor: Tensor) -> Tensor:
