@@ -117,16 +117,24 @@ class GPS(Method):
         for name, layer in _matrices(backbone).items():
             weight: Any = layer._parameters["weight"]
             if plan.facts:
-                chosen = plan.tensors.get(f"{name}.weight")
-            else:  # without data, as many as there will be
-                chosen = torch.empty(len(weight) * min(self.k, weight[0].numel()), dtype=torch.int32, device="meta")
+                chosen, kind = plan.tensors.get(f"{name}.weight"), Sparse
+            else:
+                count = len(weight) * min(self.k, weight[0].numel())
+                chosen, kind = torch.empty(count, dtype=torch.int32, device="meta"), _Unchosen
             if chosen is not None and len(chosen):
-                parts: dict[str, nn.Module] = {"sparse_weight": Sparse(chosen, weight)}
+                parts: dict[str, nn.Module] = {"sparse_weight": kind(chosen, weight)}
                 add_parts(layer, parts, name in backbone.facts.called, name)
 
     def merge(self, backbone: Backbone) -> None:
         for module in list(backbone.modules()):
             merge_parts(module)
+
+
+class _Unchosen(Sparse):
+    """As many entries as there will be, before any data: they may lie anywhere."""
+
+    def layout(self, shape: torch.Size) -> tuple[Tensor | None, Tensor | None, Tensor]:
+        return None, None, self.indices.long()
 
 
 def largest_of_rows(gradient: Tensor, k: int, keep: Tensor | None = None) -> Tensor:
