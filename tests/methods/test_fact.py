@@ -10,6 +10,7 @@ import peftbench
 from peftbench import config
 from peftbench.methods.base import Plan
 from peftbench.methods.fact import FacT
+from peftbench.runs.dry_run import plan_run
 from support.backbones import SMALL, composed, on_meta, parameters, with_weights
 
 ARGS = {"img_size": 32, "depth": 1, "embed_dim": 48, "num_heads": 2}
@@ -100,6 +101,14 @@ def test_factors_are_shared_by_a_copy_s_layers_and_kept_once(form):
     assert len(forms) == 8
     assert all(f.shared is other.net.fact for f in forms)
     assert other.net.fact is not backbone.net.fact
+
+
+def test_a_plan_names_the_shared_factors_beside_the_layers():
+    planned = plan_run(composed("method=fact", "backbone=vit_nano", "data=digits", "data.batch_size=2"))
+    rows = {row.name: row for row in planned.rows if row.added}
+    assert sum(row.added for row in rows.values()) == planned.parameters["method"] == 28_672
+    assert (rows["fact"].kind, rows["fact"].added, rows["fact"].merges) == ("shared", 4_096, True)
+    assert rows["blocks.0.mlp.fc1"].merges
 
 
 def test_its_starts_are_the_published_ones():

@@ -270,6 +270,11 @@ def _rows(config: Config, method: Method, model: Model, skipped: Mapping[str, st
             merges=bool(own) and not own & stays,
             skipped=skipped.get(name, ""),
         )
+    for name, parameter in added.items():
+        if not _owner(name, base):  # of the whole net
+            place = _last(name) or name
+            earlier = rows[place].added if place in rows else 0
+            rows[place] = Row(place, "shared", added=earlier + parameter.numel(), merges=name not in stays)
     beside = _counts(model.side.named_parameters(), 1) if model.side is not None else {}
     return [*rows.values(), *(Row(f"side.{n}" if n else "side", "side", added=c) for n, c in beside.items())]
 
