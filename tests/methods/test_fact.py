@@ -103,6 +103,7 @@ def test_factors_are_shared_by_a_copy_s_layers_and_kept_once(form):
     assert other.net.fact is not backbone.net.fact
 
 
+@pytest.mark.slow
 def test_a_plan_names_the_shared_factors_beside_the_layers():
     planned = plan_run(composed("method=fact", "backbone=vit_nano", "data=digits", "data.batch_size=2"))
     rows = {row.name: row for row in planned.rows if row.added}

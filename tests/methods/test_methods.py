@@ -12,7 +12,7 @@ from peftbench.config import CONFIGS
 from peftbench.methods.base import Method, Plan
 from peftbench.models.model import Model
 from peftbench.tasks.classification.task import Classification
-from support.backbones import OTHER_NAMES, REFUSES, SMALL, composed, on_meta, parameters, with_weights
+from support.backbones import DEAR, REFUSES, SMALL, composed, on_meta, parameters, with_weights
 from support.backbones import method as method_of
 from support.batches import batch
 
@@ -165,8 +165,6 @@ def steps(model, n=3):
     return losses
 
 
-DEAR = OTHER_NAMES | {"ssf", "gps"}
-"""These are slow tests beside a ViT."""
 EVERY = [(m, f) for f in SMALL for m in sorted(COUNTS) if f not in REFUSES.get(m, ())]
 PAIRS = [pytest.param(m, f, marks=pytest.mark.slow) if m in DEAR and f != "vit" else (m, f) for m, f in EVERY]
 LONGER = [(m, f) if f == "vit" else pytest.param(m, f, marks=pytest.mark.slow) for m, f in EVERY]

@@ -32,6 +32,8 @@ REFUSES = {"fact": ("cnn", "hybrid"), "fact_tk": ("cnn", "hybrid")}
 """The families, as in `SMALL`, that a method refuses."""
 OTHER_NAMES = {"fact_tk"}
 """Names of a class that another name stands for where each test of a method costs."""
+DEAR = OTHER_NAMES | {"ssf", "gps", "fact"}
+"""Methods of which the tests beside a ViT, and those of detectors, are slow ones."""
 
 _built: dict[str, tuple[Backbone, torch.Tensor]] = {}
 _on_meta: dict[str, Backbone] = {}
