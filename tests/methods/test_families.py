@@ -93,9 +93,7 @@ STAND_INS = {"fact_tk": "fact", "gps": "spt_sparse"}
 """Methods of which another stands for the mechanism in fast tests."""
 QUICK = METHODS.keys() - PLAIN - STAND_INS.keys()
 PAIRS = [
-    pytest.param(
-        family, method, marks=() if family in FAST and method not in PLAIN | STAND_INS.keys() else pytest.mark.slow
-    )
+    pytest.param(family, method, marks=() if family in FAST and method in QUICK else pytest.mark.slow)
     for family in FAMILIES
     for method in METHODS
 ]
