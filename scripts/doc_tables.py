@@ -39,9 +39,11 @@ def methods() -> str:
     rows = [f"| {' | '.join(heads)} |", "|---" * 2 + "|--:" * len(BACKBONES) + "|---" * 2 + "|"]
     for name, path in names("method", [CONFIGS]).items():
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        kind = content.get("method", content)["path"]
-        options = [f"`{n}={_plain(default)}`" for n, (_, default) in declared(kind, "path").items()]
-        counts = [_count(name, kind, backbone) for backbone in BACKBONES]
+        given = content.get("method", content)
+        kind, known = given["path"], declared(given["path"], "path")
+        told = {n: value for n, value in given.items() if not str(value).startswith("${")}  # else it is another key's
+        options = [f"`{n}={_plain(told.get(n, default))}`" for n, (_, default) in known.items()]
+        counts = [_count(name, backbone) for backbone in BACKBONES]
         cells = [f"[`{name}`](methods/{name}.md)", describe(path), *counts, " ".join(options), _paper(kind)]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
@@ -56,21 +58,23 @@ def _plain(value: Any) -> str:
     return f"[{','.join(map(str, value))}]" if isinstance(value, list | tuple) else str(value)
 
 
-def _count(method: str, path: str, backbone: str) -> str:
+def _count(method: str, backbone: str) -> str:
     """The method's own parameters at its defaults, as `peftbench.count_parameters`, with each backbone built once."""
     import peftbench
     from peftbench.methods.base import Plan
     from peftbench.runs.build import instantiate
 
-    module, _, name = path.rpartition(".")
-    if getattr(importlib.import_module(module), name).plans:
-        return "decided by data"
     built, meta = instantiate(peftbench.compose(f"method={method}").method), copy.deepcopy(_on_meta(backbone))
     try:
         built.check(meta)
     except peftbench.Refusal:
         return "refused"
-    side = built.adapt(meta, Plan())
+    try:
+        side = built.adapt(meta, Plan())
+    except peftbench.UserError as problem:
+        if "decided by a look at the data" not in str(problem):
+            raise
+        return "decided by data"
     trained = [*meta.parameters(), *(side.parameters() if side is not None else ())]
     return f"{sum(p.numel() for p in trained if p.requires_grad):,}"
 

@@ -12,7 +12,7 @@ from peftbench.config import CONFIGS
 from peftbench.methods.base import Method, Plan
 from peftbench.models.model import Model
 from peftbench.tasks.classification.task import Classification
-from support.backbones import OTHER_NAMES, REFUSES, SMALL, composed, on_meta, parameters, with_weights
+from support.backbones import DEAR, REFUSES, SMALL, composed, on_meta, parameters, with_weights
 from support.backbones import method as method_of
 from support.batches import batch
 
@@ -55,6 +55,15 @@ COUNTS = {
     "convpass": {"vit_b": 327_552, "resnet50": None, "efficientformer_l1": 59_696, "swin_b": 437_504},
     # two in each block, one behind each of a CNN's: 133 d + 9,728
     "mona": {"vit_b": 2_684_928, "resnet50": 2_164_480, "efficientformer_l1": 607_696, "swin_b": 3_667_456},
+    # twice the channels. ViT-B: 2 (12 x 11 x 768 + 768 (patches) + 768 (norm)); ResNet-50: 2 x 26,560 channels of batch
+    # norms; Swin-B: 2 (11 (2 x 128 + 2 x 256 + 18 x 512 + 2 x 1024) + 2 x 128 (patches) + 4 (128 + 256 + 512) + 1024)
+    "ssf": {"vit_b": 205_824, "resnet50": 53_120, "efficientformer_l1": 43_056, "swin_b": 274_432},
+    # rows and biases: ViT-B 2 x (12 x 9 + 1) x 768; ResNet-50 2 x 26,560; Swin-B 110,208 rows, 108,416 biases and its
+    # tables of 63,544
+    "gps": {"vit_b": 167_424, "resnet50": 53_120, "efficientformer_l1": "formula", "swin_b": 282_168},
+    # 2 d r + 12 L r^2, and with one core of three dimensions 2 d r + 12 L r + r^3 at rank 32
+    "fact": {"vit_b": 61_440, "resnet50": None, "efficientformer_l1": None, "swin_b": None},
+    "fact_tk": {"vit_b": 86_528, "resnet50": None, "efficientformer_l1": None, "swin_b": None},
 }
 # These train nothing: the head is worked out, and counted apart.
 COUNTS |= dict.fromkeys(("knn", "logreg", "ridge"), COUNTS["linear"])
@@ -84,6 +93,10 @@ def expected(method, name):
     net = on_meta(composed(f"backbone={name}").backbone).net
     if method == "bitfit":
         return sum(p.numel() for n, p in net.named_parameters() if n.split(".")[-1] == "bias")
+    if method == "gps":
+        rows = sum(len(m.weight) for m in net.modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d))
+        whole = {n: p for n, p in net.named_parameters() if n.split(".")[-1] == "gamma" or "bias" in n}
+        return rows + sum(p.numel() for n, p in whole.items() if "norm" not in n)
     if method == "petah":
         found = [m for m in net.modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)]
         return sum(8 * (len(m.weight) + m.weight[0].numel()) for m in found)
@@ -169,8 +182,6 @@ def steps(model, n=3):
     return losses
 
 
-DEAR = OTHER_NAMES | {"adapter", "repadapter", "convpass", "mona"}
-"""These are slow tests beside a ViT."""
 EVERY = [(m, f) for f in SMALL for m in sorted(COUNTS) if f not in REFUSES.get(m, ())]
 PAIRS = [pytest.param(m, f, marks=pytest.mark.slow) if m in DEAR and f != "vit" else (m, f) for m, f in EVERY]
 LONGER = [(m, f) if f == "vit" else pytest.param(m, f, marks=pytest.mark.slow) for m, f in EVERY]
@@ -200,9 +211,8 @@ def test_training_lowers_the_loss(method, family):
 @pytest.mark.parametrize("family", ["vit", *(pytest.param(f, marks=pytest.mark.slow) for f in ("cnn", "hybrid"))])
 def test_no_two_methods_compute_the_same(family):
     """Different trajectories from the same start: a copied method would show."""
-    seen = {
-        m: tuple(steps(make(m, family), 4)) for m in COUNTS if m not in SAME_STEPS and family not in REFUSES.get(m, ())
-    }
+    methods = [m for m in COUNTS if m not in SAME_STEPS and family not in REFUSES.get(m, ())]
+    seen = {m: tuple(steps(make(m, family), 4)) for m in methods}
     assert len(set(seen.values())) == len(seen)
     same = [m for m in seen if method_of(m).identity_start and not (m in EVERYTHING and family != "vit")]
     starts = {seen[m][0] for m in same}

@@ -16,11 +16,20 @@ from support.runs import SMALL, learned
 QUICK = [*SMALL, "trainer.epochs=2", "trainer.max_batches=2", "data.batch_size=20"]
 PROJECTED = [["method=ftp"], pytest.param(["method=bitfit", "optimizer=ftp"], marks=pytest.mark.slow)]
 PROJECTED += [pytest.param([f"method={m}"], marks=pytest.mark.slow) for m in ("tpgm", "l2sp", "wise_ft")]
+SPD = ["optimizer=spd", "optimizer.layer_decay=0.8", "optimizer.head_lr=3", "trainer.micro_batch=8"]
+PROJECTED += [pytest.param(["method=full", *SPD], marks=pytest.mark.slow)]
 
 
 PRUNED = [["method=full", "pruning=unstructured"]]
 PRUNED += [
-    pytest.param(words, marks=pytest.mark.slow) for words in (["method=petah"], ["method=losa", "pruning=structured"])
+    pytest.param(words, marks=pytest.mark.slow)
+    for words in (
+        ["method=petah"],
+        ["method=losa", "pruning=structured"],
+        ["method=ssf", "pruning=unstructured"],
+        ["method=fact_tk", "method.rank=4", "backbone=vit_nano"],
+        ["method=gps", "method.batches=2", "pruning=unstructured"],
+    )
 ]
 
 
@@ -60,6 +69,27 @@ def test_projection_stays_near_and_the_head_is_free(tmp_path):
             far[method, "head"] = tensors["task.head.bias"].abs().max()
         assert far["ftp"] < 0.5 * far["full"]
         assert far["ftp", "head"] > 1e-3
+
+
+@pytest.mark.slow
+def test_spd_ends_nearer_to_its_start_and_its_first_step_is_the_plain_one(tmp_path):
+    """The learning rate's factors act on the inner step alone; bf16 and clipping pass."""
+    words = ["method=full", "optimizer.lr=3e-3", "optimizer.warmup=0", "optimizer.weight_decay=0"]
+    words += ["optimizer.layer_decay=0.7", "optimizer.head_lr=2", "trainer.precision=bf16", "trainer.clip=1"]
+    tensors = {}
+    for batches, name in ((1, "adamw"), (1, "spd"), (20, "adamw"), (20, "spd")):
+        more = [f"optimizer={name}", f"trainer.max_batches={batches}", "trainer.epochs=1", f"output_dir={tmp_path}"]
+        config = peftbench.compose(*QUICK, *more[:1], *words, *more[1:])
+        tensors[batches, name] = learned(run(config))
+    torch.manual_seed(peftbench.data.loading.mix(0, 1))
+    start = backbones.build_with_weights(config.backbone, 32).state_dict()
+    assert all(torch.equal(t, tensors[1, "spd"][n]) for n, t in tensors[1, "adamw"].items())
+    inside = [n for n in tensors[20, "spd"] if n.startswith("backbone.") and n.endswith(("weight", "bias"))]
+    far = {
+        name: sum((tensors[20, name][n] - start[n.removeprefix("backbone.")]).square().sum() for n in inside)
+        for name in ("adamw", "spd")
+    }
+    assert far["spd"] < 0.9 * far["adamw"]
 
 
 @pytest.mark.slow
@@ -108,6 +138,9 @@ def test_wise_ft_ends_half_way_and_says_what_it_reaches_there(tmp_path):
         (["method=ftp", "trainer=fsdp"], "method=ftp: needs whole tensors.*use trainer=ddp"),
         (["method=full", "optimizer=ftp", "trainer=fsdp"], "optimizer=ftp: needs whole tensors"),
         (["method=full", "optimizer=ftp", "optimizer.kappa=-1"], "optimizer.kappa=-1.0: expected a number from 0"),
+        (["method=ftp", "optimizer=spd"], "optimizer=spd: method=ftp has an optimizer of its own; leave optimizer=spd"),
+        (["method=full", "optimizer=spd", "trainer=fsdp"], "optimizer=spd: needs whole tensors"),
+        (["method=full", "optimizer=spd", "optimizer.strength=-1"], "optimizer.strength=-1.0: expected"),
         (["method=tpgm", "method.iterations=0"], "method.iterations=0: expected at least 1"),
         (["method=l2sp", "method.strength=-1"], "method.strength=-1.0: expected 0 or more"),
         (["method=wise_ft", "method.alpha=2"], "method.alpha=2.0: expected a number from 0"),
@@ -130,10 +163,14 @@ def test_bf16_clipping_accumulation_and_sgd_pass(tmp_path):
     "trained",
     [
         ["method=bitfit", "optimizer=ftp", "optimizer.inner=sgd"],
+        ["method=bitfit", "optimizer=spd", "optimizer.inner=sgd"],
         ["method=spt_lora", "optimizer=sgd", "method.batches=2", "method.dropout=0", "method.drop_path=0"],
         ["method=petah", "optimizer=sgd", "pruning.merge=masked"],
+        ["method=ssf", "optimizer=sgd"],
+        ["method=gps", "method.batches=2", "optimizer=sgd"],
+        ["method=fact", "method.dropout=0", "optimizer=sgd", "backbone=vit_nano"],
     ],
-    ids=lambda words: words[0],
+    ids=" ".join,
 )
 def test_two_processes_reach_what_one_does(tmp_path, trained):
     found = []

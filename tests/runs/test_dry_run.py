@@ -11,7 +11,7 @@ from peftbench.common.vtab_tasks import TASKS
 from peftbench.data.vtab import Vtab
 from peftbench.runs.dry_run import plan_run
 
-METHODS = ["petah", "cst", *(pytest.param(m, marks=pytest.mark.slow) for m in ("full", "bitfit", "losa"))]
+METHODS = ["petah", "cst", *(pytest.param(m, marks=pytest.mark.slow) for m in ("full", "bitfit", "losa", "ssf", "gps"))]
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -46,6 +46,11 @@ def refused(folder, *parts, **more):
     [
         ("lora", "vit_nano", True),
         ("spt", "vit_nano", True),
+        pytest.param("gps", "vit_nano", True, marks=pytest.mark.slow),
+        pytest.param("ssf", "vit_nano", True, marks=pytest.mark.slow),
+        pytest.param("fact", "vit_nano", True, marks=pytest.mark.slow),
+        pytest.param("fact_tk", "vit_nano", True, marks=pytest.mark.slow),
+        pytest.param("ssf", "hybrid_nano", True, marks=pytest.mark.slow),
         ("wise_ft", "resnet_nano", False),
         ("linear", "hybrid_nano", False),
         ("losa", "vit_nano", False),

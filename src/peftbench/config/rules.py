@@ -11,7 +11,7 @@ from peftbench.config.messages import meant_value
 from peftbench.config.schema import Config, Data
 from peftbench.config.task_schema import OFFERED, task_schema
 
-OPTIMIZERS = ("adamw", "sgd", "ftp")
+OPTIMIZERS = ("adamw", "sgd", "ftp", "spd")
 """Those of peftbench itself."""
 
 
@@ -95,9 +95,11 @@ def _pruning_needs_whole_weights(config: Config) -> None:
         raise UserError(f"pruning={config.pruning.name}: needs whole weights in memory, unlike {parted}.")
 
 
-def _ftp_needs_whole_tensors(config: Config) -> None:
-    if config.optimizer.name == "ftp" and config.trainer.strategy == "fsdp":
-        raise UserError("optimizer=ftp: needs whole tensors, which trainer=fsdp has not; use trainer=ddp.")
+def _anchored_optimizers_need_whole_tensors(config: Config) -> None:
+    if config.optimizer.anchored and config.trainer.strategy == "fsdp":
+        raise UserError(
+            f"optimizer={config.optimizer.name}: needs whole tensors, which trainer=fsdp has not; use trainer=ddp."
+        )
 
 
 def _optimizer_is_known(config: Config) -> None:
@@ -264,7 +266,7 @@ RULES = (
     _views_are_augmented,
     _only_taylor_looks_at_images,
     _pruning_needs_whole_weights,
-    _ftp_needs_whole_tensors,
+    _anchored_optimizers_need_whole_tensors,
     _optimizer_is_known,
     _nesterov_needs_momentum,
     _tuning_leaves_test_images_alone,

@@ -121,10 +121,11 @@ class Data:
 
 @checked(config=STRICT, frozen=True)
 class Optimizer:
-    """`name` is one of adamw, sgd and ftp, or, with `library: timm`, any that timm's factory knows, which takes `args`
-    and none of betas, momentum, nesterov and inner.
+    """`name` is one of adamw, sgd, ftp and spd, or, with `library: timm`, any that timm's factory knows, which takes
+    `args` and none of betas, momentum, nesterov and inner.
 
-    `ftp` projects after each step of `inner`; `exclude` are patterns over the names that it leaves alone.
+    `ftp` projects after each step of `inner`, and `spd` decays towards the start, with `strength`; `exclude` are
+    patterns over the names that they leave alone.
     `layer_decay` scales the rate of each layer of the backbone by its depth, `head_lr` that of the task's parameters;
     `decay_norms` has weight decay act on vectors and scalars too. With `find_lr` a run looks for its rate around `lr`.
     """
@@ -149,6 +150,12 @@ class Optimizer:
     library: Literal["own", "timm"] = "own"
     args: dict[str, Any] = field(default_factory=dict)
     find_lr: bool = False
+    strength: Amount = 1.0
+
+    @property
+    def anchored(self) -> bool:
+        """Whether it steps with `inner` and then stays near where each tensor began."""
+        return self.library == "own" and self.name in ("ftp", "spd")
 
 
 @checked(config=STRICT, frozen=True)

@@ -3,6 +3,7 @@
 from peftbench.optim.build import Factors, joint_optimizer, layout, matching, optimizer, schedule, scheduled_rate
 from peftbench.optim.ftp import FTP
 from peftbench.optim.l2sp import L2SP
+from peftbench.optim.spd import SPD
 from peftbench.optim.timm_optimizers import refuse_timm_optimizer
 from peftbench.optim.tpgm import TPGM
 from peftbench.optim.wrapper import Anchored
@@ -10,6 +11,7 @@ from peftbench.optim.wrapper import Anchored
 __all__ = [
     "FTP",
     "L2SP",
+    "SPD",
     "TPGM",
     "Anchored",
     "Factors",

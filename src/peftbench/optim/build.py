@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from peftbench import config
 from peftbench.common.errors import UserError, nearest
 from peftbench.optim.ftp import FTP
+from peftbench.optim.spd import SPD
 from peftbench.optim.timm_optimizers import has_fallback, timm_optimizer
 
 Factors = Mapping[str, float]
@@ -30,14 +31,14 @@ def optimizer(
     fused: bool = False,
     factors: Factors = MappingProxyType({}),
 ) -> torch.optim.Optimizer:
-    """AdamW, SGD or one of timm's over named parameters, under FTP where the spec says so.
+    """AdamW, SGD or one of timm's over named parameters, under FTP or SPD where the spec says so.
 
     Vectors and scalars (biases, norms, class tokens) are not decayed, unless `decay_norms` says so.
 
     Args:
         spec: its kind, rates and options.
         named: (name, parameter) of everything that trains.
-        anchors: name -> value, of FTP; None takes the values that the parameters have now.
+        anchors: name -> value, of FTP and SPD; None takes the values that the parameters have now.
         fused: step in one kernel, several times faster on many small tensors.
         factors: see `Factors`.
 
@@ -47,10 +48,12 @@ def optimizer(
     if spec.library == "timm":
         return timm_optimizer(spec, _groups(spec, named, factors))
     plain = _over(spec, _groups(spec, named, factors), fused)
-    if spec.name != "ftp":
+    if not spec.anchored:
         return plain
     exclude = matching(spec.exclude, [n for n, _ in named], "optimizer.exclude")
     starts = None if anchors is None else {n: anchors[n] for n, _ in named}
+    if spec.name == "spd":
+        return SPD(plain, anchors=starts, exclude=exclude, strength=spec.strength)
     return FTP(plain, anchors=starts, exclude=exclude, kappa=spec.kappa, gamma_lr=spec.gamma_lr, norm=spec.norm)
 
 
@@ -173,7 +176,7 @@ def _kind(spec: config.Optimizer) -> type[torch.optim.Optimizer]:
 
 
 def _stochastic(spec: config.Optimizer) -> bool:
-    """Whether it is SGD that steps, by itself or under FTP; else AdamW."""
+    """Whether it is SGD that steps, by itself or under FTP or SPD; else AdamW."""
     return (spec.inner or spec.name) == "sgd"
 
 

@@ -26,6 +26,7 @@ _LATER: Mapping[str, Mapping[str, Any]] = {
         "library": "own",
         "args": {},
         "find_lr": False,
+        "strength": 1.0,
     },
     "data": {"jitter": 0.0, "erase": 0.0, "mixup": 0.0, "cutmix": 0.0, "sampler": "shuffle"},
     "trainer": {

@@ -54,8 +54,9 @@ def refuse_combination(config: Config, method: Method) -> backbones.Backbone:
             f"that there is no rate to scale by depth; leave it out (optimizer.head_lr scales the head's rate)."
         )
     _refuse_ways_of_computing(config, method, backbone)
-    if method.own_optimizer and config.optimizer.name == "ftp":
-        raise UserError(f"optimizer=ftp: method={name} has an optimizer of its own; leave optimizer=ftp out.")
+    if method.own_optimizer and config.optimizer.anchored:
+        given = f"optimizer={config.optimizer.name}"
+        raise UserError(f"{given}: method={name} has an optimizer of its own; leave {given} out.")
     if method.phased:
         _refuse_phases(config, method, backbone)
     if (method.own_optimizer or method.finishes or method.anchored) and config.trainer.strategy == "fsdp":

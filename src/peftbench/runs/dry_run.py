@@ -134,7 +134,7 @@ def plan_run(config: Config, probe: bool = False, outlined: Outlined | None = No
         )
     if config.optimizer.find_lr:
         notes.append("first: a few dozen steps that look for the learning rate; time is without them")
-    if method.own_optimizer or config.optimizer.name == "ftp":
+    if method.own_optimizer or config.optimizer.anchored:
         notes.append("memory: without the anchors and differences that its optimizer keeps")
     if config.optimizer.library == "timm":
         notes.append(
@@ -244,7 +244,7 @@ def _batch(model: Model, splits: Splits, images: int) -> tuple[Tensor, Any]:
 
 def _optimizer(config: Config, model: Model) -> torch.optim.Optimizer:
     spec = config.optimizer
-    if spec.name == "ftp":
+    if spec.anchored:
         spec = replace(spec, name=spec.inner or "adamw")
     if spec.library == "timm":  # some of them look at values, and nothing has any here
         spec = replace(spec, library="own", name="adamw", args={})
@@ -283,6 +283,11 @@ def _rows(config: Config, method: Method, model: Model, skipped: Mapping[str, st
             merges=bool(own) and not own & stays,
             skipped=skipped.get(name, ""),
         )
+    for name, parameter in added.items():
+        if not _owner(name, base):  # of the whole net
+            place = _last(name) or name
+            earlier = rows[place].added if place in rows else 0
+            rows[place] = Row(place, "shared", added=earlier + parameter.numel(), merges=name not in stays)
     beside = _counts(model.side.named_parameters(), 1) if model.side is not None else {}
     return [*rows.values(), *(Row(f"side.{n}" if n else "side", "side", added=c) for n, c in beside.items())]
 

@@ -57,9 +57,9 @@ def find_rate(
 ) -> FoundRate:
     """Trains for up to `STEPS` steps of rising rate, and puts everything back: weights, statistics, random state.
 
-    The steps are those of the run's own optimizer, without what a method or `optimizer=ftp` does after a step to stay
-    near the start, with the factors of `rate_factors`, clipping, accumulation and precision. One process takes whole
-    batches, in as many parts as there are processes. It ends early where the loss is four times what it was.
+    The steps are those of the run's own optimizer, without what a method, `optimizer=ftp` or `spd` do after a step to
+    stay near the start, with the factors of `rate_factors`, clipping, accumulation and precision. One process takes
+    whole batches, in as many parts as there are processes. It ends early where the loss is four times what it was.
 
     Args:
         model: adapted, on the CPU, where it is afterwards too.
@@ -108,8 +108,8 @@ def _steepest(rates: Sequence[float], losses: Sequence[float], a_pass: int) -> F
 
 
 def _plain(spec: Optimizer) -> Optimizer:
-    """What steps, without the projection after it."""
-    return replace(spec, name=spec.inner or "adamw", inner=None) if spec.name == "ftp" else spec
+    """What steps, without what it does after that to stay near the start."""
+    return replace(spec, name=spec.inner or "adamw", inner=None) if spec.anchored else spec
 
 
 def _one_pass(order: BatchOrder, accumulate: int) -> list[list[Indices]]:

@@ -91,7 +91,7 @@ def fit(
         UserError: devices that are not there, or a checkpoint of another run.
     """
     # Anchors are the values before any checkpoint is restored: those that methods stay near to.
-    anchors = _anchors(model) if method.anchored or config.optimizer.name == "ftp" else {}
+    anchors = _anchors(model) if method.anchored or config.optimizer.anchored else {}
     shape = Sharded if config.trainer.strategy == "fsdp" else Fit
     module = shape(model, method, config, anchors, run_id)
     state, figures, place, metrics = _trained(module, loaders, folder, watch)

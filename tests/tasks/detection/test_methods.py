@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from peftbench.costs import SavedBytes
-from support.backbones import OTHER_NAMES, REFUSES
+from support.backbones import DEAR, REFUSES
 from support.detection import DETECTORS, FAMILIES, METHODS, make, scenes, trained
 
 
 def rotated():
-    """Each method once, over families and detectors in turn; one name of each class is a fast test."""
+    """Each method once, over families and detectors in turn; dear methods are slow tests."""
     pairs = [(f, d) for f in FAMILIES for d in DETECTORS]
     turn = cycle(pairs[i * 4 % 9] for i in range(9))
     chosen = [(m, *next(p for p in turn if p[0] not in REFUSES.get(m, ()))) for m in METHODS]
-    return [pytest.param(*c, marks=pytest.mark.slow) if c[0] in OTHER_NAMES else c for c in chosen]
+    return [pytest.param(*c, marks=pytest.mark.slow) if c[0] in DEAR else c for c in chosen]
 
 
 def asked(method, family, detector):

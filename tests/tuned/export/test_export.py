@@ -114,6 +114,16 @@ def test_a_file_says_what_it_is(lora, cst, tmp_path):
     assert plain["fingerprint"] == lora.stamps["backbone"]["fingerprint"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["ssf", "fact", "fact_tk", "gps"])
+def test_methods_that_merge_are_exported_in_every_format(method, data, tmp_path):
+    record = finish(tmp_path, data, method, "vit_nano", "optimizer.lr=3e-3", "trainer.max_batches=2")
+    for format_ in ("safetensors", "torch_export", "onnx"):
+        if format_ == "onnx":
+            pytest.importorskip("onnxruntime")
+        assert export(record.folder, format_).difference < 1e-4
+
+
 def of_clips(data, tmp_path):
     """A run on clips, for which folders of six digits each stand."""
     for role in ("train", "test"):

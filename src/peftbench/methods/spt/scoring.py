@@ -1,4 +1,4 @@
-"""How much each weight matters to a task, before anything is trained (stage 1 of SPT)."""
+"""How much each weight matters to a task, before anything is trained (stage 1 of SPT, and of GPS)."""
 
 from __future__ import annotations
 
@@ -23,10 +23,12 @@ def sensitivity(
     *,
     mode: Literal["eval", "train"] = "eval",
     unreached: Literal["refuse", "skip"] = "refuse",
+    reduce: Literal["squares", "sum"] = "squares",
 ) -> dict[str, Tensor]:
     """Scores every entry of the candidates: the sum over batches of (d loss / d w)², of each batch's mean loss.
 
-    It estimates how much the loss would fall if that entry alone were tuned. Weights, buffers, modes,
+    With `reduce` "sum" it is the sum of the gradients themselves, signed, which cancel where batches disagree. The
+    squares estimate how much the loss would fall if that entry alone were tuned. Weights, buffers, modes,
     `requires_grad` and `.grad` are left as they were.
 
     Args:
@@ -36,6 +38,7 @@ def sensitivity(
         candidates: names of parameters; None takes all but those that LEFT_OUT names.
         mode: "eval" scores the loss that is deterministic, dropout and drop-path off; "train" is the official reading.
         unreached: what to do about a candidate that the loss does not depend on.
+        reduce: what is summed over batches: "squares" of gradients, or gradients.
 
     Returns:
         name -> scores, of the parameter's shape.
@@ -64,9 +67,8 @@ def sensitivity(
             gradients = torch.autograd.grad(loss, list(chosen.values()), allow_unused=True)
             for (name, parameter), gradient in zip(list(chosen.items()), gradients, strict=True):
                 if gradient is not None:
-                    scores.setdefault(name, torch.zeros_like(parameter, requires_grad=False)).addcmul_(
-                        gradient, gradient
-                    )
+                    score = scores.setdefault(name, torch.zeros_like(parameter, requires_grad=False))
+                    score.addcmul_(gradient, gradient) if reduce == "squares" else score.add_(gradient)
                 elif unreached == "refuse":
                     raise UserError(
                         f"sensitivity: '{name}' gets no gradient, as the loss does not depend on it; leave it out of "
