@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
@@ -16,7 +16,7 @@ from peftbench.backbones import Backbone
 from peftbench.common.amounts import plural
 from peftbench.common.errors import UserError
 from peftbench.results.per_image import write_right
-from peftbench.tasks.base import Extract, Metrics, Task
+from peftbench.tasks.base import Extract, Metrics
 from peftbench.tasks.classification import schema
 from peftbench.tasks.classification.class_accuracy import ClassAccuracy
 from peftbench.tasks.classification.evaluator import ClassEvaluator
@@ -24,27 +24,21 @@ from peftbench.tasks.classification.predictor import ClassPredictor
 from peftbench.tasks.classification.run_page import ClassPage
 from peftbench.tasks.classification.top1 import Top1
 from peftbench.tasks.evaluator import Evaluator
+from peftbench.tasks.linear_task import LinearTask
 from peftbench.tasks.predictor import Predictor
 from peftbench.tasks.run_pages import RunPage
 
 
-class Classification(Task):
-    """`head`: Linear(width, classes), weights N(0, 0.02) cut at two sigma, bias 0."""
+class Classification(LinearTask):
+    """A linear head, whose outputs are the logits of the classes."""
 
-    trains_jointly: ClassVar[bool] = True
-    keeps_views: ClassVar[bool] = True
-    predicts_tensor: ClassVar[bool] = True
     predictor: ClassVar[type[Predictor]] = ClassPredictor
     page: ClassVar[type[RunPage]] = ClassPage
     evaluator: ClassVar[type[Evaluator] | None] = ClassEvaluator
 
     def __init__(self, backbone: Backbone, classes: Sequence[str], label_smoothing: float = 0.0) -> None:
-        super().__init__()
-        self.classes = tuple(classes)
+        super().__init__(backbone, classes)
         self.label_smoothing = label_smoothing
-        self.head = nn.Linear(backbone.facts.width, len(classes))
-        nn.init.trunc_normal_(self.head.weight, std=0.02, a=-0.04, b=0.04)
-        nn.init.zeros_(self.head.bias)
 
     @classmethod
     def build(
@@ -72,13 +66,6 @@ class Classification(Task):
             return taken, "all classes are known by name and keep their rows of the head"
         some = f"{len(pairs)} of {len(self.classes)} classes are known by name and keep their rows of the head"
         return taken, f"{some}, the others start fresh"
-
-    def predict(self, extract: Extract, backbone: Backbone, images: Tensor) -> Tensor:
-        """Logits (B, classes) for images (B, 3, H, W), or clips (B, T, 3, H, W): the mean of their frames' features."""
-        features = backbone.pool(extract(images)[-1])
-        if images.ndim == 5:
-            features = features.unflatten(0, images.shape[:2]).mean(1)
-        return self.head(features)
 
     def loss(self, extract: Extract, backbone: Backbone, batch: tuple[Tensor, Tensor]) -> Tensor:
         """Mean cross-entropy of (images, labels), a scalar."""
