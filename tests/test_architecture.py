@@ -170,8 +170,8 @@ def test_a_method_is_one_file_and_one_yaml():
     assert set(names("method", [CONFIGS])) == files
 
 
-# Outside methods/ nothing asks for a method by name or class. `lora` is also the kind of a layer of SPT's plan, `mlp` the
-# kind of a backbone's layer, and the published numbers are a table of methods.
+# Outside methods/ nothing asks for a method by name or class. `lora` is also the kind of a layer of SPT's plan, `mlp`
+# that of a backbone's layer, and the published numbers are a table of methods.
 METHODS, OPTIMIZERS = (set(names(group, [CONFIGS])) for group in ("method", "optimizer"))
 NAMES_A_METHOD = {"results/layers.py": {"lora"}, "backbones/layers.py": {"mlp"}, "results/published.py": METHODS}
 

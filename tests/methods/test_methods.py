@@ -44,6 +44,8 @@ COUNTS = {
 COUNTS["attentive"] = {"vit_b": 614_400, "resnet50": 4_259_840, "efficientformer_l1": 215_040, "swin_b": 1_081_344}
 # two layers of d^2 + d and the gains and biases of their norms: 2 (d^2 + 3 d)
 COUNTS["mlp"] = {"vit_b": 1_184_256, "resnet50": 8_400_896, "efficientformer_l1": 404_096, "swin_b": 2_103_296}
+# 12 blocks, 10 prompts of 768
+COUNTS["vpt"] = {"vit_b": 92_160, "resnet50": None, "efficientformer_l1": None, "swin_b": None}
 # These train what full fine-tuning trains, on another path.
 COUNTS |= dict.fromkeys(("ftp", "tpgm", "l2sp", "wise_ft", "lp_ft"), COUNTS["full"])
 EVERYTHING = {"full", "ftp", "tpgm", "l2sp", "wise_ft", "lp_ft"}  # batch-norm statistics move too
@@ -156,7 +158,8 @@ def steps(model, n=3):
     return losses
 
 
-PAIRS = [(m, f) for f in SMALL for m in sorted(COUNTS)]  # none refuses one of these backbones
+REFUSED = {("vpt", "cnn"), ("vpt", "hybrid")}
+PAIRS = [(m, f) for f in SMALL for m in sorted(COUNTS) if (m, f) not in REFUSED]
 LONGER = [(m, f) if f == "vit" else pytest.param(m, f, marks=pytest.mark.slow) for m, f in PAIRS]
 
 
@@ -184,9 +187,9 @@ def test_training_lowers_the_loss(method, family):
 @pytest.mark.parametrize("family", ["vit", *(pytest.param(f, marks=pytest.mark.slow) for f in ("cnn", "hybrid"))])
 def test_no_two_methods_compute_the_same(family):
     """Different trajectories from the same start: a copied method would show."""
-    seen = {m: tuple(steps(make(m, family), 4)) for m in COUNTS if m not in SAME_STEPS}
+    seen = {m: tuple(steps(make(m, family), 4)) for m in COUNTS if m not in SAME_STEPS and (m, family) not in REFUSED}
     assert len(set(seen.values())) == len(seen)
-    others = {m for m in seen if method_of(m).pools} | (EVERYTHING if family != "vit" else set())
+    others = {m for m in seen if method_of(m).pools or m == "vpt"} | (EVERYTHING if family != "vit" else set())
     starts = {losses[0] for m, losses in seen.items() if m not in others}
     assert max(starts) - min(starts) < 1e-5, "every method starts as the backbone it adapts"
 

@@ -51,6 +51,8 @@ def words_of(task, size, method):
         refusal = "is built for one input size"
     if instantiate(spec.method).pools and not task_class(spec.task).takes_features:
         key, refusal = f"method={method}", "pools the features itself"
+    if method == "vpt":
+        key, refusal = "method=vpt", "has no tokens"
     return [f"method={method}", *data, *QUICK, *small, f"data.size={size}"], key, refusal
 
 
