@@ -179,10 +179,10 @@ def test_a_method_is_one_file_and_one_yaml():
     assert {content.get("method", content)["path"].split(".")[2] for content in loaded} <= files
 
 
-# Outside methods/ nothing asks for a method by name or class. `lora` is also the kind of a layer of SPT's plan,
-# `adapter` also a format of export, and the published numbers are a table of methods.
+# Outside methods/ nothing asks for a method by name or class. `lora` is also the kind of a layer of SPT's plan, `mlp`
+# that of a backbone's layer, `adapter` also a format of export, and the published numbers are a table of methods.
 METHODS, OPTIMIZERS = (set(names(group, [CONFIGS])) for group in ("method", "optimizer"))
-NAMES_A_METHOD = {"results/layers.py": {"lora"}, "results/published.py": METHODS}
+NAMES_A_METHOD = {"results/layers.py": {"lora"}, "backbones/layers.py": {"mlp"}, "results/published.py": METHODS}
 NAMES_A_METHOD |= {path: {"adapter"} for path in ("cli/predict.py", "tuned/run_folder.py")}
 
 

@@ -34,11 +34,12 @@ REFUSES = {
     "convpass": ("cnn",),
     "fact": ("cnn", "hybrid"),
     "fact_tk": ("cnn", "hybrid"),
+    "vpt": ("cnn", "hybrid"),
 }
 """The families, as in `SMALL`, that a method refuses."""
 OTHER_NAMES = {"adaptformer", "adapter_plus", "houlsby", "pfeiffer", "fact_tk"}
 """Names of a class that another name stands for where each test of a method costs."""
-DEAR = OTHER_NAMES | {"adapter", "repadapter", "convpass", "mona", "ssf", "gps", "fact"}
+DEAR = OTHER_NAMES | {"adapter", "repadapter", "convpass", "mona", "ssf", "gps", "fact", "attentive", "mlp"}
 """Methods of which the tests beside a ViT, and those of detectors, are slow ones."""
 
 _built: dict[str, tuple[Backbone, torch.Tensor]] = {}

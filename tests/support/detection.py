@@ -16,11 +16,13 @@ from peftbench.runs import starting_backbone
 from peftbench.runs.build import instantiate
 from peftbench.runs.compatibility import refuse_incompatible
 from peftbench.tasks.base import task_class
+from support.backbones import method as method_of
 from support.backbones import on_meta
 
 DETECTORS = ("fasterrcnn", "retinanet", "fcos")
 FAMILIES = {"cnn": "resnet_nano", "vit": "vit_nano", "hybrid": "hybrid_nano"}
-METHODS = names("method", [CONFIGS])
+METHODS = [m for m in names("method", [CONFIGS]) if not method_of(m).pools and m != "vpt"]
+"""All but those that pool the features themselves, which a detector refuses, and what is of plain ViTs alone."""
 SMALL = ["data=digits_det", "task.width=64", "task.hidden=16", "task.rois=16"]
 CANVAS = (64, 96)
 

@@ -39,13 +39,13 @@ BOUND = {("detection", "[64,96]", "lora")}
 
 
 def words_of(task, size, method):
-    """The words of the smallest run of a cell, and why it is refused, or the empty string."""
+    """The words of the smallest run of a cell, and the key and the reason of its refusal (empty if there is none)."""
     data = task_schema({"name": task}).smoke
     spec = peftbench.compose(f"method={method}", *data, *QUICK)
     options = {"data": spec.data.options, "task": vars(spec.task)}
     small = [f"{s}.{key}={v}" for s, known in options.items() for key, v in SMALL.items() if key in known]
     boxes = task_class(spec.task).finds_boxes
-    refusal = ""
+    key, refusal = "data.size=", ""
     backbone = "vit_nano" if "cnn" in REFUSES.get(method, ()) else "resnet_nano"
     if size == "null" and boxes and backbone == "vit_nano":
         refusal = "give data.size=[H,W]"
@@ -53,8 +53,10 @@ def words_of(task, size, method):
         refusal = "takes square images; give one number"
     if size == "null" and boxes and instantiate(spec.method).fixed_size:
         refusal = "is built for one input size"
+    if instantiate(spec.method).pools and not task_class(spec.task).takes_features:
+        key, refusal = f"method={method}", "pools the features itself"
     words = [f"method={method}", *data, *QUICK, f"backbone={backbone}", *small, f"data.size={size}"]
-    return words, refusal
+    return words, key, refusal
 
 
 CELLS = [(task, size, method) for task in shipped_tasks() for size in SIZES for method in METHODS]
@@ -63,10 +65,10 @@ CELLS = [(task, size, method) for task in shipped_tasks() for size in SIZES for 
 @pytest.mark.slow
 @pytest.mark.parametrize(("task", "size", "method"), CELLS)
 def test_what_trains_is_used(task, size, method, cli, tmp_path, monkeypatch, capsys):
-    words, refusal = words_of(task, size, method)
+    words, key, refusal = words_of(task, size, method)
     if refusal:
         told = cli(*words)
-        mistakes.refused(told, "data.size=", refusal)
+        mistakes.refused(told, key, refusal)
         assert told[0] == 2
         return
     ended = Checkpoints.on_train_batch_end

@@ -6,6 +6,7 @@ from peftbench.backbones.build import build_on_meta, build_with_weights, with_cl
 from peftbench.backbones.checkpointing import KEY as CHECKPOINTING
 from peftbench.backbones.checkpointing import checkpoint_blocks
 from peftbench.backbones.facts import Block, Facts, Size, Tap
+from peftbench.backbones.prompting import add_tokens, patch_pixels, takes_tokens
 from peftbench.backbones.quantize import bytes_of_weights, coded_by_torchao, dequantize, quantize
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Facts",
     "Size",
     "Tap",
+    "add_tokens",
     "build_on_meta",
     "build_with_weights",
     "bytes_of_weights",
@@ -22,6 +24,8 @@ __all__ = [
     "coded_by_torchao",
     "dequantize",
     "layouts",
+    "patch_pixels",
     "quantize",
+    "takes_tokens",
     "with_classifier",
 ]

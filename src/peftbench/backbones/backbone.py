@@ -39,6 +39,7 @@ class Backbone(nn.Module):
         quantized: `int8` or `nf4` where its weights are kept in codes (`quantize`); "" where they are plain.
         recomputes: whether blocks are computed again in backward (`checkpointing`).
         computing: whether it computes for its caller now, and not again for backward.
+        added_tokens: how many tokens of a method's own stand behind the prefix tokens, in no tap (`prompting`).
         merging: what a method makes of the zeros when it is merged (`Method.merges`); "" where there are none.
 
     Raises:
@@ -65,6 +66,7 @@ class Backbone(nn.Module):
         self.origin = ""
         self.quantized = ""
         self.merging = ""
+        self.added_tokens = 0
         self.recomputes, self.computing = False, False
 
     @property
@@ -181,6 +183,13 @@ class Backbone(nn.Module):
         indices = range(len(taps)) if indices is None else indices
         return [self._map(t, self.facts.taps[i]) for t, i in zip(taps, indices, strict=True)]
 
+    def without_added(self, x: Tensor) -> Tensor:
+        """A block's output without the tokens that a method has added."""
+        if not self.added_tokens:
+            return x
+        prefix = self.facts.prefix
+        return torch.cat([x[:, :prefix], x[:, prefix + self.added_tokens :]], 1)
+
     def tail_parameters(self) -> list[nn.Parameter]:
         """The parameters that only `pool` uses: a task that reads maps alone freezes them."""
         behind = (*self.facts.tail, *sorted(self.facts.pools))
@@ -212,7 +221,7 @@ class Backbone(nn.Module):
     def _tapped(self, indices: set[int], emit: Callable[[int, Tensor], None], stop: bool) -> Iterator[None]:
         def hand_on(index: int) -> Callable[[nn.Module, Any, Tensor], None]:
             def hook(module: nn.Module, args: Any, output: Tensor) -> None:
-                emit(index, output)
+                emit(index, self.without_added(output))
                 if stop and index == max(indices):
                     raise _Reached
 

@@ -61,6 +61,9 @@ class Method:
 
     side: ClassVar[bool] = False
     """A side method reads taps and never sends a gradient into the backbone."""
+    pools: ClassVar[bool] = False
+    """A side method whose net gives pooled features of its own (`Side.width`) instead of taps, which only tasks take
+    that read pooled features alone."""
     phased: ClassVar[bool] = False
     """`first_phase` gives a training that comes first; what it learned of the task is where the method begins."""
     plans: ClassVar[bool] = False
@@ -225,6 +228,10 @@ class Side(nn.Module):
         given: the taps it gives back where the task reads them all, as indices into `facts.taps`.
         halves: whether it reads taps of half precision as they are; else they may come widened to fp32.
         every: whether the task reads them all, or the last alone; `Model` sets it.
+        width: of a net that pools: how many features it gives for each image, in the place of taps; the task's head is
+            built on them. None of a net that gives taps.
+        draws: whether it draws random numbers in training. Runs of different seeds then train apart, and nets that
+            compute together draw the same, as each would alone.
     """
 
     wanted: tuple[int, ...] = (-1,)
@@ -232,6 +239,8 @@ class Side(nn.Module):
     given: tuple[int, ...] = (-1,)
     every: bool = False
     halves: bool = False
+    width: int | None = None
+    draws: bool = False
 
     def condense(self, taps: Sequence[Tensor]) -> list[Tensor]:
         """What is kept of the wanted taps, without any parameter: a tap cache holds this, and `forward` takes it.
@@ -249,7 +258,7 @@ class Side(nn.Module):
         """From condensed taps to taps in the backbone's own layout, the last of which is pooled.
 
         They are `given`; where not `every` one is read, those before the last may be left out. Shapes are those of the
-        backbone's taps.
+        backbone's taps. A net with a `width` gives one tensor instead, the pooled features (B, width).
         """
 
     @classmethod

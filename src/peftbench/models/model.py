@@ -65,6 +65,8 @@ class Model(nn.Module):
     def adapted(self, side: Side | None) -> None:
         """Takes the side net of the method that has adapted the backbone, and freezes what the task leaves unused."""
         self.side = side
+        if side is not None and side.width is not None:
+            self.task.widen(side.width)
         self.reads = self.task.reads(self.backbone.facts)
         if side is not None:
             side.every = not self.task.uses_tail

@@ -46,8 +46,13 @@ def refuse_combination(config: Config, method: Method) -> backbones.Backbone:
     method.check(backbone)
     if config.optimizer.library == "timm":
         optim.refuse_timm_optimizer(config.optimizer)
-    task_class(config.task).refuse(config, method.fixed_size, backbone)
     name = config.method.name
+    if method.pools and not task_class(config.task).takes_features:
+        raise Refusal(
+            f"method={name}: pools the features itself, and task={config.task.name} reads the backbone's taps; take "
+            f"linear, losa, cst or lst, whose taps it can read."
+        )
+    task_class(config.task).refuse(config, method.fixed_size, backbone)
     if config.optimizer.layer_decay is not None and method.side:
         raise Refusal(
             f"optimizer.layer_decay={config.optimizer.layer_decay}: method={name} trains no layer of the backbone, so "
@@ -68,10 +73,10 @@ def refuse_combination(config: Config, method: Method) -> backbones.Backbone:
 
 def _refuse_phases(config: Config, method: Method, backbone: backbones.Backbone) -> None:
     phase, name = method.first_phase(), config.method.name
-    if method.side or not phase.method.side or phase.epochs < 1 or not phase.lr > 0:
+    if method.side or not phase.method.side or phase.method.pools or phase.epochs < 1 or not phase.lr > 0:
         raise UserError(
-            f"{type(method).__name__}.first_phase(): expected a side method before one that changes the backbone, at "
-            f"least 1 epoch, and a rate above 0."
+            f"{type(method).__name__}.first_phase(): expected a side method before one that changes the backbone, one "
+            f"that gives taps, at least 1 epoch, and a rate above 0."
         )
     if config.trainer.strategy == "fsdp":
         raise Refusal(

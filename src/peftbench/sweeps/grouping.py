@@ -29,11 +29,12 @@ _FREE = (
 def joint_signature(config: Config) -> Hashable | None:
     """Equal for runs that can be trained together; None for a run that cannot be with any.
 
-    Seeds, options of the method and settings of the optimizer may differ; the order of the batches may not, which is
-    `data.order_seed` or else the seed. Runs with shifted test sets (`data.ood`), with a method that has an optimizer or
-    a last step of its own or whose head is solved, or with an optimizer other than AdamW and SGD go apart; so do those
-    of a task that trains alone, and those that decide in their course what they keep or when they end (`trainer.keep`,
-    `patience`, `minutes`, `ema`) or at which rate they train (`optimizer.find_lr`).
+    Options of the method, settings of the optimizer, and seeds (but where the side net draws in training) may differ;
+    the order of the batches may not, which is `data.order_seed` or else the seed. Runs with shifted test sets
+    (`data.ood`), with a method that has an optimizer or a last step of its own or whose head is solved, or with an
+    optimizer other than AdamW and SGD go apart; so do those of a task that trains alone, and those that decide in their
+    course what they keep or when they end (`trainer.keep`, `patience`, `minutes`, `ema`) or at which rate they train
+    (`optimizer.find_lr`).
     Raises Refusal where the method refuses the backbone.
     """
     method: Method = instantiate(config.method)
@@ -54,6 +55,8 @@ def joint_signature(config: Config) -> Hashable | None:
     whole["data"]["order_seed"] = seed if config.data.order_seed is None else config.data.order_seed
     if not config.backbone.pretrained:
         whole["backbone"]["seed"] = seed  # its weights are drawn from it
+    if side.draws:
+        whole["seed"] = seed
     taps = (side.wanted, side.condensed, backbone.pooling, type(side).__qualname__, config.backbone.weights)
     return json.dumps([whole, taps, config.output_dir, config.force], sort_keys=True)
 

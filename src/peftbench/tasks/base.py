@@ -41,6 +41,7 @@ class Task(nn.Module):
         classes: the names of what it tells apart, or of the numbers that it predicts, in the order of its predictions;
             empty where there are none.
         start: hashes of the tensors that it starts from, by name, where these were read from a file.
+        given_features: whether `extract` gives pooled features (B, width), in the place of taps.
     """
 
     uses_tail: ClassVar[bool] = True
@@ -59,6 +60,8 @@ class Task(nn.Module):
     """What a tuned model of this task is called."""
     unforeseen: ClassVar[str] = "what its loss needs depends on the images"
     """Why a step's memory and time are not known before the data are, where `blank_targets` gives None."""
+    takes_features: ClassVar[bool] = False
+    """Whether it reads pooled features alone, which a side net may give in the place of the backbone's (`widen`)."""
     concludes: ClassVar[bool] = False
     """Whether `conclude` chooses something by the validation images once training is over."""
     solved_as: ClassVar[str] = ""
@@ -73,6 +76,7 @@ class Task(nn.Module):
 
     classes: tuple[str, ...]
     start: Mapping[str, str] = {}
+    given_features: bool = False
 
     # -- before there is a model
 
@@ -175,6 +179,22 @@ class Task(nn.Module):
             return learned, "its classes are the same, and so is its head"
         return {}, "its classes are others, so that the head starts fresh"
 
+    # -- a side net that pools
+
+    def widen(self, width: int) -> None:
+        """Builds its head on `width` pooled features that a side net gives; for tasks with `takes_features`.
+
+        Raises:
+            Refusal: it reads the taps themselves.
+        """
+        raise Refusal(f"{type(self).__name__}: reads the backbone's taps, and a method gives pooled features instead.")
+
+    def features(self, extract: Extract, backbone: Backbone, images: Tensor) -> Tensor:
+        """Pooled features (B, width) of images (B, 3, H, W), or of clips (B, T, 3, H, W): the mean of their frames'."""
+        last = extract(images)[-1]
+        features = last if self.given_features else backbone.pool(last)
+        return features.unflatten(0, images.shape[:2]).mean(1) if images.ndim == 5 else features
+
     # -- training and evaluation
 
     def learn_targets(self, targets: np.ndarray) -> None:
@@ -225,10 +245,6 @@ class Task(nn.Module):
     def size(self, batch: Any) -> int:
         """The number of images in a batch."""
         return len(batch[1])
-
-    def features(self, extract: Extract, backbone: Backbone, images: Tensor) -> Tensor:
-        """Pooled features (B, width), which the head reads; where it is `solved_as` something."""
-        raise Refusal(f"{type(self).__name__}: has no pooled features.")
 
     def answer(self, outputs: Tensor) -> Tensor:
         """From what the head gives for pooled features to predictions."""

@@ -14,6 +14,7 @@ from peftbench.tasks.base import Extract, Task
 class LinearTask(Task):
     """`head`: Linear(width, outputs), weights N(0, 0.02) cut at two sigma, bias 0."""
 
+    takes_features: ClassVar[bool] = True
     trains_jointly: ClassVar[bool] = True
     keeps_views: ClassVar[bool] = True
     predicts_tensor: ClassVar[bool] = True
@@ -21,14 +22,16 @@ class LinearTask(Task):
     def __init__(self, backbone: Backbone, classes: Sequence[str]) -> None:
         super().__init__()
         self.classes = tuple(classes)
-        self.head = nn.Linear(backbone.facts.width, len(classes))
+        self._build_head(backbone.facts.width)
+
+    def widen(self, width: int) -> None:
+        self._build_head(width)
+        self.given_features = True
+
+    def _build_head(self, width: int) -> None:
+        self.head = nn.Linear(width, len(self.classes))
         nn.init.trunc_normal_(self.head.weight, std=0.02, a=-0.04, b=0.04)
         nn.init.zeros_(self.head.bias)
-
-    def features(self, extract: Extract, backbone: Backbone, images: Tensor) -> Tensor:
-        """Pooled features (B, width) of images (B, 3, H, W), or of clips (B, T, 3, H, W): the mean of their frames'."""
-        features = backbone.pool(extract(images)[-1])
-        return features.unflatten(0, images.shape[:2]).mean(1) if images.ndim == 5 else features
 
     def outputs(self, extract: Extract, backbone: Backbone, images: Tensor) -> Tensor:
         """The head's outputs (B, outputs) for images (B, 3, H, W), or clips (B, T, 3, H, W)."""

@@ -80,15 +80,16 @@ class _Mapped(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         backbone = self.model.backbone
         assert self.tap is not None
-        facts = backbone.facts.taps[self.tap]
+        facts, before = backbone.facts.taps[self.tap], backbone.facts.prefix + backbone.added_tokens
 
         def through_map(module: nn.Module, args: Any, output: Tensor) -> Tensor:
-            mapped = self.map(backbone.maps([output], [self.tap])[0])  # type: ignore[list-item]
+            tap = backbone.without_added(output)
+            mapped = self.map(backbone.maps([tap], [self.tap])[0])  # type: ignore[list-item]
             if facts.layout == "NCHW":
                 return mapped
             if facts.layout == "NHWC":
                 return mapped.permute(0, 2, 3, 1)
-            return torch.cat([output[:, : backbone.facts.prefix], mapped.flatten(2).transpose(1, 2)], 1)
+            return torch.cat([output[:, :before], mapped.flatten(2).transpose(1, 2)], 1)
 
         handle = backbone.net.get_submodule(facts.module).register_forward_hook(through_map)
         try:

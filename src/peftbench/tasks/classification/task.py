@@ -33,7 +33,7 @@ from peftbench.tasks.run_pages import RunPage
 
 
 class Classification(LinearTask):
-    """`head`: Linear(width, classes), weights N(0, 0.02) cut at two sigma, bias 0; its outputs are logits."""
+    """A linear head, whose outputs are the logits of the classes."""
 
     solved_as: ClassVar[str] = "classes"
     predictor: ClassVar[type[Predictor]] = ClassPredictor

@@ -1,0 +1,88 @@
+"""VPT, Visual Prompt Tuning (Jia et al., ECCV 2022, arXiv 2203.12119): learned tokens beside those of the patches."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from peftbench.backbones import Backbone, add_tokens, patch_pixels, takes_tokens
+from peftbench.common.errors import Refusal, UserError
+from peftbench.config.bounds import Positive, Share
+from peftbench.methods.base import Method, Plan, freeze
+
+
+@dataclass(frozen=True)
+class VPT(Method):
+    """p learned prompts (p, d) join the tokens of a plain vision transformer; nothing else of it trains.
+
+    Source:
+        VPT (arXiv 2203.12119). Our reading: prompts stand behind all prefix tokens (class, registers, distillation),
+        where the paper's nets have one class token; AdamW instead of SGD; drop-path follows `backbone.drop_path`.
+
+    Equation:
+        deep:      [c_l ; _ ; x_l] = block_l([c_{l-1} ; P_l ; x_{l-1}]),  P_l (p, d) for l = 1 … L
+        shallow:   [c_l ; z_l ; x_l] = block_l([c_{l-1} ; z_{l-1} ; x_{l-1}]),  z_0 = P (p, d)
+        with prefix tokens c and patches x. Prompts start uniform in ±√(6 / (3 P² + d)), P the side of a patch.
+
+    Place:
+        Behind the position embedding, so that prompts carry no position; `depth=deep` replaces them before every block.
+        They are cut off again before taps, tail, pooling and heads. A backbone that pools the mean of its patches so
+        pools these alone; the official code averages the prompts, too.
+
+    Cost:
+        Backward through the whole backbone, over a sequence that is p tokens longer. Prediction is over it, too, as
+        prompts do not merge. Parameters: L p d deep, p d shallow.
+
+    Avoid when:
+        The backbone has no tokens, or biases or rotations by position between them (refused). With many prompts time
+        and memory grow as with more patches. Results vary much between seeds: run several.
+
+    Options:
+        prompts: p.
+        dropout: share of the prompts' numbers that is dropped in training, anew in every block.
+    """
+
+    keeps_weights: ClassVar[bool] = True
+
+    depth: Literal["deep", "shallow"] = "deep"
+    prompts: Positive = 10
+    dropout: Share = 0.0
+
+    def check(self, backbone: Backbone) -> None:
+        if self.prompts < 1:
+            raise UserError(f"method.prompts={self.prompts}: expected at least 1.")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"method.dropout={self.dropout}: expected at least 0 and below 1.")
+        if not takes_tokens(backbone):
+            raise Refusal(
+                f"method=vpt: {backbone.facts.name} has no tokens, or position biases between them that prompts have "
+                f"no place in; method=lora and method=petah work."
+            )
+
+    def adapt(self, backbone: Backbone, plan: Plan) -> None:
+        freeze(backbone)
+        blocks = len(backbone.facts.taps) if self.depth == "deep" else 1
+        width = backbone.facts.taps[0].channels
+        prompts = Prompts(blocks, self.prompts, width, patch_pixels(backbone), self.dropout)
+        backbone.net.add_module("prompts", prompts)
+        add_tokens(backbone, self.prompts, prompts.of_block, every_block=self.depth == "deep")
+
+
+class Prompts(nn.Module):
+    """The prompts of each block that has some: `tokens` (blocks, p, d)."""
+
+    def __init__(self, blocks: int, count: int, width: int, pixels: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.tokens = nn.Parameter(torch.empty(blocks, count, width))
+        bound = math.sqrt(6 / (3 * pixels + width))
+        nn.init.uniform_(self.tokens, -bound, bound)
+
+    def of_block(self, index: int, images: int) -> Tensor:
+        """(B, p, d), with dropout in training."""
+        return F.dropout(self.tokens[index].expand(images, -1, -1), self.dropout, self.training)
