@@ -28,6 +28,9 @@ SMALL = {
     "hybrid": peftbench.compose("backbone=hybrid_nano").backbone,
 }
 
+NEED_ATTENTION = {"apla"}
+"""The methods that refuse `cnn`."""
+
 _built: dict[str, tuple[Backbone, torch.Tensor]] = {}
 _on_meta: dict[str, Backbone] = {}
 _composed: dict[tuple[str, ...], config.Config] = {}

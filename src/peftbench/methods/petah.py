@@ -10,10 +10,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from peftbench.backbones import Backbone
 from peftbench.backbones.layers import Layer, layers
@@ -22,6 +21,7 @@ from peftbench.config.bounds import AboveZeroOrNull, Positive
 from peftbench.methods.base import Method, Plan, freeze
 from peftbench.methods.shared.folding import refuse_taken_names
 from peftbench.methods.shared.low_rank_update import Form, LowRankUpdate, input_path_fits, updates, weight_path_fits
+from peftbench.methods.shared.norms import norm_layers
 
 KINDS = ("attn", "mlp", "conv1x1", "convkxk", "downsample", "stem", "depthwise")
 
@@ -101,7 +101,7 @@ class PETAH(Method):
                 if layer.module.bias is not None:
                     layer.module.bias.requires_grad = True
         if self.norms != "frozen":
-            for name, norm in _norms(backbone.net):
+            for name, norm in norm_layers(backbone.net):
                 refuse_taken_names(norm, ("fixed_statistics",), name)
                 for parameter in norm.parameters(recurse=False):
                     parameter.requires_grad = True
@@ -175,8 +175,3 @@ class PETAH(Method):
             for layer in matched:
                 if int(rank) > (most := min(layer.rows, layer.columns)):
                     raise UserError(f"method.ranks: '{entry}': layer {layer.name} allows at most {most}.")
-
-
-def _norms(net: Any) -> list[tuple[str, nn.Module]]:
-    kinds, words = (_NormBase, nn.LayerNorm, nn.GroupNorm), ("LayerNorm", "RmsNorm")
-    return [(n, m) for n, m in net.named_modules() if isinstance(m, kinds) or type(m).__name__.startswith(words)]
