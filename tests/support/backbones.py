@@ -28,8 +28,8 @@ SMALL = {
     "hybrid": peftbench.compose("backbone=hybrid_nano").backbone,
 }
 
-NEED_ATTENTION = {"apla"}
-"""The methods that refuse `cnn`."""
+REFUSED = {"apla": {"cnn"}, "dtl": {"cnn", "hybrid"}, "dtl_plus": {"cnn", "hybrid"}}
+"""Which of these a method refuses."""
 
 _built: dict[str, tuple[Backbone, torch.Tensor]] = {}
 _on_meta: dict[str, Backbone] = {}

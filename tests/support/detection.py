@@ -16,11 +16,11 @@ from peftbench.runs import starting_backbone
 from peftbench.runs.build import instantiate
 from peftbench.runs.compatibility import refuse_incompatible
 from peftbench.tasks.base import task_class
-from support.backbones import NEED_ATTENTION, on_meta
+from support.backbones import REFUSED, on_meta
 
 DETECTORS = ("fasterrcnn", "retinanet", "fcos")
 FAMILIES = {"cnn": "resnet_nano", "vit": "vit_nano", "hybrid": "hybrid_nano"}
-METHODS = [name for name in names("method", [CONFIGS]) if name not in NEED_ATTENTION]
+METHODS = [name for name in names("method", [CONFIGS]) if "cnn" not in REFUSED.get(name, ())]
 SMALL = ["data=digits_det", "task.width=64", "task.hidden=16", "task.rois=16"]
 CANVAS = (64, 96)
 

@@ -21,11 +21,11 @@ from peftbench.tasks.base import task_class
 from peftbench.training.checkpoint import Checkpoints
 from peftbench.tuned.finished_run import open_run
 from support import mistakes
-from support.backbones import NEED_ATTENTION
+from support.backbones import REFUSED
 
 SIZES = ("64", "[64,96]", "null")
 """A square, height and width, and images of their own sizes (or the backbone's own)."""
-METHODS = [name for name in names("method", [CONFIGS]) if name not in NEED_ATTENTION]
+METHODS = [name for name in names("method", [CONFIGS]) if "cnn" not in REFUSED.get(name, ())]
 QUICK = [
     *("backbone=resnet_nano", "data.batch_size=2", "trainer.epochs=1", "trainer.max_batches=2", "logger=none"),
     *("trainer.progress=false", "trainer.accelerator=cpu", "taps=off"),

@@ -51,6 +51,7 @@ class Partial(Method):
     plans: ClassVar[bool] = True
     foldable: ClassVar[bool] = True
     identity_start: ClassVar[bool] = True
+    prefix: ClassVar[Literal["", "last", "all"]] = "last"
 
     preset: Literal["last_k", "first_k", "ln", "attn_proj", "head_and_norms"] = "last_k"
     k: Positive = 1
