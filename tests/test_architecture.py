@@ -166,17 +166,15 @@ def test_every_yaml_says_what_it_is(group):
         assert len(describe(path)) > 10, f"{group}/{name} has no describing first line"
 
 
-def test_a_method_is_one_file_and_one_yaml():
-    """What a method shares with its variants may be a package of its own; `shared` is what several methods share.
-
-    A published name of a method with other options is a YAML over the method's file.
-    """
+def test_a_method_is_one_file_and_each_of_its_published_names_one_yaml():
+    """What a method shares with its variants may be a package of its own; `shared` is what several methods share."""
     files = {p.stem for p in (SOURCE / "methods").glob("*.py")} - {"__init__", "base"}
-    files |= {p.parent.name for p in (SOURCE / "methods").glob("*/__init__.py")} - {"shared"}
+    packages = {p.parent.name for p in (SOURCE / "methods").glob("*/__init__.py")} - {"shared"}
     yamls = names("method", [CONFIGS])
-    loaded = [yaml.safe_load(path.read_text()) for path in yamls.values()]
-    assert files <= set(yamls)
-    assert {content.get("method", content)["path"].split(".")[2] for content in loaded} <= files
+    contents = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in yamls.values()]
+    used = {content.get("method", content)["path"].split(".")[2] for content in contents}
+    assert files <= used <= files | packages, "each file is the class of some YAML"
+    assert files | packages <= set(yamls), "and has one of its own name"
 
 
 # Outside methods/ nothing asks for a method by name or class. `lora` is also the kind of a layer of SPT's plan, `mlp`

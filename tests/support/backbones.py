@@ -35,11 +35,29 @@ REFUSES = {
     "fact": ("cnn", "hybrid"),
     "fact_tk": ("cnn", "hybrid"),
     "vpt": ("cnn", "hybrid"),
+    "apla": ("cnn",),
+    "dtl": ("cnn", "hybrid"),
+    "dtl_plus": ("cnn", "hybrid"),
 }
 """The families, as in `SMALL`, that a method refuses."""
 OTHER_NAMES = {"adaptformer", "adapter_plus", "houlsby", "pfeiffer", "fact_tk"}
 """Names of a class that another name stands for where each test of a method costs."""
-DEAR = OTHER_NAMES | {"adapter", "repadapter", "convpass", "mona", "ssf", "gps", "fact", "attentive", "mlp"}
+DEAR = OTHER_NAMES | {
+    "adapter",
+    "repadapter",
+    "convpass",
+    "mona",
+    "ssf",
+    "gps",
+    "fact",
+    "attentive",
+    "mlp",
+    "partial",
+    "ln_tune",
+    "apla",
+    "dtl",
+    "dtl_plus",
+}
 """Methods of which the tests beside a ViT, and those of detectors, are slow ones."""
 
 _built: dict[str, tuple[Backbone, torch.Tensor]] = {}

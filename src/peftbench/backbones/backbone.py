@@ -82,12 +82,14 @@ class Backbone(nn.Module):
         wanted: Sequence[int] | None = None,
         emit: Callable[[int, Tensor], None] | None = None,
         stop: bool = True,
+        raw: bool = False,
     ) -> list[Tensor]:
         """The outputs of the tapped modules for normalised images (B, 3, H, W), each in its raw layout.
 
         `wanted` are indices into `facts.taps` (default: all); nothing behind the deepest of them is computed.
         With `emit` none is kept: `emit(index, tap)` is called as each is computed, and the list is empty.
         With `stop` false what lies behind is computed as well, for those who trace the pass: they cannot leave it.
+        With `raw` they are what the modules give, before a method's hooks on these have changed it.
 
         Raises:
             UserError: images of another size than `facts.input_size`, which this model cannot take.
@@ -102,7 +104,7 @@ class Backbone(nn.Module):
             if self.facts.taps[0].module == WHOLE:
                 emit(0, self.net.forward_features(x))
             else:
-                with self._tapped(set(indices), emit, stop), suppress(_Reached):
+                with self._tapped(set(indices), emit, stop, raw), suppress(_Reached):
                     self.net.forward_features(x)
         except (AssertionError, RuntimeError) as problem:  # position embeddings and windows may not fit the size
             (height, width), size = x.shape[-2:], self.facts.input_size
@@ -218,7 +220,7 @@ class Backbone(nn.Module):
         return self.state_dict()
 
     @contextmanager
-    def _tapped(self, indices: set[int], emit: Callable[[int, Tensor], None], stop: bool) -> Iterator[None]:
+    def _tapped(self, indices: set[int], emit: Callable[[int, Tensor], None], stop: bool, raw: bool) -> Iterator[None]:
         def hand_on(index: int) -> Callable[[nn.Module, Any, Tensor], None]:
             def hook(module: nn.Module, args: Any, output: Tensor) -> None:
                 emit(index, self.without_added(output))
@@ -230,7 +232,7 @@ class Backbone(nn.Module):
         modules = {i: self.net.get_submodule(self.facts.taps[i].module) for i in indices}
         if self.recomputes:
             modules = {i: last_called(module) for i, module in modules.items()}
-        handles = [m.register_forward_hook(hand_on(i)) for i, m in modules.items()]
+        handles = [m.register_forward_hook(hand_on(i), prepend=raw) for i, m in modules.items()]
         try:
             yield
         finally:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -37,17 +38,47 @@ def layers_below_head(backbone: Backbone, names: Iterable[str]) -> dict[str, int
     return {name: _layers_of(name, built, inside) for name in names}
 
 
+@dataclass(frozen=True)
+class Blocks:
+    """Where the parameters of a model stand, by timm's own count of its blocks, or of its stages.
+
+    Attributes:
+        count: how many there are.
+        of: the name of a parameter in the net -> its block, from 1 on; 0 for the stem, `count` + 1 for what stands
+            behind the last one and belongs to none. A last norm may be counted with the last block.
+    """
+
+    count: int
+    of: Mapping[str, int]
+
+
+def numbered_blocks(backbone: Backbone, stages: bool = False) -> Blocks | None:
+    """The blocks (or `stages`) of a model as built; None where timm does not name them."""
+    if not hasattr(backbone.net, "group_matcher"):
+        return None
+    numbers, top = _numbers(backbone, coarse=stages)
+    return Blocks(top - 1, numbers)
+
+
 def _built_layers(backbone: Backbone) -> dict[str, int]:
     """Of the parameters that the model was built with; the classifier, which it is without, is at the top."""
+    numbers, top = _numbers(backbone, coarse=False)
+    return {name: top - number for name, number in numbers.items()}
+
+
+def _numbers(backbone: Backbone, coarse: bool) -> tuple[dict[str, int], int]:
+    """The number of the layer of each parameter that the model was built with, from 0 on, and that of the classifier.
+
+    `coarse` counts whole stages.
+    """
     net, classifier = backbone.net, f"{(*backbone.classifiers, 'head')[0]}.weight"
     named = [(name, None) for name in (*backbone.built, classifier)]
     if hasattr(net, "group_matcher"):
-        layers = group_with_matcher(iter(named), net.group_matcher(coarse=False), reverse=True)
+        layers = group_with_matcher(iter(named), net.group_matcher(coarse=coarse), reverse=True)
     else:
         listed: Any = SimpleNamespace(named_parameters=lambda: named, pretrained_cfg=net.pretrained_cfg)
         layers = auto_group_layers(listed)
-    top = max(layers.values())
-    return {name: top - layers[name] for name in backbone.built if name in layers}
+    return {name: layers[name] for name in backbone.built if name in layers}, max(layers.values())
 
 
 def _layers_of(name: str, built: dict[str, int], inside: dict[str, int]) -> int:

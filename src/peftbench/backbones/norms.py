@@ -16,7 +16,7 @@ from peftbench.backbones.coded_weights import coded_layers
 
 def norms(net: nn.Module) -> list[tuple[str, nn.Module]]:
     """Every batch, layer, group and RMS norm of a net, by name, in order."""
-    kinds, words = (_NormBase, nn.LayerNorm, nn.GroupNorm), ("LayerNorm", "RmsNorm")
+    kinds, words = (_NormBase, nn.LayerNorm, nn.GroupNorm), ("LayerNorm", "RmsNorm", "RMSNorm", "SimpleNorm")
     return [(n, m) for n, m in net.named_modules() if isinstance(m, kinds) or type(m).__name__.startswith(words)]
 
 

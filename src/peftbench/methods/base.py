@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -89,6 +89,11 @@ class Method:
     keeps_weights: ClassVar[bool] = False
     """A weight method whose `adapt` leaves the weights of convolutions and linear layers frozen, so that they may be in
     few bits (`backbone.quantize`). It never replaces such a weight, and reads it as `F.linear` and `F.conv2d` do."""
+    prefix: ClassVar[Literal["", "last", "all"]] = ""
+    """A weight method that leaves what lies before the first layer that trains as it is, hooks on it apart: its blocks
+    then run once and their taps are kept, as under a side method. `last`: the rest goes on from the last of them alone;
+    `all`: what the method added reads every one, and the input of the first block. Where the rest begins is found by
+    looking which taps have a gradient."""
     merges: ClassVar[tuple[str, ...]] = ("masked",)
     """What can become of a pruned backbone's zeros, the default first: `unmerged` leaves updates beside the weights,
     `masked` keeps every zero, `dense` merges over them. Weights that train themselves always keep their zeros."""

@@ -67,9 +67,23 @@ class JointModel(nn.Module):
         return self.models[0].padded_batches()
 
     @property
-    def kept(self) -> tuple[int, ...]:
-        """As `Model.kept`."""
-        return self.models[0].kept
+    def goes_on_from_taps(self) -> bool:
+        """As `Model.goes_on_from_taps`: all runs are of a side method."""
+        return True
+
+    @property
+    def places_of_kept_taps(self) -> list[tuple[str, tuple[int, ...]]]:
+        """As `Model.places_of_kept_taps`."""
+        return self.models[0].places_of_kept_taps
+
+    @property
+    def prefix(self) -> None:
+        """As `Model.prefix`, which no side method has."""
+
+    @property
+    def condensed(self) -> str:
+        """As `Model.condensed`."""
+        return self.models[0].condensed
 
     def condense(self, taps: list[Tensor]) -> list[Tensor]:
         """As `Model.condense`."""

@@ -1,4 +1,4 @@
-"""Which taps of a frozen backbone a run keeps: their shapes, and whether they can be kept at all."""
+"""Which taps of a frozen backbone, or of its frozen prefix, a run keeps: their shapes, and whether they can be kept."""
 
 from __future__ import annotations
 
@@ -13,10 +13,29 @@ from peftbench.models.model import Model
 
 def shapes_of_kept_taps(config: Config, model: Model | JointModel) -> list[Tensor]:
     """The kept taps of one image, on the meta device, in the precision of the run."""
-    facts = model.backbone.facts
     dtype = HALF[config.trainer.precision] or torch.float32
-    taps = [torch.empty((1, *facts.taps[i].shape), dtype=dtype, device="meta") for i in model.kept]
+    taps = [torch.empty((1, *shape), dtype=dtype, device="meta") for _, shape in model.places_of_kept_taps]
     return model.condense(taps)
+
+
+def why_in_one_pass(config: Config, one_size: bool) -> str:
+    """Why a backbone that trains in part computes from image to tap in one pass; the empty string where it need not.
+
+    Args:
+        config: of the run.
+        one_size: whether all images have the same size.
+    """
+    trainer = config.trainer
+    if not one_size:
+        return "images have different sizes"
+    reasons = {
+        "trainer.compile=true compiles whole blocks": trainer.compile,
+        "trainer.grad_checkpointing=true computes blocks again": trainer.grad_checkpointing,
+        "trainer.channels_last=true keeps another layout": trainer.channels_last,
+        f"trainer.precision={trainer.precision} rounds between blocks": trainer.precision != "32",
+        "trainer=fsdp spreads the blocks over devices": trainer.strategy == "fsdp",
+    }
+    return next((why for why, holds in reasons.items() if holds), "")
 
 
 def why_not_kept(config: Config, model: Model | JointModel, one_size: bool) -> str | None:

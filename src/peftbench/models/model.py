@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from peftbench.backbones import Backbone
+from peftbench.backbones.prefix import Prefix, find_prefix
 from peftbench.common.errors import UserError
 from peftbench.common.machine import has_bf16
 from peftbench.methods.base import Side
@@ -37,6 +38,8 @@ class Model(nn.Module):
         multiple: `frozen` pads its batches to a multiple of this; see `padded_batches`.
         reads: the taps that the task reads, as indices into `facts.taps`.
         passed: those of them that a side net leaves as they are.
+        prefix: of a backbone that is changed in place, what is computed of its frozen blocks, without a gradient, and
+            may be kept; None where it is one pass from image to tap (`start_behind_prefix`).
         channels_last: whether images go through the backbone in this layout; its weights keep theirs.
         flips: whether predictions are the mean over an image and its mirror image, outside of training.
     """
@@ -59,12 +62,13 @@ class Model(nn.Module):
         self.flips = False
         self.reads = task.reads(backbone.facts)
         self.passed: tuple[int, ...] = ()
+        self.prefix: Prefix | None = None
         self.register_buffer("mean", torch.tensor(mean).mul(255).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).mul(255).view(3, 1, 1), persistent=False)
 
     def adapted(self, side: Side | None) -> None:
         """Takes the side net of the method that has adapted the backbone, and freezes what the task leaves unused."""
-        self.side = side
+        self.side, self.prefix = side, None
         if side is not None and side.width is not None:
             self.task.widen(side.width)
         self.reads = self.task.reads(self.backbone.facts)
@@ -74,6 +78,25 @@ class Model(nn.Module):
         if not self.task.uses_tail:
             for parameter in self.backbone.tail_parameters():
                 parameter.requires_grad = False
+
+    def start_behind_prefix(self, everything: bool) -> str:
+        """Has the blocks before the first layer that trains computed apart, so that what they give can be kept.
+
+        Values and gradients stay what they are in one pass: that is tried on noise.
+
+        Args:
+            everything: whether what the method added reads all of their taps, or the last alone is gone on from.
+
+        Returns:
+            why there are none, or the empty string.
+        """
+        modes = {module: module.training for module in self.modules()}
+        self.train()
+        found = find_prefix(self.backbone, self.reads, everything)
+        for module, mode in modes.items():
+            module.training = mode
+        self.prefix = None if isinstance(found, str) else found
+        return found if isinstance(found, str) else ""
 
     def normalize(self, images: Tensor) -> Tensor:
         """uint8 images on the scale that the backbone was trained with; floating ones unchanged."""
@@ -95,7 +118,13 @@ class Model(nn.Module):
         return frames.contiguous(memory_format=torch.channels_last) if self.channels_last else frames
 
     def extract(self, images: Tensor, cached: list[Tensor] | None = None) -> list[Tensor]:
-        """Adapted taps: live ones of a weight method, or the side net's over frozen (or `cached`) ones."""
+        """Adapted taps: live ones of a weight method, or the side net's over frozen (or `cached`) ones.
+
+        Behind a frozen prefix the live ones too go on from frozen (or `cached`) taps.
+        """
+        if self.prefix is not None:
+            kept = self.frozen(images) if cached is None else cached
+            return self.prefix.rest(self.backbone, kept, self.reads)
         if self.side is None:
             return self.backbone.taps(self.frames(images), self.reads)
         return apply_side_nets([self], self.frozen(images) if cached is None else cached)[0]
@@ -110,21 +139,39 @@ class Model(nn.Module):
             self.multiple = 1
 
     @property
+    def goes_on_from_taps(self) -> bool:
+        """Whether frozen taps are all that it needs of an image: under a side method, and behind a frozen prefix."""
+        return self.side is not None or self.prefix is not None
+
+    @property
     def kept(self) -> tuple[int, ...]:
-        """The taps that `frozen` computes: those that the side net reads, then those that are passed on."""
+        """The taps that a side method needs: those that the side net reads, then those that are passed on."""
         assert self.side is not None
         return (*self.side.wanted, *self.passed)
 
+    @property
+    def places_of_kept_taps(self) -> list[tuple[str, tuple[int, ...]]]:
+        """(module, shape for one image) of each tap that `frozen` computes, before it is condensed."""
+        if self.prefix is not None:
+            return self.prefix.places(self.backbone)
+        taps = [self.backbone.facts.taps[i] for i in self.kept]
+        return [(tap.module, tap.shape) for tap in taps]
+
+    @property
+    def condensed(self) -> str:
+        """As `Side.condensed`: what is kept of the taps, the empty string where that is all."""
+        return "" if self.side is None else self.side.condensed
+
     def condense(self, taps: list[Tensor]) -> list[Tensor]:
-        """Of the taps that `kept` names, (B, …) each, what is stored of them."""
-        assert self.side is not None
+        """Of the taps of `places_of_kept_taps`, (B, …) each, what is stored of them."""
+        if self.side is None:
+            return taps
         count = len(self.side.wanted)
         return [*self.side.condense(taps[:count]), *taps[count:]]
 
     @torch.no_grad()
     def frozen(self, images: Tensor) -> list[Tensor]:
-        """The taps that the side net reads, condensed and in the precision of the run: what a tap cache holds."""
-        assert self.side is not None
+        """The taps that are gone on from, condensed and in the precision of the run: what a tap cache holds."""
         images = self.frames(images)
         count = len(images)
         lacking = -count % self.multiple
@@ -133,9 +180,14 @@ class Model(nn.Module):
         device = images.device.type
         half = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         with torch.autocast(device, half, enabled=half is not None and (device != "cpu" or has_bf16())):
-            taps = self.condense(self.backbone.taps(images, self.kept))
+            taps = self.condense(self._frozen_taps(images))
         taps = [t[:count] if half is None else t[:count].to(half) for t in taps]
         return [t.contiguous() for t in taps] if self.channels_last else taps  # as they are read from a cache
+
+    def _frozen_taps(self, images: Tensor) -> list[Tensor]:
+        if self.prefix is not None:
+            return self.prefix.compute(self.backbone, images)
+        return self.backbone.taps(images, self.kept)
 
     def forward(self, images: Tensor, cached: list[Tensor] | None = None) -> Any:
         """Predictions, in the task's own form: logits (B, classes) for classification."""

@@ -40,10 +40,10 @@ def layer_of(tensor: str) -> str:
 
 
 def print_layers(record: Record, console: Console | None = None) -> None:
-    """Prints a bar for each layer: `·` single entries, `▪` whole vectors, `█` low-rank updates and adapters.
+    """Prints a bar for each layer: `·` single entries, `▪` whole tensors, `█` low-rank updates, adapters and rows.
 
     Raises:
-        UserError: the run's method had no budget to share among layers.
+        UserError: the run's method had no plan of layers.
     """
     console = console or Console()
     parameters = layer_parameters(record.plan)
@@ -70,13 +70,10 @@ def print_layers(record: Record, console: Console | None = None) -> None:
     console.print(label(record), highlight=False, soft_wrap=True)
     console.print(table)
     parts = ", ".join(f"{kind} {_mark(kind)} {n:,}" for kind, n in sorted(totals.items()))
-    plan = record.plan
-    console.print(
-        f"{plan['trainable']:,} trainable of a budget of {plan['budget']:,} "
-        f"({plural(count(plan['selected']), 'entry')} chosen): {parts}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    plan, budget = record.plan, ""
+    if "budget" in plan:
+        budget = f" of a budget of {plan['budget']:,} ({plural(count(plan['selected']), 'entry')} chosen)"
+    console.print(f"{plan['trainable']:,} trainable{budget}: {parts}", highlight=False, soft_wrap=True)
 
 
 def _mark(kind: str) -> str:

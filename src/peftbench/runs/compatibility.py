@@ -67,7 +67,7 @@ def refuse_combination(config: Config, method: Method) -> backbones.Backbone:
     if (method.own_optimizer or method.finishes or method.anchored) and config.trainer.strategy == "fsdp":
         raise Refusal(f"method={name}: needs whole tensors, which trainer=fsdp has not; use trainer=ddp.")
     if method.plans and config.trainer.strategy == "fsdp":
-        raise Refusal(f"method={name}: tunes single entries of whole tensors; use trainer=ddp instead of fsdp.")
+        raise Refusal(f"method={name}: trains parts of whole tensors, which trainer=fsdp has not; use trainer=ddp.")
     return backbone
 
 
@@ -88,6 +88,17 @@ def _refuse_phases(config: Config, method: Method, backbone: backbones.Backbone)
 def _refuse_ways_of_computing(config: Config, method: Method, backbone: backbones.Backbone) -> None:
     """Raises Refusal where checkpointing, or compiling, of the backbone does nothing or is not to be had."""
     trainer, name = config.trainer, config.method.name
+    if method.prefix == "all":
+        whole = {
+            backbones.CHECKPOINTING: trainer.grad_checkpointing,
+            "trainer.compile=true": trainer.compile,
+            "trainer=fsdp": trainer.strategy == "fsdp",
+        }
+        if asked := next((key for key, given in whole.items() if given), ""):
+            raise Refusal(
+                f"{asked}: method={name} hands on what it reads of a block to the blocks behind it, which must run "
+                f"once and whole; leave it out."
+            )
     if trainer.grad_checkpointing:
         if method.side:
             raise Refusal(

@@ -23,9 +23,10 @@ from peftbench.data.base import Splits
 from peftbench.methods.base import Method, Plan, unfreeze
 from peftbench.models.model import Model
 from peftbench.runs import starting_backbone
-from peftbench.runs.build import instantiate
+from peftbench.runs.build import instantiate, transform_of
 from peftbench.runs.compatibility import choose_ways_of_computing, refuse_incompatible
 from peftbench.runs.data_sets import Outlined, outline_data
+from peftbench.runs.frozen_prefix import choose_prefix
 from peftbench.runs.planned_taps import PlannedTaps, plan_taps
 from peftbench.runs.probe import Probe, probe_run
 from peftbench.runs.solved_heads import settled_for_solving
@@ -143,7 +144,10 @@ def plan_run(config: Config, probe: bool = False, outlined: Outlined | None = No
     if config.trainer.ema is not None or config.trainer.keep == "best":
         notes.append("memory: without the copies that trainer.ema and trainer.keep=best keep of what trains")
     if taken is not None and taps is not None and taps.mode != "off":
-        notes.append("memory and time: of a step without kept taps; with them no backbone runs")
+        rest = "no backbone runs"
+        if model.prefix is not None:
+            rest = f"the backbone runs from behind {model.places_of_kept_taps[-1][0]} alone"
+        notes.append(f"memory and time: of a step without kept taps; with them {rest}")
     if config.trainer.compile:
         notes.append("memory: of the plain model; compiled blocks (trainer.compile=true) keep other tensors")
     if config.backbone.stream:
@@ -223,6 +227,7 @@ def _model(config: Config, method: Method, splits: Splits, backbone: Backbone) -
             learned_from = len(splits.roles(config.data.stage)[0])
             task.put_head(lambda linear: method.head(linear, learned_from))
         choose_ways_of_computing(config, model)
+        choose_prefix(config, method, model, transform_of(config, backbone).size is not None)
     return model, skipped
 
 
@@ -289,7 +294,9 @@ def _rows(config: Config, method: Method, model: Model, skipped: Mapping[str, st
             earlier = rows[place].added if place in rows else 0
             rows[place] = Row(place, "shared", added=earlier + parameter.numel(), merges=name not in stays)
     beside = _counts(model.side.named_parameters(), 1) if model.side is not None else {}
-    return [*rows.values(), *(Row(f"side.{n}" if n else "side", "side", added=c) for n, c in beside.items())]
+    other = [(n, p) for n, p in model.backbone.named_parameters() if not n.startswith("net.")]
+    within = (Row(name, "side", added=count) for name, count in _counts(other, 1).items())  # what hooks call
+    return [*rows.values(), *within, *(Row(f"side.{n}" if n else "side", "side", added=c) for n, c in beside.items())]
 
 
 def _after_merging(method: Method, backbone: Backbone) -> set[str]:

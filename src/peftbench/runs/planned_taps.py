@@ -16,7 +16,7 @@ from peftbench.taps.store import size_of_taps
 
 @dataclass(frozen=True)
 class PlannedTaps:
-    """The kept taps of a run of a side method.
+    """The kept taps of a run of a side method, or of one that goes on from a frozen prefix.
 
     Attributes:
         mode: where they would be kept, `disk`, `memory` or `off`.
@@ -32,11 +32,12 @@ class PlannedTaps:
 
 
 def plan_taps(config: Config, model: Model, roles: Sequence[Split | None]) -> PlannedTaps | None:
-    """What `taps=` would do for (train, val, …); None for a method that changes the backbone.
+    """What `taps=` would do for (train, val, …); None for a method that changes the backbone, unless it goes on from
+    a frozen prefix.
 
     `model` is on the meta device. As a run decides: with `auto` the first of disk, memory and off that has room.
     """
-    if model.side is None:
+    if not model.goes_on_from_taps:
         return None
     if config.taps.mode == "off":
         return PlannedTaps("off", {}, {}, "taps=off")

@@ -22,6 +22,7 @@ from peftbench.models.model import Model
 from peftbench.runs import starting_backbone
 from peftbench.runs.build import transform_of
 from peftbench.runs.compatibility import choose_ways_of_computing
+from peftbench.runs.frozen_prefix import choose_prefix
 from peftbench.runs.planned_taps import PlannedTaps
 from peftbench.tasks.base import begin_task, task_class
 
@@ -172,6 +173,7 @@ def _model(config: Config, method: Method, splits: Splits) -> tuple[Model, torch
     model = Model(backbone, task, transform.mean, transform.std)
     model.adapted(method.adapt(backbone, Plan()))
     choose_ways_of_computing(config, model)
+    choose_prefix(config, method, model, transform.size is not None)
     on_gpu = torch.cuda.is_available() and config.trainer.accelerator in ("auto", "gpu")
     device = torch.device("cuda" if on_gpu else "cpu")
     return model.to(device), device

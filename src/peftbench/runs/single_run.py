@@ -34,6 +34,7 @@ from peftbench.runs.earlier_run import finished_before
 from peftbench.runs.first_phase import FirstPhase
 from peftbench.runs.folder import owned_folder, prepared_folder
 from peftbench.runs.found_rate import Rate, found_rate
+from peftbench.runs.frozen_prefix import choose_prefix
 from peftbench.runs.plan_file import delta_metadata, make_plan
 from peftbench.runs.stamps import stamps_of
 from peftbench.runs.start_check import Start
@@ -158,6 +159,7 @@ class SingleRun:
         self.record.costs = {"parameters": costs.parameters(self.model)}
         if context.first:
             self.record.costs["flops"] = costs.flops(self.model, _blank_input(backbone, splits.train.frames))
+        choose_prefix(config, self.method, self.model, transform.size is not None, context.tell)
 
     @property
     def training(self) -> Config:
@@ -250,6 +252,7 @@ class SingleRun:
         record.costs["delta_bytes"] = deltas.save_delta(self.folder / deltas.FILE, learned, metadata)
         if self.context.config.trainer.strategy != "fsdp":  # no process holds the whole model
             model.to(outcome.device)
+            model.prefix = None  # the finished model predicts in one pass
             self.method.merge(model.backbone)
             if model.backbone.masks:
                 record.costs["sparsity"] = pruning.sparsity(model.backbone)

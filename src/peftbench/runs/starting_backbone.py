@@ -93,7 +93,7 @@ def choose_merging(backbone: backbones.Backbone, config: Config, method: Method)
         backbone.merging = "unmerged"
     if not backbone.masks:
         return backbone
-    merges = type(method).merges
+    merges = method.merges
     wanted = config.pruning.merge
     if wanted != "auto" and wanted not in merges:
         raise Refusal(

@@ -59,7 +59,7 @@ def keep_taps_of(
     tell: Tell,
 ) -> dict[str, Any] | None:
     """Has all of these images replaced by their taps; returns what that cost. None for a method that changes the
-    backbone.
+    backbone, unless it goes on from a frozen prefix.
 
     Args:
         parts: a split's each, prepared alike.
@@ -74,7 +74,7 @@ def keep_taps_of(
         UserError: an image cannot be read.
     """
     spec = config.taps
-    if model.side is None:
+    if not model.goes_on_from_taps:
         if spec.mode in ("memory", "disk"):
             tell(f"taps={spec.mode}: method={config.method.name} changes the backbone, so there are no taps to keep")
         return None
@@ -119,6 +119,7 @@ def keep_taps_of(
         "bytes": sum(t.bytes for t in kept),
         "seconds": sum(t.seconds for t in kept),
         "views": config.taps.views,
+        **({} if model.prefix is None else {"behind": model.places_of_kept_taps[-1][0]}),
     }
 
 
@@ -132,13 +133,12 @@ def _about(
     config: Config, model: Model | JointModel, images: Images, fingerprint: str, device: torch.device
 ) -> dict[str, Any]:
     """All that decides the bits of the taps; its hash names the entry."""
-    assert model.side is not None
-    facts, transform = model.backbone.facts, images.transform
+    transform = images.transform
     return {
-        "backbone": facts.name,
+        "backbone": model.backbone.facts.name,
         "fingerprint": fingerprint,
-        "taps": [facts.taps[i].module for i in model.kept],
-        "condensed": model.side.condensed,
+        "taps": [name for name, _ in model.places_of_kept_taps],
+        "condensed": model.condensed,
         "pixels": [_plain(transform.size), transform.interpolation, list(transform.mean), list(transform.std)],
         **({} if config.data.range == "auto" else {"range": list(config.data.range)}),
         **({"tiffs": "scaled by their type"} if _of_tiffs(images) else {}),  # as those of older versions were not
