@@ -37,10 +37,11 @@ def methods() -> str:
     rows = [f"| {' | '.join(heads)} |", "|---" * 2 + "|--:" * len(BACKBONES) + "|---" * 2 + "|"]
     for name, path in names("method", [CONFIGS]).items():
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        kind = content.get("method", content)["path"]
-        options = [f"`{n}={_plain(default)}`" for n, (_, default) in declared(kind, "path").items()]
-        counts = [_count(name, kind, backbone) for backbone in BACKBONES]
-        rows.append(f"| {' | '.join([f'`{name}`', describe(path), *counts, ' '.join(options), _paper(kind)])} |")
+        content = content.get("method", content)
+        kind = content["path"]
+        options = [f"`{n}={_plain(content.get(n, default))}`" for n, (_, default) in declared(kind, "path").items()]
+        counts = [_count(name, backbone) for backbone in BACKBONES]
+        rows.append(f"| {' | '.join([f'`{name}`', describe(path), *counts, ' '.join(options), _paper(path, kind)])} |")
     return "\n".join(rows)
 
 
@@ -53,22 +54,24 @@ def _plain(value: Any) -> str:
     return f"[{','.join(map(str, value))}]" if isinstance(value, list | tuple) else str(value)
 
 
-def _count(method: str, path: str, backbone: str) -> str:
+def _count(method: str, backbone: str) -> str:
     """The method's own parameters at its defaults."""
     import peftbench
 
-    module, _, name = path.rpartition(".")
-    if getattr(importlib.import_module(module), name).plans:
-        return "decided by data"
     try:
         return f"{peftbench.count_parameters(method, backbone):,}"
     except peftbench.Refusal:
         return "refused"
+    except peftbench.UserError:
+        return "decided by data"
 
 
-def _paper(path: str) -> str:
-    """The paper that the method's module names in parentheses, as a link."""
-    told = importlib.import_module(path.rpartition(".")[0]).__doc__ or ""
+def _paper(yaml: Path, kind: str) -> str:
+    """The paper that the YAML names in a line `# paper: …`, or else the class's module in parentheses, as a link."""
+    mark = "# paper: "
+    lines = yaml.read_text(encoding="utf-8").splitlines()
+    told = next((f"({line.removeprefix(mark)})" for line in lines if line.startswith(mark)), None)
+    told = told or importlib.import_module(kind.rpartition(".")[0]).__doc__ or ""
     paper = re.search(r"\(([^()]*?)(?:,\s+)?arXiv\s+(\d{4}\.\d{5})\)", told)
     return f"[{paper[1] or f'arXiv {paper[2]}'}](https://arxiv.org/abs/{paper[2]})" if paper else ""
 

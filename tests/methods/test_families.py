@@ -59,6 +59,8 @@ METHODS = {
     "bitfit": (),
     "linear": (),
     "lora": ("method.rank=1",),
+    "dora": ("method.rank=1",),
+    "pissa": ("method.rank=1",),
     "petah": (),
     "petah of convolutions": ("method.form=conv",),
     "spt_lora": (),
@@ -70,6 +72,9 @@ METHODS = {
     "lst": (),
 }
 NOT_THERE = {
+    ("dora", "weights that are read"),
+    *((form, family) for form in ("dora", "pissa") for family in ("standardised", "norm-free")),
+    *((form, "scaled and standardised convolutions") for form in ("dora", "pissa")),
     ("petah", "standardised"),
     ("petah", "scaled and standardised convolutions"),
     ("petah", "norm-free"),
@@ -81,8 +86,9 @@ ROUNDS = {"CaiT", "EfficientViT of Microsoft"}
 FAMILIES = FAST | SLOW
 PLAIN = {"full", "bitfit", "linear"}
 """These add nothing to the backbone."""
+SLOW_ONES = {"pissa"}
 PAIRS = [
-    pytest.param(family, method, marks=() if family in FAST and method not in PLAIN else pytest.mark.slow)
+    pytest.param(family, method, marks=() if family in FAST and method not in PLAIN | SLOW_ONES else pytest.mark.slow)
     for family in FAMILIES
     for method in METHODS
 ]

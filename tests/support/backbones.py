@@ -28,6 +28,9 @@ SMALL = {
     "hybrid": peftbench.compose("backbone=hybrid_nano").backbone,
 }
 
+OTHER_NAMES = {"dora", "rslora", "pissa", "olora", "lora_plus"}
+"""Names of a class that another name stands for where each test of a method costs."""
+
 _built: dict[str, tuple[Backbone, torch.Tensor]] = {}
 _on_meta: dict[str, Backbone] = {}
 _composed: dict[tuple[str, ...], config.Config] = {}

@@ -52,7 +52,8 @@ class Method:
     `first_phase`; `prepare` with the untouched model and training batches; `adapt`; `optimizer`; `finish`; `merge`.
 
     What a method does is declared by class attributes, which its callers ask: a class that overrides one of the hooks
-    in `HOOKS` without declaring so is refused where it is defined, with a UserError.
+    in `HOOKS` without declaring so is refused where it is defined, with a UserError. Where it depends on options, the
+    attribute is a property.
     """
 
     side: ClassVar[bool] = False
@@ -70,7 +71,7 @@ class Method:
     foldable: ClassVar[bool] = False
     """`merge` folds what was added into the weights."""
     peft_adapters: ClassVar[bool] = False
-    """Its delta of linear layers is LoRA as Hugging Face's PEFT writes it, with `rank`, `alpha` and `dropout`."""
+    """Its delta of linear layers is an adapter of Hugging Face's PEFT (`shared/peft_adapters.py` writes it so)."""
     fixed_size: ClassVar[bool] = False
     """What it adds is built for one input size."""
     identity_start: ClassVar[bool] = False

@@ -53,7 +53,9 @@ def refuse_incompatible(config: Config, method: Method) -> backbones.Backbone:
     if (method.own_optimizer or method.finishes or method.anchored) and config.trainer.strategy == "fsdp":
         raise Refusal(f"method={name}: needs whole tensors, which trainer=fsdp has not; use trainer=ddp.")
     if method.plans and config.trainer.strategy == "fsdp":
-        raise Refusal(f"method={name}: tunes single entries of whole tensors; use trainer=ddp instead of fsdp.")
+        raise Refusal(
+            f"method={name}: what its plan says is of whole tensors, which trainer=fsdp has not; use trainer=ddp."
+        )
     return backbone
 
 

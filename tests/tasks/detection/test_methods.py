@@ -8,13 +8,15 @@ import pytest
 import torch
 
 from peftbench.costs import SavedBytes
+from support.backbones import OTHER_NAMES
 from support.detection import DETECTORS, FAMILIES, METHODS, make, scenes, trained
 
 
 def rotated():
-    """Each method once, over families and detectors in turn."""
+    """Each method once, over families and detectors in turn; one name of each class is a fast test."""
     pairs = [(f, d) for f in FAMILIES for d in DETECTORS]
-    return [(m, *p) for m, p in zip(METHODS, cycle(pairs[i * 4 % 9] for i in range(9)), strict=False)]
+    cells = [(m, *p) for m, p in zip(METHODS, cycle(pairs[i * 4 % 9] for i in range(9)), strict=False)]
+    return [pytest.param(*c, marks=pytest.mark.slow) if c[0] in OTHER_NAMES else c for c in cells]
 
 
 def asked(method, family, detector):
