@@ -72,7 +72,7 @@ METHODS = {
     "lst": (),
 }
 NOT_THERE = {
-    ("dora", "weights that are read"),
+    *(("dora", family) for family in ("weights that are read", "EVA", "Swin v2")),
     *((form, family) for form in ("dora", "pissa") for family in ("standardised", "norm-free")),
     *((form, "scaled and standardised convolutions") for form in ("dora", "pissa")),
     ("petah", "standardised"),

@@ -40,7 +40,7 @@ COUNTS = {
     # LoRA's and the patches': + 8 x (768 + 768); EfficientFormer-L1 by kind of layer in tests/test_petah.py
     "petah": {"vit_b": 1_191_936, "resnet50": "formula", "efficientformer_l1": 340_568, "swin_b": "formula"},
 }
-FORMS_OF_LORA = ("dora", "rslora", "pissa", "olora", "lora_plus")
+FORMS_OF_LORA = ("dora", "rslora", "pissa", "olora", "lora_plus", "pace")
 # DoRA has a length of each row besides: 12 x (2304 + 768 + 3072 + 768) on ViT-B
 COUNTS |= {name: dict(COUNTS["lora"]) for name in FORMS_OF_LORA}
 COUNTS["dora"]["vit_b"] = 1_262_592
@@ -52,6 +52,7 @@ SAME_STEPS = {
     "lp_ft",
     "spt",
     "lora_plus",
+    "pace",
 }  # take the steps of another method, and differ before the first or after the last
 # What these train is decided by data (tests/test_spt.py counts it); here, the budget that is aimed at.
 _AIM = dict.fromkeys(("vit_b", "resnet50", "efficientformer_l1", "swin_b"), "about 400,000 parameters")

@@ -28,7 +28,7 @@ SMALL = {
     "hybrid": peftbench.compose("backbone=hybrid_nano").backbone,
 }
 
-OTHER_NAMES = {"dora", "rslora", "pissa", "olora", "lora_plus"}
+OTHER_NAMES = {"dora", "rslora", "pissa", "olora", "lora_plus", "pace"}
 """Names of a class that another name stands for where each test of a method costs."""
 
 _built: dict[str, tuple[Backbone, torch.Tensor]] = {}

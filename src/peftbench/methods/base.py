@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -44,6 +44,28 @@ class Phase:
     lr: float
 
 
+class Branch:
+    """What a method adds beside a layer: the layer gives base(x) + branch(x), and what is held gives base(x) + gain.
+
+    `shared/branches.py` has those of low-rank updates, and of modules whose output is the branch.
+
+    Attributes:
+        name: of the layer in the net, which says how deep it lies.
+        axis: of the channels in what the branch gives; its first axis is of images, or of parts of them in order.
+    """
+
+    name: str
+    axis: int
+
+    @abstractmethod
+    def hold(self, gain: Callable[[Tensor], Tensor]) -> None:
+        """From now on the layer gives base(x) + gain(branch(x))."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """Undoes `hold`."""
+
+
 @dataclass(frozen=True)
 class Method:
     """One way to adapt a backbone. Its fields are its options: plain types, literal defaults.
@@ -79,6 +101,8 @@ class Method:
     keeps_weights: ClassVar[bool] = False
     """A weight method whose `adapt` leaves the weights of convolutions and linear layers frozen, so that they may be in
     few bits (`backbone.quantize`). It never replaces such a weight, and reads it as `F.linear` and `F.conv2d` do."""
+    branched: ClassVar[bool] = False
+    """`branches` gives what was added beside layers, which noise can scale (`trainer.consistency`)."""
     merges: ClassVar[tuple[str, ...]] = ("masked",)
     """What can become of a pruned backbone's zeros, the default first: `unmerged` leaves updates beside the weights,
     `masked` keeps every zero, `dense` merges over them. Weights that train themselves always keep their zeros."""
@@ -89,6 +113,7 @@ class Method:
         "optimizer": "own_optimizer",
         "finish": "finishes",
         "merge": "foldable",
+        "branches": "branched",
     }
     """Hook -> the attribute that says that a class overrides it."""
 
@@ -169,6 +194,14 @@ class Method:
             names: of everything that trains, as in `optimizer`.
         """
         return {}
+
+    def branches(self, backbone: Backbone) -> Sequence[Branch]:
+        """What `adapt` has added beside layers of this backbone; for methods that are `branched`.
+
+        Raises:
+            Refusal: something that was added is no branch of a layer that is called.
+        """
+        return ()
 
     def merge(self, backbone: Backbone) -> None:
         """Folds into the weights what can be, so that it costs nothing to predict; for methods that are `foldable`.

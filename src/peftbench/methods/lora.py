@@ -16,7 +16,8 @@ from peftbench.backbones.coded_weights import own_weight
 from peftbench.backbones.layers import layers as layers_of
 from peftbench.common.errors import Refusal, UserError
 from peftbench.config.bounds import AboveZero, Positive, Share
-from peftbench.methods.base import Method, Plan, freeze
+from peftbench.methods.base import Branch, Method, Plan, freeze
+from peftbench.methods.shared.branches import update_branches
 from peftbench.methods.shared.low_rank_update import (
     Form,
     LowRankUpdate,
@@ -61,6 +62,7 @@ class LoRA(Method):
     identity_start: ClassVar[bool] = True
     keeps_weights: ClassVar[bool] = True
     peft_adapters: ClassVar[bool] = True
+    branched: ClassVar[bool] = True
     merges: ClassVar[tuple[str, ...]] = ("unmerged", "dense")
 
     rank: Positive = 8
@@ -165,6 +167,9 @@ class LoRA(Method):
         if self.lr_ratio == 1:
             return {}
         return {n: self.lr_ratio for n in names if n.endswith((".lora_b", ".lora_magnitude"))}
+
+    def branches(self, backbone: Backbone) -> Sequence[Branch]:
+        return update_branches(backbone)
 
     def merge(self, backbone: Backbone) -> None:
         if backbone.merging == "unmerged":

@@ -136,6 +136,8 @@ def plan_run(config: Config, probe: bool = False, outlined: Outlined | None = No
         notes.append("memory: without the copies that trainer.ema and trainer.keep=best keep of what trains")
     if taps is not None and taps.mode != "off":
         notes.append("memory and time: of a step without kept taps; with them no backbone runs")
+    if config.trainer.consistency:
+        notes.append("memory and time: without the second pass of trainer.consistency, which takes as much again")
     if config.trainer.compile:
         notes.append("memory: of the plain model; compiled blocks (trainer.compile=true) keep other tensors")
     if config.backbone.stream:

@@ -191,7 +191,8 @@ class LowRankUpdate:
         form, layer = self.form, self.layer
         if form.dropout:
             x = F.dropout(x, form.dropout, layer.training)
-        if self.magnitude is not None or self.origin is not None:
+        of_weight = form.kernel_rows or self.magnitude is not None or self.origin is not None or self.mask is not None
+        if of_weight:
             whole = self.delta()
             y = F.linear(x, whole) if isinstance(layer, nn.Linear) else layer._conv_forward(x, whole, None)
             return drop_path(y, form.drop_path, layer.training)
