@@ -44,7 +44,7 @@ def methods() -> str:
         told = {n: value for n, value in given.items() if not str(value).startswith("${")}  # else it is another key's
         options = [f"`{n}={_plain(told.get(n, default))}`" for n, (_, default) in known.items()]
         counts = [_count(name, backbone) for backbone in BACKBONES]
-        cells = [f"[`{name}`](methods/{name}.md)", describe(path), *counts, " ".join(options), _paper(kind)]
+        cells = [f"[`{name}`](methods/{name}.md)", describe(path), *counts, " ".join(options), _paper(path, kind)]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 
@@ -88,9 +88,12 @@ def _on_meta(backbone: str) -> Any:
     return backbones.build_on_meta(peftbench.compose(f"backbone={backbone}").backbone, None)
 
 
-def _paper(path: str) -> str:
-    """The paper that the method's module names in parentheses, as a link."""
-    told = importlib.import_module(path.rpartition(".")[0]).__doc__ or ""
+def _paper(yaml: Path, kind: str) -> str:
+    """The paper that the YAML names in a line `# paper: …`, or else the class's module in parentheses, as a link."""
+    mark = "# paper: "
+    lines = yaml.read_text(encoding="utf-8").splitlines()
+    told = next((f"({line.removeprefix(mark)})" for line in lines if line.startswith(mark)), None)
+    told = told or importlib.import_module(kind.rpartition(".")[0]).__doc__ or ""
     paper = re.search(r"\(([^()]*?)(?:,\s+)?arXiv\s+(\d{4}\.\d{5})\)", told)
     return f"[{paper[1] or f'arXiv {paper[2]}'}](https://arxiv.org/abs/{paper[2]})" if paper else ""
 

@@ -135,8 +135,6 @@ def test_cheap_answers_do_not_import_torch(words, torch_imported):
 
 def classes() -> list[str]:
     """The import paths of every shipped method and data set."""
-    import yaml
-
     found = set()
     for group in ("method", "data"):
         for path in names(group, [CONFIGS]).values():
@@ -178,9 +176,10 @@ def test_a_method_is_one_file_and_each_of_its_published_names_one_yaml():
 
 
 # Outside methods/ nothing asks for a method by name or class. `lora` is also the kind of a layer of SPT's plan, `mlp`
-# that of a backbone's layer, `adapter` also a format of export, and the published numbers are a table of methods.
+# that of a backbone's layer, `adapter` also a format of export, `rslora` an option of PETAH, and the published numbers are a table of methods.
 METHODS, OPTIMIZERS = (set(names(group, [CONFIGS])) for group in ("method", "optimizer"))
 NAMES_A_METHOD = {"results/layers.py": {"lora"}, "backbones/layers.py": {"mlp"}, "results/published.py": METHODS}
+NAMES_A_METHOD |= {"config/first_keys.py": {"rslora"}}
 NAMES_A_METHOD |= {path: {"adapter"} for path in ("cli/predict.py", "tuned/run_folder.py")}
 
 

@@ -132,7 +132,8 @@ def test_vtab_aliases_compose_to_the_canonical_name(alias):
 
 def test_options_reach_the_config_and_lists_may_be_given():
     config = peftbench.compose("method=lora", "method.rank=4", "method.layers=['*qkv']", "optimizer.lr=2e-3")
-    assert config.method.options == {"rank": 4, "alpha": 8.0, "dropout": 0.0, "layers": ["*qkv"]}
+    own = {"rank": 4, "alpha": 8.0, "dropout": 0.0, "layers": ["*qkv"]}
+    assert config.method.options == own | {"rslora": False, "dora": False, "init": "zero", "lr_ratio": 1.0}
     assert config.optimizer.lr == 2e-3
 
 

@@ -63,6 +63,8 @@ METHODS = {
     "dtl": (),
     "linear": (),
     "lora": ("method.rank=1",),
+    "dora": ("method.rank=1",),
+    "pissa": ("method.rank=1",),
     "petah": (),
     "petah of convolutions": ("method.form=conv",),
     "ssf": (),
@@ -82,6 +84,9 @@ METHODS = {
     "mona": ("method.init=zero",),
 }
 NOT_THERE = {
+    *(("dora", family) for family in ("weights that are read", "EVA", "Swin v2")),
+    *((form, family) for form in ("dora", "pissa") for family in ("standardised", "norm-free")),
+    *((form, "scaled and standardised convolutions") for form in ("dora", "pissa")),
     ("petah", "standardised"),
     ("petah", "scaled and standardised convolutions"),
     ("petah", "norm-free"),
@@ -103,7 +108,7 @@ PLAIN = {"full", "bitfit", "linear", "partial by depth", "ln_tune"}
 """These add nothing to the backbone."""
 STAND_INS = {"fact_tk": "fact", "gps": "spt_sparse"}
 """Methods of which another stands for the mechanism in fast tests."""
-RARE = PLAIN | STAND_INS.keys() | {"repadapter", "convpass", "mona"}
+RARE = PLAIN | STAND_INS.keys() | {"repadapter", "convpass", "mona", "pissa"}
 PAIRS = [
     pytest.param(family, method, marks=() if family in FAST and method not in RARE else pytest.mark.slow)
     for family in FAMILIES

@@ -40,23 +40,13 @@ REFUSES = {
     "dtl_plus": ("cnn", "hybrid"),
 }
 """The families, as in `SMALL`, that a method refuses."""
-OTHER_NAMES = {"adaptformer", "adapter_plus", "houlsby", "pfeiffer", "fact_tk"}
+OTHER_NAMES = {
+    *("adaptformer", "adapter_plus", "houlsby", "pfeiffer", "fact_tk", "ln_tune", "apla", "dtl_plus"),
+    *("dora", "rslora", "pissa", "olora", "lora_plus", "pace"),
+}
 """Names of a class that another name stands for where each test of a method costs."""
 DEAR = OTHER_NAMES | {
-    "adapter",
-    "repadapter",
-    "convpass",
-    "mona",
-    "ssf",
-    "gps",
-    "fact",
-    "attentive",
-    "mlp",
-    "partial",
-    "ln_tune",
-    "apla",
-    "dtl",
-    "dtl_plus",
+    *("adapter", "repadapter", "convpass", "mona", "ssf", "gps", "fact", "attentive", "mlp", "partial", "dtl"),
 }
 """Methods of which the tests beside a ViT, and those of detectors, are slow ones."""
 

@@ -68,7 +68,7 @@ KEYS = {word: keys for keys, words in _NAMES.items() for word in words.split()}
 """Keys of the config."""
 
 ABSENT = {
-    "method": "dora loha lokr qlora vera adalora pissa ia3 vpt boft rslora",
+    "method": "loha lokr qlora vera adalora ia3 boft",
     "data": "mnist cifar10 imagenet food101 cub cars voc places365",
     "trainer": "tpu mps",
 }

@@ -145,6 +145,18 @@ def _augmentation_is_of_the_task(config: Config) -> None:
         )
 
 
+def _noise_is_of_consistency(config: Config) -> None:
+    trainer = config.trainer
+    if trainer.consistency:
+        return
+    for key, default in (("consistency_noise", 1.0), ("consistency_every", 1)):
+        if (value := getattr(trainer, key)) != default:
+            raise UserError(
+                f"trainer.{key}={value}: does nothing without trainer.consistency, which is 0; give "
+                f"trainer.consistency=0.1, say, or leave it out."
+            )
+
+
 def _task_goes_with_the_rest(config: Config) -> None:
     task_schema(vars(config.task)).check(config)
 
@@ -272,6 +284,7 @@ RULES = (
     _tuning_leaves_test_images_alone,
     _augmentation_is_of_the_task,
     _task_takes_the_options_of_the_data,
+    _noise_is_of_consistency,
     _task_goes_with_the_rest,
     _several_devices_need_a_strategy,
     _streaming_needs_a_file,

@@ -165,7 +165,9 @@ class Trainer:
     the weights are the exponential moving average of those that train.
 
     Images are computed `micro_batch` at a time where it is given, with one optimizer step for the whole batch;
-    `accumulate=auto` chooses it. `grad_checkpointing` keeps the inputs of blocks alone for backward.
+    `accumulate=auto` chooses it. `grad_checkpointing` keeps the inputs of blocks alone for backward. `consistency`
+    weighs how far apart predictions are under two draws of `consistency_noise`, in each step, or with half a batch in
+    one of `consistency_every`.
     """
 
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
@@ -189,6 +191,9 @@ class Trainer:
     grad_checkpointing: bool = False
     channels_last: bool = False
     compile: bool = False
+    consistency: Amount = 0.0
+    consistency_noise: Amount = 1.0
+    consistency_every: Positive = 1
 
     @property
     def alone(self) -> bool:

@@ -1,4 +1,7 @@
-"""LoRA of linear layers in the files of Hugging Face's PEFT: adapter_model.safetensors and adapter_config.json."""
+"""LoRA of linear layers, rsLoRA and DoRA, in the files of Hugging Face's PEFT.
+
+These are adapter_model.safetensors and adapter_config.json.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +18,19 @@ from torch import Tensor
 from peftbench.common.atomic_files import replacing
 from peftbench.common.errors import Refusal, UserError
 from peftbench.common.sealed_file import read_tensors, write_tensors
+from peftbench.methods.shared.peft_adapters import AdapterForm
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 FILES = (WEIGHTS, CONFIG, "README.md")
 _PREFIX = "base_model.model."
-_OURS = re.compile(r"backbone\.net\.(.+)\.lora_([ab])")
-_THEIRS = re.compile(r"(.+)\.lora_([AB])\.weight")
-# What changes the update's form or size, with the value that leaves it as section 4.1 of LoRA's paper has it.
+_OURS = re.compile(r"backbone\.net\.(.+)\.(lora_a|lora_b|lora_magnitude)")
+_THEIRS = re.compile(r"(.+)\.(lora_A\.weight|lora_B\.weight|lora_magnitude_vector(?:\.weight)?)")
+_PARTS = {"lora_a": "lora_A.weight", "lora_b": "lora_B.weight", "lora_magnitude": "lora_magnitude_vector"}
+"""What each part of an update is called, by its name here."""
+# What changes the update's form or size, with the value that leaves it as LoRA's, rsLoRA's and DoRA's papers have it.
 _PLAIN: dict[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",),
     "bias": ("none",),
-    "use_dora": (False,),
-    "use_rslora": (False,),
     "fan_in_fan_out": (False,),
     "rank_pattern": ({},),
     "alpha_pattern": ({},),
@@ -43,6 +47,10 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
     "alora_invocation_tokens": (None,),
     "init_lora_weights": (True, False, "gaussian", "orthogonal", "eva"),  # others change the weights of the model too
 }
+_CONVERTED = (
+    ", as which PEFT saves it where save_pretrained is given path_initial_model_for_weight_conversion, since it has "
+    "changed the model's own weights"
+)
 
 
 @dataclass(frozen=True)
@@ -51,16 +59,14 @@ class Adapter:
 
     Attributes:
         layers: the names of the adapted layers in the timm model.
-        rank, alpha, dropout: LoRA's options.
-        tensors: a delta's: `backbone.net.<layer>.lora_a` (r, d_in), `backbone.net.<layer>.lora_b` (d_out, r), and the
-            head.
+        form: its options.
+        tensors: a delta's: `backbone.net.<layer>.lora_a` (r, d_in), `backbone.net.<layer>.lora_b` (d_out, r), of DoRA
+            `backbone.net.<layer>.lora_magnitude` (d_out,), and the head.
         fingerprint: the backbone's, where peftbench wrote the adapter; else empty.
     """
 
     layers: tuple[str, ...]
-    rank: int
-    alpha: float
-    dropout: float
+    form: AdapterForm
     tensors: Mapping[str, Tensor]
     fingerprint: str
 
@@ -68,7 +74,7 @@ class Adapter:
 def write_adapter(
     folder: Path,
     tensors: Mapping[str, Tensor],
-    options: Mapping[str, Any],
+    form: AdapterForm,
     base: str,
     classifiers: tuple[str, ...],
     metadata: Mapping[str, str],
@@ -78,7 +84,7 @@ def write_adapter(
     Args:
         folder: where the files go.
         tensors: the delta.
-        options: the method's: rank, alpha, dropout.
+        form: its options.
         base: the timm model's name.
         classifiers: the names of its classifier layers; each gets the head.
         metadata: what the file of weights says besides.
@@ -92,7 +98,7 @@ def write_adapter(
     for name, tensor in tensors.items():
         if match := _OURS.fullmatch(name):
             layers[match[1]] = None
-            adapter_tensors[f"{_PREFIX}{match[1]}.lora_{match[2].upper()}.weight"] = tensor
+            adapter_tensors[f"{_PREFIX}{match[1]}.{_PARTS[match[2]]}"] = tensor
         elif name.startswith("task.head."):
             adapter_tensors |= {f"{_PREFIX}{c}.{name.rpartition('.')[2]}": tensor for c in classifiers}
         else:
@@ -101,15 +107,15 @@ def write_adapter(
         "peft_type": "LORA",
         "task_type": None,
         "base_model_name_or_path": base,
-        "r": options["rank"],
-        "lora_alpha": options["alpha"],
-        "lora_dropout": options["dropout"],
+        "r": form.rank,
+        "lora_alpha": form.alpha,
+        "lora_dropout": form.dropout,
         "target_modules": list(layers),
         "modules_to_save": list(classifiers),
         "bias": "none",
         "fan_in_fan_out": False,
-        "use_rslora": False,
-        "use_dora": False,
+        "use_rslora": form.rslora,
+        "use_dora": form.dora,
         "inference_mode": True,
     }
     write_tensors(folder / WEIGHTS, adapter_tensors, {**metadata, "format": "pt"})
@@ -122,7 +128,7 @@ def read_adapter(folder: Path, classifiers: tuple[str, ...]) -> Adapter:
 
     Raises:
         UserError: it is missing or damaged.
-        Refusal: it holds something besides plain LoRA of linear layers and a classifier.
+        Refusal: it holds something besides LoRA, rsLoRA or DoRA of linear layers and a classifier.
     """
     file = folder / CONFIG
     try:
@@ -131,6 +137,7 @@ def read_adapter(folder: Path, classifiers: tuple[str, ...]) -> Adapter:
         dropout = float(settings.get("lora_dropout", 0.0))
         if not (math.isfinite(alpha) and 0 <= dropout < 1):
             raise ValueError
+        form = AdapterForm(rank, alpha, dropout, bool(settings.get("use_rslora")), bool(settings.get("use_dora")))
     except FileNotFoundError:
         raise UserError(
             f"adapter={folder}: holds no {CONFIG}; give a folder that PEFT has saved an adapter in."
@@ -139,7 +146,8 @@ def read_adapter(folder: Path, classifiers: tuple[str, ...]) -> Adapter:
         raise UserError(f"{file}: is not the configuration of a LoRA adapter.") from None
     for key, plain in _PLAIN.items():
         if settings.get(key) and settings[key] not in plain:
-            raise Refusal(f"{file}: {key}={settings[key]!r} is not read; expected plain LoRA, {key}={plain[0]!r}.")
+            how = _CONVERTED if key == "init_lora_weights" else ""
+            raise Refusal(f"{file}: {key}={settings[key]!r} is not read; expected plain LoRA, {key}={plain[0]!r}{how}.")
     if not (folder / WEIGHTS).is_file():
         raise _no_weights(folder)
     tensors, about = read_tensors(folder / WEIGHTS)
@@ -151,16 +159,17 @@ def read_adapter(folder: Path, classifiers: tuple[str, ...]) -> Adapter:
     for name, tensor in tensors.items():
         short = name.removeprefix(_PREFIX)
         layer, _, part = short.rpartition(".")
-        if (match := _THEIRS.fullmatch(short)) and tensor.ndim == 2:
+        if (match := _THEIRS.fullmatch(short)) and tensor.ndim == (1 if "magnitude" in match[2] else 2):
             layers[match[1]] = None
-            delta_tensors[f"backbone.net.{match[1]}.lora_{match[2].lower()}"] = tensor
+            ours = next(ours for ours, theirs in _PARTS.items() if match[2].startswith(theirs))
+            delta_tensors[f"backbone.net.{match[1]}.{ours}"] = tensor
         elif layer in classifiers and part in ("weight", "bias"):
             heads.setdefault(part, []).append(tensor.flatten(1) if part == "weight" else tensor)
         else:
             raise Refusal(f"{folder / WEIGHTS}: {name} is neither LoRA of a linear layer nor the classifier; not read.")
     # timm averages the logits of two classifiers.
     delta_tensors |= {f"task.head.{p}": t[0] if len(t) == 1 else sum(t[1:], t[0]) / len(t) for p, t in heads.items()}
-    return Adapter(tuple(layers), rank, alpha, dropout, delta_tensors, about.get("fingerprint", ""))
+    return Adapter(tuple(layers), form, delta_tensors, about.get("fingerprint", ""))
 
 
 def _no_weights(folder: Path) -> UserError:

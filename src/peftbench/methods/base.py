@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -47,6 +47,28 @@ class Phase:
     lr: float
 
 
+class Branch:
+    """What a method adds beside a layer: the layer gives base(x) + branch(x), and what is held gives base(x) + gain.
+
+    `shared/branches.py` has those of low-rank updates, and of modules whose output is the branch.
+
+    Attributes:
+        name: of the layer in the net, which says how deep it lies.
+        axis: of the channels in what the branch gives; its first axis is of images, or of parts of them in order.
+    """
+
+    name: str
+    axis: int
+
+    @abstractmethod
+    def hold(self, gain: Callable[[Tensor], Tensor]) -> None:
+        """From now on the layer gives base(x) + gain(branch(x))."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """Undoes `hold`."""
+
+
 @dataclass(frozen=True)
 class Method:
     """One way to adapt a backbone. Its fields are its options: plain types, literal defaults.
@@ -56,7 +78,8 @@ class Method:
     Of a method that `solves` they are `check`, `adapt`, `head`, `chooses`, `solve`.
 
     What a method does is declared by class attributes, which its callers ask: a class that overrides one of the hooks
-    in `HOOKS` without declaring so is refused where it is defined, with a UserError.
+    in `HOOKS` without declaring so is refused where it is defined, with a UserError. Where it depends on options, the
+    attribute is a property.
     """
 
     side: ClassVar[bool] = False
@@ -81,7 +104,7 @@ class Method:
     foldable: ClassVar[bool] = False
     """`merge` folds what was added into the weights."""
     peft_adapters: ClassVar[bool] = False
-    """Its delta of linear layers is LoRA as Hugging Face's PEFT writes it, with `rank`, `alpha` and `dropout`."""
+    """Its delta of linear layers is an adapter of Hugging Face's PEFT (`shared/peft_adapters.py` writes it so)."""
     fixed_size: ClassVar[bool] = False
     """What it adds is built for one input size."""
     identity_start: ClassVar[bool] = False
@@ -94,6 +117,8 @@ class Method:
     then run once and their taps are kept, as under a side method. `last`: the rest goes on from the last of them alone;
     `all`: what the method added reads every one, and the input of the first block. Where the rest begins is found by
     looking which taps have a gradient."""
+    branched: ClassVar[bool] = False
+    """`branches` gives what was added beside layers, which noise can scale (`trainer.consistency`)."""
     merges: ClassVar[tuple[str, ...]] = ("masked",)
     """What can become of a pruned backbone's zeros, the default first: `unmerged` leaves updates beside the weights,
     `masked` keeps every zero, `dense` merges over them. Weights that train themselves always keep their zeros."""
@@ -105,6 +130,7 @@ class Method:
         "optimizer": "own_optimizer",
         "finish": "finishes",
         "merge": "foldable",
+        "branches": "branched",
     }
     """Hook -> the attribute that says that a class overrides it."""
 
@@ -208,6 +234,14 @@ class Method:
             names: of everything that trains, as in `optimizer`.
         """
         return {}
+
+    def branches(self, backbone: Backbone) -> Sequence[Branch]:
+        """What `adapt` has added beside layers of this backbone; for methods that are `branched`.
+
+        Raises:
+            Refusal: something that was added is no branch of a layer that is called.
+        """
+        return ()
 
     def merge(self, backbone: Backbone) -> None:
         """Folds into the weights what can be, so that it costs nothing to predict; for methods that are `foldable`.

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from peftbench.backbones import Backbone
+from peftbench.backbones.coded_weights import own_weight
+from peftbench.backbones.layers import layers as layers_of
 from peftbench.common.errors import Refusal, UserError
-from peftbench.config.bounds import Positive, Share
-from peftbench.methods.base import Method, Plan, freeze
-from peftbench.methods.shared.low_rank_update import Form, LowRankUpdate, input_path_fits, updates
+from peftbench.config.bounds import AboveZero, Positive, Share
+from peftbench.methods.base import Branch, Method, Plan, freeze
+from peftbench.methods.shared.branches import update_branches
+from peftbench.methods.shared.low_rank_update import (
+    Form,
+    LowRankUpdate,
+    inner_rank,
+    input_path_fits,
+    matrix_shape,
+    updates,
+)
+from peftbench.methods.shared.origins import origin_of
+from peftbench.methods.shared.weight_path import Origin
 
 
 @dataclass(frozen=True)
@@ -24,25 +38,51 @@ class LoRA(Method):
     alpha / rank. Convolutions have the form of the authors' code, with r k columns for a kernel of k x k; one of fewer
     channels than `rank` is left alone. (`method=petah` adapts linear layers and convolutions alike.)
 
-    Source: Hu et al., 2022, arXiv 2106.09685; the form for convolutions is that of the authors' code.
-    Equation: y = W x + (alpha / r) · B A x, A (r, I) Kaiming-uniform, B (O, r) zero.
-    Place: beside every linear layer, or those that `layers` names.
-    Cost: backward runs through the whole backbone; two thin products a layer in training. Merged into W at
-        prediction, it costs nothing.
-    Avoid when: memory for backward is what is short: it needs about what full fine-tuning keeps of activations, which
-        side methods do not. On a pruned backbone merging fills zeros; `petah` keeps them.
+    Published forms are options: `rslora` scales by alpha / sqrt(rank); `dora` trains the length of each row of the
+    updated weight besides; `init` has the factors begin as a part of the weight, of which their change alone counts;
+    `lr_ratio` is the learning rate of B, and of DoRA's lengths, over that of A.
+
+    Source: LoRA, arXiv 2106.09685; rsLoRA, 2312.03732; DoRA, 2402.09353; PiSSA, 2404.02948; OLoRA, 2406.01775; LoRA+,
+    2402.12354. That PiSSA's and OLoRA's residual W - s B0 A0 is never written into the backbone, but W + s (BA - B0 A0)
+    computed with, is our form of the same; that DoRA's lengths have B's rate is as in HF PEFT.
+
+    Equation: W' = W + s B A with W (O, I), A (r, I), B (O, r), s = alpha / r. DoRA: W'_o = m_o V_o / |V_o| for each row
+    o of V = W + s B A, with m (O,) = |W_o| at the start and |V_o| a constant in backward.
+
+    Place: inside each linear layer that `layers` names: qkv, proj, fc1 and fc2 of a transformer's block.
+
+    Cost: backward runs through the whole backbone; the update merges, so that prediction costs nothing more. DoRA,
+    PiSSA and OLoRA form the updated weight in each step; DoRA keeps the outputs of its layers for backward.
+
+    Avoid when: memory is short, since activations of the whole backbone are kept (a side method keeps none); DoRA with
+    dropout, which computes each layer twice.
     """
 
     foldable: ClassVar[bool] = True
     identity_start: ClassVar[bool] = True
     keeps_weights: ClassVar[bool] = True
     peft_adapters: ClassVar[bool] = True
+    branched: ClassVar[bool] = True
     merges: ClassVar[tuple[str, ...]] = ("unmerged", "dense")
 
     rank: Positive = 8
     alpha: float = 8.0
     dropout: Share = 0.0
     layers: tuple[str, ...] = ("*",)
+    rslora: bool = False
+    dora: bool = False
+    init: Literal["zero", "pissa", "olora"] = "zero"
+    lr_ratio: AboveZero = 1.0
+
+    @property
+    def plans(self) -> bool:  # type: ignore[override]
+        """What factors begin as is kept, since another machine would compute other signs."""
+        return self.init != "zero"
+
+    @property
+    def scale(self) -> float:
+        """s, by which BA is multiplied."""
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
     def check(self, backbone: Backbone) -> None:
         if self.rank < 1:
@@ -71,23 +111,87 @@ class LoRA(Method):
                 continue
             if self.rank > (most := min(layer.in_features, layer.out_features)):
                 raise UserError(f"method.rank={self.rank}: layer {name} allows at most {most}.")
+        self._check_form(backbone, chosen)
+
+    def _check_form(self, backbone: Backbone, chosen: Mapping[str, Any]) -> None:
+        """Raises Refusal where a form does not go with this backbone, UserError where it has no scale."""
+        facts = backbone.facts
+        if self.init != "zero":
+            if self.alpha <= 0:
+                raise UserError(f"method.alpha={self.alpha}: expected a number above 0 with method.init={self.init}.")
+            if backbone.masks:
+                raise Refusal(
+                    f"method.init={self.init}: {facts.name} is pruned to zeros, and the rest of a weight beside the "
+                    f"part that trains would have none; give method.init=zero, or pruning=none."
+                )
+        if not self.dora and self.init == "zero":
+            return
+        key = "method.dora=true" if self.dora else f"method.init={self.init}"
+        standardised = {x.name: x.fixed for x in layers_of(backbone) if "standardised" in x.fixed}
+        if name := next((n for n in chosen if n in standardised), None):
+            raise Refusal(
+                f"{key}: {facts.name} cannot be adapted so in {name}, because {standardised[name]}; method=bitfit and "
+                f"method=full work."
+            )
+        read = [n for n, m in chosen.items() if isinstance(m, nn.Linear) and n not in facts.called]
+        if self.dora and read:
+            others = sorted({f"*{_end(n)}" for n in chosen} - {f"*{_end(n)}" for n in read})
+            instead = f"method.layers=[{','.join(others)}] leaves it out, and " if others else ""
+            raise Refusal(
+                f"method.dora=true: {facts.name} reads the weight of {read[0]} instead of calling the layer, and DoRA "
+                f"scales what a call gives; {instead}method=lora adapts it."
+            )
+
+    def prepare(self, model: nn.Module, batches: Iterable[Any]) -> Plan:
+        """What the factors begin as, A0 and B0 of each layer; the data are not looked at."""
+        if self.init == "zero":
+            return Plan()
+        backbone: Any = model.backbone
+        tensors: dict[str, Tensor] = {}
+        for name, layer in self._chosen(self._layers(backbone)).items():
+            origin = self._origin(layer)
+            tensors |= {f"{name}.lora_{x}0": t.cpu() for x, t in zip("ab", origin, strict=True)}
+        return Plan(tensors, {"init": self.init})
 
     def adapt(self, backbone: Backbone, plan: Plan) -> None:
         freeze(backbone)
-        scale = self.alpha / self.rank
         for name, layer in self._chosen(self._layers(backbone)).items():
-            if isinstance(layer, nn.Conv2d):
-                form = Form(self.rank, scale, "read", kernel_rows=True)
-            else:  # a layer whose weight the model reads instead of calling it (BEiT's qkv) has no input to add beside
-                beside = name in backbone.facts.called and input_path_fits(layer)
-                form = Form(self.rank, scale, "input" if beside else "read", dropout=self.dropout)
-            LowRankUpdate.add(layer, form, name=name)
+            origin: Origin | None = None
+            if f"{name}.lora_a0" in plan.tensors:
+                origin = plan.tensors[f"{name}.lora_a0"], plan.tensors[f"{name}.lora_b0"]
+            elif self.init != "zero":
+                origin = self._origin(layer)
+            LowRankUpdate.add(layer, self._form(layer, name in backbone.facts.called), name=name, origin=origin)
+
+    def rates(self, names: Sequence[str]) -> Mapping[str, float]:
+        if self.lr_ratio == 1:
+            return {}
+        return {n: self.lr_ratio for n in names if n.endswith((".lora_b", ".lora_magnitude"))}
+
+    def branches(self, backbone: Backbone) -> Sequence[Branch]:
+        return update_branches(backbone)
 
     def merge(self, backbone: Backbone) -> None:
         if backbone.merging == "unmerged":
             return
         for update in updates(backbone.net):
             update.merge()
+
+    def _form(self, layer: nn.Module, called: bool) -> Form:
+        if isinstance(layer, nn.Conv2d):
+            return Form(self.rank, self.scale, "read", kernel_rows=True, magnitude=self.dora)
+        if not (called and input_path_fits(layer)):
+            # A layer whose weight the model reads instead of calling it (BEiT's qkv) has no input to add beside.
+            return Form(self.rank, self.scale, "read", dropout=self.dropout, magnitude=self.dora)
+        if not (self.dora or self.init != "zero") or self.dropout:
+            return Form(self.rank, self.scale, "input", dropout=self.dropout, magnitude=self.dora)
+        return Form(self.rank, self.scale, "weight", fused=True, magnitude=self.dora)
+
+    def _origin(self, layer: Any) -> Origin:
+        assert self.init != "zero"
+        by_kernel = isinstance(layer, nn.Conv2d)
+        matrix = own_weight(layer).reshape(matrix_shape(layer, by_kernel))
+        return origin_of(matrix, inner_rank(layer, self.rank, by_kernel), self.scale, self.init)
 
     def _layers(self, backbone: Backbone) -> dict[str, Any]:
         """The linear layers; of a backbone without any, its dense convolutions of at least `rank` channels."""
@@ -99,6 +203,11 @@ class LoRA(Method):
 
     def _chosen(self, layers: dict[str, Any]) -> dict[str, Any]:
         return {n: m for n, m in layers.items() if any(fnmatchcase(n, p) for p in self.layers)}
+
+
+def _end(name: str) -> str:
+    """The last two words of a layer's name, which tell its kind: attn.qkv."""
+    return ".".join(name.split(".")[-2:])
 
 
 def _linear_layers(backbone: Backbone) -> dict[str, nn.Linear]:

@@ -7,7 +7,7 @@ adapted and pruned. Ranks, layers, the form of a convolution's update and the wa
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import ClassVar, Literal
@@ -19,7 +19,8 @@ from peftbench.backbones.layers import Layer, layers
 from peftbench.backbones.norms import norms
 from peftbench.common.errors import Refusal, UserError
 from peftbench.config.bounds import AboveZeroOrNull, Positive
-from peftbench.methods.base import Method, Plan, freeze
+from peftbench.methods.base import Branch, Method, Plan, freeze
+from peftbench.methods.shared.branches import update_branches
 from peftbench.methods.shared.folding import refuse_taken_names
 from peftbench.methods.shared.low_rank_update import Form, LowRankUpdate, input_path_fits, updates, weight_path_fits
 
@@ -47,6 +48,7 @@ class PETAH(Method):
     foldable: ClassVar[bool] = True
     identity_start: ClassVar[bool] = True
     keeps_weights: ClassVar[bool] = True
+    branched: ClassVar[bool] = True
     merges: ClassVar[tuple[str, ...]] = ("unmerged", "masked", "dense")
 
     rank: Positive = 8
@@ -113,6 +115,9 @@ class PETAH(Method):
                 for parameter in norm.parameters(recurse=False):
                     parameter.requires_grad = True
                 norm.fixed_statistics = self.norms == "affine"  # type: ignore[assignment]
+
+    def branches(self, backbone: Backbone) -> Sequence[Branch]:
+        return update_branches(backbone)
 
     def merge(self, backbone: Backbone) -> None:
         if backbone.merging == "unmerged":

@@ -38,6 +38,9 @@ _LATER: Mapping[str, Mapping[str, Any]] = {
         "grad_checkpointing": False,
         "channels_last": False,
         "compile": False,
+        "consistency": 0.0,
+        "consistency_noise": 1.0,
+        "consistency_every": 1,
     },
 }
 """Keys that came after the first version, with what runs without them did: a setting names them where they differ."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 
+import torch
+
 from peftbench import backbones, optim
 from peftbench.common.amounts import plural
 from peftbench.common.errors import Refusal, UserError
 from peftbench.config import Config
-from peftbench.methods.base import Method
+from peftbench.methods.base import Method, Plan
 from peftbench.models.model import Model
 from peftbench.runs import starting_backbone
 from peftbench.runs.solved_heads import refuse_solving
@@ -59,6 +61,8 @@ def refuse_combination(config: Config, method: Method) -> backbones.Backbone:
             f"that there is no rate to scale by depth; leave it out (optimizer.head_lr scales the head's rate)."
         )
     _refuse_ways_of_computing(config, method, backbone)
+    if config.trainer.consistency:
+        _refuse_consistency(config, method, backbone)
     if method.own_optimizer and config.optimizer.anchored:
         given = f"optimizer={config.optimizer.name}"
         raise UserError(f"{given}: method={name} has an optimizer of its own; leave {given} out.")
@@ -67,7 +71,9 @@ def refuse_combination(config: Config, method: Method) -> backbones.Backbone:
     if (method.own_optimizer or method.finishes or method.anchored) and config.trainer.strategy == "fsdp":
         raise Refusal(f"method={name}: needs whole tensors, which trainer=fsdp has not; use trainer=ddp.")
     if method.plans and config.trainer.strategy == "fsdp":
-        raise Refusal(f"method={name}: trains parts of whole tensors, which trainer=fsdp has not; use trainer=ddp.")
+        raise Refusal(
+            f"method={name}: what its plan says is of whole tensors, which trainer=fsdp has not; use trainer=ddp."
+        )
     return backbone
 
 
@@ -83,6 +89,39 @@ def _refuse_phases(config: Config, method: Method, backbone: backbones.Backbone)
             f"method={name}: its second phase begins from whole tensors, which trainer=fsdp has not; use trainer=ddp."
         )
     phase.method.check(backbone)
+
+
+def _refuse_consistency(config: Config, method: Method, backbone: backbones.Backbone) -> None:
+    """Raises Refusal where there are no branches for noise, or no outputs to compare."""
+    trainer, name = config.trainer, config.method.name
+    key = f"trainer.consistency={trainer.consistency}"
+    if method.side:
+        raise Refusal(
+            f"{key}: method={name} stands beside the frozen backbone and adds nothing to a layer of it that noise "
+            f"could scale; take method=lora or petah, or leave it out."
+        )
+    if not method.branched:
+        raise Refusal(
+            f"{key}: method={name} adds nothing beside a layer that noise could scale; take method=lora or petah, or "
+            f"leave it out."
+        )
+    if not task_class(config.task).predicts_tensor:
+        raise Refusal(
+            f"{key}: compares two predictions for an image, number by number, and task={config.task.name} has none "
+            f"such; leave it out."
+        )
+    for way in ("grad_checkpointing", "compile"):
+        if getattr(trainer, way):
+            raise Refusal(
+                f"{key}: what trainer.{way}=true computes again, or has compiled, would be without noise; leave one of "
+                f"them out."
+            )
+    if trainer.strategy == "fsdp":
+        raise Refusal(f"{key}: computes with whole layers in two parts, which trainer=fsdp has not; use trainer=ddp.")
+    adapted = copy.deepcopy(backbone)
+    with torch.device("meta"):
+        method.adapt(adapted, Plan())
+    method.branches(adapted)
 
 
 def _refuse_ways_of_computing(config: Config, method: Method, backbone: backbones.Backbone) -> None:

@@ -148,6 +148,8 @@ def plan_run(config: Config, probe: bool = False, outlined: Outlined | None = No
         if model.prefix is not None:
             rest = f"the backbone runs from behind {model.places_of_kept_taps[-1][0]} alone"
         notes.append(f"memory and time: of a step without kept taps; with them {rest}")
+    if config.trainer.consistency:
+        notes.append("memory and time: without the second pass of trainer.consistency, which takes as much again")
     if config.trainer.compile:
         notes.append("memory: of the plain model; compiled blocks (trainer.compile=true) keep other tensors")
     if config.backbone.stream:

@@ -24,6 +24,7 @@ from peftbench.results.task_results import results_of_task
 from peftbench.tasks.base import Metrics
 from peftbench.training.averaging import Average
 from peftbench.training.compiling import CompiledBlocks
+from peftbench.training.consistency import Consistency
 from peftbench.training.keeping import Keeper, best_epoch
 from peftbench.training.loss_watch import ADVICE, Diverged, LossWatch
 from peftbench.training.micro_batches import parts_of_batch
@@ -62,6 +63,11 @@ class Fit(LightningModule):
         self.budget = TimeBudget(config.trainer.minutes)
         self.average = Average(config.trainer.ema)
         self.compiled = CompiledBlocks()
+        self.consistency: Consistency | None = None
+        if config.trainer.consistency:
+            assert isinstance(model, Model)
+            self.consistency = Consistency(model, method, config.trainer)
+        self._batch, self._parts = 0, 0  # of this epoch, and of this batch so far
         self.kept_epoch = 0  # from 1, once training is over
         self._loss_watch = LossWatch()
         self._counted = 0
@@ -158,6 +164,7 @@ class Fit(LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         torch.manual_seed(mix(self.config.seed, self.current_epoch, batch_idx, self.global_rank, 1))
+        self._batch, self._parts = batch_idx, 0
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         size = self.model.task.size(batch)
@@ -192,10 +199,18 @@ class Fit(LightningModule):
         """The batch's loss; of the largest batch so far (a resumed run may begin with a small one) the saved bytes."""
         size = self.model.task.size(batch)
         if not self.counts_saved or size <= self._counted:
-            return self.model.loss(batch)
+            return self._objective(batch)
         self._counted = size
         with self.saved.counting():
+            return self._objective(batch)
+
+    def _objective(self, batch: Any) -> Tensor:
+        """What is differentiated, of a batch or of a part of one."""
+        if self.consistency is None:
             return self.model.loss(batch)
+        self._parts += 1
+        place = self.config.seed, self.current_epoch, self._batch, self.global_rank, self._parts
+        return self.consistency.loss(batch, self.global_step, *place)
 
     def check_weights(self) -> None:
         """Raises Diverged where a trained weight is no longer a number: such a state is neither kept nor complete."""

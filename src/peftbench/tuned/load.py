@@ -143,7 +143,8 @@ def load(
             them, where that does not change what the model computes. On a quantized backbone updates stay beside the
             weights, unless these are dequantized.
         weights: where the backbone's weights lie, if they have moved since the run.
-        adapter: a folder in which Hugging Face's PEFT has saved LoRA of linear layers; it takes the delta's place.
+        adapter: a folder in which Hugging Face's PEFT has saved LoRA of linear layers (rsLoRA and DoRA too); it takes
+            the delta's place.
         config_dir: a folder with the YAML of a method of your own.
         dequantize: the weights of a quantized backbone become the plain tensors that they stand for, which take more
             memory and compute the same but for rounding. merge="dense" does so, too.
@@ -204,7 +205,7 @@ def _adapted(run: FinishedRun, folder: Path) -> FinishedRun:
             f"adapter={folder}: was made on a backbone with fingerprint {peft.fingerprint[:12]}, and that of "
             f"{run.folder} has {run.metadata['fingerprint'][:12]}; give the folder of a run on the same weights."
         )
-    name, path, method = method_of_adapter(peft.rank, peft.alpha, peft.dropout, peft.layers)
+    name, path, method = method_of_adapter(peft.form, peft.layers)
     options = json.loads(json.dumps(dataclasses.asdict(method)))
     spec = config.Method(name, path, options)
     metadata = {**run.metadata, "method": name, "options": json.dumps(options), "plan": plan_hash(Plan())}

@@ -105,6 +105,90 @@ def test_an_adapter_gives_the_same_logits_in_peft_and_comes_back(lora, data, tmp
     assert (changed - right).abs().max() > 0.01
 
 
+FORMS = {
+    "dora": ["method=dora"],
+    "rslora": ["method=rslora"],
+    "pissa": ["method=pissa"],
+    "olora": ["method=olora", "method.rslora=true"],
+    "dora of pissa": ["method=dora", "method.init=pissa"],
+}
+OWN = {  # of adapters that PEFT makes
+    "dora": {"use_dora": True},
+    "rslora": {"use_rslora": True},
+    "pissa": {"init_lora_weights": "pissa"},
+}
+
+
+def started(ours, folder):
+    """timm's model of an adapter, as it is before anything is added."""
+    net = timm.create_model(**json.loads(metadata(folder / "adapter_model.safetensors")["create"]))
+    state = {n.removeprefix("net."): t for n, t in ours.model.backbone.state_dict().items()}
+    net.load_state_dict({n: t for n, t in state.items() if not n.rpartition(".")[2].startswith("lora_")}, strict=False)
+    return net
+
+
+def of_test_images(data, ours):
+    """The normalised test images, in the order of the classes."""
+    files = [p for c in ours.classes for p in sorted((data / "test" / c).iterdir())]
+    return ours.model.normalize(torch.stack([ours.transform(p) for p in files]))
+
+
+@pytest.mark.parametrize("form", [f if f == "dora" else pytest.param(f, marks=pytest.mark.slow) for f in FORMS])
+def test_a_form_of_lora_goes_to_peft_and_comes_back(form, data, tmp_path):
+    peft = pytest.importorskip("peft", reason="HF peft is not installed: pip install 'peftbench[bench]'")
+    method, *words = FORMS[form]
+    more = [*words, "data.normalize=imagenet", "optimizer.lr=1e-2"]
+    record = finish(tmp_path, data, method.removeprefix("method="), "vit_nano", *more)
+    folder, difference = dataclasses.astuple(export(record.folder, "peft", tmp_path / "adapter"))
+    assert difference < 1e-5
+    ours = peftbench.load(record.folder, merge=False)
+    images = of_test_images(data, ours)
+    theirs = peft.PeftModel.from_pretrained(started(ours, folder), folder).eval()
+    right, _ = logits_of(data, ours)
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(images), right, rtol=1e-5, atol=1e-5)
+        for name, parameter in theirs.named_parameters():  # as after more training there
+            if "lora_" in name:
+                parameter.mul_(1.1)
+        changed = theirs(images)
+    theirs.save_pretrained(tmp_path / "back")
+    back, _ = logits_of(data, peftbench.load(record.folder, adapter=tmp_path / "back"))
+    torch.testing.assert_close(back, changed, rtol=1e-5, atol=1e-5)
+    assert (changed - right).abs().max() > 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", OWN)
+def test_a_form_that_peft_made_is_read(form, lora, data, tmp_path):
+    """Of PiSSA what PEFT saves as plain LoRA of twice the rank, in which it leaves the head out."""
+    peft = pytest.importorskip("peft", reason="HF peft is not installed: pip install 'peftbench[bench]'")
+    folder = export(lora.folder, "peft", tmp_path / "adapter").path
+    ours = peftbench.load(lora.folder, merge=False)
+    images, net = of_test_images(data, ours), started(ours, folder)
+    file = folder / "adapter_model.safetensors"
+    heads = {n: t for n, t in safetensors.torch.load_file(file).items() if "lora_" not in n}
+    net.load_state_dict({n.removeprefix("base_model.model."): t for n, t in heads.items()}, strict=False)
+    layers = r"blocks.*(qkv|proj|fc1|fc2)"
+    config = peft.LoraConfig(r=4, lora_alpha=8, target_modules=layers, modules_to_save=["head"], **OWN[form])
+    torch.manual_seed(0)
+    made = peft.get_peft_model(net, config).eval()
+    made.peft_config["default"].init_lora_weights = True
+    made.save_pretrained(tmp_path / "initial")
+    with torch.no_grad():
+        for name, parameter in made.named_parameters():
+            if "lora_" in name:
+                parameter.add_(0.02 * torch.randn(parameter.shape))
+        wanted = made(images)
+    if form == "pissa":
+        made.save_pretrained(tmp_path / "made", path_initial_model_for_weight_conversion=str(tmp_path / "initial"))
+        saved = tmp_path / "made" / file.name
+        safetensors.torch.save_file(safetensors.torch.load_file(saved) | heads, saved, {"format": "pt"})
+    else:
+        made.save_pretrained(tmp_path / "made")
+    found, _ = logits_of(data, peftbench.load(lora.folder, adapter=tmp_path / "made"))
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-4)
+
+
 def test_an_adapter_that_we_wrote_is_the_delta(lora, tmp_path, capsys, data):
     folder, difference = dataclasses.astuple(export(lora.folder, "peft", tmp_path / "adapter"))
     assert difference < 1e-5
@@ -121,12 +205,13 @@ def test_an_adapter_that_we_wrote_is_the_delta(lora, tmp_path, capsys, data):
 @pytest.mark.parametrize(
     ("change", "parts"),
     [
-        ({"use_dora": True}, ["use_dora=True", "plain LoRA"]),
+        ({"use_dora": True}, ["lacks backbone.net.", "lora_magnitude"]),
+        ({"use_qalora": True}, ["use_qalora=True", "plain LoRA"]),
         ({"peft_type": "LOHA"}, ["peft_type='LOHA'"]),
         ({"rank_pattern": {"x": 3}}, ["rank_pattern"]),
         ({"r": 4}, ["lora_a", "[8, 128]", "[4, 128]"]),
         ({"r": "many"}, ["adapter_config.json: is not the configuration"]),
-        ({"init_lora_weights": "pissa"}, ["init_lora_weights='pissa'"]),
+        ({"init_lora_weights": "pissa"}, ["init_lora_weights='pissa'", "path_initial_model_for_weight_conversion"]),
         ({"lora_alpha": float("nan")}, ["adapter_config.json: is not the configuration"]),
     ],
     ids=str,

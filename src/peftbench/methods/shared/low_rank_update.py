@@ -1,5 +1,8 @@
 """A low-rank update of a layer's weight, W + ΔW with ΔW = s·BA: the one mechanism for every method that adds one.
 
+Two things may come on top. Factors that begin as A0 and B0 count by their change alone, ΔW = s·(BA - B0 A0). And rows
+may have lengths m that train: the weight is then m_o V_o / |V_o| in each row o of V = W + ΔW.
+
 The update lives on the layer: `Form` says how it is computed, the factors are parameters, and the layer's class gains a
 `weight` that reads W + ΔW and, where the form asks for it, a `forward`. Layer and frozen tensors stay the same objects
 under the same names. `LowRankUpdate(layer)` is a handle on all of it, cheap to make and kept by nobody: a layer that
@@ -23,10 +26,18 @@ from torch.nn.utils import parametrize
 
 from peftbench.backbones.coded_weights import own_weight
 from peftbench.methods.shared.folding import Folded, layer_class, refuse_taken_names
-from peftbench.methods.shared.weight_path import ConvOfUpdated, LinearOfUpdated, updated
+from peftbench.methods.shared.weight_path import (
+    ConvOfUpdated,
+    LinearOfUpdated,
+    Origin,
+    change,
+    row_lengths,
+    updated,
+    with_lengths,
+)
 
 Layer = nn.Linear | nn.Conv2d
-FLAT = ("lora_a", "lora_b", "lora_mask", "lora_form")
+FLAT = ("lora_a", "lora_b", "lora_mask", "lora_a0", "lora_b0", "lora_magnitude", "lora_form")
 """What an update adds to a layer, in its parameters, buffers and attributes."""
 
 
@@ -46,6 +57,7 @@ class Form:
             (m r, I) and B (m, O / of, r) for m blocks.
         dropout: of the update's input; only on the `input` path.
         drop_path: the share of samples that the update is dropped for; only on the `input` path.
+        magnitude: whether the rows have lengths that train, `lora_magnitude` (O,), which start as those of W.
     """
 
     rank: int
@@ -57,6 +69,7 @@ class Form:
     of: int = 1
     dropout: float = 0.0
     drop_path: float = 0.0
+    magnitude: bool = False
 
 
 class Factors(nn.Module):
@@ -83,40 +96,53 @@ class LowRankUpdate:
         form: how it is computed.
         a, b: the factors, parameters of the layer or of its `lora`.
         mask: (W's shape) keeps ΔW zero where it is zero; None without one.
+        origin: (A0, B0), which A and B started as and from which they count; None where they count whole.
+        magnitude: (O,), the lengths of the rows; None where they have those that come about.
     """
 
-    __slots__ = ("_folded", "a", "b", "form", "layer", "mask")
+    __slots__ = ("_folded", "a", "b", "form", "layer", "magnitude", "mask", "origin")
 
     def __init__(self, layer: nn.Module) -> None:
         factors = layer._modules.get("lora")
         self.layer: Any = layer
         self._folded: Folded | None = None
+        self.origin: Origin | None = None
+        self.magnitude: nn.Parameter | None = None
         if isinstance(factors, Factors):
             self.form, self.a, self.b, self.mask = factors.form, factors.a, factors.b, None
         else:
             held: Any = layer._parameters
             self.form, self.a, self.b = layer.__dict__["lora_form"], held["lora_a"], held["lora_b"]
             self.mask = layer._buffers.get("lora_mask")
+            if (low := layer._buffers.get("lora_a0")) is not None:
+                self.origin = low, layer._buffers["lora_b0"]  # type: ignore[assignment]
+            self.magnitude = held.get("lora_magnitude")
 
     @classmethod
-    def add(cls, layer: Layer, form: Form, mask: Tensor | None = None, name: str = "") -> LowRankUpdate:
+    def add(
+        cls, layer: Layer, form: Form, mask: Tensor | None = None, name: str = "", origin: Origin | None = None
+    ) -> LowRankUpdate:
         """Gives the layer called `name` an update with the factors `lora_a` and `lora_b`, parameters of its own.
 
-        A starts Kaiming-uniform and B at zero, so that the layer computes what it did.
+        A starts Kaiming-uniform and B at zero, or both as `origin` = (A0, B0) and count from there: either way the
+        layer computes what it did.
 
         Raises:
             Refusal: it has an attribute of one of our names already.
         """
         refuse_taken_names(layer, (*FLAT, "plain_class"), name)
         weight: Any = layer.weight
-        rows, columns, high = len(weight), weight[0].numel(), 1
-        if form.kernel_rows:
-            assert isinstance(layer, nn.Conv2d)
-            high = layer.kernel_size[0]
-            columns = layer.in_channels * layer.kernel_size[1]
-        low = nn.Parameter(weight.new_empty(form.rank * high, columns))
-        nn.init.kaiming_uniform_(low, a=math.sqrt(5))
-        layer.lora_a, layer.lora_b = low, nn.Parameter(weight.new_zeros(rows * high, form.rank * high))
+        (rows, columns), rank = matrix_shape(layer, form.kernel_rows), inner_rank(layer, form.rank, form.kernel_rows)
+        if origin is None:
+            low, high = weight.new_empty(rank, columns), weight.new_zeros(rows, rank)
+            nn.init.kaiming_uniform_(low, a=math.sqrt(5))
+        else:
+            low, high = (t.to(weight.device, weight.dtype, copy=True) for t in origin)
+            layer.register_buffer("lora_a0", low.clone(), persistent=False)
+            layer.register_buffer("lora_b0", high.clone(), persistent=False)
+        layer.lora_a, layer.lora_b = nn.Parameter(low), nn.Parameter(high)
+        if form.magnitude:
+            layer.lora_magnitude = nn.Parameter(row_lengths(weight))
         layer.__dict__["lora_form"] = form
         if mask is not None:
             layer.register_buffer("lora_mask", mask, persistent=False)
@@ -142,23 +168,34 @@ class LowRankUpdate:
         return torch.block_diag(*(self.b[blocks.index(i)] if i in blocks else empty for i in range(of)))
 
     def delta(self) -> Tensor:
+        """What the weight has become less W, in W's shape: ΔW where rows have no lengths of their own."""
+        return self._sum() if self.magnitude is None else self.weight() - self.frozen
+
+    def _sum(self) -> Tensor:
         """ΔW, in W's shape."""
-        delta = (self.b_of_all_rows() @ self.a).view(self.frozen.shape)
+        delta = change(self.a, self.b_of_all_rows(), self.origin).view(self.frozen.shape)
         if self.form.scale != 1:
             delta = self.form.scale * delta
         return delta if self.mask is None else delta * self.mask
 
     def weight(self) -> Tensor:
-        """W + ΔW, in W's shape."""
+        """W + ΔW, its rows at their lengths, in W's shape."""
         if self.form.fused and self.mask is None:
-            return updated(self.frozen, self.a, self.b, self.form.scale)
-        return self.frozen + self.delta()
+            whole = updated(self.frozen, self.a, self.b, self.form.scale, self.origin)
+        else:
+            whole = self.frozen + self._sum()
+        return whole if self.magnitude is None else with_lengths(whole, self.magnitude)
 
     def branch(self, x: Tensor) -> Tensor:
-        """What ΔW adds to the layer's output for the input x, in the output's shape."""
+        """What the update adds to the layer's output for the input x, in the output's shape."""
         form, layer = self.form, self.layer
         if form.dropout:
             x = F.dropout(x, form.dropout, layer.training)
+        of_weight = form.kernel_rows or self.magnitude is not None or self.origin is not None or self.mask is not None
+        if of_weight:
+            whole = self.delta()
+            y = F.linear(x, whole) if isinstance(layer, nn.Linear) else layer._conv_forward(x, whole, None)
+            return drop_path(y, form.drop_path, layer.training)
         high = self.b_of_all_rows()
         if form.scale != 1:
             high = form.scale * high
@@ -197,6 +234,20 @@ def updates(net: nn.Module) -> Iterator[LowRankUpdate]:
     for module in list(net.modules()):
         if has_update(module):
             yield LowRankUpdate(module)
+
+
+def matrix_shape(layer: Layer, kernel_rows: bool) -> tuple[int, int]:
+    """The rows and columns of the matrix that an update of the layer is a product of (`Form.kernel_rows`)."""
+    weight: Any = layer.weight
+    if not kernel_rows:
+        return len(weight), weight[0].numel()
+    assert isinstance(layer, nn.Conv2d)
+    return len(weight) * layer.kernel_size[0], layer.in_channels * layer.kernel_size[1]
+
+
+def inner_rank(layer: Layer, rank: int, kernel_rows: bool) -> int:
+    """The rows of A and columns of B: the rank, of a convolution with `kernel_rows` times the kernel's height."""
+    return rank * layer.kernel_size[0] if kernel_rows and isinstance(layer, nn.Conv2d) else rank
 
 
 def input_path_fits(layer: nn.Module) -> bool:
@@ -251,7 +302,8 @@ def _linear_of_updated(self: Any, x: Tensor) -> Tensor:
     if not torch.is_grad_enabled():
         return F.linear(x, self.weight, self.bias)
     update = LowRankUpdate(self)
-    return LinearOfUpdated.apply(x, update.a, update.b, self.bias, update.frozen, update.form.scale)
+    told = update.frozen, update.form.scale, update.magnitude, update.origin
+    return LinearOfUpdated.apply(x, update.a, update.b, self.bias, *told)
 
 
 def _conv_of_updated(self: Any, x: Tensor) -> Tensor:

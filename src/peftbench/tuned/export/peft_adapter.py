@@ -13,6 +13,7 @@ from peftbench import backbones
 from peftbench.backbones.weight_reads import layers_read
 from peftbench.common.errors import Refusal
 from peftbench.deltas import peft_adapter
+from peftbench.methods.shared.peft_adapters import as_adapter
 from peftbench.tuned.export.graph import Sample
 from peftbench.tuned.finished_run import FinishedRun
 from peftbench.tuned.load import load
@@ -74,7 +75,8 @@ def to_adapter(
             f"format=safetensors holds the merged weights."
         )
     metadata = {**told, "create": json.dumps(arguments)}
-    peft_adapter.write_adapter(folder, run.tensors, spec.method.options, name, backbone.classifiers, metadata)
+    form, tensors = as_adapter(run.method, run.plan, run.tensors)
+    peft_adapter.write_adapter(folder, tensors, form, name, backbone.classifiers, metadata)
     again = load(run, merge=False, weights=weights, adapter=folder)
     return sample.difference(lambda images: again((images * 255).round().to(torch.uint8)), "format=peft")
 
