@@ -176,7 +176,8 @@ def test_a_method_is_one_file_and_each_of_its_published_names_one_yaml():
 
 
 # Outside methods/ nothing asks for a method by name or class. `lora` is also the kind of a layer of SPT's plan, `mlp`
-# that of a backbone's layer, `adapter` also a format of export, `rslora` an option of PETAH, and the published numbers are a table of methods.
+# that of a backbone's layer, `adapter` a format of export, `rslora` an option of PETAH, and the published numbers are a
+# table of methods.
 METHODS, OPTIMIZERS = (set(names(group, [CONFIGS])) for group in ("method", "optimizer"))
 NAMES_A_METHOD = {"results/layers.py": {"lora"}, "backbones/layers.py": {"mlp"}, "results/published.py": METHODS}
 NAMES_A_METHOD |= {"config/first_keys.py": {"rslora"}}
