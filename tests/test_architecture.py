@@ -179,7 +179,12 @@ def test_a_method_is_one_file_and_each_of_its_published_names_one_yaml():
 # that of a backbone's layer, `adapter` a format of export, `rslora` an option of PETAH, and the published numbers are a
 # table of methods.
 METHODS, OPTIMIZERS = (set(names(group, [CONFIGS])) for group in ("method", "optimizer"))
-NAMES_A_METHOD = {"results/layers.py": {"lora"}, "backbones/layers.py": {"mlp"}, "results/published.py": METHODS}
+NAMES_A_METHOD = {
+    "results/layers.py": {"lora"},
+    "backbones/layers.py": {"mlp"},
+    "backbones/facts.py": {"mlp"},
+    "results/published.py": METHODS,
+}
 NAMES_A_METHOD |= {"config/first_keys.py": {"rslora"}}
 NAMES_A_METHOD |= {path: {"adapter"} for path in ("cli/predict.py", "tuned/run_folder.py")}
 

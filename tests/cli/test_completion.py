@@ -37,8 +37,8 @@ def offered(capsys, monkeypatch, tmp_path):
     [
         (["pre"], {"predict"}),
         (["met"], {"method=", "method."}),
-        (["method=lo"], {"method=lora", "method=losa"}),
-        (["method=lora,lo"], {"method=lora,lora", "method=lora,losa"}),
+        (["method=los"], {"method=losa"}),
+        (["method=lora,lo"], {f"method=lora,{n}" for n in ("logreg", "lora", "lora_plus", "losa")}),
         (["data=vtab/ci"], {"data=vtab/cifar"}),
         (["-m", "experiment=vt"], {"experiment=vtab1k"}),
         (["hydra/swee"], {"hydra/sweeper="}),
@@ -74,7 +74,7 @@ def offered(capsys, monkeypatch, tmp_path):
         (["data", "prepare", "vtab/cif"], {"vtab/cifar"}),
         (["data", "convert", "v"], {"voc"}),
         (["data", "check", "stage="], {"stage=fit", "stage=tune", "stage=final"}),
-        (["plan", "method=lor"], {"method=lora"}),
+        (["plan", "method=lor"], {"method=lora", "method=lora_plus"}),
         (["plan", "--j"], {"--json"}),
         (["completion", ""], {"bash", "zsh", "fish"}),
         (["help", "qq"], set()),
@@ -182,9 +182,9 @@ printf '%s\\n' "${{COMPREPLY[@]-}}"
     ("words", "line", "expected"),
     [
         (["pred"], "peftbench pred", ["predict"]),
-        (["method", "=", "lo"], "peftbench method=lo", ["lora", "losa"]),
+        (["method", "=", "lor"], "peftbench method=lor", ["lora", "lora_plus"]),
         (["hydra/sweeper", "="], "peftbench hydra/sweeper=", ["optuna"]),
-        (["-m", "method", "=", "full,lo"], "peftbench  -m method=full,lo", ["full,lora", "full,losa"]),
+        (["-m", "method", "=", "full,lor"], "peftbench  -m method=full,lor", ["full,lora", "full,lora_plus"]),
         (["method", "=", "losa", "method.tap_l"], "peftbench method=losa method.tap_l", ["method.tap_last="]),
         (["report", "--format", "=", "h"], "peftbench report --format=h", ["html"]),
         (["report", "--format", "h"], "peftbench report --format h", ["html"]),
@@ -216,17 +216,17 @@ def test_zsh_completes(program, tmp_path):
     script = """compadd() { [[ $1 == -S ]] && shift 2; shift; print -rl -- "$@" }
 compdef() { : }
 eval "$(peftbench completion zsh)"
-words=(peftbench method=lo); CURRENT=2
+words=(peftbench method=lor); CURRENT=2
 _peftbench
 words=(peftbench met); CURRENT=2
 _peftbench
 """
-    assert shell(program, "zsh", script, tmp_path).split() == ["method=lora", "method=losa", "method.", "method="]
+    assert shell(program, "zsh", script, tmp_path).split() == ["method=lora", "method=lora_plus", "method.", "method="]
 
 
 def test_fish_completes(program, tmp_path):
-    script = "peftbench completion fish | source; complete -C 'peftbench method=lo'"
-    assert shell(program, "fish", script, tmp_path).split() == ["method=lora", "method=losa"]
+    script = "peftbench completion fish | source; complete -C 'peftbench method=lor'"
+    assert shell(program, "fish", script, tmp_path).split() == ["method=lora", "method=lora_plus"]
 
 
 @pytest.mark.parametrize("name", ["bash", "zsh", "fish"])

@@ -13,6 +13,7 @@ from peftbench import config, deltas
 from peftbench.common.errors import Refusal
 from peftbench.common.notes import note
 from peftbench.config import Config
+from peftbench.config.declared_fields import declared
 from peftbench.methods.base import Method, Plan
 from peftbench.results import Record
 from peftbench.runs.build import instantiate
@@ -77,7 +78,10 @@ def open_run(folder: str | Path, config_dir: str | Path | None = None) -> Finish
 def _refuse_edited_config(file: Path, metadata: Mapping[str, str], spec: Config) -> None:
     """Raises Refusal where the run's config says another thing than the delta that was made with it."""
     place = file.parent / CONFIG
-    theirs = {"name": metadata["method"], **json.loads(metadata["options"])}
+    # An option that came later had its default when there was none.
+    later = {key: default for key, (_, default) in declared(spec.method.path, "method.path").items()}
+    later = json.loads(json.dumps(later))  # tuples are lists there
+    theirs = {**later, "name": metadata["method"], **json.loads(metadata["options"])}
     ours = {"name": spec.method.name, **spec.method.options}
     for key in {**theirs, **ours}:
         a, b = theirs.get(key, "nothing"), ours.get(key, "nothing")
