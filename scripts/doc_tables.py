@@ -43,8 +43,8 @@ def methods() -> str:
         kind, known = given["path"], declared(given["path"], "path")
         told = {n: value for n, value in given.items() if not str(value).startswith("${")}  # else it is another key's
         options = [f"`{n}={_plain(told.get(n, default))}`" for n, (_, default) in known.items()]
-        counts = [_count(name, backbone) for backbone in BACKBONES]
-        cells = [f"[`{name}`](methods/{name}.md)", describe(path), *counts, " ".join(options), _paper(path, kind)]
+        counts = [count(name, backbone) for backbone in BACKBONES]
+        cells = [f"[`{name}`](methods/{name}.md)", describe(path), *counts, " ".join(options), paper(path, kind)]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 
@@ -58,7 +58,7 @@ def _plain(value: Any) -> str:
     return f"[{','.join(map(str, value))}]" if isinstance(value, list | tuple) else str(value)
 
 
-def _count(method: str, backbone: str) -> str:
+def count(method: str, backbone: str) -> str:
     """The method's own parameters at its defaults, as `peftbench.count_parameters`, with each backbone built once."""
     import peftbench
     from peftbench.methods.base import Plan
@@ -88,14 +88,14 @@ def _on_meta(backbone: str) -> Any:
     return backbones.build_on_meta(peftbench.compose(f"backbone={backbone}").backbone, None)
 
 
-def _paper(yaml: Path, kind: str) -> str:
+def paper(yaml: Path, kind: str) -> str:
     """The paper that the YAML names in a line `# paper: …`, or else the class's module in parentheses, as a link."""
     mark = "# paper: "
     lines = yaml.read_text(encoding="utf-8").splitlines()
     told = next((f"({line.removeprefix(mark)})" for line in lines if line.startswith(mark)), None)
     told = told or importlib.import_module(kind.rpartition(".")[0]).__doc__ or ""
-    paper = re.search(r"\(([^()]*?)(?:,\s+)?arXiv\s+(\d{4}\.\d{5})\)", told)
-    return f"[{paper[1] or f'arXiv {paper[2]}'}](https://arxiv.org/abs/{paper[2]})" if paper else ""
+    found = re.search(r"\(([^()]*?)(?:,\s+)?arXiv\s+(\d{4}\.\d{5})\)", told)
+    return f"[{found[1] or f'arXiv {found[2]}'}](https://arxiv.org/abs/{found[2]})" if found else ""
 
 
 class Key(typing.NamedTuple):

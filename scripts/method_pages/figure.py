@@ -30,7 +30,7 @@ class Row(NamedTuple):
 
 
 def figure(method: str) -> str | None:
-    """An SVG of the backbone, what trains of it filled, what was added named; None where it refuses this backbone."""
+    """An SVG: what trains filled, what was added named; None where it refuses the backbone, or decides by data."""
     config = peftbench.compose(f"method={method}", f"backbone={BACKBONE}")
     built = instantiate(config.method)
     try:
@@ -38,7 +38,10 @@ def figure(method: str) -> str | None:
     except peftbench.Refusal:
         return None
     plain = {name for name, _ in backbone.net.named_parameters()}
-    side = built.adapt(backbone, Plan())
+    try:
+        side = built.adapt(backbone, Plan())
+    except peftbench.UserError:  # a look at the data decides what trains
+        return None
     trained = {n: p for n, p in backbone.net.named_parameters() if p.requires_grad}
     rows: list[Row | list[Row] | str] = [_row("patch_embed", trained, plain), _row("tokens", _tokens(trained), plain)]
     count = len(backbone.net.blocks)

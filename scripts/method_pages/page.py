@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from doc_tables import count, paper
 from figure import figure
 
 import peftbench
 from peftbench.common.config_files import describe, names
 from peftbench.config import CONFIGS
 from peftbench.config.declared_fields import declared
+from peftbench.runs.build import instantiate
+from peftbench.runs.compatibility import refuse_incompatible
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "methods"
 SECTIONS = ("Source", "Equation", "Place", "Cost", "Avoid when")
@@ -36,22 +39,24 @@ def pages() -> dict[str, str]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         kind = content.get("method", content)
         module, _, cls = kind["path"].rpartition(".")
-        made |= page(name, describe(path), getattr(importlib.import_module(module), cls), kind)
+        made |= page(name, path, getattr(importlib.import_module(module), cls), kind)
     return made
 
 
-def page(name: str, is_what: str, cls: Any, options: dict[str, Any]) -> dict[str, str]:
+def page(name: str, yaml_file: Path, cls: Any, options: dict[str, Any]) -> dict[str, str]:
     """The page of one method, and its figure where it has one."""
-    told = sections(cls)
-    lines = [f"# {name}", "", f"{is_what}.", "", f"    peftbench method={name} backbone=vit_b data=vtab/cifar", ""]
-    drawn = None if cls.plans else figure(name)
+    told = sections(cls) | sections_of_yaml(yaml_file)
+    source = paper(yaml_file, options["path"])
+    about = f"{describe(yaml_file)}{f' ({source})' if source else ''}."
+    lines = [f"# {name}", "", about, "", f"    peftbench method={name} backbone=vit_b data=vtab/cifar", ""]
+    drawn = figure(name)
     if drawn is not None:
         lines += [f"![Where {name} sits](figures/{name}.svg)", ""]
     for section in SECTIONS:
         lines += [f"**{section}:** {told[section]}", ""]
     lines += ["## Parameters", "", "The method's own, at its defaults; the head is counted apart.", ""]
     lines += ["| backbone | parameters |", "|---|--:|"]
-    lines += [f"| {label} | {_count(name, cls, backbone)} |" for backbone, label in BACKBONES.items()]
+    lines += [f"| {label} | {_count(name, backbone)} |" for backbone, label in BACKBONES.items()]
     fields = declared(options["path"], "path")
     if fields:
         chosen = {key: options.get(key, default) for key, (_, default) in fields.items()}
@@ -72,20 +77,36 @@ def sections(cls: Any) -> dict[str, str]:
     told: dict[str, str] = {}
     for kind in cls.__mro__:
         text = inspect.cleandoc(kind.__dict__.get("__doc__") or "")
-        for paragraph in re.split(rf"\n\s*\n|\n(?=(?:{'|'.join(SECTIONS)}):)", text):
+        here: dict[str, list[str]] = {}
+        last = ""
+        for paragraph in re.split(rf"\n[ ]*\n|\n(?=(?:{'|'.join(SECTIONS)}):)", text):
             section, colon, words = paragraph.partition(":")
             if colon and section in SECTIONS:
-                told.setdefault(section, " ".join(words.split()))
+                last = section
+                here[last] = [" ".join(words.split())]
+            elif last and paragraph.startswith("    "):  # a formula that belongs to it
+                here[last].append(paragraph)
+            else:
+                last = ""
+        for section, paragraphs in here.items():
+            told.setdefault(section, "\n\n".join(paragraphs))
     if lacking := [section for section in SECTIONS if section not in told]:
         raise ValueError(f"{cls.__name__}: its docstring does not say {', '.join(lacking)}.")
     return told
 
 
-def _count(method: str, cls: Any, backbone: str) -> str:
-    if cls.plans:
-        return "decided by data"
+def sections_of_yaml(file: Path) -> dict[str, str]:
+    """What the YAML of a published name says in the place of its class, in lines `# Cost: …` at its head."""
+    lines = re.findall(rf"^# ({'|'.join(SECTIONS)}): (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+    return dict(lines)
+
+
+def _count(method: str, backbone: str) -> str:
     try:
-        return f"{peftbench.count_parameters(method, backbone):,}"
+        refuse_incompatible(
+            composed := peftbench.compose(f"method={method}", f"backbone={backbone}"), instantiate(composed.method)
+        )
+        return count(method, backbone)
     except peftbench.Refusal as refusal:
         return f"refused: {str(refusal).partition(': ')[2]}".replace("|", "\\|")
 

@@ -16,6 +16,7 @@ FOLDER = ROOT / "scripts" / "method_pages"
 
 @pytest.fixture
 def page(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER.parent))
     monkeypatch.syspath_prepend(str(FOLDER))
     yield importlib.import_module("page")
     for name in ("page", "figure"):

@@ -25,8 +25,8 @@ class VPT(Method):
         where the paper's nets have one class token; AdamW instead of SGD; drop-path follows `backbone.drop_path`.
 
     Equation:
-        deep:      [c_l ; _ ; x_l] = block_l([c_{l-1} ; P_l ; x_{l-1}]),  P_l (p, d) for l = 1 … L
-        shallow:   [c_l ; z_l ; x_l] = block_l([c_{l-1} ; z_{l-1} ; x_{l-1}]),  z_0 = P (p, d)
+        deep:      [c_l ; _ ; x_l] = block_l([c_{l-1} ; P_l ; x_{l-1}]),  P_l (p, d) for l = 1 … L;
+        shallow:   [c_l ; z_l ; x_l] = block_l([c_{l-1} ; z_{l-1} ; x_{l-1}]),  z_0 = P (p, d);
         with prefix tokens c and patches x. Prompts start uniform in ±√(6 / (3 P² + d)), P the side of a patch.
 
     Place:
