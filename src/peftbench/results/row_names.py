@@ -85,7 +85,9 @@ def plain_setting(key: str, value: str) -> str:
 
 def _plain(value: str) -> str:
     content = json.loads(value)
-    return f"{content:g}" if isinstance(content, float) else str(content)
+    if isinstance(content, float):
+        return f"{content:g}"
+    return value if content is None or isinstance(content, bool) else str(content)  # null, true, false
 
 
 def _name(method: str, parts: Mapping[str, str], whole: Mapping[str, str]) -> str:
