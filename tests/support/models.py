@@ -10,8 +10,8 @@ from support.batches import batch
 
 
 def adapted_model(method, family, *words, classes=3):
-    """The model of three classes on a backbone of `SMALL`; `model.method` is the method."""
-    backbone = with_weights(SMALL[family], 32)
+    """The model of three classes on a backbone, one of `SMALL` or any; `model.method` is the method."""
+    backbone = with_weights(SMALL[family] if isinstance(family, str) else family, 32)
     built = method_of(method, *words)
     built.check(backbone)
     model = Model(backbone, Classification(backbone, ["x"] * classes))

@@ -25,12 +25,17 @@ FORMS = {
     "of a convolution": (lambda: nn.Conv2d(6, 4, 3), Form(2, 0.5, "read", kernel_rows=True), (3, 6, 7, 7)),
 }
 
+ADDED = (("adapter",), ("spt_lora",), ("repadapter", "backbone=vit_nano"), ("fact", "backbone=vit_nano"))
+
 
 def trained(name="lora", family="vit", *words):
     """A model whose updates are away from their start."""
     model = adapted_model(name, family, *words)
     for update in updates(model.backbone.net):
         update.b.data += 0.05 * torch.randn(update.b.shape)
+    for name, added in model.trainable():
+        if name.endswith((".up", ".up_bias")):
+            added.data += 0.05 * torch.randn(added.shape)
     return model.train()
 
 
@@ -102,17 +107,30 @@ def test_without_noise_the_loss_is_the_plain_one():
     torch.testing.assert_close(pace.loss(batch(), 0, 1, 2), plain)
 
 
-@pytest.mark.parametrize("family", ["vit", pytest.param("cnn", marks=pytest.mark.slow)])
-def test_the_penalty_is_of_two_draws_seeded_by_their_place_and_trains_every_factor(family):
-    model = trained(family=family)
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        ("lora", "vit"),
+        ("adapter", "vit"),
+        pytest.param("lora", "cnn", marks=pytest.mark.slow),
+        pytest.param("adapter", "hybrid", marks=pytest.mark.slow),
+        *(pytest.param(n, "vit", marks=pytest.mark.slow) for n in ("mona", "convpass", "repadapter", "spt_adapter")),
+    ],
+)
+def test_the_penalty_is_of_two_draws_seeded_by_their_place_and_trains_every_factor(name, family):
+    model = trained(name, family)
     losses = {}
     for weight in (1, 3):
         pace = Consistency(model, model.method, spec(f"trainer.consistency={weight}"))
-        losses[weight] = [pace.loss(batch(), 0, *place) for place in ((1, 2), (1, 2), (1, 3))]
+        losses[weight] = []
+        for place in ((1, 2), (1, 2), (1, 3)):
+            torch.manual_seed(0)  # of masks
+            losses[weight].append(pace.loss(batch(), 0, *place))
     same_place, again, other = losses[1]
     assert same_place == again != other
     first = 1.5 * losses[1][0] - 0.5 * losses[3][0]  # of the first pass: noise is on
     assert losses[3][0] > losses[1][0] > first
+    torch.manual_seed(0)
     assert first.item() != pytest.approx(model.loss(batch()).item(), rel=1e-6)
     model.zero_grad()
     other.backward()
@@ -154,7 +172,14 @@ def test_every_nth_step_takes_half_a_batch_twice_and_keeps_no_more_than_a_whole_
             ["method=losa", "trainer.consistency=0.1"],
             r"trainer\.consistency=0\.1: method=losa stands beside the frozen",
         ),
-        (["method=full", "trainer.consistency=0.1"], r"method=full adds nothing beside a layer that noise could scale"),
+        (
+            ["method=full", "trainer.consistency=0.1"],
+            r"method=full adds nothing beside a layer that noise could scale; take method=lora or adapter, or leave",
+        ),
+        *(
+            pytest.param([f"method={m}", "trainer.consistency=0.1"], f"method={m} adds nothing", marks=pytest.mark.slow)
+            for m in ("vpt", "bitfit", "ssf", "gps", "partial", "spt_sparse", "dtl")
+        ),
         (["method=pace", "trainer.compile=true"], r"trainer\.compile=true computes again, or has compiled"),
         (["method=pace", "trainer.grad_checkpointing=true"], r"trainer\.grad_checkpointing=true computes again"),
         (["method=pace", "trainer=fsdp"], r"in two parts, which trainer=fsdp has not; use trainer=ddp"),
@@ -182,6 +207,10 @@ def test_what_it_is_refused_over(words, told):
     "words",
     [
         ["method=pace", "trainer.consistency_every=2"],
+        *(
+            pytest.param([f"method={m}", "trainer.consistency=0.5", *words], marks=pytest.mark.slow)
+            for m, *words in ADDED
+        ),
         pytest.param(["method=petah", "pruning=none", "trainer.consistency=0.5"], marks=pytest.mark.slow),
         pytest.param(["method=dora", "trainer.consistency=0.5", "trainer.micro_batch=7"], marks=pytest.mark.slow),
     ],

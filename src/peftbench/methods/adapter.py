@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -13,8 +14,8 @@ from torch.nn import functional as F
 from peftbench.backbones import Backbone, Block
 from peftbench.common.errors import Refusal, UserError
 from peftbench.config.bounds import Positive, Share
-from peftbench.methods.base import Method, Plan, freeze
-from peftbench.methods.shared.block_branches import Read, add_behind, add_to_middle, add_to_output
+from peftbench.methods.base import Branch, Method, Plan, freeze
+from peftbench.methods.shared.block_branches import Read, add_behind, add_to_middle, add_to_output, branches_on_blocks
 from peftbench.methods.shared.low_rank_update import drop_path
 
 _NORMS = ("norm1", "norm2")
@@ -42,6 +43,7 @@ class Adapter(Method):
     """
 
     keeps_weights: ClassVar[bool] = True
+    branched: ClassVar[bool] = True
 
     rank: Positive = 8
     position: Literal["parallel", "post", "pre", "intermediate", "houlsby"] = "parallel"
@@ -98,6 +100,9 @@ class Adapter(Method):
             else:
                 read: Read = "middle" if self.position == "parallel" and block.has_middle else "output"
                 add_behind(net, block, Bottleneck(self, block, like), read)
+
+    def branches(self, backbone: Backbone) -> Sequence[Branch]:
+        return branches_on_blocks(backbone)
 
 
 class Bottleneck(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from peftbench.backbones import Backbone, Block
 from peftbench.common.errors import Refusal, UserError
 from peftbench.config.bounds import Positive, Share
-from peftbench.methods.base import Method, Plan, freeze
-from peftbench.methods.shared.block_branches import add_behind, add_to_middle
+from peftbench.methods.base import Branch, Method, Plan, freeze
+from peftbench.methods.shared.block_branches import add_behind, add_to_middle, branches_on_blocks
 from peftbench.methods.shared.low_rank_update import drop_path
 from peftbench.methods.shared.spatial_branch import at_centre, over_positions, refuse_without_grid
 
@@ -41,6 +41,7 @@ class Convpass(Method):
 
     identity_start: ClassVar[bool] = True
     keeps_weights: ClassVar[bool] = True
+    branched: ClassVar[bool] = True
 
     rank: Positive = 8
     scale: float = 1.0
@@ -87,6 +88,9 @@ class Convpass(Method):
             add_to_middle(net, block, ConvBottleneck(self, block, drops[0], like), "first")
             if self.layers == "all":
                 add_behind(net, block, ConvBottleneck(self, block, drops[1], like), "second")
+
+    def branches(self, backbone: Backbone) -> Sequence[Branch]:
+        return branches_on_blocks(backbone)
 
     def _chosen(self, backbone: Backbone) -> list[Block]:
         return [block for block in backbone.facts.blocks if block.has_middle or block.layout != "NLC"]

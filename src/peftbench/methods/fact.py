@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -14,7 +15,8 @@ from peftbench.backbones import Backbone
 from peftbench.backbones.coded_weights import own_weight
 from peftbench.common.errors import Refusal, UserError
 from peftbench.config.bounds import Positive, Share
-from peftbench.methods.base import Method, Plan, freeze
+from peftbench.methods.base import Branch, Method, Plan, freeze
+from peftbench.methods.shared.branches import Gain, PartOf
 from peftbench.methods.shared.folding import Folded, layer_class, refuse_taken_names
 from peftbench.methods.shared.low_rank_update import input_path_fits
 
@@ -47,6 +49,7 @@ class FacT(Method):
     foldable: ClassVar[bool] = True
     identity_start: ClassVar[bool] = True
     keeps_weights: ClassVar[bool] = True
+    branched: ClassVar[bool] = True
     merges: ClassVar[tuple[str, ...]] = ("unmerged", "dense")
 
     form: Literal["tt", "tk"] = "tt"
@@ -79,6 +82,10 @@ class FacT(Method):
         for name, layer in layers.items():
             form = Form(shared, self.rank, *_tiles(layer, width), self.scale, self.dropout)
             _add(layer, form, tiles, name)
+
+    def branches(self, backbone: Backbone) -> Sequence[Branch]:
+        """ΔW x of each layer that has an update."""
+        return [PartOf(n, m, _in_two_parts) for n, m in backbone.net.named_modules() if "fact_form" in m.__dict__]
 
     def merge(self, backbone: Backbone) -> None:
         if backbone.merging == "unmerged":
@@ -189,3 +196,7 @@ def _add(layer: Any, form: Form, tiles: int, name: str) -> None:
 
 def _beside(self: Any, x: Tensor) -> Tensor:
     return F.linear(x, own_weight(self), self.bias) + self.fact_form.branch(x, self.fact_part, self.training)
+
+
+def _in_two_parts(self: Any, gain: Gain, x: Tensor) -> Tensor:
+    return F.linear(x, own_weight(self), self.bias) + gain(self.fact_form.branch(x, self.fact_part, self.training))

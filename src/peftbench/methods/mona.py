@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -11,8 +12,8 @@ from torch.nn import functional as F
 from peftbench.backbones import Backbone, Block
 from peftbench.common.errors import Refusal, UserError
 from peftbench.config.bounds import Positive, Share
-from peftbench.methods.base import Method, Plan, freeze
-from peftbench.methods.shared.block_branches import add_behind, add_to_middle
+from peftbench.methods.base import Branch, Method, Plan, freeze
+from peftbench.methods.shared.block_branches import add_behind, add_to_middle, branches_on_blocks
 from peftbench.methods.shared.spatial_branch import at_centre, over_positions, refuse_without_grid
 
 _SIZES = (3, 5, 7)
@@ -36,6 +37,7 @@ class Mona(Method):
     """
 
     keeps_weights: ClassVar[bool] = True
+    branched: ClassVar[bool] = True
 
     rank: Positive = 64
     dropout: Share = 0.1
@@ -63,6 +65,9 @@ class Mona(Method):
             if block.has_middle:
                 add_to_middle(backbone.net, block, MonaBranch(self, block, like), "middle")
             add_behind(backbone.net, block, MonaBranch(self, block, like), "output")
+
+    def branches(self, backbone: Backbone) -> Sequence[Branch]:
+        return branches_on_blocks(backbone)
 
 
 class MonaBranch(nn.Module):

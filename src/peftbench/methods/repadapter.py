@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar
@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftbench.backbones import Backbone
+from peftbench.backbones.coded_weights import own_weight
 from peftbench.common.errors import Refusal, UserError
 from peftbench.config.bounds import Positive, Share
-from peftbench.methods.base import Method, Plan, freeze
+from peftbench.methods.base import Branch, Method, Plan, freeze
+from peftbench.methods.shared.branches import Gain, PartOf
 from peftbench.methods.shared.folding import Folded, layer_class, refuse_taken_names
 from peftbench.methods.shared.low_rank_update import input_path_fits
 
@@ -43,6 +45,7 @@ class RepAdapter(Method):
     foldable: ClassVar[bool] = True
     identity_start: ClassVar[bool] = True
     keeps_weights: ClassVar[bool] = True
+    branched: ClassVar[bool] = True
     merges: ClassVar[tuple[str, ...]] = ("unmerged", "dense")
 
     rank: Positive = 8
@@ -90,11 +93,15 @@ class RepAdapter(Method):
             kind: Any = type(layer)
             layer.__class__ = layer_class(kind, "Preceded", (("forward", _preceded),))
 
+    def branches(self, backbone: Backbone) -> Sequence[Branch]:
+        """W A(x) of each layer, by which its output differs from W x + b."""
+        return [PartOf(n, m, _in_two_parts) for n, m in backbone.net.named_modules() if _has_adapter(m)]
+
     def merge(self, backbone: Backbone) -> None:
         if backbone.merging == "unmerged":
             return
         for layer in list(backbone.net.modules()):
-            if isinstance(layer._modules.get(_PART), GroupedBottleneck):
+            if _has_adapter(layer):
                 _merge(layer)
 
     def _matching(self, backbone: Backbone) -> dict[str, nn.Linear]:
@@ -130,11 +137,16 @@ class GroupedBottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """A(x), in the shape of x (…, d)."""
+        return F.linear(self.narrow(x), *self.widening())
+
+    def narrow(self, x: Tensor) -> Tensor:
+        """drop(Wa x + ba), (…, r)."""
         narrow = F.linear(x, self.down, self.down_bias)
-        if self.dropout:
-            narrow = F.dropout(narrow, self.dropout, self.training)
-        bias = None if self.up_bias is None else self.scale * self.up_bias
-        return F.linear(narrow, self.scale * self.dense_up(), bias)
+        return F.dropout(narrow, self.dropout, self.training) if self.dropout else narrow
+
+    def widening(self) -> tuple[Tensor, Tensor | None]:
+        """s Wb (d, r) and s bb (d,), None without biases."""
+        return self.scale * self.dense_up(), None if self.up_bias is None else self.scale * self.up_bias
 
     def dense_up(self) -> Tensor:
         """Wb as a matrix (d, r), zero outside of its blocks: smaller products than one for each block."""
@@ -144,6 +156,19 @@ class GroupedBottleneck(nn.Module):
 def _preceded(self: Any, x: Tensor) -> Tensor:
     y: Tensor = self.plain_class.forward(self, x + self.branch(x))
     return y
+
+
+def _in_two_parts(self: Any, gain: Gain, x: Tensor) -> Tensor:
+    """W x + b and the gain of W A(x). W times s Wb, and times s bb, is formed first, so that products stay thin."""
+    weight, adapter = own_weight(self), self.branch
+    up, bias = adapter.widening()
+    rows = F.linear(up.T if bias is None else torch.cat([up.T, bias[None]]), weight)
+    narrow, rank = adapter.narrow(x), up.shape[1]
+    return F.linear(x, weight, self.bias) + gain(F.linear(narrow, rows[:rank].T, None if bias is None else rows[rank]))
+
+
+def _has_adapter(layer: nn.Module) -> bool:
+    return isinstance(layer._modules.get(_PART), GroupedBottleneck)
 
 
 @torch.no_grad()

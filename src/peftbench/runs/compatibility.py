@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import suppress
 
 import torch
 
@@ -98,12 +99,12 @@ def _refuse_consistency(config: Config, method: Method, backbone: backbones.Back
     if method.side:
         raise Refusal(
             f"{key}: method={name} stands beside the frozen backbone and adds nothing to a layer of it that noise "
-            f"could scale; take method=lora or petah, or leave it out."
+            f"could scale; take method=lora or adapter, or leave it out."
         )
     if not method.branched:
         raise Refusal(
-            f"{key}: method={name} adds nothing beside a layer that noise could scale; take method=lora or petah, or "
-            f"leave it out."
+            f"{key}: method={name} adds nothing beside a layer that noise could scale; take method=lora or adapter, "
+            f"or leave it out."
         )
     if not task_class(config.task).predicts_tensor:
         raise Refusal(
@@ -119,7 +120,7 @@ def _refuse_consistency(config: Config, method: Method, backbone: backbones.Back
     if trainer.strategy == "fsdp":
         raise Refusal(f"{key}: computes with whole layers in two parts, which trainer=fsdp has not; use trainer=ddp.")
     adapted = copy.deepcopy(backbone)
-    with torch.device("meta"):
+    with torch.device("meta"), suppress(UserError):  # where a look at the data decides, `Consistency` asks again
         method.adapt(adapted, Plan())
     method.branches(adapted)
 

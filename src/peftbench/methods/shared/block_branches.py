@@ -18,7 +18,9 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from peftbench.backbones import Block
+from peftbench.backbones import Backbone, Block
+from peftbench.methods.base import Branch
+from peftbench.methods.shared.branches import OutputOf
 from peftbench.methods.shared.folding import layer_class, refuse_taken_names
 
 Read = Literal["output", "middle", "first", "second"]
@@ -87,6 +89,17 @@ def add_behind(net: nn.Module, block: Block, branch: nn.Module, read: Read) -> N
         else:
             norm2 = _norm(net, block, "norm2", stream)
             _derive(norm2, "Shown", _shown_before if read == "middle" else _shown_after)
+
+
+def branches_on_blocks(backbone: Backbone) -> list[Branch]:
+    """All that `add_to_output`, `add_to_middle` and `add_behind` have added to the blocks of a backbone."""
+    found: list[Branch] = []
+    for block in backbone.facts.blocks:
+        axis = 1 if block.layout == "NCHW" else -1
+        for name, module in backbone.net.get_submodule(block.module).named_modules(prefix=block.module):
+            if PART in module._modules and hasattr(type(module), "plain_class"):
+                found.append(OutputOf(name, module.get_submodule(PART), axis))
+    return found
 
 
 def _has_stream(module: nn.Module) -> bool:

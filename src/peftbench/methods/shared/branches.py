@@ -15,6 +15,8 @@ from peftbench.methods.base import Branch
 from peftbench.methods.shared.low_rank_update import LowRankUpdate, has_update
 
 Gain = Callable[[Tensor], Tensor]
+InParts = Callable[[Any, Gain, Tensor], Tensor]
+"""What a layer computes for an input with a gain on its branch."""
 
 
 class OutputOf(Branch):
@@ -31,17 +33,25 @@ class OutputOf(Branch):
         self._handle.remove()
 
 
-class UpdateOf(Branch):
-    """The low-rank update of a layer: whatever its form, the layer then computes in two parts."""
+class PartOf(Branch):
+    """A part of what a linear layer or convolution computes, which is another function of it while it is held."""
 
-    def __init__(self, name: str, layer: Any) -> None:
+    def __init__(self, name: str, layer: Any, in_parts: InParts) -> None:
         self.name, self.layer, self.axis = name, layer, 1 if isinstance(layer, nn.Conv2d) else -1
+        self.in_parts = in_parts
 
     def hold(self, gain: Gain) -> None:
-        self.layer.__dict__["forward"] = partial(_in_two_parts, self.layer, gain)
+        self.layer.__dict__["forward"] = partial(self.in_parts, self.layer, gain)
 
     def release(self) -> None:
         del self.layer.__dict__["forward"]
+
+
+class UpdateOf(PartOf):
+    """The low-rank update of a layer: whatever its form, the layer then computes in two parts."""
+
+    def __init__(self, name: str, layer: Any) -> None:
+        super().__init__(name, layer, _in_two_parts)
 
 
 def update_branches(backbone: Backbone) -> list[Branch]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, ClassVar, Literal
@@ -15,10 +15,10 @@ from torch.nn.modules.batchnorm import _NormBase
 from peftbench.backbones import Backbone
 from peftbench.common.errors import UserError
 from peftbench.config.bounds import AboveZero, AboveZeroOrNull, Positive, Share
-from peftbench.methods.base import Method, Plan, freeze
+from peftbench.methods.base import Branch, Method, Plan, freeze
 from peftbench.methods.shared.low_rank_update import Factors, Form
 from peftbench.methods.spt.budget import Allocation, Structure, allocate, thirds
-from peftbench.methods.spt.parts import Adapter, Sparse, add_parts, forward_of, merge_parts
+from peftbench.methods.spt.parts import Adapter, Sparse, add_parts, forward_of, merge_parts, part_of
 from peftbench.methods.spt.scoring import sensitivity
 
 USUAL = 400_000
@@ -194,6 +194,8 @@ class StructuredSPT(SPT):
         ΔW sparse.
     """
 
+    branched: ClassVar[bool] = True
+
     rank: Positive = 8
     alpha: AboveZero = 10.0
     dropout: Share = 0.1
@@ -207,6 +209,13 @@ class StructuredSPT(SPT):
             if not 0 <= getattr(self, key) < 1:
                 raise UserError(f"method.{key}={getattr(self, key)}: expected at least 0 and below 1.")
         super().check(backbone)
+
+    def branches(self, backbone: Backbone) -> Sequence[Branch]:
+        """The modules of the plan. Its single entries and whole vectors are no branches: layers that have only these
+        compute without noise, and where the plan has no module at all there are none.
+        """
+        parts = (part_of(module, name) for name, module in backbone.net.named_modules())
+        return [part for part in parts if part is not None]
 
     def _structure(self) -> dict[str, Any]:
         return {"rank": self.rank, "alpha": self.alpha}

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from peftbench.common.errors import Refusal
+from peftbench.methods.base import Branch
+from peftbench.methods.shared.branches import Gain, PartOf
 from peftbench.methods.shared.folding import Folded, layer_class, refuse_taken_names
 from peftbench.methods.shared.low_rank_update import LowRankUpdate, drop_path
 
@@ -159,18 +162,18 @@ class Adapter(nn.Module):
         for part in self.down.data:
             nn.init.kaiming_uniform_(part, a=math.sqrt(5))
 
-    def linear(self, y: Tensor) -> Tensor:
-        """y (B, …, O)."""
+    def linear(self, y: Tensor, gain: Gain) -> Tensor:
+        """y (B, …, O), and the gain of what is added, block by block."""
         if self.of == 1:
-            return y + self._kept(self._block(y, 0))
+            return y + gain(self._kept(self._block(y, 0)))
         parts = list(y.chunk(self.of, -1))
         for i, block in enumerate(self.blocks):
-            parts[block] = parts[block] + self._kept(self._block(parts[block], i))
+            parts[block] = parts[block] + gain(self._kept(self._block(parts[block], i)))
         return torch.cat(parts, -1)
 
-    def conv(self, y: Tensor) -> Tensor:
-        """y (B, O, H, W)."""
-        return y + self._kept(self._block(y.movedim(1, -1), 0).movedim(-1, 1))
+    def conv(self, y: Tensor, gain: Gain) -> Tensor:
+        """y (B, O, H, W), and the gain of what is added."""
+        return y + gain(self._kept(self._block(y.movedim(1, -1), 0).movedim(-1, 1)))
 
     def _block(self, y: Tensor, i: int) -> Tensor:
         down, up = self.down_bias.chunk(len(self.blocks))[i], self.up_bias.chunk(len(self.blocks))[i]
@@ -181,8 +184,12 @@ class Adapter(nn.Module):
         return drop_path(branch, self.drop_path, self.training)
 
 
-def linear_forward(self: Any, x: Tensor) -> Tensor:
-    """`forward` of a tuned nn.Linear."""
+def _as_it_is(added: Tensor) -> Tensor:
+    return added
+
+
+def linear_forward(self: Any, x: Tensor, gain: Gain = _as_it_is) -> Tensor:
+    """`forward` of a tuned nn.Linear; `gain` is of what its low-rank update or adapter adds, not of single entries."""
     sparse, lora, adapter = (self._modules.get(n) for n in ("sparse_weight", "lora", "adapter"))
     frozen = self._parameters["weight"]
     if sparse is not None and torch.compiler.is_compiling():  # what is traced for export can patch nothing in place
@@ -192,12 +199,12 @@ def linear_forward(self: Any, x: Tensor) -> Tensor:
     else:
         y = F.linear(x, frozen, self.bias)
     if lora is not None:
-        y = y + LowRankUpdate(self).branch(x)
-    return y if adapter is None else adapter.linear(y)
+        y = y + gain(LowRankUpdate(self).branch(x))
+    return y if adapter is None else adapter.linear(y, gain)
 
 
-def conv_forward(self: Any, x: Tensor) -> Tensor:
-    """`forward` of a tuned nn.Conv2d."""
+def conv_forward(self: Any, x: Tensor, gain: Gain = _as_it_is) -> Tensor:
+    """`forward` of a tuned nn.Conv2d; `gain` as there."""
     sparse, lora, adapter = (self._modules.get(n) for n in ("sparse_weight", "lora", "adapter"))
     frozen = self._parameters["weight"]
     if sparse is not None and torch.compiler.is_compiling():
@@ -208,8 +215,8 @@ def conv_forward(self: Any, x: Tensor) -> Tensor:
     else:
         y = F.conv2d(x, frozen, self.bias, self.stride, self.padding, self.dilation, self.groups)
     if lora is not None:
-        y = y + LowRankUpdate(self).branch(x)
-    return y if adapter is None else adapter.conv(y)
+        y = y + gain(LowRankUpdate(self).branch(x))
+    return y if adapter is None else adapter.conv(y, gain)
 
 
 def forward_of(module: nn.Module) -> Callable[..., Tensor] | None:
@@ -241,6 +248,27 @@ def add_parts(layer: nn.Module, parts: dict[str, nn.Module], called: bool, name:
         members.append(("forward", forward))
     kind: Any = type(layer)
     layer.__class__ = layer_class(kind, "Tuned", tuple(members))
+
+
+def part_of(layer: Any, name: str) -> Branch | None:
+    """The branch of the layer called `name`: its low-rank update, or its adapter; None where it has neither.
+
+    Raises:
+        Refusal: its own forward reads the weight with the update, so that nothing stands beside it.
+    """
+    if not {"lora", "adapter"} & layer._modules.keys() or not hasattr(type(layer), "updated_parameters"):
+        return None
+    if type(layer).forward not in (linear_forward, conv_forward):
+        raise Refusal(
+            f"trainer.consistency: {name} is read instead of called, or computes with its weight in a way of its own, "
+            f"so that its update is no branch that noise could scale; take method=spt_adapter, or leave it out."
+        )
+    return PartOf(name, layer, _in_two_parts)
+
+
+def _in_two_parts(layer: Any, gain: Gain, x: Tensor) -> Tensor:
+    y: Tensor = type(layer).forward(layer, x, gain)
+    return y
 
 
 @torch.no_grad()
