@@ -14,6 +14,7 @@ from support.finished_runs import pictures, records_in, same
 from support.runs import SMALL, learned
 from support.stops import interrupted_and_undisturbed
 
+LN = ["partial", "method.preset=ln"]
 ALONE = [
     ["dtl"],
     ["dtl_plus"],
