@@ -52,6 +52,63 @@ def test_a_set_without_faults_is_counted_and_what_is_rare_or_missing_is_noted(da
     )
 
 
+def labelled(root: Path, header: str, *rows: str) -> tuple[str, ...]:
+    """A CSV of rows, each with an image of its own; the words that read it."""
+    root.mkdir()
+    for at in range(len(rows)):
+        scene(100 + at).save(root / f"{at}.png")
+    (root / "of.csv").write_text("\n".join([f"path,{header}", *(f"{at}.png,{row}" for at, row in enumerate(rows))]))
+    return "data=folder", f"data.root={root}", "data.labels=of.csv", "data.val_fraction=0"
+
+
+def test_several_labels_are_counted_by_their_names(data, tmp_path):
+    rows = [f"{int(at < 11)},{int(at == 3)},0,train" for at in range(12)]
+    words = labelled(tmp_path / "set", "cat,dog,owl,split", *rows, "1,1,0,test", "1,0,1,test")
+    status, told, problem = data("check", *words, "task=multilabel", "data.label_columns=[cat,dog,owl]")
+    assert (status, problem, told.splitlines()) == (
+        0,
+        "",
+        [
+            "set:",
+            "train: 12 images, 2 labels: cat (11), dog (1); 1 has none",
+            "test: 2 images, 3 labels: cat (2), dog (1), owl (1)",
+            "note: 1 label without training images: owl",
+            "note: to train on, cat has 11 and dog 1, 11 times as many",
+        ],
+    )
+
+
+def test_of_numbers_the_least_the_most_and_the_mean_are_told_and_no_imbalance(data, tmp_path):
+    rows = [f"{100 * (at == 0)},{at / 2},train" for at in range(12)]
+    words = labelled(tmp_path / "set", "age,height,split", *rows, "1,-2.5,test", "2,2.5,test")
+    scene(100).resize((40, 40)).save(tmp_path / "set" / "12.png")
+    status, told, problem = data("check", *words, "task=regression", "data.label_columns=[age,height]")
+    assert (status, problem, told.splitlines()) == (
+        1,
+        "",
+        [
+            "set:",
+            "train: 12 images, 2 numbers",
+            "train: age is 0 to 100, on the mean 8.33333",
+            "train: height is 0 to 5.5, on the mean 2.75",
+            "test: 2 images, 2 numbers",
+            "test: age is 1 to 2, on the mean 1.5",
+            "test: height is -2.5 to 2.5, on the mean 0",
+            "wrong: 1 of the test images looks like a training image, 1 of them with other numbers, such as 12.png "
+            "and 0.png",
+        ],
+    )
+
+
+def test_labels_in_other_places_are_other_labels(data, tmp_path):
+    words = labelled(tmp_path / "set", "label,split", "a;b,train", "a,train", "b,test")
+    scene(101).resize((40, 40)).save(tmp_path / "set" / "2.png")
+    status, told, _ = data("check", *words, "task=multilabel", f"out={tmp_path / 'out'}")
+    assert status == 1
+    assert "1 of them with other labels, such as 2.png and 1.png" in told
+    assert "other labels" in (tmp_path / "out" / "page.html").read_text()
+
+
 def test_pictures_saved_anew_and_files_that_are_none_are_found(data, folder, tmp_path):
     scene(7).resize((30, 30)).save(folder / "test" / ODD / "again.jpg", quality=70)
     scene(31).save(folder / "test" / ODD / "other.webp", quality=80)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -226,3 +227,43 @@ def test_the_official_layout(tmp_path):
     assert splits.notes == ()
     (tmp_path / "annotations" / "instances_val2017.json").unlink()
     assert "annotations/instances_val2017.json is not in" in refusal(Coco(root=str(tmp_path)))
+
+
+def headed(*others: str, above: str = "fruits") -> list[dict[str, Any]]:
+    """Categories as Roboflow lists them, the first above the others."""
+    below = [{"id": i, "name": name, "supercategory": above} for i, name in enumerate(others, start=1)]
+    return [{"id": 0, "name": "fruits", "supercategory": "none"}, *below]
+
+
+def test_a_category_above_all_others_without_objects_is_no_class(tmp_path):
+    content = changed(categories=headed("apple", "pear", "plum"), annotations=[box(1, 5, 1), box(2, 9, 3)])
+    root = write(write(tmp_path, content), content, "annotations/instances_val.json")
+    splits = CocoFolder(root=str(root), empty=True).load()
+    assert splits.classes == ("apple", "pear", "plum"), "pear has no objects either, and stays"
+    for split in (splits.train, splits.test):
+        assert split.categories == (1, 2, 3)
+        assert [o.labels.tolist() for o in split.labels] == [[0], [], [2]]
+    assert splits.notes[0] == (
+        "instances_train.json: the category 'fruits' (id 0) is the heading of the 3 others and has no objects; it is "
+        "no class"
+    )
+
+
+@pytest.mark.parametrize(
+    ("categories", "of_test"),
+    [
+        (headed("apple", "pear"), 0),
+        ([*headed("apple", "pear"), {"id": 7, "name": "stone", "supercategory": "none"}], 1),
+        (headed("apple", "pear", above="food"), 1),
+        ([*headed("apple", "pear"), {"id": 7, "name": "stone", "supercategory": ["fruits"]}], 1),
+        ([*headed(), {"id": 1, "name": "apple"}], 1),
+    ],
+    ids=["has a box in one file", "two at the top", "another above", "one of a list", "nothing said"],
+)
+def test_any_other_category_is_a_class(tmp_path, categories, of_test):
+    content = changed(categories=categories, annotations=[box(1, 5, 1)])
+    root = write(tmp_path, content)
+    write(root, content | {"annotations": [box(1, 5, of_test)]}, "annotations/instances_val.json")
+    splits = CocoFolder(root=str(root)).load()
+    assert splits.classes == tuple(c["name"] for c in categories)
+    assert splits.test.labels[0].labels.tolist() == [of_test]

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from peftbench.config.compose import compose
 from peftbench.data.base import Split, split_hash
 from peftbench.data.digits import Digits
 from peftbench.data.folder import Folder
@@ -98,6 +99,10 @@ def test_clips_may_have_numbers(tmp_path):
          ["of.csv:2", "column 'dog' holds nothing", "expected 0 or 1"]),
         ("multilabel", ["label"], [[""], [" ; "]], [], ["of.csv", "no row has a label"]),
         ("multilabel", ["labels"], [["a"], ["b"]], [], ["of.csv", "expected the columns path and label"]),
+        ("multilabel", ["cat", "note", "dog", "split"], [[1, "x", 0, "train"], [0, 1, 1, "test"]], [],
+         ["of.csv", "found path, cat, note, dog, split", "data.label_columns=[cat,dog] would take"]),
+        ("regression", ["x", "name", "y"], [[1.5, "a", 2], [3, "b", 1]], [],
+         ["of.csv", "found path, x, name, y", "data.label_columns=[x,y] would take"]),
         ("multilabel", ["a"], [[1], [0]], ["data.label_columns=[a,a]"], ["data.label_columns", "'a' twice"]),
         ("multilabel", ["label"], [["a"], ["b"]], ["data.labels=null"],
          ["data.root=", "class folders", "data.labels="]),
@@ -151,3 +156,13 @@ def test_the_hash_of_a_split_tells_any_two_rows_of_numbers_apart(rows):
     changed = [[float(np.nextafter(np.float32(rows[0][0]), np.float32(np.inf))), rows[0][1]], *rows[1:]]
     assert hashed(rows) == hashed(rows)
     assert hashed(rows) != hashed(changed)
+
+
+def test_the_columns_that_a_message_names_are_read(cli, tmp_path):
+    words = table(tmp_path / "images", ["cat", "above 4", "it's, ok"], [1, 0, 1], [0, 1, 0], [1, 1, 1])
+    status, _, told = cli(*RUN, *words, "task=multilabel")
+    assert status == 2
+    named = told.partition("data.label_columns=")[2].partition(" would take")[0]
+    assert compose(*RUN, *words, "task=multilabel", f"data.label_columns={named}").data.options["label_columns"] == [
+        *("cat", "above 4", "it's, ok")
+    ]

@@ -36,7 +36,7 @@ def check_set(words: Words, overrides: Sequence[str], command: Command) -> int:
     from peftbench.common.progress import counted
     from peftbench.config.compose import compose
     from peftbench.data.check.findings import examine
-    from peftbench.runs.data_sets import load_splits
+    from peftbench.runs.data_sets import load_splits, targets_of
 
     probed = any(word.partition("=")[0].partition(".")[0] == "backbone" for word in overrides)
     if probed:
@@ -49,7 +49,7 @@ def check_set(words: Words, overrides: Sequence[str], command: Command) -> int:
     doing(f"reading the lists of data={config.choices.get('data') or config.data.name}")
     splits = load_splits(config)
     with counted(console, "reading images") as watch:
-        findings = examine(splits, config.data.range, watch)
+        findings = examine(splits, targets_of(config), config.data.range, watch)
     lines = list(findings.lines())
     doubts = _doubts(config, findings, lines, console) if probed else []
     for line in (f"{findings.name}:", *lines):
@@ -130,6 +130,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 def _sections(findings: Findings, doubts: Sequence[Doubt], values: Any) -> list[tuple[str, str, list[Shown]]]:
     from peftbench.data.check.pictures import thumbnail
+    from peftbench.data.check.targets import COMPARED
     from peftbench.results.data_page import Shown
 
     splits = findings.splits
@@ -149,7 +150,7 @@ def _sections(findings: Findings, doubts: Sequence[Doubt], values: Any) -> list[
             (
                 f"{t.role}: {splits[t.role].names[t.at]}",
                 f"{t.other}: {splits[t.other].names[t.there]}",
-                "the same label" if t.same else "another label",
+                COMPARED[findings.noun][not t.same],
             ),
             not t.same,
         )

@@ -36,6 +36,7 @@ class Annotations:
         crowd: bool (N,).
         area: float64 (N,), NaN where the file does not say.
         orphan: what names the first annotation whose image is not listed, if there is one.
+        supercategories: what each category belongs to, in their order, empty where the file does not say; or none.
     """
 
     file: Path
@@ -49,6 +50,7 @@ class Annotations:
     crowd: np.ndarray
     area: np.ndarray
     orphan: str = ""
+    supercategories: tuple[str, ...] = ()
 
 
 def read_annotations(file: Path) -> Annotations:
@@ -97,6 +99,7 @@ def read_annotations(file: Path) -> Annotations:
         np.array(crowd, dtype=bool),
         annotations.areas(),
         orphan,
+        _supercategories(categories, sorted(names_of_categories)),
     )
 
 
@@ -257,6 +260,12 @@ def _categories(entries: _Entries) -> dict[int, str]:
     if not ids:
         raise UserError(f"{entries.file}: categories is empty; expected at least one.")
     return dict(zip(ids, names, strict=True))
+
+
+def _supercategories(entries: _Entries, ids: Sequence[int]) -> tuple[str, ...]:
+    """What the categories with these ids belong to; what is no text counts as nothing said."""
+    above = {entry["id"]: entry.get("supercategory") for entry in entries.entries}
+    return tuple(name if isinstance(name := above[id_], str) else "" for id_ in ids)
 
 
 def _float(value: int | float) -> float:

@@ -18,6 +18,7 @@ from peftbench.data.base import Splits
 from peftbench.data.box_units import in_pixels
 from peftbench.data.boxes import BoxSet, BoxSplit, Objects, box_split, note_dropped
 from peftbench.data.coco_merging import merge_entries
+from peftbench.data.coco_parent import without_parent
 from peftbench.data.layout import role_of
 from peftbench.data.listing import folders_in
 from peftbench.data.media import size_in_file
@@ -169,6 +170,7 @@ def splits_from_files(
     for other in annotations.values():
         _require_same_categories(annotations["train"], other)
     notes: list[str] = []
+    annotations = without_parent(annotations, notes)
     splits = {role: split_of_file(of, listed, folders[role], notes, spread) for role, listed in annotations.items()}
     classes = classes_of(annotations["train"].categories)
     return of.splits(name, classes, splits["train"], splits.get("val"), splits.get("test"), tuple(notes))

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from peftbench.common.errors import UserError, nearest
 from peftbench.data.layout import ALL, ROLES, role_of
-from peftbench.data.targets import Column
+from peftbench.data.targets import SEPARATOR, Column
+
+_NO_TEXT = ("true", "false", "null", "nan", "inf")  # to Hydra
 
 
 class Row(NamedTuple):
@@ -70,7 +73,9 @@ def _rows(
             raise UserError(f"{file}: has the column '{twice[0]}' twice; expected each that is read once.")
         if not {"path", *(() if target.columns else ("label",))} <= set(columns):
             wanted = "column path" if target.columns else "columns path and label"
-            raise UserError(f"{file}: expected the {wanted}, found {', '.join(columns or ['nothing'])}.")
+            named = ", ".join(columns or ["nothing"])
+            offered = _offered(rows, columns, group, target)
+            raise UserError(f"{file}: expected the {wanted}, found {named}{offered}.")
         if unknown := [column for column in target.columns if column not in columns]:
             raise UserError(
                 f"data.label_columns: {file} has no column '{unknown[0]}'{nearest(unknown[0], columns)}; it has "
@@ -104,6 +109,25 @@ def _read_of(columns: Sequence[str], group: str | None, target: Column) -> list[
     """Those of a table's columns that are read."""
     wanted = {"path", "split", group, *(target.columns or ("label",))}
     return [column for column in columns if column in wanted]
+
+
+def _offered(rows: Iterable[Mapping[str, str]], columns: Sequence[str], group: str | None, target: Column) -> str:
+    """The words that name the columns of a table without the column label that could hold the targets; or nothing."""
+    if "path" not in columns or target.columns:
+        return ""
+    others = [column for column in columns if column not in ("path", "split", group) and SEPARATOR not in column]
+    whole = list(rows)
+    fit = [column for column in others if whole and all(target.takes(row.get(column) or "") for row in whole)]
+    named = ",".join(map(_as_word, fit))
+    return f"; data.label_columns=[{named}] would take a column for each of its {target.plural}" if fit else ""
+
+
+def _as_word(name: str) -> str:
+    """A column as a member of a list on the command line: in quotes where it would be read as something else."""
+    if re.fullmatch(r"[A-Za-z_]\w*( \w+)*", name, re.ASCII) and name.lower() not in _NO_TEXT:
+        return name
+    escaped = name.replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def _is_there(there: Callable[[Path], bool], path: Path) -> bool:

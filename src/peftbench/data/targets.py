@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from peftbench.common.errors import UserError
 from peftbench.common.foreign_text import shortened
 
 SEPARATOR = ";"
+_FLAGS = ("0", "1")
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,11 @@ class Column(ABC):
     """
 
     columns: tuple[str, ...] = ()
+    plural: ClassVar[str] = "classes"
+
+    def takes(self, cell: str) -> bool:
+        """Whether a cell of a column that `data.label_columns` names may hold this; no column holds one class so."""
+        return False
 
     @property
     def needed(self) -> tuple[str, ...]:
@@ -68,11 +75,16 @@ class OneClass(Column):
 class SeveralLabels(Column):
     """Any number of labels for each image, also none: a column of 0 and 1 for each, or names split at `;`."""
 
+    plural: ClassVar[str] = "labels"
+
+    def takes(self, cell: str) -> bool:
+        return cell.strip() in _FLAGS
+
     def text(self, row: Mapping[str, str], place: str) -> str:
         if not self.columns:
             return SEPARATOR.join(sorted(set(_parts(_cell(row, "label")))))
         for column in self.columns:
-            if (cell := _cell(row, column)) not in ("0", "1"):
+            if (cell := _cell(row, column)) not in _FLAGS:
                 raise UserError(
                     f"{place}: column '{column}' holds {_shown(cell)}; expected 0 or 1, whether the image has the "
                     f"label."
@@ -96,6 +108,14 @@ class SeveralLabels(Column):
 
 class Numbers(Column):
     """One or several numbers for each image: a column for each, or the column label, split at `;`."""
+
+    plural: ClassVar[str] = "numbers"
+
+    def takes(self, cell: str) -> bool:
+        try:
+            return math.isfinite(_number(cell, ""))
+        except UserError:
+            return False
 
     def text(self, row: Mapping[str, str], place: str) -> str:
         if self.columns:

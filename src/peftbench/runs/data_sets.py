@@ -37,10 +37,10 @@ def load_splits(config: Config) -> Splits:
     """
     with copies_not_looked_for(config.trainer.trial), mistakes_of("data"):
         dataset: DataSet = instantiate(config.data)
-        return dataset.load_as(_targets(config))
+        return dataset.load_as(targets_of(config))
 
 
-def _targets(config: Config) -> str:
+def targets_of(config: Config) -> str:
     """What the run's task asks its data set for."""
     return task_schema(vars(config.task)).targets
 
@@ -61,7 +61,7 @@ def outline_data(config: Config) -> Outlined:
     """
     dataset: DataSet = instantiate(config.data)
     try:
-        return Outlined(dataset.load_as(_targets(config)))
+        return Outlined(dataset.load_as(targets_of(config)))
     except DataMissing:
         splits = dataset.outline()
         if splits is None:

@@ -173,7 +173,8 @@ def carry_out(
     context: Context, runs: Sequence[SingleRun], backbone: Backbone, data: Data, transform: Preparation
 ) -> None:
     """Adapts, trains and tests runs in one pass; each gets its delta and record."""
-    for note in task_class(context.config.task).look_at(context.config, transform, data.roles):
+    task = task_class(context.config.task)
+    for note in task.look_at(context.config, transform, data.roles, data.splits.classes):
         context.tell(f"data={context.config.data.name}: {note}")
     if note := note_imbalance(context.config, data.splits.classes, data.roles[0].labels):
         context.tell(f"data={context.config.data.name}: {note}")

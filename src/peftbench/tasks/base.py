@@ -111,13 +111,16 @@ class Task(nn.Module):
         return replace(form, augment=data.augment, jitter=data.jitter, erase=data.erase)
 
     @classmethod
-    def look_at(cls, config: Config, transform: Preparation, roles: Sequence[Split | None]) -> list[str]:
+    def look_at(
+        cls, config: Config, transform: Preparation, roles: Sequence[Split | None], classes: Sequence[str]
+    ) -> list[str]:
         """What the user should know of the data once its images are prepared so, a sentence each.
 
         Args:
             config: the run's.
             transform: that of its images.
             roles: the splits to train on, to validate on and to test on.
+            classes: what `Splits.classes` holds: the names of classes, labels or numbers; empty where it names none.
 
         Raises:
             Refusal: with so little left of its targets a run makes no sense.

@@ -161,13 +161,24 @@ def test_labels_that_no_image_has_are_told(cli, tmp_path):
     rows = []
     for at in range(12):
         Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)).save(tmp_path / f"{at}.png")
-        rows.append(f"{at}.png,{at % 2},{int(at == 9)},{('train', 'val', 'test')[at // 4]}")
-    (tmp_path / "of.csv").write_text("\n".join(["path,a,rare,split", *rows]))
+        rows.append(f"{at}.png,{at % 2},{int(at == 9)},0,{('train', 'val', 'test')[at // 4]}")
+    (tmp_path / "of.csv").write_text("\n".join(["path,a,rare,never,split", *rows]))
     words = ["backbone=resnet_nano", "data=folder", f"data.root={tmp_path}", "data.labels=of.csv", "data.size=32"]
-    words += [*TASK, "method=linear", "backbone.pretrained=false", "trainer.epochs=1", "data.label_columns=[a,rare]"]
+    words += [
+        *TASK,
+        "method=linear",
+        "backbone.pretrained=false",
+        "trainer.epochs=1",
+        "data.label_columns=[a,rare,never]",
+    ]
     status, out, err = cli(*words, f"output_dir={tmp_path / 'out'}")
     assert status == 0, err
-    assert "no training image has 1 label, such as number 2, which cannot be learned" in out + err
+    for note in (
+        "no training image has 2 of the labels, such as rare, which cannot be learned",
+        "no validation image has 2 of the labels, such as rare, which do not count in its mAP",
+        "no test image has the label never, which does not count in its mAP",
+    ):
+        assert note in out + err
     (record,) = records_in(tmp_path / "out")
     assert 0 <= record.metrics["test/mAP"] <= 1
 

@@ -164,7 +164,7 @@ def test_a_split_whose_targets_are_all_the_same_is_refused(cli, tmp_path):
     (tmp_path / "of.csv").write_text("\n".join(["path,label,split", *rows]))
     words = ["backbone=resnet_nano", "data=folder", f"data.root={tmp_path}", "data.labels=of.csv", "data.size=32"]
     told = cli(*words, *TASK, "method=linear", "backbone.pretrained=false", f"output_dir={tmp_path / 'out'}")
-    refused(told, "'number 1' is 7 in all 3 training images", "expected numbers that differ")
+    refused(told, "'label' is 7 in all 3 training images", "expected numbers that differ")
 
 
 @pytest.mark.slow

@@ -12,7 +12,8 @@ from peftbench.common.amounts import agreeing, plural
 from peftbench.common.progress import Watch
 from peftbench.data.base import Split, Splits
 from peftbench.data.check.near import near_pairs
-from peftbench.data.check.pictures import Looks, labels_of, look_at
+from peftbench.data.check.pictures import Looks, look_at
+from peftbench.data.check.targets import COMPARED, Noun, counts_of, lines_of_split, noun_of, targets_of
 from peftbench.data.pixel_values import Range
 
 IMBALANCE = 10
@@ -41,7 +42,8 @@ class Findings:
     """What was found in the splits, by role.
 
     Attributes:
-        counts: role -> how many images, or objects, each class has.
+        noun: what an image has: a class (or objects, each with one), labels, or numbers.
+        counts: role -> how many images, or objects, each class or label has; nothing of numbers.
         broken: role -> index -> why an image cannot be read.
         twins: images that look like one of another split.
         notes: what was found while the lists were read.
@@ -49,6 +51,7 @@ class Findings:
 
     name: str
     classes: tuple[str, ...]
+    noun: Noun
     splits: Mapping[str, Split]
     counts: Mapping[str, np.ndarray]
     broken: Mapping[str, Mapping[int, str]]
@@ -62,10 +65,8 @@ class Findings:
 
     def lines(self) -> Iterator[str]:
         """A sentence for each finding."""
-        yield from (
-            f"{role}: {plural(len(split), 'image')}, {plural(int((self.counts[role] > 0).sum()), 'class')}"
-            for role, split in self.splits.items()
-        )
+        for role, split in self.splits.items():
+            yield from lines_of_split(role, split, self.noun, self.classes, self.counts[role])
         for role, broken in self.broken.items():
             if broken:
                 at, why = next(iter(broken.items()))
@@ -77,9 +78,9 @@ class Findings:
             yield self._twins(*pair)
         for role, counts in self.counts.items():
             lacking = [self.classes[at] for at in np.flatnonzero(counts == 0)]
-            if lacking and len(self.classes):
+            if lacking:
                 shown = ", ".join(lacking[:5]) + (", …" if len(lacking) > 5 else "")
-                yield f"note: {plural(len(lacking), 'class')} without {_WORDS[role]} images: {shown}"
+                yield f"note: {plural(len(lacking), self.noun)} without {_WORDS[role]} images: {shown}"
         yield from self._imbalance()
         yield from (f"note: {note}" for note in self.notes)
 
@@ -88,7 +89,7 @@ class Findings:
         first = twins[0]
         names = f"{self.splits[role].names[first.at]} and {self.splits[other].names[first.there]}"
         differing = sum(not twin.same for twin in twins)
-        labels = f", {differing:,} of them with another label" if differing else ""
+        labels = f", {differing:,} of them with {COMPARED[self.noun][1]}" if differing else ""
         look = agreeing(len(twins), f"looks like a {_WORDS[other]} image", f"look like {_WORDS[other]} images")
         return f"wrong: {len(twins):,} of the {_WORDS[role]} images {look}{labels}, such as {names}"
 
@@ -105,24 +106,30 @@ class Findings:
             )
 
 
-def examine(splits: Splits, values: Range = "auto", watch: Watch = lambda done, of: None) -> Findings:
-    """Reads every image of the splits, and counts and compares them."""
+def examine(
+    splits: Splits, targets: str = "own", values: Range = "auto", watch: Watch = lambda done, of: None
+) -> Findings:
+    """Reads every image of the splits, and counts and compares them.
+
+    Args:
+        splits: what to read.
+        targets: what the task asked the data set for (`TaskSchema.targets`).
+        values: which values of images of more than 8 bits are black and white.
+        watch: called with the number of images of a split that have been read, and of how many.
+    """
     by_role = {role: split for role in ("train", "val", "test") if (split := getattr(splits, role)) is not None}
     looks = {role: look_at(split, values, watch) for role, split in by_role.items()}
-    labels = {role: labels_of(split) for role, split in by_role.items()}
-    counts = {
-        role: np.bincount(np.concatenate([*each, np.empty(0, dtype=np.int64)]).astype(np.int64), minlength=len(classes))
-        if (classes := splits.classes)
-        else np.zeros(0, dtype=np.int64)
-        for role, each in labels.items()
-    }
+    noun = noun_of(targets, splits.train)
+    labels = {role: targets_of(split, noun) for role, split in by_role.items()}
+    counts = {role: counts_of(each, noun, len(splits.classes)) for role, each in labels.items()}
     twins = []
     for role, other in (("val", "train"), ("test", "train"), ("test", "val")):
         if role in by_role and other in by_role:
             for at, there in near_pairs(looks[role], looks[other]):
-                same = np.array_equal(np.sort(labels[role][at]), np.sort(labels[other][there]))
+                same = np.array_equal(labels[role][at], labels[other][there])
                 twins.append(Twin(role, at, other, there, same))
-    return Findings(splits.name, splits.classes, by_role, counts, _broken(looks), tuple(twins), tuple(splits.notes))
+    about = (_broken(looks), tuple(twins), tuple(splits.notes))
+    return Findings(splits.name, splits.classes, noun, by_role, counts, *about)
 
 
 def _broken(looks: Mapping[str, Looks]) -> dict[str, dict[int, str]]:

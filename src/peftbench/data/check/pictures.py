@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,11 +92,6 @@ def _difference_hash(image: Image.Image) -> np.uint64:
     grey = np.asarray(image.resize((9, 8), Image.Resampling.BOX)).astype(np.int16)
     bits = np.packbits(grey[:, 1:] > grey[:, :-1])
     return np.frombuffer(bits.tobytes(), dtype=">u8")[0].astype(np.uint64)
-
-
-def labels_of(split: Split) -> Sequence[np.ndarray]:
-    """The classes in each image: one, or those of its objects."""
-    return [np.atleast_1d(getattr(label, "labels", label)) for label in split.labels]
 
 
 def thumbnail(split: Split, at: int, values: Range = "auto", side: int = 96) -> bytes:

@@ -84,7 +84,9 @@ class Detection(Task):
         return replace(form, augment=data.augment, jitter=data.jitter)
 
     @classmethod
-    def look_at(cls, config: Config, transform: Any, roles: Sequence[Split | None]) -> list[str]:
+    def look_at(
+        cls, config: Config, transform: Any, roles: Sequence[Split | None], classes: Sequence[str]
+    ) -> list[str]:
         """Counts objects that are too small to learn from on the input: see `note_small_objects`."""
         return note_small_objects(transform, roles, config.data.options.get("dropped", BoxSet.dropped))
 

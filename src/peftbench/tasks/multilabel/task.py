@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from peftbench.backbones import Backbone
-from peftbench.common.amounts import plural
 from peftbench.config import Config
 from peftbench.data.base import Split
 from peftbench.data.images import Preparation
@@ -51,7 +50,9 @@ class Multilabel(LinearTask):
         return cls(backbone, classes, section.label_smoothing)
 
     @classmethod
-    def look_at(cls, config: Config, transform: Preparation, roles: Sequence[Split | None]) -> list[str]:
+    def look_at(
+        cls, config: Config, transform: Preparation, roles: Sequence[Split | None], classes: Sequence[str]
+    ) -> list[str]:
         """Which labels no training image has, or none to judge by."""
         notes = []
         for words, split in zip(("training", "validation", "test"), roles, strict=True):
@@ -59,9 +60,11 @@ class Multilabel(LinearTask):
                 continue
             without = np.flatnonzero(split.labels.sum(0) == 0)
             if len(without):
-                then = "cannot be learned" if words == "training" else "do not count in its mAP"
-                count = plural(len(without), "label")
-                notes.append(f"no {words} image has {count}, such as number {without[0] + 1}, which {then}")
+                one, name = len(without) == 1, classes[without[0]]
+                which = f"the label {name}" if one else f"{len(without):,} of the labels, such as {name}"
+                counts = "does not count" if one else "do not count"
+                then = "cannot be learned" if words == "training" else f"{counts} in its mAP"
+                notes.append(f"no {words} image has {which}, which {then}")
         return notes
 
     def wanted(self, targets: Tensor) -> Tensor:

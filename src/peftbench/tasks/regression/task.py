@@ -51,12 +51,13 @@ class Regression(LinearTask):
         return cls(backbone, classes, section.loss, section.huber_delta)
 
     @classmethod
-    def look_at(cls, config: Config, transform: Preparation, roles: Sequence[Split | None]) -> list[str]:
+    def look_at(
+        cls, config: Config, transform: Preparation, roles: Sequence[Split | None], classes: Sequence[str]
+    ) -> list[str]:
         """Nothing to be known. Raises UserError where all targets of a split are the same."""
         for words, split in zip(("training", "validation", "test"), roles, strict=True):
             if split is not None and not config.trainer.trial:
-                names = [f"number {i}" for i in range(1, split.labels.shape[1] + 1)]
-                refuse_constant(split.labels, names, f"data={config.data.name}: ", f"all {len(split)} {words} images")
+                refuse_constant(split.labels, classes, f"data={config.data.name}: ", f"all {len(split)} {words} images")
         return []
 
     def learn_targets(self, targets: np.ndarray) -> None:
