@@ -8,10 +8,19 @@ from peftbench.config import CONFIGS
 from support.places import ROOT
 
 
+spec = importlib.util.spec_from_file_location("smoke_script", ROOT / "scripts" / "smoke.py")
+smoke = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(smoke)
+
+
+def test_every_method_is_tried_and_one_name_of_each_class_everywhere():
+    first, others = smoke.names_of_classes()
+    assert sorted([*first, *others]) == sorted(names("method", [CONFIGS]))
+    assert {"lora", "adapter", "partial"} <= set(first)
+    assert {"dora", "houlsby", "apla"} <= set(others)
+
+
 def test_every_shipped_task_says_which_data_set_it_is_tried_on():
-    spec = importlib.util.spec_from_file_location("smoke_script", ROOT / "scripts" / "smoke.py")
-    smoke = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(smoke)
     words = smoke.words_of_tasks()
     assert set(words) == set(shipped_tasks())
     for task_words in words.values():
