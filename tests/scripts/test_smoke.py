@@ -7,7 +7,6 @@ from peftbench.common.task_lookup import shipped_tasks
 from peftbench.config import CONFIGS
 from support.places import ROOT
 
-
 spec = importlib.util.spec_from_file_location("smoke_script", ROOT / "scripts" / "smoke.py")
 smoke = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(smoke)
