@@ -9,6 +9,7 @@ from rich.console import Console
 
 from peftbench.cli.main import main
 from peftbench.results import Record, print_table
+from peftbench.results.per_image import write_right
 from support.reports import record, write
 
 PROBE = {"costs__parameters__method": 0}
@@ -42,6 +43,52 @@ def test_a_method_below_the_probe_is_told_in_table_and_report(capsys, tmp_path):
 )
 def test_else_nothing_is_told(other):
     assert "the probe (" not in table(record("linear", accuracy=0.752, **PROBE), other)
+
+
+FEW = {"stamps__data__images": {"train": 40, "test": 11}}
+MULTI = {"config__task": {"name": "multilabel"}}
+
+
+@pytest.mark.parametrize(
+    ("probe", "other"),
+    [
+        ({"accuracy": 8 / 11, **FEW}, {"accuracy": 4 / 11, **FEW}),
+        ({"metrics": {"test/mAP": 0.9}, **MULTI}, {"metrics": {"test/mAP": 0.4}, **MULTI}),
+        ({"accuracy": 0.9, "stamps__data__images": None}, {"accuracy": 0.4, "stamps__data__images": None}),
+    ],
+    ids=["few images", "a metric that counts none, of one seed", "no number of images"],
+)
+def test_nothing_is_told_of_what_the_test_images_do_not_tell(probe, other, capsys, tmp_path):
+    records = [record("linear", **PROBE, **probe), record("full", **other)]
+    assert "the probe (" not in table(*records)
+    assert "the probe (" not in report(capsys, tmp_path, *records)
+
+
+def test_images_that_both_runs_saw_are_compared_one_by_one(tmp_path):
+    records = [record("linear", accuracy=1.0, **PROBE, **FEW), record("mlp", accuracy=6 / 11, **FEW)]
+    assert "the probe (" in table(*records), "as shares of other images they are told apart"
+    write(tmp_path, *records)
+    for one, right in zip(records, ([True] * 11, [True] * 6 + [False] * 5), strict=True):
+        one["stamps"]["right"] = write_right(right, "accuracy", tmp_path / one["id"])
+        one["folder"] = str(tmp_path / one["id"])
+    assert "the probe (" not in table(*records), "five images against none: p = 0.06"
+
+
+@pytest.mark.parametrize(("inside", "decays"), [(0, False), (1000, True), (None, None)])
+def test_what_trains_nothing_of_the_backbone_is_not_sent_to_layer_decay(inside, decays, capsys, tmp_path):
+    more = {} if inside is None else {"costs__parameters__in_backbone": inside}
+    records = [record("linear", accuracy=0.9, **PROBE), record("any", accuracy=0.4, **more)]
+    for told in (table(*records), report(capsys, tmp_path, *records)):
+        note = told[told.index("the probe (linear) 90.0 %: lower the learning rate") :]
+        assert ("layer decay" in note, "method=lp_ft" in note) == ((False, False) if decays is False else (True, True))
+        assert ("where it trains the backbone" in note) == (decays is None)
+
+
+def test_the_linear_probe_is_named_before_a_better_head_that_was_solved():
+    linear, mine = record("mine", accuracy=0.8, **PROBE), record("full", accuracy=0.4)
+    solved = record("closed", accuracy=0.9, stamps__solved={"images": 9}, **PROBE)
+    assert "the probe (mine) 80.0 %" in table(solved, linear, mine)
+    assert "the solved head (closed) 90.0 %" in table(solved, mine)
 
 
 def curve(*losses):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from sklearn import metrics
 
 from peftbench.results import class_figures
@@ -61,3 +62,19 @@ def test_intervals_are_those_of_the_binomial_and_come_from_the_seed():
     assert (low, high) == pytest.approx((0.5 - half, 0.5 + half), abs=0.01)
     again, other = (class_figures.intervals(labels, said, 2, seed)["accuracy"] for seed in (0, 1))
     assert again == [low, high] != other
+
+
+@pytest.mark.parametrize(("right", "expected"), [(0, (0, 0.2646)), (12, (0.7354, 1))])
+def test_where_all_images_are_right_or_none_the_interval_is_the_exact_one(right, expected):
+    labels = np.repeat([0, 1], 6)
+    exact = stats.binomtest(right, 12).proportion_ci(0.95, "exact")
+    intervals = class_figures.intervals(labels, labels if right else 1 - labels, 3, 0)
+    assert (exact.low, exact.high) == pytest.approx(expected, abs=1e-4)
+    for name in ("accuracy", "class_accuracy", "f1"):
+        assert intervals[name] == pytest.approx([exact.low, exact.high])
+
+
+def test_a_mean_over_uneven_classes_is_surer_of_no_more_than_its_images():
+    labels = np.repeat([0, 1], [11, 1])
+    intervals = class_figures.intervals(labels, labels, 2, 0)
+    assert intervals["class_accuracy"][0] < intervals["accuracy"][0]

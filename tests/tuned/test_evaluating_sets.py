@@ -136,6 +136,14 @@ def test_validation_images_that_are_evaluated_are_left_out_of_the_fit(run, train
     refused(told_by(capsys, *asked), "all validation images", "says nothing")
 
 
+def test_a_temperature_at_the_end_of_its_range_is_told(run, capsys):
+    folder, new = run
+    scale_delta(folder, 1e-6)
+    status, out, err = told_by(capsys, "evaluate", f"run={folder}", "temperature=true", f"images={new}")
+    assert status == 0, err
+    assert "note: the temperature stopped at 0.05, an end of its range (0.05 to 20), and is no fit" in out
+
+
 def test_a_run_without_validation_images_has_no_temperature(run, trained, capsys):
     folder, new = run
     away = trained[1].with_name("away")

@@ -9,6 +9,7 @@ import re
 import shlex
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,11 @@ def test_a_page_is_written_from_python_too_and_for_a_run_that_was_there(finished
     for carry_out in (lambda: peftbench.run(peftbench.compose(*words)), lambda: main(words)):
         carry_out()
         assert f"page: {folder / 'page.html'}" in capsys.readouterr().out
+        assert "test images: trainer.max_batches=2 cut it." in (folder / "page.html").read_text()
+        before = (folder / "page.html").stat()
+        write_asked_pages([peftbench.compose(*words)], [replace(read_record(folder), was_there=True)], print)
+        assert f"page: {folder / 'page.html'}\n" == capsys.readouterr().out, "it is told where the page is"
+        assert (folder / "page.html").stat() == before
         (folder / "page.html").unlink()
     peftbench.run(peftbench.compose(*words[:-1]))
     assert not (folder / "page.html").exists()
@@ -212,7 +218,7 @@ def test_other_images_than_the_run_was_tested_on_are_noticed(run, tmp_path):
         assert main(["report", f"run={copy}", "all=true"]) == 0
     finally:
         removed.write_bytes(kept)
-    assert "The run was measured on 48 test images: " in (copy / "page.html").read_text()
+    assert "The run was measured on 48 test images: the data have changed since." in (copy / "page.html").read_text()
 
 
 def test_nothing_else_is_replaced(run, tmp_path, capsys):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from peftbench.cli.arguments import CONFIG_DIR, Argument, Command, Words
 from peftbench.common.errors import UserError
@@ -45,11 +46,11 @@ def write_evaluation(words: Words) -> int:
     if len(folders) == 1:
         _evaluate(folders[0], asked, words)
         return 0
-    rows: list[tuple[str, str, float | None, str]] = []
+    rows: list[_Judged] = []
     failed: list[tuple[Path, UserError]] = []
     for folder in folders:
         try:
-            rows.append((folder.name, *_evaluate(folder, asked, words)))
+            rows.append(_evaluate(folder, asked, words))
             print()
         except UserError as problem:
             failed.append((folder, problem))
@@ -98,8 +99,18 @@ def _listed(word: str) -> tuple[str, ...]:
     return tuple(entry for part in word.strip("[]").split(",") if (entry := part.strip(" '\"")))
 
 
-def _evaluate(folder: Path, asked: Asked, words: Words) -> tuple[str, float | None, str]:
-    """Prints an evaluation; returns its main figure, that in numbers, and in words. Raises UserError."""
+class _Judged(NamedTuple):
+    """A run, its task, and the name, value and words of its main figure."""
+
+    run: str
+    task: str
+    figure: str
+    value: float | None
+    words: str
+
+
+def _evaluate(folder: Path, asked: Asked, words: Words) -> _Judged:
+    """Prints an evaluation; returns its main figure. Raises UserError."""
     from rich.console import Console
 
     from peftbench.common.progress import counted
@@ -123,15 +134,20 @@ def _evaluate(folder: Path, asked: Asked, words: Words) -> tuple[str, float | No
     print(f"{was_there}{evaluation.path}")
     name, value, interval = main_figure(run, evaluation)
     between = "" if interval is None else f" ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
-    return name, value, "–" if value is None else f"{100 * value:.1f} %{between}"
+    shown = "–" if value is None else f"{100 * value:.1f} %{between}"
+    return _Judged(folder.name, run.config.task.name, name, value, shown)
 
 
-def _print_table(rows: Sequence[tuple[str, str, float | None, str]]) -> None:
-    """The runs with their main figures, the best first."""
-    ordered = sorted(rows, key=lambda row: -1e9 if row[2] is None else row[2], reverse=True)
-    width = max(len(name) for name, *_ in ordered)
-    for name, figure, _, told in ordered:
-        print(f"{name:{width}}  {figure} {told}")
+def _print_table(rows: Sequence[_Judged]) -> None:
+    """The runs with their main figures, the best first; runs of one task and figure stand together, under its name."""
+    width = max(len(row.run) for row in rows)
+    groups = list(dict.fromkeys((row.task, row.figure) for row in rows))
+    for task, figure in groups:
+        if len(groups) > 1:
+            print(f"task={task}, by {figure}:")
+        here = [row for row in rows if (row.task, row.figure) == (task, figure)]
+        for row in sorted(here, key=lambda row: -math.inf if row.value is None else row.value, reverse=True):
+            print(f"{row.run:{width}}  {row.figure} {row.words}")
 
 
 COMMAND = Command(

@@ -10,6 +10,7 @@ from peftbench.models.model import Model
 def parameters(model: Model) -> dict[str, Any]:
     """`method` (trainable, without the head), `head`, `backbone` (all of it), and both as shares of the backbone.
 
+    `in_backbone` are those of the method's that change what the backbone computes: all or, of a side method, none.
     `parts` are those of a head that has several, a detector's.
     """
     head = sum(p.numel() for p in model.task.parameters() if p.requires_grad)
@@ -17,6 +18,7 @@ def parameters(model: Model) -> dict[str, Any]:
     backbone = model.backbone.facts.parameters
     return {
         "method": method,
+        "in_backbone": 0 if model.side is not None else method,
         "head": head,
         "backbone": backbone,
         "method_share": method / backbone,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from peftbench.results.resampled import intervals_of
+from peftbench.results.resampled import intervals_of, of_all_or_none
 
 BINS = 10
 TEMPERATURES = (0.05, 20.0)
@@ -86,7 +86,18 @@ def means(labels: np.ndarray, said: np.ndarray, classes: int) -> dict[str, float
 
 
 def intervals(labels: np.ndarray, said: np.ndarray, classes: int, seed: int) -> dict[str, list[float] | None]:
-    """[low, high] of each of `means`: percentiles over images drawn anew, with replacement."""
+    """[low, high] of each of `means`: percentiles over images drawn anew, with replacement.
+
+    Where all images are right, or none, draws say nothing, and the interval is the exact one of so many images. A mean
+    over K classes is then worth K² / Σ 1/n_k images, n_k of class k: its variance is that of such a share (our
+    reading).
+    """
+    share = float((labels == said).mean())
+    if share in (0.0, 1.0):
+        there = np.bincount(labels, minlength=classes)
+        there = there[there > 0]
+        over_classes = of_all_or_none(share, float(len(there) ** 2 / (1 / there).sum()))
+        return {"accuracy": of_all_or_none(share, len(labels)), "class_accuracy": over_classes, "f1": over_classes}
     return intervals_of(lambda at: means(labels[at], said[at], classes), len(labels), seed)
 
 
@@ -113,3 +124,8 @@ def fitted_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
         options={"xatol": 1e-6},
     )
     return float(np.exp(result.x))
+
+
+def is_at_an_end(temperature: float) -> bool:
+    """Whether a fitted temperature stopped at an end of its range, where it is no best one."""
+    return any(abs(np.log(temperature / end)) < 1e-4 for end in TEMPERATURES)

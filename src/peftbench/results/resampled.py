@@ -47,6 +47,17 @@ def interval(values: Sequence[float] | np.ndarray) -> list[float] | None:
     return np.percentile(numbers, [50 * (1 - LEVEL), 50 * (1 + LEVEL)]).tolist()
 
 
+def of_all_or_none(share: float, images: float) -> list[float]:
+    """[low, high] of a share of images that is 0 or 1, by Clopper and Pearson (1934): draws of them are all alike.
+
+    Args:
+        share: 0 where none is right, 1 where all are.
+        images: how many; of a mean over classes the number that it is worth, which need not be whole.
+    """
+    far = float((0.5 * (1 - LEVEL)) ** (1 / images))
+    return [far, 1.0] if share == 1 else [0.0, 1 - far]
+
+
 def intervals_of(
     figures: Callable[[np.ndarray], Mapping[str, float]], images: int, seed: int
 ) -> dict[str, list[float] | None]:

@@ -37,7 +37,7 @@ def what_was_trained(record: Record) -> TextTable:
         ("weights", _joined(_at(backbone, "weights"), _at(backbone, "fingerprint"))),
         ("split", _joined(_at(data, "split"), _at(data, "hash"))),
         ("images", _counts(_at(data, "images"))),
-        ("classes", _at(data, "classes")),
+        (results_of_record(record).outputs, _at(data, "classes")),
         ("left out as damaged", ", ".join(map(str, _at(data, "skipped") or ()))),
         ("kept", _words(_at(stamps, "kept"))),
         ("commit", _at(stamps, "commit")),
@@ -122,7 +122,7 @@ def _role(name: str) -> bool:
 
 
 def _figure(name: str, value: float, record: Record) -> str:
-    if less_is_better(name) or not 0 <= value <= 1:
+    if less_is_better(name) or value > 1:
         return amounts.plain(value, 4)
     images = _at(_at(_at(record.stamps, "data"), "images"), name.split("/")[0])
     behind = f" of {amounts.plural(images, images_of(name))}" if isinstance(images, int) else ""

@@ -35,10 +35,12 @@ _MOST_IMAGES = 10**12  # a record that names more is wrong
 class Costs:
     """What one run cost, in seconds, bytes and counts; None where the record has no figure.
 
-    `fill` is what computing the taps took, in no other time. `measure` says what `memory` counts.
+    `inside` are the parameters of the method that change what the backbone computes. `fill` is what computing
+    the taps took, in no other time. `measure` says what `memory` counts.
     """
 
     parameters: float | None
+    inside: float | None
     head: float | None
     train: float | None
     step: float | None
@@ -58,8 +60,9 @@ class Run:
     `primary` is the metric that its task is judged by, and `beside` the one to show next to it. `basis` is what runs
     must share to stand in one table. `setting` holds what was chosen for method, optimizer and training, `batch` what
     was chosen for the data; `tuned` says which protocol chose some of it, and `trial` what that trial reached on
-    validation images. `counted` are the metrics that count images, and `images` is how many were read, by role. `ended`
-    is the day (YYYY-MM-DD) and `code` the commit or the version that ran; empty where the record does not say it.
+    validation images. `solved` says that its head was solved, not trained. `counted` are the metrics that count
+    images, and `images` is how many were read, by role. `ended` is the day (YYYY-MM-DD) and `code` the commit or the
+    version that ran; empty where the record does not say it.
     """
 
     id: str
@@ -79,6 +82,7 @@ class Run:
     source: str
     tuned: str
     trial: tuple[tuple[str, float], ...]
+    solved: bool
     times: str
     machine: str
     metrics: Mapping[str, float]
@@ -156,6 +160,7 @@ def _summary(record: Record, shared: Shared) -> Run:
         source=shared(options_of_data(config)),
         tuned=shared(protocol_of(config)),
         trial=shared(trial_of(config)),
+        solved=bool(stamps.get("solved")),
         times=_kind_of_times(costs),
         machine=shared(_machine(config, stamps)),
         metrics={shared(name): float(value) for name, value in metrics.items() if _is_figure(value)},
@@ -231,6 +236,7 @@ def _costs(costs: Mapping[str, Any]) -> Costs:
     measure = next((m for m in ("allocated", "resident") if at("memory", "peak", m) is not None), "")
     return Costs(
         parameters=at("parameters", "method"),
+        inside=at("parameters", "in_backbone"),
         head=at("parameters", "head"),
         train=at("time", "train"),
         step=at("time", "step", "median"),

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from peftbench.common.amounts import count, milliseconds, rate, seconds, size
 from peftbench.common.fitted_table import PIPED, Cell, Column, fitted, fold, left_out_in_words
-from peftbench.results.advice import Reached, below_probe, overfitted
+from peftbench.results.advice import below_probe_of, overfitted
 from peftbench.results.labels import data_name, differences, label
 from peftbench.results.overfitting import overfit_of
 from peftbench.results.record import FILE, Record
@@ -67,28 +67,9 @@ def print_table(records: Sequence[Record], console: Console | None = None) -> No
 
 def _advice(records: Sequence[Record], differing: Mapping[int, str]) -> list[str]:
     """Which runs are below the probe on the same data, backbone and seed, and which overfit."""
-    notes, figures = [], []
-    for record in records:
-        name = " ".join([record.config["method"]["name"], differing[id(record)]]).strip()
-        metric = f"test/{results_of_record(record).metric}"
-        if note := overfitted(name, overfit_of(record.config, record.history)):
-            notes.append(note)
-        stamps = [record.stamps.get(part) or {} for part in ("data", "backbone")]
-        if metric in record.metrics:
-            same = (
-                data_name(record.config),
-                stamps[0].get("hash"),
-                stamps[1].get("fingerprint"),
-                record.config["seed"],
-            )
-            own = (record.costs.get("parameters") or {}).get("method")
-            figures.append((same, Reached(name, data_name(record.config), record.metrics[metric], own)))
-    below = [
-        note
-        for same in dict.fromkeys(key for key, _ in figures)
-        for note in below_probe([figure for key, figure in figures if key == same])
-    ]
-    return [*below, *notes][:_TOLD]
+    named = [(" ".join([r.config["method"]["name"], differing[id(r)]]).strip(), r) for r in records]
+    overfits = [overfitted(name, overfit_of(record.config, record.history)) for name, record in named]
+    return [*below_probe_of(named), *filter(None, overfits)][:_TOLD]
 
 
 def _tested(record: Record) -> bool:

@@ -28,6 +28,7 @@ class TaskResults:
         errors: metrics of which less is better, in the units of the targets; the table at the end of a run shows them
             so, and reports a hundredfold, as they do a loss. A metric that any task known here calls an error is one.
         later: further ones that came after the first version: a setting names them where they differ from these values.
+        outputs: what the task tells apart or predicts, in the plural: what `stamps.data.classes` of a record counts.
         counted: metrics that count images: shares of them, whose differences spread at least as draws of so many do.
     """
 
@@ -38,6 +39,7 @@ class TaskResults:
     later: Mapping[str, Any] = field(default_factory=dict)
     counted: Sequence[str] = ()
     errors: Sequence[str] = ()
+    outputs: str = "classes"
 
     def __post_init__(self) -> None:
         _ERRORS.update(self.errors)

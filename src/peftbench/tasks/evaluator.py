@@ -90,8 +90,8 @@ class Evaluator(ABC):
     def lines(self, figures: Mapping[str, Any]) -> list[str]:
         """The figures in words, for the terminal."""
 
-    def notes(self, judged: Judged) -> list[str]:
-        """What a reader of the figures should know of the labels, a sentence each."""
+    def notes(self, judged: Judged, figures: Mapping[str, Any]) -> list[str]:
+        """What a reader of the figures, those of `figures`, should know of them and the labels, a sentence each."""
         return []
 
     def tables(self, figures: Mapping[str, Any]) -> Mapping[str, Table]:

@@ -165,7 +165,7 @@ def evaluated(
         "notes": [
             *source.labelled.notes,
             *notes_of(known, seen, copies, validation),
-            *evaluator.notes(judged),
+            *evaluator.notes(judged, figures),
             *([unchecked] if unchecked else []),
         ],
         "code": {"peftbench": _version(), "torch": torch.__version__, "commit": code_commit()},

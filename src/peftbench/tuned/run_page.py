@@ -81,21 +81,24 @@ def write_asked_pages(configs: Sequence[Config], records: Sequence[Record], tell
     A run that was there may have been carried out without.
 
     A page that cannot be written takes nothing from the run: it is told why. That of a run which was there already
-    stays as it is. Of several processes, which torchrun or srun started, none writes it: the others would be gone.
+    stays as it is, and is told too. Of several processes, which torchrun or srun started, none writes it: the others
+    would be gone.
     """
     process = os.environ.get("RANK") or os.environ.get("SLURM_PROCID")
     for config, record in zip(configs, records, strict=True):
         if record.status != "complete" or not config.page or not record.folder:
             continue
         folder = Path(record.folder)
-        if record.was_there and (folder / FILE).exists():
-            continue
         if process is not None and config.trainer.devices * config.trainer.nodes > 1:
             if int(process) == 0:
                 tell(f"page=true: several processes write no page; give peftbench report run={folder}.")
             continue
         try:
-            tell(f"page: {write_page(folder, record)}")
+            if record.was_there and (folder / FILE).exists():
+                _refuse_other_file(folder / FILE)
+                tell(f"page: {folder / FILE}")
+            else:
+                tell(f"page: {write_page(folder, record)}")
         except Exception as problem:
             tell(f"page=true: {folder / FILE} is not written ({first_sentence(problem)}); the run is complete.")
 
@@ -152,9 +155,10 @@ def _looked_at(seen: Seen, images: int, damaged: int, record: Record, page: RunP
         notes.append(f"{plural(damaged, 'image')} cannot be read and {agreeing(damaged)} left out.")
     recorded = (record.stamps.get("data") or {}).get("images", {}).get(seen.role)
     if isinstance(recorded, int) and recorded not in (images, images - damaged):
-        notes.append(
-            f"The run was measured on {plural(recorded, what)}: the data have changed since, or it took a part."
-        )
+        batches = (record.config.get("trainer") or {}).get("max_batches")
+        is_cut = batches and recorded < images
+        why = f"trainer.max_batches={batches} cut it" if is_cut else "the data have changed since"
+        notes.append(f"The run was measured on {plural(recorded, what)}: {why}.")
     stamp, right = stamped(record.stamps), page.right(seen)
     before = read_right(str(seen.folder), stamp) if stamp is not None and seen.role == "test" else None
     if before is not None and right is not None and len(right) == len(before):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -100,6 +102,35 @@ def test_evaluate_gives_figures_of_each_number(good, capsys, tmp_path):
     together = [f"{at}.png,{test.labels[at, 0]:.9g};{test.labels[at, 1]:.9g}" for at in range(40)]
     (tmp_path / "together.csv").write_text("\n".join(["path,label", *together]))
     assert tuned.evaluate(tmp_path, "together.csv").figures == figures
+
+
+def test_runs_of_several_tasks_are_ranked_apart(outputs, finished, capsys, tmp_path):
+    for folder in (outputs, finished):
+        shutil.copytree(folder, tmp_path / "runs", dirs_exist_ok=True)
+    test, splits = Digits().load_as("numbers").test, Digits().load()
+    rows = ["path,label,digit,ink"]
+    for at, (digit, ink) in enumerate(test.labels[:12]):
+        Image.fromarray(test.images[at]).save(tmp_path / f"{at}.png")
+        rows.append(f"{at}.png,{splits.classes[splits.test.labels[at]]},{digit:.9g},{ink:.9g}")
+    (tmp_path / "of.csv").write_text("\n".join(rows))
+    words = ["evaluate", f"run={tmp_path / 'runs'}", f"images={tmp_path}", "labels=of.csv"]
+    status, out, err = told_by(capsys, *words)
+    assert status == 0, err
+    table = out.splitlines()[-5:]
+    heads = [line for line in table if line.startswith("task=")]
+    assert sorted(heads) == ["task=classification, by accuracy:", "task=regression, by r2:"]
+    at = table.index("task=regression, by r2:")
+    assert [line.split()[1] for line in table[at + 1 : at + 3]] == ["r2", "r2"]
+
+
+def test_its_page_speaks_of_numbers_and_shows_the_share_below_0_as_everywhere(bad, capsys, tmp_path):
+    folder = shutil.copytree(bad.folder, tmp_path / "run")
+    status, _, err = told_by(capsys, "report", f"run={folder}")
+    assert status == 0, err
+    page = (folder / "page.html").read_text()
+    assert re.search(r"<td>test/r2</td><td>(-[\d.]+ %) of", page)[1] == f"{100 * bad.metrics['test/r2']:.1f} %"
+    assert "<td>numbers</td><td>2</td>" in page
+    assert "<td>classes</td>" not in page
 
 
 def test_evaluate_refuses_numbers_that_are_none_or_too_few(good, capsys, tmp_path):

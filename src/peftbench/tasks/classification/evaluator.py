@@ -29,8 +29,16 @@ class ClassEvaluator(Evaluator):
         said = judged.predictions.numpy().argmax(1)
         return class_figures.means(judged.labels, said, len(judged.classes))
 
-    def notes(self, judged: Judged) -> list[str]:
-        return without_images(judged, np.bincount(judged.labels, minlength=len(judged.classes)) > 0)
+    def notes(self, judged: Judged, figures: Mapping[str, Any]) -> list[str]:
+        notes = without_images(judged, np.bincount(judged.labels, minlength=len(judged.classes)) > 0)
+        fitted = figures["calibration"].get("temperature")
+        if fitted and class_figures.is_at_an_end(fitted["value"]):
+            low, high = class_figures.TEMPERATURES
+            notes.append(
+                f"the temperature stopped at {fitted['value']:.3g}, an end of its range ({low:g} to {high:g}), and is "
+                f"no fit: the run's validation images are all right, too few, or the logits say nothing of them"
+            )
+        return notes
 
     def figures(self, judged: Judged) -> dict[str, Any]:
         logits, labels, classes = judged.predictions.numpy(), judged.labels, judged.classes

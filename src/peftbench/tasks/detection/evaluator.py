@@ -47,7 +47,7 @@ class BoxEvaluator(Evaluator):
         values = self.figures(judged)
         return {name: values[name] for name in ("AP", "AP50", "AP75") if values[name] is not None}
 
-    def notes(self, judged: Judged) -> list[str]:
+    def notes(self, judged: Judged, figures: Mapping[str, Any]) -> list[str]:
         return without_images(judged, _counts(judged)[0] > 0)
 
     def figures(self, judged: Judged) -> dict[str, Any]:

@@ -30,7 +30,7 @@ class LabelEvaluator(Evaluator):
         metric.update(judged.predictions, torch.from_numpy(judged.labels))
         return {name: float(value) for name, value in metric.compute().items()}
 
-    def notes(self, judged: Judged) -> list[str]:
+    def notes(self, judged: Judged, figures: Mapping[str, Any]) -> list[str]:
         return without_images(judged, judged.labels.max(0) > 0)
 
     def figures(self, judged: Judged) -> dict[str, Any]:

@@ -4,4 +4,6 @@ from __future__ import annotations
 
 from peftbench.results.task_results import TaskResults
 
-RESULTS = TaskResults(metric="mAP", columns={"mAP %": "mAP", "F1 %": "f1"}, setting={"label_smoothing": 0.0})
+RESULTS = TaskResults(
+    metric="mAP", columns={"mAP %": "mAP", "F1 %": "f1"}, setting={"label_smoothing": 0.0}, outputs="labels"
+)

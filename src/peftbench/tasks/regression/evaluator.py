@@ -27,7 +27,7 @@ class NumberEvaluator(Evaluator):
     def headline(self, judged: Judged) -> dict[str, float]:
         return _means(_of_each(judged.predictions.double().numpy(), judged.labels.astype(np.float64)))
 
-    def notes(self, judged: Judged) -> list[str]:
+    def notes(self, judged: Judged, figures: Mapping[str, Any]) -> list[str]:
         same = [
             name for name, column in zip(judged.classes, judged.labels.T, strict=True) if (column == column[0]).all()
         ]

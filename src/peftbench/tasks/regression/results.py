@@ -9,4 +9,5 @@ RESULTS = TaskResults(
     columns={"R² %": "r2", "MAE": "mae", "Spearman %": "spearman"},
     setting={"loss": "mse", "huber_delta": 1.0},
     errors=("mae",),
+    outputs="numbers",
 )
