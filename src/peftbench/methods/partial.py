@@ -19,7 +19,7 @@ from peftbench.common.errors import Refusal, UserError, nearest
 from peftbench.config.bounds import Positive
 from peftbench.methods.base import Method, Plan, freeze
 from peftbench.methods.shared.folding import refuse_taken_names
-from peftbench.methods.spt.parts import Sparse, add_parts, merge_parts
+from peftbench.methods.spt.parts import MOST, Sparse, add_parts, merge_parts
 
 _BY_DEPTH = ("last_k", "first_k")
 _PROJECTION = "*attn.proj."
@@ -112,7 +112,7 @@ class Partial(Method):
             owner, _, last = name.rpartition(".")
             width = parameter[0].numel()
             places = drawn.long()[:, None] * width + torch.arange(width, device=drawn.device)
-            parts.setdefault(owner, {})[f"sparse_{last}"] = Sparse(places.flatten(), parameter)
+            parts.setdefault(owner, {})[f"sparse_{last}"] = _Rows(places.flatten(), parameter)
         for owner, made in parts.items():
             add_parts(backbone.net.get_submodule(owner), made, owner in backbone.facts.called, owner)
         _hold_statistics(backbone)
@@ -187,6 +187,16 @@ class Partial(Method):
         if self.preset == "first_k":
             return {name for name, block in blocks.of.items() if 1 <= block <= self.k}
         return {name for name, block in blocks.of.items() if block > blocks.count - self.k}
+
+
+class _Rows(Sparse):
+    """Entries that are whole rows of a matrix, row by row, so that where they lie follows without a search for it."""
+
+    def layout(self, shape: torch.Size) -> tuple[Tensor | None, Tensor | None, Tensor]:
+        rows = self.indices[:: shape[1]] // shape[1]
+        if len(rows) < MOST * shape[0]:
+            return rows.long(), None, torch.arange(len(self.indices), device=rows.device)
+        return None, None, self.indices.long()
 
 
 def _weights(backbone: Backbone, chosen: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
