@@ -51,6 +51,8 @@ def test_what_the_presets_train(place):
     [
         (['method.names=["blks.*"]'], "method.names=['blks.*']: 'blks.*' matches no parameter of vit_tiny"),
         (["method.k=9"], "has 8 blocks; expected at most that."),
+        (["method.names=[*norm*]", "method.k=2"], "method.k=2: counts for method.preset=last_k and first_k alone"),
+        (["method.preset=ln", "method.unit=stage"], "and method.preset=ln chooses otherwise; leave one of the two out"),
         (["method.k=0"], "method.k=0: expected at least 1"),
         (["method.preset=ln", "method.rows=2"], "method.rows=2: none of the chosen tensors"),
         (["method.preset=attn_proj", "method.rows=999"], "has 128 rows; expected at most that."),

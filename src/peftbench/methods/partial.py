@@ -71,6 +71,7 @@ class Partial(Method):
         for key in ("k", "rows"):
             if (value := getattr(self, key)) is not None and value < 1:
                 raise UserError(f"method.{key}={value}: expected at least 1.")
+        self._refuse_counts_of_no_effect()
         chosen = self._chosen(backbone)
         if self.rows is None:
             return
@@ -83,6 +84,18 @@ class Partial(Method):
         shortest = min(weights, key=lambda name: len(weights[name]))
         if self.rows > (most := len(weights[shortest])):
             raise UserError(f"method.rows={self.rows}: {shortest} has {plural(most, 'row')}; expected at most that.")
+
+    def _refuse_counts_of_no_effect(self) -> None:
+        """Raises UserError where `k` or `unit` is given and the blocks are not what is counted."""
+        if self.preset in _BY_DEPTH and not self.names:
+            return
+        instead = f"method.names={list(self.names)}" if self.names else f"method.preset={self.preset}"
+        for key in ("k", "unit"):
+            if (value := getattr(self, key)) != getattr(type(self), key):
+                raise UserError(
+                    f"method.{key}={value}: counts for method.preset=last_k and first_k alone, and {instead} chooses "
+                    f"otherwise; leave one of the two out."
+                )
 
     def prepare(self, model: nn.Module, batches: Iterable[Any]) -> Plan:
         backbone: Any = model.backbone
