@@ -106,7 +106,12 @@ def test_scales_and_biases_are_not_decayed_and_norms_train_where_asked():
         (["method.scale=0"], "vit_nano", "method.scale=0.0: nothing would be added"),
         (["method.position=beside"], "vit_nano", "expected .*parallel"),
         (["method.position=pre"], "resnet_nano", r"method.position=pre: layer1.0 of .*method=adapter, .* works"),
-        (["method.norms=affine"], "hybrid_nano", r"method.norms=affine: stages.0.0 of .*method=adapter, .* works"),
+        (
+            ["method.norms=affine"],
+            "hybrid_nano",
+            r"affine: .* stages.0.0 of .* has none such; method.norms=frozen works",
+        ),
+        (["method=houlsby", "method.position=post"], "resnet_nano", r"none such; method.norms=frozen works"),
         (["method=houlsby"], "resnet_nano", r"method.position=houlsby: layer1.0 of .*method=adapter, .* works"),
     ],
 )

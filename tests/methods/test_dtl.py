@@ -112,6 +112,10 @@ def test_counts_and_refusals(cli):
     told = cli("method=dtl", "backbone=resnet_nano", "data=digits")
     refused(told, "has no sequence of equal blocks of tokens; method=losa and method=lora work.")
     refused(cli("method=dtl", "backbone=vit_nano", "data=digits", "method.first=8"), "has 8 blocks, counted from 0")
+    with pytest.raises(
+        peftbench.UserError, match=r"method\.first=0: blocks are counted from 0, and the first one must"
+    ):
+        DTL(first=0).check(backbone)
     for word in ("trainer.grad_checkpointing=true", "trainer.compile=true"):
         refused(cli("method=dtl", "backbone=vit_nano", "data=digits", word), "which must run once and whole")
 

@@ -198,6 +198,15 @@ def test_targets_without_one_class_each_take_the_tasks_own_loss_or_are_refused()
     [
         ({"k": 0}, "method.k=0: expected at least 1."),
         ({"batches": 0}, "method.batches=0: expected at least 1."),
+        (
+            {"k": 9999},
+            "method.k=9999: the longest row of a weight of vit_tiny_patch16_224 has 768 entries; expected at most "
+            "that.",
+        ),
+        (
+            {"loss": "ce", "temperature": 0.5},
+            "method.temperature=0.5: is of method.loss=contrastive alone; leave it out of ce.",
+        ),
         ({"temperature": 0.0}, "method.temperature=0.0: expected a number above 0."),
     ],
 )

@@ -8,8 +8,10 @@ import torch
 import peftbench
 from peftbench.cli.main import main
 from peftbench.costs import SavedBytes
-from peftbench.methods.partial import Partial
+from peftbench.methods.partial import Partial, _Rows
+from peftbench.methods.spt.parts import add_parts
 from peftbench.models.model import Model
+from peftbench.runs.dry_run import plan_run
 from peftbench.tasks.classification.task import Classification
 from support.backbones import SMALL, composed, on_meta, parameters, with_weights
 from support.batches import batch
@@ -49,6 +51,8 @@ def test_what_the_presets_train(place):
     [
         (['method.names=["blks.*"]'], "method.names=['blks.*']: 'blks.*' matches no parameter of vit_tiny"),
         (["method.k=9"], "has 8 blocks; expected at most that."),
+        (["method.names=[*norm*]", "method.k=2"], "method.k=2: counts for method.preset=last_k and first_k alone"),
+        (["method.preset=ln", "method.unit=stage"], "and method.preset=ln chooses otherwise; leave one of the two out"),
         (["method.k=0"], "method.k=0: expected at least 1"),
         (["method.preset=ln", "method.rows=2"], "method.rows=2: none of the chosen tensors"),
         (["method.preset=attn_proj", "method.rows=999"], "has 128 rows; expected at most that."),
@@ -99,11 +103,35 @@ def test_rows_that_were_not_drawn_stay_to_the_byte_and_merge_to_the_bit(family):
             assert torch.equal(tensor, before[f"net.{name}"]), name
 
 
+@pytest.mark.parametrize("rows", [3, 15])  # of 16: some rows, and so many that all are computed with
+def test_rows_have_the_gradients_that_they_have_in_the_whole_weight(rows):
+    layer, x = torch.nn.Linear(4, 16).requires_grad_(False), torch.randn(5, 4)
+    drawn = torch.randperm(16)[:rows].sort().values
+    part = _Rows((drawn[:, None] * 4 + torch.arange(4)).flatten(), layer.weight)
+    whole = layer.weight.clone().requires_grad_()
+    torch.nn.functional.linear(x, whole, layer.bias).square().sum().backward()
+    add_parts(layer, {"sparse_weight": part}, called=True)
+    layer(x).square().sum().backward()
+    torch.testing.assert_close(part.values.grad.view(rows, 4), whole.grad[drawn])
+
+
+def test_rows_are_planned_without_data(tiny):
+    """Where they lie is drawn later; that they are as many rows is enough for what a step takes."""
+    words = ["method=apla", "backbone=vit_nano", *(w for w in tiny if "backbone" not in w)]
+    planned = plan_run(peftbench.compose(*words, "method.rows=8"))
+    assert planned.parameters["method"] == 8 * 8 * 129
+    assert 0 < planned.step.saved < planned.step.peak
+    assert planned.relative_time < 1
+
+
 @pytest.mark.slow
 def test_the_rows_are_drawn_by_the_seed_and_come_with_the_run(cli, tmp_path, tiny, capsys):
     words = ["method=apla", "method.rows=2", "backbone=vit_nano", *(w for w in tiny if "backbone" not in w)]
     for seed in (0, 1):
         assert cli(*words, f"seed={seed}", f"output_dir={tmp_path / str(seed)}")[0] == 0
+    memory = json.loads(next((tmp_path / "0").glob("*/result.json")).read_text())["costs"]["memory"]
+    planned = plan_run(peftbench.compose(*words, f"output_dir={tmp_path}"))
+    assert planned.step.saved == memory["saved_for_backward"]
     plans = [json.loads(next((tmp_path / s).glob("*/plan.json")).read_text()) for s in "01"]
     assert plans[0] == plans[1], "as many, of the same layers"
     assert plans[0]["trainable"] == 8 * 2 * 129 == sum(row["parameters"] for row in plans[0]["layers"])

@@ -97,6 +97,7 @@ def test_a_weight_that_is_read_is_left_alone_and_named():
     [
         ([], "resnet_nano", r"method=repadapter: resnet18 has no linear layer called qkv or fc1.*method=lora.* work\."),
         (["method.rank=3"], "vit_nano", r"method.rank=3: expected a multiple of method.groups=2"),
+        (["method.groups=3"], "vit_nano", r"method.groups=3: expected a divisor of method.rank=8, such as 2"),
         (["method.groups=3", "method.rank=9"], "vit_nano", r"method.groups=3: layer .*qkv has 128 inputs"),
         (["method.layers=[nothing]"], "vit_nano", r"method.layers=\['nothing'\]: no linear layer"),
         (["method.scale=0"], "vit_nano", "method.scale=0.0: nothing would be added"),

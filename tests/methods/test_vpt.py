@@ -94,15 +94,23 @@ def test_exact_counts():
         assert parameters(method_of("vpt"), copy.deepcopy(backbone)) == deep
         assert parameters(method_of("vpt", "method.depth=shallow"), backbone) == shallow
     for name in ("swin_b", "resnet50", "hybrid_nano", "convnext_b"):
-        with pytest.raises(peftbench.Refusal, match="has no tokens, or position biases between them"):
+        with pytest.raises(peftbench.Refusal, match="computes with feature maps, and has no sequence of tokens"):
             method_of("vpt").check(on_meta(composed(f"backbone={name}").backbone))
 
 
-@pytest.mark.parametrize("name", ["beit_base_patch16_224", "eva02_tiny_patch14_224", "cait_xxs24_224"])
-def test_what_tells_positions_apart_is_refused(name):
+BY_POSITION = "adds biases or rotations by position between its tokens"
+REFUSED = {
+    "beit_base_patch16_224": BY_POSITION,
+    "eva02_tiny_patch14_224": BY_POSITION,
+    "cait_xxs24_224": "is built otherwise than timm's plain vision transformers",
+}
+
+
+@pytest.mark.parametrize(("name", "why"), REFUSED.items())
+def test_what_tells_positions_apart_is_refused(name, why):
     size = {"eva02_tiny_patch14_224": 28}.get(name, 32)
     args = {"img_size": size, "depth": 1}
-    with pytest.raises(peftbench.Refusal, match=r"method=vpt: .* method=lora and method=petah work\."):
+    with pytest.raises(peftbench.Refusal, match=rf"method=vpt: {name} {why}.* method=lora and method=petah work\."):
         method_of("vpt").check(on_meta(config.Backbone(name, args=args, pretrained=False), size))
 
 

@@ -77,10 +77,15 @@ class Adapter(Method):
         for block in facts.blocks:
             whole = block.has_middle and set(drops.get(self.position, ())) <= set(block.inner)
             if not whole and (self.position in drops or self.norms == "affine"):
-                key = f"position={self.position}" if self.position in drops else f"norms={self.norms}"
+                if self.position not in drops:
+                    raise Refusal(
+                        f"method.norms=affine: trains the norms before an attention and an MLP, and {block.module} of "
+                        f"{facts.name} has none such; method.norms=frozen works."
+                    )
                 raise Refusal(
-                    f"method.{key}: {block.module} of {facts.name} is no block of an attention and an MLP with a norm "
-                    f"before each and a drop-path behind; method=adapter, whose position is parallel, works."
+                    f"method.position={self.position}: {block.module} of {facts.name} is no block of an attention and "
+                    f"an MLP with a norm before each and a drop-path behind; method=adapter, whose position is "
+                    f"parallel, works."
                 )
 
     def adapt(self, backbone: Backbone, plan: Plan) -> None:

@@ -45,15 +45,20 @@ class DTL(Method):
     prefix: ClassVar[Literal["", "last", "all"]] = "all"
 
     rank: Positive = 2
-    first: Positive | None = None
+    first: int | None = None
     beta: AboveZero = 100.0
     plus: bool = False
 
     def check(self, backbone: Backbone) -> None:
         facts = backbone.facts
-        for key in ("rank", "first", "beta"):
-            if (value := getattr(self, key)) is not None and value <= 0:
+        for key in ("rank", "beta"):
+            if (value := getattr(self, key)) <= 0:
                 raise UserError(f"method.{key}={value}: expected a number above 0.")
+        if self.first is not None and self.first < 1:
+            raise UserError(
+                f"method.first={self.first}: blocks are counted from 0, and the first one must stay as it is, since "
+                f"the stream reads what frozen blocks give; expected at least 1."
+            )
         taps = facts.taps
         if len(taps) < 2 or any(tap.layout != "NLC" or tap.shape != taps[0].shape for tap in taps):
             raise Refusal(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -63,9 +63,19 @@ class GPS(Method):
                 raise UserError(f"method.{key}={value}: expected at least 1.")
         if not 0 < self.temperature < float("inf"):
             raise UserError(f"method.temperature={self.temperature}: expected a number above 0.")
-        if not _matrices(backbone):
+        if self.loss == "ce" and self.temperature != type(self).temperature:
+            raise UserError(
+                f"method.temperature={self.temperature}: is of method.loss=contrastive alone; leave it out of ce."
+            )
+        if not (matrices := _matrices(backbone)):
             raise Refusal(
                 f"method=gps: {backbone.facts.name} has no linear layers nor convolutions; method=full works."
+            )
+        longest = max(cast(Tensor, layer._parameters["weight"])[0].numel() for layer in matrices.values())
+        if self.k > longest:
+            raise UserError(
+                f"method.k={self.k}: the longest row of a weight of {backbone.facts.name} has {longest:,} entries; "
+                f"expected at most that."
             )
 
     def prepare(self, model: nn.Module, batches: Iterable[Any]) -> Plan:

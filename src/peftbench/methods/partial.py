@@ -19,7 +19,7 @@ from peftbench.common.errors import Refusal, UserError, nearest
 from peftbench.config.bounds import Positive
 from peftbench.methods.base import Method, Plan, freeze
 from peftbench.methods.shared.folding import refuse_taken_names
-from peftbench.methods.spt.parts import Sparse, add_parts, merge_parts
+from peftbench.methods.spt.parts import MOST, Sparse, add_parts, merge_parts
 
 _BY_DEPTH = ("last_k", "first_k")
 _PROJECTION = "*attn.proj."
@@ -71,6 +71,7 @@ class Partial(Method):
         for key in ("k", "rows"):
             if (value := getattr(self, key)) is not None and value < 1:
                 raise UserError(f"method.{key}={value}: expected at least 1.")
+        self._refuse_counts_of_no_effect()
         chosen = self._chosen(backbone)
         if self.rows is None:
             return
@@ -83,6 +84,18 @@ class Partial(Method):
         shortest = min(weights, key=lambda name: len(weights[name]))
         if self.rows > (most := len(weights[shortest])):
             raise UserError(f"method.rows={self.rows}: {shortest} has {plural(most, 'row')}; expected at most that.")
+
+    def _refuse_counts_of_no_effect(self) -> None:
+        """Raises UserError where `k` or `unit` is given and the blocks are not what is counted."""
+        if self.preset in _BY_DEPTH and not self.names:
+            return
+        instead = f"method.names={list(self.names)}" if self.names else f"method.preset={self.preset}"
+        for key in ("k", "unit"):
+            if (value := getattr(self, key)) != getattr(type(self), key):
+                raise UserError(
+                    f"method.{key}={value}: counts for method.preset=last_k and first_k alone, and {instead} chooses "
+                    f"otherwise; leave one of the two out."
+                )
 
     def prepare(self, model: nn.Module, batches: Iterable[Any]) -> Plan:
         backbone: Any = model.backbone
@@ -112,7 +125,7 @@ class Partial(Method):
             owner, _, last = name.rpartition(".")
             width = parameter[0].numel()
             places = drawn.long()[:, None] * width + torch.arange(width, device=drawn.device)
-            parts.setdefault(owner, {})[f"sparse_{last}"] = Sparse(places.flatten(), parameter)
+            parts.setdefault(owner, {})[f"sparse_{last}"] = _Rows(places.flatten(), parameter)
         for owner, made in parts.items():
             add_parts(backbone.net.get_submodule(owner), made, owner in backbone.facts.called, owner)
         _hold_statistics(backbone)
@@ -187,6 +200,16 @@ class Partial(Method):
         if self.preset == "first_k":
             return {name for name, block in blocks.of.items() if 1 <= block <= self.k}
         return {name for name, block in blocks.of.items() if block > blocks.count - self.k}
+
+
+class _Rows(Sparse):
+    """Entries that are whole rows of a matrix, row by row, so that where they lie follows without a search for it."""
+
+    def layout(self, shape: torch.Size) -> tuple[Tensor | None, Tensor | None, Tensor]:
+        rows = self.indices[:: shape[1]] // shape[1]
+        if len(rows) < MOST * shape[0]:
+            return rows.long(), None, torch.arange(len(self.indices), device=rows.device)
+        return None, None, self.indices.long()
 
 
 def _weights(backbone: Backbone, chosen: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:

@@ -62,6 +62,11 @@ class RepAdapter(Method):
             raise UserError(f"method.dropout={self.dropout}: expected at least 0 and below 1.")
         if not self.scale:
             raise UserError("method.scale=0.0: nothing would be added; give another number, such as 1.")
+        if self.rank % self.groups and self.rank == type(self).rank:
+            divisor = next(n for n in range(min(self.groups, self.rank), 0, -1) if self.rank % n == 0)
+            raise UserError(
+                f"method.groups={self.groups}: expected a divisor of method.rank={self.rank}, such as {divisor}."
+            )
         if self.rank % self.groups:
             raise UserError(f"method.rank={self.rank}: expected a multiple of method.groups={self.groups}.")
         chosen = self._chosen(backbone)

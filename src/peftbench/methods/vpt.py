@@ -60,8 +60,7 @@ class VPT(Method):
             raise UserError(f"method.dropout={self.dropout}: expected at least 0 and below 1.")
         if not takes_tokens(backbone):
             raise Refusal(
-                f"method=vpt: {backbone.facts.name} has no tokens, or position biases between them that prompts have "
-                f"no place in; method=lora and method=petah work."
+                f"method=vpt: {backbone.facts.name} {_why_no_prompts(backbone)}; method=lora and method=petah work."
             )
 
     def adapt(self, backbone: Backbone, plan: Plan) -> None:
@@ -71,6 +70,17 @@ class VPT(Method):
         prompts = Prompts(blocks, self.prompts, width, patch_pixels(backbone), self.dropout)
         backbone.net.add_module("prompts", prompts)
         add_tokens(backbone, self.prompts, prompts.of_block, every_block=self.depth == "deep")
+
+
+def _why_no_prompts(backbone: Backbone) -> str:
+    """What a backbone that does not take tokens has in their way."""
+    if any(tap.layout != "NLC" for tap in backbone.facts.taps):
+        return "computes with feature maps, and has no sequence of tokens that prompts could join"
+    net = backbone.net
+    tables = any("relative_position" in name for name, _ in net.named_parameters())
+    if tables or getattr(net, "rope", None) is not None:
+        return "adds biases or rotations by position between its tokens, among which prompts have no place"
+    return "is built otherwise than timm's plain vision transformers, whose blocks alone take prompts"
 
 
 class Prompts(nn.Module):

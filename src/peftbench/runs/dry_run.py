@@ -149,7 +149,7 @@ def plan_run(config: Config, probe: bool = False, outlined: Outlined | None = No
             rest = f"the backbone runs from behind {model.places_of_kept_taps[-1][0]} alone"
         notes.append(f"memory and time: of a step without kept taps; with them {rest}")
     if config.trainer.consistency:
-        notes.append("memory and time: without the second pass of trainer.consistency, which takes as much again")
+        notes.append(f"memory and time: {_second_pass(config)}")
     if config.trainer.compile:
         notes.append("memory: of the plain model; compiled blocks (trainer.compile=true) keep other tensors")
     if config.backbone.stream:
@@ -173,6 +173,16 @@ def plan_run(config: Config, probe: bool = False, outlined: Outlined | None = No
                 f"this machine"
             )
     return Planned(tuple(rows), parameters, taken, full, tuple(notes), weights, taps, probed)
+
+
+def _second_pass(config: Config) -> str:
+    """What `trainer.consistency` adds to a step that is simulated without it."""
+    if (every := config.trainer.consistency_every) == 1:
+        return "without the second pass of trainer.consistency, which takes as much again"
+    return (
+        f"of a step without noise; one of trainer.consistency_every={every} steps computes half of its batch twice, "
+        f"which takes about as much"
+    )
 
 
 def plan_step(config: Config, splits: Splits, images: int | None = None, parts: int = 1) -> tuple[Step, int] | None:

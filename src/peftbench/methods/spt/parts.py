@@ -19,6 +19,9 @@ from peftbench.methods.shared.branches import Gain, PartOf
 from peftbench.methods.shared.folding import Folded, layer_class, refuse_taken_names
 from peftbench.methods.shared.low_rank_update import LowRankUpdate, drop_path
 
+MOST = 0.8
+"""Where at least this share of a matrix's rows (or columns) have entries, all of them are computed with."""
+
 
 class Sparse(nn.Module):
     """Trainable differences of a few entries of a frozen tensor.
@@ -68,7 +71,7 @@ class Sparse(nn.Module):
 def _block(at: Tensor, size: int) -> tuple[Tensor | None, Tensor]:
     """The rows (or columns), of `size`, that have entries, None where most have; and each entry's place in them."""
     used, place = torch.unique(at, return_inverse=True)
-    if len(used) < 0.8 * size:
+    if len(used) < MOST * size:
         return used.long(), place
     return None, at.long()
 
