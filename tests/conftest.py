@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 pytest.register_assert_rewrite("support")  # what its helpers assert is told as fully as in a test
 
@@ -21,6 +22,10 @@ from support.speed import Shortcuts  # noqa: E402
 os.environ["PEFTBENCH_CACHE"] = tempfile.mkdtemp(prefix="peftbench-taps-")  # never the cache of whoever runs the tests
 atexit.register(shutil.rmtree, os.environ["PEFTBENCH_CACHE"], ignore_errors=True)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is imported: no test asks the network
+
+# How fast inputs are made and tests run says something of the machine alone.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 Result = tuple[int, str, str]
 atexit.register(gc.unfreeze)
