@@ -241,8 +241,8 @@ def test_a_batch_of_one_image_trains(form):
         (["method.form=vjepa", "method.reduction=2"], "method.reduction=2: is of method.form=efficient alone"),
         (["method=mlp", "method.layers=1"], "method.layers=1: counts the head"),
         (["method=mlp", "method.dropout=1.0"], "method.dropout=1.0: expected a share"),
-        (["data=digits_det"], "method=attentive: pools the features itself, and task=detection reads the backbone's "
-         "taps; take linear, losa, cst or lst"),
+        (["data=digits_det"], "method=attentive: pools the features itself, to one vector an image, and "
+         "task=detection needs the backbone's feature maps; take linear, losa, cst or lst, which leave it these."),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_one_sentence(words, told, cli):

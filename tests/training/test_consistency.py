@@ -10,6 +10,7 @@ from peftbench.methods.shared.branches import OutputOf, UpdateOf
 from peftbench.methods.shared.low_rank_update import Form, LowRankUpdate, updates
 from peftbench.runs.build import instantiate
 from peftbench.runs.compatibility import refuse_incompatible
+from peftbench.runs.dry_run import _second_pass
 from peftbench.training.consistency import Consistency, noise_shares, scaled
 from support.backbones import composed, on_meta
 from support.batches import batch
@@ -166,6 +167,15 @@ def test_every_nth_step_takes_half_a_batch_twice_and_keeps_no_more_than_a_whole_
 
 
 @pytest.mark.parametrize(
+    ("every", "told"),
+    [(1, "the second pass of trainer.consistency, which takes as much again"), (2, "twice, which takes about as much")],
+)
+def test_a_plan_says_what_the_second_pass_takes(every, told):
+    words = ("method=pace", "backbone=vit_nano", "data=digits", f"trainer.consistency_every={every}")
+    assert _second_pass(composed(*words)).endswith(told)
+
+
+@pytest.mark.parametrize(
     ("words", "told"),
     [
         (
@@ -183,6 +193,7 @@ def test_every_nth_step_takes_half_a_batch_twice_and_keeps_no_more_than_a_whole_
         (["method=pace", "trainer.compile=true"], r"trainer\.compile=true computes again, or has compiled"),
         (["method=pace", "trainer.grad_checkpointing=true"], r"trainer\.grad_checkpointing=true computes again"),
         (["method=pace", "trainer=fsdp"], r"in two parts, which trainer=fsdp has not; use trainer=ddp"),
+        (["method=pace", "trainer.consistency=0"], r"consistency=0: without it method=pace is another method, LoRA"),
         (["method=pace", "data=digits_det"], r"task=detection has none such"),
         (
             ["method=lora", "trainer.consistency_every=2"],

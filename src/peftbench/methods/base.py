@@ -119,6 +119,8 @@ class Method:
     looking which taps have a gradient."""
     branched: ClassVar[bool] = False
     """`branches` gives what was added beside layers, which noise can scale (`trainer.consistency`)."""
+    needs_consistency: ClassVar[bool] = False
+    """Nothing but `trainer.consistency` tells it from the method that it derives from: without, it is refused."""
     merges: ClassVar[tuple[str, ...]] = ("masked",)
     """What can become of a pruned backbone's zeros, the default first: `unmerged` leaves updates beside the weights,
     `masked` keeps every zero, `dense` merges over them. Weights that train themselves always keep their zeros."""

@@ -52,8 +52,8 @@ def refuse_combination(config: Config, method: Method) -> backbones.Backbone:
     name = config.method.name
     if method.pools and not task_class(config.task).takes_features:
         raise Refusal(
-            f"method={name}: pools the features itself, and task={config.task.name} reads the backbone's taps; take "
-            f"linear, losa, cst or lst, whose taps it can read."
+            f"method={name}: pools the features itself, to one vector an image, and task={config.task.name} needs the "
+            f"backbone's feature maps; take linear, losa, cst or lst, which leave it these."
         )
     task_class(config.task).refuse(config, method.fixed_size, backbone)
     if config.optimizer.layer_decay is not None and method.side:
@@ -62,6 +62,11 @@ def refuse_combination(config: Config, method: Method) -> backbones.Backbone:
             f"that there is no rate to scale by depth; leave it out (optimizer.head_lr scales the head's rate)."
         )
     _refuse_ways_of_computing(config, method, backbone)
+    if method.needs_consistency and not config.trainer.consistency:
+        raise Refusal(
+            f"trainer.consistency=0: without it method={name} is another method, LoRA; give a number above 0, such as "
+            f"trainer.consistency=0.1, or take method=lora."
+        )
     if config.trainer.consistency:
         _refuse_consistency(config, method, backbone)
     if method.own_optimizer and config.optimizer.anchored:
