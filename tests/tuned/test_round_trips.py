@@ -22,10 +22,12 @@ from peftbench.training.checkpoint import Checkpoints
 from peftbench.tuned.finished_run import open_run
 from support import mistakes
 from support.backbones import OTHER_NAMES, REFUSES
+from support.backbones import method as method_of
 
 SIZES = ("64", "[64,96]", "null")
 """A square, height and width, and images of their own sizes (or the backbone's own)."""
-METHODS = names("method", [CONFIGS])
+METHODS = [name for name in names("method", [CONFIGS]) if not method_of(name).solves]
+"""All but those without steps (tests/methods/test_solved.py)."""
 QUICK = [
     *("data.batch_size=2", "trainer.epochs=1", "trainer.max_batches=2", "logger=none"),
     *("trainer.progress=false", "trainer.accelerator=cpu", "taps=off"),
@@ -55,6 +57,8 @@ def words_of(task, size, method):
         refusal = "is built for one input size"
     if instantiate(spec.method).pools and not task_class(spec.task).takes_features:
         key, refusal = f"method={method}", "pools the features itself"
+    if spec.trainer.consistency and boxes:
+        key, refusal = f"trainer.consistency={spec.trainer.consistency}", "compares two predictions for an image"
     words = [f"method={method}", *data, *QUICK, f"backbone={backbone}", *small, f"data.size={size}"]
     return words, key, refusal
 
