@@ -9,7 +9,8 @@ from peftbench.methods.repadapter import GroupedBottleneck
 from support.backbones import SMALL, composed, method, on_meta, parameters, spec, with_weights
 
 SWIN = spec("swin_tiny_patch4_window7_224", {"img_size": 32, "depths": (2, 1), "embed_dim": 16, "num_heads": (2, 2)})
-CONVNEXT = spec("convnext_tiny", {"depths": (1, 1, 1, 1), "dims": (16, 24, 32, 48)})
+# Scaled by timm's own start of 1e-6 what a branch adds would be seen by no tolerance.
+CONVNEXT = spec("convnext_tiny", {"depths": (1, 1, 1, 1), "dims": (16, 24, 32, 48), "ls_init_value": 1.0})
 NETS = {"vit": (SMALL["vit"], 32), "swin": (SWIN, 32), "convnext": (CONVNEXT, 64), "hybrid": (SMALL["hybrid"], 64)}
 
 

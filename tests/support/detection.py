@@ -21,8 +21,15 @@ from support.backbones import on_meta
 
 DETECTORS = ("fasterrcnn", "retinanet", "fcos")
 FAMILIES = {"cnn": "resnet_nano", "vit": "vit_nano", "hybrid": "hybrid_nano"}
-METHODS = [m for m in names("method", [CONFIGS]) if not method_of(m).pools and m != "vpt"]
-"""All but those that pool the features themselves, which a detector refuses, and what is of plain ViTs alone."""
+
+
+def _refused(method):
+    """Whether it pools features itself, solves a head, or compares two predictions, which dense tasks refuse."""
+    return method.pools or method.solves or method.needs_consistency
+
+
+METHODS = [m for m in names("method", [CONFIGS]) if m != "vpt" and not _refused(method_of(m))]
+"""All that a detector trains with; `vpt`, which is of plain ViTs alone, has detectors of its own in its tests."""
 SMALL = ["data=digits_det", "task.width=64", "task.hidden=16", "task.rois=16"]
 CANVAS = (64, 96)
 
