@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 import peftbench
 from peftbench.runs.run import run
 from peftbench.tuned.export import export
-from support.finished_runs import finish, logits_of, pictures, records_in, same
+from support.finished_runs import finish, logits_of, pictures, same
+from support.processes import one_and_two_processes
 from support.runs import learned
 from support.stops import interrupted_and_undisturbed
 
@@ -79,17 +76,6 @@ def test_compiled_and_computed_again_it_learns_the_same(method, words, tmp_path)
 @pytest.mark.parametrize("method", DRAWN)
 def test_two_processes_learn_what_one_does(method, tmp_path):
     words = [f"method={method}", "data=digits", *VIT, "trainer.epochs=1", "trainer.max_batches=4", "logger=none"]
-    words += ["data.stage=tune", "trainer.progress=false", "method.dropout=0.0", "trainer.accelerator=cpu"]
+    words += ["data.stage=tune", "trainer.progress=false", "method.dropout=0.0"]
     words += ["method.drop_path=0.0"] if method == "adapter_plus" else []  # each process draws its own
-    pair = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", f"output_dir={tmp_path / 'two'}"]
-    done = subprocess.run(
-        [sys.executable, "-m", "peftbench.cli.main", *words, *pair], capture_output=True, text=True, timeout=480
-    )
-    assert done.returncode == 0, done.stderr
-    (two,) = records_in(tmp_path / "two")
-    one = run(peftbench.compose(*words, f"output_dir={tmp_path / 'one'}"))
-    assert two.metrics["train/loss"] == pytest.approx(one.metrics["train/loss"], rel=1e-4)
-    a, b = learned(one), learned(two)
-    assert a.keys() == b.keys()
-    assert all(torch.allclose(a[n], b[n], rtol=1e-2, atol=1e-4) for n in a)
-    assert json.loads((Path(two.folder) / "result.json").read_text())["status"] == "complete"
+    one_and_two_processes(words, tmp_path)

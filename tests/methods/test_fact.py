@@ -166,12 +166,12 @@ def test_other_nets_are_refused(name, why):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"rank": 49}, "method.rank=49: expected 1 to 48, the width of vit_tiny_patch16_224."),
+        ({"rank": 129}, "method.rank=129: expected 1 to 128, the width of vit_tiny_patch16_224."),
         ({"scale": 0.0}, "method.scale=0.0: expected a number above 0."),
-        ({"dropout": 1.0}, "method.dropout=1.0: expected at least 0 and below 1."),
+        ({"dropout": 1.0}, "method.dropout=1.0: expected a share, at least 0 and below 1."),
     ],
 )
 def test_options_out_of_range_are_refused(options, told):
     with pytest.raises(peftbench.UserError) as raised:
-        FacT(**options).check(on_meta(SMALL["vit"], 32))
+        peftbench.count_parameters("fact", "vit_nano", **options)
     assert str(raised.value) == told

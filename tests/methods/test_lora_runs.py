@@ -1,7 +1,5 @@
 """Runs of the forms of LoRA: resumed to the bit, loaded, merged, in two processes."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +7,8 @@ import torch
 
 import peftbench
 from peftbench.common.sealed_file import read_tensors
-from support.finished_runs import finish, logits_of, pictures, records_in, same
+from support.finished_runs import finish, logits_of, pictures, same
+from support.processes import one_and_two_processes
 from support.runs import QUICK, learned
 from support.stops import interrupted_and_undisturbed
 
@@ -51,11 +50,4 @@ def test_it_resumes_to_the_same_bits(words, tmp_path, monkeypatch):
 @pytest.mark.parametrize("method", ["dora", "pissa"])
 def test_two_processes_learn_what_one_does(method, tmp_path):
     words = [*QUICK, *DATA, f"method={method}", "backbone=vit_nano", "backbone.pretrained=true"]
-    for place, more in (("one", []), ("two", ["trainer=ddp", "trainer.devices=2"])):
-        command = [sys.executable, "-m", "peftbench.cli.main", *words, *more, f"output_dir={tmp_path / place}"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=480)
-        assert done.returncode == 0, done.stderr
-    one, two = (learned(records_in(tmp_path / place)[0]) for place in ("one", "two"))
-    assert one.keys() == two.keys()
-    for name in one:
-        torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=1e-5)
+    one_and_two_processes(words, tmp_path, rtol=1e-3, atol=1e-5)

@@ -1,8 +1,6 @@
 """The side nets that pool: attentive probes and the MLP head, and what holds for every net with features of its own."""
 
 import dataclasses
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +15,8 @@ from peftbench.models.kept_taps import shapes_of_kept_taps
 from peftbench.sweeps.grouping import joint_signature
 from support.backbones import composed, on_meta, parameters
 from support.backbones import method as method_of
-from support.finished_runs import pictures, records_in, same
+from support.finished_runs import pictures, same
+from support.processes import one_and_two_processes
 from support.runs import SMALL, learned
 from support.side import FAMILIES, batch, make, optimizer, step
 from support.stops import interrupted_and_undisturbed
@@ -318,18 +317,9 @@ def test_streamed_and_kept_taps_give_the_same_figures(method, tiny, tmp_path):
 @pytest.mark.parametrize("more", [["method=attentive"], ["method=mlp", "method.dropout=0"]], ids=" ".join)
 def test_two_processes_train_as_one_does(more, words, tmp_path):
     """Statistics are of both processes' halves of a batch."""
-    words = [*words, *more, "trainer.epochs=2", "trainer.accelerator=cpu", "optimizer=sgd", "optimizer.lr=0.05"]
-    pair = ["trainer=ddp", "trainer.devices=2", f"output_dir={tmp_path / 'two'}"]
-    command = [sys.executable, "-m", "peftbench.cli.main", *words, *pair]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=480)
-    assert done.returncode == 0, done.stderr
-    (two,) = records_in(tmp_path / "two")
-    one = peftbench.run(peftbench.compose(*words, f"output_dir={tmp_path / 'one'}"))
-    assert [r["train_loss"] for r in two.history] == pytest.approx([r["train_loss"] for r in one.history], rel=1e-4)
+    words = [*words, *more, "trainer.epochs=2", "optimizer=sgd", "optimizer.lr=0.05"]
+    one, two = one_and_two_processes(words, tmp_path)
     assert two.metrics["val/loss"] == pytest.approx(one.metrics["val/loss"], rel=1e-4)
-    ours, theirs = learned(one), learned(two)
-    assert ours.keys() == theirs.keys()
-    assert all(torch.allclose(ours[n], theirs[n], atol=1e-4) for n in ours)
 
 
 @pytest.mark.slow

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 import torch
 
 import peftbench
-from peftbench.runs.run import run
-from support.finished_runs import pictures, records_in, same
+from support.finished_runs import pictures, same
+from support.processes import one_and_two_processes
 from support.runs import SMALL, learned
 from support.stops import interrupted_and_undisturbed
 
@@ -54,15 +51,4 @@ def test_a_run_resumes_to_the_same_bits_loads_and_is_exported(method, words, tmp
 
 @pytest.mark.parametrize("method", PAIRS, ids=" ".join)
 def test_two_processes_learn_what_one_does(method, words, tmp_path):
-    words = [*words, f"method={method[0]}", *method[1:], "trainer.epochs=2", "trainer.accelerator=cpu"]
-    pair = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", f"output_dir={tmp_path / 'two'}"]
-    done = subprocess.run(
-        [sys.executable, "-m", "peftbench.cli.main", *words, *pair], capture_output=True, text=True, timeout=480
-    )
-    assert done.returncode == 0, done.stderr
-    (two,) = records_in(tmp_path / "two")
-    one = run(peftbench.compose(*words, f"output_dir={tmp_path / 'one'}"))
-    assert two.metrics["train/loss"] == pytest.approx(one.metrics["train/loss"], rel=1e-4)
-    a, b = learned(one), learned(two)
-    assert a.keys() == b.keys()
-    assert all(torch.allclose(a[n], b[n], rtol=1e-2, atol=1e-4) for n in a)
+    one_and_two_processes([*words, f"method={method[0]}", *method[1:], "trainer.epochs=2"], tmp_path)

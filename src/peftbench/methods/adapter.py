@@ -62,11 +62,6 @@ class Adapter(Method):
 
     def check(self, backbone: Backbone) -> None:
         facts = backbone.facts
-        if self.rank < 1:
-            raise UserError(f"method.rank={self.rank}: expected at least 1.")
-        for key in ("dropout", "drop_path"):
-            if not 0 <= getattr(self, key) < 1:
-                raise UserError(f"method.{key}={getattr(self, key)}: expected at least 0 and below 1.")
         if not self.scale and self.scaling == "fixed":
             raise UserError("method.scale=0.0: nothing would be added; give another number, such as 0.1.")
         if not facts.blocks:

@@ -51,10 +51,6 @@ class Convpass(Method):
 
     def check(self, backbone: Backbone) -> None:
         facts = backbone.facts
-        if self.rank < 1:
-            raise UserError(f"method.rank={self.rank}: expected at least 1.")
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"method.dropout={self.dropout}: expected at least 0 and below 1.")
         if not self.scale:
             raise UserError("method.scale=0.0: nothing would be added; give another number, such as 1.")
         if not _attends(backbone):

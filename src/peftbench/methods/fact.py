@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from peftbench.backbones import Backbone
 from peftbench.backbones.coded_weights import own_weight
 from peftbench.common.errors import Refusal, UserError
-from peftbench.config.bounds import Positive, Share
+from peftbench.config.bounds import AboveZero, Positive, Share
 from peftbench.methods.base import Branch, Method, Plan, freeze
 from peftbench.methods.shared.branches import Gain, PartOf
 from peftbench.methods.shared.folding import Folded, layer_class, refuse_taken_names
@@ -54,14 +54,10 @@ class FacT(Method):
 
     form: Literal["tt", "tk"] = "tt"
     rank: Positive = 16
-    scale: float = 1.0
+    scale: AboveZero = 1.0
     dropout: Share = 0.1
 
     def check(self, backbone: Backbone) -> None:
-        if not 0 < self.scale < math.inf:
-            raise UserError(f"method.scale={self.scale}: expected a number above 0.")
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"method.dropout={self.dropout}: expected at least 0 and below 1.")
         if why := _why_no_tiles(backbone):
             name = "fact" if self.form == "tt" else "fact_tk"
             raise Refusal(

@@ -85,10 +85,6 @@ class LoRA(Method):
         return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
     def check(self, backbone: Backbone) -> None:
-        if self.rank < 1:
-            raise UserError(f"method.rank={self.rank}: expected at least 1.")
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"method.dropout={self.dropout}: expected at least 0 and below 1.")
         every = self._layers(backbone)
         if not every:
             raise Refusal(

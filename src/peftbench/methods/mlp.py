@@ -61,8 +61,6 @@ class MLP(Method):
                 f"method.layers={self.layers}: counts the head, so that there are no hidden layers; expected at least "
                 f"2, and method=linear is the head alone."
             )
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"method.dropout={self.dropout}: expected at least 0 and below 1.")
 
     def adapt(self, backbone: Backbone, plan: Plan) -> Side:
         freeze(backbone)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftbench.backbones import Backbone, Block
-from peftbench.common.errors import Refusal, UserError
+from peftbench.common.errors import Refusal
 from peftbench.config.bounds import Positive, Share
 from peftbench.methods.base import Branch, Method, Plan, freeze
 from peftbench.methods.shared.block_branches import add_behind, add_to_middle, branches_on_blocks
@@ -49,10 +49,6 @@ class Mona(Method):
 
     def check(self, backbone: Backbone) -> None:
         facts = backbone.facts
-        if self.rank < 1:
-            raise UserError(f"method.rank={self.rank}: expected at least 1.")
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"method.dropout={self.dropout}: expected at least 0 and below 1.")
         if not facts.blocks:
             raise Refusal(f"method=mona: {facts.name} has no blocks in a row to add to; method=lora works.")
         for block in facts.blocks:

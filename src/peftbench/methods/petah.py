@@ -61,8 +61,6 @@ class PETAH(Method):
     bias: Literal["none", "adapted", "all"] = "none"
 
     def check(self, backbone: Backbone) -> None:
-        if self.rank < 1:
-            raise UserError(f"method.rank={self.rank}: expected at least 1.")
         if self.alpha is not None and self.alpha <= 0:
             raise UserError(f"method.alpha={self.alpha}: expected a number above 0, or null.")
         if wrong := [t for t in self.targets if t not in KINDS]:

@@ -55,11 +55,6 @@ class RepAdapter(Method):
     layers: tuple[str, ...] = ("*qkv", "*fc1")
 
     def check(self, backbone: Backbone) -> None:
-        for key in ("rank", "groups"):
-            if getattr(self, key) < 1:
-                raise UserError(f"method.{key}={getattr(self, key)}: expected at least 1.")
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"method.dropout={self.dropout}: expected at least 0 and below 1.")
         if not self.scale:
             raise UserError("method.scale=0.0: nothing would be added; give another number, such as 1.")
         if self.rank % self.groups and self.rank == type(self).rank:

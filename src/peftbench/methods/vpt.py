@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftbench.backbones import Backbone, add_tokens, patch_pixels, takes_tokens
-from peftbench.common.errors import Refusal, UserError
+from peftbench.common.errors import Refusal
 from peftbench.config.bounds import Positive, Share
 from peftbench.methods.base import Method, Plan, freeze
 
@@ -54,10 +54,6 @@ class VPT(Method):
     dropout: Share = 0.0
 
     def check(self, backbone: Backbone) -> None:
-        if self.prompts < 1:
-            raise UserError(f"method.prompts={self.prompts}: expected at least 1.")
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"method.dropout={self.dropout}: expected at least 0 and below 1.")
         if not takes_tokens(backbone):
             raise Refusal(
                 f"method=vpt: {backbone.facts.name} {_why_no_prompts(backbone)}; method=lora and method=petah work."
