@@ -243,7 +243,7 @@ def test_own_images_under_the_name_of_the_shipped_ones_are_noted(words):
         (["logger=mlflow", "logger.mlflow.experiment=x"], {"mlflow"}),
         (["logger.name=wandb", "logger.wandb.project=x"], {"wandb"}),
     ],
-    ids=str,
+    ids=lambda part: " ".join(sorted(part)) or "none",  # in one order in every process
 )
 def test_one_logger_several_or_none(words, trackers):
     chosen = {name: keys for name, keys in peftbench.compose(*words).to_dict()["logger"].items() if keys is not None}
