@@ -42,14 +42,23 @@ def methods() -> str:
         given = content.get("method", content)
         kind, known = given["path"], declared(given["path"], "path")
         told = {n: value for n, value in given.items() if not str(value).startswith("${")}  # else it is another key's
-        options = [f"`{n}={_plain(told.get(n, default))}`" for n, (_, default) in known.items()]
-        counts = [count(name, backbone) for backbone in BACKBONES]
+        options = [f"`{n}={plain(told.get(n, default))}`" for n, (_, default) in known.items()]
+        counts = [_count_or_refused(name, backbone) for backbone in BACKBONES]
         cells = [f"[`{name}`](methods/{name}.md)", describe(path), *counts, " ".join(options), paper(path, kind)]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
-def _plain(value: Any) -> str:
+def _count_or_refused(method: str, backbone: str) -> str:
+    import peftbench
+
+    try:
+        return count(method, backbone)
+    except peftbench.Refusal:
+        return "refused"
+
+
+def plain(value: Any) -> str:
     """A default as the command line has it."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
@@ -59,16 +68,17 @@ def _plain(value: Any) -> str:
 
 
 def count(method: str, backbone: str) -> str:
-    """The method's own parameters at its defaults, as `peftbench.count_parameters`, with each backbone built once."""
+    """The method's own parameters at its defaults, as `peftbench.count_parameters`, with each backbone built once.
+
+    Raises:
+        Refusal: the method refuses it.
+    """
     import peftbench
     from peftbench.methods.base import Plan
     from peftbench.runs.build import instantiate
 
     built, meta = instantiate(peftbench.compose(f"method={method}").method), copy.deepcopy(_on_meta(backbone))
-    try:
-        built.check(meta)
-    except peftbench.Refusal:
-        return "refused"
+    built.check(meta)
     try:
         side = built.adapt(meta, Plan())
     except peftbench.UserError as problem:
@@ -113,7 +123,7 @@ class Key(typing.NamedTuple):
         elif self.default == VARIES or self.name == "optimizer.lr":
             shown = "the method's own" if self.name == "optimizer.lr" else VARIES
         else:
-            shown = f"`{_plain(self.default)}`"
+            shown = f"`{plain(self.default)}`"
         told = self.sentence.replace("|", "\\|").replace("<", "\\<")
         return f"| `{self.name}` | {_kind(self.kind)} | {shown} | {told} |"
 

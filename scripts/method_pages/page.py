@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from doc_tables import count, paper
+from doc_tables import count, paper, plain
 from figure import figure
 
 import peftbench
 from peftbench.common.config_files import describe, names
 from peftbench.config import CONFIGS
 from peftbench.config.declared_fields import declared
-from peftbench.runs.build import instantiate
-from peftbench.runs.compatibility import refuse_incompatible
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "methods"
 SECTIONS = ("Source", "Equation", "Place", "Cost", "Avoid when")
@@ -61,7 +59,7 @@ def page(name: str, yaml_file: Path, cls: Any, options: dict[str, Any]) -> dict[
     if fields:
         chosen = {key: options.get(key, default) for key, (_, default) in fields.items()}
         lines += ["", "## Options", "", "[What each means](../config.md#method-with-methodname).", ""]
-        lines += [" ".join(f"`method.{key}={_plain(value)}`" for key, value in chosen.items())]
+        lines += [" ".join(f"`method.{key}={plain(value)}`" for key, value in chosen.items())]
     made = {f"{name}.md": "\n".join(lines).rstrip() + "\n"}
     if drawn is not None:
         made[f"figures/{name}.svg"] = drawn
@@ -103,15 +101,6 @@ def sections_of_yaml(file: Path) -> dict[str, str]:
 
 def _count(method: str, backbone: str) -> str:
     try:
-        refuse_incompatible(
-            composed := peftbench.compose(f"method={method}", f"backbone={backbone}"), instantiate(composed.method)
-        )
         return count(method, backbone)
     except peftbench.Refusal as refusal:
         return f"refused: {str(refusal).partition(': ')[2]}".replace("|", "\\|")
-
-
-def _plain(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return f"[{','.join(map(str, value))}]" if isinstance(value, list | tuple) else str(value)
