@@ -11,7 +11,6 @@ folder --caltech names. A cell without all of its runs stays empty.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import yaml
-from trials import accuracies, final_records, interval, plain_name, train
+from trials import accuracies, final_records, interval, parser, plain_name, train
 
 from peftbench.common.config_files import names
 from peftbench.config import CONFIGS
@@ -34,13 +33,9 @@ BEST = 6
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("verb", choices=("run", "table"))
-    parser.add_argument("--output", type=Path, default=Path("outputs/methods"))
-    parser.add_argument("--minutes", type=float, default=float("inf"))
-    parser.add_argument("--caltech", type=Path)
-    parser.add_argument("overrides", nargs="*")
-    given = parser.parse_intermixed_args()
+    arguments = parser(__doc__ or "", "outputs/methods")
+    arguments.add_argument("--minutes", type=float, default=float("inf"))
+    given = arguments.parse_intermixed_args()
     if given.verb == "table":
         print(table(given.output))
         return

@@ -10,12 +10,11 @@ caltech101; without it that data set is left out.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from trials import accuracies, interval, plain_name, train
+from trials import accuracies, interval, parser, plain_name, train
 
 SEEDS = 5
 BACKBONE_RATES = [3e-5, 1e-4, 3e-4, 1e-3]
@@ -42,12 +41,7 @@ DATA: dict[str, list[str]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("verb", choices=("run", "table"))
-    parser.add_argument("--output", type=Path, default=Path("outputs/fairness"))
-    parser.add_argument("--caltech", type=Path)
-    parser.add_argument("overrides", nargs="*")
-    given = parser.parse_intermixed_args()
+    given = parser(__doc__ or "", "outputs/fairness").parse_intermixed_args()
     if given.verb == "table":
         print(table(given.output))
         return

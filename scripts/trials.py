@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -60,3 +61,13 @@ def interval(values: Sequence[float]) -> str:
 def plain_name(*parts: str) -> str:
     """A folder's name for an arm."""
     return "-".join(parts).lower().replace(" ", "_").replace(",", "")
+
+
+def parser(description: str, output: str) -> argparse.ArgumentParser:
+    """Of a script that trains what lacks (`run`) and prints a table (`table`); further words are overrides of runs."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("verb", choices=("run", "table"))
+    made.add_argument("--output", type=Path, default=Path(output))
+    made.add_argument("--caltech", type=Path)
+    made.add_argument("overrides", nargs="*")
+    return made

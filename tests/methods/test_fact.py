@@ -12,6 +12,7 @@ from peftbench.methods.base import Plan
 from peftbench.methods.fact import FacT
 from peftbench.runs.dry_run import plan_run
 from support.backbones import SMALL, composed, on_meta, parameters, with_weights
+from support.merging import assert_it_merges
 
 ARGS = {"img_size": 32, "depth": 1, "embed_dim": 48, "num_heads": 2}
 FORMS = ("tt", "tk")
@@ -80,15 +81,7 @@ def test_the_update_is_that_of_the_equation_tile_by_tile(form):
 def test_it_starts_as_the_backbone_and_merges(form):
     images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     before, backbone, method = adapted(form)
-    assert torch.equal(features(backbone, images), features(before, images))
-    for kind, limit in ((torch.float32, 1e-5), (torch.float64, 1e-10)):
-        one = randomized(copy.deepcopy(backbone).to(kind))
-        beside = features(one, images.to(kind))
-        assert not torch.allclose(beside, features(before, images).to(kind), rtol=0.1)
-        method.merge(one)
-        assert set(one.state_dict()) == set(before.state_dict())
-        assert [type(m) for m in one.modules()] == [type(m) for m in before.modules()]
-        assert (features(one, images.to(kind)) - beside).abs().max() <= limit * beside.abs().max()
+    assert_it_merges(method, before, backbone, images, features, randomized)
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -12,9 +12,10 @@ from peftbench.config import CONFIGS
 from peftbench.methods.base import Method, Plan
 from peftbench.models.model import Model
 from peftbench.tasks.classification.task import Classification
-from support.backbones import DEAR, OTHER_NAMES, REFUSES, SMALL, composed, on_meta, parameters, with_weights
+from support.backbones import DEAR, OTHER_NAMES, REFUSES, SMALL, composed, on_meta, parameters
 from support.backbones import method as method_of
 from support.batches import batch
+from support.models import adapted_model
 
 # A method added later is one row: its parameters on ViT-B/16, ResNet-50, EfficientFormer-L1 and Swin-B, from the
 # formulas in the comments; None where it refuses.
@@ -177,18 +178,6 @@ def test_counts_follow_the_options():
     assert peftbench.count_parameters("lora", "vit_g") == 40 * 8 * ((1408 * 4) + 2 * 1408 + 2 * (1408 + 6144))
 
 
-def make(method, family, classes=3):
-    backbone = with_weights(SMALL[family], 32)
-    built = method_of(method)
-    built.check(backbone)
-    model = Model(backbone, Classification(backbone, ["x"] * classes))
-    with torch.random.fork_rng():
-        plan = built.prepare(model, [batch()] * 2)
-    model.adapted(built.adapt(backbone, plan))
-    model.method = built
-    return model
-
-
 def steps(model, n=3):
     named = model.trainable()
     inner = torch.optim.AdamW(named, lr=1e-2, weight_decay=0.5)
@@ -214,7 +203,7 @@ LONGER = [
 
 @pytest.mark.parametrize(("method", "family"), PAIRS)
 def test_what_is_frozen_stays_bit_identical_and_what_trains_moves(method, family):
-    model = make(method, family)
+    model = adapted_model(method, family)
     before = {n: t.clone() for n, t in model.state_dict().items()}
     trained = {n for n, _ in model.trainable()}
     steps(model)
@@ -229,7 +218,7 @@ def test_what_is_frozen_stays_bit_identical_and_what_trains_moves(method, family
 
 @pytest.mark.parametrize(("method", "family"), LONGER)
 def test_training_lowers_the_loss(method, family):
-    losses = steps(make(method, family), 12)
+    losses = steps(adapted_model(method, family), 12)
     assert losses[-1] < losses[0] - 0.03
 
 
@@ -237,7 +226,7 @@ def test_training_lowers_the_loss(method, family):
 def test_no_two_methods_compute_the_same(family):
     """Different trajectories from the same start: a copied method would show."""
     methods = [m for m in COUNTS if m not in SAME_STEPS and family not in REFUSES.get(m, ())]
-    seen = {m: tuple(steps(make(m, family), 4)) for m in methods}
+    seen = {m: tuple(steps(adapted_model(m, family), 4)) for m in methods}
     assert len(set(seen.values())) == len(seen)
     same = [m for m in seen if method_of(m).identity_start and not (m in EVERYTHING and family != "vit")]
     starts = {seen[m][0] for m in same}
@@ -245,7 +234,7 @@ def test_no_two_methods_compute_the_same(family):
 
 
 def test_the_linear_probe_sends_nothing_into_the_backbone():
-    model = make("linear", "vit")
+    model = adapted_model("linear", "vit")
     for parameter in model.backbone.parameters():
         parameter.requires_grad = True  # on purpose: no gradient may arrive all the same
     model.train()
@@ -270,9 +259,9 @@ def test_modes_frozen_norms_never_move_and_drop_path_is_off_under_side_methods()
             first = model(batch()[0])
             second = model(batch()[0])
         assert torch.equal(first, second) is not live
-    cnn = make("bitfit", "cnn").train()
+    cnn = adapted_model("bitfit", "cnn").train()
     assert not any(m.training for m in cnn.backbone.modules() if isinstance(m, torch.nn.BatchNorm2d))
-    full = make("full", "cnn").train()
+    full = adapted_model("full", "cnn").train()
     assert all(m.training for m in full.backbone.modules() if isinstance(m, torch.nn.BatchNorm2d))
 
 

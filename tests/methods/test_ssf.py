@@ -9,12 +9,13 @@ from torch import nn
 from torch.nn import functional as F
 
 import peftbench
-from peftbench import config, deltas
+from peftbench import config
 from peftbench.backbones.norms import before_batch_norm
 from peftbench.methods import ssf
 from peftbench.methods.base import Plan
 from peftbench.methods.ssf import SSF
 from support.backbones import SMALL, composed, on_meta, parameters, with_weights
+from support.merging import assert_it_merges
 
 SWIN = config.Backbone(
     "swin_tiny_patch4_window7_224", args={"img_size": 64, "depths": (1, 1, 1, 1), "embed_dim": 16}, pretrained=False
@@ -146,15 +147,7 @@ def test_random_scales_of_a_whole_backbone_merge(net):
     spec, size = NETS[net]
     before, backbone, method = adapted(spec, size)
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
-    assert torch.equal(features(backbone, images), features(before, images))
-    for kind, limit in ((torch.float32, 1e-5), (torch.float64, 1e-10)):
-        one = randomized(copy.deepcopy(backbone).to(kind))
-        beside = features(one, images.to(kind))
-        assert not torch.allclose(beside, features(before, images).to(kind), rtol=0.1)
-        method.merge(one)
-        deltas.drop_cached_values(one)
-        assert set(one.state_dict()) == set(before.state_dict())
-        assert (features(one, images.to(kind)) - beside).abs().max() <= limit * beside.abs().max()
+    assert_it_merges(method, before, backbone, images, features, randomized)
 
 
 def test_what_is_scaled_on_a_vit_is_every_layer_and_norm():

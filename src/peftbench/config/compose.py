@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra import compose as hydra_compose
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -18,7 +17,7 @@ from peftbench.config import Config, resolvers, validate
 from peftbench.config.choice_keys import lacking_choice, note_of_own_images
 from peftbench.config.given import refuse_no_words
 from peftbench.config.near_keys import known_keys, near_key_hint
-from peftbench.config.overrides import prepare
+from peftbench.config.overrides import prepare, readable
 from peftbench.config.own_hydra import own_hydra
 
 resolvers.register()
@@ -81,7 +80,7 @@ def explained(problem: Exception, words: Sequence[str]) -> UserError:
         first_line = text.replace("In 'train': ", "").splitlines()[0]
         return UserError(f"{first_line}; see peftbench list.")
     if re.search(_UNREADABLE, text):
-        unreadable = next((w for w in words if "=" in w and not _readable(w)), " ".join(words))
+        unreadable = next((w for w in words if "=" in w and not readable(w)), " ".join(words))
         return UserError(
             f"{unreadable}: cannot be read; expected key=value, special characters quoted: \"key='a [b'\"."
         )
@@ -98,11 +97,3 @@ def explained(problem: Exception, words: Sequence[str]) -> UserError:
     if cause:
         first_lines.append(str(cause).splitlines()[0])
     return UserError(" ".join(first_lines).rstrip(".") + ".")
-
-
-def _readable(word: str) -> bool:
-    try:
-        OverridesParser.create().parse_override(word)
-    except HydraException:
-        return False
-    return True

@@ -59,12 +59,13 @@ def _key_of_tracker(override: str, sweep: bool) -> str:
         return override
     if name == "name":
         return f"logger={value}"
-    if name not in OLD_KEYS or not _readable(quoted(override, sweep)):  # an unreadable word is told as it was given
+    if name not in OLD_KEYS or not readable(quoted(override, sweep)):  # an unreadable word is told as it was given
         return override
     return f"{marks}logger.wandb.{name}={value}"
 
 
-def _readable(word: str) -> bool:
+def readable(word: str) -> bool:
+    """Whether Hydra can read an override."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
