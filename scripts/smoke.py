@@ -2,7 +2,8 @@
 
 Methods are those that `configs/` lists and tasks those that peftbench ships, so that one added later is in it without
 being named here; a task's schema says which data set it is tried on. Of the names of one class the one that its module
-is called by stands for all on every backbone; the others are tried on the first alone.
+is called by stands for all on every backbone. The others are tried on a ViT alone, as are tasks that differ from
+another only in what they make of pooled features.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 
 import yaml
 
 from peftbench.cli.main import main
 from peftbench.common.config_files import names
-from peftbench.common.task_lookup import shipped_tasks
+from peftbench.common.task_lookup import shipped_tasks, task_module
 from peftbench.config import CONFIGS
-from peftbench.config.task_schema import task_schema
+from peftbench.config.task_schema import task_path, task_schema
 
 BACKBONES = {"vit": "vit_nano", "cnn": "resnet_nano", "hybrid": "hybrid_nano", "hierarchical_vit": "swin_t"}
 
@@ -41,19 +43,31 @@ def names_of_classes() -> tuple[list[str], list[str]]:
     return first, others
 
 
+def sweeps() -> Iterator[tuple[list[str], list[str], tuple[str, ...]]]:
+    """(methods, backbones, the words of a task) of each sweep.
+
+    Of the tasks that read pooled features alone the first is tried on every backbone, since a backbone does not know
+    which of them reads its features.
+    """
+    (first, others), seen = names_of_classes(), False
+    for task, words in words_of_tasks().items():
+        pooled = task_module(task_path({"name": task}), "task").TASK.takes_features
+        every = [*BACKBONES.values()] if not (pooled and seen) else [BACKBONES["vit"]]
+        seen = seen or pooled
+        yield first, every, words
+        if others:
+            yield others, [BACKBONES["vit"]], words
+
+
 def smoke() -> int:
     """The exit status of the sweep over all of them; refusals are listed and are no failure."""
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["PEFTBENCH_CACHE"] = folder
-        first, others = names_of_classes()
-        every, one = ",".join(BACKBONES.values()), next(iter(BACKBONES.values()))
-        sweeps = [(first, every), *([(others, one)] if others else [])]
         status = 0
-        for task_words in words_of_tasks().values():
-            for methods, backbones in sweeps:
-                words = ["-m", "debug=smoke", f"method={','.join(methods)}", f"backbone={backbones}"]
-                status = max(status, main([*words, f"output_dir={folder}", "logger=none", *task_words]))
+        for methods, backbones, task_words in sweeps():
+            words = ["-m", "debug=smoke", f"method={','.join(methods)}", f"backbone={','.join(backbones)}"]
+            status = max(status, main([*words, f"output_dir={folder}", "logger=none", *task_words]))
     print(f"smoke: {time.monotonic() - begun:.0f} s, status {status}")
     return status
 

@@ -17,6 +17,11 @@ def test_every_method_is_tried_and_one_name_of_each_class_everywhere():
     assert sorted([*first, *others]) == sorted(names("method", [CONFIGS]))
     assert {"lora", "adapter", "partial"} <= set(first)
     assert {"dora", "houlsby", "apla"} <= set(others)
+    tried = list(smoke.sweeps())
+    for task_words in smoke.words_of_tasks().values():
+        assert {m for methods, _, words in tried if words == task_words for m in methods} == {*first, *others}
+    everywhere = [words for _, backbones, words in tried if backbones == [*smoke.BACKBONES.values()]]
+    assert {smoke.words_of_tasks()[task] for task in ("classification", "detection")} == set(everywhere)
 
 
 def test_every_shipped_task_says_which_data_set_it_is_tried_on():
