@@ -68,6 +68,8 @@ def smoke() -> int:
         for methods, backbones, task_words in sweeps():
             words = ["-m", "debug=smoke", f"method={','.join(methods)}", f"backbone={','.join(backbones)}"]
             status = max(status, main([*words, f"output_dir={folder}", "logger=none", *task_words]))
+            if status > 128:  # stopped by a signal
+                break
     print(f"smoke: {time.monotonic() - begun:.0f} s, status {status}")
     return status
 
