@@ -62,12 +62,14 @@ def sweeps() -> Iterator[tuple[list[str], list[str], tuple[str, ...]]]:
 def smoke() -> int:
     """The exit status of the sweep over all of them; refusals are listed and are no failure."""
     begun = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["PEFTBENCH_CACHE"] = folder
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["PEFTBENCH_CACHE"] = cache
         status = 0
         for methods, backbones, task_words in sweeps():
             words = ["-m", "debug=smoke", f"method={','.join(methods)}", f"backbone={','.join(backbones)}"]
-            status = max(status, main([*words, f"output_dir={folder}", "logger=none", *task_words]))
+            # the runs of one sweep are up to 2 GB of weights: they go before the next one begins
+            with tempfile.TemporaryDirectory() as output:
+                status = max(status, main([*words, f"output_dir={output}", "logger=none", *task_words]))
             if status > 128:  # stopped by a signal
                 break
     print(f"smoke: {time.monotonic() - begun:.0f} s, status {status}")
