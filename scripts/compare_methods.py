@@ -1,16 +1,19 @@
 """Every method of the bench on two small data sets and two backbones: accuracy together with what it cost.
 
 python scripts/compare_methods.py run   [--output DIR] [--minutes N] [--caltech DIR]   what lacks, as far as time goes
+python scripts/compare_methods.py time  [--output DIR]                                 a step of each, timed
 python scripts/compare_methods.py table [--output DIR]                                 the table as Markdown
 
 Each method has four learning rates around its own, tried on validation images (protocol=vtab1k), and the best is
 trained on all training images and tested with three seeds: ten epochs. One backbone and data set after the other, so
 that a run that is stopped leaves whole columns. The six best on average are also run on Caltech-101, whose VTAB-1k
-folder --caltech names. A cell without all of its runs stays empty.
+folder --caltech names. A cell without all of its runs stays empty. Steps are timed apart, in one short run of each
+method, so that what else the machine does while the runs go on is not in them.
 """
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -29,13 +32,18 @@ TIMES = (1 / 3, 1.0, 3.0, 10.0)
 DATA = {"digits": ["data=digits"], "photos": ["data=photos", "data.val_fraction=0.2"]}
 BACKBONES = ("vit_nano", "efficientnet_lite0")
 CALTECH = "Caltech-101"
+TIMED = "timed"
+"""The folder of the short runs, beside those of the data sets."""
 BEST = 6
 
 
 def main() -> None:
-    arguments = parser(__doc__ or "", "outputs/methods")
+    arguments = parser(__doc__ or "", "outputs/methods", ("run", "time", "table"))
     arguments.add_argument("--minutes", type=float, default=float("inf"))
     given = arguments.parse_intermixed_args()
+    if given.verb == "time":
+        _time_each(given)
+        return
     if given.verb == "table":
         print(table(given.output))
         return
@@ -58,6 +66,17 @@ def _train_each(chosen: list[str], backbone: str, data: str, words: list[str], g
         status = train(f"{backbone}, {data}: {method}", everywhere, methods()[method], SEEDS, folder, given.overrides)
         if status:
             print(f"{backbone}, {data}: {method}: ended with {status}", file=sys.stderr)
+
+
+def _time_each(given: Any) -> None:
+    for backbone in BACKBONES:
+        for method in methods():
+            folder = folder_of(given.output, backbone, TIMED, method)
+            words = [f"method={method}", f"backbone={backbone}", *DATA["digits"], "trainer.epochs=2", *given.overrides]
+            print(f"{backbone}: {method}", flush=True)
+            command = ["-m", "peftbench", *words, "trainer.progress=false", "logger=none", f"output_dir={folder}"]
+            if status := subprocess.run([sys.executable, *command], stdout=subprocess.DEVNULL).returncode:
+                print(f"{backbone}: {method}: ended with {status}", file=sys.stderr)
 
 
 def methods() -> dict[str, list[float]]:
@@ -114,13 +133,12 @@ def table(output: Path) -> str:
 
 
 def _costs(output: Path, backbone: str, method: str) -> list[str]:
-    """Parameters, the median step and what it keeps for backward, of the runs on the first data set that has them."""
-    for data in DATA:
-        for record in final_records(folder_of(output, backbone, data, method)).values():
-            costs = record["costs"]
-            step, kept = costs["time"].get("step", {}).get("median"), costs["memory"].get("saved_for_backward")
-            milliseconds = "" if step is None else f"{1000 * step:.3g}"
-            return [f"{costs['parameters']['method']:,}", milliseconds, "" if kept is None else f"{kept / 1e6:.3g}"]
+    """Parameters, the median step and what it keeps for backward, of the short run."""
+    for record in final_records(folder_of(output, backbone, TIMED, method)).values():
+        costs = record["costs"]
+        step, kept = costs["time"].get("step", {}).get("median"), costs["memory"].get("saved_for_backward")
+        milliseconds = "" if step is None else f"{1000 * step:.3g}"
+        return [f"{costs['parameters']['method']:,}", milliseconds, "" if kept is None else f"{kept / 1e6:.3g}"]
     return ["", "", ""]
 
 

@@ -63,10 +63,10 @@ def plain_name(*parts: str) -> str:
     return "-".join(parts).lower().replace(" ", "_").replace(",", "")
 
 
-def parser(description: str, output: str) -> argparse.ArgumentParser:
+def parser(description: str, output: str, verbs: Sequence[str] = ("run", "table")) -> argparse.ArgumentParser:
     """Of a script that trains what lacks (`run`) and prints a table (`table`); further words are overrides of runs."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("verb", choices=("run", "table"))
+    made.add_argument("verb", choices=verbs)
     made.add_argument("--output", type=Path, default=Path(output))
     made.add_argument("--caltech", type=Path)
     made.add_argument("overrides", nargs="*")

@@ -30,15 +30,16 @@ def keep(folder, accuracies, stage="final"):
         (folder / f"{stage}{seed}" / "result.json").write_text(json.dumps(record))
 
 
-def test_a_cell_has_mean_and_interval_and_stays_empty_where_a_seed_lacks(tables, tmp_path):
+def test_a_cell_has_mean_and_interval_and_stays_empty_where_a_run_lacks(tables, tmp_path):
     compare, _ = tables
     keep(compare.folder_of(tmp_path, "vit_nano", "digits", "lora"), [0.5, 0.6, 0.7])
     keep(compare.folder_of(tmp_path, "vit_nano", "digits", "lora"), [0.9, 0.9], stage="tune")
     keep(compare.folder_of(tmp_path, "vit_nano", "photos", "lora"), [0.5, 0.6])
     keep(compare.folder_of(tmp_path, "vit_nano", "digits", "full"), [0.6, 0.7, 0.8])
+    keep(compare.folder_of(tmp_path, "vit_nano", compare.TIMED, "full"), [0.6])
     _, _, first, second = compare.table(tmp_path).splitlines()
     assert first.startswith("| `full` | 1,234 | 250 | 8 | 70.0 ± 24.8 |  |")  # 4.303 · 10 / sqrt(3)
-    assert second.startswith("| `lora` | 1,234 | 250 | 8 | 60.0 ± 24.8 |  |")
+    assert second.startswith("| `lora` |  |  |  | 60.0 ± 24.8 |  |")
     assert compare.best(tmp_path, "vit_nano") == [], "none has both data sets"
     assert compare.methods()["lora"] == [0.00033, 0.001, 0.003, 0.01]
 
