@@ -1,4 +1,4 @@
-"""Methods that send a gradient through the whole backbone and merge, against LoRA, and SPD against AdamW; ViT-S/16.
+"""Methods that send a gradient through the whole backbone, against LoRA, and SPD against AdamW; ViT-S/16.
 
 None has a limit: each row names what its cost is counted from.
 """
@@ -12,6 +12,9 @@ METHODS = {
     "ssf": "SSF (each layer's output is kept and scaled), LoRA of rank 8",
     "fact": "FacT (three narrow products a layer, LoRA has two), LoRA of rank 8",
     "gps": "GPS (each layer's gradient of its whole weight, of which an entry a row is taken), LoRA of rank 8",
+    "vpt": "VPT (ten more tokens in each block, none of LoRA's narrow products), LoRA of rank 8",
+    "apla": "APLA (of each block the gradient of one matrix of twelve parts), LoRA of rank 8",
+    "ln_tune": "the norms alone (no gradient of a matrix), LoRA of rank 8",
 }
 SPD = "training step, ViT-S/16, batch 16: full under SPD (two more passes over the weights), fused AdamW"
 
