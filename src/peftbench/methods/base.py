@@ -121,6 +121,9 @@ class Method:
     """`branches` gives what was added beside layers, which noise can scale (`trainer.consistency`)."""
     needs_consistency: ClassVar[bool] = False
     """Nothing but `trainer.consistency` tells it from the method that it derives from: without, it is refused."""
+    published: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Name of a YAML -> option -> the value that this form is: with another the name is refused. A float stands for any
+    number but the option's default. Read from source, so it is a literal."""
     merges: ClassVar[tuple[str, ...]] = ("masked",)
     """What can become of a pruned backbone's zeros, the default first: `unmerged` leaves updates beside the weights,
     `masked` keeps every zero, `dense` merges over them. Weights that train themselves always keep their zeros."""
