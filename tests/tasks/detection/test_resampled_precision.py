@@ -25,7 +25,7 @@ def objects(target):
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 8))
 def test_images_that_are_drawn_so_often_count_as_so_many_equal_images(seed, images):
-    """Against faster-coco-eval over a set in which each image is there as often. No two scores of an image are equal."""
+    """Against faster-coco-eval over a set with each image so often. No two scores of an image are equal."""
     predictions, targets = case(seed, images)
     for i, one in enumerate(predictions):
         one["scores"] = one["scores"] + 1e-3 * (torch.arange(len(one["scores"])) * images + i)
