@@ -283,6 +283,7 @@ def test_a_run_without_a_word_on_training_is_the_one_that_others_become(name):
         told: list[str] = []
         other = peftbench.compose(f"method={name}", "backbone=vit_nano", "data=digits", *words)
         assert identity(settled_for_solving(other, instantiate(spec.method), told.append)) == identity(spec)
+        assert identity(other) == identity(spec)
         assert told[0].startswith(f"optimizer={other.optimizer.name}: is without effect")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from peftbench.common.amounts import agreeing
 from peftbench.common.errors import Refusal
 from peftbench.config import Config, Optimizer, task_schema
+from peftbench.config.untrained import as_untrained
 from peftbench.methods.base import Method
 from peftbench.tasks.base import task_class
 
@@ -21,11 +22,6 @@ _IN_TRAINING: Mapping[str, Any] = {
     "sampler": "shuffle",
 }
 """Keys of the data that are of training in steps, and what they are without effect."""
-_EPOCHS = 20
-_OPTIMIZER = Optimizer("adamw", 1e-3, weight_decay=1e-4, betas=(0.9, 0.999))
-"""What a config without a word on training says, which such a run has whatever it was given."""
-_REFUSED = ("find_lr", "layer_decay", "head_lr")
-"""Keys of the optimizer that `refuse_solving` refuses: they ask for what there is not."""
 _SOLVED_FOR = {"classes": "one class an image", "labels": "labels", "numbers": "numbers"}
 
 
@@ -40,9 +36,9 @@ def settled_for_solving(config: Config, method: Method, tell: Callable[[str], No
     idle = [f"data.{key}={value}" for key, value in given.items() if value != _IN_TRAINING[key]]
     if config.taps.views:
         idle.append(f"taps.views={config.taps.views}")
-    plain = dataclasses.replace(_OPTIMIZER, **{key: getattr(config.optimizer, key) for key in _REFUSED})
-    idle += _differing(config.optimizer, plain)
-    if config.trainer.epochs != _EPOCHS:
+    plain = as_untrained(config)
+    idle += _differing(config.optimizer, plain.optimizer)
+    if config.trainer.epochs != plain.trainer.epochs:
         idle.append(f"trainer.epochs={config.trainer.epochs}")
     if not idle:
         return config
@@ -51,11 +47,9 @@ def settled_for_solving(config: Config, method: Method, tell: Callable[[str], No
         f"image once, as it is, and takes no steps"
     )
     return dataclasses.replace(
-        config,
+        plain,
         data=dataclasses.replace(config.data, **_IN_TRAINING),
         taps=dataclasses.replace(config.taps, views=0),
-        optimizer=plain,
-        trainer=dataclasses.replace(config.trainer, epochs=_EPOCHS),
     )
 
 
