@@ -1,6 +1,7 @@
 """VPT: prompts enter every block, or the first, of a plain vision transformer, and leave no trace in its taps."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -232,9 +233,27 @@ def test_more_prompts_than_memory_are_told_what_fits(monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
 
+def test_more_prompts_than_memory_are_refused_by_what_plan_says_before_anything_is_written(cli, tmp_path, monkeypatch):
+    words = ["method=vpt", "backbone=vit_nano", "data=digits", "data.batch_size=4", "method.prompts=200"]
+    monkeypatch.setattr(device_memory, "free_memory", lambda: 50e6 / device_memory.SHARES["cpu"])
+    status, _, err = cli(*words, f"output_dir={tmp_path / 'runs'}", "trainer.accelerator=cpu")
+    assert status == 2
+    assert err.count("\n") == 1
+    told = r"method\.prompts=200: a step of data\.batch_size=4 takes about .*, and a run may take 50 MB here; "
+    fits = re.search(told + r"method\.prompts=(\d+) would fit", err)
+    assert fits, err
+    assert not list((tmp_path / "runs").glob("*"))
+    planned = plan_run(peftbench.compose(*words, f"method.prompts={fits[1]}"))
+    assert planned.weights + planned.step.peak <= 50e6
+    status, out, _ = cli("plan", *words, "trainer.accelerator=cpu")
+    assert status == 0
+    assert "are more than the 50 MB that a run may take on this machine" in " ".join(out.split())
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
+        (["method.prompts=1000000000000000"], "method.prompts=1000000000000000: are "),
         (["method.prompts=0"], "method.prompts=0: expected at least 1"),
         (["method.dropout=1.0"], "method.dropout=1.0: expected a share"),
         (["backbone=resnet_nano"], "method=vpt: resnet18"),

@@ -12,9 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftbench.backbones import Backbone, add_tokens, patch_pixels, takes_tokens
+from peftbench.common.amounts import size
 from peftbench.common.errors import Refusal, UserError
 from peftbench.config.bounds import Positive, Share
 from peftbench.methods.base import Method, Plan, freeze
+
+_MOST_BYTES = 2**50
+"""Beyond that no memory is, and counts overflow: our reading."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class VPT(Method):
     """
 
     keeps_weights: ClassVar[bool] = True
+    counts_tokens: ClassVar[str] = "prompts"
     published: ClassVar[Mapping[str, Mapping[str, Any]]] = {"vpt_shallow": {"depth": "shallow"}}
 
     depth: Literal["deep", "shallow"] = "deep"
@@ -63,6 +68,9 @@ class VPT(Method):
             raise Refusal(
                 f"method=vpt: {backbone.facts.name} {_why_no_prompts(backbone)}; method=lora and method=petah work."
             )
+        blocks, width = self._shape(backbone)
+        if (bytes_ := 4 * blocks * self.prompts * width) > _MOST_BYTES:
+            raise UserError(f"method.prompts={self.prompts}: are {size(bytes_)} by themselves; expected 10 or 50, say.")
         if self.pool == "all" and backbone.pooling != "avg":
             raise UserError(
                 f"method.pool=all: averages prompts with the patches, and {backbone.facts.name} pools no mean "
@@ -71,11 +79,15 @@ class VPT(Method):
 
     def adapt(self, backbone: Backbone, plan: Plan) -> None:
         freeze(backbone)
-        blocks = len(backbone.facts.taps) if self.depth == "deep" else 1
-        width = backbone.facts.taps[0].channels
+        blocks, width = self._shape(backbone)
         prompts = Prompts(blocks, self.prompts, width, patch_pixels(backbone), self.dropout)
         backbone.net.add_module("prompts", prompts)
         add_tokens(backbone, self.prompts, prompts.of_block, self.depth == "deep", self.pool == "all")
+
+    def _shape(self, backbone: Backbone) -> tuple[int, int]:
+        """(blocks with prompts, width)."""
+        taps = backbone.facts.taps
+        return len(taps) if self.depth == "deep" else 1, taps[0].channels
 
 
 def _why_no_prompts(backbone: Backbone) -> str:
