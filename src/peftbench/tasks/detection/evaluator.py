@@ -43,7 +43,7 @@ class BoxEvaluator(Evaluator):
         return boxes_known(labelled, classes, categories, unknown)
 
     def sizes(self, targets: Sequence[Mapping[str, torch.Tensor]]) -> list[tuple[int, int]]:
-        return [tuple(target["size"].tolist()) for target in targets]  # type: ignore[misc]
+        return [tuple(target["size"].tolist()) for target in targets]
 
     def headline(self, judged: Judged) -> dict[str, float]:
         table = _counted(judged).table()
@@ -57,7 +57,9 @@ class BoxEvaluator(Evaluator):
         images, objects = _counts(judged)
         return {
             **{name: nulled(table.get(name, float("nan"))) for name in _WORDS},
-            "intervals": intervals_of_precision(judged.predictions, judged.labels, len(judged.classes), judged.seed),
+            "intervals": intervals_of_precision(
+                judged.predictions, list(judged.labels), len(judged.classes), judged.seed
+            ),
             "classes": [
                 {"name": name, "images": int(images[i]), "objects": int(objects[i]), "AP": table.get(f"AP/{name}")}
                 for i, name in enumerate(judged.classes)
