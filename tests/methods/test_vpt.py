@@ -257,6 +257,7 @@ def test_more_prompts_than_memory_are_refused_by_what_plan_says_before_anything_
         (["method.prompts=0"], "method.prompts=0: expected at least 1"),
         (["method.dropout=1.0"], "method.dropout=1.0: expected a share"),
         (["backbone=resnet_nano"], "method=vpt: resnet18"),
+        (["data=digits_det", "+backbone.args.global_pool=avg", "method.pool=all"], "method.pool=all: is of pooled"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(words, told, cli):

@@ -121,6 +121,8 @@ class Method:
     """`branches` gives what was added beside layers, which noise can scale (`trainer.consistency`)."""
     needs_consistency: ClassVar[bool] = False
     """Nothing but `trainer.consistency` tells it from the method that it derives from: without, it is refused."""
+    of_pooling: ClassVar[str] = ""
+    """A word of its options, such as `method.pool=all`, that acts on pooled features alone; "" where there is none."""
     counts_tokens: ClassVar[str] = ""
     """The option that says how many tokens are added to each image's, of which memory grows; "" where none are."""
     published: ClassVar[Mapping[str, Mapping[str, Any]]] = {}

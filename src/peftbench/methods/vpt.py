@@ -63,6 +63,10 @@ class VPT(Method):
     dropout: Share = 0.0
     pool: Literal["patches", "all"] = "patches"
 
+    @property
+    def of_pooling(self) -> str:  # type: ignore[override]
+        return "" if self.pool == "patches" else f"method.pool={self.pool}"
+
     def check(self, backbone: Backbone) -> None:
         if not takes_tokens(backbone):
             raise Refusal(
