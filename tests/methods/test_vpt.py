@@ -137,12 +137,13 @@ def test_prompts_are_pooled_with_the_patches_where_that_is_asked_for(family):
 
 
 @pytest.mark.slow
-def test_a_run_that_pools_its_prompts_is_exported_and_loads(tmp_path):
+def test_a_run_that_pools_its_prompts_over_rotated_positions_is_exported(tmp_path):
     pytest.importorskip("onnxruntime")
     from peftbench.tuned.export.files import export
 
-    words = ["method=vpt", "method.pool=all", "backbone=vit_nano", "+backbone.args.global_pool=avg", "data=digits"]
-    words += ["backbone.pretrained=false", "trainer.epochs=1", "trainer.max_batches=1", "logger=none", "taps=off"]
+    words = ["data=digits", "method=vpt", "method.pool=all", "backbone=timm", "backbone.name=eva02_tiny_patch14_224"]
+    words += ["+backbone.args.depth=2", "data.size=28", "backbone.pretrained=false", "logger=none"]
+    words += ["trainer.epochs=1", "trainer.max_batches=1"]
     record = peftbench.run(peftbench.compose(*words, f"output_dir={tmp_path}", "trainer.progress=false"))
     assert export(record.folder, "onnx").difference < 1e-4
     assert export(record.folder, "torch_export").difference < 1e-4
