@@ -1,7 +1,10 @@
 """Backbones: taps and tail to the bit, maps of tokens, input sizes, and what cannot be built."""
 
+import copy
+
 import pytest
 import safetensors.torch
+import timm
 import torch
 
 from peftbench import backbones, config
@@ -145,3 +148,22 @@ def test_efficientnet_lite0_recognises_photos_and_would_not_with_wrong_preproces
     # ImageNet-1k: palace 698, monastery 663, bell cote 442, stupa 832, boathouse 449; daisy 985
     assert set(logits[0].topk(5).indices.tolist()) & {698, 663, 442, 832, 449}
     assert 985 in logits[1].topk(5).indices.tolist()
+
+
+@pytest.mark.parametrize(
+    ("words", "shares"),
+    [
+        ({}, {0.0}),
+        ({"drop_path": 0.3}, {0.0, 0.1, 0.2, 0.3}),
+        ({"args": {"depths": [2, 2], "drop_path_rate": 0.3}}, {0.0, 0.1, 0.2, 0.3}),
+    ],
+    ids=["none", "of the config", "of timm's arguments"],
+)
+def test_a_drop_path_of_zero_is_none_in_families_that_have_some_by_default(words, shares):
+    """timm's Swin has 0.1 where nothing is said."""
+    spec = config.Backbone("swin_tiny_patch4_window7_224", pretrained=False, **({"args": {"depths": [2, 2]}} | words))
+    backbone = backbones.build_on_meta(spec)
+    drops = [m.drop_prob for m in backbone.net.modules() if isinstance(m, timm.layers.DropPath)]
+    assert {round(drop, 6) for drop in drops} | {0.0} == shares, "identities are blocks without any"
+    again = copy.deepcopy(backbone)
+    assert {m.drop_prob for m in again.net.modules() if isinstance(m, timm.layers.DropPath)} == set(drops)

@@ -266,7 +266,9 @@ def test_a_config_of_one_logger_is_read_as_it_was_meant():
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["logger.project=x"], "give logger=[csv,wandb]"),
+        (["logger.project=x"], "logger.project (or logger.wandb.project): there is no such key; the logger wandb is"),
+        (["logger.tags=[a]"], "give logger=[csv,wandb]"),
+        (["logger.mlflow.experiment=x"], "logger.mlflow.experiment: there is no such key; the logger mlflow is not"),
         (["logger=[csv,wandbb]"], "did you mean 'wandb'"),
         (["logger=[csv,wandb]", "logger.wandb.projct=x"], "did you mean 'logger.wandb.project'"),
     ],

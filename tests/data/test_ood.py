@@ -42,6 +42,17 @@ def test_a_corruption_repeats_and_grows_with_its_severity(name):
     assert torch.equal(images, kept)
 
 
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_a_padded_image_is_corrupted_as_it_is_alone_and_its_padding_stays(name):
+    (alone,) = images = smooth(1)
+    canvas = torch.full((1, 3, 64, 80), 7, dtype=torch.uint8)
+    canvas[0, :, :48, :40] = alone[:, :, :40]
+    padded = corrupt(canvas, name, 4, [3], [(48, 40)])
+    assert torch.equal(padded[:, :, :48, :40], corrupt(images[:, :, :, :40], name, 4, [3]))
+    padded[0, :, :48, :40] = 7
+    assert (padded == 7).all()
+
+
 def test_noise_is_another_for_every_image_and_severity():
     images = smooth(3)
     a = corrupt(images, "noise", 1, [0, 1, 1]).int()

@@ -111,7 +111,7 @@ def test_scales_and_biases_are_not_decayed_and_norms_train_where_asked():
             "hybrid_nano",
             r"affine: .* stages.0.0 of .* has none such; method.norms=frozen works",
         ),
-        (["method=houlsby", "method.position=post"], "resnet_nano", r"none such; method.norms=frozen works"),
+        (["method.norms=affine"], "resnet_nano", r"none such; method.norms=frozen works"),
         (["method=houlsby"], "resnet_nano", r"method.position=houlsby: layer1.0 of .*method=adapter, .* works"),
     ],
 )

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from torch.nn import functional as F
 
 import peftbench
+from peftbench.config.identity import identity
 from peftbench.costs import PeakMemory
 from peftbench.methods.knn import KNN, nearest
 from peftbench.methods.logreg import LogReg
@@ -22,8 +23,10 @@ from peftbench.methods.ridge import LeastSquares, Ridge
 from peftbench.methods.shared import softmax_regression
 from peftbench.methods.shared.softmax_regression import SoftmaxRegression
 from peftbench.methods.shared.solving import Features, Problem, best
+from peftbench.runs.build import instantiate
 from peftbench.runs.dry_run import plan_run
 from peftbench.runs.run import run, run_jointly
+from peftbench.runs.solved_heads import settled_for_solving
 from peftbench.sweeps.grouping import joint_signature
 from peftbench.training import solving
 from peftbench.tuned.export import export
@@ -261,6 +264,7 @@ def test_without_validation_a_tenth_of_the_training_images_is_held_out(runs, tmp
 
 
 MIXED = ["data.augment=flip", "data.mixup=0.2", "data.sampler=balanced"]
+MIXED += ["optimizer.lr=0.5", "optimizer.weight_decay=0.0", "trainer.epochs=7"]
 
 
 def test_augmentation_has_no_effect_and_is_said_so(runs, capsys):
@@ -269,6 +273,18 @@ def test_augmentation_has_no_effect_and_is_said_so(runs, capsys):
     assert again.id == runs["ridge"].id
     assert again.was_there
     assert f"{', '.join(MIXED)}: are without effect" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", SOLVED)
+def test_a_run_without_a_word_on_training_is_the_one_that_others_become(name):
+    spec = peftbench.compose(f"method={name}", "backbone=vit_nano", "data=digits")
+    assert settled_for_solving(spec, instantiate(spec.method)) == spec
+    for words in (["optimizer=sgd", "optimizer.momentum=0.5"], ["optimizer=timm", "optimizer.name=lion"]):
+        told: list[str] = []
+        other = peftbench.compose(f"method={name}", "backbone=vit_nano", "data=digits", *words)
+        assert identity(settled_for_solving(other, instantiate(spec.method), told.append)) == identity(spec)
+        assert identity(other) == identity(spec)
+        assert told[0].startswith(f"optimizer={other.optimizer.name}: is without effect")
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """VPT: prompts enter every block, or the first, of a plain vision transformer, and leave no trace in its taps."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -29,6 +30,11 @@ FAMILIES = {
     "an attention pools": ("vit_base_patch16_siglip_224", VIT, 32),
     "a norm before": ("vit_base_patch16_clip_224", VIT, 32),
 }
+ROTATING = {
+    "EVA": ("eva02_tiny_patch14_224", VIT | {"img_size": 28}, 28),
+    "DINOv3": ("vit_small_patch16_dinov3", VIT, 32),
+}
+"""Those that rotate by position."""
 DEPTHS = ("deep", "shallow")
 PAIRS = [
     pytest.param(family, depth, marks=() if family in ("registers", "mean of patches") else pytest.mark.slow)
@@ -38,7 +44,7 @@ PAIRS = [
 
 
 def plain(family):
-    name, args, size = FAMILIES[family]
+    name, args, size = (FAMILIES | ROTATING)[family]
     backbone = with_weights(config.Backbone(name, args=args, pretrained=False), size)
     random = torch.Generator().manual_seed(1)
     for parameter in backbone.parameters():
@@ -86,32 +92,92 @@ def test_prompts_at_the_end_of_the_sequence_change_the_taps_by_rounding_only(fam
     assert all(part.any() for part in tokens.grad), "the prompts of every block train"
 
 
+@pytest.mark.parametrize("depth", DEPTHS)
+@pytest.mark.parametrize("family", ROTATING)
+def test_prompts_are_not_rotated_where_positions_are(family, depth):
+    """Written down with the prompts behind the patches, where the rotation that is none is theirs."""
+    words = [f"method.depth={depth}", "method.prompts=3"]
+    model, net = prompted(family, *words).eval(), plain(family).backbone.net.eval()
+    x, tokens = images(model), model.backbone.net.prompts.tokens
+    with torch.no_grad():
+        y, rotation = net._pos_embed(net.patch_embed(x))
+        sine, cosine = torch.zeros(3, rotation.shape[-1] // 2), torch.ones(3, rotation.shape[-1] // 2)
+        rotation = torch.cat([rotation, torch.cat([sine, cosine], -1)])
+        y = net.norm_pre(y)
+        for i, block in enumerate(net.blocks):
+            if i == 0 or depth == "deep":
+                y = torch.cat([y if i == 0 else y[:, :-3], tokens[i].expand(2, -1, -1)], 1)
+            y = block(y, rope=rotation)
+            assert torch.allclose(model.backbone.taps(x, [i])[0], y[:, :-3], atol=1e-5)
+        pooled = net.forward_head(net.norm(y[:, :-3]), pre_logits=True)
+        assert torch.allclose(model(x), model.task.head(pooled), atol=1e-5)
+    other = copy.deepcopy(model).train()
+    backbones.checkpoint_blocks(other.backbone)
+    for each in (model.train(), other):
+        each.loss((x, torch.tensor([0, 1]))).backward()
+    gradients = [each.backbone.net.prompts.tokens.grad for each in (model, other)]
+    assert torch.equal(*gradients)
+    assert all(part.any() for part in gradients[0])
+
+
+@pytest.mark.parametrize("family", ["mean of patches", "EVA"])
+def test_prompts_are_pooled_with_the_patches_where_that_is_asked_for(family):
+    model = prompted(family, "method.pool=all", "method.prompts=3").eval()
+    net, x, left = model.backbone.net, images(model), []
+    handle = net.blocks[-1].register_forward_hook(lambda module, given, output: left.append(output))
+    with torch.no_grad():
+        logits = model(x)
+        handle.remove()
+        pooled = net.forward_head(net.norm(left[0]), pre_logits=True)  # timm's own mean, of all behind the class token
+        assert torch.equal(logits, model.task.head(pooled))
+        assert not torch.allclose(logits, prompted(family, "method.prompts=3").eval()(x), atol=1e-6)
+        assert model.backbone.taps(x)[-1].shape[1] == left[0].shape[1] - 3
+    model.train().loss((x, torch.tensor([0, 1]))).backward()
+    assert all(part.any() for part in net.prompts.tokens.grad)
+
+
+@pytest.mark.slow
+def test_a_run_that_pools_its_prompts_over_rotated_positions_is_exported(tmp_path):
+    pytest.importorskip("onnxruntime")
+    from peftbench.tuned.export.files import export
+
+    words = ["data=digits", "method=vpt", "method.pool=all", "backbone=timm", "backbone.name=eva02_tiny_patch14_224"]
+    words += ["+backbone.args.depth=2", "data.size=28", "backbone.pretrained=false", "logger=none"]
+    words += ["trainer.epochs=1", "trainer.max_batches=1"]
+    record = peftbench.run(peftbench.compose(*words, f"output_dir={tmp_path}", "trainer.progress=false"))
+    assert export(record.folder, "onnx").difference < 1e-4
+    assert export(record.folder, "torch_export").difference < 1e-4
+
+
+def test_what_pools_no_mean_has_no_prompts_to_average():
+    with pytest.raises(peftbench.UserError, match=r"method\.pool=all: .* pools no mean \(its pooling is 'token'\)"):
+        prompted("class token", "method.pool=all")
+
+
 @pytest.mark.slow
 def test_exact_counts():
     """ViT-B/16, ViT-S/16; the others are refused."""
     for name, deep, shallow in (("vit_b", 92_160, 7_680), ("vit_s", 46_080, 3_840)):
         backbone = on_meta(composed(f"backbone={name}").backbone)
         assert parameters(method_of("vpt"), copy.deepcopy(backbone)) == deep
-        assert parameters(method_of("vpt", "method.depth=shallow"), backbone) == shallow
-    for name in ("swin_b", "resnet50", "hybrid_nano", "convnext_b"):
-        with pytest.raises(peftbench.Refusal, match="computes with feature maps, and has no sequence of tokens"):
+        assert parameters(method_of("vpt_shallow"), backbone) == shallow
+    maps, windows = "computes with feature maps, and has no sequence of tokens", "attends within windows of a map"
+    for name, why in {"swin_b": windows, "resnet50": maps, "hybrid_nano": maps, "convnext_b": maps}.items():
+        with pytest.raises(peftbench.Refusal, match=f"{why}.*method=lora and method=petah work"):
             method_of("vpt").check(on_meta(composed(f"backbone={name}").backbone))
 
 
-BY_POSITION = "adds biases or rotations by position between its tokens"
 REFUSED = {
-    "beit_base_patch16_224": BY_POSITION,
-    "eva02_tiny_patch14_224": BY_POSITION,
+    "beit_base_patch16_224": "adds biases by position between its tokens",
     "cait_xxs24_224": "is built otherwise than timm's plain vision transformers",
 }
 
 
 @pytest.mark.parametrize(("name", "why"), REFUSED.items())
 def test_what_tells_positions_apart_is_refused(name, why):
-    size = {"eva02_tiny_patch14_224": 28}.get(name, 32)
-    args = {"img_size": size, "depth": 1}
+    args = {"img_size": 32, "depth": 1}
     with pytest.raises(peftbench.Refusal, match=rf"method=vpt: {name} {why}.* method=lora and method=petah work\."):
-        method_of("vpt").check(on_meta(config.Backbone(name, args=args, pretrained=False), size))
+        method_of("vpt").check(on_meta(config.Backbone(name, args=args, pretrained=False), 32))
 
 
 def test_prompts_start_within_the_published_bound():
@@ -168,12 +234,31 @@ def test_more_prompts_than_memory_are_told_what_fits(monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
 
+def test_more_prompts_than_memory_are_refused_by_what_plan_says_before_anything_is_written(cli, tmp_path, monkeypatch):
+    words = ["method=vpt", "backbone=vit_nano", "data=digits", "data.batch_size=4", "method.prompts=200"]
+    monkeypatch.setattr(device_memory, "free_memory", lambda: 50e6 / device_memory.SHARES["cpu"])
+    status, _, err = cli(*words, f"output_dir={tmp_path / 'runs'}", "trainer.accelerator=cpu")
+    assert status == 2
+    assert err.count("\n") == 1
+    told = r"method\.prompts=200: a step of data\.batch_size=4 takes about .*, and a run may take 50 MB here; "
+    fits = re.search(told + r"method\.prompts=(\d+) would fit", err)
+    assert fits, err
+    assert not list((tmp_path / "runs").glob("*"))
+    planned = plan_run(peftbench.compose(*words, f"method.prompts={fits[1]}"))
+    assert planned.weights + planned.step.peak <= 50e6
+    status, out, _ = cli("plan", *words, "trainer.accelerator=cpu")
+    assert status == 0
+    assert "are more than the 50 MB that a run may take on this machine" in " ".join(out.split())
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
+        (["method.prompts=1000000000000000"], "method.prompts=1000000000000000: are "),
         (["method.prompts=0"], "method.prompts=0: expected at least 1"),
         (["method.dropout=1.0"], "method.dropout=1.0: expected a share"),
         (["backbone=resnet_nano"], "method=vpt: resnet18"),
+        (["data=digits_det", "+backbone.args.global_pool=avg", "method.pool=all"], "method.pool=all: is of pooled"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(words, told, cli):

@@ -1,5 +1,6 @@
 """Runs with optimizers that stay near a start: resumed, compared, in two processes, and mistakes of users."""
 
+import json
 import subprocess
 import sys
 
@@ -150,6 +151,8 @@ def test_mistakes_of_the_command_line_get_one_sentence(tmp_path, monkeypatch, wo
     monkeypatch.setenv("RANK", "0")
     with pytest.raises(peftbench.UserError, match=told):
         run(peftbench.compose(*QUICK, *words, f"output_dir={tmp_path}"))
+    for left in tmp_path.glob("*/result.json"):  # of a run that never began
+        assert json.loads(left.read_text())["status"] == "refused"
 
 
 def test_bf16_clipping_accumulation_and_sgd_pass(tmp_path):

@@ -74,6 +74,15 @@ def test_images_that_both_runs_saw_are_compared_one_by_one(tmp_path):
     assert "the probe (" not in table(*records), "five images against none: p = 0.06"
 
 
+def test_after_two_epochs_more_of_them_are_advised_before_another_rate():
+    probe = record("linear", accuracy=0.752, **PROBE)
+    for epochs, advice in ((1, "1 epoch may be too few: give more (trainer.epochs)"), (2, "2 epochs may be too few")):
+        rows = curve((2.0, 2.0), (1.9, 1.9))[:epochs]
+        told = table(probe, record("full", accuracy=0.41, history=rows))
+        assert f"the probe (linear) 75.2 %: {advice}" in told
+        assert "lower the learning rate" not in told
+
+
 @pytest.mark.parametrize(("inside", "decays"), [(0, False), (1000, True), (None, None)])
 def test_what_trains_nothing_of_the_backbone_is_not_sent_to_layer_decay(inside, decays, capsys, tmp_path):
     more = {} if inside is None else {"costs__parameters__in_backbone": inside}

@@ -1,6 +1,7 @@
 """The pages of the methods, which are made from the code."""
 
 import importlib
+import re
 import subprocess
 import sys
 
@@ -30,6 +31,15 @@ def test_every_method_says_where_it_sits_what_it_costs_and_when_to_take_another(
         told = page.sections(getattr(importlib.import_module(module), kind))
         assert all(len(told[section]) > 8 for section in page.SECTIONS), name
         assert (page.FOLDER / f"{name}.md").is_file(), "make docs-tables writes it"
+
+
+def test_the_page_of_methods_links_a_page_of_each_published_name_and_no_other(page):
+    text = (page.FOLDER.parent / "methods.md").read_text(encoding="utf-8")
+    linked = re.findall(r"^\| \[`(\w+)`\]\(methods/(\w+)\.md\)", text, flags=re.MULTILINE)
+    published = set(names("method", [CONFIGS]))
+    assert {name for name, _ in linked} == published
+    assert all(name == file for name, file in linked)
+    assert {path.stem for path in page.FOLDER.glob("*.md")} == published
 
 
 def test_a_class_that_does_not_say_it_is_named(page):

@@ -35,6 +35,7 @@ REFUSES = {
     "fact": ("cnn", "hybrid"),
     "fact_tk": ("cnn", "hybrid"),
     "vpt": ("cnn", "hybrid"),
+    "vpt_shallow": ("cnn", "hybrid"),
     "apla": ("cnn",),
     "dtl": ("cnn", "hybrid"),
     "dtl_plus": ("cnn", "hybrid"),
@@ -42,6 +43,7 @@ REFUSES = {
 """The families, as in `SMALL`, that a method refuses."""
 OTHER_NAMES = {
     *("adaptformer", "adapter_plus", "houlsby", "pfeiffer", "fact_tk", "ln_tune", "apla", "dtl_plus"),
+    "vpt_shallow",
     *("dora", "rslora", "pissa", "olora", "lora_plus", "pace"),
 }
 """Names of a class that another name stands for where each test of a method costs."""

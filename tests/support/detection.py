@@ -28,8 +28,8 @@ def _refused(method):
     return method.pools or method.solves or method.needs_consistency
 
 
-METHODS = [m for m in names("method", [CONFIGS]) if m != "vpt" and not _refused(method_of(m))]
-"""All that a detector trains with; `vpt`, which is of plain ViTs alone, has detectors of its own in its tests."""
+METHODS = [m for m in names("method", [CONFIGS]) if not m.startswith("vpt") and not _refused(method_of(m))]
+"""All that a detector trains with; VPT, which is of plain ViTs alone, has detectors of its own in its tests."""
 SMALL = ["data=digits_det", "task.width=64", "task.hidden=16", "task.rois=16"]
 CANVAS = (64, 96)
 

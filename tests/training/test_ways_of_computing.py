@@ -126,6 +126,8 @@ def test_uneven_parts_of_a_batch_weigh_as_much_as_their_images(tmp_path):
     assert parts.history[-1]["step"] == whole.history[-1]["step"] == 1
     saved = [r.costs["memory"]["saved_for_backward"] for r in (parts, whole)]
     assert saved[0] == pytest.approx(saved[1] * 6 / 16, rel=0.05)
+    idle = of(tmp_path, *words, "trainer.micro_batch=16")
+    assert (idle.id, idle.was_there) == (whole.id, True), "what divides no batch is no other run"
 
 
 @pytest.mark.slow

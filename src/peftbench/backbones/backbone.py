@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from peftbench.backbones.carried import carry, with_carried
 from peftbench.backbones.checkpointing import last_called
 from peftbench.backbones.cut import learn_facts
 from peftbench.backbones.facts import WHOLE, Size, Tap, grid_of
@@ -40,6 +41,7 @@ class Backbone(nn.Module):
         recomputes: whether blocks are computed again in backward (`checkpointing`).
         computing: whether it computes for its caller now, and not again for backward.
         added_tokens: how many tokens of a method's own stand behind the prefix tokens, in no tap (`prompting`).
+        pools_added: whether `pool` reads them too; the last tap that `taps` gives then carries them along.
         merging: what a method makes of the zeros when it is merged (`Method.merges`); "" where there are none.
 
     Raises:
@@ -66,7 +68,7 @@ class Backbone(nn.Module):
         self.origin = ""
         self.quantized = ""
         self.merging = ""
-        self.added_tokens = 0
+        self.added_tokens, self.pools_added = 0, False
         self.recomputes, self.computing = False, False
 
     @property
@@ -124,6 +126,8 @@ class Backbone(nn.Module):
         """The last tap (B, …) through the tail and timm's pooling: features (B, width)."""
         self.computing = True
         try:
+            if self.pools_added:
+                tap = with_carried(tap, self.facts.prefix)
             for name in self.facts.tail:
                 tap = self.net.get_submodule(name)(tap)
             return self.net.forward_head(tap, pre_logits=True)
@@ -223,7 +227,10 @@ class Backbone(nn.Module):
     def _tapped(self, indices: set[int], emit: Callable[[int, Tensor], None], stop: bool, raw: bool) -> Iterator[None]:
         def hand_on(index: int) -> Callable[[nn.Module, Any, Tensor], None]:
             def hook(module: nn.Module, args: Any, output: Tensor) -> None:
-                emit(index, self.without_added(output))
+                tap = self.without_added(output)
+                if self.pools_added and index == len(self.facts.taps) - 1:
+                    carry(tap, output[:, self.facts.prefix :][:, : self.added_tokens])
+                emit(index, tap)
                 if stop and index == max(indices):
                     raise _Reached
 

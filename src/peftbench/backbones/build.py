@@ -10,6 +10,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.layers import DropPath
 from timm.models import PretrainedCfg
 from torch import nn
 
@@ -223,11 +224,20 @@ def _create(spec: config.Backbone, size: Size | None, state: State | None = None
         if size is not None and arguments.get("img_size") == size:
             raise _wrong_size(spec, size, "cannot be built for it") from None
         raise UserError(f"backbone.name={spec.name}: cannot be built with {arguments}: {problem}") from None
+    if not spec.drop_path and "drop_path_rate" not in spec.args:
+        _without_drop_path(net)
     if classes:
         net.reset_classifier(0)
     if state is not None:
         net.pretrained_cfg["state_dict"] = None  # else the checkpoint stays in memory
     return net
+
+
+def _without_drop_path(net: nn.Module) -> None:
+    """Some families (Swin, TinyViT, NesT, …) have drop-path of their own by default; `drop_path: 0` means none."""
+    for module in net.modules():
+        if isinstance(module, DropPath):
+            module.drop_prob = 0.0
 
 
 def _classes(state: State, classifier: Any) -> int:

@@ -1,4 +1,4 @@
-"""Tokens of a method's own inside a plain vision transformer: behind its prefix tokens, and in none of its taps."""
+"""Tokens of a method's own inside a vision transformer: behind its prefix tokens, and in none of its taps."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
@@ -17,14 +18,14 @@ Tokens = Callable[[int, int], Tensor]
 
 
 def takes_tokens(backbone: Backbone) -> bool:
-    """Whether every block takes any number of tokens alike, and knows nothing of where they lie.
+    """Whether every block takes any number of tokens, and nothing of where those lie that have no position.
 
-    So in timm's plain vision transformers (ViT, DeiT, DINOv2, CLIP, SigLIP). Others add biases or rotations by position
-    between tokens (BEiT, EVA, DINOv3), or have maps.
+    So in timm's plain vision transformers (ViT, DeiT, DINOv2, CLIP, SigLIP), and in those that rotate by position (EVA,
+    DINOv3), which leave tokens without one as they are. Others add biases between positions (BEiT), or have maps.
     """
     net, taps = backbone.net, backbone.facts.taps
     blocks = [f"blocks.{i}" for i in range(len(getattr(net, "blocks", ())))]
-    return isinstance(net, VisionTransformer) and [tap.module for tap in taps] == blocks
+    return isinstance(net, VisionTransformer | Eva) and [tap.module for tap in taps] == blocks
 
 
 def patch_pixels(backbone: Backbone) -> int:
@@ -33,7 +34,7 @@ def patch_pixels(backbone: Backbone) -> int:
     return int(height * width)
 
 
-def add_tokens(backbone: Backbone, count: int, tokens: Tokens, every_block: bool) -> None:
+def add_tokens(backbone: Backbone, count: int, tokens: Tokens, every_block: bool, pooled: bool = False) -> None:
     """Has `count` tokens enter the first block behind the prefix tokens, and leave the taps again.
 
     With `every_block` those of a block take the place of what the block before left there; else they pass all blocks.
@@ -41,11 +42,14 @@ def add_tokens(backbone: Backbone, count: int, tokens: Tokens, every_block: bool
     Args:
         backbone: one that `takes_tokens`.
         tokens: of a module in `backbone.net`, so that a copy of the backbone has its own.
+        pooled: whether those that leave the last block are pooled with the patches, where the mean is pooled.
     """
     for index, block in enumerate(backbone.net.blocks):
         if index == 0 or every_block:
             block.register_forward_pre_hook(partial(_enter, tokens, index, backbone.facts.prefix, count))
-    backbone.added_tokens = count
+        if getattr(backbone.net, "rope", None) is not None:  # what is rotated begins behind so many tokens
+            block.attn.num_prefix_tokens += count
+    backbone.added_tokens, backbone.pools_added = count, pooled
 
 
 def _enter(tokens: Tokens, index: int, prefix: int, count: int, block: Any, given: tuple[Tensor, ...]) -> Any:

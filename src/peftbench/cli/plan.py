@@ -36,11 +36,27 @@ def print_plan(words: Words) -> int:
 
         doing("simulating steps that take less memory")
         planned = replace(planned, ways=ways_to_less_memory(config, outlined.splits))
+    planned = replace(planned, notes=(*planned.notes, *_too_large(planned, config)))
     if words["json"]:
         print(json.dumps({**asdict(planned), "relative_time": planned.relative_time}, indent=1))
     else:
         _print_tables(planned, config)
     return 0
+
+
+def _too_large(planned: Any, config: Any) -> list[str]:
+    """A note where a step takes more than a run may take on this machine; a plan may be for another."""
+    from peftbench.runs.device_memory import usable_memory
+
+    if planned.step is None or config.backbone.stream:
+        return []
+    needed, room = planned.weights + planned.step.peak, usable_memory(config)
+    if needed <= room:
+        return []
+    return [
+        f"memory: about {amounts.size(needed)} are more than the {amounts.size(room)} that a run may take on this "
+        f"machine; memory=true shows what takes less"
+    ]
 
 
 def _print_tables(planned: Any, config: Any) -> None:

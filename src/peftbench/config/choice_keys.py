@@ -9,6 +9,7 @@ import yaml
 
 from peftbench.common.config_files import CONFIGS, names
 from peftbench.common.notes import note
+from peftbench.config.logger_schema import OLD_KEYS
 from peftbench.config.schema import Config
 
 _CHOSEN_BY_OTHERS = ("task", "optimizer", "pruning")  # by the data set or the method, where no word chooses them
@@ -42,6 +43,19 @@ def lacking_choice(key: str, words: Sequence[str], folders: Sequence[Path]) -> s
         word = next((w for w in words if w.startswith("data.root=")), "data.root=…")
         return f"; data={lacking[0]} has no {name}; for your own images: data={of_user} {word}"
     return f"; {group}={lacking[0]} has no {name}, which {', '.join(having)} {'has' if len(having) == 1 else 'have'}"
+
+
+def given_key(key: str, words: Sequence[str]) -> str:
+    """The key of the word that asks for what is not there, for the tracker that it is below.
+
+    `logger.project` stands for `logger.wandb.project`, and whoever wrote the one has not written the other: both.
+    """
+    if key.count(".") != 1 or not key.startswith("logger."):
+        return key
+    below = (word.partition("=")[0].lstrip("+~") for word in words if word.lstrip("+~").startswith(f"{key}."))
+    given = next(below, key)
+    old = given.removeprefix("logger.wandb.")
+    return f"logger.{old} (or {given})" if old in OLD_KEYS and old != given else given
 
 
 def note_of_own_images(config: Config) -> None:

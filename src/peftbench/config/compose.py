@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from peftbench.common.config_files import roots
 from peftbench.common.errors import UserError
 from peftbench.config import Config, resolvers, validate
-from peftbench.config.choice_keys import lacking_choice, note_of_own_images
+from peftbench.config.choice_keys import given_key, lacking_choice, note_of_own_images
 from peftbench.config.given import refuse_no_words
 from peftbench.config.near_keys import known_keys, near_key_hint
 from peftbench.config.overrides import prepare, readable
@@ -75,7 +75,7 @@ def explained(problem: Exception, words: Sequence[str]) -> UserError:
             key = str(cause.full_key)
         folders = roots(words)
         hint = lacking_choice(key, words, folders) or near_key_hint(key, known_keys(words, folders))
-        return UserError(f"{key}: there is no such key{hint}; see peftbench --cfg job.")
+        return UserError(f"{given_key(key, words)}: there is no such key{hint}; see peftbench --cfg job.")
     if "Could not find" in text:
         first_line = text.replace("In 'train': ", "").splitlines()[0]
         return UserError(f"{first_line}; see peftbench list.")

@@ -13,6 +13,7 @@ from peftbench.config.declared_fields import class_constant, declared
 from peftbench.config.first_keys import FIRST_KEYS, FIRST_OPTIONS, FIRST_TASK_KEYS
 from peftbench.config.schema import Config
 from peftbench.config.task_schema import task_schema
+from peftbench.config.untrained import as_untrained, solves
 
 # What cannot change a run's numbers stays out of its id; of `start` the hash of the delta is in it, not the place.
 NO_PART = ("logger", "force", "page", "output_dir", "data_dir", "choices", "protocol", "start")
@@ -32,10 +33,12 @@ def identity(config: Config) -> dict[str, Any]:
     That holds for every section, and for the options of methods, data sets and tasks that peftbench ships. The options
     of a class from outside are all in the id, whatever their values: peftbench does not know which came later.
     """
-    whole = _without_later_defaults(config)
+    whole = _without_later_defaults(as_untrained(config) if solves(config) else config)
     for section, keys in OF_NO_EFFECT.items():
         for key in keys:
             whole[section].pop(key, None)
+    if (config.trainer.micro_batch or 0) >= config.data.batch_size:  # it divides no batch
+        del whole["trainer"]["micro_batch"]
     # Where taps are kept changes nothing; without them a run costs more, so it is another one.
     whole["taps"]["mode"] = "off" if config.taps.mode == "off" else "kept"
     # Where files lie does not matter; what is in them is stamped by fingerprint and split hash.

@@ -8,6 +8,7 @@ from pathlib import Path
 from peftbench.common.errors import UserError, nearest, suggested
 from peftbench.common.task_lookup import shipped_tasks
 from peftbench.config.messages import meant_value
+from peftbench.config.published_names import forms_keep_their_options
 from peftbench.config.schema import Config, Data
 from peftbench.config.task_schema import OFFERED, task_schema
 
@@ -273,6 +274,7 @@ RULES = (
     _seeds_are_of_32_bits,
     _weights_are_no_other_word,
     _clips_have_frames,
+    forms_keep_their_options,
     _range_has_two_ends,
     _views_are_of_single_images,
     _views_are_augmented,

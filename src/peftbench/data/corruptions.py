@@ -72,15 +72,30 @@ CORRUPTIONS: dict[str, tuple[Corruption, tuple[float, ...]]] = {
 """Name -> (function of an image (H, W, 3) in bytes, its level at severity 1 to 5)."""
 
 
-def corrupt(images: Tensor, name: str, severity: int, places: Sequence[int]) -> Tensor:
-    """uint8 images (B, 3, S, S), each corrupted; `places` are their places in the set, which seed what is random."""
+def corrupt(
+    images: Tensor,
+    name: str,
+    severity: int,
+    places: Sequence[int],
+    sizes: Sequence[tuple[int, int]] | None = None,
+) -> Tensor:
+    """uint8 images (B, 3, H, W), each corrupted.
+
+    Args:
+        images: as the model gets them.
+        name, severity: of the corruption.
+        places: of the images in the set, which seed what is random.
+        sizes: height and width of each image at the top left of its canvas, where the rest is padding and stays.
+    """
     function, levels = CORRUPTIONS[name]
-    corrupted = []
-    for image, place in zip(images, places, strict=True):
+    corrupted = images.clone()
+    for i, (canvas, place) in enumerate(zip(images, places, strict=True)):
+        height, width = canvas.shape[1:] if sizes is None else sizes[i]
+        image = canvas[:, :height, :width].permute(1, 2, 0).contiguous().numpy()
         rng = np.random.default_rng([zlib.crc32(name.encode()), severity, place])
-        changed = function(image.permute(1, 2, 0).contiguous().numpy(), levels[severity - 1], rng)
-        corrupted.append(torch.from_numpy(_bytes(changed)).permute(2, 0, 1))
-    return torch.stack(corrupted) if corrupted else images
+        changed = torch.from_numpy(_bytes(function(image, levels[severity - 1], rng)))
+        corrupted[i, :, :height, :width] = changed.permute(2, 0, 1)
+    return corrupted
 
 
 class Corrupted(Dataset):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,12 @@ class Adapter(Method):
 
     keeps_weights: ClassVar[bool] = True
     branched: ClassVar[bool] = True
+    published: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "adaptformer": {"position": "parallel"},
+        "adapter_plus": {"position": "post", "scaling": "channel"},
+        "houlsby": {"position": "houlsby"},
+        "pfeiffer": {"position": "post"},
+    }
 
     rank: Positive = 8
     position: Literal["parallel", "post", "pre", "intermediate", "houlsby"] = "parallel"

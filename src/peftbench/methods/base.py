@@ -121,6 +121,13 @@ class Method:
     """`branches` gives what was added beside layers, which noise can scale (`trainer.consistency`)."""
     needs_consistency: ClassVar[bool] = False
     """Nothing but `trainer.consistency` tells it from the method that it derives from: without, it is refused."""
+    of_pooling: ClassVar[str] = ""
+    """A word of its options, such as `method.pool=all`, that acts on pooled features alone; "" where there is none."""
+    counts_tokens: ClassVar[str] = ""
+    """The option that says how many tokens are added to each image's, of which memory grows; "" where none are."""
+    published: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Name of a YAML -> option -> the value that this form is: with another the name is refused. A float stands for any
+    number but the option's default. Read from source, so it is a literal."""
     merges: ClassVar[tuple[str, ...]] = ("masked",)
     """What can become of a pruned backbone's zeros, the default first: `unmerged` leaves updates beside the weights,
     `masked` keeps every zero, `dense` merges over them. Weights that train themselves always keep their zeros."""

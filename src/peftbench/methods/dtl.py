@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -43,6 +44,7 @@ class DTL(Method):
     identity_start: ClassVar[bool] = True
     keeps_weights: ClassVar[bool] = True
     prefix: ClassVar[Literal["", "last", "all"]] = "all"
+    published: ClassVar[Mapping[str, Mapping[str, Any]]] = {"dtl_plus": {"plus": True}}
 
     rank: Positive = 2
     first: int | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -51,6 +51,7 @@ class FacT(Method):
     keeps_weights: ClassVar[bool] = True
     branched: ClassVar[bool] = True
     merges: ClassVar[tuple[str, ...]] = ("unmerged", "dense")
+    published: ClassVar[Mapping[str, Mapping[str, Any]]] = {"fact_tk": {"form": "tk"}}
 
     form: Literal["tt", "tk"] = "tt"
     rank: Positive = 16

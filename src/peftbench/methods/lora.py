@@ -64,6 +64,13 @@ class LoRA(Method):
     peft_adapters: ClassVar[bool] = True
     branched: ClassVar[bool] = True
     merges: ClassVar[tuple[str, ...]] = ("unmerged", "dense")
+    published: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "rslora": {"rslora": True},
+        "dora": {"dora": True},
+        "pissa": {"init": "pissa"},
+        "olora": {"init": "olora"},
+        "lora_plus": {"lr_ratio": 16.0},
+    }
 
     rank: Positive = 8
     alpha: float = 8.0

@@ -52,6 +52,10 @@ class Partial(Method):
     foldable: ClassVar[bool] = True
     identity_start: ClassVar[bool] = True
     prefix: ClassVar[Literal["", "last", "all"]] = "last"
+    published: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "ln_tune": {"preset": "ln", "names": []},
+        "apla": {"preset": "attn_proj", "names": []},
+    }
 
     preset: Literal["last_k", "first_k", "ln", "attn_proj", "head_and_norms"] = "last_k"
     k: Positive = 1

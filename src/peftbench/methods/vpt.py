@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftbench.backbones import Backbone, add_tokens, patch_pixels, takes_tokens
-from peftbench.common.errors import Refusal
+from peftbench.common.amounts import size
+from peftbench.common.errors import Refusal, UserError
 from peftbench.config.bounds import Positive, Share
 from peftbench.methods.base import Method, Plan, freeze
+
+_MOST_BYTES = 2**50
+"""Beyond that no memory is, and counts overflow: our reading."""
 
 
 @dataclass(frozen=True)
 class VPT(Method):
-    """p learned prompts (p, d) join the tokens of a plain vision transformer; nothing else of it trains.
+    """p learned prompts (p, d) join the tokens of a vision transformer; nothing else of it trains.
 
     Source:
         VPT (arXiv 2203.12119). Our reading: prompts stand behind all prefix tokens (class, registers, distillation),
@@ -32,50 +37,72 @@ class VPT(Method):
     Place:
         Behind the position embedding, so that prompts carry no position; `depth=deep` replaces them before every block.
         They are cut off again before taps, tail, pooling and heads. A backbone that pools the mean of its patches so
-        pools these alone; the official code averages the prompts, too.
+        pools these alone; `pool=all` averages the prompts, too, as the official code does. Where a backbone rotates by
+        position (EVA, DINOv3), prompts are not rotated, as its class token is not.
 
     Cost:
         Backward through the whole backbone, over a sequence that is p tokens longer. Prediction is over it, too, as
         prompts do not merge. Parameters: L p d deep, p d shallow.
 
     Avoid when:
-        The backbone has no tokens, or biases or rotations by position between them (refused). With many prompts time
-        and memory grow as with more patches. Results vary much between seeds: run several.
+        The backbone has no tokens, or biases by position between them (refused). With many prompts time and memory
+        grow as with more patches. Results vary much between seeds: run several.
 
     Options:
         prompts: p.
         dropout: share of the prompts' numbers that is dropped in training, anew in every block.
+        pool: what a backbone averages that pools the mean: `patches` alone, or `all`, prompts too.
     """
 
     keeps_weights: ClassVar[bool] = True
+    counts_tokens: ClassVar[str] = "prompts"
+    published: ClassVar[Mapping[str, Mapping[str, Any]]] = {"vpt_shallow": {"depth": "shallow"}}
 
     depth: Literal["deep", "shallow"] = "deep"
     prompts: Positive = 10
     dropout: Share = 0.0
+    pool: Literal["patches", "all"] = "patches"
+
+    @property
+    def of_pooling(self) -> str:  # type: ignore[override]
+        return "" if self.pool == "patches" else f"method.pool={self.pool}"
 
     def check(self, backbone: Backbone) -> None:
         if not takes_tokens(backbone):
             raise Refusal(
                 f"method=vpt: {backbone.facts.name} {_why_no_prompts(backbone)}; method=lora and method=petah work."
             )
+        blocks, width = self._shape(backbone)
+        if (bytes_ := 4 * blocks * self.prompts * width) > _MOST_BYTES:
+            raise UserError(f"method.prompts={self.prompts}: are {size(bytes_)} by themselves; expected 10 or 50, say.")
+        if self.pool == "all" and backbone.pooling != "avg":
+            raise UserError(
+                f"method.pool=all: averages prompts with the patches, and {backbone.facts.name} pools no mean "
+                f"(its pooling is '{backbone.pooling}'); leave it out, or give +backbone.args.global_pool=avg."
+            )
 
     def adapt(self, backbone: Backbone, plan: Plan) -> None:
         freeze(backbone)
-        blocks = len(backbone.facts.taps) if self.depth == "deep" else 1
-        width = backbone.facts.taps[0].channels
+        blocks, width = self._shape(backbone)
         prompts = Prompts(blocks, self.prompts, width, patch_pixels(backbone), self.dropout)
         backbone.net.add_module("prompts", prompts)
-        add_tokens(backbone, self.prompts, prompts.of_block, every_block=self.depth == "deep")
+        add_tokens(backbone, self.prompts, prompts.of_block, self.depth == "deep", self.pool == "all")
+
+    def _shape(self, backbone: Backbone) -> tuple[int, int]:
+        """(blocks with prompts, width)."""
+        taps = backbone.facts.taps
+        return len(taps) if self.depth == "deep" else 1, taps[0].channels
 
 
 def _why_no_prompts(backbone: Backbone) -> str:
     """What a backbone that does not take tokens has in their way."""
+    tables = any("relative_position" in name for name, _ in backbone.net.named_parameters())
     if any(tap.layout != "NLC" for tap in backbone.facts.taps):
+        if tables:
+            return "attends within windows of a map, with biases by position, and prompts lie in none of its windows"
         return "computes with feature maps, and has no sequence of tokens that prompts could join"
-    net = backbone.net
-    tables = any("relative_position" in name for name, _ in net.named_parameters())
-    if tables or getattr(net, "rope", None) is not None:
-        return "adds biases or rotations by position between its tokens, among which prompts have no place"
+    if tables:
+        return "adds biases by position between its tokens, among which prompts have no place"
     return "is built otherwise than timm's plain vision transformers, whose blocks alone take prompts"
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from peftbench import config
-from peftbench.common.errors import UserError, nearest
+from peftbench.common.errors import Refusal, nearest
 from peftbench.optim.ftp import FTP
 from peftbench.optim.spd import SPD
 from peftbench.optim.timm_optimizers import has_fallback, timm_optimizer
@@ -43,7 +43,8 @@ def optimizer(
         factors: see `Factors`.
 
     Raises:
-        UserError: an exclusion that matches no name; an option that timm's optimizer does not take.
+        Refusal: an exclusion that matches no name.
+        UserError: an option that timm's optimizer does not take.
     """
     if spec.library == "timm":
         return timm_optimizer(spec, _groups(spec, named, factors))
@@ -108,11 +109,11 @@ def matching(patterns: Sequence[str], names: Sequence[str], key: str) -> list[st
         key: the config key that holds the patterns, for the message.
 
     Raises:
-        UserError: a pattern matches none.
+        Refusal: a pattern matches none.
     """
     for pattern in patterns:
         if not any(fnmatchcase(n, pattern) for n in names):
-            raise UserError(
+            raise Refusal(
                 f"{key}={list(patterns)}: '{pattern}' matches no trained tensor{nearest(pattern, names)}; there are "
                 f"{', '.join(names[:3])}, …"
             )

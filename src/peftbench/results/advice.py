@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean
 
+from peftbench.common.amounts import plural
 from peftbench.common.errors import UserError
 from peftbench.results.board import Board, Row
 from peftbench.results.overfitting import Overfit
@@ -22,6 +23,8 @@ REMEDY = f"lower the learning rate, take layer decay, or method=lp_ft, {_SOONER}
 OUTSIDE = "lower the learning rate, or look for it with optimizer.find_lr=true"
 """The remedy of what trains nothing of the backbone: it has no layers to decay by, and is no fine-tuning."""
 UNKNOWN = f"lower the learning rate or, where it trains the backbone, take layer decay or method=lp_ft, {_SOONER}"
+_FEW_EPOCHS = 2
+"""So many, and fewer, are too few to blame the learning rate: our reading."""
 CURE = "give trainer.keep=best, fewer epochs or augmentation"
 
 
@@ -53,6 +56,11 @@ class Reached:
         """The cost of that name that all runs share; None where they differ, or records do not say it."""
         counts = {getattr(run.costs, cost) for run in self.runs}
         return counts.pop() if len(counts) == 1 else None
+
+    @property
+    def epochs(self) -> int:
+        """How many the longest of its runs took; 0 where no record says it."""
+        return max((int(run.curve[0][-1]) for run in self.runs if len(run.curve[0])), default=0)
 
     @property
     def solved(self) -> bool:
@@ -92,6 +100,8 @@ def _is_below(other: Reached, probe: Reached) -> bool:
 
 
 def _remedy(figure: Reached) -> str:
+    if 0 < (epochs := figure.epochs) <= _FEW_EPOCHS:
+        return f"{plural(epochs, 'epoch')} may be too few: give more (trainer.epochs) before another learning rate"
     inside = figure.count("inside")
     return UNKNOWN if inside is None else REMEDY if inside else OUTSIDE
 

@@ -55,6 +55,11 @@ def refuse_combination(config: Config, method: Method) -> backbones.Backbone:
             f"method={name}: pools the features itself, to one vector an image, and task={config.task.name} needs the "
             f"backbone's feature maps; take linear, losa, cst or lst, which leave it these."
         )
+    if method.of_pooling and not task_class(config.task).takes_features:
+        raise Refusal(
+            f"{method.of_pooling}: is of pooled features, and task={config.task.name} needs the backbone's feature "
+            f"maps; leave it out."
+        )
     task_class(config.task).refuse(config, method.fixed_size, backbone)
     if config.optimizer.layer_decay is not None and method.side:
         raise Refusal(

@@ -52,6 +52,15 @@ def settle_micro_batch(
     return dataclasses.replace(config, trainer=trainer), about
 
 
+def without_idle_parts(config: Config, tell: Callable[[str], None]) -> Config:
+    """The config without a `micro_batch` that no batch is larger than: it divides nothing, and the id is without it."""
+    images, batch = config.trainer.micro_batch, config.data.batch_size
+    if images is None or images < batch:
+        return config
+    tell(f"trainer.micro_batch={images}: is without effect, since data.batch_size={batch} is no larger")
+    return dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, micro_batch=None))
+
+
 def _chosen(config: Config, method: Method, splits: Splits) -> dict[str, Any]:
     """What `plan` says of a whole batch and of one image gives the largest part that fits; a step of it is tried."""
     batch, room = images_of_step(config, splits), usable_memory(config)

@@ -31,7 +31,8 @@ from peftbench.runs.compatibility import refuse_combination, refuse_other_frames
 from peftbench.runs.context import Context
 from peftbench.runs.data_sets import load_splits, mistakes_of
 from peftbench.runs.device_memory import out_of_memory_told
-from peftbench.runs.micro_batch_choice import settle_micro_batch
+from peftbench.runs.longer_sequences import refuse_more_tokens_than_memory
+from peftbench.runs.micro_batch_choice import settle_micro_batch, without_idle_parts
 from peftbench.runs.shared_checkpoint import group_of, records_kept, remove_shared_checkpoint, shared_folder
 from peftbench.runs.single_run import SingleRun
 from peftbench.runs.solved_heads import settled_for_solving
@@ -72,6 +73,7 @@ def run_jointly(
         torch.set_num_threads(context.config.trainer.threads)
     methods: list[Method] = [instantiate(config.method) for config in configs]
     configs = [settled_for_solving(c, m, context.tell) for c, m in zip(configs, methods, strict=True)]
+    configs = [without_idle_parts(config, context.tell) for config in configs]
     context = context.of(configs[0])
     context.doing(f"looking at {_name(context.config, 'backbone')} without weights")
     warm = [read_start(config) for config in configs]
@@ -89,6 +91,8 @@ def run_jointly(
     if context.config.trainer.accumulate == "auto":
         context.doing("choosing how many images are computed at a time")
         configs, context = _settled(context, methods[0], data.splits)
+    for config, method in zip(configs, methods, strict=True):
+        refuse_more_tokens_than_memory(config, method, data.splits)
     context.doing(f"reading the weights of {_name(context.config, 'backbone')}")
     for config in configs:
         task_class(config.task).refuse_classes(config.task, data.splits.classes)

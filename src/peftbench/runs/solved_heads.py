@@ -8,7 +8,8 @@ from typing import Any
 
 from peftbench.common.amounts import agreeing
 from peftbench.common.errors import Refusal
-from peftbench.config import Config, task_schema
+from peftbench.config import Config, Optimizer, task_schema
+from peftbench.config.untrained import as_untrained
 from peftbench.methods.base import Method
 from peftbench.tasks.base import task_class
 
@@ -27,7 +28,7 @@ _SOLVED_FOR = {"classes": "one class an image", "labels": "labels", "numbers": "
 def settled_for_solving(config: Config, method: Method, tell: Callable[[str], None] = lambda text: None) -> Config:
     """The config of a run as it is carried out: a head that is solved has seen each image once, without augmentation.
 
-    So such a run has one id, whatever the augmentation of others in its sweep is.
+    So such a run has one id, whatever augmentation, epochs and optimizer the others in its sweep have.
     """
     if not method.solves:
         return config
@@ -35,14 +36,29 @@ def settled_for_solving(config: Config, method: Method, tell: Callable[[str], No
     idle = [f"data.{key}={value}" for key, value in given.items() if value != _IN_TRAINING[key]]
     if config.taps.views:
         idle.append(f"taps.views={config.taps.views}")
+    plain = as_untrained(config)
+    idle += _differing(config.optimizer, plain.optimizer)
+    if config.trainer.epochs != plain.trainer.epochs:
+        idle.append(f"trainer.epochs={config.trainer.epochs}")
     if not idle:
         return config
     tell(
         f"{', '.join(idle)}: {agreeing(len(idle))} without effect, since method={config.method.name} looks at each "
-        f"image once, as it is"
+        f"image once, as it is, and takes no steps"
     )
-    data, taps = dataclasses.replace(config.data, **_IN_TRAINING), dataclasses.replace(config.taps, views=0)
-    return dataclasses.replace(config, data=data, taps=taps)
+    return dataclasses.replace(
+        plain,
+        data=dataclasses.replace(config.data, **_IN_TRAINING),
+        taps=dataclasses.replace(config.taps, views=0),
+    )
+
+
+def _differing(optimizer: Optimizer, plain: Optimizer) -> list[str]:
+    """The keys of the optimizer that are not as in `plain`, or its name where that differs."""
+    if optimizer.name != plain.name:
+        return [f"optimizer={optimizer.name}"]
+    values = {field.name: getattr(optimizer, field.name) for field in dataclasses.fields(optimizer)}
+    return [f"optimizer.{key}={value}" for key, value in values.items() if value != getattr(plain, key)]
 
 
 def refuse_solving(config: Config, method: Method) -> None:

@@ -48,8 +48,6 @@ class Evaluator(ABC):
 
     calibrates: ClassVar[bool] = False
     """Whether it fits a temperature on validation images."""
-    shifts: ClassVar[bool] = True
-    """Whether its images can be corrupted, as those of one size can."""
 
     @abstractmethod
     def read(self, images: str | Path, labels: str | Path | None, classes: Sequence[str]) -> Labelled:
@@ -90,6 +88,10 @@ class Evaluator(ABC):
     def lines(self, figures: Mapping[str, Any]) -> list[str]:
         """The figures in words, for the terminal."""
 
+    def sizes(self, targets: Any) -> Sequence[tuple[int, int]] | None:
+        """Height and width of each image of a batch on its canvas, where the rest is padding; None where none is."""
+        return None
+
     def notes(self, judged: Judged, figures: Mapping[str, Any]) -> list[str]:
         """What a reader of the figures, those of `figures`, should know of them and the labels, a sentence each."""
         return []
@@ -122,8 +124,12 @@ def with_interval(told: str, value: float | None, interval: Sequence[float] | No
     """A line such as `accuracy: 75.0 % (95 % interval 58.2 to 90.1)`."""
     if value is None:
         return f"{told}: –"
-    between = f" (95 % interval {percent(interval[0])} to {percent(interval[1])})" if interval else ""
-    return f"{told}: {percent(value)} %{between}"
+    return f"{told}: {percent(value)} %{between(interval)}"
+
+
+def between(interval: Sequence[float] | None) -> str:
+    """The interval in words, to stand behind a figure in percent; nothing where there is none."""
+    return f" (95 % interval {percent(interval[0])} to {percent(interval[1])})" if interval else ""
 
 
 def columns(rows: Sequence[Mapping[str, Any]], names: Sequence[str], first: str = "class") -> list[str]:

@@ -17,6 +17,7 @@ import torch
 from peftbench.common.commit import code_commit
 from peftbench.common.errors import Refusal
 from peftbench.data.corruptions import corrupt
+from peftbench.data.images import Batch
 from peftbench.data.labelled import Known
 from peftbench.data.ood import average_over_shifts
 from peftbench.results.evaluation_file import Evaluation, place_of, read_evaluation, write_evaluation, write_tables
@@ -135,7 +136,7 @@ def evaluated(
     tuned = model()
     corruptions = asked.corruptions()
     changes: dict[str, Change] = {
-        name: functools.partial(_corrupted, *corruption) for name, corruption in corruptions.items()
+        name: functools.partial(_corrupted, evaluator, *corruption) for name, corruption in corruptions.items()
     }
     seen = look_at(tuned, known.split, watch=watch, changes=changes)
     judged = Judged(seen.predictions, seen.split, tuned.classes, tuned.model.task, asked.seed)
@@ -196,8 +197,6 @@ def _refuse(run: FinishedRun, evaluator: Evaluator, asked: Asked) -> None:
         raise Refusal(f"{run.folder}: is of clips; only runs on images can be evaluated on new ones yet.")
     if asked.temperature and not evaluator.calibrates:
         raise Refusal(f"temperature=true: is of classifiers, and {run.folder} is of task={task}; leave it out.")
-    if asked.corruptions() and not evaluator.shifts:
-        raise Refusal(f"ood={','.join(asked.ood)}: {run.folder} is of task={task}, whose images are not shifted yet.")
 
 
 def _identity(
@@ -221,8 +220,8 @@ def _identity(
     return plain
 
 
-def _corrupted(name: str, severity: int, images: torch.Tensor, places: Sequence[int]) -> torch.Tensor:
-    return corrupt(images, name, severity, places)
+def _corrupted(evaluator: Evaluator, name: str, severity: int, batch: Batch, places: Sequence[int]) -> torch.Tensor:
+    return corrupt(batch.images, name, severity, places, evaluator.sizes(batch.targets))
 
 
 def _shifted(run: FinishedRun, evaluator: Evaluator, judged: Judged, seen: LookedAt) -> dict[str, Any]:

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from peftbench.common.errors import Refusal, UserError
 from peftbench.data.base import Split
-from peftbench.data.images import Indices
+from peftbench.data.images import Batch, Indices
 from peftbench.tuned.load import Tuned
 
 _BATCH = 16  # few, so that little is begun once the time is over
 
 
-Change = Callable[[Tensor, Sequence[int]], Tensor]
-"""From images (B, 3, S, S) in uint8, and their places in the split, to others of that form."""
+Change = Callable[[Batch, Sequence[int]], Tensor]
+"""From a batch of images (B, 3, H, W) in uint8, and their places in the split, to other images of that form."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def look_at(
         batch = images.__getitems__(Indices(range(len(rows)), None))
         for name, of_change in answers.items():
             change = (changes or {}).get(name)
-            shown = batch if change is None else batch._replace(images=change(batch.images, rows))
+            shown = batch if change is None else batch._replace(images=change(batch, rows))
             with torch.no_grad(), tuned.precision():
                 of_change.append(_on_cpu(tuned.model.evaluate(_moved(shown, tuned.device))))
         places += rows

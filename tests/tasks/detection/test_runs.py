@@ -72,9 +72,10 @@ def test_evaluate_gives_coco_s_table_of_the_run_s_own_test(oblong, capsys, from_
     images, labels = _scenes(oblong)
     of_set = ["data=digits_det", "data.images=[16,4,6]", "data.canvas=64"]
     where = [f"images={images}", f"labels={labels}"] if from_file else of_set
-    status, out, err = told_by(capsys, "evaluate", f"run={oblong.folder}", *where)
+    status, out, err = told_by(capsys, "evaluate", f"run={oblong.folder}", *where, "ood=contrast:5")
     assert status == 0, err
     assert "AR, 10 detections" in out
+    assert "shifted, contrast, AP: " in out
     content = json.loads(Path(out.splitlines()[-1]).read_text())
     figures = content["figures"]
     for name, value in oblong.metrics.items():
@@ -85,6 +86,14 @@ def test_evaluate_gives_coco_s_table_of_the_run_s_own_test(oblong, capsys, from_
     assert of_classes == pytest.approx(expected, abs=1e-6)
     assert figures["AP_large"] is None, "on such a canvas none is large"
     assert content["data"]["copies_of_training"] == []
+    assert set(figures["intervals"]) == {"AP", "AP50", "AP75"}
+    for name, (low, high) in figures["intervals"].items():
+        assert 0 <= low <= high <= 1, name
+    assert figures["intervals"]["AP"][0] <= figures["AP"] <= figures["intervals"]["AP"][1]
+    assert "AP, IoU 0.50 to 0.95" in out
+    assert out.count("(95 % interval ") == 3
+    shifted = figures["shifted"]
+    assert {"ood/contrast:5/AP", "ood/contrast:5/AP50", "ood/contrast/AP", "ood/AP"} <= set(shifted)
 
 
 @pytest.mark.slow
@@ -131,7 +140,7 @@ def test_labels_of_another_form_or_task_are_refused(oblong, capsys, tmp_path):
         ([f"images={images}", f"labels={tmp_path / 'mine.csv'}"], "expected COCO's annotations as JSON"),
         ([f"images={images}", f"labels={tmp_path / 'none.json'}"], "none of its 6 images has a box"),
         (["data=digits"], "data=digits: is made for task=classification or multilabel or regression"),
-        (["data=digits_det", "ood=noise:3"], "ood=noise:3"),
+        (["data=digits_det", "ood=fog"], "ood=fog: is no corruption"),
         (["data=digits_det", "temperature=true"], "temperature=true: is of classifiers"),
     ):
         refused(told_by(capsys, "evaluate", run, *words), expected)

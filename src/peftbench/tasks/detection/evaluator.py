@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +13,8 @@ from peftbench.data.boxes import Objects
 from peftbench.data.labelled import Known, Labelled
 from peftbench.data.labelled_boxes import boxes_known, read_boxes
 from peftbench.tasks.detection.average_precision import BoxAP
-from peftbench.tasks.evaluator import Evaluator, Judged, columns, nulled, percent, without_images
+from peftbench.tasks.detection.resampled_precision import HEADLINE, intervals_of_precision
+from peftbench.tasks.evaluator import Evaluator, Judged, between, columns, nulled, percent, without_images
 
 _WORDS = {
     "AP": "AP, IoU 0.50 to 0.95",
@@ -35,28 +36,30 @@ _WORDS = {
 class BoxEvaluator(Evaluator):
     """Predictions are the detections of each image, as `Detection.evaluate` gives them."""
 
-    shifts: ClassVar[bool] = False
-
     def read(self, images: str | Path, labels: str | Path | None, classes: Sequence[str]) -> Labelled:
         return read_boxes(images, labels)
 
     def known(self, labelled: Labelled, classes: Sequence[str], categories: Sequence[int], unknown: str) -> Known:
         return boxes_known(labelled, classes, categories, unknown)
 
+    def sizes(self, targets: Sequence[Mapping[str, torch.Tensor]]) -> list[tuple[int, int]]:
+        return [tuple(target["size"].tolist()) for target in targets]
+
     def headline(self, judged: Judged) -> dict[str, float]:
-        values = self.figures(judged)
-        return {name: values[name] for name in ("AP", "AP50", "AP75") if values[name] is not None}
+        table = _counted(judged).table()
+        return {name: table[name] for name in HEADLINE if name in table}
 
     def notes(self, judged: Judged, figures: Mapping[str, Any]) -> list[str]:
         return without_images(judged, _counts(judged)[0] > 0)
 
     def figures(self, judged: Judged) -> dict[str, Any]:
-        metric: BoxAP = judged.task.metrics()
-        metric.update(judged.predictions, [_truth(objects) for objects in judged.labels])
-        table = metric.table()
+        table = _counted(judged).table()
         images, objects = _counts(judged)
         return {
             **{name: nulled(table.get(name, float("nan"))) for name in _WORDS},
+            "intervals": intervals_of_precision(
+                judged.predictions, list(judged.labels), len(judged.classes), judged.seed
+            ),
             "classes": [
                 {"name": name, "images": int(images[i]), "objects": int(objects[i]), "AP": table.get(f"AP/{name}")}
                 for i, name in enumerate(judged.classes)
@@ -65,8 +68,18 @@ class BoxEvaluator(Evaluator):
 
     def lines(self, figures: Mapping[str, Any]) -> list[str]:
         width = max(map(len, _WORDS.values()))
-        lines = [f"{told:{width}} {percent(figures[name]):>7} %" for name, told in _WORDS.items()]
+        lines = [
+            f"{told:{width}} {percent(figures[name]):>7} %{between(figures['intervals'].get(name))}"
+            for name, told in _WORDS.items()
+        ]
         return lines + columns(figures["classes"], ("images", "objects", "AP"))
+
+
+def _counted(judged: Judged) -> BoxAP:
+    """COCO's count, with all images in it."""
+    metric: BoxAP = judged.task.metrics()
+    metric.update(judged.predictions, [_truth(objects) for objects in judged.labels])
+    return metric
 
 
 def _counts(judged: Judged) -> tuple[np.ndarray, np.ndarray]:
