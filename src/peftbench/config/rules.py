@@ -145,6 +145,26 @@ def _augmentation_is_of_the_task(config: Config) -> None:
         )
 
 
+def _what_is_applied_on_the_device_is_cut(config: Config) -> None:
+    data = config.data
+    if data.augment_on == "host":
+        return
+    others = [key for key in ("jitter", "erase", "mixup", "cutmix") if getattr(data, key)]
+    if others:
+        key = others[0]
+        raise UserError(
+            f"data.{key}={getattr(data, key)}: is not applied by data.augment_on=device; leave one of them out."
+        )
+    if config.taps.views:
+        raise UserError(
+            f"taps.views={config.taps.views}: fixed views are made on the host; leave data.augment_on=device out."
+        )
+    if data.augment not in ("flip", "crop", "rrc"):
+        raise UserError(
+            f"data.augment_on=device: applies data.augment=flip, crop or rrc, not data.augment={data.augment}."
+        )
+
+
 def _noise_is_of_consistency(config: Config) -> None:
     trainer = config.trainer
     if trainer.consistency:
@@ -284,6 +304,7 @@ RULES = (
     _tuning_leaves_test_images_alone,
     _augmentation_is_of_the_task,
     _task_takes_the_options_of_the_data,
+    _what_is_applied_on_the_device_is_cut,
     _noise_is_of_consistency,
     _task_goes_with_the_rest,
     _several_devices_need_a_strategy,

@@ -79,6 +79,8 @@ class Data:
 
     `tasks` are those that it serves, its default first. `jitter` and `erase` change each training image by itself;
     `mixup` and `cutmix` mix two, and are the parameters of the Beta distribution that shares are drawn from.
+    With `augment_on: device` what was drawn for each image is applied there to a whole batch. `draft` has JPEGs decoded
+    in about the size that is needed.
     """
 
     name: str
@@ -94,7 +96,7 @@ class Data:
     augment: str = "none"
     on_error: Literal["refuse", "skip"] = "refuse"
     memory_gb: Amount = 4.0
-    workers: Count = 0
+    workers: Count | Literal["auto"] = "auto"
     order_seed: int | None = None
     ood: tuple[str, ...] = ()
     range: Literal["auto"] | tuple[float, float] = "auto"
@@ -105,6 +107,8 @@ class Data:
     cutmix: Amount = 0.0
     sampler: Literal["shuffle", "balanced"] = "shuffle"
     tta: Literal["none", "flip"] = "none"
+    augment_on: Literal["host", "device"] = "host"
+    draft: bool = False
 
     @property
     def mixing(self) -> str:

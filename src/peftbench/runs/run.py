@@ -213,6 +213,8 @@ def _loaders(context: Context, data: Data, transform: Preparation, watch: Watch)
         pin=torch.cuda.is_available() and config.trainer.accelerator in ("auto", "gpu"),
         views=config.taps.views,
         classes=len(data.splits.classes),
+        neighbours=config.trainer.devices,
+        threads=config.trainer.threads,
         watch=watch,
     )
     return dataclasses.replace(batches, ood=ood.shifted_loaders(data.shifts, batches, config))

@@ -15,7 +15,7 @@ from peftbench.common.errors import UserError
 from peftbench.common.seeds import mix
 from peftbench.config import Config
 from peftbench.costs import SavedBytes
-from peftbench.data.images import Indices
+from peftbench.data.images import Indices, ready
 from peftbench.deltas import changed_tensors
 from peftbench.methods.base import Method
 from peftbench.models.joint import JointModel
@@ -165,6 +165,9 @@ class Fit(LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         torch.manual_seed(mix(self.config.seed, self.current_epoch, batch_idx, self.global_rank, 1))
         self._batch, self._parts = batch_idx, 0
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return ready(batch, self.model.backbone.facts.input_size)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         size = self.model.task.size(batch)

@@ -38,6 +38,7 @@ from peftbench.training.progress_bar import Bar
 from peftbench.training.resuming import resumption
 from peftbench.training.sharding import Sharded
 from peftbench.training.signals import Signals
+from peftbench.training.ways_of_steps import faster_steps
 from peftbench.training.worker_errors import plain_sentences
 
 PRECISION = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
@@ -153,7 +154,7 @@ def _trained(
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, absent)
     kept = resumption(folder, module, trainer)
     trainer.callbacks.append(kept)  # type: ignore[attr-defined]
-    with signals, plain_sentences():
+    with signals, plain_sentences(), faster_steps(module.model, config, loaders):
         if kept.unvalidated:
             trainer.validate(module, loaders.val, ckpt_path=kept.path, verbose=False, weights_only=True)
         with kept.naming_file():
