@@ -86,14 +86,14 @@ def forward(setting: Setting, end: float) -> Iterator[Row]:
         with products(tf32), context():
             took = timed(setting, lambda: model.frozen(images))
             peak = product_rate(setting, kind)
-        yield _rate_row(f"frozen forward, {setting.timm}, {name}", setting, took, operations, peak)
+        yield _rate_row(f"frozen forward, {setting.backbone}, {name}", setting, took, operations, peak)
     if setting.kind == "cuda":
         compiled = torch.compile(model.backbone.net.forward_features, dynamic=False)
         normal = model.frames(images)
         with torch.no_grad(), half:
             took = timed(setting, lambda: compiled(normal))
             peak = product_rate(setting, torch.bfloat16)
-        yield _rate_row(f"frozen forward, {setting.timm}, bf16, compiled", setting, took, operations, peak)
+        yield _rate_row(f"frozen forward, {setting.backbone}, bf16, compiled", setting, took, operations, peak)
 
 
 def losa(setting: Setting, end: float) -> Iterator[Row]:
@@ -149,7 +149,7 @@ def against_timm(setting: Setting, end: float) -> Iterator[Row]:
         torch.cuda.empty_cache()
     for method in ("full", "lora", "ftp", "tpgm"):
         step = step_of(f"method={method}", *setting.words)
-        yield _against(f"training step, {method}, {setting.timm}, a bare timm loop", step, peer)
+        yield _against(f"training step, {method}, {setting.backbone}, a bare timm loop", step, peer)
 
 
 def reading(setting: Setting, end: float) -> Iterator[Row]:

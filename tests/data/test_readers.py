@@ -84,3 +84,16 @@ def test_a_draft_is_decoded_smaller_and_looks_the_same(tmp_path, turned, resize)
     whole, draft = (decode_image(path, 64, Resizing("bicubic", resize, draft=d)) for d in (False, True))
     assert (whole != draft).any()
     assert np.abs(whole.astype(int) - draft).mean() < 4
+
+
+def test_kept_taps_are_read_by_the_training_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "WORTH_FROM_DISK", 1)
+    paths = [write(tmp_path / f"{i:02d}.png", pixels) for i, pixels in enumerate(noise(20, 24))]
+    split = Split(paths, np.arange(20), [p.name for p in paths])
+    chosen, given = (load((split, None, None), memory_gb=0.0, workers=n) for n in ("auto", 1))
+    assert chosen.train.num_workers >= 1
+    for made in (chosen, given):
+        made.train.dataset.stored = lambda rows: [rows[:, None].float()]
+        made.load(lambda done, of: None)
+    assert (chosen.train.num_workers, given.train.num_workers) == (0, 1)
+    assert sum(len(batch.taps[0]) for batch in chosen.train) == 20

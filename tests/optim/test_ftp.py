@@ -262,3 +262,16 @@ def test_what_a_gpu_projects_together_is_what_each_tensor_s_projection_gives(nor
         torch.testing.assert_close(
             [moved[i], kept[i], largest[i]], [w.detach(), direction, most], rtol=1e-12, atol=1e-15
         )
+
+
+def test_a_large_tensor_in_pieces_has_the_bits_of_one_piece(monkeypatch):
+    left = []
+    for chunk in (1 << 19, 32):
+        monkeypatch.setattr("peftbench.optim.ftp.CHUNK", chunk)
+        params = parameters(shapes={"matrix": (13, 17), "conv": (9, 5, 3, 3)})
+        ftp = FTP(INNER["fused"](params.items()))
+        for t in range(1, 6):
+            gradients(params, t)
+            ftp.step()
+        left.append([*(p.detach() for p in params.values()), *(kept["direction"] for kept in ftp.own_state())])
+    assert all(torch.equal(whole, pieces) for whole, pieces in zip(*left, strict=True))
