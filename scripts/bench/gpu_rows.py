@@ -191,7 +191,7 @@ def detector(setting: Setting, end: float) -> Iterator[Row]:
     words = [w for w in setting.of_all if not w.startswith("data")]
     ours = step_of(
         *("method=full", "data=digits_det", f"data.size=[{side},{side}]", f"data.batch_size={batch}", *words),
-        *("task.detector=faster_rcnn", f"backbone={setting.detector}", "backbone.pretrained=false"),
+        *("task.detector=fasterrcnn", f"backbone={setting.detector}", "backbone.pretrained=false"),
     )
     if setting.kind != "cuda":
         yield Row("Faster R-CNN step, torchvision's reference", seconds(ours))

@@ -255,6 +255,23 @@ def _parts_of_a_model_are_whole(config: Config) -> None:
         raise UserError(f"trainer.{given[0]}: needs whole blocks, which trainer=fsdp gathers itself; use trainer=ddp.")
 
 
+def _graphs_are_of_whole_steps(config: Config) -> None:
+    trainer = config.trainer
+    if not trainer.graphs:
+        return
+    ways = {
+        f"accumulate={trainer.accumulate}": trainer.accumulate != 1,
+        f"micro_batch={trainer.micro_batch}": trainer.micro_batch is not None,
+        f"strategy={trainer.strategy}": trainer.strategy != "single",
+        f"consistency={trainer.consistency}": bool(trainer.consistency),
+    }
+    if given := [way for way, on in ways.items() if on]:
+        raise UserError(
+            f"trainer.graphs=true: captures the one loss of a step on one device, unlike trainer.{given[0]}; leave one "
+            f"of them out."
+        )
+
+
 def _one_process_chooses_for_itself(config: Config) -> None:
     trainer = config.trainer
     if trainer.accumulate != "auto":
@@ -316,6 +333,7 @@ RULES = (
     _choosing_an_epoch_needs_validation,
     _kept_weights_are_whole,
     _parts_of_a_model_are_whole,
+    _graphs_are_of_whole_steps,
     _one_process_chooses_for_itself,
     _a_found_rate_needs_whole_tensors,
     _a_found_rate_is_of_whole_batches,

@@ -45,6 +45,7 @@ _LATER: Mapping[str, Mapping[str, Any]] = {
         "grad_checkpointing": False,
         "channels_last": False,
         "compile": False,
+        "graphs": False,
         "consistency": 0.0,
         "consistency_noise": 1.0,
         "consistency_every": 1,

@@ -23,8 +23,8 @@ from peftbench.data.images import Preparation
 from peftbench.data.loading import Loaders, Share, loaders
 from peftbench.data.trial import images_of_trial
 from peftbench.methods.base import Method
-from peftbench.models.joint import JointModel
 from peftbench.models.half_weights import half_weights
+from peftbench.models.joint import JointModel
 from peftbench.models.model import Model
 from peftbench.results import Record
 from peftbench.runs.build import build_backbone, instantiate, transform_of

@@ -25,6 +25,7 @@ from peftbench.tasks.base import Metrics
 from peftbench.training.averaging import Average
 from peftbench.training.compiling import CompiledBlocks
 from peftbench.training.consistency import Consistency
+from peftbench.training.graphs import LossGraphs
 from peftbench.training.keeping import Keeper, best_epoch
 from peftbench.training.loss_watch import ADVICE, Diverged, LossWatch
 from peftbench.training.micro_batches import parts_of_batch
@@ -63,6 +64,7 @@ class Fit(LightningModule):
         self.budget = TimeBudget(config.trainer.minutes)
         self.average = Average(config.trainer.ema)
         self.compiled = CompiledBlocks()
+        self.graphs = LossGraphs(model) if config.trainer.graphs and isinstance(model, Model) else None
         self.consistency: Consistency | None = None
         if config.trainer.consistency:
             assert isinstance(model, Model)
@@ -202,7 +204,7 @@ class Fit(LightningModule):
         """The batch's loss; of the largest batch so far (a resumed run may begin with a small one) the saved bytes."""
         size = self.model.task.size(batch)
         if not self.counts_saved or size <= self._counted:
-            return self._objective(batch)
+            return self._objective(batch) if self.graphs is None else self.graphs.loss(batch)
         self._counted = size
         with self.saved.counting():
             return self._objective(batch)
