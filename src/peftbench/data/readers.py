@@ -43,11 +43,12 @@ def reading(
         again: whether there is more than one pass: its processes then live on between passes.
         share: cores that this process has to itself.
     """
-    count = wanted
-    if count == "auto":
-        worth = WORTH_FROM_MEMORY if from_memory else WORTH_FROM_DISK
-        count = min(share, MOST) if images >= worth and not (from_memory and share < 2) else 0
-        count = min(count, _room() // (3 * max(batch_bytes, 1)))
+    if wanted == "auto":
+        least = WORTH_FROM_MEMORY if from_memory else WORTH_FROM_DISK
+        worth = images >= least and not (from_memory and share < 2)
+        count = min(share, MOST, _room() // (3 * max(batch_bytes, 1))) if worth else 0
+    else:
+        count = wanted
     if not count:
         return {"num_workers": 0}
     ahead = min(max(_AHEAD // (count * batch_bytes), 2), 8) if batch_bytes else 2

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ def half_weights(model: nn.Module) -> Iterator[None]:
     """
     changed = [layer for layer in model.modules() if _is_frozen(layer)]
     for layer in changed:
-        layer.forward = _HalfForward(layer)  # type: ignore[method-assign]
+        layer.forward = _HalfForward(layer)
     try:
         yield
     finally:
@@ -41,19 +42,20 @@ def _is_frozen(layer: nn.Module) -> bool:
 class _HalfForward:
     """A layer's `forward` with copies of its weights; without autocast, or once it trains, it is the plain one."""
 
-    def __init__(self, layer: nn.Module) -> None:
+    def __init__(self, layer: Any) -> None:
         self.layer = layer
         self._kept: dict[str, tuple[tuple[object, ...], Tensor]] = {}
 
     def __call__(self, x: Tensor) -> Tensor:
         layer, device = self.layer, x.device.type
         if layer.weight.requires_grad or not torch.is_autocast_enabled(device):
-            return type(layer).forward(layer, x)
+            plain: Tensor = type(layer).forward(layer, x)
+            return plain
         half = torch.get_autocast_dtype(device)
         # A bias that trains is left to autocast, which keeps its copy for the step.
         bias = layer.bias if layer.bias is None or layer.bias.requires_grad else self._cast("bias", layer.bias, half)
-        cast = self._cast("weight", layer.weight, half), bias
-        return F.linear(x, *cast) if isinstance(layer, nn.Linear) else layer._conv_forward(x, *cast)  # type: ignore[operator]
+        compute: Callable[..., Tensor] = F.linear if isinstance(layer, nn.Linear) else layer._conv_forward
+        return compute(x, self._cast("weight", layer.weight, half), bias)
 
     def _cast(self, name: str, tensor: Tensor, half: torch.dtype) -> Tensor:
         made_of = (id(tensor), tensor._version, tensor.device, half)

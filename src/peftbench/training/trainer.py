@@ -101,9 +101,9 @@ def fit(
     metrics |= validated(module.concluded[0])  # of the weights that are kept
     row = module.history[module.kept_epoch - 1]
     outcome = _outcome(module.history, row, metrics, figures, place, state, module.rows and module.rows[0])
-    ways = {"compiled": module.compiled.stamp() if config.trainer.compile else {}}
-    ways["graphs"] = {} if module.graphs is None else module.graphs.stamp()
-    return replace(outcome, untrained=module.untrained, kept=_kept(module), chosen=module.chosen[0], **ways)
+    outcome = replace(outcome, untrained=module.untrained, kept=_kept(module), chosen=module.chosen[0])
+    compiled = module.compiled.stamp() if config.trainer.compile else {}
+    return replace(outcome, compiled=compiled, graphs={} if module.graphs is None else module.graphs.stamp())
 
 
 def fit_jointly(
