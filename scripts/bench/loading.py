@@ -60,14 +60,14 @@ def seconds_of_training(folder: str, workers: str, memory_gb: str) -> float:
 
 
 def _write_photos(folder: Path, count: int) -> None:
-    """So many JPEGs of 500 x 375 pixels in four classes of smooth noise, the same for the same count."""
+    """So many JPEGs of 500 x 375 pixels to train on, in four classes of smooth noise, and eight to test on."""
     import numpy as np
     from PIL import Image
 
-    for i in range(count):
+    for i in range(count + 8):
         rng = np.random.default_rng(i)
         coarse = Image.fromarray(rng.integers(0, 256, (75, 100, 3), dtype=np.uint8))
-        path = folder / "train" / str(i % 4) / f"{i}.jpg"
+        path = folder / ("train" if i < count else "test") / str(i % 4) / f"{i}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         coarse.resize((500, 375), Image.Resampling.BICUBIC).save(path, quality=90)
 
