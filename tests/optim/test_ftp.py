@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from peftbench.optim import FTP
+from peftbench.optim.ftp import project
+from peftbench.optim.projection import Rows, project_together
 from support.optimizers import INNER, SHAPES, gammas, gradients, parameters
 
 
@@ -244,3 +246,32 @@ def test_half_precision_scaling_clipping_and_schedules_see_a_plain_optimizer():
     (a, gamma), (b, other) = trained(False), trained(True)
     assert gamma == pytest.approx(other, rel=1e-4)
     assert all(torch.allclose(x, y, atol=1e-6) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("norm", ["mars", "l2"])
+def test_what_a_gpu_projects_together_is_what_each_tensor_s_projection_gives(norm):
+    alone, together = parameters(dtype=torch.float64), parameters(dtype=torch.float64)
+    gamma = torch.tensor([0.5, 1e-8, 2.0, 1e3, 0.1], dtype=torch.float64)
+    starts = [p.detach() - 0.3 * torch.ones_like(p).cumsum(-1 if p.ndim else 0) for p in alone.values()]
+    moved = [p.detach() for p in together.values()]
+    kept = [torch.empty_like(p) for p in moved]
+    largest = project_together(moved, starts, kept, gamma, Rows.of(moved, norm))
+    for i, (w, start) in enumerate(zip(alone.values(), starts, strict=True)):
+        direction = torch.empty_like(w)
+        most = project(w.detach(), start, direction, gamma[i], norm)
+        torch.testing.assert_close(
+            [moved[i], kept[i], largest[i]], [w.detach(), direction, most], rtol=1e-12, atol=1e-15
+        )
+
+
+def test_a_large_tensor_in_pieces_has_the_bits_of_one_piece(monkeypatch):
+    left = []
+    for chunk in (1 << 19, 32):
+        monkeypatch.setattr("peftbench.optim.ftp.CHUNK", chunk)
+        params = parameters(shapes={"matrix": (13, 17), "conv": (9, 5, 3, 3)})
+        ftp = FTP(INNER["fused"](params.items()))
+        for t in range(1, 6):
+            gradients(params, t)
+            ftp.step()
+        left.append([*(p.detach() for p in params.values()), *(kept["direction"] for kept in ftp.own_state())])
+    assert all(torch.equal(whole, pieces) for whole, pieces in zip(*left, strict=True))

@@ -51,9 +51,9 @@ def refuses(dataset: DataSet) -> str:
 
 
 def load(roles: tuple[Split, Split | None, Split | None], **more: object) -> Loaders:
-    changes = {key: more.pop(key) for key in ("jitter", "erase", "resize") if key in more}
+    changes = {key: more.pop(key) for key in ("jitter", "erase", "resize", "draft", "augment_on") if key in more}
     transform = more.pop("transform", None) or replace(transform_with(str(more.pop("augment", "none"))), **changes)
-    named = {key: more.pop(key) for key in ("share", "limit", "views", "seed", "classes") if key in more}
+    named = {key: more.pop(key) for key in ("share", "limit", "views", "seed", "classes", "neighbours") if key in more}
     return loaders(roles, transform, options(**more), **({"seed": 3} | named))
 
 

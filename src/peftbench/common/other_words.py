@@ -27,6 +27,7 @@ _NAMES: dict[tuple[str, ...], str] = {
     _BATCH: "bs batch batchsize train_batch_size per_device_train_batch_size b",
     ("data.eval_batch_size",): "val_batch_size test_batch_size validation_batch_size per_device_eval_batch_size",
     ("data.workers",): "num_workers dataloader_num_workers n_workers nworkers j",
+    ("trainer.graphs",): "cuda_graphs cuda_graph cudagraphs use_cuda_graphs",
     _SIZE: "imgsz img_size image_size input_size img resolution crop_size",
     ("data.augment",): "augmentation augmentations auto_augment aa transforms transform",
     ("data.normalize",): "mean std normalization normalise",

@@ -146,6 +146,26 @@ def _augmentation_is_of_the_task(config: Config) -> None:
         )
 
 
+def _what_is_applied_on_the_device_is_cut(config: Config) -> None:
+    data = config.data
+    if data.augment_on == "host":
+        return
+    others = [key for key in ("jitter", "erase", "mixup", "cutmix") if getattr(data, key)]
+    if others:
+        key = others[0]
+        raise UserError(
+            f"data.{key}={getattr(data, key)}: is not applied by data.augment_on=device; leave one of them out."
+        )
+    if config.taps.views:
+        raise UserError(
+            f"taps.views={config.taps.views}: fixed views are made on the host; leave data.augment_on=device out."
+        )
+    if data.augment not in ("flip", "crop", "rrc"):
+        raise UserError(
+            f"data.augment_on=device: applies data.augment=flip, crop or rrc, not data.augment={data.augment}."
+        )
+
+
 def _noise_is_of_consistency(config: Config) -> None:
     trainer = config.trainer
     if trainer.consistency:
@@ -236,6 +256,23 @@ def _parts_of_a_model_are_whole(config: Config) -> None:
         raise UserError(f"trainer.{given[0]}: needs whole blocks, which trainer=fsdp gathers itself; use trainer=ddp.")
 
 
+def _graphs_are_of_whole_steps(config: Config) -> None:
+    trainer = config.trainer
+    if not trainer.graphs:
+        return
+    ways = {
+        f"accumulate={trainer.accumulate}": trainer.accumulate != 1,
+        f"micro_batch={trainer.micro_batch}": trainer.micro_batch is not None,
+        f"strategy={trainer.strategy}": trainer.strategy != "single",
+        f"consistency={trainer.consistency}": bool(trainer.consistency),
+    }
+    if given := [way for way, on in ways.items() if on]:
+        raise UserError(
+            f"trainer.graphs=true: captures the one loss of a step on one device, unlike trainer.{given[0]}; leave one "
+            f"of them out."
+        )
+
+
 def _one_process_chooses_for_itself(config: Config) -> None:
     trainer = config.trainer
     if trainer.accumulate != "auto":
@@ -286,6 +323,7 @@ RULES = (
     _tuning_leaves_test_images_alone,
     _augmentation_is_of_the_task,
     _task_takes_the_options_of_the_data,
+    _what_is_applied_on_the_device_is_cut,
     _noise_is_of_consistency,
     _task_goes_with_the_rest,
     _several_devices_need_a_strategy,
@@ -297,6 +335,7 @@ RULES = (
     _choosing_an_epoch_needs_validation,
     _kept_weights_are_whole,
     _parts_of_a_model_are_whole,
+    _graphs_are_of_whole_steps,
     _one_process_chooses_for_itself,
     _a_found_rate_needs_whole_tensors,
     _a_found_rate_is_of_whole_batches,

@@ -79,6 +79,8 @@ class Data:
 
     `tasks` are those that it serves, its default first. `jitter` and `erase` change each training image by itself;
     `mixup` and `cutmix` mix two, and are the parameters of the Beta distribution that shares are drawn from.
+    With `augment_on: device` what was drawn for each image is applied there to a whole batch. `draft` has JPEGs decoded
+    in about the size that is needed.
     """
 
     name: str
@@ -94,7 +96,7 @@ class Data:
     augment: str = "none"
     on_error: Literal["refuse", "skip"] = "refuse"
     memory_gb: Amount = 4.0
-    workers: Count = 0
+    workers: Count | Literal["auto"] = "auto"
     order_seed: int | None = None
     ood: tuple[str, ...] = ()
     range: Literal["auto"] | tuple[float, float] = "auto"
@@ -105,6 +107,8 @@ class Data:
     cutmix: Amount = 0.0
     sampler: Literal["shuffle", "balanced"] = "shuffle"
     tta: Literal["none", "flip"] = "none"
+    augment_on: Literal["host", "device"] = "host"
+    draft: bool = False
 
     @property
     def mixing(self) -> str:
@@ -167,7 +171,7 @@ class Trainer:
     Images are computed `micro_batch` at a time where it is given, with one optimizer step for the whole batch;
     `accumulate=auto` chooses it. `grad_checkpointing` keeps the inputs of blocks alone for backward. `consistency`
     weighs how far apart predictions are under two draws of `consistency_noise`, in each step, or with half a batch in
-    one of `consistency_every`.
+    one of `consistency_every`. With `graphs` steps from kept taps are captured in CUDA graphs.
     """
 
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
@@ -191,6 +195,7 @@ class Trainer:
     grad_checkpointing: bool = False
     channels_last: bool = False
     compile: bool = False
+    graphs: bool = False
     consistency: Amount = 0.0
     consistency_noise: Amount = 1.0
     consistency_every: Positive = 1
@@ -199,7 +204,7 @@ class Trainer:
     def alone(self) -> bool:
         """Whether a run has weights, an end or a part of the batch of its own: then it trains apart from others."""
         own = (self.patience, self.minutes, self.ema, self.micro_batch)
-        return self.keep != "last" or self.accumulate == "auto" or any(x is not None for x in own)
+        return self.keep != "last" or self.accumulate == "auto" or self.graphs or any(x is not None for x in own)
 
     @property
     def chooses_end(self) -> bool:

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import flop_registry
 
 from peftbench.costs.fake_operators import run_operator
 from peftbench.costs.memory import SavedBytes
+from peftbench.models.half_weights import half_weights
 from peftbench.models.model import Model
 
 
@@ -117,7 +118,7 @@ def simulate_step(
         model.to_empty(device="cpu").train()
         stepper = optimizer()
         alive.leave_out([*model.parameters(), *model.buffers()])
-        with alive:
+        with alive, half_weights(model):
             for _, parameter in model.trainable():
                 parameter.grad = torch.zeros_like(parameter)
             stepper.step()  # its state exists from now on

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from peftbench.common.errors import UserError
 from peftbench.common.home import with_home
-from peftbench.data.media import DAMAGED, load_upright, open_image, read_clip
+from peftbench.data.media import DAMAGED, decode_no_more_than, load_upright, open_image, read_clip
 from peftbench.data.pixel_values import Range, in_eight_bits
 
 FILTERS = {
@@ -46,11 +46,14 @@ class Resizing:
         how: `squash` resizes without regard to the shape, `crop` takes the largest part of the input's shape from the
             middle, `pad` resizes all of it to fit and fills what is left at both sides.
         colour: RGB of what is filled.
+        draft: a JPEG is decoded in the smallest of its own sizes (all, 1/2, 1/4, 1/8) that is as large as the input;
+            the rest of the way it is resized as ever.
     """
 
     interpolation: str
     how: str = "squash"
     colour: tuple[int, int, int] = (0, 0, 0)
+    draft: bool = False
 
     def __call__(self, image: Image.Image, width: int, height: int) -> Image.Image:
         """An image in RGB, in the size of the input."""
@@ -74,16 +77,24 @@ def decode_image(
     """
     height, width = (size, size) if isinstance(size, int) else size
     resizing = Resizing(resizing) if isinstance(resizing, str) else resizing
-    return np.asarray(resizing(open_rgb(source, values), width, height)).transpose(2, 0, 1)
+    needed = (height, width) if resizing.draft else None
+    return np.asarray(resizing(open_rgb(source, values, needed=needed), width, height)).transpose(2, 0, 1)
 
 
-def open_rgb(source: Picture, values: Range = "auto", annotated: tuple[int, int] | None = None) -> Image.Image:
+def open_rgb(
+    source: Picture,
+    values: Range = "auto",
+    annotated: tuple[int, int] | None = None,
+    needed: tuple[int, int] | None = None,
+) -> Image.Image:
     """An image of any mode in RGB: turned as its EXIF says, transparency dropped, grey of more bits scaled to 8.
 
     Args:
         source: a file, or what it holds.
         values: which values are black and white.
         annotated: (height, width) that its annotations say: see `media.load_upright`.
+        needed: (height, width) that is enough: the file of a JPEG is then decoded in the smallest of its sizes that is
+            not below. None decodes all of it.
 
     Raises:
         UserError: it is of a type, or pixels are of a shape, that holds no image.
@@ -107,6 +118,8 @@ def open_rgb(source: Picture, values: Range = "auto", annotated: tuple[int, int]
     if not isinstance(source, str | Path):
         raise UserError(f"an image in a {type(source).__name__}: expected a file, a PIL image or pixels in NumPy.")
     with open_image(source) as file:
+        if needed is not None:
+            decode_no_more_than(file, needed)
         return _as_seen(file, values, annotated, str(source))
 
 

@@ -20,6 +20,7 @@ from peftbench.common.seeds import mix
 from peftbench.data.augmentation import MARGIN, augmentation
 from peftbench.data.base import Split
 from peftbench.data.decoding import Picture, Resizing, at_home, decode_clip, decode_image
+from peftbench.data.drawn_changes import Drawn, applied, draw
 from peftbench.data.media import DAMAGED
 from peftbench.data.mixing import Mixing
 from peftbench.data.pixel_values import Range
@@ -81,6 +82,8 @@ class Transform:
         resize: squash, crop or pad: what becomes of an image that is no square.
         jitter: how far the colours of training images are changed.
         erase: how many of them lose a part, as a share.
+        draft: whether JPEGs are decoded in about the size that is needed (`decoding.Resizing`).
+        augment_on: host or device: where training images are changed.
     """
 
     size: int
@@ -92,6 +95,8 @@ class Transform:
     resize: str = "squash"
     jitter: float = 0.0
     erase: float = 0.0
+    draft: bool = False
+    augment_on: str = "host"
 
     @property
     def colour(self) -> tuple[int, int, int]:
@@ -102,11 +107,11 @@ class Transform:
     @property
     def resizing(self) -> Resizing:
         """How an image comes to the shape of the input."""
-        return Resizing(self.interpolation, self.resize, self.colour)
+        return Resizing(self.interpolation, self.resize, self.colour, self.draft)
 
     def plain(self) -> Transform:
         """Without what is for training alone."""
-        return replace(self, augment="none", jitter=0.0, erase=0.0)
+        return replace(self, augment="none", jitter=0.0, erase=0.0, augment_on="host")
 
     def __call__(self, image: Picture) -> Tensor:
         """uint8 (3, size, size) of a file, a PIL image, or pixels (H, W) or (H, W, 3) in uint8; not yet normalised.
@@ -136,6 +141,16 @@ class Batch(NamedTuple):
     images: Tensor
     targets: Any
     taps: list[Tensor] | None = None
+
+
+def ready(batch: Any, size: Any) -> Any:
+    """The batch with its images changed as was drawn for them, where that is left to the device; any other as it is.
+
+    Args:
+        batch: of `Images`, where the model computes.
+        size: of the model's input.
+    """
+    return Batch(applied(batch, size), batch.targets) if isinstance(batch, Drawn) else batch
 
 
 class Images(Dataset):
@@ -200,8 +215,8 @@ class Images(Dataset):
         """How many different pictures there are: images times views."""
         return len(self) * max(self.views, 1)
 
-    def __getitems__(self, batch: Indices) -> Batch:
-        """A whole batch at once, augmented where it has a seed."""
+    def __getitems__(self, batch: Indices) -> Any:
+        """A whole `Batch` at once, augmented where it has a seed; `Drawn` where that is left to the device."""
         indices = torch.as_tensor(batch, dtype=torch.long)
         targets = torch.from_numpy(self.split.labels)[indices]
         if self.views:
@@ -220,6 +235,8 @@ class Images(Dataset):
         if self.augment is not None and self._seeded_one_by_one:
             return Batch(self._drawn_in(batch.whole, batch.whole.places), targets)
         images = self.pictures(indices)
+        if self.transform.augment_on == "device":
+            return Drawn(images, targets, draw(self.transform, images, batch.seed))
         return Batch(images if self.augment is None else self._augmented(images, batch.seed), targets)
 
     @property

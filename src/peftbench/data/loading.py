@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -18,6 +19,7 @@ from peftbench.data.balancing import balanced_order
 from peftbench.data.base import Split
 from peftbench.data.images import Images, Indices, Preparation, Whole
 from peftbench.data.mixing import Mixing
+from peftbench.data.readers import cores, reading
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,7 @@ class Loaders:
         order: that of the training batches; `order.place` says where it goes on.
         skipped: names the images that were left out because they are damaged.
         ood: shifted test sets, by name.
+        chosen: whether the number of processes that read was left to us.
     """
 
     train: DataLoader
@@ -125,6 +128,7 @@ class Loaders:
     order: BatchOrder
     skipped: tuple[str, ...]
     ood: Mapping[str, DataLoader] = field(default_factory=dict)
+    chosen: bool = False
 
     def images(self) -> dict[str, int]:
         """How many images an epoch reads, over all processes together, by role; `ood/<name>` of a shifted set."""
@@ -133,7 +137,7 @@ class Loaders:
         return {role: cast(BatchOrder, p.batch_sampler).images for role, p in parts.items() if p is not None}
 
     def load(self, watch: Watch) -> None:
-        """Decodes into memory what fits and what no stored taps stand in for.
+        """Decodes into memory what fits and what no stored taps stand in for; these are read here, without processes.
 
         Raises:
             UserError: a damaged image.
@@ -142,6 +146,8 @@ class Loaders:
             images = None if loader is None else loader.dataset
             if isinstance(images, Images) and images.stored is None:
                 images.load(watch)
+            elif isinstance(images, Images) and self.chosen and loader is not None:
+                loader.num_workers, loader.prefetch_factor = 0, None
 
 
 def loaders(
@@ -155,6 +161,8 @@ def loaders(
     pin: bool = False,
     views: int = 0,
     classes: int = 0,
+    neighbours: int = 1,
+    threads: int | None = None,
     watch: Watch = lambda done, of: None,
 ) -> Loaders:
     """Loaders of uint8 images, clips or scenes for (train, val, test).
@@ -171,6 +179,8 @@ def loaders(
         pin: whether batches lie in pinned memory, for a GPU.
         views: how many fixed augmented views stand for each training image; 0 augments anew each time.
         classes: how many classes there are, for images that are mixed.
+        neighbours: processes of this run on this machine, which share its cores.
+        threads: of the processor that this run may use; None is all.
         watch: called with the number of images that have been decoded, and of how many.
 
     Raises:
@@ -192,18 +202,20 @@ def loaders(
             images.mixing, order.groups = Mixing.of(options, classes), images.groups
             order.labels = torch.from_numpy(images.split.labels) if options.sampler == "balanced" else None
         decodes = not images.fits or images.augment is not None or images.mixing is not None
-        return DataLoader(
-            images,
-            batch_sampler=order,
-            collate_fn=pass_whole_batch,
-            num_workers=options.workers if decodes else 0,
-            persistent_workers=False,
-            pin_memory=pin,
+        readers = reading(
+            options.workers if decodes else 0,
+            images=order.images // share.processes,
+            batch_bytes=batch_size // share.processes * math.prod(images.shape),
+            from_memory=images.fits,
+            again=train,
+            share=max(cores(threads) // neighbours, 1),
         )
+        return DataLoader(images, batch_sampler=order, collate_fn=pass_whole_batch, pin_memory=pin, **readers)
 
     train = make_loader(roles[0], True)
     val, test = (None if split is None else make_loader(split, False) for split in roles[1:])
-    return Loaders(train, val, test, cast(BatchOrder, train.batch_sampler), tuple(skipped))
+    order = cast(BatchOrder, train.batch_sampler)
+    return Loaders(train, val, test, order, tuple(skipped), chosen=options.workers == "auto")
 
 
 def images_of(loader: DataLoader | None) -> Images | None:

@@ -66,6 +66,18 @@ def load_upright(image: Image.Image, annotated: tuple[int, int] | None = None) -
     return lying if annotated == (lying.height, lying.width) else upright
 
 
+def decode_no_more_than(image: Image.Image, needed: tuple[int, int]) -> None:
+    """Has a JPEG decoded, later, in the smallest of its own sizes (all, 1/2, 1/4, 1/8) that is not below `needed`.
+
+    Args:
+        image: as it was opened; one of another form stays as it is.
+        needed: (height, width) of the image once it stands upright.
+    """
+    if image.format == "JPEG":
+        height, width = needed[::-1] if _turn(image) in _ON_ITS_SIDE else needed
+        image.draft(None, (width, height))
+
+
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """(height, width) of an image once it stands upright; needs no pixels."""
     if _turn(image) not in _ON_ITS_SIDE:

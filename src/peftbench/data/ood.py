@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,7 @@ from peftbench.data.layout import ALL as EVERY
 from peftbench.data.layout import Layout, role_of
 from peftbench.data.listing import folders_in
 from peftbench.data.loading import BatchOrder, Loaders, pass_whole_batch
+from peftbench.data.readers import cores, reading
 from peftbench.data.trial import first_of_trial
 
 ALL = "corruptions"
@@ -95,8 +97,15 @@ def shifted_loaders(shifts: Shifts, data: Loaders, config: Config) -> dict[str, 
         else:
             images = Corrupted(test, *shift)
         order = BatchOrder(len(images), batch_size, config.seed, False, share, limit)
-        workers = config.data.workers
-        loaders[name] = DataLoader(images, batch_sampler=order, collate_fn=pass_whole_batch, num_workers=workers)
+        readers = reading(
+            config.data.workers,
+            images=order.images // share.processes,
+            batch_bytes=config.data.eval_batch_size * math.prod(test.shape),
+            from_memory=test.fits,
+            again=False,
+            share=max(cores(config.trainer.threads) // config.trainer.devices, 1),
+        )
+        loaders[name] = DataLoader(images, batch_sampler=order, collate_fn=pass_whole_batch, **readers)
     return loaders
 
 

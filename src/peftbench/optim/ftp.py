@@ -10,11 +10,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from peftbench.common.errors import UserError
-from peftbench.optim.radii import Radii, norms
+from peftbench.optim.projection import Rows, project_together
+from peftbench.optim.radii import Radii, each_like, in_one, norms, of_one_kind
 from peftbench.optim.wrapper import Anchored
 
-CHUNK = 1 << 16
-"""Elements that are projected at once on a CPU."""
+CHUNK = 1 << 19
+"""Elements that are projected at once on a CPU: they fit its last cache, and threads are woken up seldom."""
 
 
 class FTP(Anchored):
@@ -61,6 +62,7 @@ class FTP(Anchored):
         self.directions = [torch.zeros_like(p) for p in self.tensors]
         self.radii = Radii(self.tensors)
         self._scratch: Tensor | None = None
+        self._rows: dict[tuple[int, ...], Rows] = {}
 
     def own_state(self) -> list[dict[str, Tensor]]:
         """gamma, its moments, the steps taken, and the last direction c / n, of each tensor."""
@@ -68,18 +70,35 @@ class FTP(Anchored):
 
     def _step(self) -> None:
         active = [i for i, p in enumerate(self.tensors) if p.grad is not None]
+        if not active:
+            self.inner.step()
+            return
         # Before a tensor's first step its direction is 0, and so is the slope: gamma stays at 1e-8.
-        slopes = [_dot(self.tensors[i].grad, self.directions[i]) for i in active]
-        gamma = self.radii.learned(active, [torch.where(s > 0, self.kappa * s, s) for s in slopes], self.gamma_lr)
+        slopes = in_one([_dot(self.tensors[i].grad, self.directions[i]) for i in active])
+        gamma = self.radii.learned(active, torch.where(slopes > 0, self.kappa * slopes, slopes), self.gamma_lr)
         self.inner.step()
         # The projection needs no upper cut of gamma: beyond the largest norm it changes nothing.
-        largest = [self._project(i, g) for i, g in zip(active, gamma.unbind(), strict=True)]
-        self.radii.keep(active, gamma, largest)
+        self.radii.keep(active, gamma, self._projected(active, gamma))
+
+    def _projected(self, active: list[int], gamma: Tensor) -> list[Tensor] | Tensor:
+        """Projects the active tensors in place, notes their directions, and returns the largest norm of each."""
+        tensors, anchors, directions = (
+            [kept[i] for i in active] for kept in (self.tensors, self.anchors, self.directions)
+        )
+        if tensors[0].device.type != "cpu" and of_one_kind(tensors):
+            return project_together([t.detach() for t in tensors], anchors, directions, gamma, self._rows_of(active))
+        parts = zip(active, each_like(gamma, tensors), strict=True)
+        return [self._project(i, radius) for i, radius in parts]
+
+    def _rows_of(self, active: list[int]) -> Rows:
+        key = tuple(active)
+        if key not in self._rows:  # made once: it is copied to the device, which waits
+            self._rows[key] = Rows.of([self.tensors[i] for i in active], self.norm)
+        return self._rows[key]
 
     def _project(self, i: int, gamma: Tensor) -> Tensor:
         """Projects tensor i in place, notes its direction, and returns its largest norm."""
         w, anchor, direction = self.tensors[i].detach(), self.anchors[i], self.directions[i]
-        gamma = gamma.to(w.device, w.dtype)
         if self.norm == "l2" or w.ndim < 2 or w.device.type != "cpu" or w.numel() <= CHUNK:
             return project(w, anchor, direction, gamma, self.norm)
         # Rows are projected one by one anyway: a few of them at once stay in the CPU's cache.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -38,7 +39,9 @@ class L2SP(Anchored):
         self.strength = strength
 
     def _step(self) -> None:
-        for w, anchor in zip(self.tensors, self.anchors, strict=True):
-            if w.grad is not None:
-                w.grad.add_(w, alpha=self.strength).sub_(anchor, alpha=self.strength)
+        active = [(w.grad, w, a) for w, a in zip(self.tensors, self.anchors, strict=True) if w.grad is not None]
+        if active:
+            gradients, weights, anchors = map(list, zip(*active, strict=True))
+            torch._foreach_add_(gradients, weights, alpha=self.strength)  # a few launches on a GPU, not two a tensor
+            torch._foreach_sub_(gradients, anchors, alpha=self.strength)
         self.inner.step()

@@ -33,18 +33,18 @@ class Radii:
             "step": self._count[i],
         }
 
-    def learned(self, active: list[int], slopes: Sequence[Tensor], lr: float) -> Tensor:
+    def learned(self, active: list[int], slopes: Sequence[Tensor] | Tensor, lr: float) -> Tensor:
         """The radii of the active tensors one Adam step down their slopes, not below 1e-8; moments and counts are kept.
 
         Args:
             active: indices of the tensors that have a gradient.
-            slopes: the derivative along each one's radius, a scalar each.
+            slopes: the derivative along each one's radius, a scalar each, or all in one vector.
             lr: Adam's learning rate, in units of the norm.
         """
         gamma = self._take(self.gamma, active)
         if not active:
             return gamma
-        slope = torch.stack([s.to(self.gamma) for s in slopes])
+        slope = in_one(slopes).to(self.gamma)
         count = self._take(self._count, active) + 1
         mean = BETA1 * self._take(self._mean, active) + (1 - BETA1) * slope
         square = BETA2 * self._take(self._square, active) + (1 - BETA2) * slope.square()
@@ -53,10 +53,20 @@ class Radii:
             self._put(kept, active, new)
         return (gamma - lr * step).clamp_(min=TINY)
 
-    def keep(self, active: list[int], gamma: Tensor, largest: Sequence[Tensor]) -> None:
+    def keep(self, active: list[int], gamma: Tensor, largest: Sequence[Tensor] | Tensor) -> None:
         """Keeps `gamma` of the active tensors, cut to the largest norm of each."""
         if active:
-            self._put(self.gamma, active, torch.minimum(gamma, torch.stack([n.to(gamma) for n in largest])))
+            self._put(self.gamma, active, torch.minimum(gamma, in_one(largest).to(gamma)))
+
+    def begin(self, active: list[int], gamma: Tensor) -> None:
+        """Sets those of the active tensors that have taken no step to `gamma`; all of them are then at least 1e-8."""
+        fresh = self._take(self._count, active) == 0
+        kept = self._take(self.gamma, active)
+        self._put(self.gamma, active, torch.where(fresh, gamma.to(kept), kept).clamp(min=TINY))
+
+    def of(self, active: list[int]) -> Tensor:
+        """The radii of the active tensors."""
+        return self._take(self.gamma, active)
 
     def _take(self, values: Tensor, active: list[int]) -> Tensor:
         return values if len(active) == len(self.gamma) else values[active]
@@ -66,6 +76,28 @@ class Radii:
             values.copy_(new)
         else:
             values[active] = new
+
+
+def in_one(scalars: Sequence[Tensor] | Tensor) -> Tensor:
+    """Scalars in one vector: where they are of one kind, in one call."""
+    if isinstance(scalars, Tensor):
+        return scalars
+    if of_one_kind(scalars):
+        return torch.stack(list(scalars))
+    exact = torch.float32 if scalars[0].device.type == "mps" else torch.float64
+    return torch.stack([s.to(scalars[0].device, exact) for s in scalars])
+
+
+def each_like(values: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """The scalars of a vector, each of the type and on the device of its tensor."""
+    if of_one_kind(like):
+        return list(values.to(like[0]).unbind())
+    return [value.to(tensor) for value, tensor in zip(values.unbind(), like, strict=True)]
+
+
+def of_one_kind(tensors: Sequence[Tensor]) -> bool:
+    """Whether tensors are of one type and on one device."""
+    return len({(t.dtype, t.device) for t in tensors}) == 1
 
 
 def norms(difference: Tensor, norm: str, scratch: Tensor | None = None) -> Tensor:

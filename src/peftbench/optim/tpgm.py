@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from peftbench.common.errors import UserError
-from peftbench.optim.radii import TINY, Radii, norms
+from peftbench.optim.radii import Radii, each_like, in_one, norms
 from peftbench.optim.wrapper import Anchored
 
 
@@ -60,28 +60,29 @@ class TPGM(Anchored):
             raise UserError("TPGM: there is no objective; give the loss of a held-out batch.")
         active = [i for i, p in enumerate(self.tensors) if p.grad is not None]
         self.inner.step()
-        steps = [self.tensors[i] - self.anchors[i] for i in active]
+        if not active:
+            return
+        tensors, anchors = ([kept[i] for i in active] for kept in (self.tensors, self.anchors))
+        steps = list(torch._foreach_sub(tensors, anchors))
         sizes = [norms(c, self.norm) for c in steps]
-        new = [self.radii.state(i)["step"] == 0 for i in active]
-        halves = [n.min() / 2 for n in sizes]
-        for i, fresh, half in zip(active, new, halves, strict=True):
-            self.radii.gamma[i] = torch.where(fresh, half.to(self.radii.gamma), self.radii.gamma[i]).clamp(min=TINY)
+        self.radii.begin(active, in_one([n.min() for n in sizes]) / 2)
+        largest = in_one([n.max() for n in sizes])
         directions = [c.div_(n) for c, n in zip(steps, sizes, strict=True)]
         for _ in range(self.iterations):
-            self._apply(active, directions, sizes)
+            radii = self._apply(active, directions, sizes)
             with torch.enable_grad():
-                gradients = torch.autograd.grad(
-                    self.objective(), [self.tensors[i] for i in active], allow_unused=True, materialize_grads=True
-                )
+                gradients = torch.autograd.grad(self.objective(), tensors, allow_unused=True, materialize_grads=True)
             slopes = [
-                (g * d * (self.radii.gamma[i].to(n) < n)).sum()
-                for i, g, d, n in zip(active, gradients, directions, sizes, strict=True)
+                (g * d * (radius < n)).sum()
+                for g, d, n, radius in zip(gradients, directions, sizes, radii, strict=True)
             ]
             gamma = self.radii.learned(active, slopes, self.gamma_lr)
-            self.radii.keep(active, gamma, [n.max() for n in sizes])
+            self.radii.keep(active, gamma, largest)
         self._apply(active, directions, sizes)
 
-    def _apply(self, active: list[int], directions: list[Tensor], sizes: list[Tensor]) -> None:
-        for i, direction, n in zip(active, directions, sizes, strict=True):
-            radius = torch.minimum(n, self.radii.gamma[i].to(n))
-            self.tensors[i].copy_(torch.addcmul(self.anchors[i], direction, radius))
+    def _apply(self, active: list[int], directions: list[Tensor], sizes: list[Tensor]) -> list[Tensor]:
+        """Sets the active tensors to their projections; returns their radii."""
+        radii = each_like(self.radii.of(active), sizes)
+        for i, direction, n, radius in zip(active, directions, sizes, radii, strict=True):
+            torch.addcmul(self.anchors[i], direction, torch.minimum(n, radius), out=self.tensors[i].detach())
+        return radii

@@ -28,7 +28,14 @@ _LATER: Mapping[str, Mapping[str, Any]] = {
         "find_lr": False,
         "strength": 1.0,
     },
-    "data": {"jitter": 0.0, "erase": 0.0, "mixup": 0.0, "cutmix": 0.0, "sampler": "shuffle"},
+    "data": {
+        "jitter": 0.0,
+        "erase": 0.0,
+        "mixup": 0.0,
+        "cutmix": 0.0,
+        "sampler": "shuffle",
+        "augment_on": "host",
+    },
     "trainer": {
         "keep": "last",
         "patience": None,
@@ -38,6 +45,7 @@ _LATER: Mapping[str, Mapping[str, Any]] = {
         "grad_checkpointing": False,
         "channels_last": False,
         "compile": False,
+        "graphs": False,
         "consistency": 0.0,
         "consistency_noise": 1.0,
         "consistency_every": 1,
@@ -86,7 +94,8 @@ def _more(transform: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     """The range, `, crop` or `, pad`, and whether tests look at mirror images too, each where that is not usual."""
     resize, tta = transform.get("resize", "squash"), data.get("tta", "none")
     shape, mirrored = "" if resize == "squash" else f", {resize}", "" if tta == "none" else ", with mirror images"
-    return _range(transform) + shape + mirrored
+    drafted = ", draft" if transform.get("draft") else ""
+    return _range(transform) + shape + drafted + mirrored
 
 
 def _numbers(values: Any) -> str:

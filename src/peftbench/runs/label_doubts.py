@@ -120,7 +120,8 @@ def _features(
 
     Taps are kept as a run keeps them, those of test images too: nothing here is tested.
     """
-    plain = replace(config.data, augment="none", jitter=0.0, erase=0.0, mixup=0.0, cutmix=0.0)
+    unmixed = replace(config.data, mixup=0.0, cutmix=0.0)
+    plain = replace(unmixed, augment="none", augment_on="host", jitter=0.0, erase=0.0)
     config = replace(config, data=plain)
     method = instantiate(config.method)
     backbone = build_backbone(config, tell)

@@ -23,6 +23,7 @@ from peftbench.data.images import Preparation
 from peftbench.data.loading import Loaders, Share, loaders
 from peftbench.data.trial import images_of_trial
 from peftbench.methods.base import Method
+from peftbench.models.half_weights import half_weights
 from peftbench.models.joint import JointModel
 from peftbench.models.model import Model
 from peftbench.results import Record
@@ -217,6 +218,8 @@ def _loaders(context: Context, data: Data, transform: Preparation, watch: Watch)
         pin=torch.cuda.is_available() and config.trainer.accelerator in ("auto", "gpu"),
         views=config.taps.views,
         classes=len(data.splits.classes),
+        neighbours=config.trainer.devices,
+        threads=config.trainer.threads,
         watch=watch,
     )
     return dataclasses.replace(batches, ood=ood.shifted_loaders(data.shifts, batches, config))
@@ -225,7 +228,7 @@ def _loaders(context: Context, data: Data, transform: Preparation, watch: Watch)
 def _keep_taps(context: Context, model: Model | JointModel, batches: Loaders, fingerprint: str) -> dict | None:
     """Has training and validation images replaced by their taps, where that helps; what it cost, for the record."""
     place = device_of_process(context.config.trainer)
-    with context.progress("computing taps", model.side is not None) as watch:
+    with half_weights(model), context.progress("computing taps", model.side is not None) as watch:
         return tap_filling.keep_taps(context.config, model, batches, fingerprint, place, watch, context.tell)
 
 

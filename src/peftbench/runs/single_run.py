@@ -201,6 +201,8 @@ class SingleRun:
                 self._note_solution(outcome)
             if outcome.compiled:
                 self.record.stamps["compiled"] = dict(outcome.compiled)
+            if outcome.graphs:
+                self.record.stamps["graphs"] = dict(outcome.graphs)
             if outcome.rows is not None:
                 self.record.stamps |= self.model.task.write_rows(outcome.rows, self.folder) or {}
             self._complete(outcome)

@@ -20,6 +20,7 @@ _IN_TRAINING: Mapping[str, Any] = {
     "mixup": 0.0,
     "cutmix": 0.0,
     "sampler": "shuffle",
+    "augment_on": "host",
 }
 """Keys of the data that are of training in steps, and what they are without effect."""
 _SOLVED_FOR = {"classes": "one class an image", "labels": "labels", "numbers": "numbers"}

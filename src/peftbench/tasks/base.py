@@ -108,6 +108,7 @@ class Task(nn.Module):
         interpolation, mean, std = pixel_scale(config, facts)
         data = config.data
         form = Transform(facts.input_size, interpolation, mean, std, range=data.range, resize=data.resize)
+        form = replace(form, draft=data.draft, augment_on=data.augment_on)
         return replace(form, augment=data.augment, jitter=data.jitter, erase=data.erase)
 
     @classmethod

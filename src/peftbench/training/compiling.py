@@ -127,13 +127,13 @@ def _pass(fit: Any, images: int) -> None:
     model = fit.model
     batch = fit.trainer.train_dataloader.dataset.__getitems__(Indices(range(images), 0))
     batch = fit.trainer.strategy.batch_to_device(batch, fit.device)
-    with _undone(model), fit.trainer.precision_plugin.forward_context():
+    with undone(model), fit.trainer.precision_plugin.forward_context():
         loss = model.loss(batch)
         torch.autograd.grad(loss, [p for _, p in model.trainable()], allow_unused=True)
 
 
 @contextlib.contextmanager
-def _undone(model: nn.Module) -> Iterator[None]:
+def undone(model: nn.Module) -> Iterator[None]:
     """Within it the model's buffers and the state of random numbers may change; afterwards they are as before."""
     kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
     with torch.random.fork_rng():

@@ -15,7 +15,7 @@ from peftbench.common.errors import UserError
 from peftbench.common.seeds import mix
 from peftbench.config import Config
 from peftbench.costs import SavedBytes
-from peftbench.data.images import Indices
+from peftbench.data.images import Indices, ready
 from peftbench.deltas import changed_tensors
 from peftbench.methods.base import Method
 from peftbench.models.joint import JointModel
@@ -25,6 +25,7 @@ from peftbench.tasks.base import Metrics
 from peftbench.training.averaging import Average
 from peftbench.training.compiling import CompiledBlocks
 from peftbench.training.consistency import Consistency
+from peftbench.training.graphs import LossGraphs
 from peftbench.training.keeping import Keeper, best_epoch
 from peftbench.training.loss_watch import ADVICE, Diverged, LossWatch
 from peftbench.training.micro_batches import parts_of_batch
@@ -63,6 +64,7 @@ class Fit(LightningModule):
         self.budget = TimeBudget(config.trainer.minutes)
         self.average = Average(config.trainer.ema)
         self.compiled = CompiledBlocks()
+        self.graphs = LossGraphs(model) if config.trainer.graphs and isinstance(model, Model) else None
         self.consistency: Consistency | None = None
         if config.trainer.consistency:
             assert isinstance(model, Model)
@@ -166,6 +168,9 @@ class Fit(LightningModule):
         torch.manual_seed(mix(self.config.seed, self.current_epoch, batch_idx, self.global_rank, 1))
         self._batch, self._parts = batch_idx, 0
 
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return ready(batch, self.model.backbone.facts.input_size)
+
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         size = self.model.task.size(batch)
         loss, whole = self._loss_of_parts(batch, size, batch_idx)
@@ -199,7 +204,7 @@ class Fit(LightningModule):
         """The batch's loss; of the largest batch so far (a resumed run may begin with a small one) the saved bytes."""
         size = self.model.task.size(batch)
         if not self.counts_saved or size <= self._counted:
-            return self._objective(batch)
+            return self._objective(batch) if self.graphs is None else self.graphs.loss(batch)
         self._counted = size
         with self.saved.counting():
             return self._objective(batch)

@@ -18,7 +18,7 @@ from peftbench.common.errors import UserError
 from peftbench.common.precisions import HALF
 from peftbench.common.seeds import mix
 from peftbench.config import Config, Optimizer
-from peftbench.data.images import Indices
+from peftbench.data.images import Indices, ready
 from peftbench.data.loading import BatchOrder, Loaders, Share, pass_whole_batch
 from peftbench.deltas import drop_cached_values
 from peftbench.methods.base import Method
@@ -78,7 +78,8 @@ def find_rate(
     with _untouched(model, device):
         steps = _Steps(model, method, config, rates[0])
         for i, parts in enumerate(_read(loaders, one_pass)):
-            loss = steps.take([move_data_to_device(part, device) for part in parts], rates[i], i % len(one_pass))
+            there = [ready(move_data_to_device(part, device), model.backbone.facts.input_size) for part in parts]
+            loss = steps.take(there, rates[i], i % len(one_pass))
             if not math.isfinite(loss) or loss > _DIVERGED * max(losses[:_LEAST], default=loss):
                 break
             losses.append(loss)

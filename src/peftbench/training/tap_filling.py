@@ -145,6 +145,7 @@ def _about(
         "augment": transform.augment if images.views else "none",
         **({key: getattr(config.data, key) for key in _CHANGES if images.views and getattr(config.data, key)}),
         **({} if config.data.resize == "squash" else {"resize": config.data.resize}),
+        **({"draft": True} if config.data.draft else {}),
         "views": images.views,
         "frames": images.split.frames,
         "precision": config.trainer.precision,

@@ -38,6 +38,7 @@ from peftbench.training.progress_bar import Bar
 from peftbench.training.resuming import resumption
 from peftbench.training.sharding import Sharded
 from peftbench.training.signals import Signals
+from peftbench.training.ways_of_steps import faster_steps
 from peftbench.training.worker_errors import plain_sentences
 
 PRECISION = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
@@ -60,9 +61,10 @@ class Outcome:
 
     `chosen` is what the task chose by the validation images once training was over. `kept` says of which epoch the
     weights are and what ended the run, where that was not its last epoch as planned; `compiled` how many blocks were
-    compiled, or why none was, where that was asked for; `solved` how a head was worked out that is not trained; `rows`
-    is what the task writes to a file of its predictions for the test images, if anything. `untrained` are parameters
-    that the method added and that seem not to train, each with what to tell of it.
+    compiled, or why none was, where that was asked for, and `graphs` so of the shapes of batches that were captured;
+    `solved` how a head was worked out that is not trained; `rows` is what the task writes to a file of its predictions
+    for the test images, if anything. `untrained` are parameters that the method added and that seem not to train, each
+    with what to tell of it.
     """
 
     metrics: dict[str, float]
@@ -74,6 +76,7 @@ class Outcome:
     kept: Mapping[str, Any] = field(default_factory=dict)
     chosen: Mapping[str, Any] = field(default_factory=dict)
     compiled: Mapping[str, Any] = field(default_factory=dict)
+    graphs: Mapping[str, Any] = field(default_factory=dict)
     untrained: Mapping[str, str] = field(default_factory=dict)
     solved: Mapping[str, Any] = field(default_factory=dict)
 
@@ -98,8 +101,9 @@ def fit(
     metrics |= validated(module.concluded[0])  # of the weights that are kept
     row = module.history[module.kept_epoch - 1]
     outcome = _outcome(module.history, row, metrics, figures, place, state, module.rows and module.rows[0])
+    outcome = replace(outcome, untrained=module.untrained, kept=_kept(module), chosen=module.chosen[0])
     compiled = module.compiled.stamp() if config.trainer.compile else {}
-    return replace(outcome, untrained=module.untrained, kept=_kept(module), chosen=module.chosen[0], compiled=compiled)
+    return replace(outcome, compiled=compiled, graphs={} if module.graphs is None else module.graphs.stamp())
 
 
 def fit_jointly(
@@ -153,7 +157,7 @@ def _trained(
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, absent)
     kept = resumption(folder, module, trainer)
     trainer.callbacks.append(kept)  # type: ignore[attr-defined]
-    with signals, plain_sentences():
+    with signals, plain_sentences(), faster_steps(module.model, config, loaders):
         if kept.unvalidated:
             trainer.validate(module, loaders.val, ckpt_path=kept.path, verbose=False, weights_only=True)
         with kept.naming_file():

@@ -15,7 +15,7 @@ from peftbench.runs.plan_file import CONFIG, PLAN, plan_hash
 from peftbench.tasks.base import task_class
 from peftbench.tuned.finished_run import FinishedRun
 
-_ONCE = {"range": "auto", "resize": "squash"}
+_ONCE = {"range": "auto", "resize": "squash", "draft": False}
 """How images were prepared by the runs whose deltas do not say it: there was no other way once."""
 Row = tuple[Any, Any, str]
 """The delta's value, ours, and what is to be said where they differ."""
@@ -134,7 +134,9 @@ def _images(run: FinishedRun, backbone: Backbone, shared: str) -> Iterator[Row]:
     """How images are prepared, which no shape of a tensor shows."""
     ours = json.loads(json.dumps(dataclasses.asdict(transform_of(run.config, backbone))))
     theirs = {**_ONCE, **json.loads(run.metadata.get("transform", "{}"))}
-    for key in (key for key in ours if key not in ("augment", "jitter", "erase")):  # those are of training alone
+    for key in (
+        key for key in ours if key not in ("augment", "jitter", "erase", "augment_on")
+    ):  # those are of training alone
         prepared = theirs.get(key, ours[key])
         yield (
             prepared,

@@ -92,7 +92,7 @@ class MultiTask(nn.Module):
             if (_prepared(run, backbone), run.frames) != (self.transform, self.frames):
                 raise Refusal(
                     f"MultiTask: {name} wants images prepared otherwise than {next(iter(self.runs))} (size, "
-                    f"interpolation, mean, std, range, resize or frames); serve them apart."
+                    f"interpolation, mean, std, range, resize, draft or frames); serve them apart."
                 )
             self.models.append(rebuild_model(run, _view(backbone), shared))
         self.requires_grad_(False)

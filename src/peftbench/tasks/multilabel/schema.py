@@ -33,7 +33,7 @@ def check_predicts(options: Mapping[str, Any]) -> None:
 SCHEMA = TaskSchema(
     section=Multilabel,
     augmentations=("none", "flip", "crop", "rrc", "trivial", "randaugment"),
-    takes=("resize", "jitter", "erase", "mixup", "cutmix", "tta"),
+    takes=("resize", "jitter", "erase", "mixup", "cutmix", "tta", "augment_on", "draft"),
     check=refuse_other_shapes,
     predicts={"batch_size": PredictOption(64, "images at a time")},
     check_predicts=check_predicts,

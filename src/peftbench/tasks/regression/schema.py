@@ -39,7 +39,8 @@ def check_config(config: Config) -> None:
 SCHEMA = TaskSchema(
     section=Regression,
     augmentations=("none", "flip", "crop", "rrc", "trivial", "randaugment"),
-    takes=("resize", "jitter", "erase", "mixup", "tta"),  # a rectangle's share of an image is no share of a number
+    # Not cutmix: a rectangle's share of an image is no share of a number.
+    takes=("resize", "jitter", "erase", "mixup", "tta", "augment_on", "draft"),
     check=check_config,
     smoke=("data=digits", "task=regression"),
     targets="numbers",
