@@ -18,6 +18,7 @@ from peftbench.data.balancing import balanced_order
 from peftbench.data.base import Split
 from peftbench.data.images import Images, Indices, Preparation, Whole
 from peftbench.data.mixing import Mixing
+from peftbench.data.read_ahead import Loader
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,7 @@ def loaders(
             images.mixing, order.groups = Mixing.of(options, classes), images.groups
             order.labels = torch.from_numpy(images.split.labels) if options.sampler == "balanced" else None
         decodes = not images.fits or images.augment is not None or images.mixing is not None
-        return DataLoader(
+        return Loader(
             images,
             batch_sampler=order,
             collate_fn=pass_whole_batch,
