@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from peftbench.common.errors import UserError
+from peftbench.data import read_ahead
 from peftbench.data.read_ahead import ReadAhead
 from peftbench.taps import in_file, kept
 from peftbench.taps.buffers import Buffers
@@ -81,6 +82,7 @@ def test_a_run_whose_reader_dies_fails_with_the_reason(cli, tmp_path, monkeypatc
             raise OSError(5, "Input/output error")
         read(file, into, at)
 
+    monkeypatch.setattr(read_ahead, "LEAST", 0)
     monkeypatch.setattr(InFile, "read", failing)
     status, _, err = cli(*RUN, f"output_dir={tmp_path}")
     assert status == 2
@@ -184,7 +186,7 @@ def hold_on_the_processor(monkeypatch, room: int) -> None:
     """Has the CPU stand in for a GPU that holds up to `room` bytes of taps."""
     from peftbench.training import tap_filling
 
-    monkeypatch.setattr(tap_filling, "room_on", lambda device: room)
+    monkeypatch.setattr(tap_filling, "room_on", lambda device, most_gb: room)
 
 
 def test_a_run_from_taps_that_the_device_holds_is_the_same_to_the_bit(cli, tmp_path, monkeypatch):
@@ -218,7 +220,7 @@ def test_auto_computes_where_that_is_measured_to_be_faster_than_reading(cli, tmp
     read = InFile.read
 
     def slowly(file, into, at):
-        time.sleep(0.02)
+        time.sleep(0.005)
         read(file, into, at)
 
     with monkeypatch.context() as patched:

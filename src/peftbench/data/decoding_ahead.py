@@ -17,9 +17,7 @@ _AT_ONCE = 4
 """Images that a thread takes at a time."""
 
 
-def decoded_ahead(
-    chunks: Sequence[Sequence[int]], decode: Callable[[int], np.ndarray]
-) -> Generator[Tensor, None, None]:
+def decoded_ahead(chunks: Sequence[Sequence[int]], decode: Callable[[int], np.ndarray]) -> Generator[Tensor]:
     """uint8 (len(chunk), …) of each chunk of indices, in order, while the caller works with the one before.
 
     Raises:

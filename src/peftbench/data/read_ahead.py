@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import torch
@@ -19,11 +19,15 @@ AHEAD = {"cuda": 2}
 """Batches that are read before they are asked for, by the kind of device that computes; 1 elsewhere."""
 
 
+LEAST = 2**20
+"""Bytes of a batch below which, on a processor, handing it over takes as long as reading it."""
+
+
 class Loader(DataLoader):
     """A `DataLoader` of `Images`, which reads kept taps ahead where these stand in for the images.
 
     Taps that are read need no worker processes: a thread reads as fast, and hands over without a copy. Those that a GPU
-    holds need not even a thread.
+    holds, and small batches on a processor, need not even a thread.
     """
 
     def __iter__(self) -> Any:
@@ -36,7 +40,9 @@ class Loader(DataLoader):
             batches = super().__iter__()
         finally:
             self.num_workers, self.pin_memory = before
-        return batches if taps.held_on is not None else ReadAhead(batches, taps.device)
+        size = getattr(self.batch_sampler, "batch_size", 1) * taps.bytes // len(taps)
+        small = taps.device.type == "cpu" and size < LEAST
+        return batches if taps.held_on is not None or small else ReadAhead(batches, taps.device)
 
 
 class ReadAhead(Iterator[Any]):
@@ -54,25 +60,20 @@ class ReadAhead(Iterator[Any]):
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="reader")
         self._coming: deque[Future[tuple[Any, Any]]] = deque()
-        self._over = False
-        # Waited for, so that the order of batches begins where the run is now.
-        self._first: tuple[Any, Any] | None = self._result(self._thread.submit(self._read))
-        for _ in range(AHEAD.get(device.type, 1)):
+        self._ask()
+        wait(self._coming)  # so that the order of batches begins where the run is now
+        for _ in range(AHEAD.get(device.type, 1) - 1):
             self._ask()
 
     def __next__(self) -> Any:
-        if self._first is not None:
-            (batch, ready), self._first = self._first, None
-        elif self._over or not self._coming:
+        if not self._coming:
             raise StopIteration
-        else:
-            batch, ready = self._result(self._coming.popleft())
-            self._ask()
+        batch, ready = self._result(self._coming.popleft())
         if batch is None:
-            self._over = True
             self._coming.clear()
             self._thread.shutdown(wait=False)
             raise StopIteration
+        self._ask()
         return self._received(batch, ready)
 
     def _ask(self) -> None:

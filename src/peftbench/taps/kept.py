@@ -58,6 +58,9 @@ class Taps:
         """
         return decoded([t.to(self.device, non_blocking=True) for t in self._stored(rows)])
 
+    def __len__(self) -> int:
+        return int(self.tensors[0].shape[0])
+
     @property
     def bytes(self) -> int:
         """The size of all taps."""
@@ -65,7 +68,7 @@ class Taps:
 
     def put_on(self, device: torch.device) -> bool:
         """Has the GPU hold all of it, so that nothing is read and copied any more; False where it has no room."""
-        begun, rows = time.perf_counter(), self.tensors[0].shape[0]
+        begun, rows = time.perf_counter(), len(self)
         at_once = max(_COPIED_AT_ONCE * rows // max(self.bytes, 1), 1)
         try:
             there = [torch.empty(tuple(t.shape), dtype=t.dtype, device=device) for t in self.tensors]
@@ -101,12 +104,13 @@ class Taps:
         return into
 
 
-def room_on(device: torch.device) -> int:
-    """Bytes of kept taps that a GPU may hold: half of what is free on it now; none of another device.
+def room_on(device: torch.device, most_gb: float | None) -> int:
+    """Bytes of kept taps that a GPU may hold: half of what is free on it now, or `most_gb` of it; none elsewhere.
 
     The other half is for training and for testing, which runs the backbone.
     """
     if device.type != "cuda":
         return 0
     torch.cuda.empty_cache()
-    return torch.cuda.mem_get_info(device)[0] // 2
+    free = torch.cuda.mem_get_info(device)[0]
+    return free // 2 if most_gb is None else min(free, int(most_gb * 2**30))

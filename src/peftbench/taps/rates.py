@@ -43,7 +43,7 @@ def device_name(device: torch.device) -> str:
 
 
 def _reading(taps: Taps) -> float:
-    rows = taps.tensors[0].shape[0]
+    rows = len(taps)
     count = min(max(SAMPLE * rows // taps.bytes, 1), rows)
     if taps.bytes > free_memory() // 2:
         taps.forget_pages()

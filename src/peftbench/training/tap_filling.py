@@ -113,10 +113,10 @@ def keep_taps_of(
             except CacheError as problem:
                 if spec.mode == "disk":
                     raise
-                place = device if sum(sizes) <= _room(spec, device) else None
+                place = device if sum(sizes) <= room_on(device, spec.gpu_gb) else None
                 if place is None and sum(sizes) > spec.memory_gb * 2**30:
                     _refuse_eight_bits(spec, str(problem))
-                    gpu = f"on {device} (taps.gpu_gb) or " if room_on(device) else ""
+                    gpu = f"on {device} (taps.gpu_gb) or " if room_on(device, None) else ""
                     without = f"does without, since there is no room {gpu}in memory (taps.memory_gb) either"
                     tell(f"{str(problem).rstrip('.')}; taps=auto {without}")
                     return {"mode": "off"}
@@ -124,7 +124,7 @@ def keep_taps_of(
                 tell(f"{str(problem).rstrip('.')}; taps=auto keeps them {where}")
                 mode = "memory"  # for what comes after too: the disk is not asked again
         kept.append(taps_in_memory(filled, images.rows, place))
-    room = _room(spec, device)
+    room = room_on(device, spec.gpu_gb)
     for taps in kept:
         if taps.held_on is None:
             taps.device = device if device.type == "cuda" else CPU
@@ -165,12 +165,6 @@ def _on_disk(
 def _speed(pace: Pace, device: torch.device) -> dict[str, Any]:
     """What the description of an entry says of how fast its taps were computed, and on what."""
     return {} if pace.rate is None else {"computed": {"rate": pace.rate, "on": device_name(device)}}
-
-
-def _room(spec: Spec, device: torch.device) -> int:
-    """Bytes of taps that the GPU may hold."""
-    room = room_on(device)
-    return room if spec.gpu_gb is None else min(room, int(spec.gpu_gb * 2**30))
 
 
 def _held(kept: Sequence[Taps]) -> dict[str, Any]:
