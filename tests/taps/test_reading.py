@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import threading
 import time
@@ -101,62 +100,6 @@ def test_a_disk_that_gives_nothing_back_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(InFile, "_read", broken)
     with pytest.raises(UserError, match=r"tap-00\.bin: cannot be read \(Input/output error\); give another taps\.dir"):
         taps(torch.arange(6))
-
-
-class Stream:
-    """Stands in for a stream of CUDA: notes in `log` what is asked of it."""
-
-    def __init__(self, log: list[str], name: str) -> None:
-        self.log, self.name = log, name
-
-    def record_event(self) -> Stream:
-        self.log.append(f"{self.name} records")
-        return self
-
-    def wait_event(self, event: Stream) -> None:
-        self.log.append(f"{self.name} waits for {event.name}")
-
-    wait_stream = wait_event
-
-    def synchronize(self) -> None:
-        self.log.append(f"host waits for {self.name}")
-
-
-@pytest.fixture
-def streams(monkeypatch) -> list[str]:
-    """`torch.cuda` with a CPU behind it: what is asked of its streams, in order."""
-    log: list[str] = []
-    main, now = Stream(log, "main"), threading.local()
-
-    @contextlib.contextmanager
-    def on(stream):
-        now.stream = stream
-        yield
-        now.stream = main
-
-    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream(log, "side"))
-    monkeypatch.setattr(torch.cuda, "stream", on)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: getattr(now, "stream", main))
-    monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: log.append(f"kept for {stream.name}"))
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
-    return log
-
-
-def test_batches_are_copied_on_a_side_stream_that_the_device_waits_for_and_the_host_does_not(streams):
-    from peftbench.data.images import Batch
-
-    gpu = torch.device("cuda", 0)
-    batches = [Batch(torch.zeros(1), torch.tensor([i]), [torch.full((1, 2), float(i))]) for i in range(4)]
-    found = []
-    for batch in ReadAhead(iter(batches), gpu):
-        streams.append(f"step {int(batch.targets)}")
-        found.append(batch.taps[0][0, 0].item())
-    assert found == [0.0, 1.0, 2.0, 3.0]
-    assert streams.count("side records") == 4
-    assert streams.count("main waits for side") == 4
-    assert not any("host waits" in line for line in streams)
-    for i in range(4):
-        assert "main waits for side" in streams[: streams.index(f"step {i}")]
 
 
 def test_taps_held_on_a_device_are_those_of_the_file(tmp_path, monkeypatch):
