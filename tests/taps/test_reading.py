@@ -17,6 +17,9 @@ from peftbench.taps.buffers import Buffers
 from peftbench.taps.entries import entries
 from peftbench.taps.in_file import InFile
 from peftbench.taps.store import taps_on_disk
+from support.finished_runs import same
+from support.runs import learned
+from support.stops import interrupted_and_undisturbed
 from support.taps import RUN, cached, history, record, tensors
 
 
@@ -89,6 +92,16 @@ def test_a_run_whose_reader_dies_fails_with_the_reason(cli, tmp_path, monkeypatc
     assert line.startswith("peftbench: taps: the thread that reads them ahead has died (OSError: [Errno 5]")
     assert record(tmp_path)["status"] == "failed"
     assert "has died" in record(tmp_path)["reason"]
+
+
+@pytest.mark.slow
+def test_a_run_that_reads_ahead_resumes_to_the_bit(tmp_path, monkeypatch):
+    monkeypatch.setattr(read_ahead, "LEAST", 0)
+    resumed, undisturbed = interrupted_and_undisturbed(tmp_path, monkeypatch, "method=losa", "taps=disk")
+    assert resumed.costs["time"]["sessions"] == 2
+    assert resumed.costs["taps"]["mode"] == "disk"
+    assert same(learned(resumed), learned(undisturbed))
+    assert resumed.metrics == undisturbed.metrics
 
 
 def test_a_disk_that_gives_nothing_back_is_one_sentence(tmp_path, monkeypatch):
