@@ -49,15 +49,15 @@ def _reading(folder: Path, quick: bool) -> Row:
     orders = [order for _ in range(100) for order in torch.randperm(rows).split(BATCH)]
 
     def row_after_row() -> list[Any]:
-        found = []
+        batch = []
         order = orders.pop().tolist()
         for file in files:
             values = torch.empty((BATCH, *shape))
             into = memoryview(values.flatten().view(torch.uint8).numpy())
             for i, row in enumerate(order):
                 os.preadv(file.fileno(), [into[i * size : (i + 1) * size]], row * size)
-            found.append(values)
-        return found
+            batch.append(values)
+        return batch
 
     repeats = 2 if quick else 8
 
@@ -104,11 +104,11 @@ def _filling(folder: Path, quick: bool) -> Row:
     def fill() -> None:
         nonlocal filled
         filled += 1
-        told = tap_filling.keep_taps_of(
+        costs = tap_filling.keep_taps_of(
             [images()], config, model, f"bench {filled}", device, lambda done, of: None, print
         )
-        assert told is not None
-        assert told["computed"] == count
+        assert costs is not None
+        assert costs["computed"] == count
 
     def forward() -> None:
         for rows in chunks:

@@ -31,9 +31,9 @@ def test_filling_takes_as_long_as_its_slowest_stage(tmp_path, monkeypatch):
         def slowly(*arguments):
             begun = time.perf_counter()
             time.sleep(STAGES[stage] / parts)
-            found = work(*arguments)
+            result = work(*arguments)
             spent[stage] += time.perf_counter() - begun
-            return found
+            return result
 
         return slowly
 
@@ -56,10 +56,10 @@ def test_filling_takes_as_long_as_its_slowest_stage(tmp_path, monkeypatch):
 def time_of_filling(config, model, images, fingerprint):
     begun = time.perf_counter()
     with model.padded_batches():
-        told = tap_filling.keep_taps_of(
+        costs = tap_filling.keep_taps_of(
             [images], config, model, fingerprint, torch.device("cpu"), lambda done, of: None, [].append
         )
-    assert told["computed"] == CHUNKS * IMAGES
+    assert costs["computed"] == CHUNKS * IMAGES
     return time.perf_counter() - begun
 
 

@@ -68,11 +68,11 @@ def streams(monkeypatch) -> list[str]:
 
 def test_batches_are_copied_on_a_side_stream_that_the_device_waits_for_and_the_host_does_not(streams):
     batches = [Batch(torch.zeros(1), torch.tensor([i]), [torch.full((1, 2), float(i))]) for i in range(4)]
-    found = []
+    values = []
     for batch in ReadAhead(iter(batches), GPU):
         streams.append(f"step {int(batch.targets)}")
-        found.append(batch.taps[0][0, 0].item())
-    assert found == [0.0, 1.0, 2.0, 3.0]
+        values.append(batch.taps[0][0, 0].item())
+    assert values == [0.0, 1.0, 2.0, 3.0]
     assert streams.count("side records") == 4
     assert streams.count("main waits for side") == 4
     assert not any("host waits" in line for line in streams)

@@ -37,12 +37,12 @@ def errors_of_kept_taps(
         kept = [tap.flatten(0, 1) for tap in kept]
     with torch.autocast(device.type, half, enabled=half is not None):
         exact = model.frozen(pictures)
-        told: dict[str, Any] = {"dtype": config.taps.dtype, "images": len(rows), "tap_error": _error(kept, exact)}
+        about: dict[str, Any] = {"dtype": config.taps.dtype, "images": len(rows), "tap_error": _error(kept, exact)}
         if config.trainer.strategy == "fsdp":
-            return [told]
+            return [about]
         ours, theirs = model(pictures, kept), model(pictures, exact)
     every = list(zip(ours, theirs, strict=True)) if isinstance(model, JointModel) else [(ours, theirs)]
-    return [told | _of_logits(one, other) for one, other in every]
+    return [about | _of_logits(one, other) for one, other in every]
 
 
 def _of_logits(ours: Any, theirs: Any) -> dict[str, float]:

@@ -77,10 +77,10 @@ def keep_taps_of(
     """
     spec = config.taps
     if not model.goes_on_from_taps:
-        told = f"method={config.method.name} changes the backbone, so there are no taps to keep"
-        _refuse_eight_bits(spec, told)
+        reason = f"method={config.method.name} changes the backbone, so there are no taps to keep"
+        _refuse_eight_bits(spec, reason)
         if spec.mode in ("memory", "disk"):
-            tell(f"taps={spec.mode}: {told}")
+            tell(f"taps={spec.mode}: {reason}")
         return None
     if spec.mode == "off":
         return {"mode": "off"}
@@ -100,36 +100,10 @@ def keep_taps_of(
             done += len(chunk[0])
             watch(done, total)
 
-    kept: list[Taps] = []
-    mode, place = spec.mode, None  # the GPU that holds them, where the disk does not
-    for images, bytes_ in zip(parts, sizes, strict=True):
-        pace = Pace()
-        filled = partial(fill, images, pace)
-        if mode != "memory":
-            about = _about(config, model, images, fingerprint, device)
-            try:
-                kept.append(_on_disk(spec, about, bytes_, filled, partial(_speed, pace, device), tell))
-                continue
-            except CacheError as problem:
-                if spec.mode == "disk":
-                    raise
-                place = device if sum(sizes) <= room_on(device, spec.gpu_gb) else None
-                if place is None and sum(sizes) > spec.memory_gb * 2**30:
-                    _refuse_eight_bits(spec, str(problem))
-                    gpu = f"on {device} (taps.gpu_gb) or " if room_on(device, None) else ""
-                    without = f"does without, since there is no room {gpu}in memory (taps.memory_gb) either"
-                    tell(f"{str(problem).rstrip('.')}; taps=auto {without}")
-                    return {"mode": "off"}
-                where = "in memory" if place is None else f"on {place}"
-                tell(f"{str(problem).rstrip('.')}; taps=auto keeps them {where}")
-                mode = "memory"  # for what comes after too: the disk is not asked again
-        kept.append(taps_in_memory(filled, images.rows, place))
-    room = room_on(device, spec.gpu_gb)
-    for taps in kept:
-        if taps.held_on is None:
-            taps.device = device if device.type == "cuda" else CPU
-            if taps.bytes <= room and taps.put_on(device):
-                room -= taps.bytes
+    kept = _kept(parts, sizes, config, device, fill, partial(_about, config, model, fingerprint=fingerprint), tell)
+    if not kept:
+        return {"mode": "off"}
+    _bring_near(kept, spec, device)
     costs = {
         "rows": total,
         "computed": sum(t.filled for t in kept),
@@ -154,6 +128,59 @@ def keep_taps_of(
         **({"rates": rates} if rates else {}),
         **({} if model.prefix is None else {"behind": model.places_of_kept_taps[-1][0]}),
     }
+
+
+def _kept(
+    parts: Sequence[Images],
+    sizes: Sequence[int],
+    config: Config,
+    device: torch.device,
+    fill: Callable[[Images, Pace], Iterator[list[Tensor]]],
+    about: Callable[..., dict[str, Any]],
+    tell: Tell,
+) -> list[Taps]:
+    """The taps of each part, of so many bytes: on the disk, else on the GPU or in memory; none where nothing has room.
+
+    Raises:
+        CacheError: `taps=disk` was asked for and there is no room.
+        UserError: `taps.dtype` was asked for and there is no room.
+    """
+    spec = config.taps
+    kept: list[Taps] = []
+    mode, place = spec.mode, None  # the GPU that holds them, where the disk does not
+    for images, bytes_ in zip(parts, sizes, strict=True):
+        pace = Pace()
+        filled = partial(fill, images, pace)
+        if mode != "memory":
+            try:
+                entry = about(images=images, device=device)
+                kept.append(_on_disk(spec, entry, bytes_, filled, partial(_speed, pace, device), tell))
+                continue
+            except CacheError as problem:
+                if spec.mode == "disk":
+                    raise
+                place = device if sum(sizes) <= room_on(device, spec.gpu_gb) else None
+                if place is None and sum(sizes) > spec.memory_gb * 2**30:
+                    _refuse_eight_bits(spec, str(problem))
+                    gpu = f"on {device} (taps.gpu_gb) or " if room_on(device, None) else ""
+                    without = f"does without, since there is no room {gpu}in memory (taps.memory_gb) either"
+                    tell(f"{str(problem).rstrip('.')}; taps=auto {without}")
+                    return []
+                where = "in memory" if place is None else f"on {place}"
+                tell(f"{str(problem).rstrip('.')}; taps=auto keeps them {where}")
+                mode = "memory"  # for what comes after too: the disk is not asked again
+        kept.append(taps_in_memory(filled, images.rows, place))
+    return kept
+
+
+def _bring_near(kept: Sequence[Taps], spec: Spec, device: torch.device) -> None:
+    """Has the GPU hold those taps that it has room for, and the others come to it as they are read."""
+    room = room_on(device, spec.gpu_gb)
+    for taps in kept:
+        if taps.held_on is None:
+            taps.device = device if device.type == "cuda" else CPU
+            if taps.bytes <= room and taps.put_on(device):
+                room -= taps.bytes
 
 
 def _on_disk(
@@ -182,7 +209,7 @@ def _refuse_eight_bits(spec: Spec, why: str) -> None:
 
 
 def _about(
-    config: Config, model: Model | JointModel, images: Images, fingerprint: str, device: torch.device
+    config: Config, model: Model | JointModel, *, images: Images, fingerprint: str, device: torch.device
 ) -> dict[str, Any]:
     """All that decides the bits of the taps; its hash names the entry."""
     transform = images.transform
