@@ -24,7 +24,7 @@ PAGE = ROOT / "docs" / "benchmarks.md"
 TOPICS = (
     *("startup", "training_step", "recipe", "less_memory", "side", "quickstart", "optimizers", "spt", "petah"),
     *("pruning", "dry_run", "serving", "loading", "average_precision", "detection", "report", "run_page", "sweeps"),
-    *("joint", "solved_heads", "added_branches", "weight_methods", "pooled", "late_blocks", "lora"),
+    *("joint", "solved_heads", "added_branches", "weight_methods", "pooled", "late_blocks", "lora", "taps"),
 )
 
 

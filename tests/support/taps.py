@@ -5,10 +5,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from peftbench.config import Config
+from peftbench.data.base import Split
+from peftbench.data.images import Images
+from peftbench.methods.base import Plan
+from peftbench.models.model import Model
+from peftbench.runs.build import build_backbone, instantiate, transform_of
 from peftbench.taps import store
-from peftbench.taps.store import Taps, taps_on_disk
+from peftbench.taps.kept import Taps
+from peftbench.taps.store import taps_on_disk
+from peftbench.tasks.base import task_class
 
 RUN = ["method=losa", "backbone=resnet_nano", "data=folder", "trainer.epochs=2", "trainer.max_batches=4", "logger=none"]
 RUN += ["data.val_fraction=0.25", "data.test_fraction=0.25"]
@@ -37,3 +46,13 @@ def cached(root: Path, n: int = 6, told: list[str] | None = None, about: str = "
     values = tensors(n)
     tell = [].append if told is None else told.append
     return taps_on_disk(root, {"what": about}, store.size_of_taps(values), limit, lambda: chunks(values), tell)
+
+
+def model_and_images(config: Config, count: int, views: int = 0) -> tuple[Model, Images]:
+    """The adapted model of a config with three classes, and so many random images as it takes them."""
+    backbone = build_backbone(config)
+    model = Model(backbone, task_class(config.task).build(config.task, backbone, ["a", "b", "c"]))
+    model.adapted(instantiate(config.method).adapt(backbone, Plan()))
+    pixels = np.random.default_rng(0).integers(0, 256, (count, 40, 40, 3), dtype=np.uint8)
+    split = Split(pixels, np.arange(count) % 3, [str(i) for i in range(count)])
+    return model, transform_of(config, backbone).over(split, "refuse", 4.0, lambda done, of: None, views)

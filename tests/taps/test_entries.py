@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peftbench.common.errors import UserError
-from peftbench.taps import entries, store
+from peftbench.taps import entries, in_file, store
 from peftbench.taps.store import entry_key, taps_on_disk
 from support.taps import cached, chunks, tensors
 
@@ -76,7 +76,7 @@ DAMAGE = {
 def test_any_damage_is_found_told_listed_and_mended(tmp_path, monkeypatch, damage, capsys):
     from peftbench.cli.main import main
 
-    monkeypatch.setattr(store, "BLOCK", 64)
+    monkeypatch.setattr(in_file, "BLOCK", 64)
     first = cached(tmp_path)
     folder = tmp_path / first.key
     path = folder / "tap-00.bin"

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from peftbench.common.errors import UserError
-from peftbench.taps import entries, store
+from peftbench.taps import entries, writing
 from peftbench.taps.entries import make_room
 from peftbench.taps.store import entry_key
 from support.taps import RUN, cached, record
@@ -41,7 +41,7 @@ def test_a_disk_without_space_is_refused_before_filling(tmp_path, monkeypatch):
 
 
 def test_a_disk_that_fills_up_while_writing_leaves_nothing_behind(tmp_path, monkeypatch):
-    written = store._Checked.write
+    written = writing.Checked.write
 
     def full(file, tap):
         if len(tap) < 4:
@@ -49,7 +49,7 @@ def test_a_disk_that_fills_up_while_writing_leaves_nothing_behind(tmp_path, monk
         written(file, tap)
 
     with monkeypatch.context() as patched:
-        patched.setattr(store._Checked, "write", full)
+        patched.setattr(writing.Checked, "write", full)
         with pytest.raises(UserError, match="the disk is full"):
             cached(tmp_path)
     assert not list(tmp_path.glob("[0-9a-f]*"))

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 import peftbench
+from peftbench.data import read_ahead
 from peftbench.runs.run import run_jointly
 from peftbench.sweeps.grouping import group_by_signature, joint_signature
 
@@ -38,6 +39,7 @@ def images(tmp_path_factory) -> None:
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("PEFTBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(read_ahead, "LEAST", 0)  # small batches too are read by a thread
 
 
 def records(folder: Path) -> dict[str, dict]:

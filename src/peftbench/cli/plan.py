@@ -156,7 +156,11 @@ def _add_times(table: Table, probe: Any, taps: Any) -> None:
 
 
 _SPLITS = {"train": "training", "val": "validation"}
-_PLACES = {"disk": "on disk, for other runs too", "memory": "in memory, for this run"}
+_PLACES = {
+    "disk": "on disk, for other runs too",
+    "gpu": "in the GPU's memory, for this run",
+    "memory": "in memory, for this run",
+}
 
 
 COMMAND = Command(

@@ -80,7 +80,7 @@ def _described(entry: Entry) -> list[str]:
     about = {"taps": (), "pixels": ("–",), **entry.about["about"]}
     names = [about.get("backbone", "–"), about.get("data", "–")]
     sizes = [entry.about["rows"], len(about["taps"]), about["pixels"][0]]
-    return [str(value) for value in (*names, *sizes, about.get("precision", "–"))]
+    return [str(value) for value in (*names, *sizes, about.get("dtype") or about.get("precision", "–"))]
 
 
 _DIR = Argument("taps.dir", "another cache", kind="folder")

@@ -21,7 +21,7 @@ OF_NO_EFFECT = {
     "backbone": ("stream",),
     "trainer": ("progress", "checkpoint_seconds", "threads", "grad_checkpointing"),
     "data": ("workers", "memory_gb", "eval_batch_size"),
-    "taps": ("max_gb", "memory_gb", "dir"),
+    "taps": ("max_gb", "memory_gb", "gpu_gb", "dir"),
 }
 """Section -> keys."""
 

@@ -79,6 +79,13 @@ def _task_takes_the_options_of_the_data(config: Config) -> None:
             raise UserError(f"data.{key}={value}: is not for task={config.task.name}; {hint}.")
 
 
+def _eight_bits_are_of_kept_taps(config: Config) -> None:
+    if config.taps.dtype is not None and config.taps.mode == "off":
+        raise UserError(
+            f"taps.dtype={config.taps.dtype}: is of taps that are kept, and taps=off keeps none; leave one of them out."
+        )
+
+
 def _only_taylor_looks_at_images(config: Config) -> None:
     pruning = config.pruning
     if pruning.name != "none" and pruning.images is not None and pruning.criterion != "taylor":
@@ -315,6 +322,7 @@ RULES = (
     _range_has_two_ends,
     _views_are_of_single_images,
     _views_are_augmented,
+    _eight_bits_are_of_kept_taps,
     _only_taylor_looks_at_images,
     _pruning_needs_whole_weights,
     _anchored_optimizers_need_whole_tensors,

@@ -225,6 +225,8 @@ class Taps:
     views: Count = 0
     max_gb: Amount = 10.0
     memory_gb: Amount = 2.0
+    gpu_gb: Amount | None = None
+    dtype: Literal["int8"] | None = None
     dir: str | None = None
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from peftbench.common.seeds import mix
 from peftbench.data.augmentation import MARGIN, augmentation
 from peftbench.data.base import Split
 from peftbench.data.decoding import Picture, Resizing, at_home, decode_clip, decode_image
+from peftbench.data.decoding_ahead import decoded_ahead
 from peftbench.data.drawn_changes import Drawn, applied, draw
 from peftbench.data.media import DAMAGED
 from peftbench.data.mixing import Mixing
@@ -274,10 +276,32 @@ class Images(Dataset):
             images = torch.empty((0, *self.shape), dtype=torch.uint8)
         else:
             images = torch.stack([torch.from_numpy(self._decode(i).copy()) for i in indices.tolist()])
-        if self.views:
-            views = [self._augmented(i[None], mix(int(row), 2)) for i, row in zip(images, rows, strict=True)]
-            images = torch.cat(views) if views else images
-        return images
+        return self._as_views(images, rows)
+
+    def pictures_in_turn(self, chunks: Sequence[Tensor]) -> Iterator[Tensor]:
+        """As `pictures`, of chunks of ascending rows: the next ones are decoded while the caller works with one.
+
+        Where all images fit into memory they are kept there, as `load` keeps them, once the last chunk is decoded.
+        """
+        if self.pixels is not None:
+            yield from map(self.pictures, chunks)
+            return
+        of_chunks = [(rows // max(self.views, 1)).unique(return_inverse=True) for rows in chunks]
+        pixels = torch.empty((len(self), *self.shape), dtype=torch.uint8) if self.fits else None
+        decoded = decoded_ahead([indices.tolist() for indices, _ in of_chunks], self._decode)
+        with contextlib.closing(decoded):
+            for rows, (indices, at), images in zip(chunks, of_chunks, decoded, strict=True):
+                if pixels is not None:
+                    pixels[indices] = images
+                yield self._as_views(images[at] if self.views else images, rows)
+        if pixels is not None and torch.cat([indices for indices, _ in of_chunks]).unique().numel() == len(self):
+            self.pixels = pixels
+
+    def _as_views(self, images: Tensor, rows: Tensor) -> Tensor:
+        if not self.views:
+            return images
+        views = [self._augmented(i[None], mix(int(row), 2)) for i, row in zip(images, rows, strict=True)]
+        return torch.cat(views) if views else images
 
     def _augmented(self, images: Tensor, seed: int) -> Tensor:
         assert self.augment is not None

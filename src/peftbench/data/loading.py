@@ -19,6 +19,7 @@ from peftbench.data.balancing import balanced_order
 from peftbench.data.base import Split
 from peftbench.data.images import Images, Indices, Preparation, Whole
 from peftbench.data.mixing import Mixing
+from peftbench.data.read_ahead import Loader
 from peftbench.data.readers import cores, reading
 
 
@@ -210,7 +211,7 @@ def loaders(
             again=train,
             share=max(cores(threads) // neighbours, 1),
         )
-        return DataLoader(images, batch_sampler=order, collate_fn=pass_whole_batch, pin_memory=pin, **readers)
+        return Loader(images, batch_sampler=order, collate_fn=pass_whole_batch, pin_memory=pin, **readers)
 
     train = make_loader(roles[0], True)
     val, test = (None if split is None else make_loader(split, False) for split in roles[1:])

@@ -9,13 +9,22 @@ from peftbench.common.precisions import HALF
 from peftbench.config import Config
 from peftbench.models.joint import JointModel
 from peftbench.models.model import Model
+from peftbench.taps.eight_bits import encoded
 
 
 def shapes_of_kept_taps(config: Config, model: Model | JointModel) -> list[Tensor]:
-    """The kept taps of one image, on the meta device, in the precision of the run."""
+    """What is stored of the kept taps of one image, on the meta device, in the precision of the run or in 8 bits."""
     dtype = HALF[config.trainer.precision] or torch.float32
     taps = [torch.empty((1, *shape), dtype=dtype, device="meta") for _, shape in model.places_of_kept_taps]
-    return model.condense(taps)
+    return stored_of(config, model, model.condense(taps))
+
+
+def stored_of(config: Config, model: Model | JointModel, taps: list[Tensor]) -> list[Tensor]:
+    """What is stored of kept taps (B, …): the taps themselves, or 8 bits of each value and scales (`taps.dtype`)."""
+    if config.taps.dtype is None:
+        return taps
+    layouts = {tap.layout for tap in model.backbone.facts.taps}
+    return encoded(taps, maps_channels_first="NCHW" in layouts)
 
 
 def why_in_one_pass(config: Config, one_size: bool) -> str:

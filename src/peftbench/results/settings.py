@@ -28,6 +28,7 @@ _LATER: Mapping[str, Mapping[str, Any]] = {
         "find_lr": False,
         "strength": 1.0,
     },
+    "taps": {"dtype": None},
     "data": {
         "jitter": 0.0,
         "erase": 0.0,
@@ -162,9 +163,10 @@ def _pruning_options(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def data_setting_of(config: Mapping[str, Any]) -> Setting:
     """What was chosen for the training images: batches, augmentation, their order, views."""
-    views = (config.get("taps") or {}).get("views", 0)
+    taps = config.get("taps") or {}
     chosen = {**_picked(config["data"], _DATA), **_later_choices("data", config["data"])}
-    return _flat(chosen, "data.") + _flat({"views": views}, "taps.")
+    kept = {"views": taps.get("views", 0), **_later_choices("taps", taps)}
+    return _flat(chosen, "data.") + _flat(kept, "taps.")
 
 
 def protocol_of(config: Mapping[str, Any]) -> str:

@@ -38,6 +38,11 @@ def refuse_combination(config: Config, method: Method) -> backbones.Backbone:
             f"backbone, or looks at their gradients, and weights in few bits stay as they are; take a side method, "
             f"lora, petah or bitfit, or leave it out."
         )
+    if config.taps.dtype is not None and not (method.side or method.prefix):
+        raise Refusal(
+            f"taps.dtype={config.taps.dtype}: method={config.method.name} changes the backbone, so that there are no "
+            f"taps to keep; leave it out, or take a side method such as losa."
+        )
     if method.solves:
         refuse_solving(config, method)
     backbone = starting_backbone.build_on_meta(config, method)

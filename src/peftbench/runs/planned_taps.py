@@ -11,7 +11,9 @@ from peftbench.models.kept_taps import shapes_of_kept_taps, why_not_kept
 from peftbench.models.model import Model
 from peftbench.runs.build import transform_of
 from peftbench.taps.entries import fits, taps_folder
+from peftbench.taps.kept import room_on
 from peftbench.taps.store import size_of_taps
+from peftbench.training import device_of_process
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class PlannedTaps:
     """The kept taps of a run of a side method, or of one that goes on from a frozen prefix.
 
     Attributes:
-        mode: where they would be kept, `disk`, `memory` or `off`.
+        mode: where they would be kept, `disk`, `gpu`, `memory` or `off`.
         bytes: of each split whose taps are kept.
         images: how many images of each split go through the backbone once, if they are not kept already.
         why: why none would be kept; empty otherwise.
@@ -35,7 +37,7 @@ def plan_taps(config: Config, model: Model, roles: Sequence[Split | None]) -> Pl
     """What `taps=` would do for (train, val, …); None for a method that changes the backbone, unless it goes on from
     a frozen prefix.
 
-    `model` is on the meta device. As a run decides: with `auto` the first of disk, memory and off that has room.
+    `model` is on the meta device. As a run decides: with `auto` the first of disk, GPU, memory and off that has room.
     """
     if not model.goes_on_from_taps:
         return None
@@ -63,6 +65,8 @@ def _place(config: Config, needed: int) -> tuple[str, str]:
         return "disk", ""
     if spec.mode == "disk":
         return "off", "the disk has no room for them, so that the run would be refused"
+    if needed <= room_on(device_of_process(config.trainer), spec.gpu_gb):
+        return "gpu", ""
     if needed <= spec.memory_gb * 2**30:
         return "memory", ""
-    return "off", "neither taps.max_gb and the disk nor taps.memory_gb have room for them"
+    return "off", "neither taps.max_gb and the disk, nor a GPU, nor taps.memory_gb have room for them"

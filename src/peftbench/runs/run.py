@@ -20,7 +20,7 @@ from peftbench.data.balancing import note_imbalance
 from peftbench.data.base import Split, Splits, split_hash
 from peftbench.data.copies import copies_not_looked_for
 from peftbench.data.images import Preparation
-from peftbench.data.loading import Loaders, Share, loaders
+from peftbench.data.loading import Loaders, Share, images_of, loaders
 from peftbench.data.trial import images_of_trial
 from peftbench.methods.base import Method
 from peftbench.models.half_weights import half_weights
@@ -41,6 +41,7 @@ from peftbench.runs.start_check import Start
 from peftbench.runs.warm_start import read_start
 from peftbench.tasks.base import task_class
 from peftbench.training import Diverged, Outcome, Stopped, device_of_process, fit, fit_jointly, solve, tap_filling
+from peftbench.training.eight_bit_errors import errors_of_kept_taps
 
 
 def run(config: Config, group: str | None = None, retry: bool = True) -> Record:
@@ -199,8 +200,11 @@ def carry_out(
         for one in runs:
             one.find_rate(batches)
         outcomes = _train(context, runs, batches)
+        errors = _errors_of_eight_bits(context, model, outcomes, batches)
     context.doing("writing what was learned")
-    for one, outcome in zip(runs, outcomes, strict=True):
+    for one, outcome, error in zip(runs, outcomes, errors, strict=True):
+        if error is not None:
+            one.record.stamps["taps"] = error
         if taps is not None:
             one.record.costs["taps"] = taps
         one.conclude(outcome)
@@ -230,6 +234,18 @@ def _keep_taps(context: Context, model: Model | JointModel, batches: Loaders, fi
     place = device_of_process(context.config.trainer)
     with half_weights(model), context.progress("computing taps", model.side is not None) as watch:
         return tap_filling.keep_taps(context.config, model, batches, fingerprint, place, watch, context.tell)
+
+
+def _errors_of_eight_bits(
+    context: Context, model: Model | JointModel, outcomes: Sequence[Outcome | Diverged], batches: Loaders
+) -> list[dict | None]:
+    """Of each run what keeping taps in 8 bits makes of them and of its logits, for the record; None of other taps."""
+    images = images_of(batches.train)
+    if context.config.taps.dtype is None or images is None or not all(isinstance(o, Outcome) for o in outcomes):
+        return [None] * len(outcomes)
+    place = device_of_process(context.config.trainer)
+    errors: list[dict | None] = [*errors_of_kept_taps(model, images, context.config, place)]
+    return errors
 
 
 def _train(context: Context, runs: Sequence[SingleRun], batches: Loaders) -> list[Outcome | Diverged]:

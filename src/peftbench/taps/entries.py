@@ -30,7 +30,7 @@ from peftbench.common.own_folders import holds_only, remove_own_files
 ABOUT = "about.json"
 LOCKS = ".locks"
 PARTS = ".parts"
-DTYPES = ("float32", "float16", "bfloat16")
+DTYPES = ("float32", "float16", "bfloat16", "int8")
 FILES = re.compile(r"about\.json|tap-\d+\.bin")
 """The names of the files of an entry, whole or half-written; nothing else is ever removed."""
 _KEY = "[0-9a-f]{20}"

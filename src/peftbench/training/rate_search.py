@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.apply_func import move_data_to_device
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from peftbench import optim
 from peftbench.common.errors import UserError
@@ -20,6 +19,7 @@ from peftbench.common.seeds import mix
 from peftbench.config import Config, Optimizer
 from peftbench.data.images import Indices, ready
 from peftbench.data.loading import BatchOrder, Loaders, Share, pass_whole_batch
+from peftbench.data.read_ahead import Loader
 from peftbench.deltas import drop_cached_values
 from peftbench.methods.base import Method
 from peftbench.models.model import Model
@@ -128,7 +128,7 @@ def _one_pass(order: BatchOrder, accumulate: int) -> list[list[Indices]]:
 def _read(loaders: Loaders, one_pass: Sequence[Sequence[Indices]]) -> Iterator[list[Any]]:
     """The images of each of `STEPS` steps, pass after pass."""
     wanted = [one_pass[i % len(one_pass)] for i in range(STEPS)]
-    loader: Any = DataLoader(
+    loader: Any = Loader(
         loaders.train.dataset,
         batch_sampler=[part for parts in wanted for part in parts],
         collate_fn=pass_whole_batch,
