@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -109,6 +110,23 @@ class BatchOrder(Sampler[Indices]):
         return order[torch.cat([*shuffled, *trailing])]
 
 
+class Loader(DataLoader):
+    """Knows how long starting its workers took: they are started before anybody could begin to count."""
+
+    starting = 0.0
+
+    def __iter__(self) -> Any:
+        begun = time.perf_counter()
+        batches = super().__iter__()
+        self.starting += time.perf_counter() - begun
+        return batches
+
+    def take_starting(self) -> float:
+        """The seconds since this was last asked that went into starting workers."""
+        seconds, self.starting = self.starting, 0.0
+        return seconds
+
+
 @dataclass(frozen=True)
 class Loaders:
     """Loaders by role.
@@ -119,12 +137,12 @@ class Loaders:
         ood: shifted test sets, by name.
     """
 
-    train: DataLoader
-    val: DataLoader | None
-    test: DataLoader | None
+    train: Loader
+    val: Loader | None
+    test: Loader | None
     order: BatchOrder
     skipped: tuple[str, ...]
-    ood: Mapping[str, DataLoader] = field(default_factory=dict)
+    ood: Mapping[str, Loader] = field(default_factory=dict)
 
     def images(self) -> dict[str, int]:
         """How many images an epoch reads, over all processes together, by role; `ood/<name>` of a shifted set."""
@@ -183,7 +201,7 @@ def loaders(
     plain = transform.plain()
     skipped: list[str] = []
 
-    def make_loader(split: Split, train: bool) -> DataLoader:
+    def make_loader(split: Split, train: bool) -> Loader:
         images = (transform if train else plain).over(split, options.on_error, options.memory_gb, watch, views)
         skipped.extend(images.skipped)
         batch_size = options.batch_size if train else options.eval_batch_size * share.processes
@@ -192,7 +210,7 @@ def loaders(
             images.mixing, order.groups = Mixing.of(options, classes), images.groups
             order.labels = torch.from_numpy(images.split.labels) if options.sampler == "balanced" else None
         decodes = not images.fits or images.augment is not None or images.mixing is not None
-        return DataLoader(
+        return Loader(
             images,
             batch_sampler=order,
             collate_fn=pass_whole_batch,

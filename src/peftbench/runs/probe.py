@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from peftbench import optim
+from peftbench import costs, optim
 from peftbench.backbones.weights import weights_are_here
 from peftbench.common.precisions import HALF
 from peftbench.config import Config
@@ -153,8 +153,7 @@ class _Times:
         for _ in range(1 + TIMED):
             begun = time.perf_counter()
             call()
-            if self.device.type == "cuda":
-                torch.cuda.synchronize()
+            costs.wait_for(self.device)
             times.append(time.perf_counter() - begun)
         return min(times[1:])
 

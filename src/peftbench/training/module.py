@@ -14,7 +14,7 @@ from peftbench import optim
 from peftbench.common.errors import UserError
 from peftbench.common.seeds import mix
 from peftbench.config import Config
-from peftbench.costs import SavedBytes
+from peftbench.costs import SavedBytes, wait_for
 from peftbench.data.images import Indices
 from peftbench.deltas import changed_tensors
 from peftbench.methods.base import Method
@@ -82,6 +82,7 @@ class Fit(LightningModule):
         self.chosen: list[dict[str, Any]] = [{} for _ in range(self.runs)]  # what the task chose by it
         self.rows: list[Any] | None = None  # what the task keeps of its predictions for the test images, of each run
         self.evaluated = 0  # images of this process in the last evaluation
+        self.test_seconds = 0.0  # that the last test took
 
     def next_place(self) -> tuple[int, int]:
         """Where the order of batches begins; Lightning counts an epoch only after a resumed run has begun the next."""
@@ -245,7 +246,7 @@ class Fit(LightningModule):
     # -- evaluation
 
     def on_validation_epoch_start(self) -> None:
-        self._begin = time.perf_counter()
+        self._begin_to_evaluate(self.trainer.val_dataloaders)
         self._start_evaluation(self.val_metrics)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -259,10 +260,11 @@ class Fit(LightningModule):
             self.validated = self._finish_evaluation(self.val_metrics)
             if self.concludes:
                 self.concluded, self.concludes = self._results_of_each(), False
-        self._validation_seconds = time.perf_counter() - self._begin
+        self._validation_seconds = self._seconds_of_evaluation()
         self.elapsed["validate"] += self._validation_seconds
 
     def on_test_epoch_start(self) -> None:
+        self._begin_to_evaluate(self.trainer.test_dataloaders)
         self._start_evaluation(self.test_metrics)
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
@@ -271,8 +273,19 @@ class Fit(LightningModule):
     def on_test_epoch_end(self) -> None:
         self._refuse_lost_images("test", self.trainer.test_dataloaders)
         self.test_results = self._finish_evaluation(self.test_metrics)
+        self.test_seconds = self._seconds_of_evaluation()
         if self.rows is None:  # the test set comes first, and shifted ones after it
             self.rows = self._rows_of_each()
+
+    def _begin_to_evaluate(self, loader: Any) -> None:
+        """The time of an evaluation begins, with the start of the workers that are there by now."""
+        wait_for(self.device)
+        self._begin = time.perf_counter() - loader.take_starting()
+
+    def _seconds_of_evaluation(self) -> float:
+        """Until the device has done all of it."""
+        wait_for(self.device)
+        return time.perf_counter() - self._begin
 
     def _conclude_each(self) -> list[dict[str, Any]]:
         return [dict(self.model.task.conclude(self.val_metrics))]

@@ -15,6 +15,7 @@ from peftbench.common.precisions import HALF
 from peftbench.common.progress import Watch
 from peftbench.config import Config
 from peftbench.config import Taps as Spec
+from peftbench.costs import PeakMemory
 from peftbench.data.images import Images
 from peftbench.data.loading import Loaders, images_of
 from peftbench.data.media import frame_files
@@ -86,6 +87,8 @@ def keep_taps_of(
     one = shapes_of_kept_taps(config, model)
     sizes = [size_of_taps(one) * images.rows * (images.split.frames or 1) for images in parts]
     model.to(device)
+    memory = PeakMemory(device)
+    memory.start()
     done, total = 0, sum(images.rows for images in parts)
 
     def fill(images: Images) -> Iterator[list[Tensor]]:
@@ -112,10 +115,12 @@ def keep_taps_of(
             kept.append(taps_in_memory(partial(fill, images)))
     for images, taps in zip(parts, kept, strict=True):
         images.stored = taps
+    computed = sum(t.filled for t in kept)
     return {
         "mode": kept[0].mode,
         "rows": total,
-        "computed": sum(t.filled for t in kept),
+        "computed": computed,
+        **({"memory": memory.read()} if computed else {}),
         "bytes": sum(t.bytes for t in kept),
         "seconds": sum(t.seconds for t in kept),
         "views": config.taps.views,
