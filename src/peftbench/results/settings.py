@@ -37,6 +37,7 @@ _LATER: Mapping[str, Mapping[str, Any]] = {
         "micro_batch": None,
         "grad_checkpointing": False,
         "channels_last": False,
+        "tf32": True,
         "compile": False,
         "consistency": 0.0,
         "consistency_noise": 1.0,

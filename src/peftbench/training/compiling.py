@@ -15,6 +15,7 @@ from peftbench.backbones.checkpointing import last_called
 from peftbench.backbones.facts import WHOLE
 from peftbench.common.foreign_text import first_sentence
 from peftbench.common.out_of_memory import is_out_of_memory
+from peftbench.common.seeds import random_numbers_kept
 from peftbench.data.images import Indices
 from peftbench.training.micro_batches import sizes_of_parts
 
@@ -127,16 +128,16 @@ def _pass(fit: Any, images: int) -> None:
     model = fit.model
     batch = fit.trainer.train_dataloader.dataset.__getitems__(Indices(range(images), 0))
     batch = fit.trainer.strategy.batch_to_device(batch, fit.device)
-    with _undone(model), fit.trainer.precision_plugin.forward_context():
+    with _undone(model, fit.device), fit.trainer.precision_plugin.forward_context():
         loss = model.loss(batch)
         torch.autograd.grad(loss, [p for _, p in model.trainable()], allow_unused=True)
 
 
 @contextlib.contextmanager
-def _undone(model: nn.Module) -> Iterator[None]:
+def _undone(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Within it the model's buffers and the state of random numbers may change; afterwards they are as before."""
     kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    with torch.random.fork_rng():
+    with random_numbers_kept(device):
         try:
             yield
         finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,6 @@ from peftbench.common.seeds import mix
 from peftbench.config import Config
 from peftbench.costs import SavedBytes, wait_for
 from peftbench.data.images import Indices
-from peftbench.deltas import changed_tensors
 from peftbench.methods.base import Method
 from peftbench.models.joint import JointModel
 from peftbench.models.model import Model
@@ -30,6 +29,7 @@ from peftbench.training.loss_watch import ADVICE, Diverged, LossWatch
 from peftbench.training.micro_batches import parts_of_batch
 from peftbench.training.rate_factors import rate_factors
 from peftbench.training.time_budget import TimeBudget
+from peftbench.training.unmoved import Unmoved
 
 
 class Fit(LightningModule):
@@ -49,6 +49,7 @@ class Fit(LightningModule):
         self.start = {f"model.{n}": d for n, d in model.start().items()}
         self.val_metrics, self.test_metrics = model.task.metrics(), model.task.metrics()
         self.saved = SavedBytes(model)
+        self._unmoved = Unmoved(self)
         self.history: list[dict[str, float]] = []
         self.elapsed = {"train": 0.0, "validate": 0.0}
         self.sessions = 1
@@ -118,6 +119,8 @@ class Fit(LightningModule):
         optimizer: Any = self.method.optimizer(named, self.anchors, inner)
         if getattr(optimizer, "needs_held_out_loss", False):
             optimizer.objective = self._held_out_loss
+            if scaler := getattr(self.trainer.precision_plugin, "scaler", None):
+                optimizer.scaled = scaler.scale
         steps = int(self.trainer.estimated_stepping_batches)
         scheduler = optim.schedule(self.config.optimizer, optimizer, steps, self.budget.place)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -215,8 +218,11 @@ class Fit(LightningModule):
 
     def check_weights(self) -> None:
         """Raises Diverged where a trained weight is no longer a number: such a state is neither kept nor complete."""
-        bad = next((n for n, p in self.model.trainable() if not torch.isfinite(_local(p)).all()), None)
-        if self.trainer.strategy.reduce_boolean_decision(bad is not None, all=False):  # all processes raise together
+        named = self.model.trainable()
+        wrong = [~sound for sound in finite(named)]
+        flags = torch.stack(wrong).float() if wrong else torch.zeros(1, device=self.device)
+        if self.trainer.strategy.reduce(flags.sum(), reduce_op="sum").item():  # all processes raise together
+            bad = next((n for (n, _), is_wrong in zip(named, flags.tolist(), strict=False) if is_wrong), None)
             what = bad or "a weight of another process"
             raise Diverged(f"{what} became nan in epoch {self.current_epoch + 1}, step {self.global_step}; {ADVICE}")
 
@@ -331,7 +337,7 @@ class Fit(LightningModule):
     # -- what a checkpoint holds: the delta, not the frozen backbone
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["state_dict"] = changed_tensors(checkpoint["state_dict"], self.start)
+        checkpoint["state_dict"] = self._unmoved.changed(checkpoint["state_dict"], self.start)
         checkpoint["peftbench"] = {
             "id": self.run_id,
             "place": list(self.place),
@@ -366,6 +372,9 @@ class Fit(LightningModule):
             self.keeper.note(self, best_epoch(self.history, self.keeper.metric))
 
 
-def _local(tensor: Tensor) -> Tensor:
-    """This process's share of a sharded tensor, or the tensor."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+def finite(named: Sequence[tuple[str, Tensor]]) -> list[Tensor]:
+    """Of each tensor whether all its numbers are finite, () of bool on its device, so that nobody waits for each.
+
+    Of a sharded one this process looks at its share.
+    """
+    return [torch.isfinite(t.to_local() if hasattr(t, "to_local") else t).all() for _, t in named]

@@ -157,6 +157,7 @@ def _about(
         "data": config.data.name,
         "split": images.split.content,
         "device": device.type,
+        **({"tf32": config.trainer.tf32} if device.type == "cuda" else {}),
         "versions": {n: version(n) for n in ("torch", "timm")},
     }
 

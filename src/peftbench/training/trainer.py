@@ -26,6 +26,7 @@ from peftbench.methods.base import Method
 from peftbench.models.joint import JointModel
 from peftbench.models.model import Model
 from peftbench.results.task_results import results_of_task
+from peftbench.training.agreement import without_questions_of_its_own
 from peftbench.training.checkpoint import Checkpoints, DirectIO
 from peftbench.training.gradient_watch import GradientWatch
 from peftbench.training.joint import JointFit
@@ -272,10 +273,8 @@ def lightning_trainer(config: Config, folder: Path, callbacks: list[Callback]) -
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     spec = config.trainer
-    if spec.precision == "16" and spec.accelerator == "auto" and not torch.cuda.is_available():
-        raise UserError("trainer.precision='16': half precision needs a GPU, and there is none; use 'bf16' or '32'.")
     try:
-        return Trainer(
+        trainer = Trainer(
             accelerator=spec.accelerator,
             devices=spec.devices,
             num_nodes=spec.nodes,
@@ -296,6 +295,7 @@ def lightning_trainer(config: Config, folder: Path, callbacks: list[Callback]) -
             inference_mode=False,  # its tensors must not be cached by modules that train later (attention biases)
             default_root_dir=folder,
         )
+        return without_questions_of_its_own(trainer)
     except (MisconfigurationException, RuntimeError, ValueError) as problem:
         text = str(problem).splitlines()[0]
         raise UserError(f"trainer.accelerator={spec.accelerator} trainer.devices={spec.devices}: {text}") from None
