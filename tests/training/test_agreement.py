@@ -1,5 +1,6 @@
 """How several processes come to stop and to save at the same step."""
 
+import copy
 from types import SimpleNamespace
 
 import pytest
@@ -25,8 +26,7 @@ class World:
         given = []
         trainers = [self._trainer(rank, stage, given) for rank in (0, 1)]
         for rank in (0, 1):  # what each would give
-            probe = Agreement()
-            probe.__dict__.update(vars(self.both[rank]))
+            probe = copy.deepcopy(self.both[rank])
             probe.of(trainers[rank], stop[rank], due[rank], now)
         if given:
             self.asked += 1

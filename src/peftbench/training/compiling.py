@@ -16,6 +16,7 @@ from peftbench.backbones.facts import WHOLE
 from peftbench.common.foreign_text import first_sentence
 from peftbench.common.out_of_memory import is_out_of_memory
 from peftbench.common.seeds import random_numbers_kept
+from peftbench.costs import wait_for
 from peftbench.data.images import Indices
 from peftbench.training.micro_batches import sizes_of_parts
 
@@ -58,6 +59,7 @@ class CompiledBlocks:
                     raise
                 self.end()
                 self.why_not = first_sentence(problem, 160)
+        wait_for(fit.device)
         self.seconds = time.perf_counter() - began
         self.blocks = len(self._changed)
         if self.why_not and fit.trainer.is_global_zero:
