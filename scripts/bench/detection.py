@@ -121,7 +121,7 @@ def step_costs(method: str, trained: str, rounds: int, device_name: str) -> dict
     meter = PeakMemory(device)
     meter.start()
     times = [seconds_of(step) for _ in range(rounds + 1)]
-    peak = meter.read()["allocated" if gpu else "resident"]
+    peak = meter.read()["total" if gpu else "above"]
     return {"seconds": statistics.median(times[1:]), "bytes": peak}
 
 

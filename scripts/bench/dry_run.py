@@ -65,4 +65,4 @@ def _peaks(case: Case) -> tuple[float, float]:
         record = json.loads(next(Path(folder).glob("*/result.json")).read_text(encoding="utf-8"))
         step = plan_run(peftbench.compose(*words)).step
     assert step is not None
-    return step.peak, record["costs"]["memory"]["peak"]["resident"]
+    return step.peak, record["costs"]["memory"]["peak"]["above"]

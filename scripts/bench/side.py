@@ -113,7 +113,7 @@ def peak_memory(method: str) -> int:
     meter.start()
     for _ in range(2):
         step(images, labels)
-    return meter.read()["resident"]
+    return meter.read()["above"]
 
 
 def _cst_row(rounds: int, batch_size: int) -> Row:

@@ -78,7 +78,7 @@ def test_an_unknown_name_or_key_is_told_with_the_nearest_one(cli, tmp_path, word
         ("backbone.args=3", ["backbone.args=3", "expected"]),
         ("data.on_error=ignore", ["data.on_error='ignore'", "'refuse' or 'skip'"]),
         ("data.stage=test", ["data.stage='test'", "'fit', 'tune' or 'final'"]),
-        ("trainer.precision=64", ["trainer.precision='64'", "'32', '16' or 'bf16'"]),
+        ("trainer.precision=64", ["trainer.precision='64'", "'32', '16', 'bf16' or 'auto'"]),
         ("trainer.strategy=dp", ["trainer.strategy='dp'", "'ddp'"]),
     ],
 )

@@ -1,5 +1,7 @@
 """Pruning of single weights: exact counts of zeros, what stays zero, and the ways of merging."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -176,3 +178,13 @@ def test_merging_twice_is_merging_once():
     once = {n: t.clone() for n, t in whole.net.state_dict().items()}
     method.merge(whole)
     assert all(torch.equal(t, once[n]) for n, t in whole.net.state_dict().items())
+
+
+def test_a_mask_goes_to_the_device_of_the_gradients_once(monkeypatch):
+    layer = torch.nn.Linear(4, 3, device="meta")
+    pruning.hold_zeros(SimpleNamespace(net=layer, masks={"weight": torch.ones(3, 4, dtype=torch.bool)}))
+    moves, move = [], torch.Tensor.to
+    monkeypatch.setattr(torch.Tensor, "to", lambda t, *to, **more: moves.append(to) or move(t, *to, **more))
+    for _ in range(3):
+        layer(torch.ones(2, 4, device="meta")).sum().backward()
+    assert moves.count((torch.device("meta"),)) == 1

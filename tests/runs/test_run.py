@@ -62,7 +62,9 @@ def test_the_record_holds_every_cost_and_stamp(full):
     assert costs["time"]["latency"] > 0
     assert costs["flops"] > 1e6
     assert costs["memory"]["saved_for_backward"] > 1e5
-    assert costs["memory"]["peak"]["resident"] > 0
+    peak = costs["memory"]["peak"]
+    assert 0 < peak["above"] < peak["total"]
+    assert peak["measure"] == "resident"
     assert stamps["backbone"]["weights"] == "random"
     assert len(stamps["backbone"]["fingerprint"]) == len(stamps["data"]["hash"]) == 64
     assert stamps["data"]["split"] == "digits-v1"

@@ -13,8 +13,9 @@ def test_half_precision_on_a_cpu_is_refused(cli, tiny):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, which has half precision")
-def test_half_precision_is_refused_where_auto_finds_a_cpu(cli, tiny):
+def test_half_precision_is_refused_where_auto_finds_a_cpu_before_anything_is_read(cli, tiny, tmp_path):
     refused(cli(*tiny, "method=linear", "trainer.precision=16"), "trainer.precision", "bf16")
+    assert files(tmp_path) == []
 
 
 def test_several_devices_need_a_strategy(cli, tiny, tmp_path):

@@ -56,7 +56,10 @@ def _answer(arguments: list[str]) -> int:
     if not verb and "--version" in arguments:
         from peftbench import __version__
 
-        print(f"peftbench {__version__}")
+        print(f"peftbench {__version__}", flush=True)
+        from peftbench.common.gpus import torch_build  # after that line: importing torch takes seconds
+
+        print(torch_build())
         return 0
     if verb in VERBS:
         with status_line(_shows_progress(arguments)):

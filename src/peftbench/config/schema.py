@@ -171,14 +171,15 @@ class Trainer:
     Images are computed `micro_batch` at a time where it is given, with one optimizer step for the whole batch;
     `accumulate=auto` chooses it. `grad_checkpointing` keeps the inputs of blocks alone for backward. `consistency`
     weighs how far apart predictions are under two draws of `consistency_noise`, in each step, or with half a batch in
-    one of `consistency_every`. With `graphs` steps from kept taps are captured in CUDA graphs.
+    one of `consistency_every`. With `graphs` steps from kept taps are captured in CUDA graphs. `precision=auto` is what
+    the device has; `tf32` is of float32 on a GPU.
     """
 
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
     devices: Positive = 1
     nodes: Positive = 1
     strategy: Literal["single", "ddp", "fsdp"] = "single"
-    precision: Literal["32", "16", "bf16"] = "32"
+    precision: Literal["32", "16", "bf16", "auto"] = "32"
     epochs: Positive = 20
     accumulate: Positive | Literal["auto"] = 1
     clip: AboveZeroOrNull = None
@@ -194,6 +195,7 @@ class Trainer:
     micro_batch: Positive | None = None
     grad_checkpointing: bool = False
     channels_last: bool = False
+    tf32: bool = True
     compile: bool = False
     graphs: bool = False
     consistency: Amount = 0.0

@@ -4,5 +4,6 @@ from peftbench.costs.clock import StepClock
 from peftbench.costs.compute import flops, latency
 from peftbench.costs.memory import PeakMemory, SavedBytes
 from peftbench.costs.parameters import parameters
+from peftbench.costs.waiting import wait_for
 
-__all__ = ["PeakMemory", "SavedBytes", "StepClock", "flops", "latency", "parameters"]
+__all__ = ["PeakMemory", "SavedBytes", "StepClock", "flops", "latency", "parameters", "wait_for"]

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from peftbench.costs.waiting import wait_for
+
 WARM_UP = 5
 
 
@@ -19,7 +21,7 @@ class StepClock:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._cuda = device.type == "cuda"
+        self._device, self._cuda = device, device.type == "cuda"
         self._stretches: list[list[Any]] = []
 
     def begin(self) -> None:
@@ -32,8 +34,7 @@ class StepClock:
 
     def seconds(self) -> list[float]:
         """The time of every step so far."""
-        if self._cuda:
-            torch.cuda.synchronize()
+        wait_for(self._device)
         return [self._between(a, b) for s in self._stretches for a, b in pairwise(s)]
 
     def summary(self) -> dict[str, Any]:

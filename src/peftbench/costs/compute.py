@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from peftbench.costs.waiting import wait_for
 from peftbench.models.model import Model
 
 
@@ -34,18 +35,13 @@ def latency(model: Model, image: Tensor, repeats: int = 20, budget: float = 2.0)
     times: list[float] = []
     begun = time.perf_counter()
     for i in range(repeats + 3):
-        _wait(image)
+        wait_for(image.device)
         start = time.perf_counter()
         model(image)
-        _wait(image)
+        wait_for(image.device)
         if i >= 3:
             times.append(time.perf_counter() - start)
         if times and time.perf_counter() - begun > budget:
             break
     model.train(mode)
     return statistics.median(times)
-
-
-def _wait(tensor: Tensor) -> None:
-    if tensor.is_cuda:
-        torch.cuda.synchronize(tensor.device)

@@ -18,10 +18,10 @@ _CLEAR = Path("/proc/self/clear_refs")
 
 
 class PeakMemory:
-    """The peak between `start()` and `read()`.
+    """The peak between `start()` and `read()`: in total, and above what was taken at `start()`.
 
-    On CUDA: the allocator's peak allocated and reserved bytes. Elsewhere: the peak resident set above that at
-    `start()`; where the kernel cannot reset its peak, `exact` is false and a peak before `start()` hides a lower one.
+    What is counted is on CUDA what tensors have (`allocated`), with what the allocator holds for them besides, and on
+    any other device the resident set of the process (`resident`).
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -32,30 +32,42 @@ class PeakMemory:
         """Counting begins now."""
         _give_back()
         self._held = {}
-        self._before = 0
         self._resettable = self._reset()
-        if self.device.type != "cuda":
+        if self.device.type == "cuda":
+            self._before = torch.cuda.memory_allocated(self.device)
+        else:
             self._before = _resident() if self._resettable else _peak()
 
     def read(self) -> dict[str, Any]:
-        """Bytes: `allocated` and `reserved` on CUDA, else `resident` and `exact`."""
-        now = {k: max(v, self._held.get(k, 0)) for k, v in self._now().items()}
-        return now if self.device.type == "cuda" else {**now, "exact": self._resettable}
+        """What was measured.
+
+        `total`: bytes at the peak. `above`: of these, those above what was taken at `start()`. `measure`: what is
+        counted, `allocated` or `resident`. `exact`: false where the system cannot reset its own peak, so that one
+        before `start()` hides a lower one. `reserved`, on CUDA: bytes that the allocator held at its peak.
+        """
+        peak = self._largest()
+        above = max(peak["total"] - self._before, 0)
+        measure = "allocated" if self.device.type == "cuda" else "resident"
+        return {"measure": measure, "above": above, "exact": self._resettable, **peak}
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """What happens inside (writing a checkpoint) does not count."""
-        self._held = {k: max(v, self._held.get(k, 0)) for k, v in self._now().items()}
+        self._held = self._largest()
         yield
         self._reset()
+
+    def _largest(self) -> dict[str, int]:
+        """Of now, and of before what did not count."""
+        return {k: max(v, self._held.get(k, 0)) for k, v in self._now().items()}
 
     def _now(self) -> dict[str, int]:
         if self.device.type == "cuda":
             return {
-                "allocated": torch.cuda.max_memory_allocated(self.device),
+                "total": torch.cuda.max_memory_allocated(self.device),
                 "reserved": torch.cuda.max_memory_reserved(self.device),
             }
-        return {"resident": max(_peak() - self._before, 0)}
+        return {"total": _peak()}
 
     def _reset(self) -> bool:
         if self.device.type != "cuda":

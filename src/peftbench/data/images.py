@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from peftbench.common.errors import Refusal, UserError
 from peftbench.common.progress import Watch
-from peftbench.common.seeds import mix
+from peftbench.common.seeds import mix, random_numbers_kept
 from peftbench.data.augmentation import MARGIN, augmentation
 from peftbench.data.base import Split
 from peftbench.data.decoding import Picture, Resizing, at_home, decode_clip, decode_image
@@ -305,7 +305,7 @@ class Images(Dataset):
 
     def _augmented(self, images: Tensor, seed: int) -> Tensor:
         assert self.augment is not None
-        with torch.random.fork_rng(devices=[]):
+        with random_numbers_kept():
             torch.manual_seed(seed)
             return torch.stack([self.augment(i) for i in images])  # one draw for all frames of a clip
 

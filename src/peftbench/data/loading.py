@@ -123,12 +123,12 @@ class Loaders:
         chosen: whether the number of processes that read was left to us.
     """
 
-    train: DataLoader
-    val: DataLoader | None
-    test: DataLoader | None
+    train: Loader
+    val: Loader | None
+    test: Loader | None
     order: BatchOrder
     skipped: tuple[str, ...]
-    ood: Mapping[str, DataLoader] = field(default_factory=dict)
+    ood: Mapping[str, Loader] = field(default_factory=dict)
     chosen: bool = False
 
     def images(self) -> dict[str, int]:
@@ -194,7 +194,7 @@ def loaders(
     plain = transform.plain()
     skipped: list[str] = []
 
-    def make_loader(split: Split, train: bool) -> DataLoader:
+    def make_loader(split: Split, train: bool) -> Loader:
         images = (transform if train else plain).over(split, options.on_error, options.memory_gb, watch, views)
         skipped.extend(images.skipped)
         batch_size = options.batch_size if train else options.eval_batch_size * share.processes

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from peftbench.common.seeds import random_numbers_kept
 from peftbench.config import Data
 
 
@@ -47,7 +48,7 @@ class Mixing:
         from torchvision.transforms import v2
 
         kinds = [kind for kind, alpha in ((v2.MixUp, self.mixup), (v2.CutMix, self.cutmix)) if alpha]
-        with torch.random.fork_rng(devices=[]):
+        with random_numbers_kept():
             torch.manual_seed(seed)
             kind = kinds[int(torch.randint(len(kinds), ()))]
             drawn: dict[str, Any] = kind(alpha=self.mixup if kind is v2.MixUp else self.cutmix).make_params([images])

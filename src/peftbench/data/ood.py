@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch.utils.data import DataLoader
 
 from peftbench.common.amounts import agreeing
 from peftbench.common.errors import UserError, nearest
@@ -26,6 +25,7 @@ from peftbench.data.layout import ALL as EVERY
 from peftbench.data.layout import Layout, role_of
 from peftbench.data.listing import folders_in
 from peftbench.data.loading import BatchOrder, Loaders, pass_whole_batch
+from peftbench.data.read_ahead import Loader
 from peftbench.data.readers import cores, reading
 from peftbench.data.trial import first_of_trial
 
@@ -81,7 +81,7 @@ def stamps_of_shifts(shifts: Shifts) -> dict[str, Any]:
     }
 
 
-def shifted_loaders(shifts: Shifts, data: Loaders, config: Config) -> dict[str, DataLoader]:
+def shifted_loaders(shifts: Shifts, data: Loaders, config: Config) -> dict[str, Loader]:
     """Loaders of the shifted sets, shared out as `data` is. Corruptions are of the run's own test images."""
     if not shifts:
         return {}
@@ -89,7 +89,7 @@ def shifted_loaders(shifts: Shifts, data: Loaders, config: Config) -> dict[str, 
     test: Images = data.test.dataset  # type: ignore[assignment]
     share, limit = data.order.share, config.trainer.max_batches
     batch_size = config.data.eval_batch_size * share.processes
-    loaders: dict[str, DataLoader] = {}
+    loaders: dict[str, Loader] = {}
     for name, shift in shifts.items():
         if isinstance(shift, Split):
             plain = test.transform.plain()
@@ -105,7 +105,7 @@ def shifted_loaders(shifts: Shifts, data: Loaders, config: Config) -> dict[str, 
             again=False,
             share=max(cores(config.trainer.threads) // config.trainer.devices, 1),
         )
-        loaders[name] = DataLoader(images, batch_sampler=order, collate_fn=pass_whole_batch, **readers)
+        loaders[name] = Loader(images, batch_sampler=order, collate_fn=pass_whole_batch, **readers)
     return loaders
 
 

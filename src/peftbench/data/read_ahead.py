@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -28,9 +29,24 @@ class Loader(DataLoader):
 
     Taps that are read need no worker processes: a thread reads as fast, and hands over without a copy. Those that a GPU
     holds, and small batches on a processor, need not even a thread.
+
+    It knows how long starting its workers took: they are started before anybody could begin to count.
     """
 
+    starting = 0.0
+
     def __iter__(self) -> Any:
+        begun = time.perf_counter()
+        batches = self._begun()
+        self.starting += time.perf_counter() - begun
+        return batches
+
+    def take_starting(self) -> float:
+        """The seconds since this was last asked that went into starting workers."""
+        seconds, self.starting = self.starting, 0.0
+        return seconds
+
+    def _begun(self) -> Any:
         taps = getattr(self.dataset, "stored", None)
         if taps is None:
             return super().__iter__()

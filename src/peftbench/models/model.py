@@ -180,14 +180,19 @@ class Model(nn.Module):
         device = images.device.type
         half = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         with torch.autocast(device, half, enabled=half is not None and (device != "cpu" or has_bf16())):
-            taps = self.condense(self._frozen_taps(images))
+            taps = self.condense(self._frozen_taps(images, None if self.condensed else half))
         taps = [t[:count] if half is None else t[:count].to(half) for t in taps]
         return [t.contiguous() for t in taps] if self.channels_last else taps  # as they are read from a cache
 
-    def _frozen_taps(self, images: Tensor) -> list[Tensor]:
+    def _frozen_taps(self, images: Tensor, half: torch.dtype | None) -> list[Tensor]:
+        """In `half`, where it is given: each as soon as it is there, so that no two of them are in float32 at once."""
         if self.prefix is not None:
             return self.prefix.compute(self.backbone, images)
-        return self.backbone.taps(images, self.kept)
+        if half is None:
+            return self.backbone.taps(images, self.kept)
+        taps: dict[int, Tensor] = {}
+        self.backbone.taps(images, self.kept, lambda index, tap: taps.update({index: tap.to(half)}))
+        return [taps[self.backbone.facts.index(i)] for i in self.kept]
 
     def forward(self, images: Tensor, cached: list[Tensor] | None = None) -> Any:
         """Predictions, in the task's own form: logits (B, classes) for classification."""

@@ -25,6 +25,8 @@ class TPGM(Anchored):
     Args:
         inner, anchors, exclude: see `Anchored`.
         objective: the loss of the next held-out batch, in eval mode; may be given later, as the attribute.
+        scaled: multiplies a loss as fp16 needs, so that small gradients do not become zero; they are divided again.
+            What overflows then counts as no slope. May be given later, as the attribute.
         iterations: steps of gamma for every step of the weights.
         gamma_lr: Adam's learning rate of gamma.
         norm: "mars" (a norm a row) or "l2" (one a tensor).
@@ -40,6 +42,7 @@ class TPGM(Anchored):
         inner: Optimizer,
         *,
         objective: Callable[[], Tensor] | None = None,
+        scaled: Callable[[Tensor], Tensor] | None = None,
         anchors: Mapping[str, Tensor] | None = None,
         exclude: Collection[str] = (),
         iterations: int = 1,
@@ -47,7 +50,7 @@ class TPGM(Anchored):
         norm: Literal["mars", "l2"] = "mars",
     ) -> None:
         super().__init__(inner, anchors=anchors, exclude=exclude)
-        self.objective = objective
+        self.objective, self.scaled = objective, scaled
         self.iterations, self.gamma_lr, self.norm = iterations, gamma_lr, norm
         self.radii = Radii(self.tensors)
 
@@ -71,11 +74,15 @@ class TPGM(Anchored):
         for _ in range(self.iterations):
             radii = self._apply(active, directions, sizes)
             with torch.enable_grad():
-                gradients = torch.autograd.grad(self.objective(), tensors, allow_unused=True, materialize_grads=True)
+                loss = self.objective() if self.scaled is None else self.scaled(self.objective())
+                gradients = torch.autograd.grad(loss, tensors, allow_unused=True, materialize_grads=True)
             slopes = [
                 (g * d * (radius < n)).sum()
                 for g, d, n, radius in zip(gradients, directions, sizes, radii, strict=True)
             ]
+            if self.scaled is not None:
+                scale = self.scaled(torch.ones_like(loss))
+                slopes = [torch.nan_to_num(s / scale, nan=0.0, posinf=0.0, neginf=0.0) for s in slopes]
             gamma = self.radii.learned(active, slopes, self.gamma_lr)
             self.radii.keep(active, gamma, largest)
         self._apply(active, directions, sizes)

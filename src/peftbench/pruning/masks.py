@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import cast
 
 import torch
@@ -53,11 +53,22 @@ def hold_zeros(backbone: Backbone) -> None:
     """Keeps the zeros of weights that train at zero, under momentum and weight decay too: their gradient is zero."""
     for name, parameter in backbone.net.named_parameters():
         if name in backbone.masks and parameter.requires_grad:
-            parameter.register_hook(_masking(backbone.masks[name]))
+            parameter.register_hook(_Masking(backbone.masks[name]))
 
 
-def _masking(mask: Tensor) -> Callable[[Tensor], Tensor]:
-    return lambda gradient: gradient * mask.to(gradient.device)
+class _Masking:
+    """Multiplies a gradient by a mask, which goes to the gradient's device with the first one and stays there.
+
+    It is no buffer: several processes would send it to each other in every step.
+    """
+
+    def __init__(self, mask: Tensor) -> None:
+        self.mask = mask
+
+    def __call__(self, gradient: Tensor) -> Tensor:
+        if self.mask.device != gradient.device:
+            self.mask = self.mask.to(gradient.device)
+        return gradient * self.mask
 
 
 def mask_hash(masks: Mapping[str, Tensor]) -> str:

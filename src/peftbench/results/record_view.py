@@ -9,6 +9,7 @@ from typing import Any
 
 from peftbench.common import amounts
 from peftbench.results.labels import label
+from peftbench.results.peaks import compared_peak
 from peftbench.results.record import Record
 
 
@@ -59,8 +60,6 @@ def _costs(costs: Mapping[str, Any]) -> list[tuple[str, str]]:
     wanted = (
         ("parameters of the method", ("parameters", "method"), amounts.count),
         ("time of training", ("time", "train"), amounts.seconds),
-        ("memory of training", ("memory", "peak", "allocated"), amounts.size),
-        ("memory of training", ("memory", "peak", "resident"), amounts.size),
     )
     shown: dict[str, str] = {}
     for name, path, written in wanted:
@@ -69,6 +68,10 @@ def _costs(costs: Mapping[str, Any]) -> list[tuple[str, str]]:
             value = value.get(part) if isinstance(value, Mapping) else None
         if isinstance(value, int | float) and math.isfinite(value):
             shown.setdefault(name, written(value))
+    kept = costs.get("memory")
+    memory, _ = compared_peak(kept.get("peak") if isinstance(kept, Mapping) else None)
+    if memory is not None:
+        shown["memory of training"] = amounts.size(memory)
     return list(shown.items())
 
 

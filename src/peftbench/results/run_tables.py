@@ -11,6 +11,7 @@ from peftbench.common import amounts
 from peftbench.results.advice import CURE
 from peftbench.results.overfitting import overfit_of
 from peftbench.results.page_parts import Chart, PagePart
+from peftbench.results.peaks import peaks_of
 from peftbench.results.record import Record
 from peftbench.results.task_results import images_of, less_is_better, results_of_record, short
 from peftbench.results.text_table import TextTable
@@ -69,8 +70,6 @@ def what_it_cost(record: Record) -> TextTable:
         ("validation", ("time", "validate"), amounts.seconds),
         ("test", ("time", "test"), amounts.seconds),
         ("one image, tuned model", ("time", "latency"), amounts.milliseconds),
-        ("peak memory, allocated", ("memory", "peak", "allocated"), amounts.size),
-        ("peak memory, resident", ("memory", "peak", "resident"), amounts.size),
         ("saved for backward", ("memory", "saved_for_backward"), amounts.size),
         ("what it learned, on disk", ("delta_bytes",), amounts.size),
         ("computing taps", ("taps", "seconds"), amounts.seconds),
@@ -82,6 +81,7 @@ def what_it_cost(record: Record) -> TextTable:
             value = _at(value, step)
         if _is_number(value):
             pairs.append((name, written(value)))
+    pairs += [(name, amounts.size(bytes_)) for name, bytes_ in peaks_of(record.costs)]
     if _is_number(flops := _at(record.costs, "flops")):
         pairs.append(("operations, one image", f"{amounts.plain(flops / 1e9)} GFLOP"))
     return _pairs("Cost", pairs)

@@ -45,6 +45,7 @@ _LATER: Mapping[str, Mapping[str, Any]] = {
         "micro_batch": None,
         "grad_checkpointing": False,
         "channels_last": False,
+        "tf32": True,
         "compile": False,
         "graphs": False,
         "consistency": 0.0,

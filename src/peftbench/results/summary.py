@@ -12,6 +12,7 @@ from peftbench.common.errors import UserError
 from peftbench.results.labels import data_name
 from peftbench.results.layers import layer_parameters
 from peftbench.results.overfitting import Overfit, overfit_of
+from peftbench.results.peaks import MEASURES, compared_peak
 from peftbench.results.per_image import PerImage, stamped
 from peftbench.results.record import FILE, Record
 from peftbench.results.settings import (
@@ -233,7 +234,8 @@ def _costs(costs: Mapping[str, Any]) -> Costs:
     def at(*path: str) -> float | None:
         return _figure(costs, *path)
 
-    measure = next((m for m in ("allocated", "resident") if at("memory", "peak", m) is not None), "")
+    kept = costs.get("memory")
+    memory, measure = compared_peak(kept.get("peak") if isinstance(kept, Mapping) else None)
     return Costs(
         parameters=at("parameters", "method"),
         inside=at("parameters", "in_backbone"),
@@ -243,8 +245,8 @@ def _costs(costs: Mapping[str, Any]) -> Costs:
         fill=at("taps", "seconds"),
         validate=at("time", "validate"),
         latency=at("time", "latency"),
-        memory=at("memory", "peak", measure) if measure else None,
-        measure={"allocated": "allocated on the GPU", "resident": "resident, above the set-up's"}.get(measure, ""),
+        memory=memory,
+        measure=MEASURES.get(measure, ""),
         flops=at("flops"),
         delta=at("delta_bytes"),
     )

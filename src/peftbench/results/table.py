@@ -17,6 +17,7 @@ from peftbench.common.fitted_table import PIPED, Cell, Column, fitted, fold, lef
 from peftbench.results.advice import below_probe_of, overfitted
 from peftbench.results.labels import data_name, differences, label
 from peftbench.results.overfitting import overfit_of
+from peftbench.results.peaks import compared_peak
 from peftbench.results.record import FILE, Record
 from peftbench.results.task_results import results_of_record, task_name
 
@@ -162,8 +163,7 @@ def _cost(path: str, form: Callable[[Any], str]) -> Callable[[Record], str]:
 
 
 def _peak_memory(record: Record) -> str:
-    memory = record.costs.get("memory", {}).get("peak", {})
-    value = memory.get("allocated", memory.get("resident"))
+    value, _ = compared_peak(record.costs.get("memory", {}).get("peak"))
     return "–" if value is None else size(value)
 
 

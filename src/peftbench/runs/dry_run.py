@@ -16,6 +16,7 @@ from peftbench.backbones.coded_weights import plain_parameters
 from peftbench.backbones.layers import layers
 from peftbench.common.amounts import plural
 from peftbench.common.amounts import size as size_in_words
+from peftbench.common.gpus import torch_build
 from peftbench.common.precisions import HALF
 from peftbench.config import Config
 from peftbench.costs.simulated import Step, simulate_flops, simulate_step
@@ -23,6 +24,7 @@ from peftbench.data.base import Splits
 from peftbench.methods.base import Method, Plan, unfreeze
 from peftbench.models.model import Model
 from peftbench.runs import starting_backbone
+from peftbench.runs.arithmetic import settled_arithmetic
 from peftbench.runs.build import instantiate, transform_of
 from peftbench.runs.compatibility import choose_ways_of_computing, refuse_incompatible
 from peftbench.runs.data_sets import Outlined, outline_data
@@ -93,7 +95,7 @@ def plan_run(config: Config, probe: bool = False, outlined: Outlined | None = No
         UserError: what the run would say of this config; a method that decides by looking at data what it trains.
     """
     method: Method = instantiate(config.method)
-    config = settled_for_solving(config, method)
+    config, _ = settled_arithmetic(settled_for_solving(config, method))
     backbone = refuse_incompatible(config, method)
     outlined = outlined or outline_data(config)
     splits, notes = outlined.splits, list(outlined.notes)
@@ -160,6 +162,8 @@ def plan_run(config: Config, probe: bool = False, outlined: Outlined | None = No
             f"weights: those of convolutions and linear layers are kept in {backbone.quantized}, {size_in_words(few)} "
             f"instead of {size_in_words(plain)} (backbone.quantize={backbone.quantized})"
         )
+    if config.trainer.accelerator in ("auto", "gpu"):
+        notes.append(torch_build())
     probed = None
     if probe and method.solves:
         notes.append("probe: nothing is timed, since there are no steps; a run measures what it takes")

@@ -17,6 +17,7 @@ from peftbench.common.amounts import plural
 from peftbench.common.errors import UserError
 from peftbench.common.own_folders import remove_own_files
 from peftbench.common.sealed_file import check_seal, read_tensors, sealed, write_tensors
+from peftbench.common.seeds import random_numbers_kept
 from peftbench.config import Config, Optimizer
 from peftbench.data.loading import Loaders, images_of
 from peftbench.methods.base import Phase, Plan
@@ -116,7 +117,7 @@ class FirstPhase:
         trains = {name: p.requires_grad for name, p in model.backbone.named_parameters()}
         if self.context.first:
             self.checkpoints.mkdir(exist_ok=True)
-        with torch.random.fork_rng():
+        with random_numbers_kept(device_of_process(self.context.config.trainer)):
             probe = Model(model.backbone, copy.deepcopy(model.task))
             probe.mean, probe.std, probe.flips = model.mean.clone(), model.std.clone(), model.flips
             probe.adapted(self.phase.method.adapt(model.backbone, Plan()))

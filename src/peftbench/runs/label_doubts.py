@@ -16,12 +16,14 @@ import torch
 
 from peftbench.common.errors import UserError
 from peftbench.common.progress import Watch
+from peftbench.common.seeds import random_numbers_kept
 from peftbench.config import Config
 from peftbench.data.base import Split
 from peftbench.data.check.cleanlab_library import require_cleanlab
 from peftbench.data.images import Indices
 from peftbench.methods.base import Plan
 from peftbench.models.model import Model
+from peftbench.runs.arithmetic import settled_arithmetic
 from peftbench.runs.build import build_backbone, instantiate, transform_of
 from peftbench.tasks.base import task_class
 from peftbench.training import device_of_process, tap_filling
@@ -122,11 +124,11 @@ def _features(
     """
     unmixed = replace(config.data, mixup=0.0, cutmix=0.0)
     plain = replace(unmixed, augment="none", augment_on="host", jitter=0.0, erase=0.0)
-    config = replace(config, data=plain)
+    config, _ = settled_arithmetic(replace(config, data=plain))
     method = instantiate(config.method)
     backbone = build_backbone(config, tell)
     transform = transform_of(config, backbone)
-    with torch.random.fork_rng():
+    with random_numbers_kept():
         task = task_class(config.task).build(config.task, backbone, classes)
     model = Model(backbone, task, transform.mean, transform.std)
     model.adapted(method.adapt(backbone, Plan()))

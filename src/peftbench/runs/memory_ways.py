@@ -11,6 +11,7 @@ from peftbench.common.errors import UserError
 from peftbench.config import Config
 from peftbench.config.rules import check_rules
 from peftbench.data.base import Splits
+from peftbench.runs.arithmetic import settled_arithmetic
 from peftbench.runs.dry_run import images_of_step, plan_step
 
 
@@ -35,6 +36,7 @@ class Way:
 def ways_to_less_memory(config: Config, splits: Splits) -> tuple[Way, ...]:
     """Those that this run can still take, each alone; empty where the images decide what a step takes."""
     ways = []
+    config, _ = settled_arithmetic(config)
     for changed, words, same in _candidates(config, images_of_step(config, splits)):
         try:
             check_rules(changed)

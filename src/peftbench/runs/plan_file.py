@@ -14,7 +14,7 @@ from peftbench.common.atomic_files import replacing
 from peftbench.common.errors import UserError
 from peftbench.common.notes import note
 from peftbench.common.sealed_file import check_seal, content_hash, read_tensors, sealed, write_tensors
-from peftbench.common.seeds import mix
+from peftbench.common.seeds import mix, random_numbers_kept
 from peftbench.config import Config, bound_values
 from peftbench.data.loading import Loaders
 from peftbench.data.scoring_batches import plain_batches
@@ -89,7 +89,7 @@ def _look_at_data(method: Method, model: Model, batches: Loaders, context: Conte
     on_gpu = torch.cuda.is_available() and config.trainer.accelerator in ("auto", "gpu")
     device = torch.device("cuda" if on_gpu else "cpu")
     model.to(device)
-    with torch.random.fork_rng():  # a resumed run reads the plan, and must go on with the same numbers
+    with random_numbers_kept(device):  # a resumed run reads the plan, and must go on with the same numbers
         torch.manual_seed(mix(config.seed, 3))
         plan = method.prepare(model, plain_batches(batches.train, config, device))
     model.to("cpu")

@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from peftbench import optim
+from peftbench import costs, optim
 from peftbench.backbones.weights import weights_are_here
 from peftbench.common.precisions import HALF
+from peftbench.common.seeds import random_numbers_kept
+from peftbench.common.tf32 import tf32
 from peftbench.config import Config
 from peftbench.data.base import Splits
 from peftbench.data.images import Batch
@@ -67,7 +69,7 @@ def probe_run(config: Config, method: Method, splits: Splits, taps: PlannedTaps 
         torch.set_num_threads(config.trainer.threads)
     train, val, test = splits.roles(config.data.stage)
     batch = min(config.data.batch_size, len(train))
-    with torch.random.fork_rng():
+    with random_numbers_kept(), tf32(config.trainer.tf32):
         model, device = _model(spec, method, splits)
         images = _noise(model, train.frames, batch, device)
         times = _Times(spec, method, model, device)
@@ -94,7 +96,7 @@ def try_step(config: Config, method: Method, splits: Splits, images: int) -> Non
         UserError: as `probe_run`.
         torch.OutOfMemoryError, RuntimeError: there is not enough memory for it.
     """
-    with torch.random.fork_rng():
+    with random_numbers_kept(), tf32(config.trainer.tf32):
         model, device = _model(config, method, splits)
         noise = _noise(model, splits.train.frames, images, device)
         _Times(config, method, model, device).training_step(noise, False, parts=2)()
@@ -153,8 +155,7 @@ class _Times:
         for _ in range(1 + TIMED):
             begun = time.perf_counter()
             call()
-            if self.device.type == "cuda":
-                torch.cuda.synchronize()
+            costs.wait_for(self.device)
             times.append(time.perf_counter() - begun)
         return min(times[1:])
 

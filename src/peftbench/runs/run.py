@@ -13,6 +13,7 @@ from peftbench.backbones import Backbone
 from peftbench.common.errors import UserError
 from peftbench.common.progress import Watch
 from peftbench.common.stopping import endings_as_interrupts
+from peftbench.common.tf32 import tf32
 from peftbench.config import Config
 from peftbench.config.given import refuse_no_config
 from peftbench.data import ood
@@ -27,6 +28,7 @@ from peftbench.models.half_weights import half_weights
 from peftbench.models.joint import JointModel
 from peftbench.models.model import Model
 from peftbench.results import Record
+from peftbench.runs.arithmetic import settled_arithmetic
 from peftbench.runs.build import build_backbone, instantiate, transform_of
 from peftbench.runs.compatibility import refuse_combination, refuse_other_frames
 from peftbench.runs.context import Context
@@ -76,7 +78,10 @@ def run_jointly(
     methods: list[Method] = [instantiate(config.method) for config in configs]
     configs = [settled_for_solving(c, m, context.tell) for c, m in zip(configs, methods, strict=True)]
     configs = [without_idle_parts(config, context.tell) for config in configs]
-    context = context.of(configs[0])
+    settled = [settled_arithmetic(config) for config in configs]
+    _, about = settled_arithmetic(configs[0], context.tell)
+    configs = [config for config, _ in settled]
+    context = dataclasses.replace(context, config=configs[0], settled=about)
     context.doing(f"looking at {_name(context.config, 'backbone')} without weights")
     warm = [read_start(config) for config in configs]
     for config, method in zip(configs, methods, strict=True):
@@ -117,7 +122,8 @@ def run_jointly(
             open_runs.enter_context(one.opened())
         if todo := [one for one in runs.values() if not one.done]:
             joined = group_of(todo, runs)
-            with records_kept(joined), out_of_memory_told(context.config, data.splits):
+            arithmetic = tf32(context.config.trainer.tf32)
+            with records_kept(joined), out_of_memory_told(context.config, data.splits), arithmetic:
                 carry_out(context, joined, backbone, data, transform)
     if context.first and joined:  # last, when all records are written
         remove_shared_checkpoint(joined)
@@ -128,7 +134,7 @@ def _settled(context: Context, method: Method, splits: Splits) -> tuple[list[Con
     """The run, alone as it is, with its micro-batch chosen."""
     with out_of_memory_told(context.config, splits):
         config, about = settle_micro_batch(context.config, method, splits, context.tell)
-    return [config], dataclasses.replace(context, config=config, settled={"accumulate": about})
+    return [config], dataclasses.replace(context, config=config, settled={**context.settled, "accumulate": about})
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from peftbench.common.atomic_files import replacing
+from peftbench.training.agreement import Agreement
 
 FILE = "checkpoint.ckpt"
 
@@ -33,6 +34,7 @@ class Checkpoints(Callback):
 
     A file appears whole or not at all. Saving happens between optimizer steps only, so that a run resumed from any
     checkpoint ends with the same weights. Saving happens within `apart(module)`, so that it is not counted as training.
+    Several processes agree about it at the same steps, about once in a second, and whenever an epoch ends.
     """
 
     def __init__(self, folder: Path, seconds: float, apart: Callable[[Any], AbstractContextManager]) -> None:
@@ -42,19 +44,20 @@ class Checkpoints(Callback):
         self.stop = False
         self.why = ""
         self.last = time.monotonic()
+        self._agreement = Agreement()
 
     def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if (batch_idx + 1) % trainer.accumulate_grad_batches or trainer.is_last_batch:
             return  # the end of an epoch is dealt with after its validation
-        stop = self._stop_agreed(trainer)
-        if stop or self._due(trainer):
+        stop, due = self._agreed(trainer)
+        if stop or due:
             module.place = (trainer.current_epoch, batch_idx + 1)
             self._save(trainer)
         if stop:
             raise Stopped(self.why)
 
     def on_validation_batch_end(self, trainer: Trainer, module: Any, *_: Any) -> None:
-        if not self._stop_agreed(trainer):
+        if not self._agreed(trainer)[0]:
             return
         if trainer.state.fn != "fit":  # training is saved, and this validation begins anew when the run is resumed
             raise Stopped(self.why)
@@ -63,31 +66,25 @@ class Checkpoints(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, module: Any) -> None:
         module.check_weights()
-        stop = self._stop_agreed(trainer)
+        stop, due = self._agreed(trainer, now=True)
         last = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
-        if stop or last or self._due(trainer):
+        if stop or last or due:
             module.place = (trainer.current_epoch + 1, 0)
             self._save(trainer)
         if stop and (not last or module.cut_short):
             raise Stopped(self.why)
 
     def on_test_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        if self._stop_agreed(trainer):  # training is complete and saved; testing begins anew when the run is resumed
+        if self._agreed(trainer)[0]:  # training is complete and saved; testing begins anew when the run is resumed
             raise Stopped(self.why)
 
     def ask(self, why: str = "") -> None:
         """Asks for an end after this step."""
         self.stop, self.why = True, why
 
-    def _stop_agreed(self, trainer: Trainer) -> bool:
-        """Whether any process was asked to stop: then all stop at the same place, and none waits for another."""
-        if trainer.world_size == 1:
-            return self.stop
-        return trainer.strategy.reduce_boolean_decision(self.stop, all=False)
-
-    def _due(self, trainer: Trainer) -> bool:
-        due = time.monotonic() - self.last >= self.seconds
-        return trainer.strategy.broadcast(due) if trainer.world_size > 1 else due
+    def _agreed(self, trainer: Trainer, now: bool = False) -> tuple[bool, bool]:
+        """Whether any process was asked to stop, and whether it is time to save: then all do so at the same place."""
+        return self._agreement.of(trainer, self.stop, time.monotonic() - self.last >= self.seconds, now)
 
     def _save(self, trainer: Trainer) -> None:
         module: Any = trainer.lightning_module

@@ -38,7 +38,7 @@ from peftbench.training.module import Fit
 _VERSION = kind("a version", lambda v: isinstance(v, str) and re.fullmatch(r"\d+(\.\w+)+([+.-]\w+)*", v) is not None)
 _ROW = fields({"epoch": whole, "step": whole, "train_loss": number, "lr": number, "train_seconds": number}, {}, number)
 _MEASURED = fields(
-    {"step": fields({"median": finite, "p95": finite, "steps": whole}), "peak": each(str, either(flag, whole))},
+    {"step": fields({"median": finite, "p95": finite, "steps": whole}), "peak": each(str, either(flag, whole, text))},
     {"saved": either(nothing, whole)},
 )
 _HEADER = fields({"id": text}, others=kind("anything", lambda v: True))

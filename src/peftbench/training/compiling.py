@@ -15,6 +15,8 @@ from peftbench.backbones.checkpointing import last_called
 from peftbench.backbones.facts import WHOLE
 from peftbench.common.foreign_text import first_sentence
 from peftbench.common.out_of_memory import is_out_of_memory
+from peftbench.common.seeds import random_numbers_kept
+from peftbench.costs import wait_for
 from peftbench.data.images import Indices
 from peftbench.training.micro_batches import sizes_of_parts
 
@@ -57,6 +59,7 @@ class CompiledBlocks:
                     raise
                 self.end()
                 self.why_not = first_sentence(problem, 160)
+        wait_for(fit.device)
         self.seconds = time.perf_counter() - began
         self.blocks = len(self._changed)
         if self.why_not and fit.trainer.is_global_zero:
@@ -127,16 +130,16 @@ def _pass(fit: Any, images: int) -> None:
     model = fit.model
     batch = fit.trainer.train_dataloader.dataset.__getitems__(Indices(range(images), 0))
     batch = fit.trainer.strategy.batch_to_device(batch, fit.device)
-    with undone(model), fit.trainer.precision_plugin.forward_context():
+    with undone(model, fit.device), fit.trainer.precision_plugin.forward_context():
         loss = model.loss(batch)
         torch.autograd.grad(loss, [p for _, p in model.trainable()], allow_unused=True)
 
 
 @contextlib.contextmanager
-def undone(model: nn.Module) -> Iterator[None]:
+def undone(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Within it the model's buffers and the state of random numbers may change; afterwards they are as before."""
     kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    with torch.random.fork_rng():
+    with random_numbers_kept(device):
         try:
             yield
         finally:

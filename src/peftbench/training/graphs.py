@@ -53,7 +53,10 @@ class LossGraphs:
         half, enabled = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
         try:
             # Weights that autocast casts must be cast within the graph: a copy that it kept would be of another step.
-            with undone(self.model), torch.autocast(device, half, enabled=enabled, cache_enabled=False):
+            with (
+                undone(self.model, given[-1].device),
+                torch.autocast(device, half, enabled=enabled, cache_enabled=False),
+            ):
                 loss = _LossOfTaps(self.model).train()
                 self._graphs[shapes] = torch.cuda.make_graphed_callables(
                     loss, tuple(t.clone() for t in given), allow_unused_input=True

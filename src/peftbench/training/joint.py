@@ -16,7 +16,7 @@ from peftbench.methods.base import Method
 from peftbench.models.joint import JointModel
 from peftbench.tasks.base import Metrics
 from peftbench.training.loss_watch import ADVICE, Diverged
-from peftbench.training.module import Fit
+from peftbench.training.module import Fit, finite
 from peftbench.training.rate_factors import rate_factors
 
 
@@ -68,8 +68,11 @@ class JointFit(Fit):
 
     def check_weights(self) -> None:
         """Notes the runs whose weights are no longer numbers. Raises Diverged where none is left."""
-        for i, model in enumerate(self.model.models):
-            bad = next((n for n, p in model.trainable() if not torch.isfinite(p).all()), None)
+        named = [model.trainable() for model in self.model.models]
+        flags = iter(torch.stack([flag for own in named for flag in finite(own)]).tolist())
+        for i, own in enumerate(named):
+            sound = [next(flags) for _ in own]
+            bad = next((n for (n, _), is_sound in zip(own, sound, strict=True) if not is_sound), None)
             if bad and not self.failed[i]:
                 self.failed[i] = f"{bad} became nan in epoch {self.current_epoch + 1}; {ADVICE}"
         if all(self.failed):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,9 +14,8 @@ from peftbench import optim
 from peftbench.common.errors import UserError
 from peftbench.common.seeds import mix
 from peftbench.config import Config
-from peftbench.costs import SavedBytes
+from peftbench.costs import SavedBytes, wait_for
 from peftbench.data.images import Indices, ready
-from peftbench.deltas import changed_tensors
 from peftbench.methods.base import Method
 from peftbench.models.joint import JointModel
 from peftbench.models.model import Model
@@ -31,6 +30,7 @@ from peftbench.training.loss_watch import ADVICE, Diverged, LossWatch
 from peftbench.training.micro_batches import parts_of_batch
 from peftbench.training.rate_factors import rate_factors
 from peftbench.training.time_budget import TimeBudget
+from peftbench.training.unmoved import Unmoved
 
 
 class Fit(LightningModule):
@@ -50,6 +50,7 @@ class Fit(LightningModule):
         self.start = {f"model.{n}": d for n, d in model.start().items()}
         self.val_metrics, self.test_metrics = model.task.metrics(), model.task.metrics()
         self.saved = SavedBytes(model)
+        self._unmoved = Unmoved(self)
         self.history: list[dict[str, float]] = []
         self.elapsed = {"train": 0.0, "validate": 0.0}
         self.sessions = 1
@@ -84,6 +85,7 @@ class Fit(LightningModule):
         self.chosen: list[dict[str, Any]] = [{} for _ in range(self.runs)]  # what the task chose by it
         self.rows: list[Any] | None = None  # what the task keeps of its predictions for the test images, of each run
         self.evaluated = 0  # images of this process in the last evaluation
+        self.test_seconds = 0.0  # that the last test took
 
     def next_place(self) -> tuple[int, int]:
         """Where the order of batches begins; Lightning counts an epoch only after a resumed run has begun the next."""
@@ -119,6 +121,8 @@ class Fit(LightningModule):
         optimizer: Any = self.method.optimizer(named, self.anchors, inner)
         if getattr(optimizer, "needs_held_out_loss", False):
             optimizer.objective = self._held_out_loss
+            if scaler := getattr(self.trainer.precision_plugin, "scaler", None):
+                optimizer.scaled = scaler.scale
         steps = int(self.trainer.estimated_stepping_batches)
         scheduler = optim.schedule(self.config.optimizer, optimizer, steps, self.budget.place)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -219,8 +223,11 @@ class Fit(LightningModule):
 
     def check_weights(self) -> None:
         """Raises Diverged where a trained weight is no longer a number: such a state is neither kept nor complete."""
-        bad = next((n for n, p in self.model.trainable() if not torch.isfinite(_local(p)).all()), None)
-        if self.trainer.strategy.reduce_boolean_decision(bad is not None, all=False):  # all processes raise together
+        named = self.model.trainable()
+        wrong = [~sound for sound in finite(named)]
+        flags = torch.stack(wrong).float() if wrong else torch.zeros(1, device=self.device)
+        if self.trainer.strategy.reduce(flags.sum(), reduce_op="sum").item():  # all processes raise together
+            bad = next((n for (n, _), is_wrong in zip(named, flags.tolist(), strict=False) if is_wrong), None)
             what = bad or "a weight of another process"
             raise Diverged(f"{what} became nan in epoch {self.current_epoch + 1}, step {self.global_step}; {ADVICE}")
 
@@ -250,7 +257,7 @@ class Fit(LightningModule):
     # -- evaluation
 
     def on_validation_epoch_start(self) -> None:
-        self._begin = time.perf_counter()
+        self._begin_to_evaluate(self.trainer.val_dataloaders)
         self._start_evaluation(self.val_metrics)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -264,10 +271,11 @@ class Fit(LightningModule):
             self.validated = self._finish_evaluation(self.val_metrics)
             if self.concludes:
                 self.concluded, self.concludes = self._results_of_each(), False
-        self._validation_seconds = time.perf_counter() - self._begin
+        self._validation_seconds = self._seconds_of_evaluation()
         self.elapsed["validate"] += self._validation_seconds
 
     def on_test_epoch_start(self) -> None:
+        self._begin_to_evaluate(self.trainer.test_dataloaders)
         self._start_evaluation(self.test_metrics)
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
@@ -276,8 +284,19 @@ class Fit(LightningModule):
     def on_test_epoch_end(self) -> None:
         self._refuse_lost_images("test", self.trainer.test_dataloaders)
         self.test_results = self._finish_evaluation(self.test_metrics)
+        self.test_seconds = self._seconds_of_evaluation()
         if self.rows is None:  # the test set comes first, and shifted ones after it
             self.rows = self._rows_of_each()
+
+    def _begin_to_evaluate(self, loader: Any) -> None:
+        """The time of an evaluation begins, with the start of the workers that are there by now."""
+        wait_for(self.device)
+        self._begin = time.perf_counter() - loader.take_starting()
+
+    def _seconds_of_evaluation(self) -> float:
+        """Until the device has done all of it."""
+        wait_for(self.device)
+        return time.perf_counter() - self._begin
 
     def _conclude_each(self) -> list[dict[str, Any]]:
         return [dict(self.model.task.conclude(self.val_metrics))]
@@ -323,7 +342,7 @@ class Fit(LightningModule):
     # -- what a checkpoint holds: the delta, not the frozen backbone
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["state_dict"] = changed_tensors(checkpoint["state_dict"], self.start)
+        checkpoint["state_dict"] = self._unmoved.changed(checkpoint["state_dict"], self.start)
         checkpoint["peftbench"] = {
             "id": self.run_id,
             "place": list(self.place),
@@ -358,6 +377,9 @@ class Fit(LightningModule):
             self.keeper.note(self, best_epoch(self.history, self.keeper.metric))
 
 
-def _local(tensor: Tensor) -> Tensor:
-    """This process's share of a sharded tensor, or the tensor."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+def finite(named: Sequence[tuple[str, Tensor]]) -> list[Tensor]:
+    """Of each tensor whether all its numbers are finite, () of bool on its device, so that nobody waits for each.
+
+    Of a sharded one this process looks at its share.
+    """
+    return [torch.isfinite(t.to_local() if hasattr(t, "to_local") else t).all() for _, t in named]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from peftbench import optim
 from peftbench.common.errors import UserError
 from peftbench.common.precisions import HALF
-from peftbench.common.seeds import mix
+from peftbench.common.seeds import mix, random_numbers_kept
 from peftbench.config import Config, Optimizer
 from peftbench.data.images import Indices, ready
 from peftbench.data.loading import BatchOrder, Loaders, Share, pass_whole_batch
@@ -179,7 +179,7 @@ def _untouched(model: Model, device: torch.device) -> Iterator[None]:
     before = {name: t.detach().clone() for name, t in _moving(model).items()}
     modes = [(module, module.training) for module in model.modules()]
     try:
-        with torch.random.fork_rng():
+        with random_numbers_kept(device):
             model.to(device)
             model.train()
             yield

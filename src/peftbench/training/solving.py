@@ -18,7 +18,7 @@ from peftbench.common.errors import UserError
 from peftbench.common.precisions import HALF
 from peftbench.common.seeds import mix
 from peftbench.config import Config
-from peftbench.costs import PeakMemory
+from peftbench.costs import PeakMemory, wait_for
 from peftbench.data.images import Images, Indices
 from peftbench.data.loading import BatchOrder, Loaders, images_of
 from peftbench.methods.base import Method
@@ -69,13 +69,15 @@ def solve(
     place = device_of_process(config.trainer)
     memory = PeakMemory(place)
     memory.start()
-    begun = time.perf_counter()
     model.to(place).eval()
+    wait_for(place)
+    begun = time.perf_counter()
     with contextlib.ExitStack() as files:
         problem, about = _problem(model, method, config, loaders, files.enter_context(_Room(folder)), watch)
         looked = time.perf_counter() - begun
         solution = method.solve(problem)
     _put(model.task, solution)
+    wait_for(place)
     seconds, peak = time.perf_counter() - begun, memory.read()
 
     module = Fit(model, method, config, {}, run_id)

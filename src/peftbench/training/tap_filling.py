@@ -16,6 +16,7 @@ from peftbench.common.errors import UserError
 from peftbench.common.progress import Watch
 from peftbench.config import Config
 from peftbench.config import Taps as Spec
+from peftbench.costs import PeakMemory
 from peftbench.data.images import Images
 from peftbench.data.loading import Loaders, images_of
 from peftbench.data.media import frame_files
@@ -91,6 +92,8 @@ def keep_taps_of(
     one = shapes_of_kept_taps(config, model)
     sizes = [size_of_taps(one) * images.rows * (images.split.frames or 1) for images in parts]
     model.to(device)
+    memory = PeakMemory(device)
+    memory.start()
     done, total = 0, sum(images.rows for images in parts)
 
     def fill(images: Images, pace: Pace) -> Iterator[list[Tensor]]:
@@ -103,10 +106,13 @@ def keep_taps_of(
     kept = _kept(parts, sizes, config, device, fill, partial(_about, config, model, fingerprint=fingerprint), tell)
     if not kept:
         return {"mode": "off"}
+    computed = sum(t.filled for t in kept)
+    peak = {"memory": memory.read()} if computed else {}
     _bring_near(kept, spec, device)
     costs = {
         "rows": total,
-        "computed": sum(t.filled for t in kept),
+        "computed": computed,
+        **peak,
         "bytes": sum(t.bytes for t in kept),
         "seconds": sum(t.seconds for t in kept),
     }
@@ -233,6 +239,7 @@ def _about(
         "data": config.data.name,
         "split": images.split.content,
         "device": device.type,
+        **({"tf32": config.trainer.tf32} if device.type == "cuda" else {}),
         "versions": {n: version(n) for n in ("torch", "timm")},
     }
 

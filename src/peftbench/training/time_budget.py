@@ -7,12 +7,14 @@ from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 
+from peftbench.training.agreement import Question
+
 
 class TimeBudget(Callback):
     """Ends training at the first optimizer step after so many minutes; validation of that epoch and the test follow.
 
     Training counts from its first step to its last, validations and checkpoints between them included, over all
-    sessions of a resumed run. The first process's clock is everybody's.
+    sessions of a resumed run. The first process's clock is everybody's; several look at it about once in a second.
 
     Attributes:
         seconds: the budget, None where there is none.
@@ -26,19 +28,20 @@ class TimeBudget(Callback):
         self._begun: float | None = None
         self._looked_at = 0
         self._trainer: Trainer | None = None
+        self._question = Question()
 
     def on_train_start(self, trainer: Trainer, module: Any) -> None:
         self._trainer = trainer
         self._begun = perf_counter()
         if not module.place[1]:  # else it takes one more step, to end its epoch with a validation
-            self._look()
+            self._look(now=True)
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         if self.share >= 1:
             trainer.should_stop = True
 
     def on_train_epoch_end(self, trainer: Trainer, module: Any) -> None:
-        self._look()  # its validation may have taken the rest
+        self._look(now=True)  # its validation may have taken the rest
 
     def on_train_end(self, trainer: Trainer, module: Any) -> None:
         self.spent, self._begun = self.now(), None
@@ -56,12 +59,14 @@ class TimeBudget(Callback):
             self._look()
         return max(step, self.share * steps)
 
-    def _look(self) -> None:
+    def _look(self, now: bool = False) -> None:
         """Notes the share that is gone, and asks for an end where it is all."""
         if self.seconds is None or self._trainer is None:
             return
         share = min(self.now() / self.seconds, 1.0)
-        several = self._trainer.world_size > 1
-        self.share = self._trainer.strategy.broadcast(share) if several else share
+        if self._trainer.world_size > 1:
+            answer = self._question.answer(self._trainer, [share if self._trainer.is_global_zero else 0.0], now)
+            share = self.share if answer is None else answer[0]
+        self.share = share
         if self.share >= 1:
             self._trainer.should_stop = True

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import logging
 import os
-import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,17 +20,18 @@ from torch.nn.parallel import DistributedDataParallel
 from peftbench.common.errors import UserError
 from peftbench.config import Config
 from peftbench.config import Trainer as TrainerConfig
-from peftbench.costs import PeakMemory, StepClock
 from peftbench.data.loading import Loaders
 from peftbench.data.ood import average_over_shifts
 from peftbench.methods.base import Method
 from peftbench.models.joint import JointModel
 from peftbench.models.model import Model
 from peftbench.results.task_results import results_of_task
+from peftbench.training.agreement import without_questions_of_its_own
 from peftbench.training.checkpoint import Checkpoints, DirectIO
 from peftbench.training.gradient_watch import GradientWatch
 from peftbench.training.joint import JointFit
 from peftbench.training.loss_watch import Diverged
+from peftbench.training.meters import Meters
 from peftbench.training.module import Fit
 from peftbench.training.progress_bar import Bar
 from peftbench.training.resuming import resumption
@@ -229,62 +228,6 @@ def device_of_process(spec: TrainerConfig) -> torch.device:
     return torch.device("cpu")
 
 
-class Meters(Callback):
-    """Times and memory of training, read when training ends and before testing begins."""
-
-    def on_fit_start(self, trainer: Trainer, module: Any) -> None:
-        self.device = trainer.strategy.root_device
-        self.clock, self.memory = StepClock(self.device), PeakMemory(self.device)
-        self.memory.start()
-        self.running = False
-
-    def on_train_batch_start(self, trainer: Trainer, module: Any, batch: Any, batch_idx: int) -> None:
-        if not self.running:
-            self.clock.begin()
-            self.begun = time.perf_counter()
-            self.running = True
-
-    def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.clock.step()
-        now = time.perf_counter()
-        module.elapsed["train"] += now - self.begun
-        self.begun = now
-        self.running = not trainer.is_last_batch
-
-    def on_train_end(self, trainer: Trainer, module: Any) -> None:
-        self.note(module)
-
-    @contextlib.contextmanager
-    def aside(self, module: Fit) -> Iterator[None]:
-        """Within it a checkpoint is written: it holds what was measured so far, and is not measured itself."""
-        self.note(module)
-        with self.memory.paused():
-            yield
-
-    def note(self, module: Fit) -> None:
-        """Notes what was measured so far in the module, which keeps it in its checkpoints."""
-        if self.clock.summary()["steps"]:
-            saved = module.saved.total if module.counts_saved else None
-            module.measured = {"step": self.clock.summary(), "peak": self.memory.read(), "saved": saved}
-
-    def costs(self, module: Fit, config: Config, images: int, tested: tuple[float, int]) -> dict[str, Any]:
-        steps = module.measured["step"]
-        compiling = {"compile": module.compiled.seconds} if config.trainer.compile else {}
-        return {
-            "time": {
-                "step": steps,
-                **compiling,
-                "images_per_second": min(config.data.batch_size, images) / steps["median"],
-                "train": module.elapsed["train"],
-                "validate": module.elapsed["validate"],
-                "test": tested[0],
-                "test_image": tested[0] / tested[1] if tested[1] else None,
-                "sessions": module.sessions,
-            },
-            "memory": {"peak": module.measured["peak"], "saved_for_backward": module.measured["saved"]},
-        }
-
-
 class Epochs(Callback):
     """Closes every epoch and hands the history on."""
 
@@ -304,10 +247,10 @@ def state_of_model(trainer: Trainer) -> dict[str, Tensor]:
 
 def metrics_of_tests(trainer: Trainer, module: Fit, loaders: Loaders) -> tuple[dict[str, float], tuple[float, int]]:
     """Tests on all test sets, once each: their metrics; seconds and images of this process in the test proper."""
-    begun = time.perf_counter()
+    tested = 0.0, 0
     if loaders.test is not None:
         trainer.test(module, loaders.test, verbose=False)
-    tested = time.perf_counter() - begun, module.evaluated
+        tested = module.test_seconds, module.evaluated
     results = dict(module.test_results) if loaders.test is not None else {}
     return _tested(results) | _shifted(trainer, module, loaders), tested
 
@@ -334,10 +277,8 @@ def lightning_trainer(config: Config, folder: Path, callbacks: list[Callback]) -
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     spec = config.trainer
-    if spec.precision == "16" and spec.accelerator == "auto" and not torch.cuda.is_available():
-        raise UserError("trainer.precision='16': half precision needs a GPU, and there is none; use 'bf16' or '32'.")
     try:
-        return Trainer(
+        trainer = Trainer(
             accelerator=spec.accelerator,
             devices=spec.devices,
             num_nodes=spec.nodes,
@@ -358,6 +299,7 @@ def lightning_trainer(config: Config, folder: Path, callbacks: list[Callback]) -
             inference_mode=False,  # its tensors must not be cached by modules that train later (attention biases)
             default_root_dir=folder,
         )
+        return without_questions_of_its_own(trainer)
     except (MisconfigurationException, RuntimeError, ValueError) as problem:
         text = str(problem).splitlines()[0]
         raise UserError(f"trainer.accelerator={spec.accelerator} trainer.devices={spec.devices}: {text}") from None

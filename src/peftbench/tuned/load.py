@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,6 +15,8 @@ from torch import Tensor, nn
 from peftbench import backbones, config, deltas
 from peftbench.common.errors import Refusal, UserError
 from peftbench.common.precisions import HALF
+from peftbench.common.seeds import random_numbers_kept
+from peftbench.common.tf32 import tf32
 from peftbench.config import Config
 from peftbench.data.decoding import Picture
 from peftbench.data.images import Preparation
@@ -62,12 +66,14 @@ class Tuned(nn.Module):
         """Where its tensors are."""
         return self.model.mean.device
 
-    def precision(self) -> torch.autocast:
-        """A context in which it computes in the arithmetic that the run was tested in."""
+    @contextmanager
+    def precision(self) -> Iterator[None]:
+        """Within it, it computes in the arithmetic that the run was tested in."""
         half = HALF[self.run.config.trainer.precision]
         if half is torch.float16 and self.device.type == "cpu":  # trained on a GPU; this has no such arithmetic
             half = None
-        return torch.autocast(self.device.type, half, enabled=half is not None)
+        with torch.autocast(self.device.type, half, enabled=half is not None), tf32(self.run.config.trainer.tf32):
+            yield
 
     @torch.no_grad()
     def detect(self, image: Picture) -> dict[str, Tensor]:
@@ -157,7 +163,7 @@ def load(
         run = dataclasses.replace(run, config=_moved(run.config, str(weights)))
     if adapter is not None:
         run = _adapted(run, Path(adapter).expanduser())
-    with torch.random.fork_rng():
+    with random_numbers_kept():
         backbone = build_backbone(run.config)
     plain = bool(backbone.quantized) and (dequantize or merge == "dense")
     model = rebuild_model(run, backbone, plain=plain)

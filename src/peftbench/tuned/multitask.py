@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from peftbench.backbones import Backbone
 from peftbench.common.digests import digests
 from peftbench.common.errors import Refusal, UserError, nearest
+from peftbench.common.seeds import random_numbers_kept
 from peftbench.config.given import described
 from peftbench.data.images import Transform
 from peftbench.deltas import FILE, drop_cached_values, size_of
@@ -74,7 +75,7 @@ class MultiTask(nn.Module):
         first = next(iter(self.runs.values()))
         shared = "the backbone that was given" if backbone is not None else f"that of {first.folder}, given first,"
         if backbone is None:
-            with torch.random.fork_rng():
+            with random_numbers_kept():
                 backbone = build_backbone(unstreamed(first.config))
         if backbone.streamed:
             raise Refusal("MultiTask: takes a backbone that is in memory; build it with backbone.stream=false.")

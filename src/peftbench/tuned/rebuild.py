@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-import torch
 from torch import Tensor
 
 from peftbench import backbones, deltas
 from peftbench.backbones import Backbone
 from peftbench.common.errors import Refusal
+from peftbench.common.seeds import random_numbers_kept
 from peftbench.models.model import Model
 from peftbench.runs import starting_backbone
 from peftbench.runs.build import transform_of
@@ -33,7 +33,7 @@ def rebuild_model(run: FinishedRun, backbone: Backbone, shared: str = "", plain:
         Refusal: the delta belongs to another backbone, mask, plan, method or option; says which.
     """
     refuse_foreign_delta(run, backbone, shared)
-    with torch.random.fork_rng():  # what starts at random is replaced by the delta
+    with random_numbers_kept():  # what starts at random is replaced by the delta
         section = run.config.task
         task = task_class(section).build(section, backbone, run.classes, run.categories)
         begin_task(task, section, run.config.backbone)

@@ -17,6 +17,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 from peftbench.common.errors import UserError
+from peftbench.common.seeds import random_numbers_kept
 from peftbench.data.augmentation import colour_jitter
 from peftbench.data.base import Split
 from peftbench.data.boxes import BoxSplit, Objects
@@ -180,7 +181,7 @@ class Scenes(Images):
         training = batch.seed is not None
         if self.augment is not None and training and self.stored is None:
             # Seeded by the batch's place in the run, so that a resumed run sees the same pixels.
-            with torch.random.fork_rng(devices=[]):
+            with random_numbers_kept():
                 torch.manual_seed(batch.seed)
                 scenes = [self._drawn(index) for index in batch]
             targets = [self._target(i, s, training) for i, s in zip(batch, scenes, strict=True)]
