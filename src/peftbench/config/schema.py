@@ -167,7 +167,7 @@ class Trainer:
     Images are computed `micro_batch` at a time where it is given, with one optimizer step for the whole batch;
     `accumulate=auto` chooses it. `grad_checkpointing` keeps the inputs of blocks alone for backward. `consistency`
     weighs how far apart predictions are under two draws of `consistency_noise`, in each step, or with half a batch in
-    one of `consistency_every`.
+    one of `consistency_every`. Processes wait for each other for `meet_seconds` before the run begins.
     """
 
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
@@ -194,6 +194,7 @@ class Trainer:
     consistency: Amount = 0.0
     consistency_noise: Amount = 1.0
     consistency_every: Positive = 1
+    meet_seconds: AboveZero = 600.0
 
     @property
     def alone(self) -> bool:
