@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.common.errors import UserError
+from peftbench.common.machine import usable_cores
 from peftbench.common.status_line import doing
 from peftbench.common.stopping import ENDINGS
 from peftbench.common.world import forget_world
@@ -62,8 +63,7 @@ def _environment(count: int) -> dict[str, str]:
     """That of our processes, whose world is their own: neither Slurm's nor what somebody left in RANK."""
     environment = dict(os.environ)
     forget_world(environment)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = environment.get("OMP_NUM_THREADS") or str(max(1, cores // count))
+    threads = environment.get("OMP_NUM_THREADS") or str(max(1, usable_cores() // count))
     return environment | {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(_free_port()),
