@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pytest
 
 from peftbench.results import Record
+from support.documents import blocks, write_files
 from support.finished_runs import records_in
+from support.places import ROOT
 
 SLURM = {"JOB_ID": 1, "JOB_NAME": "job", "NTASKS": 1, "PROCID": 0, "LOCALID": 0, "NODEID": 0}
 MAIN = [sys.executable, "-m", "peftbench.cli.main"]
@@ -75,27 +79,85 @@ def second_worker(parent: int) -> int:
     return found
 
 
+PAGE = ROOT / "docs" / "machines.md"
+SRUN = """
+shift
+for ((task = 0; task < SLURM_NTASKS; task++)); do
+  SLURM_STEP_ID=0 SLURM_STEP_NUM_TASKS=$SLURM_NTASKS SLURM_STEP_NUM_NODES=$SLURM_NNODES SLURM_PROCID=$task \\
+  SLURM_LOCALID=$((task % SLURM_NTASKS_PER_NODE)) SLURM_NODEID=$((task / SLURM_NTASKS_PER_NODE)) "$@" &
+  tasks+=($!)
+done
+status=0
+for task in "${tasks[@]}"; do wait "$task" || status=$?; done
+exit $status
+"""
+"""A process for each task, all on this machine."""
+
+
+@pytest.fixture
+def job(tmp_path):
+    """The page's batch script as a job of two machines with a task each, with stand-ins for what it calls."""
+
+    def carry_out(words: Sequence[str], srun: str = SRUN) -> subprocess.CompletedProcess[str]:
+        (script,) = write_files(PAGE, tmp_path)
+        tools = tmp_path / "bin"
+        tools.mkdir()
+        python = f"exec {sys.executable} -m peftbench"
+        for name, text in {"srun": srun, "scontrol": 'echo "scontrol $*"\n', "peftbench": f'{python} "$@"\n'}.items():
+            (tools / name).write_text(f"#!/bin/bash\n{text}")
+            (tools / name).chmod(0o755)
+        batch = SLURM | {
+            "JOB_ID": free_port(range(15000, 25000)) - 15000,
+            "NNODES": 2,
+            "NTASKS": 2,
+            "NTASKS_PER_NODE": 1,
+        }
+        environment = os.environ | {f"SLURM_{name}": str(value) for name, value in batch.items()}
+        environment |= {"ENVIRONMENT": "BATCH", "PATH": f"{tools}:{os.environ['PATH']}"}
+        return subprocess.run(
+            ["bash", str(script), *words], env=environment, capture_output=True, text=True, check=False, timeout=600
+        )
+
+    return carry_out
+
+
+def free_port(ports: Iterable[int] = (0,)) -> int:
+    """The first of the ports that nobody uses; of 0 the system chooses one."""
+    for port in ports:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return probe.getsockname()[1]
+    raise AssertionError("every port is in use")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Slurm's scripts are bash's")
+@pytest.mark.parametrize("status", [0, 1, 130])
+def test_the_batch_script_puts_a_job_back_that_was_stopped_by_its_time_limit(job, status):
+    done = job(["method=linear"], f"exit {status}\n")
+    assert done.returncode == status
+    assert bool(re.fullmatch(r"scontrol requeue \d+\n", done.stdout)) == (status == 130), done.stdout
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["srun", "torchrun"])
-def test_two_machines_train_one_run(tiny, tmp_path, launcher):
+def test_two_machines_train_one_run_as_the_page_says(tiny, tmp_path, job, launcher):
     """Each process, or torchrun's agent, stands for a machine."""
-    words = [*tiny, "method=bitfit", "trainer=ddp", "trainer.devices=1", "trainer.nodes=2", "trainer.accelerator=cpu"]
-    words += ["trainer.max_batches=2", f"output_dir={tmp_path}"]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    machines = []
-    for node in (0, 1):
-        if launcher == "srun":
-            step = {"STEP_ID": 0, "NTASKS": 2, "STEP_NUM_TASKS": 2, "STEP_NUM_NODES": 2, "PROCID": node, "NODEID": node}
-            step |= {"JOB_ID": port}  # of which the port is made
-            machines.append(begun([*MAIN, *words], SLURM | step))
-        else:
-            agent = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
-            agent += [f"--node-rank={node}", "--master-addr=127.0.0.1", f"--master-port={port}"]
-            machines.append(begun([*agent, "-m", "peftbench", *words]))
-    for status, told in ended(*machines):
-        assert status == 0, told
-    (record,) = records_in(tmp_path)
+    words = [*tiny, "method=bitfit", "trainer.accelerator=cpu", f"output_dir={tmp_path / 'outputs'}"]
+    if launcher == "srun":
+        done = job(words)
+        assert done.returncode == 0, done.stdout + done.stderr
+    else:
+        (line,) = (b.text for b in blocks("bash") if b.text.startswith("torchrun "))
+        typed = line.replace("\\\n", " ").split()
+        words += typed[typed.index("trainer=ddp") :]
+        command = [*typed[: typed.index("peftbench") + 1], *words]
+        command = [re.sub("(nproc-per-node|trainer.devices)=4", r"\1=1", word) for word in command]
+        command = [word.replace("HOST:29400", f"127.0.0.1:{free_port()}") for word in command]
+        for status, told in ended(
+            *[begun([sys.executable, "-m", "torch.distributed.run", *command[1:]]) for _ in "ab"]
+        ):
+            assert status == 0, told
+    (record,) = records_in(tmp_path / "outputs")
     assert record.status == "complete"
+    assert (record.config["trainer"]["nodes"], record.config["trainer"]["devices"]) == (2, 1)
     assert record.stamps["data"]["images"] == {"train": 32, "val": 199, "test": 256}
