@@ -18,6 +18,8 @@ def test_a_launcher_runs_every_job_and_the_table_comes_at_the_end(tiny, tmp_path
     words = ["-m", *tiny, "method=petah,linear", f"seed={','.join(map(str, [*seeds, seeds[-1]]))}", "trainer.threads=1"]
     words += ["pruning=unstructured", "pruning.ratio=0.1", "pruning.merge=dense"]  # which the probe cannot
     words += [f"hydra/launcher={launcher}", f"output_dir={tmp_path}"]
+    if launcher == "ray":  # which takes our word that there is a GPU, and lets two jobs share it
+        words += ["+hydra.launcher.ray.init.num_gpus=1", "hydra.launcher.ray.remote.num_gpus=0.5"]
     done = start(*words, RAY_AUTH_MODE="disabled")
     assert done.returncode == 0, done.stdout + done.stderr
     found = records(tmp_path)
@@ -26,6 +28,7 @@ def test_a_launcher_runs_every_job_and_the_table_comes_at_the_end(tiny, tmp_path
     assert "refused method=linear" in done.stdout
     assert len(re.findall(r"^ petah ", done.stdout, re.MULTILINE)) == len(seeds)
     assert "Traceback" not in done.stderr
+    assert launcher != "ray" or set(re.findall(r"on GPU (\S+)", done.stdout + done.stderr)) == {"0"}
     before = {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/delta.safetensors")}
     again = start(*words, RAY_AUTH_MODE="disabled")
     assert again.returncode == 0, again.stdout + again.stderr

@@ -25,8 +25,10 @@ def assign(sweep: Path, launcher: str, composed: DictConfig) -> str:
     """Gives this process its share of the GPUs, once, before torch looks for them; returns how to say so.
 
     Processes take places in the order in which they come, each `trainer.devices` GPUs; with more processes than GPUs
-    the places go round. Only under joblib: Slurm and Ray do this themselves.
+    the places go round. Only under joblib: Slurm and Ray do this themselves, and Ray may give several jobs one GPU.
     """
+    if "RayLauncher" in launcher and os.environ.get(_LISTS[-1]):
+        return f" on GPU {os.environ[_LISTS[-1]]}"
     if "Joblib" not in launcher or composed.trainer.accelerator == "cpu":
         return ""
     variable = next((name for name in _LISTS if name in os.environ), _LISTS[-1])
