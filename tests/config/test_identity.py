@@ -11,6 +11,7 @@ def test_the_id_ignores_what_cannot_change_the_numbers():
     same = peftbench.compose(
         "data=digits", "logger=wandb", "force=true", "output_dir=elsewhere", "data_dir=there", "data.workers=3",
         "trainer.progress=false", "trainer.checkpoint_seconds=1", "data.eval_batch_size=7",
+        "trainer.meet_seconds=5",
     )  # fmt: skip
     assert identity(base) == identity(same)
     assert run_id(base, "f", "s") == run_id(same, "f", "s")

@@ -18,6 +18,8 @@ def test_a_launcher_runs_every_job_and_the_table_comes_at_the_end(tiny, tmp_path
     words = ["-m", *tiny, "method=petah,linear", f"seed={','.join(map(str, [*seeds, seeds[-1]]))}", "trainer.threads=1"]
     words += ["pruning=unstructured", "pruning.ratio=0.1", "pruning.merge=dense"]  # which the probe cannot
     words += [f"hydra/launcher={launcher}", f"output_dir={tmp_path}"]
+    if launcher == "ray":  # which takes our word that there is a GPU, and lets two jobs share it
+        words += ["+hydra.launcher.ray.init.num_gpus=1", "hydra.launcher.ray.remote.num_gpus=0.5"]
     done = start(*words, RAY_AUTH_MODE="disabled")
     assert done.returncode == 0, done.stdout + done.stderr
     found = records(tmp_path)
@@ -26,6 +28,7 @@ def test_a_launcher_runs_every_job_and_the_table_comes_at_the_end(tiny, tmp_path
     assert "refused method=linear" in done.stdout
     assert len(re.findall(r"^ petah ", done.stdout, re.MULTILINE)) == len(seeds)
     assert "Traceback" not in done.stderr
+    assert launcher != "ray" or set(re.findall(r"on GPU (\S+)", done.stdout + done.stderr)) == {"0"}
     before = {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/delta.safetensors")}
     again = start(*words, RAY_AUTH_MODE="disabled")
     assert again.returncode == 0, again.stdout + again.stderr
@@ -41,28 +44,73 @@ def test_joblib_gives_each_process_a_gpu_of_its_own(tiny, tmp_path):
     assert set(re.findall(r"on GPU (\S+)", done.stdout)) == {"3", "5"}, done.stdout
 
 
-def test_places_are_shared_out_over_gpus(tmp_path, monkeypatch):
-    from omegaconf import OmegaConf
-
+@pytest.fixture
+def resolvers(monkeypatch):
+    """What configs may ask for, as in a process that has no GPU yet."""
     from peftbench.config import resolvers
+
+    for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "PEFTBENCH_GPUS"):
+        monkeypatch.delenv(name, raising=False)
+    resolvers.register()
+    resolvers.gpus.cache_clear()
+    yield resolvers
+    resolvers.gpus.cache_clear()
+
+
+@pytest.mark.parametrize("variable", ["CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"])
+def test_places_are_shared_out_over_gpus(tmp_path, monkeypatch, resolvers, variable):
+    from omegaconf import OmegaConf
 
     def taken(trainer: dict, given: str) -> list[str]:
         found = []
         for _ in range(3):  # each stands for a process that holds its place
             monkeypatch.setattr(resolvers, "_PLACE", [])
-            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+            monkeypatch.setenv(variable, given)
             resolvers.gpus.cache_clear()
             config = OmegaConf.create({"trainer": {"accelerator": "auto", "devices": 1, **trainer}})
             resolvers.assign(tmp_path / given / str(trainer), "x.JoblibLauncher", config)
             kept.append(resolvers._PLACE)
-            found.append(os.environ["CUDA_VISIBLE_DEVICES"])
+            found.append(os.environ[variable])
         return found
 
     kept: list = []
     assert taken({}, "0,1") == ["0", "1", "0"]
     assert taken({"devices": 2}, "4,5,6,7") == ["4,5", "6,7", "4,5"]
     assert taken({"accelerator": "cpu"}, "0,1") == ["0,1"] * 3
-    resolvers.gpus.cache_clear()
+
+
+@pytest.mark.parametrize("said", ["a greeting\n4", "", "none"])
+def test_torch_is_asked_for_gpus_in_a_process_of_its_own(tmp_path, monkeypatch, resolvers, said):
+    """On AMD's there is no nvidia-smi: all jobs went to the first GPU. A stand-in for torch counts them here."""
+    (tmp_path / "torch.py").write_text(f"class cuda:\n    device_count = staticmethod(lambda: {said!r})\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert resolvers.gpus() == (("0", "1", "2", "3") if said.endswith("4") else ())
+    (tmp_path / "torch.py").unlink()
+    resolvers.gpus.cache_clear()  # as in a worker, which asks nobody again
+    assert len(resolvers.gpus()) == (4 if said.endswith("4") else 0)
+
+
+@pytest.mark.parametrize(
+    ("words", "jobs", "each"),
+    [([], 4, 1), (["trainer=ddp"], 2, 2), (["trainer=ddp", "trainer.devices=3"], 1, 3), (["trainer=cpu"], 2, 0)],
+)
+def test_jobs_at_once_and_their_gpus_follow_from_the_devices_of_a_run(monkeypatch, resolvers, words, jobs, each):
+    """With four GPUs and eight cores."""
+    from hydra import compose, initialize_config_dir
+
+    from peftbench.config import CONFIGS
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    monkeypatch.setattr(resolvers, "usable_cores", lambda: 8)
+    asked = {}
+    for launcher in ("joblib", "ray", "submitit_local"):
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            composed = compose(
+                "train", [*words, "method=linear", f"hydra/launcher={launcher}"], return_hydra_config=True
+            )
+        asked[launcher] = composed.hydra.launcher
+    assert asked["joblib"].n_jobs == jobs
+    assert asked["ray"].ray.remote.num_gpus == asked["submitit_local"].gpus_per_node == each
 
 
 def test_a_slurm_sweep_asks_for_what_its_runs_need(tiny, tmp_path):

@@ -237,9 +237,10 @@ def test_head_ends_a_command_with_130_and_no_traceback(tiny, tmp_path, words):
 
 @needs_signals
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_two_processes_that_are_terminated_stop_together_and_go_on(tmp_path, strategy):
+@pytest.mark.parametrize(("strategy", "backbone"), [("ddp", "resnet_nano"), ("fsdp", "vit_nano")])
+def test_two_processes_that_are_terminated_stop_together_and_go_on(tmp_path, strategy, backbone):
     words = [*QUICK, "method=bitfit", f"trainer={strategy}", "trainer.devices=2", "trainer.accelerator=cpu"]
+    words += [f"backbone={backbone}"]
     words += ["trainer.epochs=3", "trainer.max_batches=40", "data.eval_batch_size=1", f"output_dir={tmp_path}"]
     command = [sys.executable, "-m", "peftbench.cli.main", *words]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
 from peftbench import UserError
 from peftbench.data.loading import Share
 from peftbench.runs.run import run
+from peftbench.training.rendezvous import Processes
 from support.runs import compose
 
 WORDS = ["method=linear", "trainer.epochs=1", "trainer.max_batches=null", "data.batch_size=500"]
@@ -31,17 +30,13 @@ def test_a_run_that_loses_an_image_fails(tmp_path, monkeypatch, role, left):
     assert not record["metrics"]
 
 
-@pytest.mark.slow
-def test_a_process_that_works_alone_where_two_are_asked_for_is_refused(tiny, tmp_path):
-    """As in a batch script: Slurm's variables say that this is one of several processes, and there is no other."""
-    slurm = {"JOB_ID": "1", "JOB_NAME": "job", "NTASKS": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}
-    command = [sys.executable, "-m", "peftbench.cli.main", *tiny, "method=bitfit", "trainer=ddp", "trainer.devices=2"]
-    told = subprocess.run(
-        [*command, "trainer.accelerator=cpu", f"output_dir={tmp_path}"],
-        env=os.environ | {f"SLURM_{name}": value for name, value in slurm.items()},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert told.returncode == 2, told.stderr
-    assert "expected 2 processes, but 1 work together" in told.stderr
+def test_processes_that_are_not_as_many_as_each_was_told_are_refused(tmp_path, monkeypatch):
+    """Whatever starts them: each of two would read half of every batch, and here is one."""
+    monkeypatch.setattr(Processes, "world_size", lambda self: 1)
+    monkeypatch.setattr("peftbench.training.trainer.join_group", lambda *_: None)
+    for name, value in {"RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 1}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr("peftbench.runs.run.processes_together", lambda *_: contextlib.nullcontext())
+    words = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
+    with pytest.raises(UserError, match="expected 2 processes, but 1 work together"):
+        run(compose(tmp_path, *WORDS, *words))

@@ -124,7 +124,14 @@ def test_what_trains_is_used(task, size, method, cli, tmp_path, monkeypatch, cap
 
 UNBOUND = {
     *("output_dir", "data_dir", "force", "backbone.stream", "backbone.weights", "pruning.images", "trainer.progress"),
-    *("trainer.threads", "trainer.checkpoint_seconds", "data.workers", "data.memory_gb", "data.eval_batch_size"),
+    *(
+        "trainer.threads",
+        "trainer.checkpoint_seconds",
+        "trainer.meet_seconds",
+        "data.workers",
+        "data.memory_gb",
+        "data.eval_batch_size",
+    ),
     *("taps.max_gb", "taps.memory_gb", "taps.dir", "data.tasks", "data.path", "method.path", "task.path"),
     *("task.weights", "trainer.grad_checkpointing", "start", "page"),
 }

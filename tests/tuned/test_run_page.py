@@ -98,6 +98,8 @@ def test_a_page_is_written_from_python_too_and_for_a_run_that_was_there(finished
 def test_several_processes_say_once_that_they_write_no_page(capsys, monkeypatch):
     config = peftbench.compose("trainer=ddp", "trainer.devices=2", "page=true", "method=linear", "data=digits")
     record = peftbench.Record("an-id", "complete", config.to_dict(), folder="outputs/an-id")
+    for name, value in {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
     for process in ("0", "1"):
         monkeypatch.setenv("RANK", process)
         write_asked_pages([config], [record], print)

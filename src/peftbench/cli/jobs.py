@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import copy
 import gc
-import os
 import sys
 import time
 import traceback
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from peftbench.cli import shared_mistakes, sweep_progress
 from peftbench.common.errors import Refusal, UserError
 from peftbench.common.status_line import doing, doing_import
+from peftbench.common.world import world_of
 from peftbench.config import Config, Protocol, Sweep
 from peftbench.results import Record
 
@@ -32,7 +32,7 @@ importing = 0.0
 def train_configs(configs: Sequence[Config], group: str | None, retry: bool) -> list[Record]:
     """Runs in this process, or one in several fresh ones. Raises UserError."""
     config = configs[0]
-    if config.trainer.devices * config.trainer.nodes > 1 and not _is_one_of_several_processes():
+    if world_of(config.trainer.devices, config.trainer.nodes) is None:  # nobody has started its processes
         from peftbench.cli.processes import run_in_processes
 
         return _with_pages([config], [run_in_processes(config, group, retry)])
@@ -90,11 +90,6 @@ def _pass_over_imports() -> None:
     """What torch and timm hold is there for good: from here on no garbage collection of a run looks at it."""
     gc.freeze()
     atexit.register(gc.unfreeze)
-
-
-def _is_one_of_several_processes() -> bool:
-    """Whether srun or torchrun started this process as one of several of a run."""
-    return "RANK" in os.environ or "SLURM_PROCID" in os.environ
 
 
 def with_stand_ins(states: Sequence[Any], configs: Sequence[Config], work: Callable[[], list[Record]]) -> list[Record]:
@@ -202,10 +197,20 @@ def tell_result(state: Any, records: Sequence[Record], seconds: float) -> None:
 
 def leave_records(sweep: Path, state: Any, records: Sequence[Record]) -> None:
     """Leaves a job's records with its sweep; of several processes of one run the first does."""
-    if int(os.environ.get("SLURM_PROCID") or os.environ.get("RANK") or 0):
-        return
     for i, record in enumerate(records):
+        trainer = record.config.get("trainer")
+        if isinstance(trainer, Mapping) and not _writes(trainer):
+            continue
         copy.copy(record).write(sweep / "jobs" / f"{int(state.job.num):05d}.{i:03d}")
+
+
+def _writes(trainer: Mapping[str, Any]) -> bool:
+    """Whether this process is the first, or the only one, of a run with this section `trainer`."""
+    try:
+        world = world_of(int(trainer["devices"]), int(trainer["nodes"]))
+    except UserError:  # of processes that do not agree each writes the same
+        return True
+    return world is None or world.rank == 0
 
 
 def stand_in_record(state: Any, problem: Exception, config: Config | None = None) -> Record:

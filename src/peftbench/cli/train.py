@@ -27,6 +27,7 @@ from peftbench.common.config_files import roots
 from peftbench.common.errors import Refusal, UserError
 from peftbench.common.status_line import no_status_line
 from peftbench.common.stopping import endings_as_interrupts, silence_output
+from peftbench.common.world import forget_world
 from peftbench.config import CONFIGS, Config, validate_study
 from peftbench.config.compose import checked, explained
 from peftbench.config.overrides import prepare
@@ -37,6 +38,8 @@ warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated
 
 _NO_SWEEP = "{}: only a sweep has runs to train together, or to choose from; start it with peftbench -m."
 _EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
+_OWN_PROCESSES = ("JoblibLauncher", "RayLauncher", "LocalLauncher")
+"""Whose workers inherit what Slurm or torchrun said of the process that began the sweep, and are none of its world."""
 _SAY_HOW = ("sweep.", "hydra.", "hydra/", "output_dir=")  # of a command's words: they choose no run
 _CONTINUE = "the same command goes on with what is left"
 
@@ -151,6 +154,8 @@ def _carry_out(composed: DictConfig) -> float:
     if sweep:
         from peftbench.config.resolvers import assign
 
+        if not in_first_process() and launcher.rpartition(".")[2] in _OWN_PROCESSES:
+            forget_world()
         place = assign(sweep, launcher, composed)
     try:
         plain = [OmegaConf.to_container(composed[k], resolve=True) for k in ("sweep", "protocol")]

@@ -49,3 +49,10 @@ def free_memory() -> int:
         return min(free, most - int((group / "memory.current").read_text(encoding="utf-8")))
     except (OSError, ValueError):  # no such group, or one without a limit ("max")
         return free
+
+
+def usable_cores() -> int:
+    """The cores that this process may use, which a scheduler may have made fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

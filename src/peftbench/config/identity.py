@@ -19,7 +19,7 @@ from peftbench.config.untrained import as_untrained, solves
 NO_PART = ("logger", "force", "page", "output_dir", "data_dir", "choices", "protocol", "start")
 OF_NO_EFFECT = {
     "backbone": ("stream",),
-    "trainer": ("progress", "checkpoint_seconds", "threads", "grad_checkpointing"),
+    "trainer": ("progress", "checkpoint_seconds", "threads", "grad_checkpointing", "meet_seconds"),
     "data": ("workers", "memory_gb", "eval_batch_size"),
     "taps": ("max_gb", "memory_gb", "gpu_gb", "dir"),
 }

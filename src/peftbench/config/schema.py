@@ -172,7 +172,8 @@ class Trainer:
     `accumulate=auto` chooses it. `grad_checkpointing` keeps the inputs of blocks alone for backward. `consistency`
     weighs how far apart predictions are under two draws of `consistency_noise`, in each step, or with half a batch in
     one of `consistency_every`. With `graphs` steps from kept taps are captured in CUDA graphs. `precision=auto` is what
-    the device has; `tf32` is of float32 on a GPU.
+    the device has; `tf32` is of float32 on a GPU. Processes wait for each other for `meet_seconds` before the run
+    begins.
     """
 
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
@@ -201,6 +202,7 @@ class Trainer:
     consistency: Amount = 0.0
     consistency_noise: Amount = 1.0
     consistency_every: Positive = 1
+    meet_seconds: AboveZero = 600.0
 
     @property
     def alone(self) -> bool:

@@ -29,7 +29,7 @@ def what_was_trained(record: Record) -> TextTable:
             continue
         options = values.get("options")
         plain = {**values, **(options if isinstance(options, Mapping) else {})}
-        left_out = ("name", "options", "path", "tasks", "progress", "checkpoint_seconds")
+        left_out = ("name", "options", "path", "tasks", "progress", "checkpoint_seconds", "meet_seconds")
         rest = (f"{k}={_word(v)}" for k, v in plain.items() if k not in left_out and v not in (None, "", [], {}))
         pairs.append((section, " ".join([str(plain.get("name") or ""), *rest]).strip()))
     pairs.append(("seed", config.get("seed")))

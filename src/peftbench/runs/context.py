@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
 
-from peftbench.common.errors import UserError
 from peftbench.common.progress import Watch, counted
 from peftbench.common.status_line import doing
+from peftbench.common.world import World
 from peftbench.config import Config
+from peftbench.training.devices import refuse_missing_devices, world_of_process
 
 
 @dataclass(frozen=True)
@@ -23,15 +23,14 @@ class Context:
 
     Attributes:
         config: of the run; of runs that train jointly, what they share is that of the first.
-        process: the number of this process, from 0, of `processes` that carry out the run.
+        world: the processes that carry out the run, and this one among them.
         group: the sweep that the run belongs to.
         retry: whether a run that failed before is tried again.
         settled: what was chosen for the run before it had an id, for its record's stamps.
     """
 
     config: Config
-    process: int = 0
-    processes: int = 1
+    world: World = field(default_factory=World)
     group: str | None = None
     retry: bool = True
     settled: Mapping[str, Any] = field(default_factory=dict)
@@ -41,18 +40,21 @@ class Context:
         """The context of a run in this process, as the launcher of several processes says in the environment.
 
         Raises:
-            UserError: several processes are asked for, and nothing says which this is.
+            UserError: several processes are asked for, and nothing says which this is; or several GPUs, of which this
+                process sees fewer.
         """
-        processes = config.trainer.devices * config.trainer.nodes
-        if processes == 1:
-            return Context(config, 0, 1, group, retry)
-        process = os.environ.get("RANK") or os.environ.get("SLURM_PROCID")
-        if process is None:
-            raise UserError(
-                f"trainer.devices={config.trainer.devices}: needs as many processes; start it with the peftbench "
-                f"command, torchrun or srun."
-            )
-        return Context(config, int(process), processes, group, retry)
+        refuse_missing_devices(config.trainer)
+        return Context(config, world_of_process(config.trainer), group, retry)
+
+    @property
+    def process(self) -> int:
+        """The number of this process, from 0."""
+        return self.world.rank
+
+    @property
+    def processes(self) -> int:
+        """How many carry out the run."""
+        return self.world.size
 
     def of(self, config: Config) -> Context:
         """The same for another run of those that train jointly."""

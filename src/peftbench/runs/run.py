@@ -42,7 +42,17 @@ from peftbench.runs.solved_heads import settled_for_solving
 from peftbench.runs.start_check import Start
 from peftbench.runs.warm_start import read_start
 from peftbench.tasks.base import task_class
-from peftbench.training import Diverged, Outcome, Stopped, device_of_process, fit, fit_jointly, solve, tap_filling
+from peftbench.training import (
+    Diverged,
+    Outcome,
+    Stopped,
+    device_of_process,
+    fit,
+    fit_jointly,
+    processes_together,
+    solve,
+    tap_filling,
+)
 from peftbench.training.eight_bit_errors import errors_of_kept_taps
 
 
@@ -75,6 +85,12 @@ def run_jointly(
     context = Context.begin(configs[0], group, retry)
     if context.config.trainer.threads:
         torch.set_num_threads(context.config.trainer.threads)
+    with processes_together(context.world, configs):
+        return _carried_out(context, configs, splits)
+
+
+def _carried_out(context: Context, configs: Sequence[Config], splits: Splits | None) -> list[Record]:
+    """As `run_jointly`, once all processes are there."""
     methods: list[Method] = [instantiate(config.method) for config in configs]
     configs = [settled_for_solving(c, m, context.tell) for c, m in zip(configs, methods, strict=True)]
     configs = [without_idle_parts(config, context.tell) for config in configs]

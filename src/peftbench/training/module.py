@@ -98,8 +98,7 @@ class Fit(LightningModule):
         if together != spec.devices * spec.nodes:
             raise UserError(
                 f"trainer.devices={spec.devices} trainer.nodes={spec.nodes}: expected {spec.devices * spec.nodes} "
-                f"processes, but {together} work together, as variables of the environment say (those of a Slurm batch "
-                f"script, or WORLD_SIZE); start the processes with srun or torchrun."
+                f"processes, but {together} work together; start them with the peftbench command, srun or torchrun."
             )
 
     def moving(self) -> dict[str, Tensor]:

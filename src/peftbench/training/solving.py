@@ -27,11 +27,11 @@ from peftbench.models.model import Model
 from peftbench.results.task_results import results_of_task
 from peftbench.tasks.base import Task
 from peftbench.training.checkpoint import Checkpoints
+from peftbench.training.devices import device_of_process
 from peftbench.training.module import Fit
 from peftbench.training.signals import Signals
 from peftbench.training.trainer import (
     Outcome,
-    device_of_process,
     lightning_trainer,
     metrics_of_tests,
     state_of_model,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,12 +27,14 @@ from peftbench.models.model import Model
 from peftbench.results.task_results import results_of_task
 from peftbench.training.agreement import without_questions_of_its_own
 from peftbench.training.checkpoint import Checkpoints, DirectIO
+from peftbench.training.devices import device_of_process, world_of_process
 from peftbench.training.gradient_watch import GradientWatch
 from peftbench.training.joint import JointFit
 from peftbench.training.loss_watch import Diverged
 from peftbench.training.meters import Meters
 from peftbench.training.module import Fit
 from peftbench.training.progress_bar import Bar
+from peftbench.training.rendezvous import Processes, join_group, losses_told
 from peftbench.training.resuming import resumption
 from peftbench.training.sharding import Sharded
 from peftbench.training.signals import Signals
@@ -156,7 +157,10 @@ def _trained(
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, absent)
     kept = resumption(folder, module, trainer)
     trainer.callbacks.append(kept)  # type: ignore[attr-defined]
-    with signals, plain_sentences(), faster_steps(module.model, config, loaders):
+    world = world_of_process(config.trainer)
+    with signals, plain_sentences(), losses_told(world), faster_steps(module.model, config, loaders):
+        if config.trainer.strategy != "single":
+            join_group(world, device_of_process(config.trainer), config.trainer.meet_seconds)
         if kept.unvalidated:
             trainer.validate(module, loaders.val, ckpt_path=kept.path, verbose=False, weights_only=True)
         with kept.naming_file():
@@ -219,15 +223,6 @@ def _tested(results: Mapping[str, float]) -> dict[str, float]:
     return {f"test/{n}": v for n, v in results.items()}
 
 
-def device_of_process(spec: TrainerConfig) -> torch.device:
-    """The device of this process: what Lightning will choose."""
-    if spec.accelerator in ("auto", "gpu") and torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-    if spec.accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
-        return torch.device("mps")
-    return torch.device("cpu")
-
-
 class Epochs(Callback):
     """Closes every epoch and hands the history on."""
 
@@ -288,7 +283,7 @@ def lightning_trainer(config: Config, folder: Path, callbacks: list[Callback]) -
             accumulate_grad_batches=int(spec.accumulate),  # `auto` is a number by now
             gradient_clip_val=spec.clip,
             callbacks=callbacks,
-            plugins=[DirectIO()],
+            plugins=[DirectIO(), Processes(world_of_process(spec))],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,

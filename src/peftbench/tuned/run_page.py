@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from peftbench.common.amounts import agreeing, plural
 from peftbench.common.atomic_files import replacing
 from peftbench.common.errors import UserError
 from peftbench.common.foreign_text import first_sentence
+from peftbench.common.world import world_of
 from peftbench.config import Config
 from peftbench.config.repeating import repeating_words
 from peftbench.data.thumbnails import data_uri, is_tiny
@@ -84,13 +84,13 @@ def write_asked_pages(configs: Sequence[Config], records: Sequence[Record], tell
     stays as it is, and is told too. Of several processes, which torchrun or srun started, none writes it: the others
     would be gone.
     """
-    process = os.environ.get("RANK") or os.environ.get("SLURM_PROCID")
     for config, record in zip(configs, records, strict=True):
         if record.status != "complete" or not config.page or not record.folder:
             continue
         folder = Path(record.folder)
-        if process is not None and config.trainer.devices * config.trainer.nodes > 1:
-            if int(process) == 0:
+        world = world_of(config.trainer.devices, config.trainer.nodes)
+        if world is not None and world.size > 1:
+            if world.rank == 0:
                 tell(f"page=true: several processes write no page; give peftbench report run={folder}.")
             continue
         try:
