@@ -11,14 +11,13 @@ import contextlib
 import functools
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 NAME = "pretend"
 LATE = "copy that nobody waits for"
@@ -135,7 +134,9 @@ class Pretended(Tensor):
 def _carry_out(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The operator on the CPU's numbers, its result on the device where its arguments are."""
     name = func._schema.name.partition("::")[2]
-    given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    given: list[Tensor] = []
+    plain = _each(args, lambda t: _noted(t, given))
+    options = {key: _each(value, lambda t: _noted(t, given)) for key, value in kwargs.items()}
     ours = [t for t in given if isinstance(t, Pretended)]
     target = kwargs.get("device")
     stays = target is None or torch.device(target).type == NAME
@@ -151,16 +152,27 @@ def _carry_out(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             _note(_ASKS[name])
         elif name in _INDEXES and _selects_by_flags(args):
             _note("a size")
-    plain: tuple[Any, ...] = tree_map_only(Pretended, lambda t: t.elem, args)
-    options = tree_map_only(Pretended, lambda t: t.elem, kwargs)
     if target is not None:
-        options = {**options, "device": torch.device("cpu")}
+        options["device"] = torch.device("cpu")
     result = func(*plain, **options)
     for tensor in ours:
         if tensor.shape != tensor.elem.shape:
             raise NotImplementedError(f"{func} changes the shape of a tensor in place, which is not pretended")
     same = {id(t.elem): t for t in ours}
-    return tree_map_only(Tensor, lambda t: same.get(id(t), Pretended(t) if stays else t), result)
+    return _each(result, lambda t: same.get(id(t), Pretended(t) if stays else t))
+
+
+def _each(values: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """An argument or a result of an operator, with its tensors changed."""
+    if isinstance(values, Tensor):
+        return change(values)
+    return type(values)(_each(v, change) for v in values) if type(values) in (list, tuple) else values
+
+
+def _noted(tensor: Tensor, given: list[Tensor]) -> Tensor:
+    """Adds a tensor to those given; returns its numbers."""
+    given.append(tensor)
+    return tensor.elem if isinstance(tensor, Pretended) else tensor
 
 
 def _refuse_mixture(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], given: Sequence[Tensor]) -> None:
@@ -171,7 +183,7 @@ def _refuse_mixture(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], gi
     strangers = [t for t in given if not isinstance(t, Pretended) and t.dim()]
     if not strangers:
         return
-    indices = tree_leaves(args[1]) if name in _INDEXES else []
+    indices = args[1] if name in _INDEXES else []
     if isinstance(args[0], Pretended) and all(any(t is i for i in indices) for t in strangers):
         _note_copy(True, False)
         return

@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -80,6 +81,7 @@ class Seen(Callback):
 @contextlib.contextmanager
 def pretended_runs() -> Iterator[Seen]:
     """Within it every run is on the pretended GPU, whatever `trainer.accelerator` says."""
+    from peftbench import costs
     from peftbench.training import module, trainer
 
     fused = module.Fit.fused.fget  # type: ignore[attr-defined]
@@ -96,6 +98,7 @@ def pretended_runs() -> Iterator[Seen]:
             return Trainer(**{**options, **chosen}, callbacks=[*callbacks, seen])
 
         stack.enter_context(mock.patch.object(trainer, "Trainer", on_the_gpu))
+        stack.enter_context(mock.patch.object(costs, "latency", partial(costs.latency, repeats=1)))  # not measured here
         stack.enter_context(mock.patch.object(module.Fit, "fused", property(fused_on_cuda)))
         for name, known in list(sys.modules.items()):
             if name.startswith("peftbench.") and hasattr(known, "device_of_process"):

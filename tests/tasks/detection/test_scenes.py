@@ -143,7 +143,7 @@ def test_memory_decides_nothing_and_a_resumed_run_sees_the_same(tmp_path, augmen
     assert len(resumed) == 1
     assert torch.equal(whole[2].images, resumed[0].images)
     for ours, theirs in zip(whole[2].targets, resumed[0].targets, strict=True):
-        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
 
 def test_workers_give_the_same_batches(tmp_path):
@@ -203,7 +203,7 @@ def test_stored_taps_stand_in_for_pixels_and_targets_stay_whole(tmp_path):
     assert found.taps is not None
     assert found.taps[0].flatten().tolist() == [0, 1, 2, 3, 4]
     for ours, theirs in zip(found.targets, plain.targets, strict=True):
-        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK", "RGB"])
