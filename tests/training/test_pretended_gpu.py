@@ -11,7 +11,7 @@ import torch
 import peftbench
 from peftbench.common.config_files import names
 from peftbench.config import CONFIGS
-from peftbench.runs.run import run
+from peftbench.runs.run import run, run_jointly
 from support import detection
 from support.pretend_gpu import LATE, NAME, Mismatch, counting, pretending, total, why_not
 from support.pretended_runs import pretended_runs
@@ -117,6 +117,34 @@ def test_every_method_in_every_task_of_pooled_features(tmp_path, task, method):
     never_waits(seen)
 
 
+OPTIONS = ["ema=0.9", "keep=best", "clip=1", "micro_batch=2", "grad_checkpointing=true", "channels_last=true"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [
+        *([f"trainer.{option}"] for option in OPTIONS),
+        *([f"optimizer={name}"] for name in names("optimizer", [CONFIGS]) if name != "timm"),
+        ["optimizer=timm", "optimizer.name=lion"],
+        ["data.mixup=0.2", "data.augment=flip"],
+    ],
+    ids=" ".join,
+)
+def test_every_way_of_training(tmp_path, words):
+    _, seen = on_pretended(tmp_path, *VIT, *DIGITS, "method=full", *words)
+    never_waits(seen)
+
+
+@pytest.mark.slow
+def test_runs_that_train_together(tmp_path):
+    words = [*SMALL, *VIT, *DIGITS, "method=losa", f"output_dir={tmp_path}"]
+    with pretended_runs() as seen:
+        records = run_jointly([peftbench.compose(*words, f"method.rank={rank}") for rank in (2, 4)])
+    assert [record.status for record in records] == ["complete"] * 2
+    never_waits(seen)
+
+
 WAITS = {"fasterrcnn": (51, 40), "retinanet": (32, 88), "fcos": (20, 48)}
 """How often the host waits in a training step, and in an evaluated batch, of four images: as in docs/detection.md."""
 
@@ -134,8 +162,8 @@ def waits_for_torchvision(seen, in_step, in_batch):
     step, batch = seen.steps[-1], seen.evaluated[-1]
     assert total(step) <= in_step, step
     assert total(batch) <= in_batch, batch
-    backward = "lightning/pytorch/core/module.py"  # of what torchvision has indexed by flags
-    known = ("torchvision/", backward)
+    backward = "lightning/pytorch/core/module.py", "peftbench/optim/tpgm.py"  # of what torchvision indexed by flags
+    known = ("torchvision/", *backward)
     assert not {w: n for w, n in (step + batch).items() if w.what != LATE and not w.where.startswith(known)}
 
 
@@ -147,4 +175,6 @@ def test_every_method_in_detection(tmp_path, method):
         _, seen = on_pretended(tmp_path, *words, "task.detector=fcos", f"method={method}")
     except peftbench.UserError as refused:
         pytest.skip(str(refused))
-    waits_for_torchvision(seen, *WAITS["fcos"])
+    in_step, in_batch = WAITS["fcos"]
+    losses = 2 if method == "tpgm" else 1  # TPGM computes that of validation images too
+    waits_for_torchvision(seen, losses * in_step, in_batch)
