@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -154,8 +155,17 @@ WAITS = {"fasterrcnn": (51, 40), "retinanet": (32, 88), "fcos": (20, 48)}
     ["fcos", pytest.param("retinanet", marks=pytest.mark.slow), pytest.param("fasterrcnn", marks=pytest.mark.slow)],
 )
 def test_a_detector_waits_for_what_torchvision_asks_and_for_nothing_else(tmp_path, detector):
-    _, seen = on_pretended(tmp_path, "backbone=resnet_nano", *SCENES, f"task.detector={detector}", "method=full")
+    record, seen = on_pretended(tmp_path, "backbone=resnet_nano", *SCENES, f"task.detector={detector}", "method=full")
     waits_for_torchvision(seen, *WAITS[detector])
+    with pretending() as place:
+        tuned = peftbench.load(record.folder).to(place)
+        with counting() as waits:
+            answer = tuned.detect(np.zeros((40, 60, 3), dtype=np.uint8))
+    assert {t.device.type for t in answer.values()} == {"cpu"}
+    asked = {wait.what: n for wait, n in waits.items() if wait.what != LATE and "peftbench/" in wait.where}
+    assert asked == {"copy to the device": 1, "all of the device": 1}, (
+        "its pixels go there, and the answer comes at once"
+    )
 
 
 def waits_for_torchvision(seen, in_step, in_batch):
