@@ -86,6 +86,18 @@ def test_a_draft_is_decoded_smaller_and_looks_the_same(tmp_path, turned, resize)
     assert np.abs(whole.astype(int) - draft).mean() < 4
 
 
+class KeptRows:
+    """Taps in memory of 20 images, each its row."""
+
+    bytes, device, held_on = 80, torch.device("cpu"), None
+
+    def __len__(self):
+        return 20
+
+    def __call__(self, rows):
+        return [rows[:, None].float()]
+
+
 def test_kept_taps_are_read_by_the_training_process(tmp_path, monkeypatch):
     monkeypatch.setattr(readers, "WORTH_FROM_DISK", 1)
     paths = [write(tmp_path / f"{i:02d}.png", pixels) for i, pixels in enumerate(noise(20, 24))]
@@ -93,7 +105,7 @@ def test_kept_taps_are_read_by_the_training_process(tmp_path, monkeypatch):
     chosen, given = (load((split, None, None), memory_gb=0.0, workers=n) for n in ("auto", 1))
     assert chosen.train.num_workers >= 1
     for made in (chosen, given):
-        made.train.dataset.stored = lambda rows: [rows[:, None].float()]
+        made.train.dataset.stored = KeptRows()
         made.load(lambda done, of: None)
     assert (chosen.train.num_workers, given.train.num_workers) == (0, 1)
     assert sum(len(batch.taps[0]) for batch in chosen.train) == 20

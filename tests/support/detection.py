@@ -40,12 +40,8 @@ def scenes(sizes=(CANVAS, (64, 48))):
     images = torch.randint(0, 256, (len(sizes), 3, *CANVAS), dtype=torch.uint8, generator=g)
     some = {"boxes": torch.tensor([[4.0, 6, 40, 44], [20, 10, 90, 60]]), "labels": torch.tensor([0, 2])}
     none = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long)}
-    about = [{"size": torch.tensor(s), "scale": torch.tensor([0.5, 2.0])} for s in sizes]
-    targets = [{**(none if i else some), **a} for i, a in enumerate(about)]
-    for target in targets:
-        height, width = target["size"].tolist()
-        target["original"] = torch.tensor([height // 2, width * 2])
-    return images, targets
+    about = [{"size": (h, w), "scale": (0.5, 2.0), "original": (h // 2, w * 2)} for h, w in sizes]
+    return images, [{**(none if i else some), **a} for i, a in enumerate(about)]
 
 
 def composed(method, backbone, *words, size=CANVAS):

@@ -43,7 +43,7 @@ def test_filling_takes_as_long_as_its_slowest_stage(tmp_path, monkeypatch):
     monkeypatch.setattr(type(model), "frozen", slowed("forward", lambda model, images: [tap]))
     monkeypatch.setattr(decoding_ahead, "_cores", lambda: 1)
     shares = []
-    for i in range(3):  # a busy machine hands over late
+    for i in range(6):  # a busy machine hands over late
         images.pixels, images.stored = None, None
         spent |= dict.fromkeys(STAGES, 0.0)
         shares.append(time_of_filling(config, model, images, f"try {i}") / max(spent.values()))

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from peftbench.common.seeds import mix
 from peftbench.config import Config
 from peftbench.data.images import Images, Indices
+from peftbench.data.moving import to_device
 
 
 def plain_batches(train: DataLoader, config: Config, device: torch.device) -> Iterator[list[Any]]:
@@ -28,10 +28,4 @@ def plain_batches(train: DataLoader, config: Config, device: torch.device) -> It
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(mix(config.seed, 4)))
     for indices in order.split(batch_size)[: config.trainer.max_batches]:
         batch = images.__getitems__(Indices(indices.tolist(), None))
-        yield [batch.images.to(device), _moved(batch.targets, device)]
-
-
-def _moved(targets: Any, device: torch.device) -> Any:
-    if isinstance(targets, Tensor):
-        return targets.to(device)
-    return [{name: t.to(device) for name, t in target.items()} for target in targets]
+        yield to_device([batch.images, batch.targets], device)

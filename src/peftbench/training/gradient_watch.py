@@ -18,6 +18,9 @@ LEAST = 10
 class GradientWatch(Callback):
     """Looks at the gradients of what the method added until each has been something else than zero once.
 
+    What it sees stays on the device, where it is asked for after 1, 2, 4, 8, … steps and when an epoch ends: a GPU that
+    is asked in each step would be waited for in each.
+
     When an epoch ends, at least `LEAST` steps after the start, a run with a tensor that never had one fails by its
     name. Heads, the parts of a detector and the backbone's own weights are no additions. A checkpoint holds what was
     seen so far, so that a resumed run goes on from it.
@@ -30,6 +33,7 @@ class GradientWatch(Callback):
     def __init__(self) -> None:
         self.steps = 0
         self.idle: list[str] | None = None
+        self._moves: Tensor | None = None  # of each that is idle, whether it has had a gradient since it was asked
 
     def on_before_optimizer_step(self, trainer: Trainer, module: Any, optimizer: Any) -> None:
         self.steps += 1
@@ -38,13 +42,26 @@ class GradientWatch(Callback):
         named = dict(module.model.named_parameters())
         if self.idle is None:
             self.idle = [n for n, p in named.items() if p.requires_grad and _is_added(n, module.start)]
-        self.idle = [n for n in self.idle if n in named]
+        if any(n not in named for n in self.idle):
+            self._ask(trainer)
+            self.idle = [n for n in self.idle if n in named]
         if self.idle:
-            moves = torch.stack([_moves(named[n]) for n in self.idle]).float()
-            moves = trainer.strategy.reduce(moves, reduce_op="sum") if trainer.world_size > 1 else moves
-            self.idle = [n for n, some in zip(self.idle, moves.tolist(), strict=True) if not some]
+            moves = torch.stack([_moves(named[n]) for n in self.idle])
+            self._moves = moves if self._moves is None else self._moves | moves
+            if self.steps.bit_count() == 1:
+                self._ask(trainer)
+
+    def _ask(self, trainer: Trainer) -> None:
+        """Crosses off what has had a gradient, in any of the processes."""
+        if self._moves is None or not self.idle:
+            return
+        moves = self._moves.float()
+        moves = trainer.strategy.reduce(moves, reduce_op="sum") if trainer.world_size > 1 else moves
+        self.idle = [n for n, some in zip(self.idle, moves.tolist(), strict=True) if not some]
+        self._moves = None
 
     def on_train_epoch_end(self, trainer: Trainer, module: Any) -> None:
+        self._ask(trainer)
         if self.steps >= LEAST:
             for name in self._idle(module):
                 module.fail(
@@ -61,7 +78,10 @@ class GradientWatch(Callback):
         return dict.fromkeys(self._idle(module), why) if few else {}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"steps": self.steps, "idle": self.idle or []}
+        idle = self.idle or []
+        if self._moves is not None:  # of this process: others may know of more, and are asked again after resuming
+            idle = [n for n, some in zip(idle, self._moves.tolist(), strict=True) if not some]
+        return {"steps": self.steps, "idle": idle}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         steps, idle = state_dict.get("steps"), state_dict.get("idle")

@@ -61,7 +61,7 @@ class JointFit(Fit):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         losses = self.counted(batch)
         size = self.model.task.size(batch)
-        self.train_loss = self.train_loss.to(losses.device)
+        self.train_loss = self.train_loss.to(losses.device, non_blocking=True)
         self.train_loss[:-1] += losses.detach().float() * size
         self.train_loss[-1] += size
         return torch.stack([x for x, why in zip(losses, self.failed, strict=True) if not why]).sum()

@@ -178,7 +178,7 @@ class Fit(LightningModule):
         size = self.model.task.size(batch)
         loss, whole = self._loss_of_parts(batch, size, batch_idx)
         self._loss_watch.look(whole, self.current_epoch + 1, self.global_step + 1)
-        self.train_loss = self.train_loss.to(loss.device)
+        self.train_loss = self.train_loss.to(loss.device, non_blocking=True)
         self.train_loss[0] += whole.detach().float() * size
         self.train_loss[1] += size  # no new tensor: copying one to the device would wait for it
         return loss
@@ -244,7 +244,7 @@ class Fit(LightningModule):
             "lr": optim.scheduled_rate(self.config.optimizer, self.trainer.optimizers[0].param_groups[0]),
             "train_seconds": self.elapsed["train"],
         }
-        self.train_loss = torch.zeros(2)
+        self.train_loss = torch.zeros_like(self.train_loss)
         self.history.append(row)
         if self.trainer.num_val_batches and not self.cut_short:
             self.add_validation()

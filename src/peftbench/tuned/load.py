@@ -20,6 +20,7 @@ from peftbench.common.tf32 import tf32
 from peftbench.config import Config
 from peftbench.data.decoding import Picture
 from peftbench.data.images import Preparation
+from peftbench.data.moving import to_host
 from peftbench.deltas import peft_adapter
 from peftbench.methods.base import Plan
 from peftbench.methods.shared.peft_adapters import method_of_adapter
@@ -89,9 +90,8 @@ class Tuned(nn.Module):
         if not self.model.task.finds_boxes:
             raise UserError(f"{self.run.folder}: is of task={self.run.config.task.name}; only a detector detects.")
         pixels, target = self.transform(image)
-        targets = [{name: t.to(self.device) for name, t in target.items()}]
-        boxes = self.model.evaluate((pixels[None].to(self.device), targets))[0]
-        return {name: t.cpu() for name, t in boxes.items()}
+        boxes: dict[str, Tensor] = to_host(self.model.evaluate((pixels[None].to(self.device), [target])))[0]
+        return boxes
 
     def evaluate(
         self, images: str | Path | None = None, labels: str | Path | None = None, **options: Any

@@ -14,6 +14,7 @@ from torch import Tensor
 from peftbench.common.errors import Refusal, UserError
 from peftbench.data.base import Split
 from peftbench.data.images import Batch, Indices
+from peftbench.data.moving import to_device, to_host
 from peftbench.tuned.load import Tuned
 
 _BATCH = 16  # few, so that little is begun once the time is over
@@ -94,7 +95,7 @@ def look_at(
             change = (changes or {}).get(name)
             shown = batch if change is None else batch._replace(images=change(batch, rows))
             with torch.no_grad(), tuned.precision():
-                of_change.append(_on_cpu(tuned.model.evaluate(_moved(shown, tuned.device))))
+                of_change.append(to_host(tuned.model.evaluate(to_device(shown, tuned.device))))
         places += rows
         watch(len(places), len(order))
     if not places:
@@ -111,18 +112,3 @@ def _joined(parts: Sequence[Any], order: np.ndarray) -> Any:
         return torch.cat(list(parts)).float()[torch.from_numpy(order)]
     flat = [answer for part in parts for answer in part]
     return [flat[i] for i in order]
-
-
-def _moved(values: Any, device: torch.device) -> Any:
-    """A batch with its tensors on a device."""
-    if isinstance(values, Tensor):
-        return values.to(device)
-    if isinstance(values, dict):
-        return {name: _moved(value, device) for name, value in values.items()}
-    if isinstance(values, tuple) and hasattr(values, "_fields"):
-        return type(values)(*(_moved(value, device) for value in values))
-    return [_moved(value, device) for value in values] if isinstance(values, list) else values
-
-
-def _on_cpu(values: Any) -> Any:
-    return _moved(values, torch.device("cpu"))

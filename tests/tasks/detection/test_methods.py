@@ -41,7 +41,7 @@ def asked(method, family, detector):
     with torch.no_grad():
         found = model.evaluate(scenes())
     for one, target in zip(found, scenes()[1], strict=True):
-        height, width = target["original"].tolist()
+        height, width = target["original"]
         assert len(one["boxes"]) == len(one["scores"]) == len(one["labels"]) <= 100
         assert (one["scores"].diff() <= 0).all()
         assert ((one["labels"] >= 0) & (one["labels"] < 3)).all()

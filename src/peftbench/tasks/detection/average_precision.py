@@ -44,7 +44,7 @@ class BoxAP(Metric):
         for name in ("images", "detections", "truths"):
             self.add_state(name, [], dist_reduce_fx="cat")
 
-    def update(self, predictions: Sequence[Mapping[str, Tensor]], targets: Sequence[Mapping[str, Tensor]]) -> None:
+    def update(self, predictions: Sequence[Mapping[str, Tensor]], targets: Sequence[Mapping[str, Any]]) -> None:
         """Takes the detections and the truth of some images, boxes in pixels of the original image.
 
         Args:
@@ -63,7 +63,8 @@ class BoxAP(Metric):
         self, counts: list[list[int]], detections: Sequence[tuple[Tensor, ...]], truths: Sequence[tuple[Tensor, ...]]
     ) -> None:
         """Adds rows to the three states: boxes (n, 4) of each image, then its columns (n,)."""
-        self.images.append(torch.tensor(counts, dtype=torch.int64, device=self.device).reshape(-1, 3))
+        numbers = torch.tensor(counts, dtype=torch.int64).reshape(-1, 3)
+        self.images.append(numbers.to(self.device, non_blocking=True))  # else it would wait for all that runs there
         real = torch.float32 if self.device.type == "mps" else torch.float64  # MPS has no float64
         for state, images, width in ((self.detections, detections, 6), (self.truths, truths, 7)):
             rows = [torch.zeros(0, width, dtype=real, device=self.device)]

@@ -92,10 +92,10 @@ def _counts(judged: Judged) -> tuple[np.ndarray, np.ndarray]:
     return images, objects
 
 
-def _truth(objects: Objects) -> dict[str, torch.Tensor]:
+def _truth(objects: Objects) -> dict[str, Any]:
     """What `BoxAP` compares detections with."""
     return {
-        "image_id": torch.tensor(objects.id),
+        "image_id": objects.id,
         "true_boxes": torch.from_numpy(objects.boxes),
         "true_labels": torch.from_numpy(objects.labels),
         "true_crowd": torch.from_numpy(objects.crowd.astype(np.int64)),

@@ -89,7 +89,7 @@ class SceneTransform:
         resized = image.resize(to[::-1], FILTERS[self.interpolation])
         return torch.from_numpy(np.asarray(resized).transpose(2, 0, 1).copy())
 
-    def __call__(self, image: Picture) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, image: Picture) -> tuple[Tensor, dict[str, Any]]:
         """uint8 (3, H, W) of a file, a PIL image, or pixels (h, w) or (h, w, 3), padded.
 
         With it come its `size`, `scale` and `original`.
@@ -131,9 +131,9 @@ class Scenes(Images):
 
     - `boxes` float32 (n, 4), x1 y1 x2 y2 in pixels of the resized image, and `labels` int64 (n,): what is trained on,
       without crowds and without what is less than a pixel wide or high;
-    - `size` int64 (2,): height and width of the image on its canvas, the rest is padding;
-    - `scale` float32 (2,): x and y pixels of the input per original pixel; `original` int64 (2,): height and width;
-    - `image_id` int64 ();
+    - `size`, (height, width) of the image on its canvas, the rest is padding; `scale`, (x, y) pixels of the input per
+      original pixel; `original`, (height, width); and `image_id`: plain numbers, which stay on the host, since a GPU
+      that is asked for them must first finish all that it has to do;
     - outside of training, in original pixels: `true_boxes`, `true_labels`, `true_crowd` int64, `true_area`.
 
     Images of a fixed size are decoded once into memory while they fit; of variable size, and where `lsj` cuts from
@@ -274,10 +274,10 @@ class Scenes(Images):
         scale = (scene.scale[0] * ratio[0], scene.scale[1] * ratio[1])
         return scene._replace(image=image, boxes=scene.boxes * torch.tensor([*ratio, *ratio]), scale=scale)
 
-    def _target(self, index: int, scene: Scene, training: bool) -> dict[str, Tensor]:
+    def _target(self, index: int, scene: Scene, training: bool) -> dict[str, Any]:
         objects = self._objects(index)
         size = (scene.image.shape[1], scene.image.shape[2])
-        target = {"boxes": scene.boxes, "labels": scene.labels, "image_id": torch.tensor(objects.id)}
+        target: dict[str, Any] = {"boxes": scene.boxes, "labels": scene.labels, "image_id": int(objects.id)}
         target |= _place(size, scene.scale, objects.size)
         if not training:
             target["true_boxes"] = torch.tensor(objects.boxes)  # copies: whoever changes a batch changes no data
@@ -292,8 +292,8 @@ def rounded_up(pixels: int) -> int:
     return -(-pixels // DIVISOR) * DIVISOR
 
 
-def _place(size: tuple[int, int], scale: tuple[float, float], original: tuple[int, int]) -> dict[str, Tensor]:
-    return {"size": torch.tensor(size), "scale": torch.tensor(scale), "original": torch.tensor(original)}
+def _place(size: tuple[int, int], scale: tuple[float, float], original: tuple[int, int]) -> dict[str, Any]:
+    return {"size": size, "scale": scale, "original": original}
 
 
 def _scale(original: tuple[int, int], size: tuple[int, int]) -> tuple[float, float]:

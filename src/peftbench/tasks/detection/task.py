@@ -135,7 +135,7 @@ class Detection(Task):
         """As `predict`, in pixels of the original images."""
         images, targets = batch[0], batch[1]
         detections = self._detect(extract, backbone, images, [t["size"] for t in targets])
-        return [on_original(d, t["scale"], t["original"]) for d, t in zip(detections, targets, strict=True)]
+        return on_originals(detections, [t["scale"] for t in targets], [t["original"] for t in targets])
 
     def loss(self, extract: Extract, backbone: Backbone, batch: Any) -> Tensor:
         """The sum of the detector's losses for (images, targets), a scalar."""
@@ -178,12 +178,19 @@ class Detection(Task):
         return name.removeprefix("net.").rpartition(".")[0] in self.detector.predictors
 
 
-def on_original(detections: Target, scale: Tensor, size: Tensor) -> Target:
-    """Detections in pixels of the original image of height and width `size`, which was scaled by `scale` (x, y)."""
-    height, width = (float(n) for n in size)
-    boxes = detections["boxes"] / scale.to(detections["boxes"]).repeat(2)
-    limits = torch.tensor([width, height, width, height], device=boxes.device)
-    return {**detections, "boxes": torch.minimum(boxes.clamp(min=0), limits)}
+def on_originals(
+    detections: Sequence[Target], scales: Sequence[tuple[float, float]], sizes: Sequence[tuple[int, int]]
+) -> list[Target]:
+    """Detections in pixels of the original images, each of `sizes` (height, width) and scaled by `scales` (x, y)."""
+    if not detections:
+        return []
+    numbers = [[*scale, *scale, size[1], size[0], size[1], size[0]] for scale, size in zip(scales, sizes, strict=True)]
+    # One copy for the whole batch, which the host does not wait for.
+    on_device = torch.tensor(numbers, dtype=torch.float32).to(detections[0]["boxes"].device, non_blocking=True)
+    return [
+        {**found, "boxes": torch.minimum((found["boxes"] / scale).clamp(min=0), limits)}
+        for found, scale, limits in zip(detections, on_device[:, :4], on_device[:, 4:], strict=True)
+    ]
 
 
 def _canvas(images: Tensor, backbone: Backbone) -> tuple[int, int]:
