@@ -75,7 +75,7 @@ def require_room(folder: Path, weights: int, taps: int) -> None:
 
 
 def write_weights(path: Path, net: torch.nn.Module, dtype: torch.dtype) -> None:
-    """Random weights in a safetensors file, tensor after tensor, each seeded by its name; `net` is on the meta device."""
+    """Random weights in a safetensors file, tensor after tensor, each seeded by its name; `net` may be without them."""
     state = net.state_dict()
     header, end = {}, 0
     for name, tensor in state.items():

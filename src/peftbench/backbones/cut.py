@@ -173,7 +173,7 @@ def _pooled(net: Any, name: str, features: Tensor) -> Tensor:
             if "aten::" in str(problem):  # an operator without a form for the meta device
                 raise
     raise Refusal(
-        f"backbone.name={name}: timm has no pooling for it, and so no features for a head; take a model that classifies."
+        f"backbone.name={name}: timm has no pooling for it, and so no features for a head; take a model that has one."
     )
 
 
