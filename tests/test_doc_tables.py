@@ -33,7 +33,8 @@ def test_the_table_of_backbones_has_every_module_of_timm():
     page = (tables.DOCS / "backbones.md").read_text(encoding="utf-8")
     told = re.findall(r"^\| (\w+) \| `", page, flags=re.MULTILINE)
     assert told == sorted(told)
-    assert f"With timm {timm.__version__}:" not in page or set(told) == set(timm.list_modules())
+    modules = {m for m in timm.list_modules() if importlib.util.find_spec(f"timm.models.{m}")}  # tests register others
+    assert f"With timm {timm.__version__}:" not in page or set(told) == modules
 
 
 def test_a_table_stands_between_its_markers_and_nothing_else_changes():
