@@ -289,7 +289,15 @@ def _comments_of_group(group: str) -> dict[str, str]:
     return told | (_comments(base) if base.is_file() else {})
 
 
-TABLES: dict[str, Callable[[], str]] = {"methods": methods, "config": config}
+def backbones() -> str:
+    """One model of every module of timm."""
+    sys.path[:0] = [str(ROOT / "scripts")]
+    from timm_table import table
+
+    return table()
+
+
+TABLES: dict[str, Callable[[], str]] = {"methods": methods, "config": config, "backbones": backbones}
 """The page, which is also its table's marker, and what makes the table."""
 
 

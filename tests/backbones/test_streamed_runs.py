@@ -1,6 +1,7 @@
 """Runs on a streamed backbone: the same id and figures, what cannot be streamed, and the memory it takes."""
 
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -61,12 +62,32 @@ def test_two_processes_stream_what_one_does(tmp_path, tiny):
     assert figures[0] == figures[1]
 
 
+SCRIPT = ROOT / "scripts" / "stream_backbone.py"
+
+
 @pytest.mark.slow
-def test_the_script_of_the_large_backbone_runs_on_a_small_one():
-    script = ROOT / "scripts" / "stream_vit_g.py"
-    command = [sys.executable, str(script), "--backbone", "vit_nano", "--images", "2"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "8 of 8 taps are equal to the bit" in done.stdout
+def test_two_blocks_as_wide_as_the_7b_model_stream_to_the_bit_and_side_methods_train_from_their_taps(tmp_path):
+    words = ["--backbone", "vit_7b_dinov3", "--blocks", "2", "--dtype", "bfloat16", "--size", "64", "--images", "8"]
+    command = [sys.executable, str(SCRIPT), *words, "--compare", "--folder", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "2 of 2 taps are equal to the bit" in done.stdout
+    losses = re.findall(r"loss ([\d.]+) in the first epoch, ([\d.]+) in the last", done.stdout)
+    assert len(losses) == 2
+    assert all(float(last) < float(first) for first, last in losses)
+    peaks = [float(gigabytes) for gigabytes in re.findall(r"\| ([\d.]+) GB \|", done.stdout)]
+    assert peaks[0] < 2 < peaks[1]  # 0.36 B parameters: 1.4 GB of floats, twice where timm builds it
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_the_script_says_at_once_that_the_disk_has_no_room(tmp_path):
+    words = ["--backbone", "vit_7b_dinov3", "--images", "1000000", "--folder", str(tmp_path)]
+    done = subprocess.run([sys.executable, str(SCRIPT), *words], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "26.9 GB of weights and" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
 
 
 MEASURE = """

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from peftbench.backbones.carried import carry, with_carried
 from peftbench.backbones.checkpointing import last_called
-from peftbench.backbones.cut import learn_facts
+from peftbench.backbones.cut import learn_facts, replay_tail
 from peftbench.backbones.facts import WHOLE, Size, Tap, grid_of
 from peftbench.backbones.pooled_tokens import pooled_tokens
 from peftbench.common.digests import digests
@@ -58,6 +58,9 @@ class Backbone(nn.Module):
         self.net = net.eval()
         self.on_meta = not self.streamed and any(p.is_meta for p in net.parameters())
         self.facts = learn_facts(self.net, name, family, input_size, self.on_meta)
+        for i, tap in enumerate(self.facts.taps):
+            if tap.order:
+                self.register_buffer(f"order_{i}", torch.tensor(tap.order), persistent=False)
         if start is None:
             start = {} if self.on_meta else digests(self.state_dict())
         self.start = start
@@ -88,10 +91,12 @@ class Backbone(nn.Module):
     ) -> list[Tensor]:
         """The outputs of the tapped modules for normalised images (B, 3, H, W), each in its raw layout.
 
+        Tokens that the model keeps in another order (`Tap.order`) come row by row.
+
         `wanted` are indices into `facts.taps` (default: all); nothing behind the deepest of them is computed.
         With `emit` none is kept: `emit(index, tap)` is called as each is computed, and the list is empty.
         With `stop` false what lies behind is computed as well, for those who trace the pass: they cannot leave it.
-        With `raw` they are what the modules give, before a method's hooks on these have changed it.
+        With `raw` they are what the modules give, before a method's hooks on these have changed it, in their own order.
 
         Raises:
             UserError: images of another size than `facts.input_size`, which this model cannot take.
@@ -128,9 +133,8 @@ class Backbone(nn.Module):
         try:
             if self.pools_added:
                 tap = with_carried(tap, self.facts.prefix)
-            for name in self.facts.tail:
-                tap = self.net.get_submodule(name)(tap)
-            return self.net.forward_head(tap, pre_logits=True)
+            features = replay_tail(self.net, self.facts.tail, self.facts.reshaped, tap)
+            return self.net.forward_head(features, pre_logits=True)
         finally:
             self.computing = False
 
@@ -228,6 +232,8 @@ class Backbone(nn.Module):
         def hand_on(index: int) -> Callable[[nn.Module, Any, Tensor], None]:
             def hook(module: nn.Module, args: Any, output: Tensor) -> None:
                 tap = self.without_added(output)
+                if self.facts.taps[index].order and not raw:
+                    tap = tap.index_select(1, self.get_buffer(f"order_{index}"))
                 if self.pools_added and index == len(self.facts.taps) - 1:
                     carry(tap, output[:, self.facts.prefix :][:, : self.added_tokens])
                 emit(index, tap)

@@ -90,9 +90,9 @@ class BlockWatch:
             layout = "NHWC" if any(t.layout == "NHWC" for t in taps) else "NCHW"
             first, second, third = shape
             channels, grid = (first, (second, third)) if layout == "NCHW" else (third, (first, second))
-            return Block(name, channels, 0, shape, layout, grid, 0, inner)
+            return Block(name, channels, 0, shape, layout, grid, inner=inner)
         before, tokens = _tokens(shape[0], taps, prefix)
-        return Block(name, shape[1], 0, shape, "NLC", tokens, before, inner)
+        return Block(name, shape[1], 0, shape, "NLC", tokens, prefix=before, inner=inner)
 
     def _leave(self, name: str):
         def hook(module: nn.Module, args: object, output: object) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,7 +26,7 @@ def learn_facts(net: Any, name: str, family: str | None, size: Size, on_meta: bo
         on_meta: whether `net` is on the meta device.
 
     Raises:
-        Refusal: its features are not one tensor.
+        Refusal: its features are not one tensor, or it cannot pool them.
     """
     cfg = net.pretrained_cfg
     height, width = (size, size) if isinstance(size, int) else size
@@ -36,19 +38,16 @@ def learn_facts(net: Any, name: str, family: str | None, size: Size, on_meta: bo
     watch = BlockWatch(net)
     with torch.no_grad():
         with watch.watching():
-            taps, tail, features, called = _cut(net, image, info)
+            taps, tail, reshaped, features, called = _cut(net, image, info)
         if not isinstance(features, Tensor):
             raise Refusal(
                 f"backbone.name={name}: its features are not one tensor but several ({type(features).__name__}), "
                 f"which no head here reads; take a model with a single branch."
             )
         with _calls(net) as pooling:
-            pooled = net.forward_head(features, pre_logits=True)
+            pooled = _pooled(net, name, features)
     if not taps:  # no cut reproduces this model: its whole output is the only tap
-        shape = tuple(features.shape[1:])
-        layout = "NLC" if len(shape) == 2 else "NCHW" if len(shape) == 3 else "NC"
-        channels = shape[-1] if layout == "NLC" else shape[0]
-        taps = [Tap(WHOLE, channels, 0, shape, layout, _grid(shape, layout, prefix, 0, (height, width)))]
+        taps = [_whole(features, int(getattr(net, "num_features", 0)), prefix, (height, width))]
     return Facts(
         name=name,
         family=family,
@@ -63,8 +62,18 @@ def learn_facts(net: Any, name: str, family: str | None, size: Size, on_meta: bo
         mean=tuple(cfg["mean"]),
         std=tuple(cfg["std"]),
         interpolation=cfg.get("interpolation") or "bicubic",
-        blocks=watch.blocks(taps, tail, prefix),
+        blocks=tuple(
+            replace(b, grid=None) if _order(net, b.module, b.shape) else b for b in watch.blocks(taps, tail, prefix)
+        ),
+        reshaped=reshaped,
     )
+
+
+def replay_tail(net: Any, tail: Sequence[str], reshaped: tuple[int, ...], tap: Tensor) -> Tensor:
+    """The last tap (B, …) through the tail: what `forward_features` gives. See `Facts.tail` and `Facts.reshaped`."""
+    for name in tail:
+        tap = net.get_submodule(name)(tap)
+    return tap.reshape(len(tap), *reshaped) if reshaped else tap
 
 
 @contextmanager
@@ -80,8 +89,10 @@ def _calls(net: nn.Module) -> Iterator[set[str]]:
             handle.remove()
 
 
-def _cut(net: Any, image: Tensor, info: list[dict[str, Any]]) -> tuple[list[Tap], list[str], Tensor, set[str]]:
-    """Watches one forward pass: (taps, tail, features (1, …), modules that were called).
+def _cut(
+    net: Any, image: Tensor, info: list[dict[str, Any]]
+) -> tuple[list[Tap], list[str], tuple[int, ...], Tensor, set[str]]:
+    """Watches one forward pass: (taps, tail, `Facts.reshaped`, features (1, …), modules that were called).
 
     Taps and tail are empty where replaying the tail gives other bits than the features.
     """
@@ -121,27 +132,68 @@ def _cut(net: Any, image: Tensor, info: list[dict[str, Any]]) -> tuple[list[Tap]
         for handle in handles:
             handle.remove()
     if set(names) - set(outputs) or not usable:
-        return [], [], features, called
+        return [], [], (), features, called
     tail = [n for n in tail if _changes(modules[n])]
-    if not _replays(net, outputs[names[-1]], tail, features):
-        return [], [], features, called
+    reshaped = _replays(net, outputs[names[-1]], tail, features)
+    if reshaped is None:
+        return [], [], (), features, called
     prefix = int(getattr(net, "num_prefix_tokens", 0) or 0)
     found = [(n, i["num_chs"], i["reduction"], outputs[n]) for n, i in zip(names, info, strict=True)]
     # A map as high as it has channels fits both layouts: another tap tells.
     last = any(o.ndim == 4 and o.shape[1] != c == o.shape[3] for _, c, _, o in found)
     taps = [_tap(*each, last, prefix, image.shape[2:]) for each in found]
-    return taps, tail, features, called
+    orders = [_order(net, tap.module, tap.shape) for tap in taps]
+    if orders[-1]:  # what pools reads this order
+        taps = [replace(tap, grid=None if order else tap.grid) for tap, order in zip(taps, orders, strict=True)]
+    else:
+        taps = [replace(tap, order=order) for tap, order in zip(taps, orders, strict=True)]
+    return taps, tail, reshaped, features, called
 
 
-def _replays(net: Any, tap: Tensor, tail: list[str], expected: Tensor) -> bool:
+def _replays(net: Any, tap: Tensor, tail: list[str], expected: Tensor) -> tuple[int, ...] | None:
+    """`Facts.reshaped`, where the tail replayed on the last tap gives the features; None where it does not."""
     try:
-        for name in tail:
-            tap = net.get_submodule(name)(tap)
+        tap = replay_tail(net, tail, (), tap)
     except Exception:  # a tail that takes more than one input, say: any failure means that it cannot be replayed
-        return False
-    if tap.is_meta:
-        return tap.shape == expected.shape
-    return torch.equal(tap, expected)
+        return None
+    reshaped = () if tap.shape == expected.shape else tuple(expected.shape[1:])
+    if tap.numel() != expected.numel() or (reshaped and tap.shape[-1] != expected.shape[-1]):
+        return None
+    return reshaped if tap.is_meta or torch.equal(tap.reshape(expected.shape), expected) else None
+
+
+def _pooled(net: Any, name: str, features: Tensor) -> Tensor:
+    """timm's pooled features (1, width). Raises Refusal where it has none: the encoder of something larger."""
+    head = getattr(net, "forward_head", None)
+    if head is not None and "pre_logits" in inspect.signature(head).parameters:
+        try:
+            pooled: Tensor = head(features, pre_logits=True)
+            return pooled
+        except NotImplementedError as problem:
+            if "aten::" in str(problem):  # an operator without a form for the meta device
+                raise
+    raise Refusal(
+        f"backbone.name={name}: timm has no pooling for it, and so no features for a head; take a model that has one."
+    )
+
+
+def _order(net: Any, module: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """`Tap.order` of a module's output: Hiera keeps the tokens of each window together, and tells how to undo that."""
+    number = module.removeprefix("blocks.")
+    if not isinstance(undo := getattr(net, "reroll", None), nn.Module) or not number.isdecimal() or len(shape) != 2:
+        return ()
+    places = undo(torch.arange(shape[0], device="cpu").view(1, -1, 1), int(number)).flatten().tolist()
+    return () if places == sorted(places) else tuple(places)
+
+
+def _whole(features: Tensor, width: int, prefix: int, image: Sequence[int]) -> Tap:
+    """The whole output (1, …) of a model as its only tap; `width` is the number of its channels, 0 where unknown."""
+    shape = tuple(features.shape[1:])
+    layout = {2: "NLC", 3: "NCHW"}.get(len(shape), "NC")
+    if layout == "NCHW" and shape[0] != width == shape[2]:
+        layout = "NHWC"
+    channels = shape[0] if layout in ("NCHW", "NC") else shape[-1]
+    return Tap(WHOLE, channels, 0, shape, layout, _grid(shape, layout, prefix, 0, image))
 
 
 def _changes(module: nn.Module) -> bool:

@@ -30,6 +30,8 @@ class Tap:
         shape: the shape of its output for one image, in the model's own `layout`.
         layout: NLC, NCHW, NHWC, or NC where the output has no positions.
         grid: height and width of its map; None where its tokens (prefix apart) lie on none.
+        order: where the entries of its map, row by row, lie among the tokens of the module's output; empty where they
+            lie so themselves. `Backbone.taps` hands them on row by row.
     """
 
     module: str
@@ -38,6 +40,7 @@ class Tap:
     shape: tuple[int, ...]
     layout: str
     grid: Grid | None = None
+    order: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,8 @@ class Facts:
         input_size: see `Size`.
         taps: in order of depth.
         tail: the modules between the last tap and `forward_head`.
+        reshaped: the shape of one image's features, where it is another than the tail's output has (tokens that a model
+            lays out as a map); empty where it is none.
         width: the number of pooled features.
         prefix: the number of class and register tokens.
         parameters: the count without classifier.
@@ -97,6 +102,7 @@ class Facts:
     std: tuple[float, ...]
     interpolation: str
     blocks: tuple[Block, ...] = ()
+    reshaped: tuple[int, ...] = ()
 
     @property
     def canvas(self) -> tuple[int, int]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from peftbench.backbones.cut import replay_tail
 from peftbench.backbones.facts import Facts
 
 
@@ -28,7 +29,7 @@ def pooled_tokens(net: Any, facts: Facts, kind: str) -> frozenset[int]:
         return torch.rand(shape, generator=random, device="cpu") + 0.5
 
     behind = [f"net.{name}." for name in (*facts.tail, *facts.pools)]
-    model = _Pooling(net, facts.tail)
+    model = _Pooling(net, facts)
     tensors = {
         n: values(t.shape)
         for n, t in (*model.named_parameters(), *model.named_buffers())
@@ -49,12 +50,11 @@ def pooled_tokens(net: Any, facts: Facts, kind: str) -> frozenset[int]:
 class _Pooling(nn.Module):
     """From the last tap to pooled features."""
 
-    def __init__(self, net: Any, tail: tuple[str, ...]) -> None:
+    def __init__(self, net: Any, facts: Facts) -> None:
         super().__init__()
-        self.net, self.tail = net, tail
+        self.net, self.facts = net, facts
 
     def forward(self, tokens: Tensor) -> Tensor:
-        for name in self.tail:
-            tokens = self.net.get_submodule(name)(tokens)
+        tokens = replay_tail(self.net, self.facts.tail, self.facts.reshaped, tokens)
         features: Tensor = self.net.forward_head(tokens, pre_logits=True)
         return features

@@ -109,7 +109,7 @@ def _add(layer: Any, called: bool, init: str, name: str) -> None:
         nn.init.normal_(scale, 1.0, SPREAD)
         nn.init.normal_(shift, 0.0, SPREAD)
     layer.ssf_scale = nn.Parameter(scale)
-    if layer.bias is not None:
+    if layer._parameters.get("bias") is not None:  # an RMS norm has none
         layer.ssf_shift = nn.Parameter(shift)
     members = (("forward", _scaled_output),) if called else _READ[: len(_parameters(layer))]
     kind: Any = type(layer)

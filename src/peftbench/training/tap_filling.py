@@ -226,6 +226,7 @@ def _about(
         "condensed": model.condensed,
         "pixels": [_plain(transform.size), transform.interpolation, list(transform.mean), list(transform.std)],
         **({} if config.data.range == "auto" else {"range": list(config.data.range)}),
+        **({"tokens": "row by row"} if any(t.order for t in model.backbone.facts.taps) else {}),  # once in the model's
         **({"tiffs": "scaled by their type"} if _of_tiffs(images) else {}),  # as those of older versions were not
         "augment": transform.augment if images.views else "none",
         **({key: getattr(config.data, key) for key in _CHANGES if images.views and getattr(config.data, key)}),
