@@ -46,12 +46,12 @@ def words_of(task, size, method):
     spec = peftbench.compose(f"method={method}", *data, *QUICK)
     options = {"data": spec.data.options, "task": vars(spec.task)}
     small = [f"{s}.{key}={v}" for s, known in options.items() for key, v in SMALL.items() if key in known]
-    boxes = task_class(spec.task).finds_boxes
+    boxes, dense = task_class(spec.task).finds_boxes, not task_class(spec.task).uses_tail
     key, refusal = "data.size=", ""
     backbone = "vit_nano" if "cnn" in REFUSES.get(method, ()) else "resnet_nano"
     if size == "null" and boxes and backbone == "vit_nano":
         refusal = "give data.size=[H,W]"
-    if size == "[64,96]" and not boxes:
+    if size == "[64,96]" and not dense:
         refusal = "takes square images; give one number"
     if size == "null" and boxes and instantiate(spec.method).fixed_size:
         refusal = "is built for one input size"
