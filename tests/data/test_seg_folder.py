@@ -13,6 +13,7 @@ from peftbench.data.digits_det import DigitsDet
 from peftbench.data.digits_seg import DigitsSeg
 from peftbench.data.seg_folder import SegFolder
 from support.places import SHARED
+from support.runs import told_by
 from support.segmentation import seg_folder
 
 
@@ -187,3 +188,18 @@ def test_real_sets_by_folders_and_by_lists():
     land = SegFolder(str(SHARED / "dubai-landcover-seg")).load()
     assert (sizes(land), land.classes) == ([192, 32, 64], ("building", "land", "road", "vegetation", "water"))
     assert {255} < set(np.unique(np.concatenate([m.read() for m in land.train.labels[:40]])))
+
+
+def test_a_look_at_a_set_names_masks_that_do_not_fit(tmp_path, capsys):
+    root = seg_folder(tmp_path / "set", count=4)
+    (root / "classes.txt").write_text("a\nb\nc\nrare\n")
+    masks = root / "masks" / "train"
+    Image.open(masks / "00.png").resize((8, 8)).save(masks / "00.png")
+    Image.fromarray(np.full((24, 32), 255, dtype=np.uint8)).save(masks / "01.png")
+    Image.fromarray(np.full((24, 32), 9, dtype=np.uint8)).save(root / "masks" / "val" / "10.png")
+    status, out, err = told_by(capsys, "data", "check", "data=seg_folder", f"data.root={root}")
+    assert status == 1, err
+    assert "train: 4 images, 3 classes" in out
+    assert f"of 2 of the training images do not fit, such as {masks}/00.png: is 8 x 8 pixels, and its image 32" in out
+    assert f"of 1 of the validation images does not fit, such as {root}/masks/val/10.png: holds the value 9" in out
+    assert "1 class without training images: rare" in out

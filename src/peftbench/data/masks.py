@@ -153,6 +153,12 @@ class Mask(ABC):
     def read(self) -> np.ndarray:
         """uint8 (H, W): indices of classes, `IGNORED` elsewhere. Raises UserError."""
 
+    @property
+    def labels(self) -> np.ndarray:
+        """int64 (n,): the classes that it has a pixel of, in ascending order. Raises UserError."""
+        there = np.flatnonzero(np.bincount(self.read().reshape(-1), minlength=256))
+        return there[there != IGNORED]
+
 
 @dataclass(frozen=True)
 class MaskFile(Mask):
@@ -190,6 +196,17 @@ class MaskSplit(Split):
     def unknown(self, classes: int) -> tuple[int, int] | None:
         """None: what masks hold is seen when they are read."""
         return None
+
+    def fault(self, at: int, size: tuple[int, int]) -> str:
+        """That its mask cannot be read, is of another size, or has no pixel of a class."""
+        mask: Mask = self.labels[at]
+        try:
+            pixels = mask.read()
+        except UserError as problem:
+            return str(problem).rstrip(".")
+        if pixels.shape != size:
+            return f"{mask.name}: is {pixels.shape[1]} x {pixels.shape[0]} pixels, and its image {size[1]} x {size[0]}"
+        return "" if (pixels != IGNORED).any() else f"{mask.name}: has no pixel of a class"
 
     def lines(self) -> list[str]:
         """One line an image: its name, its mask's hash and that of its bytes.

@@ -19,8 +19,9 @@ from peftbench.data.copies import first_copies
 from peftbench.data.heif import require_heif
 from peftbench.data.layout import ALL, ROLES, role_of
 from peftbench.data.listing import folders_in, read_tree
-from peftbench.data.masks import MOST, Coding, MaskFile, mask_split
+from peftbench.data.masks import MOST, Coding, Mask, MaskFile, mask_split
 from peftbench.data.media import DAMAGED, is_image, open_image
+from peftbench.data.segments import read_segments
 from peftbench.data.shared_images import notes_of_shared
 from peftbench.data.splitting import split_images
 
@@ -47,7 +48,9 @@ class SegFolder(DataSet):
     A mask holds a value a pixel, with a palette or without; or colours, which the CSV `classes` then gives with the
     columns name, r, g and b (classes.csv or classes.txt in `root`, if it is there). Where nothing names the classes,
     there are as many as the masks' largest value says. Pixels of the values `ignore` are neither learned from nor
-    judged. `missing` is the share of images without a mask, and of masks without an image, that may be left out.
+    judged. Without masks/ there may be COCO's annotations/instances_train.json and the like (or `train` and the like
+    name such): their polygons and run lengths are drawn, and pixels without an object are of the class background.
+    `missing` is the share of images without a mask, and of masks without an image, that may be left out.
     """
 
     places: ClassVar[tuple[str, ...]] = ("root", "classes", "train", "val", "test")
@@ -68,11 +71,13 @@ class SegFolder(DataSet):
 
     def load_called(self, name: str) -> Splits:
         """As `load`, with another name of the set. Raises UserError."""
-        self._check()
+        self.check()
         root = Path(os.path.expanduser(self.root))
         if not root.is_dir():
             raise UserError(f"data.root={self.root}: there is no folder {root.absolute()}; give that of your images.")
         notes: list[str] = []
+        if files := self._annotations(root):
+            return self._of_annotations(root, name, files)
         pairs = self._pairs(root, notes)
         return self.splits(root, name, pairs, self._coding(root, pairs), notes)
 
@@ -86,28 +91,73 @@ class SegFolder(DataSet):
     ) -> Splits:
         """The splits of pairs that are known by their roles. Raises UserError."""
         classes, coding = named
-        require_heif(pair.image for of_role in pairs.values() for pair in of_role)
-        if ALL in pairs:
-            fractions = {"val": self.val_fraction, "test": self.test_fraction}
-            pairs = self._drawn(pairs[ALL], fractions)
-            name = f"{name}-made-{self.val_fraction:g}-{self.test_fraction:g}-s{self.split_seed}"
-        elif "val" not in pairs and self.val_fraction:
-            pairs = {**pairs, **self._drawn(pairs["train"], {"val": self.val_fraction})}
-        parts: dict[str, Split] = {
-            role: mask_split(
-                [pair.image for pair in of_role],
-                [MaskFile(pair.mask, coding) for pair in of_role],
-                [pair.image.relative_to(root).as_posix() for pair in of_role],
-            )
-            for role, of_role in pairs.items()
-            if of_role
+        parts = {
+            role: ([p.image for p in each], [MaskFile(p.mask, coding) for p in each]) for role, each in pairs.items()
         }
-        train, val, test = (parts.get(role) for role in ROLES)
+        return self.made(root, name, classes, parts, notes)
+
+    def made(
+        self,
+        root: Path,
+        name: str,
+        classes: tuple[str, ...],
+        parts: Mapping[str, tuple[Sequence[Path], Sequence[Mask]]],
+        notes: Sequence[str] = (),
+    ) -> Splits:
+        """The splits of images and masks that are known by their roles, or of all together. Raises UserError."""
+        require_heif(image for images, _ in parts.values() for image in images)
+        if ALL in parts:
+            parts = self._drawn(parts[ALL], {"val": self.val_fraction, "test": self.test_fraction})
+            name = f"{name}-made-{self.val_fraction:g}-{self.test_fraction:g}-s{self.split_seed}"
+        elif "val" not in parts and self.val_fraction:
+            parts = {**parts, **self._drawn(parts["train"], {"val": self.val_fraction})}
+        splits = {
+            role: mask_split(images, masks, [image.relative_to(root).as_posix() for image in images])
+            for role, (images, masks) in parts.items()
+            if images
+        }
+        train, val, test = (splits.get(role) for role in ROLES)
         assert train is not None
         shared = notes_of_shared(train, val, test)
-        return Splits(name, classes, train, val, test, notes=(*notes, *shared), lacking=self._lacking(root, parts))
+        return Splits(name, classes, train, val, test, notes=(*notes, *shared), lacking=self._lacking(root, splits))
 
-    def _check(self) -> None:
+    def _annotations(self, root: Path) -> dict[str, Path]:
+        """COCO's file of each role, where the set has such. Raises UserError where one is not there."""
+        named = {role: file for role in ROLES if (file := getattr(self, role)) is not None}
+        if not any(file.endswith(".json") for file in named.values()):
+            if named or (root / "masks").is_dir():
+                return {}
+            files = {role: root / "annotations" / f"instances_{role}.json" for role in ROLES}
+            return {role: file for role, file in files.items() if file.is_file()}
+        return self._lists(root)
+
+    def _of_annotations(self, root: Path, name: str, files: Mapping[str, Path]) -> Splits:
+        """The splits of COCO's files; where there is no test file, val's images are tested. Raises UserError."""
+        parts: dict[str, tuple[list[Path], list[Mask]]] = {}
+        classes: tuple[str, ...] = ()
+        for role, file in files.items():
+            if file.suffix != ".json":
+                raise UserError(f"data.{role}={file}: is a list, and another split is COCO's JSON; expected one form.")
+            names, masks = read_segments(file)
+            if classes and names != classes:
+                raise UserError(f"{file}: has other categories than {next(iter(files.values()))}; expected the same.")
+            classes = names
+            folders = (file.parent, root / role, root / "images" / role, root / "images", root)
+            found = [next((f / n for f in folders if (f / n).is_file()), None) for n, _ in masks]
+            if gone := [n for (n, _), place in zip(masks, found, strict=True) if place is None]:
+                raise UserError(
+                    f"{file}: {plural(len(gone), 'image')} of {len(masks):,} {agreeing(len(gone))} not there, such as "
+                    f"{gone[0]} (looked for in {', '.join(map(str, folders))})."
+                )
+            parts[role] = [place for place in found if place is not None], [mask for _, mask in masks]
+        if "train" not in parts:
+            raise UserError(f"data.root={root}: there are {', '.join(parts)} images but none to train on.")
+        if "test" not in parts and "val" in parts:
+            parts["test"] = parts.pop("val")
+        return self.made(root, name, classes, parts)
+
+    def check(self) -> None:
+        """Raises UserError for an option that makes no sense."""
         for key in ("val_fraction", "test_fraction", "missing"):
             if not 0 <= getattr(self, key) < 1:
                 raise UserError(f"data.{key}={getattr(self, key)}: expected at least 0 and below 1.")
@@ -137,7 +187,7 @@ class SegFolder(DataSet):
         pairs = {pair.stem: pair for pair in found[ALL]}
         listed: dict[str, list[Pair]] = {}
         for role, file in lists.items():
-            listed[role] = [_listed(pairs, line, file, number) for number, line in _lines(file)]
+            listed[role] = [_listed(pairs, line, file, number) for number, line in stems_in(file)]
             if not listed[role]:
                 raise UserError(f"{file}: names no image.")
         of = sum(map(len, listed.values()))
@@ -174,11 +224,14 @@ class SegFolder(DataSet):
         names = tuple(map(str, range(_largest_value(masks, self.ignore) + 1)))
         return names, coding_of_values(names, self.ignore)
 
-    def _drawn(self, pairs: Sequence[Pair], fractions: Mapping[str, float]) -> dict[str, list[Pair]]:
-        first = first_copies([pair.image for pair in pairs])
-        parts = split_images(np.zeros(len(pairs), dtype=np.int64), first, [*fractions.values()], self.split_seed)
+    def _drawn(
+        self, whole: tuple[Sequence[Path], Sequence[Mask]], fractions: Mapping[str, float]
+    ) -> dict[str, tuple[list[Path], list[Mask]]]:
+        images, masks = whole
+        first = first_copies(images)
+        parts = split_images(np.zeros(len(images), dtype=np.int64), first, [*fractions.values()], self.split_seed)
         roles = zip(("train", *fractions), parts, strict=True)
-        return {role: [pairs[at] for at in part] for role, part in roles}
+        return {role: ([images[at] for at in part], [masks[at] for at in part]) for role, part in roles}
 
 
 def _places(root: Path) -> dict[str, tuple[Path, Path]]:
@@ -258,7 +311,8 @@ def _by_stem(folder: Path) -> dict[str, Path]:
     return files
 
 
-def _lines(file: Path) -> Iterable[tuple[int, str]]:
+def stems_in(file: Path) -> Iterable[tuple[int, str]]:
+    """(number, text) of each line of a list that is not empty. Raises UserError."""
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as problem:
