@@ -267,12 +267,14 @@ def test_a_class_that_no_training_pixel_has_is_told(several, tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("folder", "least"), [("coffee-leaf-seg", 0.75), ("dubai-landcover-seg", 0.45)])
+@pytest.mark.parametrize(("folder", "least"), [("coffee-leaf-seg", 0.6), ("dubai-landcover-seg", 0.35)])
 def test_a_linear_decoder_learns_real_masks(folder, least, tmp_path):
+    """The majority class alone has 0.22 and 0.11."""
     if not (SHARED / folder).is_dir():
         pytest.skip(f"{SHARED / folder} is not there")
     words = ["method=linear", "backbone=efficientnet_lite0", "data=seg_folder", f"data.root={SHARED / folder}"]
-    words += ["data.size=128", "data.augment=none", "trainer.epochs=10", "optimizer.lr=0.003", "logger=none"]
-    assert main([*words, "trainer.progress=false", "trainer.accelerator=cpu", f"output_dir={tmp_path}"]) == 0
+    words += ["data.size=96", "task.maps=3", "data.augment=none", "trainer.epochs=4", "optimizer.lr=0.01"]
+    words += ["logger=none", "trainer.progress=false", "trainer.accelerator=cpu", f"output_dir={tmp_path}"]
+    assert main(words) == 0
     (file,) = tmp_path.glob("*/result.json")
     assert json.loads(file.read_text())["metrics"]["test/mIoU"] > least

@@ -32,7 +32,8 @@ def test_graphs_are_exported_and_what_is_no_timm_model_is_refused(method, backbo
     if format == "onnx":
         pytest.importorskip("onnxruntime")
     folder = ended(tmp_path, f"method={method}", f"backbone={backbone}")
-    out = tmp_path / ("adapter" if format == "peft" else f"file.{format}")
+    suffix = {"torch_export": "pt2"}.get(format, format)
+    out = tmp_path / ("adapter" if format == "peft" else f"file.{suffix}")
     told = told_by(capsys, "export", f"run={folder}", f"format={format}", f"out={out}")
     if format in ("safetensors", "peft"):
         refused(told, f"format={format}:")
