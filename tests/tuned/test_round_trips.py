@@ -57,7 +57,7 @@ def words_of(task, size, method):
         refusal = "is built for one input size"
     if instantiate(spec.method).pools and not task_class(spec.task).takes_features:
         key, refusal = f"method={method}", "pools the features itself"
-    if spec.trainer.consistency and boxes:
+    if spec.trainer.consistency and dense:
         key, refusal = f"trainer.consistency={spec.trainer.consistency}", "compares two predictions for an image"
     words = [f"method={method}", *data, *QUICK, f"backbone={backbone}", *small, f"data.size={size}"]
     return words, key, refusal

@@ -38,7 +38,7 @@ def counted(predictions, truths, classes):
     }
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(st.data())
 def test_figures_are_a_plain_count_whatever_the_sizes_and_the_order(data):
     classes = data.draw(st.integers(2, 5))

@@ -16,7 +16,7 @@ def rotated():
     """Each method once, over the families in turn; a few are tried each time, the others in slow tests."""
     turn = cycle(FAMILIES)
     chosen = [(m, next(f for f in turn if f not in REFUSES.get(m, ()))) for m in METHODS]
-    quick = {"full", "linear", "lora", "losa"} - set(DEAR)
+    quick = {"full", "linear", "losa"} - set(DEAR)
     return [c if c[0] in quick else pytest.param(*c, marks=pytest.mark.slow) for c in chosen]
 
 
