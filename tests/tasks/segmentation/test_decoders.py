@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from peftbench.common.errors import Refusal, UserError
-from peftbench.tasks.segmentation.decoders import SteadyBatchNorm, in_halves, resized
+from peftbench.tasks.segmentation.decoders import SteadyBatchNorm, SteadyGroupNorm, in_halves, resized
 from support.segmentation import CLASSES, make, pictures, trained
 
 SMP = ("fpn", "upernet", "segformer", "deeplabv3plus")
@@ -71,6 +71,14 @@ def test_a_channel_of_one_value_is_normed_by_what_is_kept():
     assert torch.equal(norm.running_mean, plain.running_mean)
 
 
+def test_groups_of_one_value_are_normed_as_others_are():
+    norm, plain = SteadyGroupNorm(4, 4), nn.GroupNorm(4, 4)
+    several = torch.randn(1, 4, 2, 1)
+    assert torch.equal(norm(several), plain(several))
+    nn.init.constant_(norm.bias, 3.0)
+    assert torch.allclose(norm(torch.randn(1, 4, 1, 1)), torch.full((1, 4, 1, 1), 3.0), atol=1e-3)
+
+
 def test_maps_are_resized_only_where_they_must_be():
     maps = [torch.randn(1, 2, side, side) for side in (16, 8, 4, 2)]
     assert all(a is b for a, b in zip(in_halves(maps), maps, strict=True))
@@ -107,6 +115,9 @@ def test_decoders_of_the_library_train_on_single_images_of_odd_sizes(decoder, ba
     assert torch.isfinite(loss)
     model.eval()
     assert model(images).shape == (1, len(CLASSES), *size)
+    if backbone == "resnet_nano":
+        model = make("linear", backbone, f"task.decoder={decoder}", "task.width=64", size=(32, 32))
+        assert torch.isfinite(model.train().loss(pictures(1, (32, 32)))), "maps of one entry"
     parts = model.task.parts()
     assert parts["head"] < parts["decoder"]
     assert sum(parts.values()) == sum(p.numel() for p in model.task.parameters())

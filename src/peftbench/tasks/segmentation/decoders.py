@@ -34,6 +34,13 @@ class SteadyBatchNorm(nn.BatchNorm2d):
         return super().forward(x)
 
 
+class SteadyGroupNorm(nn.GroupNorm):
+    """Group norm that takes groups of a single value too, which become 0 before weight and bias; torch refuses them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
 class Decoder(nn.Module):
     """Maps of taps to logits (B, classes, h, w).
 
@@ -180,11 +187,13 @@ def in_halves(maps: Sequence[Tensor]) -> list[Tensor]:
 
 
 def steady(module: nn.Module) -> None:
-    """Puts `SteadyBatchNorm` in the place of every batch norm in a module."""
+    """Puts `SteadyBatchNorm` and `SteadyGroupNorm` in the place of every batch norm and group norm in a module."""
     for name, inner in module.named_children():
         if type(inner) is nn.BatchNorm2d:
             norm = SteadyBatchNorm(inner.num_features, inner.eps, inner.momentum, inner.affine)
             module.add_module(name, norm)
+        elif type(inner) is nn.GroupNorm:
+            module.add_module(name, SteadyGroupNorm(inner.num_groups, inner.num_channels, inner.eps, inner.affine))
         else:
             steady(inner)
 
