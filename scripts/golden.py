@@ -47,9 +47,11 @@ NEEDS = {
     "data/coco_folder": ["data.root=boxes"],
     "data/hf": ["data.root=tables"],
     "data/folder": ["data.root=photos"],
+    "data/seg_folder": ["data.root=masks"],
     "data/video_folder": ["data.root=clips"],
     "optimizer/timm": ["optimizer.name=lion"],
     "task/detection": ["data=digits_det"],
+    "task/segmentation": ["data=digits_seg"],
     "task/multilabel": ["data=digits"],
     "task/regression": ["data=digits"],
 }

@@ -26,7 +26,7 @@ from scipy import ndimage
 
 import peftbench
 from peftbench.common.atomic_files import replacing
-from peftbench.data.digits_det import overlap, photographs, texture
+from peftbench.data.digit_scenes import overlap, photographs, texture
 from peftbench.tasks.detection.saving import save_detector
 from peftbench.tuned.load import Tuned
 

@@ -1,13 +1,15 @@
 """Every method x one backbone of each family x every task, two batches each (`make smoke`).
 
 Methods are those that `configs/` lists and tasks those that peftbench ships, so that one added later is in it without
-being named here; a task's schema says which data set it is tried on. Of the names of one class the one that its module
+being named here; a task's schema says which data set it is tried on, and which other forms it has: these are tried with
+a few methods, where the library that they need is installed. Of the names of one class the one that its module
 is called by stands for all on every backbone. The others are tried on a ViT alone, as are tasks that differ from
 another only in what they make of pooled features.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 import tempfile
@@ -23,6 +25,8 @@ from peftbench.config import CONFIGS
 from peftbench.config.task_schema import task_path, task_schema
 
 BACKBONES = {"vit": "vit_nano", "cnn": "resnet_nano", "hybrid": "hybrid_nano", "hierarchical_vit": "swin_t"}
+FEW = ["full", "lora", "losa"]
+"""With which other forms of a task are tried."""
 
 
 def words_of_tasks() -> dict[str, tuple[str, ...]]:
@@ -31,6 +35,17 @@ def words_of_tasks() -> dict[str, tuple[str, ...]]:
     if without := sorted(name for name, task_words in words.items() if not task_words):
         sys.exit(f"scripts/smoke.py: the schema of {', '.join(without)} names no data set in SCHEMA.smoke.")
     return words
+
+
+def variants_there(task: str) -> list[str]:
+    """The words of a task's other forms whose libraries are installed; of others it is told what they need."""
+    there = []
+    for word, module in task_schema({"name": task}).variants.items():
+        if module and importlib.util.find_spec(module) is None:
+            print(f"smoke: {word} is not tried, since {module} is not installed")
+        else:
+            there.append(word)
+    return there
 
 
 def names_of_classes() -> tuple[list[str], list[str]]:
@@ -57,6 +72,8 @@ def sweeps() -> Iterator[tuple[list[str], list[str], tuple[str, ...]]]:
         yield first, every, words
         if others:
             yield others, [BACKBONES["vit"]], words
+        for variant in variants_there(task):
+            yield FEW, [BACKBONES["vit"], BACKBONES["cnn"]], (*words, variant)
 
 
 def smoke() -> int:

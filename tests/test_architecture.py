@@ -187,6 +187,8 @@ NAMES_A_METHOD = {
 }
 NAMES_A_METHOD |= {"config/first_keys.py": {"rslora"}}
 NAMES_A_METHOD |= {path: {"adapter"} for path in ("cli/predict.py", "tuned/run_folder.py")}
+# A decoder of that name.
+NAMES_A_METHOD |= {f"tasks/segmentation/{name}.py": {"linear"} for name in ("schema", "decoders")}
 
 
 @pytest.mark.parametrize(
@@ -205,6 +207,7 @@ def test_outside_methods_nothing_names_a_method(path):
 # Outside tasks/ nothing asks for a task by name: `config` and `results` look it up at run time. Records of the first
 # version named no task, and an id's first keys are a table of what that version knew.
 NAMES_A_TASK = {"results/task_results.py": {"classification"}, "config/first_keys.py": set(shipped_tasks())}
+NAMES_A_TASK |= {f"data/{name}.py": {"segmentation"} for name in ("annotations", "segments")}  # a key of COCO's files
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,20 @@ from bench.timing import ROOT
 PAGE = ROOT / "docs" / "benchmarks.md"
 TOPICS = (
     *("startup", "training_step", "recipe", "less_memory", "side", "quickstart", "optimizers", "spt", "petah"),
-    *("pruning", "dry_run", "serving", "loading", "average_precision", "detection", "report", "run_page", "sweeps"),
-    *("joint", "solved_heads", "added_branches", "weight_methods", "pooled", "late_blocks", "lora", "taps"),
+    *(
+        "pruning",
+        "dry_run",
+        "serving",
+        "loading",
+        "average_precision",
+        "detection",
+        "segmentation",
+        "report",
+        "run_page",
+        "sweeps",
+    ),
+    *("joint", "solved_heads", "added_branches", "weight_methods", "pooled", "late_blocks"),
+    *("lora", "taps"),
 )
 
 

@@ -33,6 +33,8 @@ NEEDS = {
     "backbone=timm": ["backbone.name=resnet18"],
     "optimizer=timm": ["optimizer.name=lion"],
     "task=detection": ["data=digits_det"],
+    "data=seg_folder": ["data.root=masks"],
+    "task=segmentation": ["data=digits_seg"],
     "task=multilabel": ["data=digits"],
     "task=regression": ["data=digits"],
 }

@@ -127,7 +127,8 @@ CHOSEN = {
     "logger=tb": "tensorboard",
     "logger=comet": None,
     "trainer=tpu": None,
-    "task=segmentation": None,
+    "task=semseg": "segmentation",
+    "task=keypoints": None,
 }
 
 

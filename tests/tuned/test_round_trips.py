@@ -46,18 +46,18 @@ def words_of(task, size, method):
     spec = peftbench.compose(f"method={method}", *data, *QUICK)
     options = {"data": spec.data.options, "task": vars(spec.task)}
     small = [f"{s}.{key}={v}" for s, known in options.items() for key, v in SMALL.items() if key in known]
-    boxes = task_class(spec.task).finds_boxes
+    boxes, dense = task_class(spec.task).finds_boxes, not task_class(spec.task).uses_tail
     key, refusal = "data.size=", ""
     backbone = "vit_nano" if "cnn" in REFUSES.get(method, ()) else "resnet_nano"
     if size == "null" and boxes and backbone == "vit_nano":
         refusal = "give data.size=[H,W]"
-    if size == "[64,96]" and not boxes:
+    if size == "[64,96]" and not dense:
         refusal = "takes square images; give one number"
     if size == "null" and boxes and instantiate(spec.method).fixed_size:
         refusal = "is built for one input size"
     if instantiate(spec.method).pools and not task_class(spec.task).takes_features:
         key, refusal = f"method={method}", "pools the features itself"
-    if spec.trainer.consistency and boxes:
+    if spec.trainer.consistency and dense:
         key, refusal = f"trainer.consistency={spec.trainer.consistency}", "compares two predictions for an image"
     words = [f"method={method}", *data, *QUICK, f"backbone={backbone}", *small, f"data.size={size}"]
     return words, key, refusal

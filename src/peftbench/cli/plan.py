@@ -116,7 +116,7 @@ def _sums(planned: Any, config: Any) -> Table:
     table.add_row("of the backbone", f"{counts['backbone']:,}")
     table.add_row("of the head", f"{counts['head']:,}")
     for part, count in counts.get("parts", {}).items():
-        table.add_row(f"of it the detector's {part}", f"{count:,}")
+        table.add_row(f"of it the {part}", f"{count:,}")
     table.add_row("memory of the weights", amounts.size(planned.weights))
     if step is not None:
         table.add_row("memory of a step, allocated", f"{step.peak / 1e6:,.0f} MB ({_images_of_step(config)})")

@@ -21,7 +21,8 @@ def write_predictions(words: Words) -> int:
     Raises:
         UserError: no image can be read, a file is in the way, or there is no finished run.
     """
-    out = _table_file(words["out"], words["force"])
+    into = _folder(words["out"])
+    out = None if into else _table_file(words["out"], words["force"])
     _check_task_options(words)
 
     from peftbench.tuned.items import find_items
@@ -29,6 +30,8 @@ def write_predictions(words: Words) -> int:
 
     folder, record, config = read_finished(words["run"], words["config_dir"])
     options = _options_of_task(words, config.task)
+    if into:
+        _refuse_folder(into, config.task)
     of_clips = record.stamps["data"].get("frames") is not None
     skipped = Skipped()
     doing("looking for images")
@@ -46,10 +49,15 @@ def write_predictions(words: Words) -> int:
         raise UserError(f"{folder}: its record and its delta do not agree on whether it is of clips.")
     device = choose_device(words["device"])
     predictor = task_class(run.config.task).predictor(options, words["images"], items, words["force"])
+    if into:
+        predictor.take_folder(into, words["images"], words["force"])
     doing("building the model")
     # Unmerged, in the run's own precision: what the record's accuracy is of.
     tuned = load(run, merge=False, weights=words["weights"], adapter=words["adapter"]).to(device)
-    count = _write_table(tuned, predictor, out, skipped, words["images"])
+    if into:
+        count = _write_files(tuned, predictor, skipped, words["images"])
+    else:
+        count = _write_table(tuned, predictor, out, skipped, words["images"])
     written = [str(path) for path in (out, *predictor.written) if path]
     if written or skipped.files:
         what = "clips" if run.frames else "images"
@@ -81,6 +89,17 @@ class Skipped:
     def counted(self) -> str:
         """How many there are, in words."""
         return f"{len(self.files)} file{'' if len(self.files) == 1 else 's'}"
+
+
+def _write_files(tuned: Any, predictor: Any, skipped: Skipped, images: str) -> int:
+    """Has a file written for each image; returns the number of images. Raises UserError where there are none."""
+    from peftbench.common.progress import counted
+
+    with counted(skipped.console, "predicting", True) as watch:
+        count = sum(1 for _ in predictor.predictions(tuned, skipped.add, watch))
+    if not count:
+        raise _nothing_to_predict(images, skipped, tuned.run.frames is not None)
+    return count
 
 
 def _write_table(tuned: Any, predictor: Any, out: Path | None, skipped: Skipped, images: str) -> int:
@@ -117,6 +136,23 @@ def _opened(out: Path | None) -> Iterator[IO[str]]:
 
     with replacing(out) as part, part.open("w", encoding="utf-8", newline="") as file:
         yield file
+
+
+def _folder(word: str | None) -> str:
+    """The folder that `out` names, by its lack of a suffix; empty where it names a file, or nothing."""
+    return "" if word is None or Path(word).expanduser().suffix else word
+
+
+def _refuse_folder(word: str, task: Any) -> None:
+    """Raises UserError where runs of this task write no file for each image."""
+    from peftbench.config import task_schema
+
+    if not task_schema({"name": task.name, "path": task.path}).into_folder:
+        raise UserError(f"out={word}: expected a name that ends in .csv or .json.")
+    if Path(word).expanduser().is_file():
+        raise UserError(
+            f"out={word}: is a file; expected a folder for the masks, or a name that ends in .csv or .json."
+        )
 
 
 def _table_file(word: str | None, force: bool) -> Path | None:
@@ -188,7 +224,13 @@ COMMAND = Command(
     (
         Argument("run", "the folder of a finished run", kind="run", needed=True),
         Argument("images", "what to predict", kind="file", placeholder="FILE|FOLDER|GLOB", needed=True),
-        Argument("out", "the file of the table", kind="file", placeholder="FILE.csv|.json", shown=True),
+        Argument(
+            "out",
+            "the file of the table, or a folder for masks",
+            kind="file",
+            placeholder="FILE.csv|.json|FOLDER",
+            shown=True,
+        ),
         Argument("device", "cpu, cuda, cuda:1, mps", default="auto", suggestions=("auto", "cpu", "cuda", "mps")),
         Argument("weights", "the backbone's weights, if they have moved", kind="file"),
         Argument("adapter", "a folder of HF PEFT, in the place of the delta", kind="folder"),
@@ -196,7 +238,7 @@ COMMAND = Command(
         CONFIG_DIR,
     ),
     description="A row for each image; for a detector a row for each box. The table goes to the standard output if out "
-    "is not given.",
+    "is not given. Of a run of segmentation out may be a folder: then each image has a mask of its size there.",
     late_arguments=_task_arguments,
     examples=(
         "peftbench predict run=outputs/RUN images=~/photos out=labels.csv",

@@ -53,7 +53,10 @@ class TaskSchema:
         files: options of the section that name files: what is in them is stamped, where they lie is no part of the id.
         predicts: options of `peftbench predict` that are this task's alone, by name.
         check_predicts: raises UserError where one of these has a value without sense.
+        into_folder: whether `out` of `peftbench predict` may be a folder, into which the task writes a file an image.
         smoke: the data set, and options, with which `make smoke` tries this task; nothing is downloaded.
+        variants: words of other forms of the task that `make smoke` tries with a few methods, and the module that each
+            needs besides peftbench's own.
         targets: what a data set that serves several tasks is to give for each image: `own` (one class, boxes: what it
             has by itself), `labels` (several of them) or `numbers`.
     """
@@ -66,7 +69,9 @@ class TaskSchema:
     files: tuple[str, ...] = ()
     predicts: Mapping[str, PredictOption] = field(default_factory=dict)
     check_predicts: Callable[[Mapping[str, Any]], None] = lambda options: None
+    into_folder: bool = False
     smoke: tuple[str, ...] = ()
+    variants: Mapping[str, str] = field(default_factory=dict)
     targets: Literal["own", "labels", "numbers"] = "own"
 
 

@@ -11,7 +11,7 @@ def parameters(model: Model) -> dict[str, Any]:
     """`method` (trainable, without the head), `head`, `backbone` (all of it), and both as shares of the backbone.
 
     `in_backbone` are those of the method's that change what the backbone computes: all or, of a side method, none.
-    `parts` are those of a head that has several, a detector's.
+    `parts` are those of a head that has several, as detectors and decoders have.
     """
     head = sum(p.numel() for p in model.task.parameters() if p.requires_grad)
     method = sum(p.numel() for _, p in model.trainable()) - head

@@ -52,6 +52,10 @@ class Split:
         outside = np.flatnonzero((self.labels < 0) | (self.labels >= classes))
         return (int(outside[0]), int(self.labels[outside[0]])) if len(outside) else None
 
+    def fault(self, at: int, size: tuple[int, int]) -> str:
+        """What is wrong with the target of image `at`, whose (height, width) is `size`; empty where nothing is."""
+        return ""
+
     def take(self, indices: Sequence[int] | np.ndarray) -> Split:
         """The split of the images at `indices`, in that order."""
         images = self.images[indices] if isinstance(self.images, np.ndarray) else [self.images[i] for i in indices]

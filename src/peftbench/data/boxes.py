@@ -15,6 +15,7 @@ from peftbench.common.amounts import agreeing
 from peftbench.common.errors import UserError
 from peftbench.data.base import DataSet, Split, Splits, stamps_of_files
 from peftbench.data.copies import first_copies
+from peftbench.data.shared_images import notes_of_shared
 
 HASHED = 2 * 10**9
 """Bytes of image files up to which a split's hash is over the bytes themselves."""
@@ -154,7 +155,7 @@ class BoxSet(DataSet):
         if val is not None and self.val_images is not None and self.val_images < len(val):
             watched = val.take(np.linspace(0, len(val) - 1, self.val_images).round().astype(np.int64))
         both = self._with_objects(name, train + val) if val is not None else None
-        sentences = (*notes, *_shared(train, val, test))
+        sentences = (*notes, *notes_of_shared(train, val, test))
         return Splits(name, classes, self._with_objects(name, train), watched, test, both, notes=sentences)
 
     def _held_out(self, train: Split) -> tuple[Split, Split]:
@@ -190,17 +191,3 @@ def note_dropped(
             f"{key}dropped={math.ceil(100 * part) / 100:g}."
         )
     notes.append(f"{file.name}: {problem}; {agreeing(number, 'it is', 'they are')} left out")
-
-
-def _shared(train: Split, val: Split | None, test: Split | None) -> list[str]:
-    """A sentence where images to evaluate on, or copies of them, are trained on too."""
-    parts = [("training", train), ("validation", val), ("test", test)]
-    splits = [(role, split) for role, split in parts if split is not None]
-    first = first_copies([path for _, split in splits for path in split.images if isinstance(path, Path)])
-    trained, sentences, at = set(first[: len(train)].tolist()), [], len(train)
-    for role, split in splits[1:]:
-        copies, at = first[at : at + len(split)].tolist(), at + len(split)
-        if twice := [name for name, copy in zip(split.names, copies, strict=True) if copy in trained]:
-            too = agreeing(len(twice), "is a training image", "are training images")
-            sentences.append(f"{len(twice):,} of the {role} images {too} too, such as {twice[0]}")
-    return sentences

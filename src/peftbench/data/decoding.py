@@ -123,6 +123,16 @@ def open_rgb(
         return _as_seen(file, values, annotated, str(source))
 
 
+def opened(image: Picture, values: Range = "auto") -> Image.Image:
+    """As `open_rgb`, of what a user gives. Raises UserError where it cannot be read."""
+    image = at_home(image)
+    try:
+        return open_rgb(image, values)
+    except DAMAGED as problem:
+        name = image if isinstance(image, str | Path) else UNNAMED
+        raise UserError(f"{name}: cannot be read as an image ({problem}).") from None
+
+
 def _as_seen(image: Image.Image, values: Range, annotated: tuple[int, int] | None, name: str) -> Image.Image:
     return _to_rgb(in_eight_bits(load_upright(image, annotated), image, values, name))
 

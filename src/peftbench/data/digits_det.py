@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,16 +16,12 @@ from peftbench.common.errors import UserError
 from peftbench.data.base import Split, Splits
 from peftbench.data.boxes import BoxSet
 from peftbench.data.coco import splits_from_files
+from peftbench.data.digit_scenes import photographs, scene
 from peftbench.data.digits import Digits
 from peftbench.data.made_once import made_once
 
 ROLES = ("train", "val", "test")
 _VERSION = 1
-_INK = 0.3  # of a digit's full ink: what counts as its pixels
-_HEIGHT = (0.2, 0.42)  # of a digit, as a share of the canvas
-_TURN = 12.0  # degrees either way
-_OVERLAP = 0.2  # of the smaller of two boxes
-_CONTRAST = 80.0  # grey levels between a digit and what lies under it, at least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +74,7 @@ class DigitsDet(BoxSet):
             annotations: list[dict[str, Any]] = []
             for at in range(self.images[number]):
                 rng = np.random.default_rng([self.drawing_seed, number, at])
-                pixels, objects = _scene(rng, source, photos, self.canvas)
+                pixels, objects, _ = scene(rng, source, photos, self.canvas)
                 name = f"{role}/{at:06d}.jpg"
                 Image.fromarray(pixels).save(folder / "images" / name, quality=92)
                 images.append({"id": at + 1, "file_name": name, "width": self.canvas, "height": self.canvas})
@@ -101,74 +96,3 @@ class DigitsDet(BoxSet):
                 "annotations": annotations,
             }
             (folder / "annotations" / f"instances_{role}.json").write_text(json.dumps(content), encoding="utf-8")
-
-
-def photographs() -> list[np.ndarray]:
-    """scikit-learn's two, uint8 (H, W, 3)."""
-    from sklearn.datasets import load_sample_image
-
-    return [load_sample_image(name) for name in ("china.jpg", "flower.jpg")]
-
-
-def _scene(
-    rng: np.random.Generator, digits: Split, photos: Sequence[np.ndarray], size: int
-) -> tuple[np.ndarray, list[tuple[int, tuple[int, int, int, int]]]]:
-    """uint8 (size, size, 3), and the label and box (x1, y1, x2, y2) of each digit on it."""
-    canvas = texture(rng, photos, size)
-    objects: list[tuple[int, tuple[int, int, int, int]]] = []
-    wanted = int(rng.integers(1, 6))
-    for _ in range(50):
-        if len(objects) == wanted:
-            break
-        at = int(rng.integers(len(digits)))
-        ink = _slanted(rng, np.asarray(digits.images[at]), max(round(size * rng.uniform(*_HEIGHT)), 8))
-        height, width = ink.shape
-        top, left = int(rng.integers(size - height + 1)), int(rng.integers(size - width + 1))
-        box = (left, top, left + width, top + height)
-        if any(overlap(box, other) > _OVERLAP for _, other in objects):
-            continue
-        under = canvas[top : top + height, left : left + width]
-        colour = _colour(rng, under.mean((0, 1)))
-        under += ink[..., None] * (colour - under)
-        objects.append((int(digits.labels[at]), box))
-    noisy = canvas + rng.normal(0, 3, canvas.shape)
-    return noisy.round().clip(0, 255).astype(np.uint8), objects
-
-
-def texture(rng: np.random.Generator, photos: Sequence[np.ndarray], size: int) -> np.ndarray:
-    """float (size, size, 3): a square of a photograph, turned or mirrored, its contrast a third or more."""
-    photo = photos[int(rng.integers(len(photos)))]
-    side = int(rng.integers(100, min(photo.shape[:2]) + 1))
-    top, left = (int(rng.integers(photo.shape[axis] - side + 1)) for axis in (0, 1))
-    part = Image.fromarray(photo[top : top + side, left : left + side]).resize((size, size), Image.Resampling.BICUBIC)
-    turned = np.rot90(np.asarray(part, dtype=np.float64), int(rng.integers(4)))
-    if rng.random() < 0.5:
-        turned = turned[:, ::-1]
-    mean = turned.mean((0, 1))
-    return (turned - mean) * rng.uniform(1 / 3, 1) + mean
-
-
-def _slanted(rng: np.random.Generator, digit: np.ndarray, height: int) -> np.ndarray:
-    """A digit's ink, 0 to 1 and about `height` pixels high, turned a little; cut to its pixels."""
-    large = Image.fromarray(digit).resize((height, height), Image.Resampling.BICUBIC)
-    turned = large.rotate(float(rng.uniform(-_TURN, _TURN)), Image.Resampling.BICUBIC, expand=True)
-    ink = np.clip(np.asarray(turned, dtype=np.float64) / 255 * 1.25, 0, 1)
-    rows, columns = (np.flatnonzero((ink > _INK).any(axis=axis)) for axis in (1, 0))
-    return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-
-
-def _colour(rng: np.random.Generator, under: np.ndarray) -> np.ndarray:
-    """A colour that stands out from what is under it."""
-    grey = np.array([0.299, 0.587, 0.114])
-    for _ in range(100):
-        colour = rng.uniform(0, 255, 3)
-        if abs(float((colour - under) @ grey)) >= _CONTRAST:
-            return colour
-    return np.full(3, 255.0 if float(under @ grey) < 128 else 0.0)
-
-
-def overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> float:
-    """The share of the smaller box that the other covers."""
-    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    smaller = min((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b))
-    return max(width, 0) * max(height, 0) / smaller

@@ -56,6 +56,9 @@ class Preparation(Protocol):
     @property
     def augment(self) -> str: ...
 
+    @property
+    def range(self) -> Range: ...
+
     def plain(self) -> Preparation:
         """Without what is for training alone."""
         ...

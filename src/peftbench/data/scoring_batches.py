@@ -24,7 +24,8 @@ def plain_batches(train: DataLoader, config: Config, device: torch.device) -> It
     images: Images = train.dataset  # type: ignore[assignment]
     batch_size = images.scored_at_once or config.data.batch_size
     if images.kept != images.transform.size or images.views:  # kept larger, for augmentations that cut from it
-        images = Images(images.split, images.transform.plain(), "refuse", config.data.memory_gb, lambda done, of: None)
+        plain = images.transform.plain()
+        images = plain.over(images.split, "refuse", config.data.memory_gb, lambda done, of: None)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(mix(config.seed, 4)))
     for indices in order.split(batch_size)[: config.trainer.max_batches]:
         batch = images.__getitems__(Indices(indices.tolist(), None))

@@ -100,14 +100,16 @@ class JointModel(nn.Module):
     def evaluate(self, batch: Any) -> list[Any]:
         """Each run's predictions for a batch, in the form that its task's metrics take."""
         cached = getattr(batch, "taps", None)
-        extracts = self._extracts(batch[0], cached)
-        predictions = [m.task.evaluate(extract, m.backbone, batch) for m, extract in extracts]
+        images = batch[0]
         if not self.models[0].flips or self.training or cached is not None:
-            return predictions
-        images, *targets = batch
-        flipped = (mirrored(images), *targets)
-        others = (m.task.evaluate(extract, m.backbone, flipped) for m, extract in self._extracts(flipped[0], None))
-        return [(one + other) / 2 for one, other in zip(predictions, others, strict=True)]
+            return [m.task.evaluate(extract, m.backbone, batch) for m, extract in self._extracts(images, cached)]
+        answers = []
+        both = zip(self._extracts(images, None), self._extracts(mirrored(images), None), strict=True)
+        for (m, extract), (_, of_mirrored) in both:
+            scores = m.task.scores(extract, m.backbone, images)
+            others = m.task.unmirrored(m.task.scores(of_mirrored, m.backbone, mirrored(images)))
+            answers.append(m.task.judged((scores + others) / 2, batch))
+        return answers
 
     def loss(self, batch: Any, cached: list[Tensor] | None = None) -> Tensor:
         """Each run's training loss (K,): the gradient of their sum is each one's own."""

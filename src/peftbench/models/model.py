@@ -196,19 +196,22 @@ class Model(nn.Module):
 
     def forward(self, images: Tensor, cached: list[Tensor] | None = None) -> Any:
         """Predictions, in the task's own form: logits (B, classes) for classification."""
-        predictions = self.task.predict(partial(self.extract, cached=cached), self.backbone, images)
         if not self.flips or self.training or cached is not None:
-            return predictions
-        return (predictions + self.task.predict(self.extract, self.backbone, mirrored(images))) / 2
+            return self.task.predict(partial(self.extract, cached=cached), self.backbone, images)
+        return self.task.of_scores(self._flipped_scores(images), images)
 
     def evaluate(self, batch: Any) -> Any:
         """Predictions for a batch, in the form that the task's metrics take."""
         cached = getattr(batch, "taps", None)
-        predictions = self.task.evaluate(partial(self.extract, cached=cached), self.backbone, batch)
         if not self.flips or self.training or cached is not None:
-            return predictions
-        images, *targets = batch
-        return (predictions + self.task.evaluate(self.extract, self.backbone, (mirrored(images), *targets))) / 2
+            return self.task.evaluate(partial(self.extract, cached=cached), self.backbone, batch)
+        return self.task.judged(self._flipped_scores(batch[0]), batch)
+
+    def _flipped_scores(self, images: Tensor) -> Tensor:
+        """The mean over images and their mirror images."""
+        scores = self.task.scores(self.extract, self.backbone, images)
+        others = self.task.scores(self.extract, self.backbone, mirrored(images))
+        return (scores + self.task.unmirrored(others)) / 2
 
     def loss(self, batch: Any, cached: list[Tensor] | None = None) -> Tensor:
         """The training loss of one batch, a scalar: what training, and a method's scoring, differentiate.

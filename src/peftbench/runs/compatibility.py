@@ -121,7 +121,8 @@ def _refuse_consistency(config: Config, method: Method, backbone: backbones.Back
             f"{key}: method={name} adds nothing beside a layer that noise could scale; take method=lora or adapter, "
             f"or leave it out."
         )
-    if not task_class(config.task).predicts_tensor:
+    task = task_class(config.task)
+    if not (task.predicts_tensor and task.takes_features):
         raise Refusal(
             f"{key}: compares two predictions for an image, number by number, and task={config.task.name} has none "
             f"such; leave it out."

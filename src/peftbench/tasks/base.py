@@ -56,6 +56,8 @@ class Task(nn.Module):
     """Whether `predict` gives one tensor (B, …): such a model is exported as a graph, and shares a backbone."""
     finds_boxes: ClassVar[bool] = False
     """Whether `evaluate` gives boxes on an image, which `Tuned.detect` hands on."""
+    segments: ClassVar[bool] = False
+    """Whether `evaluate` gives the class of each pixel of an image, which `Tuned.segment` hands on."""
     kind_of_model: ClassVar[str] = "model"
     """What a tuned model of this task is called."""
     unforeseen: ClassVar[str] = "what its loss needs depends on the images"
@@ -230,6 +232,23 @@ class Task(nn.Module):
     def evaluate(self, extract: Extract, backbone: Backbone, batch: Any) -> Any:
         """Predictions for a batch, in the form that the metrics compare with its targets."""
         return self.predict(extract, backbone, batch[0])
+
+    def scores(self, extract: Extract, backbone: Backbone, images: Tensor) -> Tensor:
+        """What is averaged over an image and its mirror image (`data.tta`); by default the predictions."""
+        scores: Tensor = self.predict(extract, backbone, images)
+        return scores
+
+    def unmirrored(self, scores: Tensor) -> Tensor:
+        """Scores, or predictions, of mirrored images as those of the images; the same, where no place is in them."""
+        return scores
+
+    def of_scores(self, scores: Tensor, images: Tensor) -> Any:
+        """What `predict` makes of the `scores` of images."""
+        return scores
+
+    def judged(self, scores: Tensor, batch: Any) -> Any:
+        """What `evaluate` makes of the `scores` of a batch."""
+        return self.of_scores(scores, batch[0])
 
     @abstractmethod
     def loss(self, extract: Extract, backbone: Backbone, batch: Any) -> Tensor:

@@ -49,6 +49,14 @@ class Predictor:
     def __init__(self, options: Mapping[str, Any], images: str, items: Sequence[Path], force: bool) -> None:
         self.options, self.items = options, items
 
+    def take_folder(self, out: str, images: str, force: bool) -> None:
+        """Has it write a file for each image into the folder `out`; for tasks whose schema says `into_folder`.
+
+        Raises:
+            UserError: something is in the way.
+        """
+        raise UserError(f"out={out}: expected a name that ends in .csv or .json.")
+
     @property
     def written(self) -> list[str]:
         """What it writes besides the table."""

@@ -18,7 +18,7 @@ from peftbench.common.precisions import HALF
 from peftbench.common.seeds import random_numbers_kept
 from peftbench.common.tf32 import tf32
 from peftbench.config import Config
-from peftbench.data.decoding import Picture
+from peftbench.data.decoding import Picture, opened
 from peftbench.data.images import Preparation
 from peftbench.data.moving import to_host
 from peftbench.deltas import peft_adapter
@@ -92,6 +92,23 @@ class Tuned(nn.Module):
         pixels, target = self.transform(image)
         boxes: dict[str, Tensor] = to_host(self.model.evaluate((pixels[None].to(self.device), [target])))[0]
         return boxes
+
+    @torch.no_grad()
+    def segment(self, image: Picture) -> Tensor:
+        """The class of each pixel of an image: a file, a PIL image, or uint8 pixels (h, w) or (h, w, 3).
+
+        uint8 (h, w) in the size of the upright image: indices of `classes`.
+
+        Raises:
+            UserError: the run is of another task, or the image cannot be read.
+        """
+        if not self.model.task.segments:
+            raise UserError(f"{self.run.folder}: is of task={self.run.config.task.name}; only a segmenter segments.")
+        whole = opened(image, self.transform.range)
+        target = {"true": torch.empty((whole.height, whole.width), dtype=torch.uint8, device=self.device)}
+        pixels = self.transform(whole)[None].to(self.device)
+        mask: Tensor = self.model.evaluate((pixels, [target]))[0]
+        return mask.cpu()
 
     def evaluate(
         self, images: str | Path | None = None, labels: str | Path | None = None, **options: Any

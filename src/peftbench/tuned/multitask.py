@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -71,7 +71,10 @@ class MultiTask(nn.Module):
         self.runs = _opened(deltas, config_dir)
         for name, run in self.runs.items():
             if not task_class(run.config.task).predicts_tensor:
-                raise Refusal(f"MultiTask: {name} is of task={run.config.task.name}; it serves classification alone.")
+                raise Refusal(
+                    f"MultiTask: {name} is of task={run.config.task.name}, whose predictions are no single tensor; "
+                    f"peftbench.load serves it."
+                )
         first = next(iter(self.runs.values()))
         shared = "the backbone that was given" if backbone is not None else f"that of {first.folder}, given first,"
         if backbone is None:
@@ -90,7 +93,7 @@ class MultiTask(nn.Module):
         self.inputs = InputCheck("tasks.transform", call, self.transform.mean, self.transform.std)
         self.models = nn.ModuleList()
         for name, run in self.runs.items():
-            if (_prepared(run, backbone), run.frames) != (self.transform, self.frames):
+            if (_plain(run, backbone), run.frames) != (asdict(self.transform), self.frames):
                 raise Refusal(
                     f"MultiTask: {name} wants images prepared otherwise than {next(iter(self.runs))} (size, "
                     f"interpolation, mean, std, range, resize, draft or frames); serve them apart."
@@ -103,6 +106,8 @@ class MultiTask(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor, tasks: Sequence[str] | None = None) -> dict[str, Tensor]:
         """Logits (B, classes) of each task, or of the named ones, for images (B, 3, S, S), or clips (B, T, 3, S, S).
+
+        A task of segmentation gives (B, classes, S, S).
 
         Images are in uint8; floating ones count as normalised, and are noted once where they are all in [0, 1].
 
@@ -124,7 +129,7 @@ class MultiTask(nn.Module):
         logits = self._through_sides(images, sides) if sides else {}
         if both := [n for n in sides if self.tasks[n].flips]:
             others = self._through_sides(mirrored(images), both)
-            logits |= {n: (logits[n] + others[n]) / 2 for n in both}
+            logits |= {n: (logits[n] + self.tasks[n].task.unmirrored(others[n])) / 2 for n in both}
         return {n: logits[n] if n in logits else self.tasks[n](images) for n in names}
 
     def train(self, mode: bool = True) -> MultiTask:
@@ -153,17 +158,17 @@ class MultiTask(nn.Module):
         for name in names:
             model = self.tasks[name]
             side = cast(Side, model.side)
-            kind = (type(side), side.wanted, side.condensed, model.backbone.pooling)
+            kind = (type(side), side.wanted, side.condensed, side.every, model.passed, model.backbone.pooling)
             groups.setdefault(kind, []).append(name)
         index = self.backbone.facts.index
-        reads = {n: [index(i) for i in cast(Side, self.tasks[n].side).wanted] for n in names}
+        reads = {n: [index(i) for i in self.tasks[n].kept] for n in names}
         union = sorted({i for indices in reads.values() for i in indices})
         frames = self.tasks[names[0]].frames(images)
         taps = dict(zip(union, self.backbone.taps(frames, union), strict=True))
         logits: dict[str, Tensor] = {}
         for group in groups.values():
             models = [self.tasks[n] for n in group]
-            condensed = cast(Side, models[0].side).condense([taps[i] for i in reads[group[0]]])
+            condensed = models[0].condense([taps[i] for i in reads[group[0]]])
             logits |= zip(group, JointModel(models)(images, condensed), strict=True)
         return logits
 
@@ -196,6 +201,11 @@ def _prepared(run: FinishedRun, backbone: Backbone) -> Transform:
     assert isinstance(transform, Transform)
     size = size_of(run.metadata["input_size"]) if "input_size" in run.metadata else transform.size
     return replace(transform.plain(), size=cast(int, size))
+
+
+def _plain(run: FinishedRun, backbone: Backbone) -> dict[str, Any]:
+    """The same, in plain values: tasks have preparations of their own, which may do the same to an image."""
+    return asdict(_prepared(run, backbone))
 
 
 def _view(backbone: Backbone) -> Backbone:

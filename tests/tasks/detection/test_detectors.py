@@ -20,7 +20,7 @@ from peftbench.runs import starting_backbone
 from peftbench.runs.build import instantiate
 from peftbench.runs.compatibility import refuse_incompatible
 from peftbench.tasks.base import begin_task, task_class
-from peftbench.tasks.detection.pyramid import choose_levels
+from peftbench.tasks.levels import choose_levels
 from support.detection import DETECTORS, composed, make, scenes
 
 

@@ -248,7 +248,7 @@ def test_bad_input_is_one_sentence(cli, words, told):
 def test_export_and_multitask_say_that_they_are_not_for_detectors(tmp_path):
     record = _run(tmp_path, "method=linear", "backbone=resnet_nano", "trainer.epochs=1", "trainer.max_batches=1")
     folder = Path(tmp_path) / record.id
-    with pytest.raises(UserError, match="only classification is exported"):
+    with pytest.raises(UserError, match="whose predictions are no single tensor"):
         export(folder, "onnx")
-    with pytest.raises(UserError, match="it serves classification alone"):
+    with pytest.raises(UserError, match="whose predictions are no single tensor"):
         MultiTask(None, [folder])

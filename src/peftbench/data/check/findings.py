@@ -45,6 +45,7 @@ class Findings:
         noun: what an image has: a class (or objects, each with one), labels, or numbers.
         counts: role -> how many images, or objects, each class or label has; nothing of numbers.
         broken: role -> index -> why an image cannot be read.
+        faults: role -> index -> what is wrong with the target of one, such as a mask of another size.
         twins: images that look like one of another split.
         notes: what was found while the lists were read.
     """
@@ -55,13 +56,14 @@ class Findings:
     splits: Mapping[str, Split]
     counts: Mapping[str, np.ndarray]
     broken: Mapping[str, Mapping[int, str]]
+    faults: Mapping[str, Mapping[int, str]]
     twins: tuple[Twin, ...]
     notes: tuple[str, ...]
 
     @property
     def wrong(self) -> bool:
-        """Whether something should be mended: images that cannot be read, or that are on two sides."""
-        return bool(self.twins) or any(self.broken.values())
+        """Whether something should be mended: images, or targets, that cannot be read, or images on two sides."""
+        return bool(self.twins) or any(self.broken.values()) or any(self.faults.values())
 
     def lines(self) -> Iterator[str]:
         """A sentence for each finding."""
@@ -73,6 +75,13 @@ class Findings:
                 yield (
                     f"wrong: {len(broken):,} of the {_WORDS[role]} images cannot be read, such as "
                     f"{self.splits[role].names[at]} ({why})"
+                )
+        for role, faults in self.faults.items():
+            if faults:
+                do = agreeing(len(faults), "does", "do")
+                yield (
+                    f"wrong: what is annotated of {len(faults):,} of the {_WORDS[role]} images {do} not fit, such as "
+                    f"{next(iter(faults.values()))}"
                 )
         for pair in dict.fromkeys((twin.role, twin.other) for twin in self.twins):
             yield self._twins(*pair)
@@ -128,7 +137,8 @@ def examine(
             for at, there in near_pairs(looks[role], looks[other]):
                 same = np.array_equal(labels[role][at], labels[other][there])
                 twins.append(Twin(role, at, other, there, same))
-    about = (_broken(looks), tuple(twins), tuple(splits.notes))
+    faults = {role: each.faults for role, each in looks.items()}
+    about = (_broken(looks), faults, tuple(twins), tuple(splits.notes))
     return Findings(splits.name, splits.classes, noun, by_role, counts, *about)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -31,11 +31,13 @@ class Looks:
         hashes: uint64 (N,), the difference hash: whether each of 8 x 8 places is brighter than the next to its right.
         small: uint8 (N, SIDE * SIDE), the image in grey, squashed.
         broken: index -> why it cannot be read; its hash and picture are 0.
+        faults: index -> what is wrong with its target.
     """
 
     hashes: np.ndarray
     small: np.ndarray
     broken: dict[int, str]
+    faults: dict[int, str] = field(default_factory=dict)
 
     @property
     def whole(self) -> np.ndarray:
@@ -54,12 +56,15 @@ def look_at(split: Split, values: Range = "auto", watch: Watch = lambda done, of
     count = len(split)
     hashes, small = np.zeros(count, dtype=np.uint64), np.zeros((count, SIDE * SIDE), dtype=np.uint8)
     broken: dict[int, str] = {}
+    faults: dict[int, str] = {}
 
     def look(indices: range) -> dict[int, str]:
         problems = {}
         for at in indices:
             try:
                 image = picture_of(split, at, values).convert("L")
+                if fault := split.fault(at, (image.height, image.width)):
+                    faults[at] = fault
             except DAMAGED as problem:
                 problems[at] = first_sentence(problem)
                 continue
@@ -75,7 +80,7 @@ def look_at(split: Split, values: Range = "auto", watch: Watch = lambda done, of
         for indices, problems in zip(pieces, pool.map(look, pieces), strict=True):
             broken |= problems
             watch(indices.stop, count)
-    return Looks(hashes, small, broken)
+    return Looks(hashes, small, broken, dict(sorted(faults.items())))
 
 
 def picture_of(split: Split, at: int, values: Range = "auto") -> Image.Image:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from peftbench.common.amounts import agreeing, plural
+from peftbench.common.errors import UserError
 from peftbench.data.base import Split
 
 Noun = Literal["class", "label", "number"]
@@ -38,7 +39,15 @@ def targets_of(split: Split, noun: Noun) -> Sequence[np.ndarray]:
         return [np.atleast_1d(numbers) for numbers in split.labels]
     if noun == "label":
         return [np.flatnonzero(row) for row in split.labels]
-    return [np.sort(np.atleast_1d(getattr(label, "labels", label))) for label in split.labels]
+    return [_classes_of(label) for label in split.labels]
+
+
+def _classes_of(label: Any) -> np.ndarray:
+    """Those of an image's one label, objects or mask, in ascending order; none of a mask that cannot be read."""
+    try:
+        return np.sort(np.atleast_1d(getattr(label, "labels", label)))
+    except UserError:
+        return np.zeros(0, dtype=np.int64)
 
 
 def counts_of(targets: Sequence[np.ndarray], noun: Noun, classes: int) -> np.ndarray:

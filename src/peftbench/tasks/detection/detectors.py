@@ -20,7 +20,8 @@ from peftbench.backbones import Facts
 from peftbench.common.errors import Refusal
 from peftbench.tasks.detection import schema
 from peftbench.tasks.detection.pooling import Pooling
-from peftbench.tasks.detection.pyramid import Levels, Pyramid, choose_levels, extra_block
+from peftbench.tasks.levels import Levels, choose_levels
+from peftbench.tasks.pyramid import Pyramid, extra_block
 
 Maps = OrderedDict[str, Tensor]
 Target = dict[str, Tensor]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -10,6 +9,7 @@ from typing import IO, Any
 from peftbench.common.errors import UserError
 from peftbench.common.progress import Watch
 from peftbench.tasks.detection.result_files import Detected, as_coco, draw
+from peftbench.tasks.picture_files import files_for
 from peftbench.tasks.predictor import Prediction, Predictor, Skip, why_unreadable
 
 
@@ -18,7 +18,7 @@ class BoxPredictor(Predictor):
 
     def __init__(self, options: Mapping[str, Any], images: str, items: Sequence[Path], force: bool) -> None:
         super().__init__(options, images, items, force)
-        self.pictures = {} if options["draw"] is None else _picture_files(images, items, options["draw"], force)
+        self.pictures = {} if options["draw"] is None else files_for("draw", images, items, options["draw"], force)
 
     @property
     def written(self) -> list[str]:
@@ -58,23 +58,3 @@ class BoxPredictor(Predictor):
         """COCO's JSON, with the ids that the classes had in the training data."""
         categories = dict(zip(tuned.classes, tuned.run.categories, strict=True))
         as_coco(file, tuned.run.record.id, categories, (p.values for p in predictions), skipped)
-
-
-def _picture_files(images: str, items: Sequence[Path], draw: str, force: bool) -> dict[Path, Path]:
-    """Where the picture of each image goes: as it lies below `images`, or below the folder that holds them all.
-
-    Raises:
-        UserError: something is in the way.
-    """
-    source, folder = (Path(os.path.abspath(Path(place).expanduser())) for place in (images, draw))
-    absolute = {item: Path(os.path.abspath(item)) for item in items}
-    base = source if source.is_dir() else Path(os.path.commonpath([path.parent for path in absolute.values()]))
-    pictures = {item: folder / path.relative_to(base) for item, path in absolute.items()}
-    sources = {path.resolve() for path in absolute.values()}
-    if folder.is_relative_to(source) or any(path.resolve() in sources for path in pictures.values()):
-        raise UserError(f"draw={draw}: lies among the images of images={images}; give a folder apart from them.")
-    there = [path for path in pictures.values() if path.exists()]
-    if there and not force:
-        more = f", as do {len(there) - 1} more" if len(there) > 1 else ""
-        raise UserError(f"draw={draw}: {there[0]} exists already{more}; give another folder, or force=true.")
-    return pictures

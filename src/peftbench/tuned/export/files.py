@@ -72,7 +72,7 @@ def export(
     task = task_class(finished.config.task)
     if not task.predicts_tensor:
         raise Refusal(
-            f"run={finished.folder}: is of task={finished.config.task.name}, and only classification is exported; "
+            f"run={finished.folder}: is of task={finished.config.task.name}, whose predictions are no single tensor; "
             f"peftbench.load(run) gives the {task.kind_of_model} in torch, and peftbench predict applies it."
         )
     path = export_place(finished.folder, format, out, force)

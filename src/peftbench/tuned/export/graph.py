@@ -22,7 +22,7 @@ TOLERANCE = 1e-3
 
 
 class Graph(nn.Module):
-    """Backbone, side path and head: images in [0, 1], float32 (B, 3, S, S), or clips (B, T, 3, S, S), to logits."""
+    """Backbone, side path and head: images in [0, 1], float32 (B, 3, H, W), or clips (B, T, 3, S, S), to logits."""
 
     mean: Tensor
     std: Tensor
@@ -32,17 +32,19 @@ class Graph(nn.Module):
         super().__init__()
         model = tuned.model
         self.backbone, self.side, self.task = model.backbone, model.side, model.task
-        self.wanted = (-1,) if model.side is None else model.side.wanted
+        self.wanted = model.reads if model.side is None else model.kept
+        self.merged = model.merged
         self.register_buffer("mean", model.mean / 255)
         self.register_buffer("std", model.std / 255)
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, classes) of images in [0, 1]."""
+        """Logits (B, classes), or (B, classes, H, W), of images in [0, 1]."""
         frames = ((images - self.mean) / self.std).flatten(0, -4)
         taps = self.backbone.taps(frames, self.wanted, stop=False)
         if self.side is not None:
-            taps = self.side(self.side.condense(taps))
+            count = len(self.side.wanted)
+            taps = self.merged(self.side(self.side.condense(taps[:count])), taps[count:])
         return self.task.predict(lambda _: taps, self.backbone, images)
 
 
@@ -51,7 +53,7 @@ class Sample:
 
     Attributes:
         images: uint8 (6, 3, S, S); clips are rows of photos, (6, T, 3, S, S).
-        logits: (6, classes).
+        logits: (6, classes), or (6, classes, H, W).
     """
 
     @torch.no_grad()

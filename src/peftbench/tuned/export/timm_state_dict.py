@@ -36,6 +36,12 @@ def to_state_dict(tuned: Tuned, sample: Sample, path: Path, told: Mapping[str, s
             f"format=safetensors: {name} was pruned, and timm's model of that name is whole; {instead}, and the pruned "
             f"backbone is a file of its own (docs/pruning.md)."
         )
+    try:
+        head = model.task.linear_head()
+    except Refusal as problem:
+        raise Refusal(
+            f"format=safetensors: method={method}: {problem}, as a timm model's classifier is; {instead}."
+        ) from None
     plain, arguments = backbones.with_classifier(spec.backbone, spec.data.size, len(tuned.classes))
     wanted = plain.state_dict()
     backbone = model.backbone.state_dict()
@@ -50,12 +56,6 @@ def to_state_dict(tuned: Tuned, sample: Sample, path: Path, told: Mapping[str, s
             f"format=safetensors: method={method} adds {foreign[0]} to the backbone, which cannot be merged into a "
             f"timm model; {instead}."
         )
-    try:
-        head = model.task.linear_head()
-    except Refusal as problem:
-        raise Refusal(
-            f"format=safetensors: method={method}: {problem}, as a timm model's classifier is; {instead}."
-        ) from None
     for classifier in model.backbone.classifiers:
         for part, tensor in head.items():
             key = f"{classifier}.{part}"

@@ -1,0 +1,70 @@
+"""Handwritten digits on textured canvases, with the class of each pixel; put together once, no download."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from PIL import Image
+
+from peftbench.common.cache_folder import cache
+from peftbench.common.errors import UserError
+from peftbench.data.base import DataSet, Split, Splits
+from peftbench.data.digit_scenes import photographs, scene
+from peftbench.data.digits import Digits
+from peftbench.data.layout import ROLES
+from peftbench.data.made_once import made_once
+from peftbench.data.seg_folder import SegFolder
+
+_VERSION = 1
+_BACKGROUND = "background"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DigitsSeg(DataSet):
+    """The canvases of `data=digits_det`, one to five digits on each, with masks of what is ink and of which digit.
+
+    `images` are to train, validate and test, and each kind has digits of its own: those of `data=digits`' splits. A
+    canvas has `canvas` pixels a side. The files are drawn once, from `drawing_seed`, and kept in the cache, in the
+    form that `data=seg_folder` reads.
+    """
+
+    places: ClassVar[tuple[str, ...]] = ("images",)  # how many there are is in the hash of the split
+
+    images: tuple[int, int, int] = (600, 100, 200)
+    canvas: int = 128
+    drawing_seed: int = 0
+
+    def load(self) -> Splits:
+        if min(self.images) < 1:
+            raise UserError(f"data.images={list(self.images)}: expected at least 1 to train, validate and test.")
+        if not 32 <= self.canvas <= 4096:
+            raise UserError(f"data.canvas={self.canvas}: expected 32 to 4096 pixels.")
+        if self.drawing_seed < 0:
+            raise UserError(f"data.drawing_seed={self.drawing_seed}: expected 0 or more.")
+        recipe = {
+            "version": _VERSION,
+            "images": list(self.images),
+            "canvas": self.canvas,
+            "drawing_seed": self.drawing_seed,
+        }
+        key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
+        folder = made_once(cache() / "digits_seg" / key, recipe, self._draw)
+        return SegFolder(str(folder)).load_called("digits_seg-v1")
+
+    def _draw(self, folder: Path) -> None:
+        digits, photos = Digits().load(), photographs()
+        for number, role in enumerate(ROLES):
+            source: Split = getattr(digits, role)
+            for kind in ("images", "masks"):
+                (folder / kind / role).mkdir(parents=True)
+            for at in range(self.images[number]):
+                rng = np.random.default_rng([self.drawing_seed, number, at])
+                pixels, _, mask = scene(rng, source, photos, self.canvas)
+                Image.fromarray(pixels).save(folder / "images" / role / f"{at:06d}.jpg", quality=92)
+                Image.fromarray(mask).save(folder / "masks" / role / f"{at:06d}.png")
+        (folder / "classes.txt").write_text("\n".join([_BACKGROUND, *digits.classes]) + "\n", encoding="utf-8")
