@@ -136,7 +136,10 @@ def test_wise_ft_ends_half_way_and_says_what_it_reaches_there(tmp_path):
         (["method=ftp", "method.exclude=[nothing*]"], "method.exclude=.*'nothing\\*' matches no trained tensor"),
         (["method=full", "optimizer=ftp", "optimizer.exclude=[taks.*]"], "optimizer.exclude=.*matches no trained"),
         (["method=ftp", "optimizer=ftp"], "method=ftp has an optimizer of its own; leave optimizer=ftp out"),
-        (["method=ftp", "trainer=fsdp"], "method=ftp: needs whole tensors.*use trainer=ddp"),
+        (
+            ["method=ftp", "trainer=fsdp", "trainer.accelerator=cpu"],
+            "method=ftp: needs whole tensors.*use trainer=ddp",
+        ),
         (["method=full", "optimizer=ftp", "trainer=fsdp"], "optimizer=ftp: needs whole tensors"),
         (["method=full", "optimizer=ftp", "optimizer.kappa=-1"], "optimizer.kappa=-1.0: expected a number from 0"),
         (["method=ftp", "optimizer=spd"], "optimizer=spd: method=ftp has an optimizer of its own; leave optimizer=spd"),
@@ -148,7 +151,8 @@ def test_wise_ft_ends_half_way_and_says_what_it_reaches_there(tmp_path):
     ],
 )
 def test_mistakes_of_the_command_line_get_one_sentence(tmp_path, monkeypatch, words, told):
-    monkeypatch.setenv("RANK", "0")
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(peftbench.UserError, match=told):
         run(peftbench.compose(*QUICK, *words, f"output_dir={tmp_path}"))
     for left in tmp_path.glob("*/result.json"):  # of a run that never began

@@ -49,7 +49,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    for place in ("training.meters", "training.module", "data.loading"):
+    for place in ("training.meters", "training.module", "data.read_ahead"):
         monkeypatch.setattr(f"peftbench.{place}.time", SimpleNamespace(perf_counter=clock.perf_counter))
     for place in ("training.meters", "training.module"):
         monkeypatch.setattr(f"peftbench.{place}.wait_for", clock.wait_for)

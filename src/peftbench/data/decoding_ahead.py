@@ -40,7 +40,9 @@ def decoded_ahead(chunks: Sequence[Sequence[int]], decode: Callable[[int], np.nd
             pieces = asked.popleft()
             if i + AHEAD < len(chunks):
                 ask(chunks[i + AHEAD])
-            yield torch.from_numpy(np.stack([image for piece in pieces for image in piece.result()]))
+            images = [image for piece in pieces for image in piece.result()]
+            # Rows of pixels, also where a decoder gives another order: convolutions round by the order in memory.
+            yield torch.from_numpy(np.ascontiguousarray(np.stack(images)))
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -14,7 +14,6 @@ from peftbench.common.progress import Watch, counted
 from peftbench.common.status_line import doing
 from peftbench.common.world import World
 from peftbench.config import Config
-from peftbench.training.devices import refuse_missing_devices, world_of_process
 
 
 @dataclass(frozen=True)
@@ -43,8 +42,10 @@ class Context:
             UserError: several processes are asked for, and nothing says which this is; or several GPUs, of which this
                 process sees fewer.
         """
-        refuse_missing_devices(config.trainer)
-        return Context(config, world_of_process(config.trainer), group, retry)
+        from peftbench.training import devices  # not above: reading a context's plan needs no Lightning
+
+        devices.refuse_missing_devices(config.trainer)
+        return Context(config, devices.world_of_process(config.trainer), group, retry)
 
     @property
     def process(self) -> int:

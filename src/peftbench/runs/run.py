@@ -40,7 +40,7 @@ from peftbench.runs.shared_checkpoint import group_of, records_kept, remove_shar
 from peftbench.runs.single_run import SingleRun
 from peftbench.runs.solved_heads import settled_for_solving
 from peftbench.runs.start_check import Start
-from peftbench.runs.warm_start import read_start
+from peftbench.runs.warm_start import WarmStart, read_start
 from peftbench.tasks.base import task_class
 from peftbench.training import (
     Diverged,
@@ -85,12 +85,6 @@ def run_jointly(
     context = Context.begin(configs[0], group, retry)
     if context.config.trainer.threads:
         torch.set_num_threads(context.config.trainer.threads)
-    with processes_together(context.world, configs):
-        return _carried_out(context, configs, splits)
-
-
-def _carried_out(context: Context, configs: Sequence[Config], splits: Splits | None) -> list[Record]:
-    """As `run_jointly`, once all processes are there."""
     methods: list[Method] = [instantiate(config.method) for config in configs]
     configs = [settled_for_solving(c, m, context.tell) for c, m in zip(configs, methods, strict=True)]
     configs = [without_idle_parts(config, context.tell) for config in configs]
@@ -109,7 +103,18 @@ def _carried_out(context: Context, configs: Sequence[Config], splits: Splits | N
                 "optimizer.find_lr, or a head that is solved: such a run chooses its own weights, end, parts of a "
                 "batch, rate or head; carry it out alone, not together with others."
             )
+    with processes_together(context.world, configs):
+        return _carried_out(context, configs, methods, warm, splits)
 
+
+def _carried_out(
+    context: Context,
+    configs: Sequence[Config],
+    methods: Sequence[Method],
+    warm: Sequence[WarmStart | None],
+    splits: Splits | None,
+) -> list[Record]:
+    """As `run_jointly`, once all processes are there."""
     data = read_data(context, splits)
     if context.config.trainer.accumulate == "auto":
         context.doing("choosing how many images are computed at a time")

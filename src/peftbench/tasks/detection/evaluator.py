@@ -42,8 +42,8 @@ class BoxEvaluator(Evaluator):
     def known(self, labelled: Labelled, classes: Sequence[str], categories: Sequence[int], unknown: str) -> Known:
         return boxes_known(labelled, classes, categories, unknown)
 
-    def sizes(self, targets: Sequence[Mapping[str, torch.Tensor]]) -> list[tuple[int, int]]:
-        return [tuple(target["size"].tolist()) for target in targets]
+    def sizes(self, targets: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
+        return [tuple(target["size"]) for target in targets]
 
     def headline(self, judged: Judged) -> dict[str, float]:
         table = _counted(judged).table()
