@@ -238,7 +238,7 @@ COMMAND = Command(
         CONFIG_DIR,
     ),
     description="A row for each image; for a detector a row for each box. The table goes to the standard output if out "
-    "is not given. Of a run of segmentation out may be a folder: then each image has a mask of its size there.",
+    "is not given.\nMasks go into a folder, each of its image's size.",
     late_arguments=_task_arguments,
     examples=(
         "peftbench predict run=outputs/RUN images=~/photos out=labels.csv",
