@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from peftbench.common.errors import UserError
+from peftbench.common.text_files import text_of
 from peftbench.data.masks import IGNORED, MOST, Coding, Colour
 
 FILES = ("classes.csv", "classes.txt")
@@ -33,12 +34,7 @@ def read_classes(file: Path, ignored: Sequence[int]) -> tuple[tuple[str, ...], C
     Raises:
         UserError: no text, a name, value or colour twice, or what is no number.
     """
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as problem:
-        raise UserError(f"{file}: is not text in UTF-8 ({problem.reason} at byte {problem.start}).") from None
-    except OSError as problem:
-        raise UserError(f"{file}: cannot be read ({problem.strerror}).") from None
+    text = text_of(file)
     if file.suffix.lower() == ".csv":
         return _of_table(text, file, ignored)
     names = [line.strip() for line in text.splitlines() if line.strip()]

@@ -2,18 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from peftbench.common.cache_folder import cache
+from peftbench.common.errors import UserError
 from peftbench.data.base import Split
+from peftbench.data.made_once import made_once
+
+_VERSION = 1
 
 _INK = 0.3  # of a digit's full ink: what counts as its pixels
 _HEIGHT = (0.2, 0.42)  # of a digit, as a share of the canvas
 _TURN = 12.0  # degrees either way
 _OVERLAP = 0.2  # of the smaller of two boxes
 _CONTRAST = 80.0  # grey levels between a digit and what lies under it, at least
+
+
+def scenes_once(kind: str, images: Sequence[int], canvas: int, drawing_seed: int, draw: Callable[[Path], None]) -> Path:
+    """The folder in the cache that `draw` fills with so many scenes, drawn if it is not whole.
+
+    Args:
+        kind: the folder's name in the cache.
+        images: to train, validate and test.
+        canvas: pixels of a side.
+        drawing_seed: what the scenes are drawn from.
+        draw: writes the files into an empty folder.
+
+    Raises:
+        UserError: one of these cannot be, or nothing can be written.
+    """
+    if min(images) < 1:
+        raise UserError(f"data.images={list(images)}: expected at least 1 to train, validate and test.")
+    if not 32 <= canvas <= 4096:
+        raise UserError(f"data.canvas={canvas}: expected 32 to 4096 pixels.")
+    if drawing_seed < 0:
+        raise UserError(f"data.drawing_seed={drawing_seed}: expected 0 or more.")
+    recipe = {"version": _VERSION, "images": list(images), "canvas": canvas, "drawing_seed": drawing_seed}
+    key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
+    return made_once(cache() / kind / key, recipe, draw)
 
 
 def photographs() -> list[np.ndarray]:

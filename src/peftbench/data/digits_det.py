@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,17 +10,13 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image
 
-from peftbench.common.cache_folder import cache
-from peftbench.common.errors import UserError
 from peftbench.data.base import Split, Splits
 from peftbench.data.boxes import BoxSet
 from peftbench.data.coco import splits_from_files
-from peftbench.data.digit_scenes import photographs, scene
+from peftbench.data.digit_scenes import photographs, scene, scenes_once
 from peftbench.data.digits import Digits
-from peftbench.data.made_once import made_once
 
 ROLES = ("train", "val", "test")
-_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,27 +36,9 @@ class DigitsDet(BoxSet):
 
     def load(self) -> Splits:
         self.check()
-        if min(self.images) < 1:
-            raise UserError(f"data.images={list(self.images)}: expected at least 1 to train, validate and test.")
-        if not 32 <= self.canvas <= 4096:
-            raise UserError(f"data.canvas={self.canvas}: expected 32 to 4096 pixels.")
-        if self.drawing_seed < 0:
-            raise UserError(f"data.drawing_seed={self.drawing_seed}: expected 0 or more.")
-        folder = self._folder()
+        folder = scenes_once("digits_det", self.images, self.canvas, self.drawing_seed, self._draw)
         files = {role: folder / "annotations" / f"instances_{role}.json" for role in ROLES}
         return splits_from_files(self, "digits_det-v1", files, {role: [folder / "images"] for role in ROLES})
-
-    def _folder(self) -> Path:
-        """The folder of the files, made if it is not whole."""
-        recipe = {
-            "version": _VERSION,
-            "images": list(self.images),
-            "canvas": self.canvas,
-            "drawing_seed": self.drawing_seed,
-        }
-        key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
-        folder = cache() / "digits_det" / key
-        return made_once(folder, recipe, self._draw)
 
     def _draw(self, folder: Path) -> None:
         digits = Digits().load()

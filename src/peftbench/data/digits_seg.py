@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -11,16 +9,12 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image
 
-from peftbench.common.cache_folder import cache
-from peftbench.common.errors import UserError
 from peftbench.data.base import DataSet, Split, Splits
-from peftbench.data.digit_scenes import photographs, scene
+from peftbench.data.digit_scenes import photographs, scene, scenes_once
 from peftbench.data.digits import Digits
 from peftbench.data.layout import ROLES
-from peftbench.data.made_once import made_once
 from peftbench.data.seg_folder import SegFolder
 
-_VERSION = 1
 _BACKGROUND = "background"
 
 
@@ -40,20 +34,7 @@ class DigitsSeg(DataSet):
     drawing_seed: int = 0
 
     def load(self) -> Splits:
-        if min(self.images) < 1:
-            raise UserError(f"data.images={list(self.images)}: expected at least 1 to train, validate and test.")
-        if not 32 <= self.canvas <= 4096:
-            raise UserError(f"data.canvas={self.canvas}: expected 32 to 4096 pixels.")
-        if self.drawing_seed < 0:
-            raise UserError(f"data.drawing_seed={self.drawing_seed}: expected 0 or more.")
-        recipe = {
-            "version": _VERSION,
-            "images": list(self.images),
-            "canvas": self.canvas,
-            "drawing_seed": self.drawing_seed,
-        }
-        key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
-        folder = made_once(cache() / "digits_seg" / key, recipe, self._draw)
+        folder = scenes_once("digits_seg", self.images, self.canvas, self.drawing_seed, self._draw)
         return SegFolder(str(folder)).load_called("digits_seg-v1")
 
     def _draw(self, folder: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from peftbench.common.errors import UserError, nearest
+from peftbench.common.text_files import text_of
 from peftbench.data.layout import ALL, ROLES, role_of
 from peftbench.data.targets import SEPARATOR, Column
 
@@ -49,10 +50,7 @@ def read_table(
         UserError: no text, a column or a value that is missing, an image that is not there, or splits in some rows
             only; the line is named.
     """
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as problem:
-        raise UserError(f"{file}: is not text in UTF-8 ({problem.reason} at byte {problem.start}).") from None
+    text = text_of(file)
     try:
         return _rows(text, file, root, kind, there, group, target)
     except csv.Error as problem:

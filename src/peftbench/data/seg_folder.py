@@ -13,6 +13,7 @@ import numpy as np
 
 from peftbench.common.amounts import agreeing, plural
 from peftbench.common.errors import UserError
+from peftbench.common.text_files import text_of
 from peftbench.data.base import DataSet, Split, Splits
 from peftbench.data.class_list import FILES, coding_of_values, read_classes
 from peftbench.data.copies import first_copies
@@ -313,10 +314,7 @@ def _by_stem(folder: Path) -> dict[str, Path]:
 
 def stems_in(file: Path) -> Iterable[tuple[int, str]]:
     """(number, text) of each line of a list that is not empty. Raises UserError."""
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as problem:
-        raise UserError(f"{file}: is not text in UTF-8 ({problem.reason} at byte {problem.start}).") from None
+    text = text_of(file)
     return ((n, line.strip()) for n, line in enumerate(text.splitlines(), start=1) if line.strip())
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from peftbench.common.amounts import plural
 from peftbench.common.errors import UserError
 from peftbench.common.foreign_text import shortened
+from peftbench.common.text_files import text_of
 
 _SLACK = 0.01  # by which tools overshoot the border of an image
 _BOX = "class, centre x, centre y, width, height"
@@ -43,12 +44,7 @@ def read_label_file(file: Path, labels: Mapping[int, int], points: int = 0) -> t
     Raises:
         UserError: no text in UTF-8, or a line that is no label; the line is named.
     """
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as problem:
-        raise UserError(f"{file}: is not text in UTF-8 ({problem.reason} at byte {problem.start}).") from None
-    except OSError as problem:
-        raise UserError(f"{file}: cannot be read ({problem.strerror}).") from None
+    text = text_of(file)
     found: dict[Label, None] = {}
     lines = 0
     for number, line in enumerate(text.splitlines(), 1):

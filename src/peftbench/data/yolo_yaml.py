@@ -11,6 +11,7 @@ import yaml
 
 from peftbench.common.errors import UserError
 from peftbench.common.foreign_text import shortened
+from peftbench.common.text_files import text_of
 from peftbench.data.listing import files_in
 
 _NAMES = ("data.yaml", "data.yml")
@@ -61,12 +62,9 @@ def read_yaml(file: Path) -> DataYaml:
 
 def _content(file: Path) -> dict[str, Any]:
     """The file's mapping, every scalar as text: a class may be called `no` or `1.0`."""
+    text = text_of(file)
     try:
-        content = yaml.load(file.read_text(encoding="utf-8-sig"), Loader=yaml.BaseLoader)  # of texts, lists and dicts
-    except UnicodeDecodeError as problem:
-        raise UserError(f"{file}: is not text in UTF-8 ({problem.reason} at byte {problem.start}).") from None
-    except OSError as problem:
-        raise UserError(f"{file}: cannot be read ({problem.strerror}).") from None
+        content = yaml.load(text, Loader=yaml.BaseLoader)  # of texts, lists and dicts
     except (yaml.YAMLError, RecursionError, ValueError, TypeError) as problem:
         raise UserError(f"{file}: cannot be read as YAML ({' '.join(str(problem).split())}).") from None
     if not isinstance(content, dict):
