@@ -128,6 +128,7 @@ def test_the_usual_budget():
 QUICK = [*SMALL, "trainer.epochs=2", "trainer.max_batches=2", "data.batch_size=20"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_keeps_its_plan_and_resumes_to_the_same_bits(tmp_path, monkeypatch):
     words = ["method=spt", "optimizer=ftp"]
     config_ = [peftbench.compose(*QUICK, *words, f"output_dir={tmp_path / place}") for place in "ab"]

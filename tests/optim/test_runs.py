@@ -21,10 +21,10 @@ SPD = ["optimizer=spd", "optimizer.layer_decay=0.8", "optimizer.head_lr=3", "tra
 PROJECTED += [pytest.param(["method=full", *SPD], marks=pytest.mark.slow)]
 
 
-PRUNED = [["method=full", "pruning=unstructured"]]
-PRUNED += [
+PRUNED = [
     pytest.param(words, marks=pytest.mark.slow)
     for words in (
+        ["method=full", "pruning=unstructured"],
         ["method=petah"],
         ["method=losa", "pruning=structured"],
         ["method=ssf", "pruning=unstructured"],

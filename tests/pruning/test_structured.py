@@ -62,6 +62,7 @@ def test_the_smaller_net_equals_the_one_with_zeros(name):
     assert not list(small.net.buffers()) or all("mask" not in n for n, _ in small.net.named_buffers())
 
 
+@pytest.mark.slow
 def test_what_another_module_reads_is_never_taken():
     for name in ("densenet121", "vgg11_bn", "regnety_002", "mobilenetv3_small_100", "convnext_atto", "seresnet18"):
         spec = config.Backbone(name, pretrained=False)

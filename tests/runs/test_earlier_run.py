@@ -113,6 +113,7 @@ def renamed(name, id_=90):
     return json.loads(json.dumps(content).replace("90", str(id_)))
 
 
+@pytest.mark.slow
 def test_classes_that_the_data_call_otherwise_by_now(cli, tmp_path):
     root = coco.write(tmp_path / "data", coco.good())
     coco.write(root, coco.good(), "annotations/instances_val.json")

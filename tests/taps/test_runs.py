@@ -77,6 +77,7 @@ def test_a_damaged_entry_is_noticed_and_computed_again(cli, tmp_path, cache, mon
     assert history(tmp_path / "a") == history(tmp_path / "b")
 
 
+@pytest.mark.slow
 def test_random_augmentation_is_not_cached_and_fixed_views_are(cli, tmp_path):
     status, _, err = cli(*RUN, "data.augment=flip", f"output_dir={tmp_path / 'a'}")
     assert status == 0

@@ -112,7 +112,7 @@ def test_runs_together_that_are_stopped_in_validation_go_on_to_the_same_bits(tmp
 
 @pytest.mark.parametrize(
     "write",
-    [pytest.param(1, marks=pytest.mark.slow), 2],
+    [pytest.param(n, marks=pytest.mark.slow) for n in (1, 2)],
     ids=["before the first record", "between the records"],
 )
 def test_runs_together_that_are_killed_at_the_end_are_not_trained_anew(tmp_path, monkeypatch, write):

@@ -142,6 +142,7 @@ def test_a_run_that_diverges_fails_alone(tmp_path):
     assert alone.metrics == pytest.approx(good.metrics, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_what_is_complete_is_not_repeated(cli, tmp_path):
     words = ["-m", *BASE, "method=losa", "sweep.together=4"]
     assert cli(*words, "optimizer.lr=1e-3,2e-3")[0] == 0

@@ -23,8 +23,10 @@ class Refusing(Dataset):
         raise self.kind("a.png: cannot be read (UserError: so it says).")
 
 
-@pytest.mark.parametrize("kind", [UserError, Refusal])
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    ("workers", "kind"),
+    [(0, UserError), (0, Refusal), (1, UserError), pytest.param(1, Refusal, marks=pytest.mark.slow)],
+)
 def test_a_worker_s_error_is_one_sentence_of_the_same_kind(kind, workers):
     with pytest.raises(kind) as refusal, plain_sentences():
         list(DataLoader(Refusing(kind), num_workers=workers))

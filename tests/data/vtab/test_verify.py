@@ -56,6 +56,7 @@ def test_a_picture_twice_in_one_split_is_worth_a_note(data, tmp_path):
     assert "test.txt: 40 images, expected 5,400" in told
 
 
+@pytest.mark.slow
 def test_999_lines_are_counted(data, tmp_path):
     folder = noah(tmp_path, "kitti", (800, 200, 711), task="kitti")
     assert data("check", str(folder))[0] == 0
@@ -65,6 +66,7 @@ def test_999_lines_are_counted(data, tmp_path):
     assert "train800val200.txt: 999 images, expected 1,000" in told
 
 
+@pytest.mark.slow
 def test_a_few_twins_are_no_fault_where_the_source_has_them(data, tmp_path):
     folder = noah(tmp_path, "oxford_iiit_pet", (800, 200, 3_669), task="oxford_iiit_pet")
     for i in range(20):
@@ -76,6 +78,7 @@ def test_a_few_twins_are_no_fault_where_the_source_has_them(data, tmp_path):
     assert data("check", str(folder))[0] == 1
 
 
+@pytest.mark.slow
 def test_classes_of_one_size_are_counted(data, tmp_path):
     folder = noah(tmp_path, "dtd", (800, 200, 1_880), task="dtd")
     assert data("check", str(folder))[0] == 0

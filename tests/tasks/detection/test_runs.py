@@ -154,7 +154,8 @@ def test_kept_taps_train_to_the_same_numbers(tmp_path):
     assert record.metrics == kept.metrics
 
 
-@pytest.mark.parametrize("augment", ["none", pytest.param("multiscale", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("augment", ["none", "multiscale"])
 def test_a_resumed_run_ends_as_an_undisturbed_one(tmp_path, monkeypatch, augment):
     words = ["method=lora", "backbone=resnet_nano", f"data.augment={augment}", "data.images=[12,2,4]"]
     whole = _run(tmp_path / "a", *words)
