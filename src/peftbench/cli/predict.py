@@ -139,8 +139,10 @@ def _opened(out: Path | None) -> Iterator[IO[str]]:
 
 
 def _folder(word: str | None) -> str:
-    """The folder that `out` names, by its lack of a suffix; empty where it names a file, or nothing."""
-    return "" if word is None or Path(word).expanduser().suffix else word
+    """The folder that `out` names: one that is there, or a name without a suffix; empty where it names a file."""
+    if word is None or (Path(word).suffix and not word.endswith("/") and not Path(word).expanduser().is_dir()):
+        return ""
+    return word
 
 
 def _refuse_folder(word: str, task: Any) -> None:
@@ -161,7 +163,10 @@ def _table_file(word: str | None, force: bool) -> Path | None:
         return None
     out = Path(word).expanduser()
     if out.suffix.lower() not in (".csv", ".json"):
-        raise UserError(f"out={out}: expected a name that ends in .csv or .json.")
+        raise UserError(
+            f"out={out}: expected a name that ends in .csv or .json, or for masks a folder, which needs no suffix "
+            f"where it ends in /."
+        )
     if out.exists() and not force:
         raise UserError(f"out={out}: exists already; give another name, or force=true.")
     return out

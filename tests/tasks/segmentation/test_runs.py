@@ -87,9 +87,14 @@ def test_masks_and_pictures_are_written_in_each_images_own_size(ended, tmp_path,
     Image.open(source).save(shots / "square.png")
     (tmp_path / "shots" / "broken.jpg").write_bytes(b"no image")
     words = ["predict", f"run={folder}", f"images={tmp_path / 'shots'}", "device=cpu"]
-    done = told_by(capsys, *words, f"out={tmp_path / 'masks'}", f"draw={tmp_path / 'drawn'}")
+    (tmp_path / "masks").mkdir()
+    one = [f"out={tmp_path / 'masks'}", f"draw={tmp_path / 'shots' / '..' / 'masks'}"]
+    refused(told_by(capsys, *words, *one), "its pictures would replace the masks")
+    done = told_by(capsys, *words, f"out={tmp_path / 'masks.v1'}/", f"draw={tmp_path / 'drawn'}")
     assert done[0] == 0, done[2]
     assert "broken.jpg" in done[2]
+    (tmp_path / "masks").rmdir()
+    (tmp_path / "masks.v1").rename(tmp_path / "masks")
     tuned = peftbench.load(folder)
     for name, size in (("wide", (50, 30)), ("square", (64, 64))):
         with Image.open(tmp_path / "masks" / "inner" / f"{name}.png") as mask:

@@ -30,6 +30,10 @@ class MaskPredictor(Predictor):
     def take_folder(self, out: str, images: str, force: bool) -> None:
         """Has it write index PNGs of each image's size and stem into a folder. Raises UserError."""
         self.masks, self.out = files_for("out", images, self.items, out, force, ".png"), out
+        if {path.resolve() for path in self.masks.values()} & {path.resolve() for path in self.pictures.values()}:
+            raise UserError(
+                f"draw={self.options['draw']}: its pictures would replace the masks of out={out}; give another folder."
+            )
 
     @property
     def written(self) -> list[str]:

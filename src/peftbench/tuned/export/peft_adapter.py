@@ -46,7 +46,7 @@ def to_adapter(
     if beside := [n for n in run.tensors if n.startswith("task.") and not n.startswith("task.head.")]:
         raise Refusal(
             f"format=peft: task={spec.task.name} keeps {beside[0].removeprefix('task.')} besides its head, for which "
-            f"PEFT's adapters have no place; format=safetensors, format=onnx and format=torch_export hold the model."
+            f"PEFT's adapters have no place; format=onnx and format=torch_export hold the model."
         )
     if run.record.stamps["backbone"].get("quantize"):
         raise Refusal(
