@@ -39,6 +39,7 @@ from peftbench.methods.base import Plan
 from peftbench.models.model import Model
 from peftbench.runs.build import instantiate, transform_of
 from peftbench.runs.data_sets import load_splits
+from peftbench.taps.in_file import read_rows
 from peftbench.taps.store import InFile
 from peftbench.tasks.base import task_class
 
@@ -202,7 +203,9 @@ def train(given: argparse.Namespace, backbone: backbones.Backbone, method: str, 
         order = torch.randperm(given.images, generator=torch.Generator().manual_seed(epoch)).split(BATCH)
         total = 0.0
         for rows in order:
-            read = model.condense([file.index_select(0, rows) for file in files])
+            taps = [torch.empty((len(rows), *file.shape[1:]), dtype=file.dtype) for file in files]
+            read_rows(files, rows, taps)
+            read = model.condense(taps)
             loss = model.loss(Batch(torch.empty(len(rows), 3, 0, 0, dtype=torch.uint8), targets[rows]), read)
             optimizer.zero_grad()
             loss.backward()

@@ -132,7 +132,16 @@ UNBOUND = {
         "data.memory_gb",
         "data.eval_batch_size",
     ),
-    *("taps.max_gb", "taps.memory_gb", "taps.dir", "data.tasks", "data.path", "method.path", "task.path"),
+    *(
+        "taps.max_gb",
+        "taps.gpu_gb",
+        "taps.memory_gb",
+        "taps.dir",
+        "data.tasks",
+        "data.path",
+        "method.path",
+        "task.path",
+    ),
     *("task.weights", "trainer.grad_checkpointing", "start", "page"),
 }
 """Where files lie, and what changes no number, besides the places that a data set names."""
