@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -163,13 +163,20 @@ def writer(folder: Path) -> tuple[Callable[[int, Tensor], None], dict[str, Any]]
     return write, {}
 
 
+def rows_of(files: Sequence[InFile], rows: Tensor) -> list[Tensor]:
+    """Some rows of taps in files, (len(rows), …) each."""
+    taps = [torch.empty((len(rows), *file.shape[1:]), dtype=file.dtype) for file in files]
+    read_rows(files, rows, taps)
+    return taps
+
+
 def comparer(folder: Path) -> tuple[Callable[[int, Tensor], None], dict[str, Any]]:
     """Compares each tap with the file that `writer` left."""
     found: dict[str, Any] = {"taps": 0, "equal": 0, "error": 0.0}
 
     def compare(index: int, tap: Tensor) -> None:
         theirs = InFile(folder / f"tap-{index:02d}.bin", len(tap), tap.shape[1:], tap.dtype)
-        other = theirs.index_select(0, torch.arange(len(tap)))
+        other = rows_of([theirs], torch.arange(len(tap)))[0]
         found["taps"] += 1
         found["equal"] += torch.equal(other, tap)
         found["error"] = max(found["error"], ((other - tap).abs().max() / tap.abs().max()).item())
@@ -203,9 +210,7 @@ def train(given: argparse.Namespace, backbone: backbones.Backbone, method: str, 
         order = torch.randperm(given.images, generator=torch.Generator().manual_seed(epoch)).split(BATCH)
         total = 0.0
         for rows in order:
-            taps = [torch.empty((len(rows), *file.shape[1:]), dtype=file.dtype) for file in files]
-            read_rows(files, rows, taps)
-            read = model.condense(taps)
+            read = model.condense(rows_of(files, rows))
             loss = model.loss(Batch(torch.empty(len(rows), 3, 0, 0, dtype=torch.uint8), targets[rows]), read)
             optimizer.zero_grad()
             loss.backward()
