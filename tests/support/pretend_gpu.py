@@ -157,7 +157,7 @@ def _carry_out(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     result = func(*plain, **options)
     for tensor in ours:
         if tensor.shape != tensor.elem.shape:
-            raise NotImplementedError(f"{func} changes the shape of a tensor in place, which is not pretended")
+            raise RuntimeError(f"{func} changes the shape of a tensor in place, which is not pretended")
     same = {id(t.elem): t for t in ours}
     return _each(result, lambda t: same.get(id(t), Pretended(t) if stays else t))
 

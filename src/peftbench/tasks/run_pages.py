@@ -13,7 +13,10 @@ from PIL import Image
 from peftbench.data.base import Split
 from peftbench.data.pixel_values import Range
 from peftbench.data.thumbnails import SIDE, data_uri, is_tiny, picture_of, small
-from peftbench.results.page_parts import PagePart, Picture
+from peftbench.results.page_parts import Chart, PagePart, Picture
+from peftbench.results.text_table import TextTable
+
+_BARS = 40
 
 
 @dataclass(frozen=True)
@@ -74,3 +77,22 @@ class RunPage:
     def explained(self, seen: Seen) -> list[Explained]:
         """The few images of which the page shows where the model looks; none where no single output is to explain."""
         return []
+
+
+def by_class(seen: Seen, metric: str) -> PagePart | None:
+    """A metric of each class, as the run's own evaluation measured it, the worst first; None where there is none.
+
+    Args:
+        seen: of the run.
+        metric: as metrics call it between the split and the class, such as AP.
+    """
+    start = f"{seen.role}/{metric}/"
+    values = {n.removeprefix(start): v for n, v in seen.metrics.items() if n.startswith(start)}
+    order = sorted(values, key=lambda name: values[name])
+    if not order:
+        return None
+    table = TextTable("", [("class", False), (f"{metric} %", True)], [[n, f"{100 * values[n]:.1f}"] for n in order])
+    table.values = [[None, values[name]] for name in order]
+    rows = [{"name": n, "values": [values[n]], "told": f"{100 * values[n]:.1f}"} for n in order[:_BARS]]
+    chart = Chart("bars", f"{metric} of each class", {"names": [metric], "rows": rows, "unit": "%"})
+    return PagePart("By class", ["From the run's own evaluation; the worst come first."], [chart], [table])

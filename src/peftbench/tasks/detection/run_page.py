@@ -11,38 +11,22 @@ from torchvision.ops import box_iou
 
 from peftbench.common.amounts import plural
 from peftbench.data.thumbnails import data_uri, is_tiny, small
-from peftbench.results.page_parts import Chart, PagePart, Picture
-from peftbench.results.text_table import TextTable
+from peftbench.results.page_parts import PagePart, Picture
 from peftbench.tasks.detection.result_files import drawn
-from peftbench.tasks.run_pages import RunPage, Seen
+from peftbench.tasks.run_pages import RunPage, Seen, by_class
 
 SIDE = 240
 """Pixels of the longer side of each of the two pictures."""
 _SCORE, _OVERLAP = 0.5, 0.5
 _PICTURES = 12
-_BARS = 40
 
 
 class BoxPage(RunPage):
     """AP of each class from the record, and the images with most mistakes."""
 
     def parts(self, seen: Seen) -> list[PagePart]:
-        by_class = _by_class(seen)
-        return [_side_by_side(seen), *([by_class] if by_class else [])]
-
-
-def _by_class(seen: Seen) -> PagePart | None:
-    """AP of each class, as the run's own evaluation measured it; None where the record has none."""
-    start = f"{seen.role}/AP/"
-    values = {n.removeprefix(start): v for n, v in seen.metrics.items() if n.startswith(start)}
-    order = sorted(values, key=lambda name: values[name])
-    if not order:
-        return None
-    table = TextTable("", [("class", False), ("AP %", True)], [[n, f"{100 * values[n]:.1f}"] for n in order])
-    table.values = [[None, values[name]] for name in order]
-    rows = [{"name": n, "values": [values[n]], "told": f"{100 * values[n]:.1f}"} for n in order[:_BARS]]
-    chart = Chart("bars", "AP of each class", {"names": ["AP"], "rows": rows, "unit": "%"})
-    return PagePart("By class", ["From the run's own evaluation; the worst come first."], [chart], [table])
+        part = by_class(seen, "AP")
+        return [_side_by_side(seen), *([part] if part else [])]
 
 
 def _side_by_side(seen: Seen) -> PagePart:

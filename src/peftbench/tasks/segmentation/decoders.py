@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -41,7 +42,7 @@ class SteadyGroupNorm(nn.GroupNorm):
         return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
 
-class Decoder(nn.Module):
+class Decoder(nn.Module, ABC):
     """Maps of taps to logits (B, classes, h, w).
 
     Attributes:
@@ -58,9 +59,9 @@ class Decoder(nn.Module):
         logits: Tensor = self.head(self.body(self.joined(maps)))
         return logits
 
+    @abstractmethod
     def joined(self, maps: Sequence[Tensor]) -> Any:
         """What `body` takes, of the maps as they come."""
-        raise NotImplementedError
 
 
 class Linear(Decoder):

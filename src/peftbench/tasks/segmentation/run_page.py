@@ -9,15 +9,13 @@ from peftbench.common.amounts import plural
 from peftbench.common.errors import UserError
 from peftbench.data.masks import IGNORED
 from peftbench.data.thumbnails import data_uri, is_tiny, small
-from peftbench.results.page_parts import Chart, PagePart, Picture
-from peftbench.results.text_table import TextTable
-from peftbench.tasks.run_pages import RunPage, Seen
+from peftbench.results.page_parts import PagePart, Picture
+from peftbench.tasks.run_pages import RunPage, Seen, by_class
 from peftbench.tasks.segmentation.colours import colour_of, overlaid
 
 SIDE = 200
 """Pixels of the longer side of each of the three pictures."""
 _PICTURES = 12
-_BARS = 40
 _GAP = 6
 
 
@@ -25,25 +23,10 @@ class MaskPage(RunPage):
     """IoU of each class from the record, and the images with most wrong pixels."""
 
     def parts(self, seen: Seen) -> list[PagePart]:
-        by_class = _by_class(seen)
-        return [_side_by_side(seen), *([by_class] if by_class else [])]
-
-
-def _by_class(seen: Seen) -> PagePart | None:
-    """IoU of each class, as the run's own evaluation measured it; None where the record has none."""
-    start = f"{seen.role}/IoU/"
-    values = {n.removeprefix(start): v for n, v in seen.metrics.items() if n.startswith(start)}
-    order = sorted(values, key=lambda name: values[name])
-    if not order:
-        return None
-    table = TextTable("", [("class", False), ("IoU %", True)], [[n, f"{100 * values[n]:.1f}"] for n in order])
-    table.values = [[None, values[name]] for name in order]
-    rows = [{"name": n, "values": [values[n]], "told": f"{100 * values[n]:.1f}"} for n in order[:_BARS]]
-    chart = Chart("bars", "IoU of each class", {"names": ["IoU"], "rows": rows, "unit": "%"})
-    notes = ["From the run's own evaluation; the worst come first."]
-    if absent := [name for name in seen.classes if name not in values]:
-        notes.append(f"Neither in the masks nor predicted: {', '.join(absent)}.")
-    return PagePart("By class", notes, [chart], [table])
+        part = by_class(seen, "IoU")
+        if part is not None and (absent := [n for n in seen.classes if f"{seen.role}/IoU/{n}" not in seen.metrics]):
+            part.notes.append(f"Neither in the masks nor predicted: {', '.join(absent)}.")
+        return [_side_by_side(seen), *([part] if part else [])]
 
 
 def _side_by_side(seen: Seen) -> PagePart:
