@@ -176,8 +176,9 @@ def giant(setting: Setting, end: float) -> Iterator[Row]:
     assert planned is not None
     step, weights = planned
     peak = record_of("method=losa", *words).costs["memory"]["peak"]
-    read = float(peak.get("allocated") or peak.get("resident") or 0)
-    expected = step.peak + (weights if "allocated" in peak else 0)
+    on_gpu = peak["measure"] == "allocated"
+    read = float(peak["total" if on_gpu else "above"])
+    expected = step.peak + (weights if on_gpu else 0)
     ratio = f"{read / expected:.2f}" if expected else NOTHING
     yield Row(f"peak memory of LoSA, {setting.giant}, plan", megabytes(read), megabytes(expected), ratio)
 

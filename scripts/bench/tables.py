@@ -46,10 +46,11 @@ def megabytes(value: float) -> str:
     return f"{value / 1e6:.0f} MB"
 
 
-def time_row(what: str, ours: float, peer: float, limit: float, digits: int = 2) -> Row:
-    """A row of two times in seconds; `limit` is what their ratio may be at most."""
-    ratio = f"{ours / peer:.{digits}f}"
-    return Row(what, seconds(ours), seconds(peer), ratio, f"{limit:.2f}", ours <= limit * peer)
+def time_row(what: str, ours: float, peer: float, limit: float | None = None, digits: int = 2) -> Row:
+    """A row of two times in seconds; `limit` is what their ratio may be at most, where there is one."""
+    kept = None if limit is None else ours <= limit * peer
+    shown = NOTHING if limit is None else f"{limit:.2f}"
+    return Row(what, seconds(ours), seconds(peer), f"{ours / peer:.{digits}f}", shown, kept)
 
 
 def memory_row(what: str, ours: float, peer: float, limit: float | None = None, digits: int = 2) -> Row:
