@@ -82,8 +82,8 @@ COUNTS["attentive"] = {"vit_b": 614_400, "resnet50": 4_259_840, "efficientformer
 # two layers of d^2 + d and the gains and biases of their norms: 2 (d^2 + 3 d)
 COUNTS["mlp"] = {"vit_b": 1_184_256, "resnet50": 8_400_896, "efficientformer_l1": 404_096, "swin_b": 2_103_296}
 # 12 blocks, or the first alone, 10 prompts of 768
-COUNTS["vpt"] = {"vit_b": 92_160, "resnet50": None, "efficientformer_l1": None, "swin_b": None}
-COUNTS["vpt_shallow"] = COUNTS["vpt"] | {"vit_b": 7_680}
+COUNTS["vpt"] = {"vit_b": 92_160, "resnet50": None, "efficientformer_l1": None, "swin_b": 120_320}
+COUNTS["vpt_shallow"] = COUNTS["vpt"] | {"vit_b": 7_680, "swin_b": None}
 FORMS_OF_LORA = ("dora", "rslora", "pissa", "olora", "lora_plus", "pace")
 # DoRA has a length of each row besides: 12 x (2304 + 768 + 3072 + 768) on ViT-B
 COUNTS |= {name: dict(COUNTS["lora"]) for name in FORMS_OF_LORA}

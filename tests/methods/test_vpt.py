@@ -161,21 +161,22 @@ def test_exact_counts():
         backbone = on_meta(composed(f"backbone={name}").backbone)
         assert parameters(method_of("vpt"), copy.deepcopy(backbone)) == deep
         assert parameters(method_of("vpt_shallow"), backbone) == shallow
-    maps, windows = "computes with feature maps, and has no sequence of tokens", "attends within windows of a map"
-    for name, why in {"swin_b": windows, "resnet50": maps, "hybrid_nano": maps, "convnext_b": maps}.items():
-        with pytest.raises(peftbench.Refusal, match=f"{why}.*method=lora and method=petah work"):
+    maps = "computes with feature maps, and has no sequence of tokens"
+    for name in ("resnet50", "hybrid_nano", "convnext_b"):
+        with pytest.raises(peftbench.Refusal, match=f"{maps}.*method=lora and method=petah work"):
             method_of("vpt").check(on_meta(composed(f"backbone={name}").backbone))
 
 
 REFUSED = {
     "beit_base_patch16_224": "adds biases by position between its tokens",
+    "swinv2_tiny_window8_256": "computes with feature maps, and has no sequence of tokens",
     "cait_xxs24_224": "is built otherwise than timm's plain vision transformers",
 }
 
 
 @pytest.mark.parametrize(("name", "why"), REFUSED.items())
 def test_what_tells_positions_apart_is_refused(name, why):
-    args = {"img_size": 32, "depth": 1}
+    args = {"img_size": 32} | ({"depths": [1]} if "swin" in name else {"depth": 1})
     with pytest.raises(peftbench.Refusal, match=rf"method=vpt: {name} {why}.* method=lora and method=petah work\."):
         method_of("vpt").check(on_meta(config.Backbone(name, args=args, pretrained=False), 32))
 

@@ -8,6 +8,7 @@ from peftbench.backbones.checkpointing import checkpoint_blocks
 from peftbench.backbones.facts import Block, Facts, Size, Tap
 from peftbench.backbones.prompting import add_tokens, patch_pixels, takes_tokens
 from peftbench.backbones.quantize import bytes_of_weights, coded_by_torchao, dequantize, quantize
+from peftbench.backbones.window_prompts import add_window_tokens, block_widths
 
 __all__ = [
     "CHECKPOINTING",
@@ -17,6 +18,8 @@ __all__ = [
     "Size",
     "Tap",
     "add_tokens",
+    "add_window_tokens",
+    "block_widths",
     "build_on_meta",
     "build_with_weights",
     "bytes_of_weights",

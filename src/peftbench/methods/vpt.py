@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peftbench.backbones import Backbone, add_tokens, patch_pixels, takes_tokens
+from peftbench.backbones import Backbone, add_tokens, add_window_tokens, block_widths, patch_pixels, takes_tokens
 from peftbench.common.amounts import size
 from peftbench.common.errors import Refusal, UserError
 from peftbench.config.bounds import Positive, Share
@@ -27,7 +28,8 @@ class VPT(Method):
 
     Source:
         VPT (arXiv 2203.12119). Our reading: prompts stand behind all prefix tokens (class, registers, distillation),
-        where the paper's nets have one class token; AdamW instead of SGD; drop-path follows `backbone.drop_path`.
+        where the paper's nets have one class token; AdamW instead of SGD; drop-path follows `backbone.drop_path`; on
+        Swin prompts of all stages start within the first one's bound.
 
     Equation:
         deep:      [c_l ; _ ; x_l] = block_l([c_{l-1} ; P_l ; x_{l-1}]),  P_l (p, d) for l = 1 … L;
@@ -38,15 +40,17 @@ class VPT(Method):
         Behind the position embedding, so that prompts carry no position; `depth=deep` replaces them before every block.
         They are cut off again before taps, tail, pooling and heads. A backbone that pools the mean of its patches so
         pools these alone; `pool=all` averages the prompts, too, as the official code does. Where a backbone rotates by
-        position (EVA, DINOv3), prompts are not rotated, as its class token is not.
+        position (EVA, DINOv3), prompts are not rotated, as its class token is not. On Swin a block's prompts enter each
+        of its windows, without bias or mask; those of an image enter its own windows alone, whatever else the batch
+        holds. Its blocks have prompts of their stage's width, so that L p d is Σ_l p d_l.
 
     Cost:
         Backward through the whole backbone, over a sequence that is p tokens longer. Prediction is over it, too, as
         prompts do not merge. Parameters: L p d deep, p d shallow.
 
     Avoid when:
-        The backbone has no tokens, or biases by position between them (refused). With many prompts time and memory
-        grow as with more patches. Results vary much between seeds: run several.
+        The backbone has no tokens, or biases by position between them (refused, except Swin's first version). With many
+        prompts time and memory grow as with more patches. Results vary much between seeds: run several.
 
     Options:
         prompts: p.
@@ -68,30 +72,42 @@ class VPT(Method):
         return "" if self.pool == "patches" else f"method.pool={self.pool}"
 
     def check(self, backbone: Backbone) -> None:
-        if not takes_tokens(backbone):
+        windows = bool(block_widths(backbone))
+        if not (takes_tokens(backbone) or windows):
             raise Refusal(
                 f"method=vpt: {backbone.facts.name} {_why_no_prompts(backbone)}; method=lora and method=petah work."
             )
-        blocks, width = self._shape(backbone)
-        if (bytes_ := 4 * blocks * self.prompts * width) > _MOST_BYTES:
+        if windows and self.depth == "shallow":
+            raise Refusal(
+                f"method=vpt: {backbone.facts.name} attends within windows, between which prompts of the first block "
+                f"alone have no way to the next; method.depth=deep and method=lora work."
+            )
+        if (bytes_ := 4 * self.prompts * sum(self._widths(backbone))) > _MOST_BYTES:
             raise UserError(f"method.prompts={self.prompts}: are {size(bytes_)} by themselves; expected 10 or 50, say.")
-        if self.pool == "all" and backbone.pooling != "avg":
+        if self.pool == "all" and (windows or backbone.pooling != "avg"):
+            why = "attends to prompts within its windows alone" if windows else "pools no mean"
             raise UserError(
-                f"method.pool=all: averages prompts with the patches, and {backbone.facts.name} pools no mean "
-                f"(its pooling is '{backbone.pooling}'); leave it out, or give +backbone.args.global_pool=avg."
+                f"method.pool=all: averages prompts with the patches, and {backbone.facts.name} {why} "
+                f"(its pooling is '{backbone.pooling}'); leave it out"
+                f"{'.' if windows else ', or give +backbone.args.global_pool=avg.'}"
             )
 
     def adapt(self, backbone: Backbone, plan: Plan) -> None:
         freeze(backbone)
-        blocks, width = self._shape(backbone)
-        prompts = Prompts(blocks, self.prompts, width, patch_pixels(backbone), self.dropout)
+        bound = math.sqrt(6 / (3 * patch_pixels(backbone) + self._widths(backbone)[0]))
+        prompts = Prompts(self._widths(backbone), self.prompts, bound, self.dropout)
         backbone.net.add_module("prompts", prompts)
-        add_tokens(backbone, self.prompts, prompts.of_block, self.depth == "deep", self.pool == "all")
+        if block_widths(backbone):
+            add_window_tokens(backbone, prompts.of_block)
+        else:
+            add_tokens(backbone, self.prompts, prompts.of_block, self.depth == "deep", self.pool == "all")
 
-    def _shape(self, backbone: Backbone) -> tuple[int, int]:
-        """(blocks with prompts, width)."""
+    def _widths(self, backbone: Backbone) -> list[int]:
+        """Of each block with prompts."""
+        if widths := block_widths(backbone):
+            return widths
         taps = backbone.facts.taps
-        return len(taps) if self.depth == "deep" else 1, taps[0].channels
+        return [taps[0].channels] * (len(taps) if self.depth == "deep" else 1)
 
 
 def _why_no_prompts(backbone: Backbone) -> str:
@@ -107,15 +123,22 @@ def _why_no_prompts(backbone: Backbone) -> str:
 
 
 class Prompts(nn.Module):
-    """The prompts of each block that has some: `tokens` (blocks, p, d)."""
+    """The prompts of each block that has some: `tokens` (blocks, p, d), or one such for each width that there is."""
 
-    def __init__(self, blocks: int, count: int, width: int, pixels: int, dropout: float) -> None:
+    tokens: nn.Parameter | nn.ParameterList
+
+    def __init__(self, widths: Sequence[int], count: int, bound: float, dropout: float) -> None:
         super().__init__()
         self.dropout = dropout
-        self.tokens = nn.Parameter(torch.empty(blocks, count, width))
-        bound = math.sqrt(6 / (3 * pixels + width))
-        nn.init.uniform_(self.tokens, -bound, bound)
+        stages = [(width, len(list(blocks))) for width, blocks in itertools.groupby(widths)]
+        self._place = [(stage, i) for stage, (_, blocks) in enumerate(stages) for i in range(blocks)]
+        parts = [nn.Parameter(torch.empty(blocks, count, width)) for width, blocks in stages]
+        for part in parts:
+            nn.init.uniform_(part, -bound, bound)
+        self.tokens = parts[0] if len(parts) == 1 else nn.ParameterList(parts)
 
     def of_block(self, index: int, images: int) -> Tensor:
         """(B, p, d), with dropout in training."""
-        return F.dropout(self.tokens[index].expand(images, -1, -1), self.dropout, self.training)
+        stage, at = self._place[index]
+        tokens = self.tokens if isinstance(self.tokens, nn.Parameter) else self.tokens[stage]
+        return F.dropout(tokens[at].expand(images, -1, -1), self.dropout, self.training)
