@@ -57,7 +57,7 @@ def test_a_shape_is_captured_once_and_steps_have_the_same_loss_and_gradients(cap
     assert graphs.stamp() == {"shapes": 2}
 
 
-def test_what_is_not_kept_taps_on_a_gpu_computes_as_ever(captured):
+def test_what_is_not_kept_taps_on_a_gpu_computes_as_ever_and_says_so_once(captured, capsys):
     model = adapted_model("losa", "vit").train()
     graphs, (images, labels) = LossGraphs(model), batch()
     given, expected = taken(model)
@@ -65,6 +65,9 @@ def test_what_is_not_kept_taps_on_a_gpu_computes_as_ever(captured):
     assert torch.equal(graphs.loss(plain), expected)
     assert torch.equal(graphs.loss(Batch(images, labels)), expected)
     assert not captured
+    assert capsys.readouterr().err.count("not captured in CUDA graphs: its device is no CUDA GPU") == 1
+    LossGraphs(model).loss(Batch(images, labels))
+    assert "not captured in CUDA graphs: the run reads no kept taps" in capsys.readouterr().err
 
 
 def test_a_model_that_cannot_be_captured_trains_without_and_says_so_once(monkeypatch, capsys):

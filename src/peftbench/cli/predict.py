@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from peftbench.cli.arguments import CONFIG_DIR, Argument, Command, Kind, Words
+from peftbench.common.amounts import plural
 from peftbench.common.errors import UserError
 from peftbench.common.status_line import doing, doing_import
 from peftbench.common.task_lookup import shipped_tasks
@@ -60,10 +61,10 @@ def write_predictions(words: Words) -> int:
         count = _write_table(tuned, predictor, out, skipped, words["images"])
     written = [str(path) for path in (out, *predictor.written) if path]
     if written or skipped.files:
-        what = "clips" if run.frames else "images"
+        what = plural(count, "clip" if run.frames else "image")
         skips = f", {skipped.counted} skipped" if skipped.files else ""
         places = f": {', '.join(written)}" if written else ""
-        skipped.tell(f"{count} {what}{skips}{places}")
+        skipped.tell(f"{what}{skips}{places}")
     return 0
 
 

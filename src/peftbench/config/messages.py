@@ -26,7 +26,6 @@ _EXPECTED: dict[str, str] = {
     "int_parsing_size": "a smaller whole number",
     "int_type": "a whole number",
     "list_type": "a list",
-    "missing": "a longer list",
     "none_required": "null",
     "string_type": "a valid string",
     "too_long": "a shorter list",
@@ -47,9 +46,14 @@ def section_mistake(problem: ValidationError, schema: Any, values: Mapping[str, 
     for error in of_key:  # the type is right then, whatever else the field may hold
         if error["type"] in _BOUNDS:
             value = _in_floats(values[key]) if isinstance(_bound(error), float) else values[key]
-            return UserError(f"{section}.{key}={shown(value)}: expected {bound_words(schema, key)}.")
+            words = [_expected(error) for error in of_key if error["type"] == "literal_error"]
+            return UserError(
+                f"{section}.{key}={shown(value)}: expected {', or '.join([bound_words(schema, key), *words])}."
+            )
     if len(of_key) > 1:  # a list whose items are refused counts as too short as well
         of_key = [error for error in of_key if error["type"] != "too_short"]
+        lacking = [error for error in of_key if error["type"] == "missing"]
+        of_key = [error for error in of_key if error not in lacking[:-1]]
     expected = " or ".join(dict.fromkeys(_expected(error) for error in of_key))
     hint = _value_hint(f"{section}.{key}", values[key], of_key)
     of_whole = [error for error in of_key if not any(isinstance(part, int) for part in error["loc"])]
@@ -95,6 +99,8 @@ def _value_hint(key: str, value: Any, errors: Sequence[ErrorDetails]) -> str:
 def _expected(error: ErrorDetails) -> str:
     if error["type"] == "literal_error":
         return str(error["ctx"]["expected"])
+    if error["type"] == "missing":  # the last of a tuple's places
+        return f"a list of {int(error['loc'][-1]) + 1}"
     return _EXPECTED.get(error["type"], "another value")
 
 

@@ -77,7 +77,8 @@ def read_masks(images: str | Path, labels: str | Path | None, classes: Sequence[
         names, coding = tuple(classes), coding_of_values(classes)
     masks = [MaskFile(pair.mask, coding) for pair in pairs]
     named = [pair.image.relative_to(of_images).as_posix() for pair in pairs]
-    return Labelled(root.resolve().name, mask_split([pair.image for pair in pairs], masks, named), names, tuple(notes))
+    whole = root.resolve().parent if root.name == "images" else root.resolve()  # else every such set has that name
+    return Labelled(whole.name, mask_split([pair.image for pair in pairs], masks, named), names, tuple(notes))
 
 
 def masks_known(labelled: Labelled, classes: Sequence[str], unknown: str = "refuse") -> Known:

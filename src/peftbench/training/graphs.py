@@ -33,6 +33,11 @@ class LossGraphs:
     def loss(self, batch: Any) -> Tensor:
         """As `model.loss(batch)`; its gradients stand in the graph's own memory until the next step."""
         taps = getattr(batch, "taps", None)
+        if not self.why_not and not self.captured:
+            if taps is None:
+                self._go_without("the run reads no kept taps")
+            elif not taps[0].is_cuda:
+                self._go_without("its device is no CUDA GPU")
         if self.why_not or taps is None or not taps[0].is_cuda or not isinstance(batch.targets, Tensor):
             return self.model.loss(batch)
         given = (batch.images, batch.targets, *taps)
@@ -65,9 +70,13 @@ class LossGraphs:
         except Exception as problem:  # capturing refuses in many ways what a model may do
             if is_out_of_memory(problem):
                 raise
-            self.why_not = first_sentence(str(problem), 160)
-            text = f"trainer.graphs=true: steps are not captured in CUDA graphs: {self.why_not}"
-            Console(stderr=True).print(text, highlight=False, markup=False, soft_wrap=True)
+            self._go_without(first_sentence(str(problem), 160))
+
+    def _go_without(self, why: str) -> None:
+        """Tells so once; the record has it too."""
+        self.why_not = why
+        text = f"trainer.graphs=true: steps are not captured in CUDA graphs: {why}"
+        Console(stderr=True).print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 class _LossOfTaps(nn.Module):

@@ -88,7 +88,7 @@ def test_images_without_objects_are_trained_on_and_detected_on(kind):
         (("data.size=50",), "multiples of 32, such as data.size=[64,64]"),
         (("data.size=[50,70]", "backbone=hybrid_nano"), "such as data.size=[64,64]"),
         (("data.size=[16,64]",), "such as data.size=[32,64]"),
-        (("data.size=[64]",), "data.size=[64]: expected a whole number or a longer list"),
+        (("data.size=[64]",), "data.size=[64]: expected a whole number or a list of 2"),
         (("data.size=[1,2,3]",), "expected a whole number or a shorter list"),
         (("data.size=[64,0]",), "data.size=[64, 0]: expected at least 1"),
         (("data.size=null", "data.min_size=[]"), "data.min_size"),
