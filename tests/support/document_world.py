@@ -62,6 +62,8 @@ def make_sets(root: Path) -> Path:
     for place in ("cat.jpg", "street.jpg", *(f"shots/{word}_{i}.jpg" for word in ("cat", "dog") for i in range(8))):
         write(work / place)
     _boxes(work / "DIR")
+    for domain, role in (("photo", "train"), ("sketch", "test")):
+        shutil.copytree(root / "home" / "photos" / role, work / "domains" / domain)
     _coco_file(work / "scenes.json", work / "scenes", range(4), ["0", "1"])  # as data=digits_det calls them
     _voc(work / "VOCdevkit" / "VOC2007")
     for task in TASKS:

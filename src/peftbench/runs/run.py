@@ -168,8 +168,9 @@ class Data:
 
     @property
     def hash(self) -> str:
-        """Of what the run trains, validates and tests on."""
-        return split_hash(*self.roles)
+        """Of what the run trains, validates and tests on, and of the data set's own shifted test sets."""
+        own = (shift for name, shift in self.shifts.items() if name in self.splits.shifted)
+        return split_hash(*self.roles, *(shift for shift in own if isinstance(shift, Split)))
 
 
 def read_data(context: Context, splits: Splits | None = None) -> Data:
