@@ -127,3 +127,13 @@ def test_a_run_is_tested_in_and_out_of_its_domain_and_the_report_shows_both(root
     assert read_data(Context(config)).hash != before, "another image of a tested domain makes another run"
     tuned = run(peftbench.compose(*words, f"output_dir={tmp_path}", "data.stage=tune"))
     assert not [name for name in tuned.metrics if name.startswith(("ood/", "test/"))]
+
+
+def test_a_look_at_a_data_set_reads_the_domains_that_are_tested(root, capsys):
+    shutil.copy(root / "photo/cat/3.png", root / "clip/cat/copy.png")
+    (root / "sketch/cat/0.png").write_bytes(b"no image")
+    words = ["data=domain_folder", f"data.root={root}", "data.train_domains=[photo]"]
+    status, out, _ = told_by(capsys, "data", "check", *words)
+    assert status == 1
+    assert "of the ood/sketch images cannot be read, such as sketch/cat/0.png" in out
+    assert "clip: 1 of its images is a training image too" in out

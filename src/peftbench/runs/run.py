@@ -176,6 +176,11 @@ class Data:
 def read_data(context: Context, splits: Splits | None = None) -> Data:
     """Reads lists and labels; tells the user what is to be known of them. Raises UserError."""
     config = context.config
+    if config.data.class_groups is not None and config.data.class_group is None:
+        raise UserError(
+            f"data.class_groups={config.data.class_groups}: a run is of one group of classes; give data.class_group=1, "
+            f"say, or learn all, one after the other, by peftbench -m protocol=continual."
+        )
     if splits is None:
         context.doing(f"reading the lists of data={_name(config, 'data')}")
         splits = load_splits(config)
