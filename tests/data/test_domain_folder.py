@@ -137,3 +137,19 @@ def test_a_look_at_a_data_set_reads_the_domains_that_are_tested(root, capsys):
     assert status == 1
     assert "of the ood/sketch images cannot be read, such as sketch/cat/0.png" in out
     assert "clip: 1 of its images is a training image too" in out
+
+
+@pytest.mark.slow
+def test_methods_that_stay_near_their_start_stand_side_by_side(root, tmp_path, cli, capsys):
+    methods = ("full", "ftp", "tpgm", "l2sp", "wise_ft", "lp_ft", "lora")
+    few = [word for word in FEW if not word.startswith("method=")]
+    words = [f"data.root={root}", "data.train_domains=[photo]", "data.val_fraction=0.2", "trainer.max_batches=2"]
+    status, out, err = cli("-m", *few, *words, f"method={','.join(methods)}")
+    assert status == 0, out + err
+    _, out, _ = told_by(capsys, "report", tmp_path)
+    table = out[out.index("On shifted test sets") :].splitlines()
+    shown = {line.split()[0]: line.split()[1:] for line in table if line.split()[:1] and line.split()[0] in methods}
+    assert set(shown) == set(methods)
+    for test, mean, clip, sketch in (map(float, figures) for figures in shown.values()):
+        assert 0 <= test <= 100
+        assert mean == pytest.approx((clip + sketch) / 2, abs=0.11)

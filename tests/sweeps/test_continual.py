@@ -161,6 +161,10 @@ def test_the_command_line_says_so_in_one_sentence(cli, tiny, tmp_path):
     status, _, err = cli(*tiny, "method=linear", GROUPS)
     assert status == 2
     assert "a run is of one group of classes; give data.class_group=1" in err
+    status, out, err = cli("experiment=continual/imagenet_r", "method=linear", f"data_dir={tmp_path}")
+    assert status != 0
+    assert "imagenet-r; give the folder of your images" in " ".join((out + err).split())
+    assert len([line for line in (out + err).splitlines() if "imagenet-r" in line]) == 1
     assert not list(tmp_path.glob("*/result.json"))
 
 
@@ -172,6 +176,8 @@ def test_data_that_change_between_groups_end_the_sequence(shots, tmp_path):
 
 
 def test_data_that_changed_since_a_sequence_was_stopped_are_refused(shots, tmp_path):
+    (stopped,) = learn(shots, tmp_path, Trained(tmp_path, ends=1))
+    assert (stopped.status, stopped.id) == ("interrupted", "run-1"), "in its first group"
     (stopped,) = learn(shots, tmp_path, Trained(tmp_path, ends=3))
     assert stopped.status == "interrupted"
     assert stopped.reason == "group 3 of 3: stopped"
@@ -180,7 +186,8 @@ def test_data_that_changed_since_a_sequence_was_stopped_are_refused(shots, tmp_p
     with pytest.raises(UserError, match=r"learned 2 of 3 groups.*put the data back, or give force=true"):
         learn(shots, tmp_path, trained)
     assert not trained.seen
-    assert learn(shots, tmp_path, Trained(tmp_path), "force=true")[0].status == "complete"
+    assert learn(shots, tmp_path, Trained(tmp_path, ends=2), "force=true")[0].status == "interrupted"
+    assert learn(shots, tmp_path, Trained(tmp_path))[0].status == "complete", "what was begun anew goes on"
 
 
 def test_a_setting_is_chosen_on_the_first_group_alone_and_each_seed_draws_its_groups(shots, tmp_path):

@@ -71,7 +71,7 @@ class ClassSequence:
     def learn(self) -> Record:
         """Carries the sequence out, or reads it where it is complete.
 
-        Returns its record; that of the first run where this could not begin.
+        Returns its record; that of the first run where this did not come to its end.
 
         Raises:
             UserError: another process is at it, or its data have changed since it began.
@@ -81,13 +81,14 @@ class ClassSequence:
             if before is not None and before.status == "complete" and not self.config.force:
                 before.was_there = True
                 return before
-            self._refuse_other_data()
+            if before is None and not self.config.force:
+                self._refuse_other_data()
             if before is not None and self.config.force and self.process == 0:
                 set_aside(self.folder)
             try:
                 self._learn_groups()
             except _Ended as end:
-                if not self.runs["learned"] and not end.record.id:
+                if not self.runs["learned"]:
                     return end.record
                 return self._write(end.record.status, f"{end}: {end.record.reason}")
             return self._write("complete", None)
@@ -138,8 +139,6 @@ class ClassSequence:
 
     def _refuse_other_data(self) -> None:
         """Raises UserError where this very sequence was begun from the same place, with other images or labels."""
-        if self.config.force:
-            return
         name = self.id.rpartition("-")[0]
         for file in sorted(Path(self.config.output_dir).glob(f"{name}-*/result.json")):
             try:
