@@ -147,8 +147,9 @@ def test_methods_that_stay_near_their_start_stand_side_by_side(root, tmp_path, c
     status, out, err = cli("-m", *few, *words, f"method={','.join(methods)}")
     assert status == 0, out + err
     _, out, _ = told_by(capsys, "report", tmp_path)
-    table = out[out.index("On shifted test sets") :].splitlines()
-    shown = {line.split()[0]: line.split()[1:] for line in table if line.split()[:1] and line.split()[0] in methods}
+    rows = [line.split() for line in out[out.index("On shifted test sets") :].splitlines()]
+    of_methods = [row for row in rows if row and row[0] in methods and len(row) == 5]
+    shown = {row[0]: row[1:] for row in reversed(of_methods)}  # the first of each
     assert set(shown) == set(methods)
     for test, mean, clip, sketch in (map(float, figures) for figures in shown.values()):
         assert 0 <= test <= 100
