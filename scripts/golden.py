@@ -44,6 +44,7 @@ SCENES = ["data=digits_det", "data.images=[12,2,2]", "data.canvas=64", "data.bat
 # What a YAML cannot be composed without.
 NEEDS = {
     "backbone/timm": ["backbone.name=resnet18"],
+    "data/domain_folder": ["data.root=domains", "data.train_domains=[photo]"],
     "data/coco_folder": ["data.root=boxes"],
     "data/hf": ["data.root=tables"],
     "data/folder": ["data.root=photos"],

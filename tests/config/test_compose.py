@@ -28,6 +28,7 @@ from support.places import ROOT
 NEEDS = {
     "data=folder": ["data.root=photos"],
     "data=coco_folder": ["data.root=boxes"],
+    "data=domain_folder": ["data.root=domains", "data.train_domains=[photo]"],
     "data=hf": ["data.root=tables"],
     "data=video_folder": ["data.root=clips"],
     "backbone=timm": ["backbone.name=resnet18"],
@@ -50,8 +51,8 @@ def test_every_shipped_yaml_composes_and_is_valid(group):
 
 @pytest.mark.parametrize(
     "words",
-    [["experiment=quickstart"], ["debug=smoke"], ["experiment=baselines_digits"]]
-    + [["protocol=vtab1k"], ["protocol=none"]]
+    [["experiment=quickstart"], ["debug=smoke"], ["experiment=baselines_digits"], ["experiment=continual/imagenet_r"]]
+    + [["protocol=vtab1k"], ["protocol=continual"], ["protocol=none"]]
     + [[f"hydra/{g}={n}"] for g in ("launcher", "sweeper") for n in names(f"hydra/{g}", [CONFIGS])],
 )
 def test_recipes_compose(words):
@@ -60,7 +61,7 @@ def test_recipes_compose(words):
 
 def test_every_experiment_and_debug_recipe_is_among_the_tested():
     recipes = {*names("experiment", [CONFIGS]), *names("debug", [CONFIGS])}
-    assert recipes == {"quickstart", "baselines_digits", "smoke", "vtab1k"}
+    assert recipes == {"quickstart", "baselines_digits", "smoke", "vtab1k", "continual/imagenet_r"}
 
 
 @pytest.mark.parametrize("method", names("method", [CONFIGS]))

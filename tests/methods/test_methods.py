@@ -76,7 +76,7 @@ COUNTS = {
     "apla": {"vit_b": 7_087_104, "resnet50": None, "efficientformer_l1": None, "swin_b": 6_991_616},
 }
 # These train nothing: the head is worked out, and counted apart.
-COUNTS |= dict.fromkeys(("knn", "logreg", "ridge"), COUNTS["linear"])
+COUNTS |= dict.fromkeys(("knn", "logreg", "ncm", "ridge"), COUNTS["linear"])
 # of 32 queries and width d, 32 d + d^2: d is 768 on ViT-B, 2048 on ResNet-50, 448 on EfficientFormer-L1, 1024 on Swin-B
 COUNTS["attentive"] = {"vit_b": 614_400, "resnet50": 4_259_840, "efficientformer_l1": 215_040, "swin_b": 1_081_344}
 # two layers of d^2 + d and the gains and biases of their norms: 2 (d^2 + 3 d)
@@ -94,7 +94,7 @@ EVERYTHING = {"full", "ftp", "tpgm", "l2sp", "wise_ft", "lp_ft"}  # batch-norm s
 SAME_STEPS = {
     "dtl_plus",  # those of dtl where the class token is pooled right behind it (tests/methods/test_dtl.py)
     *("wise_ft", "lp_ft", "spt", "lora_plus", "pace"),  # those of another method: they differ before the first or later
-    *("knn", "logreg", "ridge"),  # none (tests/methods/test_solved.py)
+    *("knn", "logreg", "ncm", "ridge"),  # none (tests/methods/test_solved.py)
 }
 # What these train is decided by data (tests/test_spt.py counts it); here, the budget that is aimed at.
 _AIM = dict.fromkeys(("vit_b", "resnet50", "efficientformer_l1", "swin_b"), "about 400,000 parameters")

@@ -19,6 +19,7 @@ from peftbench.config.identity import identity
 from peftbench.costs import PeakMemory
 from peftbench.methods.knn import KNN, nearest
 from peftbench.methods.logreg import LogReg
+from peftbench.methods.ncm import NCM
 from peftbench.methods.ridge import LeastSquares, Ridge
 from peftbench.methods.shared import softmax_regression
 from peftbench.methods.shared.softmax_regression import SoftmaxRegression
@@ -35,8 +36,13 @@ from support.runs import QUICK, learned
 from support.runs import compose as compose_quick
 
 CPU = torch.device("cpu")
-SOLVED = ("knn", "ridge", "logreg")
-FEW = {"knn": "method.k=[1,3]", "ridge": "method.penalty=[0.1,10]", "logreg": "method.C=[0.01,1]"}
+SOLVED = ("knn", "ridge", "logreg", "ncm")
+FEW = {
+    "knn": "method.k=[1,3]",
+    "ridge": "method.penalty=[0.1,10]",
+    "logreg": "method.C=[0.01,1]",
+    "ncm": "method.shrink=[0,0.5]",
+}
 """Several values to choose among, few enough to be quick."""
 
 
@@ -132,6 +138,19 @@ def test_ridge_with_a_large_penalty_gives_how_frequent_the_classes_are():
     assert torch.allclose(head(values), torch.bincount(labels) / 50, atol=1e-6)
 
 
+def test_the_nearest_mean_is_the_class_and_a_class_without_images_is_never_said():
+    values, labels = clouds(40, classes=3)
+    queries = clouds(25, seed=1)[0]
+    means = torch.stack([values[labels == c].mean(0) for c in range(3)])
+    for shrink in (0.0, 0.4):
+        head = head_of(NCM(shrink=(shrink,)), features(values, labels), 4)
+        drawn = torch.lerp(means, means.mean(0, keepdim=True), shrink)
+        assert torch.equal(head(queries).argmax(1), torch.cdist(queries, drawn).argmin(1))
+    again = head_of(NCM(), features(values[labels < 2], labels[labels < 2]), 2)
+    whole = head_of(NCM(), features(values, labels), 3)
+    assert torch.allclose(again.weight, whole.weight[:2]), "classes that come later change none of those before"
+
+
 def test_logistic_regression_of_two_images():
     data = features([[1.0], [-1.0]], [1, 0])
     fitted = SoftmaxRegression(data, 2, CPU).fit(1.0, None, 1000, 1e-12)
@@ -162,7 +181,7 @@ def test_logistic_regression_is_that_of_scikit_learn(c):
     assert torch.allclose(again.place, fitted.place, atol=1e-5 * max(np.abs(peer.coef_).max(), 1))
 
 
-@pytest.mark.parametrize("method", [KNN(k=(3,)), Ridge(penalty=(1.0,)), LogReg(C=(1.0,))], ids=SOLVED)
+@pytest.mark.parametrize("method", [KNN(k=(3,)), Ridge(penalty=(1.0,)), LogReg(C=(1.0,)), NCM()], ids=SOLVED)
 def test_features_in_chunks_are_as_those_in_memory(method, monkeypatch):
     values, labels = clouds(64)
     whole = head_of(method, features(values, labels), 3)(values)
@@ -226,7 +245,9 @@ def test_the_bytes_of_the_delta(runs, name):
     assert runs[name].costs["delta_bytes"] == file.stat().st_size
 
 
-@pytest.mark.parametrize("name", ["knn", *(pytest.param(n, marks=pytest.mark.slow) for n in ("ridge", "logreg"))])
+@pytest.mark.parametrize(
+    "name", ["knn", *(pytest.param(n, marks=pytest.mark.slow) for n in ("ridge", "logreg", "ncm"))]
+)
 def test_it_is_the_same_to_the_bit_again_and_loads(runs, name, tmp_path, monkeypatch):
     """From features in a file, without kept taps, and with epochs and a rate that have no effect."""
     monkeypatch.setattr(solving, "IN_MEMORY", 0)

@@ -275,3 +275,18 @@ def test_a_large_tensor_in_pieces_has_the_bits_of_one_piece(monkeypatch):
             ftp.step()
         left.append([*(p.detach() for p in params.values()), *(kept["direction"] for kept in ftp.own_state())])
     assert all(torch.equal(whole, pieces) for whole, pieces in zip(*left, strict=True))
+
+
+def test_what_is_away_from_its_anchor_when_it_begins_is_not_taken_back():
+    """As where a run begins with what another learned, and stays near the weights before that."""
+    params = parameters(0, {"w": (3, 4)}, torch.float64)
+    w = params["w"]
+    begun, anchor = w.detach().clone(), w.detach() + 0.1 * torch.arange(12.0).view(3, 4)
+    ftp = FTP(torch.optim.SGD(params.items(), lr=1e-3), anchors={"w": anchor})
+    (gamma,) = gammas(ftp)
+    assert gamma == pytest.approx((begun - anchor).abs().sum(1).max())
+    for t in range(1, 4):
+        gradients(params, t, 0, 1.0)
+        ftp.step()
+        assert (w.detach() - begun).abs().max() < 0.05
+        assert (w.detach() - anchor).abs().sum(1).max() <= gammas(ftp)[0] * (1 + 1e-12)

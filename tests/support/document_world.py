@@ -62,6 +62,11 @@ def make_sets(root: Path) -> Path:
     for place in ("cat.jpg", "street.jpg", *(f"shots/{word}_{i}.jpg" for word in ("cat", "dog") for i in range(8))):
         write(work / place)
     _boxes(work / "DIR")
+    for number in range(20):  # twenty of ImageNet-R's classes
+        for i in range(6):
+            write(root / "imagenet-r" / f"n{number:02}" / f"{i}.jpg")
+    for domain, role in (("photo", "train"), ("sketch", "test")):
+        shutil.copytree(root / "home" / "photos" / role, work / "domains" / domain)
     _coco_file(work / "scenes.json", work / "scenes", range(4), ["0", "1"])  # as data=digits_det calls them
     _voc(work / "VOCdevkit" / "VOC2007")
     for task in TASKS:
@@ -81,6 +86,7 @@ def settle(root: Path, folder: Path, *, tasks: bool) -> Path:
     (here / "data").mkdir()
     (here / "data" / "sources").symlink_to(root / "sources")
     (here / "data" / "coco").symlink_to(root / "coco")
+    (here / "data" / "imagenet-r").symlink_to(root / "imagenet-r")
     if tasks:
         (here / "data" / "vtab").symlink_to(root / "vtab")
     if CALTECH.is_dir():

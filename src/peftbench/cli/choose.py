@@ -27,7 +27,8 @@ def print_choice(words: Words) -> int:
     """Prints an answer for every task, and one over all of them; returns 1 where nothing fits anywhere.
 
     Raises:
-        UserError: an amount that cannot be read, a metric of which less is better, or no records.
+        UserError: an amount that cannot be read, a metric of shifted images or one of which less is better, or no
+            records.
     """
     from peftbench.results.boards import boards
     from peftbench.results.choice import limits
@@ -36,6 +37,11 @@ def print_choice(words: Words) -> int:
     from peftbench.results.task_results import less_is_better
     from peftbench.results.validation import Trials
 
+    if (words["metric"] or "").startswith("ood/"):
+        raise UserError(
+            f"metric={words['metric']}: is of shifted test images, which tell how far a choice carries and must not "
+            f"make it; peftbench report shows them beside what is chosen by, such as metric=test/accuracy."
+        )
     bounds = limits({key: words[key] for key in words.written if key in _BUDGET})
     places = record_places(words["folders"])
     doing("reading the records")

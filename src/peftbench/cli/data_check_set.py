@@ -64,10 +64,13 @@ def check_set(words: Words, overrides: Sequence[str], command: Command) -> int:
 
 def _doubts(config: Config, findings: Findings, lines: list[str], console: Any) -> list[Doubt]:
     from peftbench.common.progress import counted
+    from peftbench.data.check.findings import SHIFTED
     from peftbench.runs.label_doubts import doubt_labels
 
     with counted(console, "computing features") as watch:
-        seen = (findings.splits, findings.classes, findings.broken)
+        own = {role: split for role, split in findings.splits.items() if not role.startswith(SHIFTED)}
+        broken = {role: images for role, images in findings.broken.items() if role in own}
+        seen = (own, findings.classes, broken)
         doubts, notes = doubt_labels(config, *seen, watch, console.print)
     lines += [f"note: {note}" for note in notes]
     issues = sum(doubt.issue for doubt in doubts)

@@ -118,12 +118,16 @@ def run_protocol(state: Any, config: Config, protocol: Protocol, sweep: Sweep, g
     done = {"trial": 0, "final": 0}
 
     def train_point(configs: list[Config]) -> list[Record]:
-        kind, of = ("final", protocol.seeds) if configs[0].protocol else ("trial", protocol.trials)
+        kind, of = ("final", f" of {protocol.seeds}") if configs[0].protocol else ("trial", f" of {protocol.trials}")
         for trained in configs:
-            done[kind] += 1
+            data, number = trained.data, f" {done[kind] + 1}{of}"
+            if data.class_group is not None and trained.protocol:
+                own = " by itself" if data.class_scope == "own" else ""
+                kind, number = "learning", f" group {data.class_group} of {data.groups}{own}: {trained.method.name}"
+            done[kind] = done.get(kind, 0) + 1
             point = f"seed={trained.seed}" if trained.protocol else _point(trained, sweep.grid)
             together = " (together)" if len(configs) > 1 else ""
-            print(f"{place}, {kind} {done[kind]} of {of}: {point}{together}", flush=True)
+            print(f"{place}, {kind}{number}{': ' if kind != 'learning' else ' '}{point}{together}", flush=True)
         states = [state] * len(configs)
         return with_stand_ins(states, configs, lambda: train_configs(configs, group, sweep.retry))
 
@@ -132,9 +136,9 @@ def run_protocol(state: Any, config: Config, protocol: Protocol, sweep: Sweep, g
             look_before_torch(config)
         if config.trainer.progress:
             doing_import("torch")
-        from peftbench.sweeps.protocol import carry_out_vtab1k
+        from peftbench.sweeps.protocol import PROTOCOLS
 
-        return carry_out_vtab1k(config, protocol, sweep, train_point)
+        return PROTOCOLS[protocol.name](config, protocol, sweep, train_point)
 
     return with_stand_ins([state], [config], carry_out)
 

@@ -93,10 +93,11 @@ def _listed(choices: Sequence[str]) -> str:
 
 
 def _choice_for_own_images(data: str, choices: Mapping[str, Path]) -> str | None:
-    """The first data set of the same task whose folder the user has to give."""
+    """The first data set of the same task whose folder, and nothing else, the user has to give."""
     of_all = {choice: _section(path, "data") for choice, path in choices.items()}
     task = _default_task(of_all[data])
-    return next((c for c, keys in of_all.items() if keys.get("root") == "???" and _default_task(keys) == task), None)
+    needs = {choice: [key for key, value in keys.items() if value == "???"] for choice, keys in of_all.items()}
+    return next((c for c, keys in of_all.items() if needs[c] == ["root"] and _default_task(keys) == task), None)
 
 
 def _default_task(keys: Mapping[str, object]) -> object:

@@ -86,6 +86,24 @@ def _eight_bits_are_of_kept_taps(config: Config) -> None:
         )
 
 
+def _groups_of_classes_are_whole(config: Config) -> None:
+    data = config.data
+    if data.class_groups is None:
+        for key, default in (("class_group", None), ("class_scope", "seen"), ("replay", 0)):
+            if (value := getattr(data, key)) != default:
+                raise UserError(f"data.{key}={value}: is of groups of classes; give data.class_groups=10, say, too.")
+        return
+    if data.groups < 2:
+        raise UserError(f"data.class_groups={data.class_groups}: expected two groups of classes or more.")
+    if data.class_group is not None and data.class_group > data.groups:
+        raise UserError(f"data.class_group={data.class_group}: expected 1 to {data.groups}, as data.class_groups has.")
+    if data.class_scope == "own" and data.replay:
+        raise UserError(
+            f"data.replay={data.replay}: data.class_scope=own learns the classes of one group alone; leave one of them "
+            f"out."
+        )
+
+
 def _only_taylor_looks_at_images(config: Config) -> None:
     pruning = config.pruning
     if pruning.name != "none" and pruning.images is not None and pruning.criterion != "taylor":
@@ -323,6 +341,7 @@ RULES = (
     _views_are_of_single_images,
     _views_are_augmented,
     _eight_bits_are_of_kept_taps,
+    _groups_of_classes_are_whole,
     _only_taylor_looks_at_images,
     _pruning_needs_whole_weights,
     _anchored_optimizers_need_whole_tensors,

@@ -81,6 +81,9 @@ class Data:
     `mixup` and `cutmix` mix two, and are the parameters of the Beta distribution that shares are drawn from.
     With `augment_on: device` what was drawn for each image is applied there to a whole batch. `draft` has JPEGs decoded
     in about the size that is needed.
+    The classes are cut into `class_groups`, so many or as named, which `protocol=continual` has learned one after the
+    other; a run is of one, `class_group`, counted from 1. It learns the classes of this group, with `replay` images of
+    each class of the groups before, and tells apart those of all groups so far, or of its own (`class_scope`).
     """
 
     name: str
@@ -109,6 +112,16 @@ class Data:
     tta: Literal["none", "flip"] = "none"
     augment_on: Literal["host", "device"] = "host"
     draft: bool = False
+    class_groups: Positive | tuple[tuple[str, ...], ...] | None = None
+    class_group: Positive | None = None
+    class_seed: Count = 0
+    class_scope: Literal["seen", "own"] = "seen"
+    replay: Count | Literal["all"] = 0
+
+    @property
+    def groups(self) -> int:
+        """How many groups the classes are cut into; 0 where they are not."""
+        return self.class_groups if isinstance(self.class_groups, int) else len(self.class_groups or ())
 
     @property
     def mixing(self) -> str:
@@ -249,11 +262,19 @@ class Sweep:
 
 @checked(config=STRICT, frozen=True)
 class Protocol:
-    """How a sweep's jobs are carried out; `vtab1k` tunes on validation images, with `trials` points of a grid each."""
+    """How a sweep's jobs are carried out; `vtab1k` tunes on validation images, with `trials` points of a grid each.
 
-    name: Literal["none", "vtab1k"] = "none"
+    `continual` learns groups of classes one after the other: each from the weights `before`, or each `apart`, with a
+    net and a head of its own, in which case `told_by` is the method that tells to which group an image belongs. With
+    `alone` each group is also learned by itself, which forward transfer is measured against.
+    """
+
+    name: Literal["none", "vtab1k", "continual"] = "none"
     trials: Positive = 6
     seeds: Positive = 3
+    learn: Literal["before", "apart"] = "before"
+    alone: bool = True
+    told_by: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,10 @@ class TaskSection:
     path: str = ""
 
 
-OFFERED = ("resize", "jitter", "erase", "mixup", "cutmix", "sampler", "tta", "augment_on", "draft")
+OFFERED = ("resize", "jitter", "erase", "mixup", "cutmix", "sampler", "tta", "augment_on", "draft", "class_groups")
 """Keys of the section `data` that a task may take. `mixup` and `cutmix` ask for targets that can be mixed in shares (a
-label counts as a share of 1), `sampler` for one class an image, and `tta` for predictions that can be averaged."""
+label counts as a share of 1), `sampler` and `class_groups` for one class an image, and `tta` for predictions that can
+be averaged."""
 
 
 @dataclass(frozen=True)

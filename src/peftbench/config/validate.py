@@ -50,7 +50,7 @@ def validate(values: Mapping[str, Any], choices: Mapping[str, str] | None = None
     data = _data_section(values.get("data"))
     _refuse_task_not_served(mapping_of(values.get("task"), "task"), data)
     sections = {
-        "method": _method_section(values.get("method")),
+        "method": method_section(values.get("method")),
         "data": data,
         **{name: _plain_section(name, values.get(name)) for name in SECTIONS if name not in ("method", "data")},
     }
@@ -166,7 +166,8 @@ def _refuse_task_not_served(task: Mapping[str, Any], data: Data) -> None:
         )
 
 
-def _method_section(values: Any) -> Method:
+def method_section(values: Any) -> Method:
+    """A method's section as its YAML has it, checked against its class. Raises UserError."""
     values = mapping_of(values, "method")
     class_fields = _fields_of_class(values, "method")
     options = {key: value for key, value in values.items() if key not in ("name", "path", "lr", "grid")}
@@ -178,6 +179,11 @@ def _method_section(values: Any) -> Method:
 
 def _data_section(values: Any) -> Data:
     values = mapping_of(values, "data")
+    if isinstance(count := values.get("tasks"), int):
+        raise UserError(
+            f"data.tasks={count}: expected the tasks that a data set serves, such as [classification]; groups of "
+            f"classes that are learned one after the other are data.class_groups={count}, with protocol=continual."
+        )
     class_fields = _fields_of_class(values, "data")
     values = with_tasks(values)
     common = [f.name for f in fields(Data) if f.name != "options"]

@@ -139,6 +139,8 @@ class Splits:
         source: where the images come from and in what files they are, where that is known.
         notes: what a user should know about how they were read, a sentence each.
         lacking: for a role without images, the sentence that says why and what would help.
+        groups: the number of the group, from 1, in which each class was learned; empty where there are no such groups.
+        shifted: further test sets that the data set has by itself, such as other domains, by name.
 
     Raises:
         UserError: a split that is empty, or a label that is not one of the classes.
@@ -153,10 +155,12 @@ class Splits:
     source: str = ""
     notes: tuple[str, ...] = ()
     lacking: Mapping[str, str] = field(default_factory=dict)
+    shifted: Mapping[str, Split] = field(default_factory=dict)
+    groups: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        for role in ("train", "val", "test", "trainval"):
-            split = getattr(self, role)
+        own = {role: getattr(self, role) for role in ("train", "val", "test", "trainval")}
+        for role, split in (own | dict(self.shifted)).items():
             if split is None:
                 continue
             if not len(split):
@@ -203,9 +207,12 @@ class DataSet:
 
     `places` are options that say where files lie, or which. What is in the files is in the hash of the split, so that
     these are no part of a run's id. Each data set names its own; the default is for those from outside that name none.
+
+    `shifts` says that its splits may have shifted test sets of their own (`Splits.shifted`).
     """
 
     places: ClassVar[tuple[str, ...]] = ("root", "labels")
+    shifts: ClassVar[bool] = False
 
     def load(self) -> Splits:
         """Reads lists and labels, no pixels of files.

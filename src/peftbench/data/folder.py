@@ -73,11 +73,7 @@ class Folder(DataSet):
         return self.load_as("own")
 
     def load_as(self, targets: str) -> Splits:
-        for key, value in (("val_fraction", self.val_fraction), ("test_fraction", self.test_fraction)):
-            if not 0 <= value < 1:
-                raise UserError(f"data.{key}={value}: expected at least 0 and below 1.")
-        if self.split_seed < 0:
-            raise UserError(f"data.split_seed={self.split_seed}: expected 0 or more.")
+        self.refuse_fractions()
         target = self._target(targets)
         root = self.folder()
         rows_of, notes = self.rows(root, target)
@@ -90,6 +86,14 @@ class Folder(DataSet):
             for role, rows in rows_of.items()
         }
         return self._complete(root, classes, splits, rows_of, notes)
+
+    def refuse_fractions(self) -> None:
+        """Raises UserError: a share of the images that is none, or a negative seed."""
+        for key, value in (("val_fraction", self.val_fraction), ("test_fraction", self.test_fraction)):
+            if not 0 <= value < 1:
+                raise UserError(f"data.{key}={value}: expected at least 0 and below 1.")
+        if self.split_seed < 0:
+            raise UserError(f"data.split_seed={self.split_seed}: expected 0 or more.")
 
     def _target(self, targets: str) -> Column:
         """How the CSV says what is to be predicted. Raises UserError."""

@@ -36,17 +36,27 @@ Shifts = dict[str, Split | tuple[str, int]]
 def read_shifts(config: Config, splits: Splits, tell: Callable[[str], None] = lambda text: None) -> Shifts:
     """Name -> a folder's images, or a corruption and its severity, in the order in which `data.ood` names them.
 
+    First come the shifted sets that the data set has by itself; a run that leaves test images alone has none of these.
+
     Raises:
         UserError: a data set of clips or for detection, an entry that is neither, a severity that there is not, a
-            folder without images or with classes that the data set has not.
+            folder without images or with classes that the data set has not, or two sets of one name.
     """
     if config.data.ood and splits.train.frames is not None:
         raise UserError(f"data.ood: {splits.name} holds clips, and only images can be shifted so far; leave it out.")
     if config.data.ood and isinstance(splits.train, BoxSplit):
         raise UserError(f"data.ood: {splits.name} is for detection, and only classified images can be shifted so far.")
     named: Shifts = {}
+    if config.data.stage != "tune":
+        named |= {name: first_of_trial(split, config) for name, split in splits.shifted.items()}
     for entry in config.data.ood:
-        if corruptions := named_corruptions(entry):
+        corruptions = named_corruptions(entry)
+        if both := splits.shifted.keys() & {entry, *corruptions, *(kind for kind, _ in corruptions.values())}:
+            raise UserError(
+                f"data.ood={entry}: {splits.name} has a shifted test set of its own that is called {min(both)}; leave "
+                f"it out, or give that set another name."
+            )
+        if corruptions:
             named |= corruptions
         elif splits.train.labels.dtype.kind == "f":
             raise UserError(

@@ -95,12 +95,18 @@ class Method:
     """A side method without parameters whose head `solve` works out from pooled features: no optimizer, no epochs."""
     solves_for: ClassVar[tuple[str, ...]] = ("classes",)
     """What such a head can predict: `classes`, `labels` or `numbers`, as `Task.solved_as` tells of a task."""
+    accumulates: ClassVar[bool] = False
+    """Such a head is a function of sums over images: with these kept, and no image, it goes on learning. So what it
+    gives for images that come in groups (`protocol=continual`) is what it gives for all of them at once."""
     own_optimizer: ClassVar[bool] = False
     """`optimizer` gives another one than is configured."""
     finishes: ClassVar[bool] = False
     """`finish` changes the model after the last epoch."""
     anchored: ClassVar[bool] = False
     """`optimizer` or `finish` needs the values at the start, of whole tensors."""
+    anchored_at: ClassVar[Literal["start", "pretrained"]] = "start"
+    """Which values these are of a run that begins with what another learned (`start`): those that it begins with, or
+    those that the backbone had before any of that."""
     foldable: ClassVar[bool] = False
     """`merge` folds what was added into the weights."""
     peft_adapters: ClassVar[bool] = False

@@ -20,7 +20,10 @@ from peftbench.optim.ftp import refuse_bad_options
 class FTP(Full):
     """Every weight trains; after each step each tensor is projected into a ball around its start.
 
-    `optimizer=ftp` does the same to what any other method trains. `exclude` are patterns over parameter names.
+    `optimizer=ftp` does the same to what any other method trains. `exclude` are patterns over parameter names. W0 is
+    where the run starts; of one that begins with what another learned (`start`) `anchor=pretrained` takes the backbone
+    as it was before, and γ begins at the distance of each tensor from there (our reading: at 0 the first step would
+    take all back that was learned).
 
     Source: Tian et al., NeurIPS 2023, arXiv 2310.19182.
     Equation: W ← W0 + min(1, γ / |W - W0|) · (W - W0), γ learned by an Adam step along its own gradient.
@@ -31,10 +34,15 @@ class FTP(Full):
     own_optimizer: ClassVar[bool] = True
     anchored: ClassVar[bool] = True
 
+    @property
+    def anchored_at(self) -> Literal["start", "pretrained"]:  # type: ignore[override]
+        return self.anchor
+
     kappa: FromZeroToOne = 1.0
     gamma_lr: AboveZero = 0.01
     norm: Literal["mars", "l2"] = "mars"
     exclude: tuple[str, ...] = ("task.*",)
+    anchor: Literal["start", "pretrained"] = "start"
 
     def check(self, backbone: Backbone) -> None:
         refuse_bad_options(self.kappa, self.gamma_lr, self.norm, "method.")

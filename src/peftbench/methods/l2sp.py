@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -20,6 +20,9 @@ from peftbench.methods.full import Full
 class L2SP(Full):
     """Every weight trains; strength / 2 · |W - W0|² is added to the loss, but for what `exclude` matches (the head).
 
+    W0 is where the run starts; of one that begins with what another learned (`start`) `anchor=pretrained` takes the
+    backbone as it was before.
+
     Source: Li et al., ICML 2018, arXiv 1802.01483.
     Equation: L + strength / 2 · |W - W0|².
     Cost: full fine-tuning, and the starting weights once more.
@@ -29,8 +32,13 @@ class L2SP(Full):
     own_optimizer: ClassVar[bool] = True
     anchored: ClassVar[bool] = True
 
+    @property
+    def anchored_at(self) -> Literal["start", "pretrained"]:  # type: ignore[override]
+        return self.anchor
+
     strength: Amount = 0.01
     exclude: tuple[str, ...] = ("task.*",)
+    anchor: Literal["start", "pretrained"] = "start"
 
     def check(self, backbone: Backbone) -> None:
         if self.strength < 0:

@@ -43,6 +43,7 @@ class Ridge(Method):
 
     side: ClassVar[bool] = True
     solves: ClassVar[bool] = True
+    accumulates: ClassVar[bool] = True
     solves_for: ClassVar[tuple[str, ...]] = ("classes", "labels", "numbers")
     identity_start: ClassVar[bool] = True
 

@@ -41,6 +41,8 @@ class Model(nn.Module):
         prefix: of a backbone that is changed in place, what is computed of its frozen blocks, without a gradient, and
             may be kept; None where it is one pass from image to tap (`start_behind_prefix`).
         channels_last: whether images go through the backbone in this layout; its weights keep theirs.
+        anchors: what can be moved, as it was before the model took over what another run learned; None where methods
+            that stay near a start stay near that of this run.
         flips: whether predictions are the mean over an image and its mirror image, outside of training.
     """
 
@@ -63,6 +65,7 @@ class Model(nn.Module):
         self.reads = task.reads(backbone.facts)
         self.passed: tuple[int, ...] = ()
         self.prefix: Prefix | None = None
+        self.anchors: dict[str, Tensor] | None = None
         self.register_buffer("mean", torch.tensor(mean).mul(255).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).mul(255).view(3, 1, 1), persistent=False)
 
@@ -254,6 +257,11 @@ class Model(nn.Module):
     def trainable(self) -> list[tuple[str, nn.Parameter]]:
         """(name, parameter) of everything that trains, head included."""
         return [(n, p) for n, p in self.named_parameters() if p.requires_grad]
+
+    def values(self) -> dict[str, Tensor]:
+        """Copies of everything that training can move: what trains, and the statistics of norms."""
+        moving = [*self.trainable(), *((n, b) for n, b in self.named_buffers() if b.is_floating_point())]
+        return {n: t.detach().clone() for n, t in moving}
 
     def start(self) -> dict[str, str]:
         """The starting hashes of the backbone, and of a task that starts from a file, under this model's names."""

@@ -25,8 +25,10 @@ class FTP(Anchored):
 
     - n_i = sum |c_i| + 1e-8 over all dimensions but the first ("mars"; a vector has one norm), or one L2 norm of the
       whole tensor ("l2", the variant of TPGM);
-    - gamma, one for each tensor, starts at 1e-8 and takes an Adam step along d = sum_i <g_i, c_i / n_i>, of the
-      current g and the *previous* c and n, times `kappa` where d > 0; then it is cut to [1e-8, max n];
+    - gamma, one for each tensor, starts at 1e-8 (of a tensor that is not at its anchor when this optimizer is built, at
+      the largest n, so that nothing is taken back; our reading) and takes an Adam step along
+      d = sum_i <g_i, c_i / n_i>, of the current g and the *previous* c and n, times `kappa` where d > 0; then it is cut
+      to [1e-8, max n];
     - W = W0 + min(1, gamma / n_i) c_i.
 
     The first step of a tensor is therefore undone to 1e-8. Steps are counted for each tensor apart, as a gradient may
@@ -61,6 +63,9 @@ class FTP(Anchored):
         self.kappa, self.gamma_lr, self.norm = kappa, gamma_lr, norm
         self.directions = [torch.zeros_like(p) for p in self.tensors]
         self.radii = Radii(self.tensors)
+        for i, (w, anchor) in enumerate(zip(self.tensors, self.anchors, strict=True)):
+            if not torch.equal(w, anchor):
+                self.radii.gamma[i] = norms(w.detach() - anchor, norm).max()
         self._scratch: Tensor | None = None
         self._rows: dict[tuple[int, ...], Rows] = {}
 

@@ -10,6 +10,7 @@ from peftbench.common.amounts import count, milliseconds, plural, seconds, size
 from peftbench.results.board import FLAT, MEAN, Board, Row
 from peftbench.results.board_notes import full_names, group_notes
 from peftbench.results.cells import head, in_per_cent, known, not_told_from_best, with_best
+from peftbench.results.continual_tables import continual_tables
 from peftbench.results.detail_tables import published_table, settings_table, shifted_table, tasks_table
 from peftbench.results.difference_tables import difference_tables
 from peftbench.results.groups import Group, Line
@@ -35,7 +36,7 @@ def group_tables(group: Group, incomplete: bool = False) -> list[TextTable]:
         tables.append(settings_table(group))
     if board.has_means and not _shows_tasks(board, incomplete):
         tables.append(tasks_table(board))
-    tables += [table for table in (shifted_table(group),) if table.rows]
+    tables += [table for table in (shifted_table(group), *continual_tables(group)) if table.rows]
     if any(len(board.rows) > 1 for board in group.boards):
         tables += difference_tables(group)
     if board.vtab:

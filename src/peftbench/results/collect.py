@@ -20,7 +20,8 @@ class Collected:
 
     `skipped` are files that are no records of ours, `repeated` further records of a run id, each with the reason.
     `trials` counts records of `trainer.trial`, as debug=smoke makes them; `cut_short` those of `trainer.max_batches`,
-    which are left out where there are whole runs: their figures are of a part of the images.
+    which are left out where there are whole runs: their figures are of a part of the images. `groups` counts those of
+    one group of classes, which the record of their sequence stands for.
     """
 
     runs: list[Run] = field(default_factory=list)
@@ -28,12 +29,18 @@ class Collected:
     repeated: list[tuple[str, str]] = field(default_factory=list)
     trials: int = 0
     cut_short: int = 0
+    groups: int = 0
 
     def left_out(self) -> list[str]:
         """A sentence on each kind of records that are left out because they are of a few batches."""
         notes = []
         if self.trials:
             notes.append(f"{plural(self.trials, 'record')} of debug=smoke {_is(self.trials)} left out.")
+        if self.groups:
+            notes.append(
+                f"{plural(self.groups, 'record')} of single groups of classes (data.class_group) {_is(self.groups)} "
+                f"left out: the record of a sequence stands for them."
+            )
         if self.cut_short:
             notes.append(
                 f"{plural(self.cut_short, 'record')} of trainer.max_batches {_is(self.cut_short)} left out: the "
@@ -63,6 +70,11 @@ def collect(places: Sequence[Path]) -> Collected:
         tried = ", ".join(str(place) for place in places)
         if collected.trials:
             raise UserError(f"{tried}: holds no record but {collected.trials} of debug=smoke, which no report shows.")
+        if collected.groups:
+            raise UserError(
+                f"{tried}: holds {plural(collected.groups, 'record')} of single groups of classes, which no report "
+                f"shows, and none of a whole sequence; finish it (peftbench -m protocol=continual)."
+            )
         skipped = collected.skipped
         bad = f" ({plural(len(skipped), 'file')} called {FILE} cannot be used: {skipped[0][1]})" if skipped else ""
         raise UserError(f"{tried}: holds no record of a run{bad}; a run leaves one in <output_dir>/<run id>/{FILE}.")
@@ -90,6 +102,9 @@ def _add_all(places: Sequence[Path], collected: Collected) -> None:
                 continue
             if trainer.get("trial"):
                 collected.trials += 1
+                continue
+            if (record.config.get("data") or {}).get("class_group") is not None:
+                collected.groups += 1
                 continue
             if trainer.get("max_batches"):
                 cut_short.add(run.id)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 FILE = "test_right.bits"
 """The bits in the order of the test images, the first image in the highest bit of the first byte; the rest is 0."""
+OF_GROUP = "test_group.bits"
+"""Likewise, whether the class that was said is in the right group of classes, of runs of `data.class_groups`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +36,13 @@ class PerImage:
     skipped: tuple[str, ...] = ()
 
 
-def write_right(right: Sequence[bool] | np.ndarray, metric: str, folder: Path) -> dict[str, Any]:
+def write_right(right: Sequence[bool] | np.ndarray, metric: str, folder: Path, name: str = FILE) -> dict[str, Any]:
     """Writes the file into a run's folder, whole or not at all; returns what the record says of it.
 
     Args:
         right: of each test image, in the order of the split, whether the run has it right.
         metric: what their mean is called, such as `accuracy`.
+        name: of the file.
 
     Raises:
         UserError: it cannot be written.
@@ -47,14 +50,14 @@ def write_right(right: Sequence[bool] | np.ndarray, metric: str, folder: Path) -
     import numpy as np
 
     content = np.packbits(np.asarray(right, dtype=bool)).tobytes()
-    with replacing(folder / FILE) as part:
+    with replacing(folder / name) as part:
         part.write_bytes(content)
     return {"metric": metric, "images": len(right), "sha256": hashlib.sha256(content).hexdigest()}
 
 
-def stamped(stamps: Mapping[str, Any]) -> PerImage | None:
-    """What a record's stamps say of the file; None where they say nothing of use."""
-    stamp = stamps.get("right")
+def stamped(stamps: Mapping[str, Any], key: str = "right") -> PerImage | None:
+    """What a record's stamps say of the file, under a key; None where they say nothing of use."""
+    stamp = stamps.get(key)
     if not isinstance(stamp, Mapping):
         return None
     metric, images, sha256 = (stamp.get(key) for key in ("metric", "images", "sha256"))
@@ -64,15 +67,16 @@ def stamped(stamps: Mapping[str, Any]) -> PerImage | None:
 
 
 @lru_cache(256)
-def read_right(folder: str, stamp: PerImage) -> np.ndarray | None:
+def read_right(folder: str, stamp: PerImage, name: str = FILE) -> np.ndarray | None:
     """Of each test image whether the run has it right, bool (images,); None where the file is not that of the record.
 
     Args:
         folder: the run's.
+        name: of the file.
     """
     import numpy as np
 
-    path = Path(folder) / FILE
+    path = Path(folder) / name
     try:
         if not path.is_file() or path.stat().st_size != -(-stamp.images // 8):
             return None

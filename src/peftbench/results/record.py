@@ -105,11 +105,16 @@ def read_complete(folder: Path, word: str, remedy: str, unfinished: str) -> Reco
         remedy, unfinished: what to do about a damaged record, and about a run that is not complete.
 
     Raises:
-        UserError: there is no record, it is damaged, or says that the run is not complete.
+        UserError: there is no record, it is damaged or that of a sequence, or says that the run is not complete.
     """
     record = read_record(folder, remedy)
     if record is None:
         raise UserError(f"{word}: holds no {FILE}; give the folder of a finished run, such as outputs/<run id>.")
+    if runs := (record.stamps.get("continual") or {}).get("runs"):
+        raise UserError(
+            f"{word}: is the record of a sequence of groups of classes, which has no model of its own; give one of its "
+            f"runs, such as {folder.parent / str(runs[-1])}."
+        )
     if record.status != "complete":
         why = f" ({record.reason})" if record.reason else ""
         raise UserError(f"{word}: is not complete but {record.status}{why}; {unfinished}.")

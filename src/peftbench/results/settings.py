@@ -72,10 +72,21 @@ def basis_of(config: Mapping[str, Any], stamps: Mapping[str, Any]) -> Setting:
         "normalisation": f"mean {_numbers(transform.get('mean'))}, std {_numbers(transform.get('std'))}",
         "split": split or OWN,
         "trained on": {"final": "train and val"}.get(data.get("stage", ""), "train"),
-        "data": "VTAB-1k" if str(config["data"]["name"]).startswith("vtab/") else "other data sets",
+        "data": "other data sets",
         "task": task_name(config),
     }
+    if groups := _groups(config):
+        basis["learned"] = f"{groups} groups of classes"
+        basis["trained on"] += f", {groups} groups of classes one after the other"
+    elif str(config["data"]["name"]).startswith("vtab/"):
+        basis["data"] = "VTAB-1k"
     return tuple((key, str(value)) for key, value in basis.items())
+
+
+def _groups(config: Mapping[str, Any]) -> int:
+    """How many groups of classes were learned one after the other; 0 where all were learned at once."""
+    groups = config["data"].get("class_groups")
+    return groups if isinstance(groups, int) else len(groups or ())
 
 
 def _input_size(transform: Mapping[str, Any]) -> str:
@@ -128,9 +139,14 @@ def setting_of(config: Mapping[str, Any], task: TaskResults, solved: bool = Fals
             "backbone.",
         ),
     ]
+    protocol = config.get("protocol") or {}
+    if protocol.get("learn", "before") != "before":
+        chosen.append(("protocol.learn", _as_json(protocol["learn"])))
+    if replay := config["data"].get("replay"):
+        chosen.append(("data.replay", _as_json(replay)))
     if config.get("start"):  # the folder of the run that it begins from is named by that run's id
         chosen.append(("start", _as_json(str(config["start"]).rstrip("/").rpartition("/")[2])))
-    tuned = (config.get("protocol") or {}).get("grid") or {}
+    tuned = protocol.get("grid") or {}
     return tuple((key, value) for key, value in chosen if key not in tuned)
 
 
@@ -173,10 +189,11 @@ def data_setting_of(config: Mapping[str, Any]) -> Setting:
 def protocol_of(config: Mapping[str, Any]) -> str:
     """The protocol that chose some of the setting, in words; the empty string where there was none."""
     protocol = config.get("protocol") or {}
-    if not protocol:
+    if not protocol.get("grid"):
         return ""
+    where = f"on {protocol['tuned_on']}" if "tuned_on" in protocol else "a task"
     grid = ", ".join(f"{k} in {json.dumps(v)}" for k, v in sorted((protocol.get("grid") or {}).items()))
-    return f"{protocol['name']}: {plural(protocol['trials'], 'trial')} a task ({grid})"
+    return f"{protocol['name']}: {plural(protocol['trials'], 'trial')} {where} ({grid})"
 
 
 def trial_of(config: Mapping[str, Any]) -> tuple[tuple[str, float], ...]:

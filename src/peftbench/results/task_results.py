@@ -45,7 +45,7 @@ class TaskResults:
         _ERRORS.update(self.errors)
 
 
-_ERRORS = {"loss"}
+_ERRORS = {"loss", "forgetting", "task_forgetting"}
 """What is an error in the eyes of any task that was asked: reports know the names of metrics only."""
 
 FIRST = "classification"

@@ -13,6 +13,7 @@ from peftbench.common.errors import UserError
 from peftbench.common.weights_file import existing_weights
 from peftbench.config import Config, task_schema
 from peftbench.data.base import DataMissing, DataSet, Splits
+from peftbench.data.class_groups import group_of_classes
 from peftbench.data.copies import copies_not_looked_for
 
 
@@ -37,7 +38,7 @@ def load_splits(config: Config) -> Splits:
     """
     with copies_not_looked_for(config.trainer.trial), mistakes_of("data"):
         dataset: DataSet = instantiate(config.data)
-        return dataset.load_as(targets_of(config))
+        return group_of_classes(dataset.load_as(targets_of(config)), config.data)
 
 
 def targets_of(config: Config) -> str:
@@ -61,11 +62,12 @@ def outline_data(config: Config) -> Outlined:
     """
     dataset: DataSet = instantiate(config.data)
     try:
-        return Outlined(dataset.load_as(targets_of(config)))
+        return Outlined(group_of_classes(dataset.load_as(targets_of(config)), config.data))
     except DataMissing:
         splits = dataset.outline()
         if splits is None:
             raise
+        splits = group_of_classes(splits, config.data)
     roles = zip(("train on", "validate", "test"), splits.roles(config.data.stage), strict=True)
     sizes = ", ".join(f"{len(split):,} images to {what}" for what, split in roles if split is not None)
     known = f"planned for its {len(splits.classes)} classes and {sizes}"

@@ -168,13 +168,19 @@ class Data:
 
     @property
     def hash(self) -> str:
-        """Of what the run trains, validates and tests on."""
-        return split_hash(*self.roles)
+        """Of what the run trains, validates and tests on, and of the data set's own shifted test sets."""
+        own = (shift for name, shift in self.shifts.items() if name in self.splits.shifted)
+        return split_hash(*self.roles, *(shift for shift in own if isinstance(shift, Split)))
 
 
 def read_data(context: Context, splits: Splits | None = None) -> Data:
     """Reads lists and labels; tells the user what is to be known of them. Raises UserError."""
     config = context.config
+    if config.data.class_groups is not None and config.data.class_group is None:
+        raise UserError(
+            f"data.class_groups={config.data.class_groups}: a run is of one group of classes; give data.class_group=1, "
+            f"say, or learn all, one after the other, by peftbench -m protocol=continual."
+        )
     if splits is None:
         context.doing(f"reading the lists of data={_name(config, 'data')}")
         splits = load_splits(config)

@@ -127,6 +127,7 @@ class SingleRun:
         trained = images_of(batches.train)
         assert trained is not None
         task.learn_targets(trained.split.labels)
+        task.learn_groups(splits.groups)
         if note := begin_task(task, config.task, config.backbone):
             context.tell(note)
         self.model = Model(backbone, task, transform.mean, transform.std)
@@ -155,6 +156,8 @@ class SingleRun:
         choose_ways_of_computing(config, self.model)
         self._tell_of_statistics()
         if self.warm is not None:
+            if self.method.anchored_at == "pretrained":
+                self.model.anchors = self.model.values()
             context.tell(self.warm.take(self.model))
         self.record.costs = {"parameters": costs.parameters(self.model)}
         if context.first:

@@ -31,10 +31,10 @@ def joint_signature(config: Config) -> Hashable | None:
 
     Options of the method, settings of the optimizer, and seeds (but where the side net draws in training) may differ;
     the order of the batches may not, which is `data.order_seed` or else the seed. Runs with shifted test sets
-    (`data.ood`), with a method that has an optimizer or a last step of its own or whose head is solved, or with an
-    optimizer other than AdamW and SGD go apart; so do those of a task that trains alone, and those that decide in their
-    course what they keep or when they end (`trainer.keep`, `patience`, `minutes`, `ema`) or at which rate they train
-    (`optimizer.find_lr`).
+    (`data.ood`, or the data set's own), with a method that has an optimizer or a last step of its own or whose head is
+    solved, or with an optimizer other than AdamW and SGD go apart; so do those of a task that trains alone, and those
+    that decide in their course what they keep or when they end (`trainer.keep`, `patience`, `minutes`, `ema`) or at
+    which rate they train (`optimizer.find_lr`).
     Raises Refusal where the method refuses the backbone.
     """
     method: Method = instantiate(config.method)
@@ -67,6 +67,7 @@ def _apart(config: Config, method: Method) -> bool:
         or method.own_optimizer
         or method.finishes
         or bool(config.data.ood)
+        or instantiate(config.data).shifts
         or config.trainer.alone
         or config.optimizer.find_lr
         or config.optimizer.library != "own"

@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
-from peftbench.common.errors import UserError
 from peftbench.config import Config, Protocol, Sweep, replaced
-from peftbench.results import Record, results_of_task
-from peftbench.sweeps.grouping import arrange_in_groups
-
-CarryOut = Callable[[list[Config]], list[Record]]
-Point = dict[str, Any]
+from peftbench.results import Record
+from peftbench.sweeps.choosing import CarryOut, carry_out_all, choice_of, points_of
+from peftbench.sweeps.continual import carry_out_continual
 
 
 def carry_out_vtab1k(config: Config, rule: Protocol, sweep: Sweep, carry_out: CarryOut) -> list[Record]:
@@ -28,67 +21,21 @@ def carry_out_vtab1k(config: Config, rule: Protocol, sweep: Sweep, carry_out: Ca
         UserError: no grid, one with another number of points than `rule.trials`, or keys that are not there.
     """
     grid = sweep.grid
-    points = _points(config, rule, grid)
+    points = points_of(config, rule, grid)
     replaced(config, {**points[0], "data.stage": "final"})  # what cannot be run then is said now, before the trials
     trials = [replaced(config, {**point, "data.stage": "tune", "seed": config.seed}) for point in points]
-    records = _carry_out_all(trials, sweep.together, carry_out)
+    records = carry_out_all(trials, sweep.together, carry_out)
     if len(records) < len(trials) or any(r.status == "interrupted" for r in records):
         return records
-    metric = f"val/{results_of_task(config.task.name, config.task.path).metric}"
-    judged = [(_merit(r, metric), -i) for i, r in enumerate(records) if r.status == "complete"]
-    if not judged:
+    choice = choice_of(config, rule, grid, points, records)
+    if choice is None:
         return records
-    best = -max(judged)[1]
-    choice = {
-        "name": rule.name,
-        "trials": rule.trials,
-        "grid": grid,
-        "tuned_with_seed": config.seed,
-        "chosen": points[best],
-        "tried": [{"run": r.id, "point": p, metric: r.metrics.get(metric)}
-                  for p, r in zip(points, records, strict=True)],
-    }  # fmt: skip
     finals = []
     for seed in range(config.seed, config.seed + rule.seeds):
-        final = replaced(config, {**points[best], "data.stage": "final", "seed": seed})
+        final = replaced(config, {**choice["chosen"], "data.stage": "final", "seed": seed})
         finals.append(dataclasses.replace(final, protocol=choice))
-    return _carry_out_all(finals, sweep.together, carry_out)
+    return carry_out_all(finals, sweep.together, carry_out)
 
 
-def _points(config: Config, rule: Protocol, grid: Mapping[str, Sequence[Any]] | None) -> list[Point]:
-    if not grid or not all(grid.values()):
-        raise UserError(
-            f"protocol={rule.name}: method={config.method.name} declares no grid to tune over; give one, such as "
-            f"sweep.grid='{{optimizer.lr:[1e-3,1e-2]}}' protocol.trials=2."
-        )
-    if refused := next((k for k in grid if k in ("seed", "data.stage") or k.startswith("trainer.dev")), None):
-        raise UserError(f"sweep.grid: {refused} is not to be tuned; the protocol sets it.")
-    if "optimizer.lr" in grid and (config.optimizer.find_lr or True in grid.get("optimizer.find_lr", ())):
-        raise UserError(
-            "sweep.grid: optimizer.lr is not to be tuned where optimizer.find_lr=true has each run look for its rate; "
-            "leave one of them out."
-        )
-    points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    if len(points) != rule.trials:
-        raise UserError(
-            f"sweep.grid: has {len(points)} points for method={config.method.name}, and protocol.trials={rule.trials} "
-            f"is the budget of every method; give as many points, or protocol.trials={len(points)} for all methods."
-        )
-    return points
-
-
-def _carry_out_all(configs: Sequence[Config], size: int, carry_out: CarryOut) -> list[Record]:
-    """A record each, in order; after an interruption, or a run that could not begin, the others have none."""
-    records: dict[int, Record] = {}
-    for indices in arrange_in_groups(configs, size):
-        for index, record in zip(indices, carry_out([configs[i] for i in indices]), strict=True):
-            records[index] = record
-        group = [records[i] for i in indices]
-        if any(r.status == "interrupted" for r in group) or not any(r.id for r in group):
-            break  # nor would the others begin where one could not
-    return [records[i] for i in sorted(records)]
-
-
-def _merit(record: Record, metric: str) -> tuple[float, float]:
-    value, loss = (record.metrics.get(n, math.nan) for n in (metric, "val/loss"))
-    return (value if math.isfinite(value) else -1.0), (-loss if math.isfinite(loss) else -math.inf)
+PROTOCOLS = {"vtab1k": carry_out_vtab1k, "continual": carry_out_continual}
+"""Name -> what carries a job of it out."""

@@ -210,6 +210,12 @@ class Task(nn.Module):
         stands in buffers, or parameters that do not train.
         """
 
+    def learn_groups(self, groups: Sequence[int]) -> None:
+        """Takes for each class the number of the group in which it was learned, to measure groups apart; from 1.
+
+        Empty where classes are in no groups, as ever for a task that does not take `data.class_groups`.
+        """
+
     def conclude(self, metrics: Metrics) -> Mapping[str, Any]:
         """Chooses by the validation images, of which `metrics` has seen all with the weights that the run keeps.
 

@@ -94,7 +94,7 @@ def fit(
         UserError: devices that are not there, or a checkpoint of another run.
     """
     # Anchors are the values before any checkpoint is restored: those that methods stay near to.
-    anchors = _anchors(model) if method.anchored or config.optimizer.anchored else {}
+    anchors = (model.anchors or model.values()) if method.anchored or config.optimizer.anchored else {}
     shape = Sharded if config.trainer.strategy == "fsdp" else Fit
     module = shape(model, method, config, anchors, run_id)
     state, figures, place, metrics = _trained(module, loaders, folder, watch)
@@ -258,12 +258,6 @@ def _shifted(trainer: Trainer, module: Fit, loaders: Loaders) -> dict[str, float
         results[name] = dict(module.test_results)
     task = module.config.task
     return average_over_shifts(results, results_of_task(task.name, task.path).metric)
-
-
-def _anchors(model: Model) -> dict[str, Tensor]:
-    """Everything that training can move: what trains, and the statistics of norms."""
-    moving = [*model.trainable(), *((n, b) for n, b in model.named_buffers() if b.is_floating_point())]
-    return {n: t.detach().clone() for n, t in moving}
 
 
 def lightning_trainer(config: Config, folder: Path, callbacks: list[Callback]) -> Trainer:

@@ -19,6 +19,12 @@ from peftbench.data.pixel_values import Range
 IMBALANCE = 10
 """The largest class has so many times the images of the smallest: more is told."""
 _WORDS = {"train": "training", "val": "validation", "test": "test"}
+SHIFTED = "ood/"
+"""What the name of a shifted test set of the data set's own begins with, among the roles."""
+
+
+def _word(role: str) -> str:
+    return _WORDS.get(role, role)
 
 
 class Twin(NamedTuple):
@@ -73,14 +79,14 @@ class Findings:
             if broken:
                 at, why = next(iter(broken.items()))
                 yield (
-                    f"wrong: {len(broken):,} of the {_WORDS[role]} images cannot be read, such as "
+                    f"wrong: {len(broken):,} of the {_word(role)} images cannot be read, such as "
                     f"{self.splits[role].names[at]} ({why})"
                 )
         for role, faults in self.faults.items():
             if faults:
                 do = agreeing(len(faults), "does", "do")
                 yield (
-                    f"wrong: what is annotated of {len(faults):,} of the {_WORDS[role]} images {do} not fit, such as "
+                    f"wrong: what is annotated of {len(faults):,} of the {_word(role)} images {do} not fit, such as "
                     f"{next(iter(faults.values()))}"
                 )
         for pair in dict.fromkeys((twin.role, twin.other) for twin in self.twins):
@@ -89,7 +95,7 @@ class Findings:
             lacking = [self.classes[at] for at in np.flatnonzero(counts == 0)]
             if lacking:
                 shown = ", ".join(lacking[:5]) + (", …" if len(lacking) > 5 else "")
-                yield f"note: {plural(len(lacking), self.noun)} without {_WORDS[role]} images: {shown}"
+                yield f"note: {plural(len(lacking), self.noun)} without {_word(role)} images: {shown}"
         yield from self._imbalance()
         yield from (f"note: {note}" for note in self.notes)
 
@@ -99,8 +105,8 @@ class Findings:
         names = f"{self.splits[role].names[first.at]} and {self.splits[other].names[first.there]}"
         differing = sum(not twin.same for twin in twins)
         labels = f", {differing:,} of them with {COMPARED[self.noun][1]}" if differing else ""
-        look = agreeing(len(twins), f"looks like a {_WORDS[other]} image", f"look like {_WORDS[other]} images")
-        return f"wrong: {len(twins):,} of the {_WORDS[role]} images {look}{labels}, such as {names}"
+        look = agreeing(len(twins), f"looks like a {_word(other)} image", f"look like {_word(other)} images")
+        return f"wrong: {len(twins):,} of the {_word(role)} images {look}{labels}, such as {names}"
 
     def _imbalance(self) -> Iterator[str]:
         counts = self.counts["train"]
@@ -118,7 +124,7 @@ class Findings:
 def examine(
     splits: Splits, targets: str = "own", values: Range = "auto", watch: Watch = lambda done, of: None
 ) -> Findings:
-    """Reads every image of the splits, and counts and compares them.
+    """Reads every image of the splits, of shifted test sets too, and counts and compares them.
 
     Args:
         splits: what to read.
@@ -127,12 +133,14 @@ def examine(
         watch: called with the number of images of a split that have been read, and of how many.
     """
     by_role = {role: split for role in ("train", "val", "test") if (split := getattr(splits, role)) is not None}
+    by_role |= {f"{SHIFTED}{name}": split for name, split in splits.shifted.items()}
     looks = {role: look_at(split, values, watch) for role, split in by_role.items()}
     noun = noun_of(targets, splits.train)
     labels = {role: targets_of(split, noun) for role, split in by_role.items()}
     counts = {role: counts_of(each, noun, len(splits.classes)) for role, each in labels.items()}
     twins = []
-    for role, other in (("val", "train"), ("test", "train"), ("test", "val")):
+    shifted = [(role, "train") for role in by_role if role.startswith(SHIFTED)]
+    for role, other in (("val", "train"), ("test", "train"), ("test", "val"), *shifted):
         if role in by_role and other in by_role:
             for at, there in near_pairs(looks[role], looks[other]):
                 same = np.array_equal(labels[role][at], labels[other][there])

@@ -48,7 +48,8 @@ class Vtab(DataSet):
             name += f"@{made.split}"
         kinds = sorted({Path(n).suffix.removeprefix(".") for split in splits.values() for n in split.names})
         source = f"{made.source if made else 'as found'}; {', '.join(kinds)}"
-        return Splits(name, _class_names(folder, self.classes), **splits, source=source, notes=(), lacking={})
+        train, val, test, both = (splits[role] for role in ("train", "val", "test", "trainval"))
+        return Splits(name, _class_names(folder, self.classes), train, val, test, both, source)
 
     def outline(self) -> Splits | None:
         """The sizes of the published protocol: 800 images to train on, 200 to validate, and the test set."""

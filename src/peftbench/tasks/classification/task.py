@@ -17,12 +17,13 @@ from peftbench.backbones import Backbone
 from peftbench.common.amounts import plural
 from peftbench.common.errors import UserError
 from peftbench.data.balancing import balanced_weights
-from peftbench.results.per_image import write_right
+from peftbench.results.per_image import OF_GROUP, write_right
 from peftbench.tasks.base import Extract, Metrics
 from peftbench.tasks.classification import schema
 from peftbench.tasks.classification.class_accuracy import ClassAccuracy
 from peftbench.tasks.classification.evaluator import ClassEvaluator
 from peftbench.tasks.classification.focal import focal_loss
+from peftbench.tasks.classification.group_figures import GroupFigures
 from peftbench.tasks.classification.predictor import ClassPredictor
 from peftbench.tasks.classification.run_page import ClassPage
 from peftbench.tasks.classification.top1 import Top1
@@ -47,6 +48,7 @@ class Classification(LinearTask):
         self.label_smoothing = label_smoothing
         self.class_weights: Literal["balanced"] | tuple[float, ...] | None = None
         self.focal_gamma = 0.0
+        self.groups: tuple[int, ...] = ()
         self.register_buffer("weights", None, persistent=False)
 
     @classmethod
@@ -78,6 +80,9 @@ class Classification(LinearTask):
             self.weights = balanced_weights(targets, len(self.classes)).to(self.head.weight.device)
         elif wanted is not None:
             self.weights = torch.tensor(wanted, device=self.head.weight.device)
+
+    def learn_groups(self, groups: Sequence[int]) -> None:
+        self.groups = tuple(groups)
 
     def taken_over(self, learned: Mapping[str, Tensor], classes: Sequence[str]) -> tuple[Mapping[str, Tensor], str]:
         """Rows of the classes of the same name; those of other classes stay as they are."""
@@ -117,6 +122,8 @@ class Classification(LinearTask):
     def metrics(self) -> MetricCollection:
         """What `update(predictions, labels)` measures: top-1, its mean over classes and, from six classes on, top-5.
 
+        Of classes that were learned in groups also the accuracy on each group.
+
         Raises:
             UserError: there are no two classes.
         """
@@ -130,19 +137,34 @@ class Classification(LinearTask):
         }
         if n > 5:
             wanted["top5"] = MulticlassAccuracy(n, top_k=5, average="micro")
+        if self.groups:
+            wanted["groups"] = GroupFigures(self.groups)
         # With groups torchmetrics counts metrics as one that agree on the first batch, as class_accuracy and top5 do
         # where all of it is right.
         return MetricCollection(wanted, compute_groups=False)
 
     def rows(self, metrics: Metrics) -> Tensor:
-        """Of each test image whether it is right, bool (N,), in the order of the split."""
+        """Of each test image whether it is right, bool (N,), in the order of the split; of classes in groups also
+        whether its group is, (2, N).
+        """
         top1 = metrics["accuracy"] if isinstance(metrics, MetricCollection) else metrics
         assert isinstance(top1, Top1)
-        return top1.right()
+        if not self.groups:
+            return top1.right()
+        assert isinstance(metrics, MetricCollection)
+        of_group = metrics["groups"]
+        assert isinstance(of_group, GroupFigures)
+        return torch.stack([top1.right(), of_group.right()])
 
     def write_rows(self, rows: Tensor, folder: Path) -> dict[str, Any]:
-        """`test_right.bits`, by which a report compares two runs image by image."""
-        return {"right": write_right(rows.numpy(), "accuracy", folder)}
+        """`test_right.bits`, by which a report compares two runs image by image; and that of groups."""
+        if not self.groups:
+            return {"right": write_right(rows.numpy(), "accuracy", folder)}
+        right, of_group = rows.numpy()
+        return {
+            "right": write_right(right, "accuracy", folder),
+            "group": write_right(of_group, "group", folder, OF_GROUP),
+        }
 
     def evaluation_loss(self, predictions: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
         """Cross-entropy without smoothing, summed over the batch."""
