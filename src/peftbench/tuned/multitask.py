@@ -21,7 +21,7 @@ from peftbench.deltas import FILE, drop_cached_values, size_of
 from peftbench.methods.base import Side
 from peftbench.models.joint import JointModel
 from peftbench.models.model import Model, mirrored
-from peftbench.runs.build import build_backbone, transform_of, unstreamed
+from peftbench.runs.build import build_backbone, unstreamed
 from peftbench.runs.plan_file import PLAN
 from peftbench.tasks.base import task_class
 from peftbench.tuned.finished_run import FinishedRun, open_run
@@ -125,7 +125,7 @@ class MultiTask(nn.Module):
                 raise UserError(
                     f"task {name!r}: is not served{nearest(name, self.tasks)}; there are {', '.join(self.tasks)}."
                 )
-        sides = [n for n in names if self.tasks[n].side is not None]
+        sides = [n for n in names if self.tasks[n].side is not None and not self.tasks[n].task.looks_elsewhere]
         logits = self._through_sides(images, sides) if sides else {}
         if both := [n for n in sides if self.tasks[n].flips]:
             others = self._through_sides(mirrored(images), both)
@@ -197,10 +197,12 @@ def _opened(
 
 def _prepared(run: FinishedRun, backbone: Backbone) -> Transform:
     """How the run prepares images to test them."""
-    transform = transform_of(run.config, backbone)
+    facts = backbone.facts
+    if "input_size" in run.metadata:
+        facts = replace(facts, input_size=size_of(run.metadata["input_size"]))
+    transform = task_class(run.config.task).transform(run.config, facts)
     assert isinstance(transform, Transform)
-    size = size_of(run.metadata["input_size"]) if "input_size" in run.metadata else transform.size
-    return replace(transform.plain(), size=cast(int, size))
+    return transform.plain()
 
 
 def _plain(run: FinishedRun, backbone: Backbone) -> dict[str, Any]:
