@@ -168,6 +168,10 @@ class Task(nn.Module):
         """Whether `scores` has `extract` look at other pictures than those it is given, such as windows of them."""
         return False
 
+    def open_sides(self, backbone: Backbone) -> int:
+        """Of which number the sides of an exported graph's images may be any multiple; 0 where they have one size."""
+        return 0
+
     # -- a file that the whole model starts from
 
     @classmethod

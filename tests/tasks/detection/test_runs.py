@@ -247,10 +247,10 @@ def test_bad_input_is_one_sentence(cli, words, told):
     assert len(err.strip().splitlines()) == 1
 
 
-def test_export_and_multitask_say_that_they_are_not_for_detectors(tmp_path):
-    record = _run(tmp_path, "method=linear", "backbone=resnet_nano", "trainer.epochs=1", "trainer.max_batches=1")
-    folder = Path(tmp_path) / record.id
+def test_export_says_that_it_is_not_for_detectors_and_multitask_wants_one_size(tmp_path):
+    few = ["method=linear", "backbone=resnet_nano", "trainer.epochs=1", "trainer.max_batches=1", "data.images=[4,2,2]"]
+    folder = Path(tmp_path) / _run(tmp_path, *few, "data.size=null").id
     with pytest.raises(UserError, match="whose predictions are no single tensor"):
         export(folder, "onnx")
-    with pytest.raises(UserError, match="whose predictions are no single tensor"):
+    with pytest.raises(UserError, match=r"trained on images that keep their sizes, .* data\.size=\[H,W\]"):
         MultiTask(None, [folder])

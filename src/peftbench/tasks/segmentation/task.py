@@ -171,6 +171,11 @@ class Segmentation(Task):
     def reads(self, facts: Facts) -> tuple[int, ...]:
         return self.decoder.taps
 
+    def open_sides(self, backbone: Backbone) -> int:
+        """32 over a backbone whose maps grow with the image, where the decoder's graph serves all of their sizes."""
+        fits = self.decoder.traces and not any(side % 32 for side in backbone.facts.canvas)
+        return 32 if fits and backbone.resizes() else 0
+
     @property
     def looks_elsewhere(self) -> bool:
         return self.looks.window is not None or self.looks.scales not in ((), (1.0,))
