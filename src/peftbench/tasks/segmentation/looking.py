@@ -98,10 +98,9 @@ def slid(
             total = logits.new_zeros((*logits.shape[:2], *padded.shape[-2:]))
         total[..., rows, columns] += logits
     assert total is not None
-    down = _counts(padded.shape[-2], tops, window[0], total.device)
-    across = _counts(padded.shape[-1], lefts, window[1], total.device)
-    if int(down.max()) > 1 or int(across.max()) > 1:
-        total /= down[:, None] * across
+    counts = _counts(padded.shape[-2], tops, window[0])[:, None] * _counts(padded.shape[-1], lefts, window[1])
+    if counts.max() > 1:  # counted on the host, which waits for no device
+        total /= counts.to(total.device)
     return total[..., :height, :width]
 
 
@@ -121,12 +120,12 @@ def rescaled(images: Tensor, size: Side) -> Tensor:
     return changed.round_().clamp_(0, 255).to(images.dtype)
 
 
-def _counts(side: int, begins: Sequence[int], window: int, device: torch.device) -> Tensor:
+def _counts(side: int, begins: Sequence[int], window: int) -> Tensor:
     """float32 (side,): how many windows a place along a side is in."""
     counts = torch.zeros(side)
     for begin in begins:
         counts[begin : begin + window] += 1
-    return counts.to(device)
+    return counts
 
 
 def _padded(images: Tensor, size: Side, colour: Sequence[int]) -> Tensor:
