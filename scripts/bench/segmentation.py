@@ -119,7 +119,7 @@ def step_costs(method: str, decoder: str, from_taps: int, rounds: int) -> dict[s
     meter = PeakMemory(torch.device("cpu"))
     meter.start()
     times = [seconds_of(step) for _ in range(rounds + 1)]
-    return {"seconds": statistics.median(times[1:]), "bytes": meter.read()["resident"]}
+    return {"seconds": statistics.median(times[1:]), "bytes": meter.read()["above"]}
 
 
 def _sliding(rounds: int) -> Row:
