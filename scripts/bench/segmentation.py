@@ -103,7 +103,7 @@ def step_costs(method: str, decoder: str, from_taps: int, rounds: int) -> dict[s
     config = random_config(*words, "task.width=256")
     model = adapted_model(config, [str(i) for i in range(11)]).train()
     named = model.trainable()
-    inner = torch.optim.AdamW([p for _, p in named], 1e-3, fused=True)
+    inner = torch.optim.AdamW(named, 1e-3, fused=True)
     anchors = {n: p.detach().clone() for n, p in named}
     optimizer = instantiate(config.method).optimizer(named, anchors, inner)
     images = torch.randint(0, 256, (8, 3, 256, 256), dtype=torch.uint8)
