@@ -188,7 +188,7 @@ NAMES_A_METHOD = {
 NAMES_A_METHOD |= {"config/first_keys.py": {"rslora"}}
 NAMES_A_METHOD |= {path: {"adapter"} for path in ("cli/predict.py", "tuned/run_folder.py")}
 # A decoder of that name.
-NAMES_A_METHOD |= {f"tasks/segmentation/{name}.py": {"linear"} for name in ("schema", "decoders")}
+NAMES_A_METHOD |= {f"tasks/segmentation/{name}.py": {"linear"} for name in ("schema", "decoders", "results")}
 
 
 @pytest.mark.parametrize(

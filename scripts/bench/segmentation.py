@@ -1,4 +1,4 @@
-"""A step of segmentation: side methods and FTP against full fine-tuning; and mIoU against the reading of masks."""
+"""A step of segmentation: side methods and FTP against full fine-tuning; mIoU against the reading of masks; windows."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from functools import cache
 from pathlib import Path
 
 from bench.tables import Row
-from bench.timing import GIVES_MEMORY_BACK, in_own_process, seconds_of
+from bench.timing import GIVES_MEMORY_BACK, in_own_process, interleaved_row, seconds_of
 
 SHOWN = "ResNet-50, 256 px, batch 8, 11 classes"
 LIBRARY = "segmentation_models_pytorch"
 CLASSES, SIDE = 150, 512
+SLIDING = "sliding windows, ResNet-50, 512 px, 9 windows of 256 px, 11 classes: looking, its windows alone"
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ CASES = (
 def names() -> list[str]:
     rows = [case.what("step") for case in CASES]
     rows += [case.what("peak memory") for case in CASES if case.memory_limit is not None]
-    return [*rows, _counting(2000)]
+    return [*rows, _counting(2000), SLIDING]
 
 
 def _counting(images: int) -> str:
@@ -73,7 +74,7 @@ def measure(quick: bool = False) -> list[Row]:
         for name, a, b, limit, shown in figures:
             kept = a <= limit * b
             rows.append(Row(case.what(name), shown.format(a), shown.format(b), f"{a / b:.2f}", f"{limit:.2f}", kept))
-    return [*rows, _masks(50 if quick else 2000)]
+    return [*rows, _masks(50 if quick else 2000), _sliding(rounds)]
 
 
 @cache
@@ -119,6 +120,35 @@ def step_costs(method: str, decoder: str, from_taps: int, rounds: int) -> dict[s
     meter.start()
     times = [seconds_of(step) for _ in range(rounds + 1)]
     return {"seconds": statistics.median(times[1:]), "bytes": meter.read()["above"]}
+
+
+def _sliding(rounds: int) -> Row:
+    """Seconds of the logits of an image in windows, and of those of the same windows one by one, each at its pixels."""
+    import torch
+
+    from bench.models import adapted_model, random_config
+
+    words = ["method=linear", "backbone=resnet50", "data=digits_seg", "data.size=[512,512]", "data.augment=crop"]
+    words += ["task.window=256", "task.stride=128"]
+    model = adapted_model(random_config(*words), [str(i) for i in range(11)]).eval()
+    image = torch.randint(0, 256, (1, 3, 512, 512), dtype=torch.uint8)
+    places = [(top, left) for top in (0, 128, 256) for left in (0, 128, 256)]
+    windows = [image[..., top : top + 256, left : left + 256].contiguous() for top, left in places]
+    looks = model.task.looks
+    whole = type(looks)()
+
+    @torch.no_grad()
+    def alone() -> None:
+        model.task.looks = whole
+        for window in windows:
+            model(window)
+
+    @torch.no_grad()
+    def sliding() -> None:
+        model.task.looks = looks
+        model(image)
+
+    return interleaved_row(SLIDING, sliding, alone, 5 * rounds, 1.1)
 
 
 def _masks(images: int) -> Row:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from peftbench.common.errors import UserError
 from peftbench.data.seg_folder import SegFolder
+from peftbench.data.seg_sets import CocoStuff
 from peftbench.data.segments import Segment, drawn_segment, run_lengths
 from support.places import SHARED
 
@@ -126,3 +127,88 @@ def test_real_polygons_fill_their_boxes():
         for segment in mask.segments:
             inside = drawn_segment(segment, mask.shape).sum()
             assert inside == pytest.approx(segment.area, rel=0.2, abs=60)
+
+
+def panoptic(root, part, size=(4, 6), folder="images"):
+    """One image with a panoptic PNG: a person (id 300) on grass (70,000), and a column without a segment."""
+    pixels = np.random.default_rng(len(part)).integers(0, 256, (*size, 3), dtype=np.uint8)
+    ids = np.full(size, 70000)
+    ids[1:3, :2], ids[:, -1] = 300, 0
+    place = root / "annotations" / f"panoptic_{part}"
+    (root / folder).mkdir(parents=True, exist_ok=True)
+    place.mkdir(parents=True)
+    Image.fromarray(pixels).save(root / folder / f"{part}7.png")
+    colours = np.stack([ids & 255, ids >> 8 & 255, ids >> 16], -1).astype(np.uint8)
+    Image.fromarray(colours).save(place / f"{part}7m.png")
+    segments = [{"id": 300, "category_id": 1, "iscrowd": 1}, {"id": 70000, "category_id": 193, "iscrowd": 0}]
+    content = {
+        "images": [{"id": 7, "file_name": f"{part}7.png", "height": size[0], "width": size[1]}],
+        "categories": [{"id": 193, "name": "grass", "isthing": 0}, {"id": 1, "name": "person", "isthing": 1}],
+        "annotations": [{"image_id": 7, "file_name": f"{part}7m.png", "segments_info": segments}],
+    }
+    file = place.with_suffix(".json")
+    file.write_text(json.dumps(content))
+    return file, content, np.where(ids == 300, 0, np.where(ids == 0, 255, 1))
+
+
+def test_panoptic_pngs_are_read_as_classes(tmp_path):
+    _, _, expected = panoptic(tmp_path, "train")
+    panoptic(tmp_path, "val")
+    splits = SegFolder(str(tmp_path)).load()
+    assert splits.classes == ("person", "grass")
+    assert np.array_equal(splits.train.labels[0].read(), expected)
+    assert (len(splits.train), len(splits.test)) == (1, 1)
+    assert not splits.train.fault(0, (4, 6))
+    assert "is 6 x 4 pixels" in splits.train.fault(0, (5, 6))
+    for part in ("train2017", "val2017"):
+        panoptic(tmp_path / "official", part, folder=f"images/{part}")
+    official = CocoStuff(root=str(tmp_path / "official"), masks="panoptic").load()
+    assert (official.name, official.classes) == ("cocopanoptic", splits.classes)
+    assert np.array_equal(official.test.labels[0].read(), expected)
+    with pytest.raises(UserError, match="annotations/train2017 is not in"):
+        CocoStuff(root=str(tmp_path / "official")).load()
+    with pytest.raises(UserError, match=r"data\.masks=things: expected stuffthingmaps or panoptic"):
+        CocoStuff(root=str(tmp_path), masks="things").load()
+
+
+def spoiled(file, content, what):
+    png, annotation = file.with_suffix("") / "train7m.png", content["annotations"][0]
+    if what == "id":
+        Image.fromarray(np.full((4, 6, 3), 9, dtype=np.uint8)).save(png)
+    elif what == "grey":
+        Image.fromarray(np.zeros((4, 6), dtype=np.uint8)).save(png)
+    elif what == "png":
+        png.unlink()
+    elif what == "category":
+        annotation["segments_info"][0]["category_id"] = 2
+    elif what == "elsewhere":
+        annotation["file_name"] = "../train7m.png"
+    elif what == "image":
+        annotation["image_id"] = 8
+    elif what == "lacking":
+        content["images"].append({"id": 9, "file_name": "nine.png"})
+    elif what == "form":
+        annotation["segments_info"] = "none"
+    file.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("what", "told"),
+    [
+        ("id", "holds the segment 592137, which its annotation does not list"),
+        ("grey", "is of mode L; expected a panoptic PNG in RGB"),
+        ("png", "image 7 has no mask"),
+        ("category", "a segment of image 7 is of the category 2; expected an id of its categories"),
+        ("elsewhere", "the file name '../train7m.png' lies elsewhere"),
+        ("image", "has an annotation of image 8, which is not among its images"),
+        ("lacking", "nine.png has no annotation; expected one for each image"),
+        ("form", "segments_info is 'none'; expected COCO's panoptic form"),
+    ],
+)
+def test_a_panoptic_file_that_does_not_fit_gets_one_sentence(tmp_path, what, told):
+    file, content, _ = panoptic(tmp_path, "train")
+    panoptic(tmp_path, "val")
+    spoiled(file, content, what)
+    with pytest.raises(UserError) as refusal:
+        SegFolder(str(tmp_path)).load().train.labels[0].read()
+    assert told in str(refusal.value)

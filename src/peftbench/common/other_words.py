@@ -62,6 +62,8 @@ _NAMES: dict[tuple[str, ...], str] = {
     ("task.class_weights",): "class_weight pos_weight cls_weights",
     ("task.focal_gamma",): "focal fl_gamma focal_loss",
     ("data.tta",): "test_time_augmentation tta_flip",
+    ("task.window",): "sliding_window slide_window",
+    ("task.scales",): "multi_scale ms_test img_ratios",
     ("data.resize",): "letterbox keep_ratio crop_pct center_crop",
     (): "patience early_stopping mosaic ema resume name verbose freeze mode path save_period classes",
 }

@@ -109,7 +109,8 @@ class Corrupted(Dataset):
 
     def __getitems__(self, batch: Indices) -> Batch:
         images, targets, _ = self.images.__getitems__(batch)
-        return Batch(corrupt(images, self.name, self.severity, batch), targets)
+        sizes = self.images.sizes_on_canvas(targets)
+        return Batch(corrupt(images, self.name, self.severity, batch, sizes), targets)
 
 
 def _bytes(image: np.ndarray) -> np.ndarray:

@@ -207,6 +207,10 @@ class Images(Dataset):
         """The group of each image, (N,), where batches should be of one group."""
         return None
 
+    def sizes_on_canvas(self, targets: Any) -> Sequence[tuple[int, int]] | None:
+        """Height and width of each image of a batch with these targets, where the rest is padding; None without any."""
+        return None
+
     def load(self, watch: Watch = lambda done, of: None) -> None:
         """Decodes into memory, if the images fit and are not there yet."""
         if self.fits and self.pixels is None:

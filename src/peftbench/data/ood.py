@@ -14,7 +14,6 @@ from peftbench.common.amounts import agreeing
 from peftbench.common.errors import UserError, nearest
 from peftbench.config import Config
 from peftbench.data.base import Split, Splits, split_hash
-from peftbench.data.boxes import BoxSplit
 from peftbench.data.class_folders import read_class_folders
 from peftbench.data.copies import first_copies
 from peftbench.data.corruptions import CORRUPTIONS, SEVERITIES, Corrupted
@@ -39,13 +38,12 @@ def read_shifts(config: Config, splits: Splits, tell: Callable[[str], None] = la
     First come the shifted sets that the data set has by itself; a run that leaves test images alone has none of these.
 
     Raises:
-        UserError: a data set of clips or for detection, an entry that is neither, a severity that there is not, a
-            folder without images or with classes that the data set has not, or two sets of one name.
+        UserError: a data set of clips, an entry that is neither, a severity that there is not, a folder without images
+            or with classes that the data set has not, one where images have no single class each, or two sets of one
+            name.
     """
     if config.data.ood and splits.train.frames is not None:
         raise UserError(f"data.ood: {splits.name} holds clips, and only images can be shifted so far; leave it out.")
-    if config.data.ood and isinstance(splits.train, BoxSplit):
-        raise UserError(f"data.ood: {splits.name} is for detection, and only classified images can be shifted so far.")
     named: Shifts = {}
     if config.data.stage != "tune":
         named |= {name: first_of_trial(split, config) for name, split in splits.shifted.items()}
@@ -58,10 +56,11 @@ def read_shifts(config: Config, splits: Splits, tell: Callable[[str], None] = la
             )
         if corruptions:
             named |= corruptions
-        elif splits.train.labels.dtype.kind == "f":
+        elif splits.train.labels.dtype.kind in "fO":
             raise UserError(
-                f"data.ood={entry}: is a folder of classes, and the images of {splits.name} have several labels or "
-                f"numbers; give corruptions ({', '.join(CORRUPTIONS)})."
+                f"data.ood={entry}: is no corruption{nearest(entry, [*CORRUPTIONS, ALL])}, and a folder of classes "
+                f"does not go with {splits.name}, whose images have several labels, numbers, boxes or masks; give "
+                f"corruptions ({', '.join(CORRUPTIONS)})."
             )
         else:
             named[entry] = first_of_trial(_folder(entry, splits, tell), config)

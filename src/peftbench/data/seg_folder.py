@@ -22,6 +22,7 @@ from peftbench.data.layout import ALL, ROLES, role_of
 from peftbench.data.listing import folders_in, read_tree
 from peftbench.data.masks import MOST, Coding, Mask, MaskFile, mask_split
 from peftbench.data.media import DAMAGED, is_image, open_image
+from peftbench.data.panoptic import is_panoptic, read_panoptic
 from peftbench.data.segments import read_segments
 from peftbench.data.shared_images import notes_of_shared
 from peftbench.data.splitting import split_images
@@ -51,6 +52,7 @@ class SegFolder(DataSet):
     there are as many as the masks' largest value says. Pixels of the values `ignore` are neither learned from nor
     judged. Without masks/ there may be COCO's annotations/instances_train.json and the like (or `train` and the like
     name such): their polygons and run lengths are drawn, and pixels without an object are of the class background.
+    Or COCO's panoptic annotations/panoptic_train.json, with PNGs of its segments in annotations/panoptic_train.
     `missing` is the share of images without a mask, and of masks without an image, that may be left out.
     """
 
@@ -128,29 +130,30 @@ class SegFolder(DataSet):
         if not any(file.endswith(".json") for file in named.values()):
             if named or (root / "masks").is_dir():
                 return {}
-            files = {role: root / "annotations" / f"instances_{role}.json" for role in ROLES}
-            return {role: file for role, file in files.items() if file.is_file()}
+            for kind in ("instances", "panoptic"):
+                files = {role: root / "annotations" / f"{kind}_{role}.json" for role in ROLES}
+                if there := {role: file for role, file in files.items() if file.is_file()}:
+                    return there
+            return {}
         return self._lists(root)
 
     def _of_annotations(self, root: Path, name: str, files: Mapping[str, Path]) -> Splits:
-        """The splits of COCO's files; where there is no test file, val's images are tested. Raises UserError."""
+        """The splits of COCO's files, with objects or panoptic; where there is no test file, val's images are tested.
+
+        Raises:
+            UserError: a file of another form, or images that are not there.
+        """
         parts: dict[str, tuple[list[Path], list[Mask]]] = {}
         classes: tuple[str, ...] = ()
         for role, file in files.items():
             if file.suffix != ".json":
                 raise UserError(f"data.{role}={file}: is a list, and another split is COCO's JSON; expected one form.")
-            names, masks = read_segments(file)
-            if classes and names != classes:
+            named, masks = read_panoptic(file) if is_panoptic(file) else read_segments(file)
+            if classes and named != classes:
                 raise UserError(f"{file}: has other categories than {next(iter(files.values()))}; expected the same.")
-            classes = names
+            classes = named
             folders = (file.parent, root / role, root / "images" / role, root / "images", root)
-            found = [next((f / n for f in folders if (f / n).is_file()), None) for n, _ in masks]
-            if gone := [n for (n, _), place in zip(masks, found, strict=True) if place is None]:
-                raise UserError(
-                    f"{file}: {plural(len(gone), 'image')} of {len(masks):,} {agreeing(len(gone))} not there, such as "
-                    f"{gone[0]} (looked for in {', '.join(map(str, folders))})."
-                )
-            parts[role] = [place for place in found if place is not None], [mask for _, mask in masks]
+            parts[role] = found_images(file, [name for name, _ in masks], folders), [mask for _, mask in masks]
         if "train" not in parts:
             raise UserError(f"data.root={root}: there are {', '.join(parts)} images but none to train on.")
         if "test" not in parts and "val" in parts:
@@ -233,6 +236,17 @@ class SegFolder(DataSet):
         parts = split_images(np.zeros(len(images), dtype=np.int64), first, [*fractions.values()], self.split_seed)
         roles = zip(("train", *fractions), parts, strict=True)
         return {role: ([images[at] for at in part], [masks[at] for at in part]) for role, part in roles}
+
+
+def found_images(file: Path, names: Sequence[str], folders: Sequence[Path]) -> list[Path]:
+    """The images that a file names, each in the first of the folders that has it. Raises UserError where none has."""
+    places = [next((f / name for f in folders if (f / name).is_file()), None) for name in names]
+    if gone := [name for name, place in zip(names, places, strict=True) if place is None]:
+        raise UserError(
+            f"{file}: {plural(len(gone), 'image')} of {len(names):,} {agreeing(len(gone))} not there, such as "
+            f"{gone[0]} (looked for in {', '.join(map(str, folders))})."
+        )
+    return [place for place in places if place is not None]
 
 
 def _places(root: Path) -> dict[str, tuple[Path, Path]]:

@@ -15,7 +15,8 @@ from peftbench.data.base import DataMissing, DataSet, Splits
 from peftbench.data.listing import files_in
 from peftbench.data.masks import IGNORED, Coding
 from peftbench.data.media import is_image
-from peftbench.data.seg_folder import Pair, SegFolder, pairs_of, stems_in
+from peftbench.data.panoptic import PanopticMask, read_panoptic
+from peftbench.data.seg_folder import Pair, SegFolder, found_images, pairs_of, stems_in
 
 VOC_CLASSES = (
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -41,18 +42,9 @@ class OfficialSet(DataSet):
     split_seed: int = 0
 
     def load(self) -> Splits:
-        made = SegFolder(self.root, val_fraction=self.val_fraction, split_seed=self.split_seed)
-        made.check()
-        root = Path(os.path.expanduser(self.root))
-        if not root.is_dir():
-            raise DataMissing(
-                f"data.root={self.root}: there is no folder {root.absolute()}; give that of {self.title}."
-            )
+        root = self._root()
         pairs = {"train": self.pairs(root, "train"), "test": self.pairs(root, "test")}
-        name = type(self).__name__.lower()
-        if self.val_fraction:
-            name += f"-val{self.val_fraction:g}-s{self.split_seed}"
-        return made.splits(root, name, pairs, self.coding(root))
+        return self._folder().splits(root, self._named(type(self).__name__.lower()), pairs, self.coding(root))
 
     @abstractmethod
     def pairs(self, root: Path, role: str) -> list[Pair]:
@@ -61,6 +53,24 @@ class OfficialSet(DataSet):
     @abstractmethod
     def coding(self, root: Path) -> tuple[tuple[str, ...], Coding]:
         """The names of the classes, and what its masks hold. Raises UserError."""
+
+    def _folder(self) -> SegFolder:
+        """What makes the splits. Raises UserError for an option that makes no sense."""
+        made = SegFolder(self.root, val_fraction=self.val_fraction, split_seed=self.split_seed)
+        made.check()
+        return made
+
+    def _root(self) -> Path:
+        self._folder()
+        root = Path(os.path.expanduser(self.root))
+        if not root.is_dir():
+            raise DataMissing(
+                f"data.root={self.root}: there is no folder {root.absolute()}; give that of {self.title}."
+            )
+        return root
+
+    def _named(self, name: str) -> str:
+        return f"{name}-val{self.val_fraction:g}-s{self.split_seed}" if self.val_fraction else name
 
     def _inside(self, root: Path, *places: str) -> list[Path]:
         """Folders, or files, of the root. Raises UserError where one is not there."""
@@ -129,12 +139,36 @@ class CocoStuff(OfficialSet):
 
     images/train2017, images/val2017, and annotations/ of the same with the masks of stuffthingmaps: their values are
     COCO's ids less 1, and 255 is no class. The names are those of labels.txt, where that is there.
+
+    With `masks=panoptic` there are the 133 classes of COCO's panoptic annotations/panoptic_train2017.json and
+    panoptic_val2017.json, whose PNGs lie in folders of these names; they name the classes.
     """
 
     title: ClassVar[str] = "COCO-Stuff, with images/ and annotations/ of train2017 and val2017"
 
+    parts: ClassVar[dict[str, str]] = {"train": "train2017", "test": "val2017"}
+
+    masks: str = "stuffthingmaps"
+
+    def load(self) -> Splits:
+        if self.masks == "stuffthingmaps":
+            return super().load()
+        if self.masks != "panoptic":
+            raise UserError(f"data.masks={self.masks}: expected stuffthingmaps or panoptic.")
+        root = self._root()
+        parts: dict[str, tuple[list[Path], list[PanopticMask]]] = {}
+        classes: tuple[str, ...] = ()
+        for role, part in self.parts.items():
+            images, file = self._inside(root, f"images/{part}", f"annotations/panoptic_{part}.json")
+            named, masks = read_panoptic(file)
+            if classes and named != classes:
+                raise UserError(f"{file}: has other categories than the training set's; expected the same.")
+            classes = named
+            parts[role] = found_images(file, [name for name, _ in masks], [images]), [mask for _, mask in masks]
+        return self._folder().made(root, self._named("cocopanoptic"), classes, parts)
+
     def pairs(self, root: Path, role: str) -> list[Pair]:
-        part = {"train": "train2017", "test": "val2017"}[role]
+        part = self.parts[role]
         images, masks = self._inside(root, f"images/{part}", f"annotations/{part}")
         known = [path for path in files_in(masks) if is_image(path)]
         if not known:

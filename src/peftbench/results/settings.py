@@ -104,11 +104,19 @@ def _range(transform: Mapping[str, Any]) -> str:
 
 
 def _more(transform: Mapping[str, Any], data: Mapping[str, Any]) -> str:
-    """The range, `, crop` or `, pad`, and whether tests look at mirror images too, each where that is not usual."""
+    """The range, `, crop` or `, pad`, and how often tests look at an image, each where that is not usual."""
     resize, tta = transform.get("resize", "squash"), data.get("tta", "none")
     shape, mirrored = "" if resize == "squash" else f", {resize}", "" if tta == "none" else ", with mirror images"
     drafted = ", draft" if transform.get("draft") else ""
-    return _range(transform) + shape + drafted + mirrored
+    return _range(transform) + shape + drafted + mirrored + _windows(data)
+
+
+def _windows(data: Mapping[str, Any]) -> str:
+    """`, windows of 256x256 every 171x171`, and `, scales 0.5/1`, where tests look at an image so."""
+    sides = {key: "x".join(map(str, data[key])) for key in ("window", "stride") if data.get(key)}
+    windows = f", windows of {sides['window']} every {sides['stride']}" if len(sides) == 2 else ""
+    scales = "/".join(f"{scale:g}" for scale in data.get("scales") or ())
+    return windows + (f", scales {scales}" if scales else "")
 
 
 def _numbers(values: Any) -> str:

@@ -49,7 +49,7 @@ def plan_taps(config: Config, model: Model, roles: Sequence[Split | None]) -> Pl
     one = size_of_taps(shapes_of_kept_taps(config, model))
     images, sizes = {}, {}
     for name, split in zip(("train", "val"), roles, strict=False):
-        if split is not None and (name == "train" or config.data.tta == "none"):
+        if split is not None and (name == "train" or not model.task.looks_at(config)):
             images[name] = len(split) * max(config.taps.views if name == "train" else 0, 1)
             sizes[name] = one * images[name] * (split.frames or 1)
     mode, why = _place(config, sum(sizes.values()))

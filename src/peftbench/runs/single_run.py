@@ -161,7 +161,7 @@ class SingleRun:
             context.tell(self.warm.take(self.model))
         self.record.costs = {"parameters": costs.parameters(self.model)}
         if context.first:
-            self.record.costs["flops"] = costs.flops(self.model, _blank_input(backbone, splits.train.frames))
+            self.record.costs["flops"] = costs.flops(self.model, _blank_input(config, backbone, splits.train.frames))
         choose_prefix(config, self.method, self.model, transform.size is not None, context.tell)
 
     @property
@@ -261,7 +261,7 @@ class SingleRun:
             self.method.merge(model.backbone)
             if model.backbone.masks:
                 record.costs["sparsity"] = pruning.sparsity(model.backbone)
-            image = _blank_input(model.backbone, record.stamps["data"]["frames"])
+            image = _blank_input(self.context.config, model.backbone, record.stamps["data"]["frames"])
             record.costs["time"]["latency"] = costs.latency(model, image.to(outcome.device))
         record.metrics, record.history = outcome.metrics, outcome.history
         record.status = "complete"
@@ -337,7 +337,8 @@ class SingleRun:
                     self.record.write(self.folder)
 
 
-def _blank_input(backbone: Backbone, frames: int | None) -> torch.Tensor:
-    """One image (1, 3, H, W), or one clip (1, T, 3, H, W)."""
+def _blank_input(config: Config, backbone: Backbone, frames: int | None) -> torch.Tensor:
+    """One image (1, 3, H, W), or one clip (1, T, 3, H, W), as it is tested."""
     clip = () if frames is None else (frames,)
-    return torch.zeros(1, *clip, 3, *backbone.facts.canvas, dtype=torch.uint8)
+    canvas = task_class(config.task).tested_canvas(config, backbone.facts)
+    return torch.zeros(1, *clip, 3, *canvas, dtype=torch.uint8)

@@ -43,7 +43,7 @@ def stamps_of(config: Config, backbone: backbones.Backbone, splits: Splits, hash
             "classes": len(splits.classes),
             "frames": splits.train.frames,
             **({"notes": list(splits.notes)} if splits.notes else {}),
-            **({} if config.data.tta == "none" else {"tta": config.data.tta}),
+            **task.looks_at(config),
             "transform": dataclasses.asdict(transform_of(config, backbone)),
         },
         **({"task": start} if start else {}),

@@ -146,6 +146,32 @@ class Task(nn.Module):
         with torch.device("meta"):
             cls.build(config.task, backbone, ("something",))
 
+    # -- how images are looked at outside of training
+
+    @classmethod
+    def looks_at(cls, config: Config) -> dict[str, Any]:
+        """How tests look at an image more than once, as the record's `stamps["data"]` say it; empty where once."""
+        return {} if config.data.tta == "none" else {"tta": config.data.tta}
+
+    @classmethod
+    def tested_canvas(cls, config: Config, facts: Facts) -> tuple[int, int]:
+        """Height and width of an image as it is tested, where all have one size; costs are measured at it."""
+        return facts.canvas
+
+    @classmethod
+    def in_one_pass(cls, config: Config) -> Config:
+        """The same config, with one look at an image that is as large as what the backbone sees at once."""
+        return replace(config, data=replace(config.data, tta="none"))
+
+    @property
+    def looks_elsewhere(self) -> bool:
+        """Whether `scores` has `extract` look at other pictures than those it is given, such as windows of them."""
+        return False
+
+    def open_sides(self, backbone: Backbone) -> int:
+        """Of which number the sides of an exported graph's images may be any multiple; 0 where they have one size."""
+        return 0
+
     # -- a file that the whole model starts from
 
     @classmethod

@@ -88,10 +88,6 @@ class Evaluator(ABC):
     def lines(self, figures: Mapping[str, Any]) -> list[str]:
         """The figures in words, for the terminal."""
 
-    def sizes(self, targets: Any) -> Sequence[tuple[int, int]] | None:
-        """Height and width of each image of a batch on its canvas, where the rest is padding; None where none is."""
-        return None
-
     def notes(self, judged: Judged, figures: Mapping[str, Any]) -> list[str]:
         """What a reader of the figures, those of `figures`, should know of them and the labels, a sentence each."""
         return []

@@ -45,9 +45,9 @@ def keep_taps(
     """Has the training and validation images replaced by their taps; returns what that cost, for the record.
 
     Test images are looked at once, so a run never keeps theirs; nor those of validation images where these are looked
-    at with their mirror images. Else as `keep_taps_of`.
+    at several times. Else as `keep_taps_of`.
     """
-    loaders = (data.train, data.val if config.data.tta == "none" else None)
+    loaders = (data.train, None if model.task.looks_at(config) else data.val)
     parts = [images for images in map(images_of, loaders) if images is not None]
     return keep_taps_of(parts, config, model, fingerprint, device, watch, tell)
 

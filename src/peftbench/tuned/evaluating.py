@@ -17,7 +17,7 @@ import torch
 from peftbench.common.commit import code_commit
 from peftbench.common.errors import Refusal
 from peftbench.data.corruptions import corrupt
-from peftbench.data.images import Batch
+from peftbench.data.images import Batch, Images
 from peftbench.data.labelled import Known
 from peftbench.data.ood import average_over_shifts
 from peftbench.results.evaluation_file import Evaluation, place_of, read_evaluation, write_evaluation, write_tables
@@ -136,7 +136,7 @@ def evaluated(
     tuned = model()
     corruptions = asked.corruptions()
     changes: dict[str, Change] = {
-        name: functools.partial(_corrupted, evaluator, *corruption) for name, corruption in corruptions.items()
+        name: functools.partial(_corrupted, *corruption) for name, corruption in corruptions.items()
     }
     seen = look_at(tuned, known.split, watch=watch, changes=changes)
     judged = Judged(seen.predictions, seen.split, tuned.classes, tuned.model.task, asked.seed)
@@ -220,8 +220,8 @@ def _identity(
     return plain
 
 
-def _corrupted(evaluator: Evaluator, name: str, severity: int, batch: Batch, places: Sequence[int]) -> torch.Tensor:
-    return corrupt(batch.images, name, severity, places, evaluator.sizes(batch.targets))
+def _corrupted(name: str, severity: int, images: Images, batch: Batch, places: Sequence[int]) -> torch.Tensor:
+    return corrupt(batch.images, name, severity, places, images.sizes_on_canvas(batch.targets))
 
 
 def _shifted(run: FinishedRun, evaluator: Evaluator, judged: Judged, seen: LookedAt) -> dict[str, Any]:

@@ -13,15 +13,15 @@ from torch import Tensor
 
 from peftbench.common.errors import Refusal, UserError
 from peftbench.data.base import Split
-from peftbench.data.images import Batch, Indices
+from peftbench.data.images import Batch, Images, Indices
 from peftbench.data.moving import to_device, to_host
 from peftbench.tuned.load import Tuned
 
 _BATCH = 16  # few, so that little is begun once the time is over
 
 
-Change = Callable[[Batch, Sequence[int]], Tensor]
-"""From a batch of images (B, 3, H, W) in uint8, and their places in the split, to other images of that form."""
+Change = Callable[[Images, Batch, Sequence[int]], Tensor]
+"""From images, a batch of them (B, 3, H, W) in uint8, and their places in the split, to other images of that form."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def look_at(
         batch = images.__getitems__(Indices(range(len(rows)), None))
         for name, of_change in answers.items():
             change = (changes or {}).get(name)
-            shown = batch if change is None else batch._replace(images=change(batch, rows))
+            shown = batch if change is None else batch._replace(images=change(images, batch, rows))
             with torch.no_grad(), tuned.precision():
                 of_change.append(to_host(tuned.model.evaluate(to_device(shown, tuned.device))))
         places += rows

@@ -14,14 +14,15 @@ from torch import Tensor, nn
 from peftbench.backbones import Backbone
 from peftbench.common.digests import digests
 from peftbench.common.errors import Refusal, UserError, nearest
+from peftbench.common.notes import note
 from peftbench.common.seeds import random_numbers_kept
 from peftbench.config.given import described
-from peftbench.data.images import Transform
+from peftbench.data.images import Preparation
 from peftbench.deltas import FILE, drop_cached_values, size_of
 from peftbench.methods.base import Side
 from peftbench.models.joint import JointModel
 from peftbench.models.model import Model, mirrored
-from peftbench.runs.build import build_backbone, transform_of, unstreamed
+from peftbench.runs.build import build_backbone, unstreamed
 from peftbench.runs.plan_file import PLAN
 from peftbench.tasks.base import task_class
 from peftbench.tuned.finished_run import FinishedRun, open_run
@@ -47,8 +48,9 @@ class MultiTask(nn.Module):
         config_dir: a folder with the YAML of a method of your own.
 
     Attributes:
-        transform: from an image to the input (3, S, S) of all tasks, in uint8.
-        classes: of each task, in the order of its logits.
+        transform: from an image to the input (3, S, S) of all tasks, in uint8; among detectors alone also to where it
+            lies on it.
+        classes: of each task, in the order of its logits, or as labels of boxes count them.
         inputs: looks at what it is called with, outside tracing.
 
     Raises:
@@ -70,10 +72,11 @@ class MultiTask(nn.Module):
             )
         self.runs = _opened(deltas, config_dir)
         for name, run in self.runs.items():
-            if not task_class(run.config.task).predicts_tensor:
+            task = task_class(run.config.task)
+            if not (task.predicts_tensor or task.finds_boxes):
                 raise Refusal(
-                    f"MultiTask: {name} is of task={run.config.task.name}, whose predictions are no single tensor; "
-                    f"peftbench.load serves it."
+                    f"MultiTask: {name} is of task={run.config.task.name}, whose predictions are neither a tensor nor "
+                    f"boxes; peftbench.load serves it."
                 )
         first = next(iter(self.runs.values()))
         shared = "the backbone that was given" if backbone is not None else f"that of {first.folder}, given first,"
@@ -86,28 +89,27 @@ class MultiTask(nn.Module):
             raise UserError("MultiTask: the backbone has been changed since it was built; give it as it was.")
         self.backbone = backbone.requires_grad_(False).eval()
         drop_cached_values(self.backbone)
-        self.transform = _prepared(first, backbone)
+        whole = next((n for n, run in self.runs.items() if task_class(run.config.task).predicts_tensor), None)
+        leads = whole or next(iter(self.runs))  # a detector takes images that were prepared for another task
+        self.transform = _prepared(self.runs[leads], backbone)
         self.frames = first.frames
         stack = "tasks(torch.stack([tasks.transform(frame) for frame in {}])[None])"
         call = "tasks(tasks.transform({})[None])" if self.frames is None else stack
         self.inputs = InputCheck("tasks.transform", call, self.transform.mean, self.transform.std)
         self.models = nn.ModuleList()
         for name, run in self.runs.items():
-            if (_plain(run, backbone), run.frames) != (asdict(self.transform), self.frames):
-                raise Refusal(
-                    f"MultiTask: {name} wants images prepared otherwise than {next(iter(self.runs))} (size, "
-                    f"interpolation, mean, std, range, resize, draft or frames); serve them apart."
-                )
+            self._refuse_other_images(name, run, leads, backbone)
             self.models.append(rebuild_model(run, _view(backbone), shared))
         self.requires_grad_(False)
         self.tasks = {name: cast(Model, m) for name, m in zip(self.runs, self.models, strict=True)}
         self.classes = {name: run.classes for name, run in self.runs.items()}
 
     @torch.no_grad()
-    def forward(self, images: Tensor, tasks: Sequence[str] | None = None) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, tasks: Sequence[str] | None = None) -> dict[str, Any]:
         """Logits (B, classes) of each task, or of the named ones, for images (B, 3, S, S), or clips (B, T, 3, S, S).
 
-        A task of segmentation gives (B, classes, S, S).
+        A task of segmentation gives (B, classes, S, S), and a detector a dictionary for each image: `boxes` (n, 4),
+        x1 y1 x2 y2 in pixels of the input, `scores` (n,) and `labels` (n,), indices of `classes`.
 
         Images are in uint8; floating ones count as normalised, and are noted once where they are all in [0, 1].
 
@@ -125,7 +127,7 @@ class MultiTask(nn.Module):
                 raise UserError(
                     f"task {name!r}: is not served{nearest(name, self.tasks)}; there are {', '.join(self.tasks)}."
                 )
-        sides = [n for n in names if self.tasks[n].side is not None]
+        sides = [n for n in names if self.tasks[n].side is not None and not self.tasks[n].task.looks_elsewhere]
         logits = self._through_sides(images, sides) if sides else {}
         if both := [n for n in sides if self.tasks[n].flips]:
             others = self._through_sides(mirrored(images), both)
@@ -152,7 +154,33 @@ class MultiTask(nn.Module):
             "memory": {"shared": _bytes(self), "copies": copies},
         }
 
-    def _through_sides(self, images: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+    def _refuse_other_images(self, name: str, run: FinishedRun, leads: str, backbone: Backbone) -> None:
+        """Raises Refusal where a run wants images prepared otherwise than `transform` does.
+
+        Detectors keep the shapes of images, and pad them: only the size of the input must be that of the others, and a
+        note says so.
+        """
+        theirs = _prepared(run, backbone)
+        if theirs.size is None:
+            raise Refusal(
+                f"MultiTask: {name} was trained on images that keep their sizes, and all tasks share an input of one; "
+                f"train it with data.size=[H,W], or serve it by peftbench.load."
+            )
+        boxes = task_class(run.config.task).finds_boxes and type(theirs) is not type(self.transform)
+        alike = _common if boxes else _plain
+        if (alike(theirs), run.frames) != (alike(self.transform), self.frames):
+            raise Refusal(
+                f"MultiTask: {name} wants images prepared otherwise than {leads} (size, interpolation, mean, std, "
+                f"range, resize, draft or frames); serve them apart."
+            )
+        if boxes:
+            height, width = _sides(theirs)
+            note(
+                f"MultiTask: {name} learned from images that keep their shape, padded to {height} x {width} pixels, "
+                f"and tasks.transform squashes them to that; give images of that shape, or expect worse boxes."
+            )
+
+    def _through_sides(self, images: Tensor, names: Sequence[str]) -> dict[str, Any]:
         """Runs the backbone once, then the side nets, those of a kind together."""
         groups: dict[Hashable, list[str]] = {}
         for name in names:
@@ -165,7 +193,7 @@ class MultiTask(nn.Module):
         union = sorted({i for indices in reads.values() for i in indices})
         frames = self.tasks[names[0]].frames(images)
         taps = dict(zip(union, self.backbone.taps(frames, union), strict=True))
-        logits: dict[str, Tensor] = {}
+        logits: dict[str, Any] = {}
         for group in groups.values():
             models = [self.tasks[n] for n in group]
             condensed = models[0].condense([taps[i] for i in reads[group[0]]])
@@ -195,17 +223,28 @@ def _opened(
     return named
 
 
-def _prepared(run: FinishedRun, backbone: Backbone) -> Transform:
+def _prepared(run: FinishedRun, backbone: Backbone) -> Preparation:
     """How the run prepares images to test them."""
-    transform = transform_of(run.config, backbone)
-    assert isinstance(transform, Transform)
-    size = size_of(run.metadata["input_size"]) if "input_size" in run.metadata else transform.size
-    return replace(transform.plain(), size=cast(int, size))
+    facts = backbone.facts
+    if "input_size" in run.metadata:
+        facts = replace(facts, input_size=size_of(run.metadata["input_size"]))
+    return task_class(run.config.task).transform(run.config, facts).plain()
 
 
-def _plain(run: FinishedRun, backbone: Backbone) -> dict[str, Any]:
-    """The same, in plain values: tasks have preparations of their own, which may do the same to an image."""
-    return asdict(_prepared(run, backbone))
+def _plain(preparation: Any) -> dict[str, Any]:
+    """In plain values: tasks have preparations of their own, which may do the same to an image."""
+    return {key: value for key, value in asdict(preparation).items() if value is not None}
+
+
+def _common(preparation: Any) -> dict[str, Any]:
+    """What preparations of different kinds have in common: all but what becomes of an image's shape."""
+    values = {key: getattr(preparation, key) for key in ("interpolation", "mean", "std", "range")}
+    return {"size": _sides(preparation), **values}
+
+
+def _sides(preparation: Any) -> tuple[int, int]:
+    size = preparation.size
+    return (size, size) if isinstance(size, int) else tuple(size)
 
 
 def _view(backbone: Backbone) -> Backbone:

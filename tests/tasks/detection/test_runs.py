@@ -34,7 +34,7 @@ def _run(tmp_path, *words):
 def oblong(tmp_path_factory):
     """The record of a run on images that are no squares."""
     words = ["method=cst", "backbone=resnet_nano", "data.size=[64,96]", "task.score_threshold=0.001"]
-    return _run(tmp_path_factory.mktemp("oblong"), *words)
+    return _run(tmp_path_factory.mktemp("oblong"), *words, "data.ood=[contrast:5]")
 
 
 def test_a_run_on_images_that_are_no_squares_leaves_its_detections_and_loads_again(oblong):
@@ -46,7 +46,7 @@ def test_a_run_on_images_that_are_no_squares_leaves_its_detections_and_loads_aga
     assert record.costs["time"]["test_image"] > 0
     assert set(record.costs["parameters"]["parts"]) == {"neck", "rpn", "head"}
     assert record.costs["taps"]["computed"] == 20
-    assert record.stamps["data"]["images"] == {"train": 16, "val": 4, "test": 6}
+    assert record.stamps["data"]["images"] == {"train": 16, "val": 4, "test": 6, "ood/contrast:5": 6}
     assert "right" not in record.stamps, "boxes are not simply right or wrong"
     tuned = peftbench.load(folder)
     with pytest.raises(peftbench.UserError, match=r"write tuned\.detect\(path\)"):
@@ -94,6 +94,7 @@ def test_evaluate_gives_coco_s_table_of_the_run_s_own_test(oblong, capsys, from_
     assert out.count("(95 % interval ") == 3
     shifted = figures["shifted"]
     assert {"ood/contrast:5/AP", "ood/contrast:5/AP50", "ood/contrast/AP", "ood/AP"} <= set(shifted)
+    assert shifted == pytest.approx({name: oblong.metrics[name] for name in shifted}, abs=1e-6), "as the run itself"
 
 
 @pytest.mark.slow
@@ -246,10 +247,10 @@ def test_bad_input_is_one_sentence(cli, words, told):
     assert len(err.strip().splitlines()) == 1
 
 
-def test_export_and_multitask_say_that_they_are_not_for_detectors(tmp_path):
-    record = _run(tmp_path, "method=linear", "backbone=resnet_nano", "trainer.epochs=1", "trainer.max_batches=1")
-    folder = Path(tmp_path) / record.id
+def test_export_says_that_it_is_not_for_detectors_and_multitask_wants_one_size(tmp_path):
+    few = ["method=linear", "backbone=resnet_nano", "trainer.epochs=1", "trainer.max_batches=1", "data.images=[4,2,2]"]
+    folder = Path(tmp_path) / _run(tmp_path, *few, "data.size=null").id
     with pytest.raises(UserError, match="whose predictions are no single tensor"):
         export(folder, "onnx")
-    with pytest.raises(UserError, match="whose predictions are no single tensor"):
+    with pytest.raises(UserError, match=r"trained on images that keep their sizes, .* data\.size=\[H,W\]"):
         MultiTask(None, [folder])

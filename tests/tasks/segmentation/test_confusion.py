@@ -57,6 +57,39 @@ def test_figures_are_a_plain_count_whatever_the_sizes_and_the_order(data):
     assert absent(metric.matrix, metric.names) == without
 
 
+def eroded(mask, reach):
+    """What is left of a bool mask that is eroded so often by 3 x 3, inside a frame without it."""
+    for _ in range(reach):
+        framed = np.pad(mask, 1)
+        shifted = [framed[y : y + mask.shape[0], x : x + mask.shape[1]] for y in range(3) for x in range(3)]
+        mask = np.logical_and.reduce(shifted)
+    return mask
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 10**6), st.tuples(st.integers(1, 24), st.integers(1, 24)), st.sampled_from([0.02, 0.1, 0.3]))
+def test_boundary_iou_is_that_of_each_class_less_what_erosion_leaves(seed, size, ratio):
+    rng = np.random.default_rng(seed)
+    truths, predictions = (
+        [np.kron(rng.choice([0, 1, 3, IGNORED], (3, 3), p=p), np.ones((8, 8)))[: size[0], : size[1]] for _ in range(2)]
+        for p in ([0.4, 0.3, 0.2, 0.1], [0.4, 0.3, 0.3, 0])
+    )
+    reach = max(round(ratio * np.hypot(*size)), 1)
+    both, either = np.zeros(4), np.zeros(4)
+    for predicted, truth in zip(predictions, truths, strict=True):
+        known = np.where(truth == IGNORED, IGNORED, predicted)
+        for c in range(4):
+            ours, theirs = ((mask == c) & ~eroded(mask == c, reach) for mask in (known, truth))
+            both[c] += (ours & theirs).sum()
+            either[c] += (ours | theirs).sum()
+    metric = Confusion(("a", "b", "c", "d"), ratio)
+    metric.update(*([torch.from_numpy(m.astype(np.uint8)) for m in masks] for masks in (predictions, truths)))
+    figures = {n: v.item() for n, v in metric.compute().items() if n.startswith("boundary")}
+    expected = {f"boundary_IoU/{n}": both[i] / either[i] for i, n in enumerate("abcd") if either[i]}
+    mean = np.mean(list(expected.values())) if expected else 0.0
+    assert figures == pytest.approx({"boundary_mIoU": mean, **expected})
+
+
 def test_it_is_torchmetrics_macro_average_and_no_mean_over_images():
     g = torch.Generator().manual_seed(0)
     predictions, truths = (torch.randint(0, 3, (2, 8, 8), generator=g, dtype=torch.uint8) for _ in range(2))

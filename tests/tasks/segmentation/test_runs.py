@@ -14,6 +14,7 @@ from PIL import Image
 import peftbench
 from peftbench.cli.main import main
 from peftbench.data.images import Indices
+from peftbench.results.settings import basis_of
 from peftbench.runs.build import instantiate
 from peftbench.runs.data_sets import load_splits
 from peftbench.tasks.segmentation.confusion import confusion
@@ -31,9 +32,11 @@ QUICK = [
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory):
-    """The folder and the record of a run of LoSA with flips at test time."""
+    """The folder and the record of a run of LoSA that looks at an image many times to test it."""
     output = tmp_path_factory.mktemp("segmentation")
-    assert main([*QUICK, "method=losa", "data.tta=flip", "page=true", f"output_dir={output}"]) == 0
+    words = ["method=losa", "data.tta=flip", "page=true", "task.window=[32,48]", "data.augment=crop"]
+    words += ["task.scales=[1,0.5]", "task.boundary=0.05", "data.ood=[contrast:5]"]
+    assert main([*QUICK, *words, f"output_dir={output}"]) == 0
     (file,) = output.glob("*/result.json")
     return file.parent, json.loads(file.read_text())
 
@@ -59,6 +62,18 @@ def test_the_record_has_every_figure_and_the_counts_lie_beside_it(ended):
     absent = [name for name in overlaps if name not in known]
     assert record["stamps"].get("absent_classes", []) == absent
     assert record["stamps"]["judged_by"] == "mIoU"
+    near = [value for name, value in metrics.items() if name.startswith("boundary_IoU/")]
+    assert metrics["boundary_mIoU"] == pytest.approx(np.mean(near))
+
+
+def test_the_record_says_how_images_were_looked_at(ended):
+    stamps = ended[1]["stamps"]
+    looks = {"tta": "flip", "window": [32, 48], "stride": [21, 32], "scales": [1.0, 0.5]}
+    assert {name: stamps["data"][name] for name in looks} == looks
+    assert stamps["backbone"]["input_size"] == [32, 48]
+    assert stamps["data"]["transform"]["size"] == 64
+    basis = dict(basis_of(ended[1]["config"], stamps))
+    assert basis["input"].endswith(", with mirror images, windows of 32x48 every 21x32, scales 1/0.5")
 
 
 def test_a_loaded_run_says_what_its_test_said_with_flips(ended):
@@ -123,11 +138,16 @@ def test_new_images_with_masks_are_judged_as_the_test_was(ended, tmp_path, capsy
     for i, (path, mask) in enumerate(zip(split.images, split.labels, strict=True)):
         shutil.copy(path, tmp_path / "new" / "images" / f"{i}.jpg")
         shutil.copy(mask.path, tmp_path / "new" / "masks" / f"{i}.png")
-    told = told_by(capsys, "evaluate", f"run={folder}", f"images={tmp_path / 'new'}", "device=cpu")
+    told = told_by(capsys, "evaluate", f"run={folder}", f"images={tmp_path / 'new'}", "device=cpu", "ood=contrast:5")
     assert told[0] == 0, told[2]
     (file,) = folder.glob("evaluation-new-*.json")
     figures = json.loads(file.read_text())["figures"]
-    for name in ("mIoU", "pixel_accuracy", "mean_accuracy"):
+    shifted = figures["shifted"]
+    assert {"ood/contrast:5/mIoU", "ood/contrast/mIoU", "ood/mIoU"} <= shifted.keys()
+    assert shifted == pytest.approx({name: record["metrics"][name] for name in shifted})
+    near = {row["name"]: row["boundary IoU"] for row in figures["classes"] if row["boundary IoU"] is not None}
+    assert near == pytest.approx({name: record["metrics"][f"test/boundary_IoU/{name}"] for name in near})
+    for name in ("mIoU", "pixel_accuracy", "mean_accuracy", "boundary_mIoU"):
         assert figures[name] == pytest.approx(record["metrics"][f"test/{name}"])
         assert figures["intervals"][name][0] <= figures[name] <= figures["intervals"][name][1]
     (tmp_path / "new" / "classes.txt").write_text("\n".join(["background", *map(str, range(1, 10)), "zero"]))
@@ -241,7 +261,7 @@ def test_a_damaged_pair_stops_the_run_or_is_left_out(several, what, told):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["data.ood=[noise]"], "data.ood=['noise']: with task=segmentation, shifted test sets are of classification"),
+        (["data.ood=[nois]"], "data.ood=nois: is no corruption (did you mean 'noise'?), and a folder of classes does"),
         (["task.class_weights=[1,2]"], "task.class_weights=[1.0, 2.0]: 2 numbers, and there are 11 classes"),
         (["task.class_weights=[0]"], "leaves nothing to learn"),
         (["data.augment=lsj"], "data.augment=lsj: is not for task=segmentation; expected none, flip, crop, rrc, scale"),

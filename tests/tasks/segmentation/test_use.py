@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import peftbench
 from peftbench.runs.run import run
+from peftbench.tuned.export import export
 from support.mistakes import refused
 from support.runs import told_by
 
@@ -20,7 +22,8 @@ QUICK = [
 
 
 def ended(folder, *words):
-    record = run(peftbench.compose(*QUICK, *words, f"output_dir={folder}"))
+    quick = [w for w in QUICK if "data=digits_det" not in words or not w.startswith(("data=", "task.maps"))]
+    record = run(peftbench.compose(*quick, *words, f"output_dir={folder}"))
     assert record.status == "complete", record.reason
     return record.folder
 
@@ -55,8 +58,46 @@ def test_graphs_are_exported_and_what_is_no_timm_model_is_refused(method, backbo
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("format", "words"),
+    [
+        ("onnx", ["method=cst"]),
+        ("torch_export", ["method=lora"]),
+        ("onnx", ["method=lora", "task.decoder=fpn", "task.maps=1"]),
+        ("onnx", ["method=linear", "task.decoder=upernet", "task.maps=1"]),
+    ],
+)
+def test_graphs_over_convolutions_take_images_of_any_multiple_of_32(format, words, tmp_path):
+    if "task.maps=1" in words:
+        pytest.importorskip("segmentation_models_pytorch")
+    if format == "onnx":
+        pytest.importorskip("onnxruntime")
+    folder = ended(tmp_path, "backbone=resnet_nano", *words)
+    made = export(folder, format)
+    assert made.difference < 1e-3
+    tuned = peftbench.load(folder)
+    pixels = torch.randint(0, 256, (3, 3, 96, 160), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    if format == "torch_export":
+        logits = torch.export.load(made.path).module()(pixels.float() / 255)
+    else:
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(str(made.path), providers=["CPUExecutionProvider"])
+        (images,), said = session.get_inputs(), session.get_modelmeta().custom_metadata_map
+        if "task.decoder=upernet" in words:
+            assert images.shape == ["batch", 3, 64, 64], "it pools to a fixed number of places"
+            assert "sides" not in said
+            return
+        assert images.shape == ["batch", 3, "height", "width"]
+        assert said["sides"] == "any multiples of 32"
+        logits = torch.from_numpy(session.run(["logits"], {"images": (pixels.float() / 255).numpy()})[0])
+    assert logits.shape == (3, 11, 96, 160)
+    assert torch.allclose(logits, tuned(pixels), atol=1e-3)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["losa", "lora"])
-def test_one_backbone_serves_classes_of_images_and_of_pixels(method, tmp_path):
+def test_one_backbone_serves_classes_of_images_and_of_pixels_and_boxes(method, tmp_path):
     folders = {
         "digits": run(
             peftbench.compose(
@@ -66,9 +107,23 @@ def test_one_backbone_serves_classes_of_images_and_of_pixels(method, tmp_path):
         ).folder,
         "pixels": ended(tmp_path, f"method={method}", "backbone=resnet_nano"),
         "flipped": ended(tmp_path, f"method={method}", "backbone=resnet_nano", "data.tta=flip", "seed=1"),
+        "scaled": ended(tmp_path, "method=linear", "backbone=resnet_nano", "task.scales=[1,1.5]", "seed=2"),
     }
-    tasks = peftbench.MultiTask(None, folders)
+    boxes = ended(tmp_path, f"method={method}", "backbone=resnet_nano", "data=digits_det", "task.score_threshold=0")
+    with pytest.warns(match="boxes learned from images that keep their shape, padded to 64 x 64 pixels"):
+        tasks = peftbench.MultiTask(None, {"boxes": boxes, **folders})
     pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    assert tasks.transform(Image.new("RGB", (80, 40))).shape == (3, 64, 64)
+    passes = []
+    hook = tasks.backbone.net.conv1.register_forward_hook(lambda *_: passes.append(1))
+    logits = tasks(pixels, ["boxes", "digits", "pixels"])
+    hook.remove()
+    assert len(passes) == (1 if method == "losa" else 0), "side methods share one pass"
+    found, alone = logits["boxes"], peftbench.load(boxes, merge=False).model(pixels)
+    assert len(found) == 2
+    for ours, theirs in zip(found, alone, strict=True):
+        assert len(ours["boxes"]) == len(theirs["boxes"]) > 0
+        assert all(torch.allclose(ours[key].float(), theirs[key].float(), atol=1e-3) for key in theirs)
     logits = tasks(pixels)
     for name, folder in folders.items():
         alone = peftbench.load(folder, merge=False)

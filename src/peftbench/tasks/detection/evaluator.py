@@ -42,9 +42,6 @@ class BoxEvaluator(Evaluator):
     def known(self, labelled: Labelled, classes: Sequence[str], categories: Sequence[int], unknown: str) -> Known:
         return boxes_known(labelled, classes, categories, unknown)
 
-    def sizes(self, targets: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
-        return [tuple(target["size"]) for target in targets]
-
     def headline(self, judged: Judged) -> dict[str, float]:
         table = _counted(judged).table()
         return {name: table[name] for name in HEADLINE if name in table}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -175,6 +175,9 @@ class Scenes(Images):
         if self.transform.size is not None:
             return None
         return torch.tensor([int(o.size[1] >= o.size[0]) for o in self.split.labels])
+
+    def sizes_on_canvas(self, targets: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
+        return [tuple(target["size"]) for target in targets]
 
     def __getitems__(self, batch: Indices) -> Batch:
         """A whole batch at once, augmented where it has a seed."""

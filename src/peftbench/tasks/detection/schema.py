@@ -81,7 +81,6 @@ def _weights_hold_the_backbone(config: Config, task: Detection) -> None:
 
 def _offered(config: Config) -> None:
     refused = {
-        "data.ood": (config.data.ood, "shifted test sets are of classification; leave it out"),
         "taps.views": (config.taps.views, "boxes of augmented views are not kept; give taps.views=0"),
         "trainer.strategy": (
             config.trainer.strategy == "fsdp" and "fsdp",
@@ -94,7 +93,7 @@ def _offered(config: Config) -> None:
     }
     for key, (asked, why) in refused.items():
         if asked:
-            raise UserError(f"{key}={list(asked) if isinstance(asked, tuple) else asked}: with task=detection, {why}.")
+            raise UserError(f"{key}={asked}: with task=detection, {why}.")
 
 
 def check_predicts(options: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from peftbench.data.masks import IGNORED
+from peftbench.tasks.segmentation.boundaries import boundary_counts
 
 
 def confusion(predicted: Tensor, truth: Tensor, classes: int) -> Tensor:
@@ -43,6 +44,15 @@ def figures_of(matrix: Tensor, classes: Sequence[str]) -> dict[str, Tensor]:
     return figures | {f"IoU/{name}": overlap[i] for i, name in enumerate(classes) if either[i]}
 
 
+def figures_of_boundaries(counts: Tensor, classes: Sequence[str]) -> dict[str, Tensor]:
+    """`boundary_mIoU` and `boundary_IoU/<class>`, of what `boundary_counts` gives, added up over images."""
+    right, true, said = counts.double()
+    either = true + said - right
+    overlap = right / either.clamp(min=1)
+    each = {f"boundary_IoU/{name}": overlap[i] for i, name in enumerate(classes) if either[i]}
+    return {"boundary_mIoU": _mean(overlap, either > 0), **each}
+
+
 def absent(matrix: Tensor, classes: Sequence[str]) -> list[str]:
     """The classes that are neither in the truth nor in a prediction."""
     either = matrix.sum(0) + matrix.sum(1)
@@ -58,13 +68,17 @@ class Confusion(Metric):
 
     Args:
         classes: their names, in the order of their indices.
+        boundary: as in `near_boundary`, where boundary IoU is measured too.
     """
 
     matrix: Tensor
+    near: Tensor
 
-    def __init__(self, classes: Sequence[str]) -> None:
+    def __init__(self, classes: Sequence[str], boundary: float | None = None) -> None:
         super().__init__()
-        self.names = tuple(classes)
+        self.names, self.boundary = tuple(classes), boundary
+        if boundary is not None:
+            self.add_state("near", torch.zeros(3, len(self.names), dtype=torch.int64), dist_reduce_fx="sum")
         zeros = torch.zeros(len(self.names), len(self.names), dtype=torch.int64)
         self.add_state("matrix", zeros, dist_reduce_fx="sum")
 
@@ -72,7 +86,10 @@ class Confusion(Metric):
         """Takes what is predicted of images, and the truth: uint8 (H, W) each."""
         for predicted, truth in zip(predictions, targets, strict=True):
             self.matrix += confusion(predicted, truth, len(self.names))
+            if self.boundary is not None:
+                self.near += boundary_counts(predicted, truth, len(self.names), self.boundary)
 
     def compute(self) -> dict[str, Tensor]:
-        """As `figures_of`."""
-        return figures_of(self.matrix, self.names)
+        """As `figures_of`, and as `figures_of_boundaries` where these are measured."""
+        figures = figures_of(self.matrix, self.names)
+        return figures if self.boundary is None else figures | figures_of_boundaries(self.near, self.names)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -48,7 +47,10 @@ class Decoder(nn.Module, ABC):
     Attributes:
         taps: the taps whose maps it reads, as indices in `facts.taps`.
         body: what comes before `head`, a 1 x 1 convolution to the classes.
+        traces: whether a graph of it serves maps of any size.
     """
+
+    traces = True
 
     taps: tuple[int, ...]
     body: nn.Module
@@ -161,7 +163,7 @@ class Dilated(Pyramidal):
     def joined(self, maps: Sequence[Tensor]) -> list[Tensor]:
         if self.pyramid is not None:
             maps = list(self.pyramid({"0": maps[0]}).values())
-        height, width = (math.ceil(side / 4) * 4 for side in maps[0].shape[2:])
+        height, width = (-(-side // 4) * 4 for side in maps[0].shape[2:])
         fine, deep = resized(maps[0], (height, width)), resized(maps[-1], (height // 4, width // 4))
         return [deep, deep, fine, deep]
 
@@ -183,7 +185,7 @@ def resized(map_: Tensor, size: Sequence[int]) -> Tensor:
 def in_halves(maps: Sequence[Tensor]) -> list[Tensor]:
     """Maps, finest first, each of half the size of the one before."""
     by = 2 ** (len(maps) - 1)
-    height, width = (math.ceil(side / by) * by for side in maps[0].shape[2:])
+    height, width = (-(-side // by) * by for side in maps[0].shape[2:])  # whole numbers alone, for graphs of any size
     return [resized(m, (height // 2**i, width // 2**i)) for i, m in enumerate(maps)]
 
 
@@ -240,4 +242,6 @@ def build_decoder(spec: schema.Segmentation, facts: Facts, classes: int) -> Deco
     if spec.decoder == "deeplabv3plus":
         return Dilated(facts, spec.width, classes, _deeplabv3plus)
     makes = {"fpn": _fpn, "upernet": _upernet, "segformer": _segformer}
-    return Pyramidal(facts, spec.width, classes, makes[spec.decoder])
+    made = Pyramidal(facts, spec.width, classes, makes[spec.decoder])
+    made.traces = spec.decoder != "upernet"  # which pools to grids of fixed numbers of places
+    return made

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +21,7 @@ from peftbench.data.decoding import open_rgb
 from peftbench.data.images import Batch, Images, Indices, Transform
 from peftbench.data.masks import IGNORED, Mask
 from peftbench.data.media import DAMAGED
+from peftbench.tasks.segmentation.schema import pair
 
 _SCALES = (0.5, 2.0)  # as in the recipes of DeepLab, UPerNet and SegFormer
 
@@ -30,13 +30,16 @@ _SCALES = (0.5, 2.0)  # as in the recipes of DeepLab, UPerNet and SegFormer
 class MaskedTransform(Transform):
     """From an image to the input: resized to `size`, pixels of a side or (height, width), without regard to its shape.
 
-    Predictions come back to the image's own size.
+    Predictions come back to the image's own size. With `window`, (height, width), the model sees parts of that size of
+    it, and training images are such parts.
     """
+
+    window: tuple[int, int] | None = None
 
     @property
     def canvas(self) -> tuple[int, int]:
         """Height and width of the input."""
-        return canvas_of(self.size)
+        return pair(self.size)
 
     def plain(self) -> MaskedTransform:
         """Without what is for training alone."""
@@ -62,7 +65,7 @@ class MaskedImages(Images):
     transform: MaskedTransform
 
     def __init__(self, split: Split, transform: MaskedTransform, on_error: str, memory_gb: float, watch: Watch) -> None:
-        margin = MARGIN.get(transform.augment, 1.0)
+        margin = MARGIN.get(transform.augment, 1.0) if transform.window is None else 1.0
         height, width = (round(side * margin) for side in transform.canvas)
         self.decoded = (height, width)
         self.kept = transform.size if margin == 1 else self.decoded  # type: ignore[assignment]
@@ -142,23 +145,18 @@ class MaskedImages(Images):
             raise self._damaged(index, problem) from None
 
 
-def canvas_of(size: int | Sequence[int]) -> tuple[int, int]:
-    """Height and width of a size that may be one number."""
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
-
-
 def _steps(transform: MaskedTransform) -> list[Any]:
     """torchvision's transforms of an image and its mask, as `augment` and `jitter` say."""
-    size = list(transform.canvas)
+    whole, size = transform.canvas, list(transform.window or transform.canvas)
     fill: dict[Any, Any] = {tv_tensors.Image: list(map(float, transform.colour)), tv_tensors.Mask: IGNORED}
     flip = v2.RandomHorizontalFlip()
     steps: dict[str, list[Any]] = {
         "none": [],
         "flip": [flip],
-        "crop": [v2.RandomCrop(size), flip],
+        "crop": [v2.RandomCrop(size, pad_if_needed=True, fill=fill), flip],
         "rrc": [v2.RandomResizedCrop(size, scale=(0.3, 1.0), antialias=True), flip],
         "scale": [
-            v2.ScaleJitter((size[0], size[1]), _SCALES),
+            v2.ScaleJitter(whole, _SCALES),
             v2.RandomCrop(size, pad_if_needed=True, fill=fill),
             flip,
         ],

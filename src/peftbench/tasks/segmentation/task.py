@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from peftbench.backbones import Backbone, Facts
+from peftbench.backbones import Backbone, Facts, Size
 from peftbench.common.amounts import plural
 from peftbench.common.errors import Refusal, UserError
 from peftbench.config import Config
@@ -25,8 +26,9 @@ from peftbench.tasks.segmentation import schema
 from peftbench.tasks.segmentation.confusion import Confusion, absent
 from peftbench.tasks.segmentation.decoders import build_decoder, resized
 from peftbench.tasks.segmentation.evaluator import MaskEvaluator
+from peftbench.tasks.segmentation.looking import averaged, looks_of, told_looks
 from peftbench.tasks.segmentation.loss import balanced_pixel_weights, cross_entropy, dice_loss
-from peftbench.tasks.segmentation.masked_images import MaskedTransform, canvas_of
+from peftbench.tasks.segmentation.masked_images import MaskedTransform
 from peftbench.tasks.segmentation.matrix_file import write_matrix
 from peftbench.tasks.segmentation.predictor import MaskPredictor
 from peftbench.tasks.segmentation.run_page import MaskPage
@@ -56,7 +58,9 @@ class Segmentation(Task):
         self.classes = tuple(classes)
         self.decoder = build_decoder(spec, backbone.facts, len(classes))
         self.canvas = backbone.facts.canvas
-        self.class_weights, self.dice = spec.class_weights, spec.dice
+        self.class_weights, self.dice, self.boundary = spec.class_weights, spec.dice, spec.boundary_ratio
+        self.looks = looks_of(spec)
+        self.colour = [min(max(round(255 * value), 0), 255) for value in backbone.facts.mean]
         self.register_buffer("weights", None, persistent=False)
 
     @classmethod
@@ -70,13 +74,47 @@ class Segmentation(Task):
         return cls(section, backbone, classes)
 
     @classmethod
+    def input_size(cls, config: Config) -> Size | None:
+        """As configured; of a window, where the model sees such."""
+        return super().input_size(config) if (window := _section(config).window) is None else _size(window)
+
+    @classmethod
     def transform(cls, config: Config, facts: Facts) -> MaskedTransform:
         interpolation, mean, std = pixel_scale(config, facts)
-        data = config.data
-        size: Any = facts.input_size
-        return MaskedTransform(
-            size, interpolation, mean, std, augment=data.augment, range=data.range, jitter=data.jitter
-        )
+        data, window = config.data, _section(config).window
+        size: Any = facts.input_size if window is None else _size(data.size)
+        form = MaskedTransform(size, interpolation, mean, std, augment=data.augment, range=data.range)
+        return replace(form, jitter=data.jitter, window=None if window is None else schema.pair(window))
+
+    @classmethod
+    def refuse(cls, config: Config, fixed_size: bool, backbone: Backbone) -> None:
+        """Raises Refusal where a decoder cannot read this backbone, or images of other scales do not fit it."""
+        section = _section(config)
+        other_sizes = section.scales not in ((), (1.0,)) and section.window is None
+        if other_sizes and (fixed_size or not backbone.resizes()):
+            who = f"method={config.method.name}" if fixed_size else backbone.facts.name
+            raise Refusal(
+                f"task.scales={list(section.scales)}: {who} is built for one input size; give task.window=S too, by "
+                f"which every look is of that size."
+            )
+        super().refuse(config, fixed_size, backbone)
+
+    @classmethod
+    def looks_at(cls, config: Config) -> dict[str, Any]:
+        return super().looks_at(config) | told_looks(config, _section(config))
+
+    @classmethod
+    def tested_canvas(cls, config: Config, facts: Facts) -> tuple[int, int]:
+        size = config.data.size
+        return facts.canvas if size is None or _section(config).window is None else schema.pair(size)
+
+    @classmethod
+    def in_one_pass(cls, config: Config) -> Config:
+        """Without scales, and with what a window holds for the whole image."""
+        section, size = _section(config), config.data.size
+        task = replace(section, window=None, stride=None, scales=())
+        data = replace(config.data, size=size if section.window is None else section.window)
+        return super().in_one_pass(replace(config, task=task, data=data))
 
     @classmethod
     def refuse_classes(cls, section: schema.Segmentation, classes: Sequence[str]) -> None:
@@ -93,7 +131,7 @@ class Segmentation(Task):
     ) -> list[str]:
         """Which classes no training mask has; not of sets that are too large for memory, nor in a trial."""
         train = roles[0]
-        height, width = canvas_of(transform.size)
+        height, width = schema.pair(transform.size)
         if train is None or config.trainer.trial or len(train) * 3 * height * width > config.data.memory_gb * 2**30:
             return []
         counts = counts_of_pixels(train.labels.tolist(), len(classes)).sum(0)
@@ -133,10 +171,25 @@ class Segmentation(Task):
     def reads(self, facts: Facts) -> tuple[int, ...]:
         return self.decoder.taps
 
+    def open_sides(self, backbone: Backbone) -> int:
+        """32 over a backbone whose maps grow with the image, where the decoder's graph serves all of their sizes."""
+        fits = self.decoder.traces and not any(side % 32 for side in backbone.facts.canvas)
+        return 32 if fits and backbone.resizes() else 0
+
+    @property
+    def looks_elsewhere(self) -> bool:
+        return self.looks.window is not None or self.looks.scales not in ((), (1.0,))
+
     def scores(self, extract: Extract, backbone: Backbone, images: Tensor) -> Tensor:
-        """Logits (B, classes, h, w) at the decoder's stride."""
-        logits: Tensor = self.decoder(backbone.maps(extract(images), self.decoder.taps))
-        return logits
+        """Logits (B, classes, h, w) at the decoder's stride; of several looks their mean, at the size of the images."""
+
+        def logits_of(view: Tensor) -> Tensor:
+            logits: Tensor = self.decoder(backbone.maps(extract(view), self.decoder.taps))
+            return logits
+
+        if self.training or not images.shape[-1]:  # of kept taps, which are of a single look
+            return logits_of(images)
+        return averaged(logits_of, images, self.looks, self.colour)
 
     def unmirrored(self, scores: Tensor) -> Tensor:
         """Left and right swapped back."""
@@ -174,7 +227,7 @@ class Segmentation(Task):
 
     def metrics(self) -> Metrics:
         """Pixels counted over the whole set: see `figures_of`."""
-        return Confusion(self.classes)
+        return Confusion(self.classes, self.boundary)
 
     def rows(self, metrics: Metrics) -> Tensor:
         """The counts of (true class, predicted class), int64 (classes, classes)."""
@@ -199,6 +252,17 @@ class Segmentation(Task):
         for name, parameter in self.decoder.named_parameters():
             counts["head" if name.startswith("head.") else "decoder"] += parameter.numel()
         return counts
+
+
+def _section(config: Config) -> schema.Segmentation:
+    assert isinstance(config.task, schema.Segmentation)
+    return config.task
+
+
+def _size(given: Any) -> Size:
+    """As a backbone is built for it: one number where both sides are the same."""
+    height, width = schema.pair(given)
+    return height if height == width else (height, width)
 
 
 def labels_of(logits: Tensor, size: Sequence[int]) -> Tensor:

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from safetensors import SafetensorError
 
@@ -80,10 +80,16 @@ def export(
         _only_adapter(path)
         refuse_merge(format, merge)
     told = _told(finished)
-    if finished.config.data.tta != "none":
+    looks = task.looks_at(finished.config)
+    if looks == {"tta": "flip"}:
         note(
-            f"{finished.folder}: was tested with data.tta={finished.config.data.tta}; what is exported looks at an "
-            f"image once, so average its predictions for an image and its mirror image to have the record's figures."
+            f"{finished.folder}: was tested with data.tta=flip; what is exported looks at an image once, so average "
+            f"its predictions for an image and its mirror image to have the record's figures."
+        )
+    elif looks:
+        note(
+            f"{finished.folder}: was tested with several looks at an image ({_worded(looks)}); what is exported looks "
+            f"once at one of the input's size, so average its predictions over them to have the record's figures."
         )
     finished = dataclasses.replace(finished, config=in_one_pass(unstreamed(finished.config)))
     sample = Sample(load(finished, merge=False, weights=weights))
@@ -112,8 +118,14 @@ def _told(run: FinishedRun) -> dict[str, str]:
         "classes",
         "transform",
     )
-    flips = {} if run.config.data.tta == "none" else {"tested_with": f"data.tta={run.config.data.tta}"}
-    return {**{k: run.metadata[k] for k in keys if k in run.metadata}, **flips, "peftbench": version("peftbench")}
+    looks = task_class(run.config.task).looks_at(run.config)
+    tested = {"tested_with": _worded(looks)} if looks else {}
+    return {**{k: run.metadata[k] for k in keys if k in run.metadata}, **tested, "peftbench": version("peftbench")}
+
+
+def _worded(looks: Mapping[str, Any]) -> str:
+    """Several looks at an image, as the keys that ask for them."""
+    return " ".join(f"{'data' if key == 'tta' else 'task'}.{key}={value}" for key, value in looks.items())
 
 
 def _placed(path: Path, write: Callable[[Path], Result]) -> tuple[Path, Result]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from peftbench.common.errors import UserError
 from peftbench.data.images import Transform
@@ -54,7 +55,11 @@ class Sample:
     Attributes:
         images: uint8 (6, 3, S, S); clips are rows of photos, (6, T, 3, S, S).
         logits: (6, classes), or (6, classes, H, W).
+        multiple: of which number the sides of a graph's images may be any multiple; 0 where they have one size.
+        larger: images in another such size, with their logits; None where there is none.
     """
+
+    larger: tuple[Tensor, Tensor] | None = None
 
     @torch.no_grad()
     def __init__(self, tuned: Tuned) -> None:
@@ -66,23 +71,38 @@ class Sample:
         pixels = [transform(files[i * len(files) // count]) for i in range(count)]
         self.images = torch.stack(pixels).unflatten(0, shape)
         self.logits = tuned(self.images)
+        fixed = tuned.run.method.fixed_size
+        self.multiple = 0 if fixed else tuned.model.task.open_sides(tuned.model.backbone)
+        if self.multiple:
+            height, width = (side + by * self.multiple for side, by in zip(self.images.shape[-2:], (2, 1), strict=True))
+            larger = F.interpolate(self.images.float(), (height, width), mode="bilinear", antialias=True)
+            images = larger.round().clamp(0, 255).to(torch.uint8)
+            self.larger = images, tuned(images)
 
     @torch.no_grad()
-    def difference(self, answer: Callable[[Tensor], Tensor], what: str) -> float:
+    def difference(self, answer: Callable[[Tensor], Tensor], what: str, any_size: bool = False) -> float:
         """How far the logits of `answer` are from the model's, relative to the largest logit.
 
-        It is asked with images in float32 in [0, 1], in batches of one, two and three. `what` names it in messages.
+        It is asked with images in float32 in [0, 1], in batches of one, two and three; in two sizes, where it serves
+        `any_size`. `what` names it in messages.
 
         Raises:
             UserError: it is more than rounding.
         """
-        logits = [answer(part.float() / 255) for part in self.images.split([1, 2, 3])]
-        scale = max(1e-3, self.logits.abs().max().item())
-        fits = [len(part) for part in logits] == [1, 2, 3] and logits[0].shape[1:] == self.logits.shape[1:]
-        off = (torch.cat(logits) - self.logits).abs().max().item() / scale if fits else math.inf
+        off = _difference(answer, self.images, self.logits)
+        if any_size and self.larger is not None:
+            off = max(off, _difference(answer, *self.larger))
         if not off <= TOLERANCE:
             raise UserError(
                 f"{what}: computes other logits than the model ({off:.2g} of the largest one away, at most "
                 f"{TOLERANCE:g} is rounding), so nothing is written."
             )
         return off
+
+
+def _difference(answer: Callable[[Tensor], Tensor], images: Tensor, expected: Tensor) -> float:
+    logits = [answer(part.float() / 255) for part in images.split([1, 2, 3])]
+    scale = max(1e-3, expected.abs().max().item())
+    if [len(part) for part in logits] != [1, 2, 3] or logits[0].shape[1:] != expected.shape[1:]:
+        return math.inf
+    return (torch.cat(logits) - expected).abs().max().item() / scale

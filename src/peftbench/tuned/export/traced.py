@@ -1,4 +1,4 @@
-"""ONNX and exported programs, both traced by `torch.export`, with a batch of any size."""
+"""ONNX and exported programs, both traced by `torch.export`, with a batch of any size; images too, where a task can."""
 
 from __future__ import annotations
 
@@ -16,20 +16,23 @@ from torch import Tensor
 
 from peftbench.common.errors import Refusal, UserError
 from peftbench.common.foreign_text import first_sentence
+from peftbench.common.notes import note
 from peftbench.tuned.export.graph import Graph, Sample
 from peftbench.tuned.load import Tuned
 
-BATCH = "batch"
-"""The name of the one axis whose length is open: how many images, or clips, come at once."""
+BATCH, HEIGHT, WIDTH = "batch", "height", "width"
+"""The names of the axes whose lengths are open: how many images, or clips, come at once; the sides of an image."""
+_MOST = 4096  # times the number that divides a side
 ONNX_BYTES = 2 * 10**9
 """A single ONNX file is a protobuf, which holds no more."""
 
 
 def to_program(tuned: Tuned, sample: Sample, path: Path, told: Mapping[str, str]) -> float:
     """Writes `torch.export`'s format, reads it again and returns the largest difference. Raises UserError."""
-    program = _traced(tuned, sample, "torch_export")
-    torch.export.save(program, path, extra_files={"peftbench.json": json.dumps(dict(told))})
-    return sample.difference(torch.export.load(path).module(), "format=torch_export")
+    program, any_size = _traced(tuned, sample, "torch_export")
+    told = {**told, **_sides(sample, any_size)}
+    torch.export.save(program, path, extra_files={"peftbench.json": json.dumps(told)})
+    return sample.difference(torch.export.load(path).module(), "format=torch_export", any_size)
 
 
 def to_onnx(tuned: Tuned, sample: Sample, path: Path, told: Mapping[str, str]) -> float:
@@ -45,7 +48,8 @@ def to_onnx(tuned: Tuned, sample: Sample, path: Path, told: Mapping[str, str]) -
         raise Refusal(
             f"format=onnx: the model has {size / 1e9:.1f} GB, and one ONNX file holds 2 GB; format=torch_export works."
         )
-    program = _traced(tuned, sample, "onnx")
+    program, any_size = _traced(tuned, sample, "onnx")
+    axes = {0: BATCH, 2: HEIGHT, 3: WIDTH} if any_size else {0: BATCH}
     with _quiet():
         try:
             made = torch.onnx.export(
@@ -53,7 +57,7 @@ def to_onnx(tuned: Tuned, sample: Sample, path: Path, told: Mapping[str, str]) -
                 dynamo=True,
                 input_names=["images"],
                 output_names=["logits"],
-                dynamic_shapes=({0: BATCH},),  # a program keeps no names of its axes
+                dynamic_shapes=(axes,),  # a program keeps no names of its axes
                 external_data=False,
             )
         except Exception as problem:  # whatever operator has no translation
@@ -61,7 +65,7 @@ def to_onnx(tuned: Tuned, sample: Sample, path: Path, told: Mapping[str, str]) -
     assert made is not None
     made.save(str(path), external_data=False)
     model = onnx.load(str(path))
-    for key, value in told.items():
+    for key, value in {**told, **_sides(sample, any_size)}.items():
         model.metadata_props.add(key=key, value=value)
     onnx.checker.check_model(model)
     onnx.save(model, str(path))
@@ -70,20 +74,37 @@ def to_onnx(tuned: Tuned, sample: Sample, path: Path, told: Mapping[str, str]) -
     def answer(batch: Tensor) -> Tensor:
         return torch.from_numpy(session.run(["logits"], {"images": batch.numpy()})[0])
 
-    return sample.difference(answer, "format=onnx")
+    return sample.difference(answer, "format=onnx", any_size)
 
 
-def _traced(tuned: Tuned, sample: Sample, format_: str) -> torch.export.ExportedProgram:
+def _traced(tuned: Tuned, sample: Sample, format_: str) -> tuple[torch.export.ExportedProgram, bool]:
+    """The program, and whether its images may have any size. Raises Refusal."""
     graph, example = Graph(tuned), sample.images[:2].float() / 255
+    axes: dict[int, Any] = {0: torch.export.Dim(BATCH)}
     with torch.no_grad(), _quiet():
         graph(example)  # what modules keep in eval mode (attention biases) is kept of real tensors, not of traced ones
+        if sample.larger is not None:
+            large = sample.larger[0][:2].float() / 255  # of unequal sides, and with no map of a single entry
+            height, width = (torch.export.Dim(name, min=1, max=_MOST) for name in (HEIGHT, WIDTH))
+            sides = {2: sample.multiple * height, 3: sample.multiple * width}
+            with contextlib.suppress(Exception):  # whatever fixes a size; then the file is of the run's
+                program = torch.export.export(graph, (large,), dynamic_shapes=({**axes, **sides},), strict=False)
+                return program, True
         try:
-            program = torch.export.export(
-                graph, (example,), dynamic_shapes=({0: torch.export.Dim(BATCH)},), strict=False
-            )
+            program = torch.export.export(graph, (example,), dynamic_shapes=(axes,), strict=False)
         except Exception as problem:  # whatever the model does that cannot be traced
             raise _refused(format_, tuned, problem) from None
-    return program
+    if sample.larger is not None:
+        note(
+            f"format={format_}: {tuned.run.config.backbone.name} with method={tuned.run.config.method.name} cannot be "
+            f"traced for images of any size; the file takes those of {example.shape[2]} x {example.shape[3]} pixels."
+        )
+    return program, False
+
+
+def _sides(sample: Sample, any_size: bool) -> dict[str, str]:
+    """What a file says of the images that it takes, where they may have any size."""
+    return {"sides": f"any multiples of {sample.multiple}"} if any_size else {}
 
 
 def _refused(format_: str, tuned: Tuned, problem: Exception) -> Refusal:
