@@ -30,12 +30,12 @@ def masks_of(objects: Objects, size: tuple[int, int]) -> Tensor:
 
 
 def resized_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """uint8 (n, h, w) in another size, each pixel the nearest, as torchvision's detectors resize masks."""
+    """uint8 (n, h, w) in another size, each pixel that of the nearest, which images are resized along with."""
     if tuple(masks.shape[1:]) == tuple(size):
         return masks
     if not len(masks):
         return masks.new_zeros((0, *size))
-    return F.interpolate(masks[None], size=size, mode="nearest")[0]
+    return F.interpolate(masks[None], size=size, mode="nearest-exact")[0]
 
 
 def pasted(probabilities: Tensor, boxes: Tensor, size: tuple[int, int]) -> list[bytes]:
