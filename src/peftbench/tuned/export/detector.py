@@ -44,6 +44,8 @@ class DetectorGraph(Graph):
         height, width = image.shape[-2:]
         full_height, full_width = self.canvas or (self._rounded_up(height), self._rounded_up(width))
         padded = F.pad(image - self.colour, (0, full_width - width, 0, full_height - height)) + self.colour
+        if self.canvas is not None:  # behind the padding a trace knows no size, which some operators ask for
+            padded = padded.reshape(3, *self.canvas)
         padded = (padded[None] - self.mean) / self.std
         found = self.task.found(lambda images: self.adapted(images), self.backbone, padded, (height, width))
         return tuple(found.values())
