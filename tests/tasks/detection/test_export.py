@@ -29,9 +29,10 @@ def finished(folder: Path, *words: str):
     [
         ["method=cst", "task.detector=retinanet"],
         ["method=losa", "task.detector=fcos"],
+        ["method=adapter", "trainer.epochs=1"],
         ["method=lora", "data.size=null", "data.min_size=[64]", "data.max_size=96"],
     ],
-    ids=["retinanet", "fcos", "fasterrcnn of any size"],
+    ids=["retinanet", "fcos", "adapters", "fasterrcnn of any size"],
 )
 def test_the_file_finds_what_the_model_finds(tmp_path, words):
     record = finished(tmp_path, *words, "task.score_threshold=0")

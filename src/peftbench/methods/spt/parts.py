@@ -177,7 +177,7 @@ class Adapter(nn.Module):
 
     def conv(self, y: Tensor, gain: Gain) -> Tensor:
         """y (B, O, H, W), and the gain of what is added."""
-        return y + gain(self._kept(self._block(y.movedim(1, -1), 0).movedim(-1, 1)))
+        return y + gain(self._kept(self._block(y.movedim(1, 3), 0).movedim(3, 1)))
 
     def _block(self, y: Tensor, i: int) -> Tensor:
         down, up = self.down_bias.chunk(len(self.blocks))[i], self.up_bias.chunk(len(self.blocks))[i]

@@ -172,7 +172,10 @@ def _difference(path: Path, tried: Sequence[Tried], tuned: Tuned) -> float:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what fails raises all the same
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as problem:  # a graph that the exporter wrote, and no runtime takes
+        raise _refused(tuned, problem) from None
     worst = 0.0
     for one in tried:
         try:
