@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Mapping, Sequence
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -96,7 +99,7 @@ def _write(tuned: Tuned, path: Path, told: Mapping[str, str]) -> None:
 
     graph, example = DetectorGraph(tuned), _photos(tuned)[0].float() / 255
     names = _names(tuned)
-    with torch.no_grad(), quiet():
+    with torch.no_grad(), quiet(), _unprinted(), _matrices_transposed():
         graph(example)  # as in `traced`: what modules keep in eval mode is kept of real tensors
         try:
             torch.onnx.export(
@@ -116,6 +119,36 @@ def _write(tuned: Tuned, path: Path, told: Mapping[str, str]) -> None:
         model.metadata_props.add(key=key, value=value)
     onnx.checker.check_model(model)
     onnx.save(model, str(path))
+
+
+@contextlib.contextmanager
+def _unprinted() -> Iterator[None]:
+    """Silences torch's own code, which prints a whole graph past Python's streams where it cannot export it."""
+    sys.stdout.flush()
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
+
+
+@contextlib.contextmanager
+def _matrices_transposed() -> Iterator[None]:
+    """Has the exporter know `Tensor.mT`, which it lacks."""
+    torch.onnx.register_custom_op_symbolic("aten::mT", _transposed, 9)
+    try:
+        yield
+    finally:
+        torch.onnx.unregister_custom_op_symbolic("aten::mT", 9)
+
+
+def _transposed(g: Any, x: Any) -> Any:
+    axes = list(range(x.type().dim()))
+    axes[-2:] = axes[:-3:-1]
+    return g.op("Transpose", x, perm_i=axes)
 
 
 def _names(tuned: Tuned) -> list[str]:
