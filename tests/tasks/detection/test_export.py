@@ -29,7 +29,7 @@ def finished(folder: Path, *words: str):
     [
         ["method=cst", "task.detector=retinanet"],
         ["method=losa", "task.detector=fcos"],
-        ["method=adapter", "trainer.epochs=1"],
+        ["method=adapter"],
         ["method=lora", "data.size=null", "data.min_size=[64]", "data.max_size=96"],
     ],
     ids=["retinanet", "fcos", "adapters", "fasterrcnn of any size"],

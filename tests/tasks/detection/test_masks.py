@@ -120,15 +120,17 @@ def with_masks(model):
     return images, targets
 
 
-@pytest.mark.parametrize("backbone", ["resnet_nano", pytest.param("vit_nano", marks=pytest.mark.slow)])
-def test_masks_are_learned(backbone):
+@pytest.mark.parametrize(
+    ("backbone", "steps"), [("resnet_nano", 6), pytest.param("vit_nano", 16, marks=pytest.mark.slow)]
+)
+def test_masks_are_learned(backbone, steps):
     """Of a frozen backbone too; an image without an object gives none, and its loss is finite."""
     model = make("linear", backbone, "task.masks=true", "task.width=32", "task.score_threshold=0.0")
     images, targets = with_masks(model)
     optimizer = torch.optim.Adam([p for _, p in model.trainable()], 3e-3)
     losses, plain = [], model.task.detector.losses
     model.task.detector.losses = lambda *given: losses.append(plain(*given)) or losses[-1]
-    for _ in range(6):
+    for _ in range(steps):
         torch.manual_seed(2)
         loss = model.train().loss((images, targets))
         optimizer.zero_grad()
