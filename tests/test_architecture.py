@@ -207,7 +207,9 @@ def test_outside_methods_nothing_names_a_method(path):
 # Outside tasks/ nothing asks for a task by name: `config` and `results` look it up at run time. Records of the first
 # version named no task, and an id's first keys are a table of what that version knew.
 NAMES_A_TASK = {"results/task_results.py": {"classification"}, "config/first_keys.py": set(shipped_tasks())}
-NAMES_A_TASK |= {f"data/{name}.py": {"segmentation"} for name in ("annotations", "segments")}  # a key of COCO's files
+NAMES_A_TASK |= {
+    f"data/{name}.py": {"segmentation"} for name in ("annotations", "digits_det", "segments")
+}  # a key of COCO's files
 
 
 @pytest.mark.parametrize(

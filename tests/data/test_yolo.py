@@ -231,7 +231,7 @@ def test_what_is_written_is_read(tmp_path_factory, rows):
     file.write_text("\n".join(" ".join(map(repr, row)) for row in rows))
     labels, repeated = read_label_file(file, {number: number for number in range(5)})
     assert repeated == 0
-    for row, (label, (x1, y1, x2, y2), area) in zip(rows, labels, strict=True):
+    for row, (label, (x1, y1, x2, y2), area, _) in zip(rows, labels, strict=True):
         assert (label, area) == (row[0], None)
         np.testing.assert_allclose([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1], row[1:], atol=1e-12)
 

@@ -49,6 +49,29 @@ def test_a_report_has_a_board_for_each_task(mixed):
     assert by_ap50 == "test/AP50"
 
 
+def test_runs_with_masks_stand_apart_and_show_both_kinds_of_ap(tmp_path):
+    """A record from before there were masks, and one that says that it has none, are of one setting."""
+    masks = {"name": "detection", "detector": "fasterrcnn", "masks": True}
+    both = {"test/AP": 0.4, "test/AP50": 0.6, "test/segm_AP": 0.35, "test/segm_AP50": 0.5}
+    without = {"name": "detection", "detector": "fcos", "masks": False}
+    write(tmp_path, detection("lora", metrics=both, config__task=masks), detection("bitfit", ap=0.9))
+    write(tmp_path, detection("bitfit", seed=1, ap=0.9, config__task=without))
+    lines = leaderboard(tmp_path)
+    assert [(line["method"], line["n"]) for line in lines] == [("bitfit", "2"), ("lora", "1")]
+    assert len({line["board"] for line in lines}) == 2
+    assert "detection (masks=true)" in lines[1]["apart"]
+    shown = tell("report", tmp_path, "--format=markdown")
+    assert "AP50 % | segm_AP % | segm_AP50 % |" in shown
+    assert "| lora | 1 | 40.0 | 60.0 | 35.0 | 50.0 |" in shown
+    (by_masks,) = leaderboard(tmp_path, metric="test/segm_AP")
+    assert (by_masks["method"], float(by_masks["value"])) == ("lora", pytest.approx(0.35))
+
+
+def test_a_table_of_runs_without_masks_has_no_column_of_them(capsys):
+    head, _ = columns(capsys, detection("lora"), detection("bitfit"))
+    assert "segm" not in head
+
+
 @pytest.mark.parametrize(
     ("size", "shown"), [(224, "224 px"), ([512, 640], "512x640 px"), (None, "800 to 1333 px"), ("?", "? px")]
 )

@@ -3,7 +3,9 @@
 import numpy as np
 import torch
 
+from peftbench.data.segment_forms import encoded
 from peftbench.tasks.detection.average_precision import BoxAP
+from peftbench.tasks.detection.mask_precision import MaskAP
 
 CATEGORIES = [44, 3, 90, 7]  # with gaps, and not in order
 CLASSES = ["bottle", "car", "toothbrush", "train"]
@@ -64,4 +66,50 @@ def share(rank, folder, predictions, targets, cut):
         torch.save([{n: v.item() for n, v in metric.compute().items()}, metric.results()], f"{folder}/{name}{rank}")
     none = measured([], []) if rank else measured(predictions, targets)
     torch.save([{n: v.item() for n, v in none.compute().items()}, none.results()], f"{folder}/alone{rank}")
+    torch.distributed.destroy_process_group()
+
+
+SIDE = 200  # of an image with masks
+
+
+def with_masks(predictions, targets, seed=0):
+    """The same with masks: of each box the rectangle without a cut corner."""
+    rng = np.random.default_rng(seed)
+    masked = [p | {"segments": [_counts(box, rng) for box in p["boxes"].tolist()]} for p in predictions]
+    true = [
+        t
+        | {
+            "original": (SIDE, SIDE),
+            "true_segments": [{"size": [SIDE, SIDE], "counts": _counts(box, rng)} for box in t["true_boxes"].tolist()],
+        }
+        for t in targets
+    ]
+    return masked, true
+
+
+def _counts(box, rng):
+    x1, y1, x2, y2 = (int(max(side, 0)) for side in box)
+    mask = np.zeros((SIDE, SIDE), dtype=np.uint8)
+    mask[y1:y2, x1:x2] = 1
+    cut = rng.uniform(0, 0.7, 2)
+    mask[y1 : y1 + int((y2 - y1) * cut[0]), x1 : x1 + int((x2 - x1) * cut[1])] = 0
+    return encoded(mask)
+
+
+def masks_measured(predictions, targets, batch=5):
+    metric = MaskAP(CLASSES, CATEGORIES)
+    for at in range(0, len(targets), batch):
+        metric.update(predictions[at : at + batch], targets[at : at + batch])
+    return metric
+
+
+def share_masks(rank, folder, predictions, targets, cut):
+    """As `share`, of masks; in a second round one process has no images."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    mine = slice(0, cut) if rank == 0 else slice(cut - 1, None)
+    several = masks_measured(predictions[mine], targets[mine], batch=2 + rank)
+    alone = masks_measured([], []) if rank else masks_measured(predictions, targets)
+    for name, metric in (("both", several), ("alone", alone)):
+        found = {n: v.item() for n, v in metric.compute().items()}
+        torch.save([found, metric.results()], f"{folder}/{name}{rank}")
     torch.distributed.destroy_process_group()

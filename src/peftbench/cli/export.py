@@ -26,7 +26,11 @@ def write_export(words: Words) -> int:
         weights=words["weights"],
         config_dir=words["config_dir"],
     )
-    off = "" if made.difference is None else f": logits on photographs within {made.difference:.1g} of the model's"
+    off = (
+        ""
+        if made.difference is None
+        else f": its answers on photographs are within {made.difference:.1g} of the model's"
+    )
     print(f"{made.path}{off}")
     return 0
 

@@ -60,6 +60,7 @@ class TaskSchema:
             needs besides peftbench's own.
         targets: what a data set that serves several tasks is to give for each image: `own` (one class, boxes: what it
             has by itself), `labels` (several of them) or `numbers`.
+        asks: option of the section -> what the data set is to give instead where it is on, such as `masks`.
     """
 
     section: type[TaskSection]
@@ -74,6 +75,11 @@ class TaskSchema:
     smoke: tuple[str, ...] = ()
     variants: Mapping[str, str] = field(default_factory=dict)
     targets: Literal["own", "labels", "numbers"] = "own"
+    asks: Mapping[str, str] = field(default_factory=dict)
+
+    def targets_for(self, section: TaskSection) -> str:
+        """What the data set is to give for a run with this section."""
+        return next((wanted for option, wanted in self.asks.items() if getattr(section, option)), self.targets)
 
 
 def task_path(section: Mapping[str, Any]) -> str:

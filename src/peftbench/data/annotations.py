@@ -14,6 +14,7 @@ import numpy as np
 
 from peftbench.common.errors import UserError
 from peftbench.common.foreign_text import shortened
+from peftbench.data.segment_forms import packed
 
 _INT = frozenset({int})
 _NUMBER = frozenset({int, float})
@@ -37,6 +38,8 @@ class Annotations:
         area: float64 (N,), NaN where the file does not say.
         orphan: what names the first annotation whose image is not listed, if there is one.
         supercategories: what each category belongs to, in their order, empty where the file does not say; or none.
+        object_ids: int64 (N,), the annotations' own, where segments were read.
+        segments: (N,) what the file holds under segmentation, polygons packed; None where it was passed over.
     """
 
     file: Path
@@ -51,15 +54,17 @@ class Annotations:
     area: np.ndarray
     orphan: str = ""
     supercategories: tuple[str, ...] = ()
+    object_ids: np.ndarray | None = None
+    segments: list[Any] | None = None
 
 
-def read_annotations(file: Path) -> Annotations:
-    """The annotations in a JSON file; segments, captions and key points are passed over.
+def read_annotations(file: Path, segments: bool = False) -> Annotations:
+    """The annotations in a JSON file; captions and key points are passed over, and segments unless they are asked for.
 
     Raises:
         UserError: the file is missing, is no JSON or not COCO's: the first entry that is wrong is named.
     """
-    content = _parsed(file)
+    content = _parsed(file, segments)
     if not isinstance(content, dict):
         raise UserError(
             f"{file}: holds {_shown(content)}; expected COCO's object with images, annotations and categories."
@@ -100,15 +105,17 @@ def read_annotations(file: Path) -> Annotations:
         annotations.areas(),
         orphan,
         _supercategories(categories, sorted(names_of_categories)),
+        np.array(annotation_ids, dtype=np.int64) if segments else None,
+        [entry.get("segmentation") for entry in annotations.entries] if segments else None,
     )
 
 
-def _parsed(file: Path) -> Any:
-    """The JSON; segments, most of COCO's bytes, are dropped while it is read."""
+def _parsed(file: Path, segments: bool) -> Any:
+    """The JSON; segments, most of COCO's bytes, are dropped or packed while it is read."""
     collecting = gc.isenabled()
     gc.disable()  # it would look through millions of new dictionaries again and again, and free nothing
     try:
-        return json.loads(file.read_bytes(), object_hook=_slim)
+        return json.loads(file.read_bytes(), object_hook=_packed if segments else _slim)
     except FileNotFoundError:
         raise UserError(f"{file}: there is no such file; expected COCO's annotations as JSON.") from None
     except OSError as problem:
@@ -122,6 +129,12 @@ def _parsed(file: Path) -> Any:
 
 def _slim(entry: dict[str, Any]) -> dict[str, Any]:
     entry.pop("segmentation", None)
+    return entry
+
+
+def _packed(entry: dict[str, Any]) -> dict[str, Any]:
+    if "segmentation" in entry:
+        entry["segmentation"] = packed(entry["segmentation"])
     return entry
 
 

@@ -227,7 +227,7 @@ class DataSet:
         """As `load`, with the targets that a task asks for in its schema; a set that serves one kind has nothing to do.
 
         Args:
-            targets: `own`, `labels` (several for each image) or `numbers`.
+            targets: `own`, `labels` (several for each image), `numbers`, or `masks` (boxes with the pixels of each).
         """
         return self.load()
 

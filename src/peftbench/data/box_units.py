@@ -56,6 +56,11 @@ def in_pixels(annotations: Annotations, sizes: np.ndarray, notes: list[str]) -> 
             f"they two corners, or a centre and a size?); expected [x, y, width, height] from the top left corner, in "
             f"pixels or in shares."
         )
+    if annotations.segments is not None:
+        raise UserError(
+            f"{annotations.file}: its boxes are in shares of the image, 0 to 1, and segments in shares are not read; "
+            f"expected both in pixels, or leave task.masks out to train on boxes alone."
+        )
     notes.append(
         f"{annotations.file.name}: its boxes are in shares of the image, 0 to 1, instead of pixels; they are read as "
         f"x, y, width, height and scaled to the size of each image"

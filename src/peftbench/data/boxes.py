@@ -15,8 +15,11 @@ from peftbench.common.amounts import agreeing
 from peftbench.common.errors import UserError
 from peftbench.data.base import DataSet, Split, Splits, stamps_of_files
 from peftbench.data.copies import first_copies
+from peftbench.data.segment_forms import Segment
 from peftbench.data.shared_images import notes_of_shared
 
+MASKS = "masks"
+"""What a task asks a data set for that wants the pixels of each object besides its box (`TaskSchema.asks`)."""
 HASHED = 2 * 10**9
 """Bytes of image files up to which a split's hash is over the bytes themselves."""
 
@@ -41,6 +44,7 @@ class Objects:
     labels: np.ndarray
     crowd: np.ndarray
     area: np.ndarray
+    segments: tuple[Segment, ...] | None = None
 
     @property
     def stamp(self) -> str:
@@ -48,6 +52,8 @@ class Objects:
         whole = hashlib.sha256(repr((self.id, self.size)).encode())
         for values in (self.boxes, self.labels, self.crowd, self.area):
             whole.update(np.ascontiguousarray(values).tobytes())
+        for segment in self.segments or ():
+            whole.update(b"|".join([*segment.polygons, segment.counts, b";"]))
         return whole.hexdigest()[:16]
 
 
@@ -110,6 +116,14 @@ class BoxSet(DataSet):
     empty: bool = False
     missing: float = 0.0
     dropped: float = 0.1
+
+    def load_as(self, targets: str) -> Splits:
+        if targets != MASKS:
+            return self.load()
+        raise UserError(
+            f"task.masks=true: {type(self).__name__} gives boxes alone; take data=coco, data=coco_folder or "
+            f"data=digits_det, or leave task.masks out."
+        )
 
     def check(self) -> None:
         """Checks the options.

@@ -16,12 +16,14 @@ from peftbench.common.errors import UserError
 from peftbench.data.annotations import Annotations, read_annotations
 from peftbench.data.base import Splits
 from peftbench.data.box_units import in_pixels
-from peftbench.data.boxes import BoxSet, BoxSplit, Objects, box_split, note_dropped
+from peftbench.data.boxes import MASKS, BoxSet, BoxSplit, Objects, box_split, note_dropped
 from peftbench.data.coco_merging import merge_entries
 from peftbench.data.coco_parent import without_parent
 from peftbench.data.layout import role_of
 from peftbench.data.listing import folders_in
 from peftbench.data.media import size_in_file
+from peftbench.data.object_segments import segments_of
+from peftbench.data.segment_forms import Segment
 from peftbench.data.yolo import read_yolo
 from peftbench.data.yolo_yaml import find_yaml
 
@@ -42,6 +44,9 @@ class Coco(BoxSet):
     root: str
 
     def load(self) -> Splits:
+        return self.load_as("own")
+
+    def load_as(self, targets: str) -> Splits:
         self.check()
         root = _folder(self.root, "COCO 2017, with annotations/, train2017/ and val2017/")
         files = {"train": "annotations/instances_train2017.json", "test": "annotations/instances_val2017.json"}
@@ -52,7 +57,8 @@ class Coco(BoxSet):
                     f"data=coco_folder for files of your own."
                 )
         folders = {"train": [root / "train2017"], "test": [root / "val2017"]}
-        return splits_from_files(self, "coco2017", {role: root / file for role, file in files.items()}, folders)
+        paths = {role: root / file for role, file in files.items()}
+        return splits_from_files(self, "coco2017", paths, folders, masks=targets == MASKS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,14 +82,18 @@ class CocoFolder(BoxSet):
     images: str | tuple[str, ...] | None = None
 
     def load(self) -> Splits:
+        return self.load_as("own")
+
+    def load_as(self, targets: str) -> Splits:
         self.check()
+        masks = targets == MASKS
         root = _folder(self.root, "your annotations and images")
         paths = {"train": self.train, "val": self.val, "test": self.test}
         if self._is_default() and not (root / self.train).is_file():
             if exported := find_exported(root):
                 paths = {"train": None, "val": None, "test": None, **exported}
             elif described := find_yaml(root):
-                return self._yolo(root, described)
+                return self._yolo(root, described, masks)
         files = {role: root / Path(os.path.expanduser(file)) for role, file in paths.items() if file is not None}
         for role, file in files.items():
             if not file.is_file():
@@ -96,16 +106,16 @@ class CocoFolder(BoxSet):
         folders = {role: self._folders(root, role, file) for role, file in files.items()}
         if "test" not in files and "val" in files:
             files["test"], folders["test"] = files.pop("val"), folders["val"]
-        return splits_from_files(self, root.resolve().name, files, folders, spread=self.images is not None)
+        return splits_from_files(self, root.resolve().name, files, folders, self.images is not None, masks)
 
     def _is_default(self) -> bool:
         """Whether no file is named, so that other forms may be looked for."""
         return (self.train, self.val, self.test) == (CocoFolder.train, CocoFolder.val, CocoFolder.test)
 
-    def _yolo(self, root: Path, described: Path) -> Splits:
+    def _yolo(self, root: Path, described: Path, masks: bool) -> Splits:
         if self.images is not None:
             raise UserError(f"data.images={self.images}: is for JSON files, but {described} says where images are.")
-        yolo, notes = read_yolo(root, described)
+        yolo, notes = read_yolo(root, described, masks)
         if "test" not in yolo and "val" in yolo:
             yolo["test"] = yolo.pop("val")
         splits = {role: _split(self, s.annotations, s.places, s.folders, notes) for role, s in yolo.items()}
@@ -152,7 +162,12 @@ def _folder(root: str, content: str) -> Path:
 
 
 def splits_from_files(
-    of: BoxSet, name: str, files: dict[str, Path], folders: dict[str, list[Path]], spread: bool = True
+    of: BoxSet,
+    name: str,
+    files: dict[str, Path],
+    folders: dict[str, list[Path]],
+    spread: bool = True,
+    masks: bool = False,
 ) -> Splits:
     """The splits of JSON files by role (train, and val and test where given).
 
@@ -162,11 +177,12 @@ def splits_from_files(
         files: the JSON file of each role.
         folders: by role, where its images may be.
         spread: images may be in any of the folders, else all are in one.
+        masks: whether the objects' pixels are read, too.
 
     Raises:
-        UserError: a file that is not COCO's, categories that differ between files, or images that are missing.
+        UserError: a file that is not COCO's, categories that differ between files, or images or masks that are missing.
     """
-    annotations = {role: read_annotations(file) for role, file in files.items()}
+    annotations = {role: read_annotations(file, masks) for role, file in files.items()}
     for other in annotations.values():
         _require_same_categories(annotations["train"], other)
     notes: list[str] = []
@@ -304,6 +320,10 @@ def _objects(annotations: Annotations, sizes: np.ndarray, share: float, notes: l
     limits = sizes[annotations.image][:, [1, 0, 1, 0]]  # those without an image take any, and are dropped
     boxes = np.clip(annotations.boxes, 0, limits).astype(np.float32)
     whole = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    segments = None
+    if annotations.segments is not None:
+        segments, outside = segments_of(annotations, sizes, notes)
+        whole &= ~outside
     known = sizes[annotations.image, 0] > 0  # else the image is not there
     dropped = np.flatnonzero(listed & known & ~whole)
     if len(dropped):
@@ -311,7 +331,8 @@ def _objects(annotations: Annotations, sizes: np.ndarray, share: float, notes: l
         height, width = sizes[annotations.image[dropped[0]]]
         note_dropped(
             annotations.file,
-            f"{len(dropped):,} of {len(boxes):,} boxes {agreeing(len(dropped), 'is', 'are')} empty or outside "
+            f"{len(dropped):,} of {len(boxes):,} boxes{'' if segments is None else ' or masks'} "
+            f"{agreeing(len(dropped), 'is', 'are')} empty or outside "
             f"{agreeing(len(dropped), 'its', 'their')} image, such as x {x1:.6g} to "
             f"{x2:.6g}, y {y1:.6g} to {y2:.6g} of {annotations.names[annotations.image[dropped[0]]]} ({width} x "
             f"{height})",
@@ -326,7 +347,12 @@ def _objects(annotations: Annotations, sizes: np.ndarray, share: float, notes: l
     keep = keep[np.argsort(annotations.image[keep], kind="stable")]
     ends = np.searchsorted(annotations.image[keep], np.arange(len(sizes) + 1))
     boxes, labels, crowd, area = boxes[keep], annotations.labels[keep], annotations.crowd[keep], area[keep]
+    kept_segments = None if segments is None else [segments[at] for at in keep]
     return [
-        Objects(int(id_), (int(h), int(w)), boxes[a:b], labels[a:b], crowd[a:b], area[a:b])
+        Objects(int(id_), (int(h), int(w)), boxes[a:b], labels[a:b], crowd[a:b], area[a:b], _part(kept_segments, a, b))
         for id_, (h, w), a, b in zip(annotations.ids, sizes, ends[:-1], ends[1:], strict=True)
     ]
+
+
+def _part(segments: Sequence[Segment | None] | None, first: int, last: int) -> tuple[Segment, ...] | None:
+    return None if segments is None else tuple(segment for segment in segments[first:last] if segment is not None)

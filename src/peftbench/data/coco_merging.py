@@ -43,6 +43,8 @@ def merge_entries(listed: Annotations, files: Sequence[Hashable]) -> tuple[Annot
         labels=listed.labels[whole],
         crowd=listed.crowd[whole],
         area=listed.area[whole],
+        object_ids=None if listed.object_ids is None else listed.object_ids[whole],
+        segments=None if listed.segments is None else [listed.segments[at] for at in np.flatnonzero(whole)],
     )
     again = int(np.flatnonzero(np.isin(np.arange(len(number)), kept, invert=True))[0])
     ids = f"ids {listed.ids[kept[number[again]]]} and {listed.ids[again]}"

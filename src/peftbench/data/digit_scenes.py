@@ -62,7 +62,7 @@ def scene(
 
     Returns:
         its pixels, uint8 (size, size, 3); the label and box (x1, y1, x2, y2) of each digit; and which pixels are of
-        one, uint8 (size, size), its label + 1, 0 elsewhere. A digit that lies on another covers it.
+        which, uint8 (size, size), from 1 in their order, 0 elsewhere. A digit that lies on another covers it.
     """
     canvas = texture(rng, photos, size)
     mask = np.zeros((size, size), dtype=np.uint8)
@@ -81,7 +81,7 @@ def scene(
         under = canvas[top : top + height, left : left + width]
         colour = _colour(rng, under.mean((0, 1)))
         under += ink[..., None] * (colour - under)
-        mask[top : top + height, left : left + width][ink > _INK] = int(digits.labels[at]) + 1
+        mask[top : top + height, left : left + width][ink > _INK] = len(objects) + 1
         objects.append((int(digits.labels[at]), box))
     noisy = canvas + rng.normal(0, 3, canvas.shape)
     return noisy.round().clip(0, 255).astype(np.uint8), objects, mask

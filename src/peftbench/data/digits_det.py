@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,11 @@ import numpy as np
 from PIL import Image
 
 from peftbench.data.base import Split, Splits
-from peftbench.data.boxes import BoxSet
+from peftbench.data.boxes import MASKS, BoxSet
 from peftbench.data.coco import splits_from_files
 from peftbench.data.digit_scenes import photographs, scene, scenes_once
 from peftbench.data.digits import Digits
+from peftbench.data.segment_forms import run_lengths
 
 ROLES = ("train", "val", "test")
 
@@ -25,7 +27,8 @@ class DigitsDet(BoxSet):
 
     `images` are to train, validate and test, and each kind has digits of its own: those of `data=digits`' splits (the
     photographs are shared). A canvas has `canvas` pixels a side. Digits differ in size, colour, contrast and slant,
-    and may overlap a little. The files are drawn once, from `drawing_seed`, and kept in the cache.
+    and may overlap a little. The files are drawn once, from `drawing_seed`, and kept in the cache. The mask of a digit
+    is its ink, without what another digit covers.
     """
 
     places: ClassVar[tuple[str, ...]] = ("images",)  # how many there are is in the hash of the split
@@ -35,12 +38,19 @@ class DigitsDet(BoxSet):
     drawing_seed: int = 0
 
     def load(self) -> Splits:
-        self.check()
-        folder = scenes_once("digits_det", self.images, self.canvas, self.drawing_seed, self._draw)
-        files = {role: folder / "annotations" / f"instances_{role}.json" for role in ROLES}
-        return splits_from_files(self, "digits_det-v1", files, {role: [folder / "images"] for role in ROLES})
+        return self.load_as("own")
 
-    def _draw(self, folder: Path) -> None:
+    def load_as(self, targets: str) -> Splits:
+        self.check()
+        masks = targets == MASKS
+        kind = "digits_det_masks" if masks else "digits_det"  # what lies in a cache from before has no masks
+        draw = functools.partial(self._draw, masks)
+        folder = scenes_once(kind, self.images, self.canvas, self.drawing_seed, draw)
+        files = {role: folder / "annotations" / f"instances_{role}.json" for role in ROLES}
+        folders = {role: [folder / "images"] for role in ROLES}
+        return splits_from_files(self, "digits_det-v1", files, folders, masks=masks)
+
+    def _draw(self, masks: bool, folder: Path) -> None:
         digits = Digits().load()
         photos = photographs()
         (folder / "annotations").mkdir()
@@ -51,11 +61,11 @@ class DigitsDet(BoxSet):
             annotations: list[dict[str, Any]] = []
             for at in range(self.images[number]):
                 rng = np.random.default_rng([self.drawing_seed, number, at])
-                pixels, objects, _ = scene(rng, source, photos, self.canvas)
+                pixels, objects, digit = scene(rng, source, photos, self.canvas)
                 name = f"{role}/{at:06d}.jpg"
                 Image.fromarray(pixels).save(folder / "images" / name, quality=92)
                 images.append({"id": at + 1, "file_name": name, "width": self.canvas, "height": self.canvas})
-                for label, (x1, y1, x2, y2) in objects:
+                for place, (label, (x1, y1, x2, y2)) in enumerate(objects, start=1):
                     annotations.append(
                         {
                             "id": len(annotations) + 1,
@@ -64,6 +74,7 @@ class DigitsDet(BoxSet):
                             "bbox": [x1, y1, x2 - x1, y2 - y1],
                             "area": (x2 - x1) * (y2 - y1),
                             "iscrowd": 0,
+                            **({"segmentation": run_lengths(digit == place)} if masks else {}),
                         }
                     )
             content = {

@@ -45,7 +45,8 @@ class DigitsSeg(DataSet):
                 (folder / kind / role).mkdir(parents=True)
             for at in range(self.images[number]):
                 rng = np.random.default_rng([self.drawing_seed, number, at])
-                pixels, _, mask = scene(rng, source, photos, self.canvas)
+                pixels, objects, digit = scene(rng, source, photos, self.canvas)
+                mask = np.array([0, *(label + 1 for label, _ in objects)], dtype=np.uint8)[digit]
                 Image.fromarray(pixels).save(folder / "images" / role / f"{at:06d}.jpg", quality=92)
                 Image.fromarray(mask).save(folder / "masks" / role / f"{at:06d}.png")
         (folder / "classes.txt").write_text("\n".join([_BACKGROUND, *digits.classes]) + "\n", encoding="utf-8")

@@ -18,21 +18,22 @@ from peftbench.data.labelled import Known, Labelled, folder_of, left_out_in_word
 _NEEDED = "COCO's annotations as JSON (labels=FILE.json)"
 
 
-def read_boxes(images: str | Path, labels: str | Path | None) -> Labelled:
+def read_boxes(images: str | Path, labels: str | Path | None, masks: bool = False) -> Labelled:
     """The images that a JSON file in COCO's format lists, with their objects.
 
     Args:
         images: the folder of the images.
         labels: the file.
+        masks: whether the objects' pixels are read, too.
 
     Raises:
-        UserError: no such place, no such file, one that is not COCO's, or an image that is not there.
+        UserError: no such place, no such file, one that is not COCO's, an image that is not there, or no masks.
     """
     root = folder_of(images)
     if labels is None:
         raise UserError(f"images={images}: class folders hold no boxes; give {_NEEDED}.")
     file = table_at(root, labels, ".json", _NEEDED)
-    listed = read_annotations(file)
+    listed = read_annotations(file, masks)
     notes: list[str] = []
     split = split_of_file(BoxSet(), listed, [root], notes)
     return Labelled(file.resolve().stem, split, classes_of(listed.categories), tuple(notes))
@@ -81,4 +82,5 @@ def _renumbered(objects: Objects, numbers: np.ndarray) -> Objects:
         labels=labels[kept],
         crowd=objects.crowd[kept],
         area=objects.area[kept],
+        segments=objects.segments and tuple(objects.segments[i] for i in np.flatnonzero(kept)),
     )

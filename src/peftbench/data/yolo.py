@@ -31,7 +31,7 @@ class YoloSplit:
     folders: list[Path]
 
 
-def read_yolo(root: Path, file: Path) -> tuple[dict[str, YoloSplit], list[str]]:
+def read_yolo(root: Path, file: Path, masks: bool = False) -> tuple[dict[str, YoloSplit], list[str]]:
     """(the splits by role, notes) that a data.yaml of `root` describes.
 
     All is looked for within `root`, wherever the paths lead that its file was written with. Labels are beside
@@ -57,7 +57,7 @@ def read_yolo(root: Path, file: Path) -> tuple[dict[str, YoloSplit], list[str]]:
             raise UserError(f"{file}: holds two keys for the {role} split, such as {key}; expected one.")
         folders, images = _images(root, base, file, content, key)
         if images:
-            splits[role] = _split(root, described, folders, images, role, notes)
+            splits[role] = _split(root, described, folders, images, role, notes, masks)
         elif role == "test":
             notes.append(f"{file.name}: {key} names {shown(content[key])}, where there are no images; it is left out")
         else:
@@ -146,7 +146,13 @@ def _listed(root: Path, base: Path, table: Path) -> Iterator[Path]:
 
 
 def _split(
-    root: Path, described: DataYaml, folders: list[Path], images: list[Path], role: str, notes: list[str]
+    root: Path,
+    described: DataYaml,
+    folders: list[Path],
+    images: list[Path],
+    role: str,
+    notes: list[str],
+    masks: bool,
 ) -> YoloSplit:
     labels = {id_: at for at, (id_, _) in enumerate(described.categories)}
     label_files = [_label_file(root, image) for image in images]
@@ -169,7 +175,7 @@ def _split(
             image += [at] * len(objects)
     outlines = sum(row.area is not None for row in rows)
     lacking = [picture for picture, has in zip(images, there, strict=True) if not has]
-    notes += _notes(role, lacking, _without_image(label_files), outlines, repeated)
+    notes += _notes(role, lacking, _without_image(label_files), 0 if masks else outlines, repeated)
     index = np.array(image, dtype=np.int64)
     shares = np.array([row.box for row in rows], dtype=np.float64).reshape(-1, 4)
     area = np.array([np.nan if row.area is None else row.area for row in rows], dtype=np.float64)
@@ -184,8 +190,18 @@ def _split(
         labels=np.array([row.label for row in rows], dtype=np.int64),
         crowd=np.zeros(len(rows), dtype=bool),
         area=area * sizes[index].prod(axis=1),
+        object_ids=np.arange(1, len(rows) + 1) if masks else None,
+        segments=[_polygon(row, sizes[at]) for row, at in zip(rows, image, strict=True)] if masks else None,
     )
     return YoloSplit(annotations, images, folders)
+
+
+def _polygon(label: Label, size: np.ndarray) -> Any:
+    """The outline in pixels, packed; None where the file gives a box."""
+    if not label.outline:
+        return None
+    corners = np.array(label.outline, dtype=np.float64).reshape(-1, 2) * size[::-1]
+    return (corners.tobytes(),)
 
 
 def _label_file(root: Path, image: Path) -> Path:

@@ -23,11 +23,13 @@ class Label(NamedTuple):
         label: the index of its class.
         box: x1 y1 x2 y2 in shares of the image; it may reach beyond the image.
         area: of its outline, as a share of the image; None where the file gives a box.
+        outline: x, y, … in shares of the image; empty where the file gives a box.
     """
 
     label: int
     box: tuple[float, float, float, float]
     area: float | None = None
+    outline: tuple[float, ...] = ()
 
 
 def read_label_file(file: Path, labels: Mapping[int, int], points: int = 0) -> tuple[list[Label], int]:
@@ -76,7 +78,7 @@ def _label(where: str, words: list[str], labels: Mapping[int, int], points: int)
     across, down = shares[::2], shares[1::2]
     after = zip(across, down, across[1:] + across[:1], down[1:] + down[:1], strict=True)
     area = abs(sum(x * next_y - next_x * y for x, y, next_x, next_y in after)) / 2
-    return Label(known, (min(across), min(down), max(across), max(down)), area)
+    return Label(known, (min(across), min(down), max(across), max(down)), area, tuple(shares))
 
 
 def _check_count(where: str, count: int, points: int) -> None:

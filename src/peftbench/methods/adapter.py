@@ -145,7 +145,7 @@ class Bottleneck(nn.Module):
     def forward(self, v: Tensor) -> Tensor:
         """A(v), in the shape of v: (B, …, d), or (B, d, H, W)."""
         if self.channels_first:
-            v = v.movedim(1, -1)
+            v = v.movedim(1, 3)  # no axis counted from the end: the exporter that traces writes those as they are
         if self.norm is not None:
             v = self.norm(v)
         narrow = F.linear(v, self.down, self.down_bias)
@@ -154,7 +154,7 @@ class Bottleneck(nn.Module):
             narrow = F.dropout(narrow, self.dropout, self.training)
         up, up_bias = self._scaled()
         added = drop_path(F.linear(narrow, up, up_bias), self.drop_path, self.training)
-        return added.movedim(-1, 1) if self.channels_first else added
+        return added.movedim(3, 1) if self.channels_first else added
 
     def _scaled(self) -> tuple[Tensor, Tensor]:
         """s Wu and s bu: scaling them is cheaper than scaling what they give."""

@@ -123,14 +123,14 @@ class ConvBottleneck(nn.Module):
     def forward(self, u: Tensor) -> Tensor:
         """s C(u), in the shape of u: (B, N, d), (B, H, W, d), or (B, d, H, W)."""
         channels_first = self.block.layout == "NCHW"
-        u = u.movedim(1, -1) if channels_first else u
+        u = u.movedim(1, 3) if channels_first else u
         narrow = _quick_gelu(F.linear(u, self.down, self.down_bias))
         narrow = _quick_gelu(over_positions(narrow, self.block, self.conv, lambda v: at_centre(v, self.conv)))
         if self.dropout:
             narrow = F.dropout(narrow, self.dropout, self.training)
         added = F.linear(narrow, self.scale * self.up, self.scale * self.up_bias)
         added = drop_path(added, self.drop_path, self.training)
-        return added.movedim(-1, 1) if channels_first else added
+        return added.movedim(3, 1) if channels_first else added
 
 
 def _quick_gelu(v: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from peftbench.config.bounds import AboveZero, Positive
 from peftbench.methods.base import Method, Plan, freeze
 from peftbench.methods.linear import Last
 from peftbench.methods.shared.solving import Features, Problem, Solution, best, tried
+from peftbench.methods.shared.tracing import is_traced
 
 USUAL = (10, 20, 100, 200)
 """The numbers of neighbours to choose among where none are given, as many of them as there are images."""
@@ -135,7 +136,7 @@ class NearestHead(nn.Module):
         most = len(self.counted)
         with torch.autocast(features.device.type, enabled=False):
             queries = _unit(features.float())
-            if torch.compiler.is_compiling() or len(queries) * len(self.table) <= TOGETHER:
+            if is_traced() or len(queries) * len(self.table) <= TOGETHER:
                 cosines, rows = (queries @ self.table.float().T).topk(most)
             else:
                 parts = [nearest(q, self.table.split(SLAB), most) for q in queries.split(TOGETHER // SLAB)]

@@ -22,6 +22,7 @@ from peftbench.config.bounds import Positive
 from peftbench.methods.base import Method, Plan, Side, freeze
 from peftbench.methods.shared import side_recursion
 from peftbench.methods.shared.mixing import Mixer, Norms, refine
+from peftbench.methods.shared.tracing import is_traced
 
 
 @dataclass(frozen=True)
@@ -211,7 +212,7 @@ class SideMixers(Side):
         )
         with torch.autocast(taps[-1].device.type, enabled=False):  # the taps may be halves, sums over them are not
             # The other form has its steps depend on the batch, and gives taps no gradient.
-            if not alike or torch.compiler.is_compiling() or any(t.requires_grad for t in taps):
+            if not alike or is_traced() or any(t.requires_grad for t in taps):
                 return [[n._raw(n._plain(taps), taps[-1])] for n in every]
             ys = first._low_rank(every, taps)
             return [[n._raw(y, taps[-1])] for n, y in zip(every, ys, strict=True)]

@@ -99,13 +99,13 @@ class MonaBranch(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """What is added to x, in its shape: (B, N, d), (B, H, W, d), or (B, d, H, W)."""
         channels_first = self.block.layout == "NCHW"
-        x = x.movedim(1, -1) if channels_first else x
+        x = x.movedim(1, 3) if channels_first else x
         narrow = F.linear(self.norm(x) * self.of_normed + x * self.of_input, self.down, self.down_bias)
         narrow = F.gelu(over_positions(narrow, self.block, self._on_map, self._on_token))
         if self.dropout:
             narrow = F.dropout(narrow, self.dropout, self.training)
         added = F.linear(narrow, self.up, self.up_bias)
-        return added.movedim(-1, 1) if channels_first else added
+        return added.movedim(3, 1) if channels_first else added
 
     def _on_map(self, v: Tensor) -> Tensor:
         small, medium, large = self.depthwise

@@ -194,13 +194,14 @@ class Board:
         return next(self.all_runs()).primary  # runs of one board have one task
 
     @property
-    def beside(self) -> str | None:
-        """A metric to show next to the board's own, where every run has it."""
+    def beside(self) -> list[str]:
+        """The metrics to show next to the board's own, of those that every run has."""
         role, _, name = self.metric.partition("/")
         first = next(self.all_runs())
-        metric = f"{role}/{first.beside}"
-        wanted = first.beside is not None and name == first.primary
-        return metric if wanted and all(metric in run.metrics for run in self.all_runs()) else None
+        if name != first.primary:
+            return []
+        metrics = [f"{role}/{other}" for other in first.beside]
+        return [metric for metric in metrics if all(metric in run.metrics for run in self.all_runs())]
 
     def cell(self, row: Row, task: str) -> Mean:
         """The mean of one task, over seeds."""

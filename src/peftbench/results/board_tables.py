@@ -81,8 +81,8 @@ def reached_table(group: Group, incomplete: bool) -> TextTable:
     for at, board in enumerate(group.boards):
         for name, figures in _figures(group, at, incomplete).items():
             add_figures(table, name, figures, less_is_better(board.metric))
-        if board.beside:
-            add_figures(table, *_beside(group, at))
+        for metric in board.beside:
+            add_figures(table, *_beside(group, at, metric))
     if group.several:
         _add(table, ("params", True), [_parameters(line) for line in group.lines])
         _add(table, ("times", False), [_times(line) for line in group.lines])
@@ -162,15 +162,14 @@ def _shows_tasks(board: Board, incomplete: bool) -> bool:
     return all(mean.value is None for row in board.rows for mean in board.means(row).values())
 
 
-def _beside(group: Group, at: int) -> tuple[str, Figures]:
+def _beside(group: Group, at: int, metric: str) -> tuple[str, Figures]:
     board = group.boards[at]
-    assert board.beside
-    other = replace(board, metric=board.beside)
+    other = replace(board, metric=metric)
     means = [other.mean(line.rows[at], board.tasks, True) if at in line.rows else None for line in group.lines]
     where = f"{board.tasks[0]} " if group.several else ""
     cells = ["–" if mean is None else in_per_cent(mean) for mean in means]
     values = [None if mean is None else mean.value for mean in means]
-    return f"{where}{short(board.beside)} {unit(board.beside)}", (cells, values, [])
+    return f"{where}{short(metric)} {unit(metric)}", (cells, values, [])
 
 
 def _parameters(line: Line) -> str:

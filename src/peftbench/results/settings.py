@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from peftbench.common.amounts import plural
-from peftbench.results.task_results import TaskResults, task_name
+from peftbench.results.task_results import TaskResults, results_of, task_name
 
 Setting = tuple[tuple[str, str], ...]  # (key, value as JSON), sorted
 OWN = "as listed"  # a split that lists of its data set name
@@ -73,7 +73,7 @@ def basis_of(config: Mapping[str, Any], stamps: Mapping[str, Any]) -> Setting:
         "split": split or OWN,
         "trained on": {"final": "train and val"}.get(data.get("stage", ""), "train"),
         "data": "other data sets",
-        "task": task_name(config),
+        "task": task_name(config) + _apart(config),
     }
     if groups := _groups(config):
         basis["learned"] = f"{groups} groups of classes"
@@ -87,6 +87,13 @@ def _groups(config: Mapping[str, Any]) -> int:
     """How many groups of classes were learned one after the other; 0 where all were learned at once."""
     groups = config["data"].get("class_groups")
     return groups if isinstance(groups, int) else len(groups or ())
+
+
+def _apart(config: Mapping[str, Any]) -> str:
+    """` (masks=true)`: options that make another task of it, where a run has them."""
+    section = config.get("task") or {}
+    differing = _differing(section, results_of(config).apart)
+    return f" ({', '.join(f'{key}={_as_json(value)}' for key, value in differing.items())})" if differing else ""
 
 
 def _input_size(transform: Mapping[str, Any]) -> str:
@@ -177,7 +184,8 @@ def _task_options(config: Mapping[str, Any], task: TaskResults) -> Mapping[str, 
     if task.setting is not None:
         first = {key: section.get(key, default) for key, default in task.setting.items()}
         return first | _differing(section, task.later)
-    return {key: value for key, value in section.items() if key not in ("name", "path")}
+    as_before = {key for key, default in task.later.items() if section.get(key, default) == default}
+    return {key: value for key, value in section.items() if key not in ("name", "path") and key not in as_before}
 
 
 def _pruning_options(config: Mapping[str, Any]) -> Mapping[str, Any]:

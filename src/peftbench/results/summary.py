@@ -58,7 +58,7 @@ class Costs:
 class Run:
     """What a report keeps of a record.
 
-    `primary` is the metric that its task is judged by, and `beside` the one to show next to it. `basis` is what runs
+    `primary` is the metric that its task is judged by, and `beside` those to show next to it. `basis` is what runs
     must share to stand in one table. `setting` holds what was chosen for method, optimizer and training, `batch` what
     was chosen for the data; `tuned` says which protocol chose some of it, and `trial` what that trial reached on
     validation images. `solved` says that its head was solved, not trained. `counted` are the metrics that count
@@ -75,7 +75,7 @@ class Run:
     task: str
     seed: int
     primary: str
-    beside: str | None
+    beside: tuple[str, ...]
     basis: Setting
     split: str
     setting: Setting
@@ -153,7 +153,7 @@ def _summary(record: Record, shared: Shared) -> Run:
         task=shared(data_name(config)),
         seed=int(config.get("seed", 0)),
         primary=task.metric,
-        beside=task.beside,
+        beside=shared(task.besides),
         basis=shared(basis_of(config, stamps)),
         split=shared(split_of(stamps)),
         setting=shared(setting_of(config, task, bool(stamps.get("solved")))),

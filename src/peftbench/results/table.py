@@ -112,13 +112,21 @@ def _rank_of_name(shown: Shown, records: Sequence[Record]) -> Shown:
     return replace(shown, column=replace(shown.column, rank=rank))
 
 
+_NOTHING = "–"
+
+
 def _metric_columns(records: Sequence[Record]) -> list[Shown]:
     """What the tasks of these records show, by name of the task. What a task is judged by is never left out."""
     results_by_task = {task_name(r.config): results_of_record(r) for r in records}
     results = [results for _, results in sorted(results_by_task.items())]
     judged_by = {task.metric for task in results}
     pairs = dict.fromkeys((*pair, pair[1] in task.errors) for task in results for pair in task.columns.items())
-    return [Shown(Column(name, True, rank=0 if m in judged_by else 5), _reached(m, plain)) for name, m, plain in pairs]
+    columns = []
+    for name, metric, plain in pairs:
+        show = _reached(metric, plain)
+        if metric in judged_by or any(show(record) != _NOTHING for record in records):  # not every run has masks
+            columns.append(Shown(Column(name, True, rank=0 if metric in judged_by else 5), show))
+    return columns
 
 
 def _name(group: str) -> Callable[[Record], str]:
@@ -137,7 +145,7 @@ def _reached(metric: str, plain: bool = False) -> Callable[[Record], str]:
             value = record.metrics.get(f"{role}/{metric}", math.nan)
             if math.isfinite(value):
                 return f"{value:.4g}{mark}" if plain else f"{100 * value:.1f}{mark}"
-        return "–"
+        return _NOTHING
 
     return show
 

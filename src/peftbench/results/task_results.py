@@ -22,27 +22,35 @@ class TaskResults:
         metric: what a run is judged by; records have it as `val/<metric>` and `test/<metric>`, histories as
             `val_<metric>`.
         columns: heading -> metric, of the table at the end of a run.
-        beside: the metric that a report shows beside `metric`, if any.
+        beside: the metric that a report shows beside `metric`, or several; each where every run of a board has it.
         setting: options of the task's section that are part of a method's setting, with what a record that does not
             have them was run with; None where all of them are.
         errors: metrics of which less is better, in the units of the targets; the table at the end of a run shows them
             so, and reports a hundredfold, as they do a loss. A metric that any task known here calls an error is one.
         later: further ones that came after the first version: a setting names them where they differ from these values.
+        apart: options of the section that make another task of it, with what a record without them was run with: runs
+            that differ in one are on boards of their own.
         outputs: what the task tells apart or predicts, in the plural: what `stamps.data.classes` of a record counts.
         counted: metrics that count images: shares of them, whose differences spread at least as draws of so many do.
     """
 
     metric: str
     columns: Mapping[str, str]
-    beside: str | None = None
+    beside: str | Sequence[str] = ()
     setting: Mapping[str, Any] | None = None
     later: Mapping[str, Any] = field(default_factory=dict)
     counted: Sequence[str] = ()
     errors: Sequence[str] = ()
+    apart: Mapping[str, Any] = field(default_factory=dict)
     outputs: str = "classes"
 
     def __post_init__(self) -> None:
         _ERRORS.update(self.errors)
+
+    @property
+    def besides(self) -> tuple[str, ...]:
+        """The metrics of `beside`."""
+        return (self.beside,) if isinstance(self.beside, str) else tuple(self.beside)
 
 
 _ERRORS = {"loss", "forgetting", "task_forgetting"}

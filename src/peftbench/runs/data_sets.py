@@ -43,7 +43,7 @@ def load_splits(config: Config) -> Splits:
 
 def targets_of(config: Config) -> str:
     """What the run's task asks its data set for."""
-    return task_schema(vars(config.task)).targets
+    return task_schema(vars(config.task)).targets_for(config.task)
 
 
 @dataclass(frozen=True)

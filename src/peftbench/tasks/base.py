@@ -56,6 +56,8 @@ class Task(nn.Module):
     """Whether `predict` gives one tensor (B, …): such a model is exported as a graph, and shares a backbone."""
     finds_boxes: ClassVar[bool] = False
     """Whether `evaluate` gives boxes on an image, which `Tuned.detect` hands on."""
+    finds_masks: bool = False
+    """Whether there is a mask for each of these boxes."""
     segments: ClassVar[bool] = False
     """Whether `evaluate` gives the class of each pixel of an image, which `Tuned.segment` hands on."""
     kind_of_model: ClassVar[str] = "model"
@@ -264,6 +266,25 @@ class Task(nn.Module):
     def evaluate(self, extract: Extract, backbone: Backbone, batch: Any) -> Any:
         """Predictions for a batch, in the form that the metrics compare with its targets."""
         return self.predict(extract, backbone, batch[0])
+
+    def found(
+        self, extract: Extract, backbone: Backbone, images: Tensor, size: tuple[Any, Any]
+    ) -> Mapping[str, Tensor]:
+        """What is found on an image, in a form that a trace can hold: nothing here asks the host.
+
+        For tasks with `finds_boxes`.
+
+        Args:
+            extract: gives the taps.
+            backbone: the model's.
+            images: one, (1, 3, H, W).
+            size: its height and width on its canvas.
+        """
+        raise Refusal(f"{type(self).__name__}: finds no boxes.")
+
+    def unpacked(self, answer: Any, target: Any) -> Any:
+        """What `Tuned.detect` hands on of one of `evaluate`'s answers, whose target is that of the image."""
+        return answer
 
     def scores(self, extract: Extract, backbone: Backbone, images: Tensor) -> Tensor:
         """What is averaged over an image and its mirror image (`data.tta`); by default the predictions."""

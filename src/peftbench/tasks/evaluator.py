@@ -44,10 +44,17 @@ class Judged:
 
 
 class Evaluator(ABC):
-    """Reads labelled images in the form of its task, and says what the predictions for them amount to."""
+    """Reads labelled images in the form of its task, and says what the predictions for them amount to.
+
+    Args:
+        section: the section `task` of the run's config.
+    """
 
     calibrates: ClassVar[bool] = False
     """Whether it fits a temperature on validation images."""
+
+    def __init__(self, section: Any) -> None:
+        self.section = section
 
     @abstractmethod
     def read(self, images: str | Path, labels: str | Path | None, classes: Sequence[str]) -> Labelled:

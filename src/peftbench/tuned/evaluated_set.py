@@ -117,7 +117,7 @@ def _of_data_set(run: FinishedRun, asked: Asked) -> Source:
             f"give a data set for that."
         )
     dataset = instantiate(spec)
-    splits = dataset.load_as(task_schema(vars(task)).targets)
+    splits = dataset.load_as(task_schema(vars(task)).targets_for(task))
     if splits.test is None:
         raise UserError(splits.lacking.get(SPLIT) or f"data={spec.name}: {splits.name} has no test images.")
     if splits.test.frames is not None:

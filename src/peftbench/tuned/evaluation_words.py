@@ -23,7 +23,7 @@ def evaluator_of(run: FinishedRun) -> Evaluator:
     if evaluator is None:
         task = run.config.task.name
         raise Refusal(f"{run.folder}: is of task={task}, which cannot be evaluated on new images yet.")
-    return evaluator()
+    return evaluator(run.config.task)
 
 
 def lines_of(run: FinishedRun, evaluation: Evaluation) -> list[str]:

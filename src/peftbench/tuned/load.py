@@ -82,7 +82,8 @@ class Tuned(nn.Module):
 
         The best come first.
 
-        `boxes` (n, 4), x1 y1 x2 y2 in pixels of the upright image, `scores` (n,), `labels` (n,), indices of `classes`.
+        `boxes` (n, 4), x1 y1 x2 y2 in pixels of the upright image, `scores` (n,), `labels` (n,), indices of `classes`;
+        of a run with `task.masks=true` also `masks`, bool (n, h, w), the pixels of each in the upright image.
 
         Raises:
             UserError: the run is no detector's, or the image cannot be read.
@@ -90,8 +91,9 @@ class Tuned(nn.Module):
         if not self.model.task.finds_boxes:
             raise UserError(f"{self.run.folder}: is of task={self.run.config.task.name}; only a detector detects.")
         pixels, target = self.transform(image)
-        boxes: dict[str, Tensor] = to_host(self.model.evaluate((pixels[None].to(self.device), [target])))[0]
-        return boxes
+        answer = to_host(self.model.evaluate((pixels[None].to(self.device), [target])))[0]
+        found: dict[str, Tensor] = self.model.task.unpacked(answer, target)
+        return found
 
     @torch.no_grad()
     def segment(self, image: Picture) -> Tensor:

@@ -230,6 +230,8 @@ def test_real_sets_train_and_evaluate_with_every_method(folder, cli):
         (["task.score_threshold=2"], "from 0 to 1"),
         (["task.detector=fcos", "task.anchor_scale=4"], "FCOS has points"),
         (["task.weights=nowhere.pth"], "there is no such file"),
+        (["task.masks=true", "task.detector=retinanet"], "needs regions, which task.detector=retinanet has not"),
+        (["task.masks=true", "task.detector=fcos"], "expected task.detector=fasterrcnn"),
         (["task.weights=package:nothing"], "no such detector in the package"),
         (["task.weights=coco"], "have a ResNet-50"),
         (["task.weights=coco", "backbone.pretrained=false"], "holds the backbone too"),
@@ -247,10 +249,14 @@ def test_bad_input_is_one_sentence(cli, words, told):
     assert len(err.strip().splitlines()) == 1
 
 
-def test_export_says_that_it_is_not_for_detectors_and_multitask_wants_one_size(tmp_path):
+def test_forms_without_room_for_boxes_say_that_they_are_not_for_detectors(oblong):
+    for format_ in ("safetensors", "torch_export", "peft"):
+        with pytest.raises(UserError, match="whose boxes are no single tensor; format=onnx holds it"):
+            export(oblong.folder, format_)
+
+
+def test_multitask_wants_one_size(tmp_path):
     few = ["method=linear", "backbone=resnet_nano", "trainer.epochs=1", "trainer.max_batches=1", "data.images=[4,2,2]"]
     folder = Path(tmp_path) / _run(tmp_path, *few, "data.size=null").id
-    with pytest.raises(UserError, match="whose predictions are no single tensor"):
-        export(folder, "onnx")
     with pytest.raises(UserError, match=r"trained on images that keep their sizes, .* data\.size=\[H,W\]"):
         MultiTask(None, [folder])

@@ -18,6 +18,7 @@ from peftbench.methods.base import Branch
 from peftbench.methods.shared.branches import Gain, PartOf
 from peftbench.methods.shared.folding import Folded, layer_class, refuse_taken_names
 from peftbench.methods.shared.low_rank_update import LowRankUpdate, drop_path
+from peftbench.methods.shared.tracing import is_traced
 
 MOST = 0.8
 """Where at least this share of a matrix's rows (or columns) have entries, all of them are computed with."""
@@ -176,7 +177,7 @@ class Adapter(nn.Module):
 
     def conv(self, y: Tensor, gain: Gain) -> Tensor:
         """y (B, O, H, W), and the gain of what is added."""
-        return y + gain(self._kept(self._block(y.movedim(1, -1), 0).movedim(-1, 1)))
+        return y + gain(self._kept(self._block(y.movedim(1, 3), 0).movedim(3, 1)))
 
     def _block(self, y: Tensor, i: int) -> Tensor:
         down, up = self.down_bias.chunk(len(self.blocks))[i], self.up_bias.chunk(len(self.blocks))[i]
@@ -195,7 +196,7 @@ def linear_forward(self: Any, x: Tensor, gain: Gain = _as_it_is) -> Tensor:
     """`forward` of a tuned nn.Linear; `gain` is of what its low-rank update or adapter adds, not of single entries."""
     sparse, lora, adapter = (self._modules.get(n) for n in ("sparse_weight", "lora", "adapter"))
     frozen = self._parameters["weight"]
-    if sparse is not None and torch.compiler.is_compiling():  # what is traced for export can patch nothing in place
+    if sparse is not None and is_traced():  # what is traced for export can patch nothing in place
         y = F.linear(x, sparse.added(frozen), self.bias)
     elif sparse is not None:
         y = _Linear.apply(x, sparse.values, self.bias, frozen, sparse)
@@ -210,7 +211,7 @@ def conv_forward(self: Any, x: Tensor, gain: Gain = _as_it_is) -> Tensor:
     """`forward` of a tuned nn.Conv2d; `gain` as there."""
     sparse, lora, adapter = (self._modules.get(n) for n in ("sparse_weight", "lora", "adapter"))
     frozen = self._parameters["weight"]
-    if sparse is not None and torch.compiler.is_compiling():
+    if sparse is not None and is_traced():
         whole = sparse.added(frozen)
         y = F.conv2d(x, whole, self.bias, self.stride, self.padding, self.dilation, self.groups)
     elif sparse is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torchmetrics.utilities import dim_zero_cat
 DETECTIONS = 100
 """COCO looks at as many detections of an image, those of the highest scores, whatever their classes."""
 _SIZES = ("small", "medium", "large")
+_SIDES = ("height", "width")
 
 
 class BoxAP(Metric):
@@ -94,8 +95,9 @@ class BoxAP(Metric):
         """
         most = (1, 10, DETECTIONS)
         evaluation = self._evaluation(most)
-        if evaluation is None:
-            return {}
+        return {} if evaluation is None else self._table(evaluation, most)
+
+    def _table(self, evaluation: COCOeval_faster, most: Sequence[int]) -> dict[str, float]:
         recall = evaluation.eval["recall"]  # overlaps, classes, sizes, detections
         parts = {f"AR_{number}": recall[:, :, 0, i] for i, number in enumerate(most[:-1])}
         parts |= {f"AR_{size}": recall[:, :, i, -1] for i, size in enumerate(_SIZES, start=1)}
@@ -106,16 +108,7 @@ class BoxAP(Metric):
         ids, detections, truths = self._gathered()
         if not len(truths):
             return None
-        images, categories = [{"id": i} for i in ids], [{"id": i} for i in range(len(self.classes))]
-        sets = COCO(), COCO()
-        for coco, boxes in zip(sets, (_truths(truths), _detections(detections)), strict=True):
-            coco.dataset = {"images": images, "categories": categories, "annotations": boxes}
-            coco.createIndex()
-        evaluation = COCOeval_faster(*sets, iouType="bbox")
-        evaluation.params.maxDets = list(most)
-        evaluation.evaluate()
-        evaluation.accumulate()
-        return evaluation
+        return coco_count("bbox", ids, len(self.classes), as_truths(truths), as_detections(detections), most)
 
     def _parts(self, evaluation: COCOeval_faster) -> dict[str, float]:
         """The figures that `compute` gives, of all detections that were looked at."""
@@ -129,14 +122,21 @@ class BoxAP(Metric):
     def results(self) -> list[dict[str, Any]]:
         """The detections in all images as rows of COCO's result JSON. In several processes each calls this."""
         with self.sync_context(should_sync=not self._is_synced, should_unsync=not self._is_synced):
-            detections = self._gathered()[1]
+            return self._results()
+
+    def _results(self) -> list[dict[str, Any]]:
+        """As `results`, of what this process has."""
+        detections = self._gathered()[1]
         return [
             {"image_id": image, "category_id": self.categories[label], "bbox": box, "score": score}
             for image, label, box, score in _columns(detections)
         ]
 
     def _gathered(self) -> tuple[list[int], np.ndarray, np.ndarray]:
-        """Sorted image ids, and the detections (n, 7) and truths (m, 8) of these images, each behind its image's id."""
+        """Sorted image ids, and the detections (n, 8) and truths (m, 9) of these images.
+
+        Each stands behind its image's id, and in front of its place among the rows of all processes.
+        """
         images, detections, truths = (
             dim_zero_cat(s).cpu().numpy() for s in (self.images, self.detections, self.truths)
         )
@@ -145,9 +145,33 @@ class BoxAP(Metric):
         once[first] = True
         sorted_rows = []
         for rows, counts in ((detections, images[:, 1]), (truths, images[:, 2])):
-            rows = np.column_stack([np.repeat(images[:, 0], counts), rows])[np.repeat(once, counts)]
+            rows = np.column_stack([np.repeat(images[:, 0], counts), rows, np.arange(len(rows))])
+            rows = rows[np.repeat(once, counts)]
             sorted_rows.append(rows[np.argsort(rows[:, 0], kind="stable")])
         return ids.tolist(), _best(sorted_rows[0]), sorted_rows[1]
+
+
+def coco_count(
+    kind: Literal["bbox", "segm"],
+    ids: Sequence[int],
+    classes: int,
+    truths: Sequence[Mapping[str, Any]],
+    detections: Sequence[Mapping[str, Any]],
+    most: Sequence[int],
+    sizes: Mapping[int, tuple[int, int]] | None = None,
+) -> COCOeval_faster:
+    """COCO's count of annotations in images with these ids; `sizes`, (height, width) by id, are for masks."""
+    images = [{"id": i, **({} if sizes is None else dict(zip(_SIDES, sizes[i], strict=True)))} for i in ids]
+    sets = COCO(), COCO()
+    for coco, listed in zip(sets, (truths, detections), strict=True):
+        categories = [{"id": i} for i in range(classes)]
+        coco.dataset = {"images": images, "categories": categories, "annotations": listed}
+        coco.createIndex()
+    evaluation = COCOeval_faster(*sets, iouType=kind)
+    evaluation.params.maxDets = list(most)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    return evaluation
 
 
 def _means(parts: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -158,7 +182,7 @@ def _means(parts: Mapping[str, np.ndarray]) -> dict[str, float]:
 def _best(rows: np.ndarray) -> np.ndarray:
     """Each image's best detections, of those that are finite, in the order that they had.
 
-    `rows` (n, 7) are image id, x1, y1, x2, y2, score and label.
+    `rows` (n, 8) are image id, x1, y1, x2, y2, score, label and place.
     """
     rows = rows[np.isfinite(rows).all(1)]
     by_image_and_score = np.lexsort((-rows[:, 5], rows[:, 0]))
@@ -178,14 +202,16 @@ def _columns(detections: np.ndarray) -> Iterator[tuple[int, int, list[float], fl
     return zip(ids, labels, _boxes(detections), detections[:, 5].tolist(), strict=True)
 
 
-def _detections(detections: np.ndarray) -> list[dict[str, Any]]:
+def as_detections(detections: np.ndarray) -> list[dict[str, Any]]:
+    """Rows of `BoxAP._gathered` as annotations of COCO's."""
     return [
         {"id": i, "image_id": image, "category_id": label, "bbox": box, "area": box[2] * box[3], "score": score}
         for i, (image, label, box, score) in enumerate(_columns(detections), start=1)
     ]
 
 
-def _truths(truths: np.ndarray) -> list[dict[str, Any]]:
+def as_truths(truths: np.ndarray) -> list[dict[str, Any]]:
+    """Rows of `BoxAP._gathered` as annotations of COCO's."""
     ids, labels, crowds = (truths[:, i].astype(int).tolist() for i in (0, 5, 6))
     columns = zip(ids, labels, crowds, _boxes(truths), truths[:, 7].tolist(), strict=True)
     return [

@@ -14,6 +14,7 @@ from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.rpn import RPNHead
 
 from peftbench.backbones import Facts
@@ -25,6 +26,8 @@ from peftbench.tasks.pyramid import Pyramid, extra_block
 
 Maps = OrderedDict[str, Tensor]
 Target = dict[str, Tensor]
+MASKS = "roi_heads.mask_predictor.mask_fcn_logits"
+"""The layer that gives masks, one for each class."""
 MOST = 100
 """Detections an image: COCO's limit."""
 
@@ -65,6 +68,13 @@ class Predictor(FastRCNNPredictor):
         return scores.float(), offsets.float()
 
 
+class MaskPredictor(MaskRCNNPredictor):
+    """Mask R-CNN's last layers, giving float32: see `Anchors`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).float()
+
+
 class Detector(nn.Module):
     """One of torchvision's detectors, over a pyramid.
 
@@ -86,7 +96,7 @@ class Detector(nn.Module):
     most: ClassVar[int]
     first: ClassVar[int] = 0
     scale: ClassVar[float]
-    predictors: ClassVar[dict[str, str | None]]
+    predictors: dict[str, str | None]
 
     net: Any
     levels: Levels
@@ -116,8 +126,11 @@ class Detector(nn.Module):
         self.net.transform = nn.Identity()  # images come resized, normalised and padded
 
     def loss(self, maps: Sequence[Tensor], canvas: tuple[int, int], targets: Sequence[Target]) -> Tensor:
-        """The sum of all losses for images on a canvas (H, W); `targets` have `boxes`, `labels` from 0, and `size`."""
-        shifted = [{"boxes": t["boxes"], "labels": t["labels"] + self.first} for t in targets]
+        """The sum of all losses for images on a canvas (H, W).
+
+        `targets` have `boxes`, `labels` from 0, `size` and, where masks are learned, `masks` (n, h, w).
+        """
+        shifted = [{"boxes": t["boxes"], "labels": t["labels"] + self.first, **_masks(t)} for t in targets]
         images = _images(maps, canvas, [_size(t["size"]) for t in targets])
         with self._mode(True):
             losses = self.losses(self.net.backbone(maps), images, shifted)
@@ -127,12 +140,26 @@ class Detector(nn.Module):
         """The detections on images whose valid heights and widths are `sizes`, the best first.
 
         For each image `boxes` (n, 4), x1 y1 x2 y2 in pixels of the input, `scores` (n,) and `labels` (n,) from 0, all
-        with n <= 100.
+        with n <= 100; where masks were learned `masks`, the probabilities of pixels within each box, float (n, 28, 28).
         """
         images = _images(maps, canvas, [_size(s) for s in sizes])
         with self._mode(False):
             detections = self.detections(self.net.backbone(maps), images)
         return [self._best(of_image) for of_image in detections]
+
+    def found(self, maps: Sequence[Tensor], image: Tensor, size: tuple[Any, Any]) -> Target:
+        """As `detect`, on one image (1, 3, H, W) with `size`, where a trace holds sizes as they are.
+
+        torchvision gives the best first.
+        """
+        with self._mode(False):
+            (found,) = self.detections(self.net.backbone(maps), ImageList(image, [size]))
+        masks = {"masks": found["masks"][:, 0]} if "masks" in found else {}
+        return {"boxes": found["boxes"], "scores": found["scores"], "labels": found["labels"] - self.first, **masks}
+
+    def without_threshold(self) -> None:
+        """Has it give boxes of any score."""
+        self.net.score_thresh = 0.0
 
     def _best(self, detections: Target) -> Target:
         """The best detections of an image, in order; labels from 0."""
@@ -141,6 +168,7 @@ class Detector(nn.Module):
             "boxes": detections["boxes"][best].float(),
             "scores": detections["scores"][best].float(),
             "labels": detections["labels"][best] - self.first,
+            **({"masks": detections["masks"][best, 0].float()} if "masks" in detections else {}),
         }
 
     @contextmanager
@@ -155,18 +183,22 @@ class Detector(nn.Module):
 
 
 class FasterRCNNDetector(Detector):
-    """Faster R-CNN (Ren et al., 2015, arXiv 1506.01497) with a feature pyramid (arXiv 1612.03144)."""
+    """Faster R-CNN (Ren et al., 2015, arXiv 1506.01497) with a feature pyramid (arXiv 1612.03144).
+
+    With `task.masks` it is Mask R-CNN (He et al., 2017, arXiv 1703.06870): torchvision's mask head, as many channels
+    wide as the pyramid (our reading: torchvision has 256 in both).
+    """
 
     finest = 4
     most = 4
     first = 1
     scale = 8.0
-    predictors: ClassVar = {"roi_heads.box_predictor.cls_score": "class", "roi_heads.box_predictor.bbox_pred": "class"}
+    predictors = {"roi_heads.box_predictor.cls_score": "class", "roi_heads.box_predictor.bbox_pred": "class"}
 
     def build(self, spec: schema.Detection, pyramid: Pyramid, strides: Sequence[int], classes: int) -> nn.Module:
         side = spec.anchor_scale or self.scale
         anchors = Anchors(tuple((side * s,) for s in strides), ((0.5, 1.0, 2.0),) * len(strides))
-        return FasterRCNN(
+        net = FasterRCNN(
             pyramid,
             rpn_anchor_generator=anchors,
             rpn_head=Proposals(spec.width, anchors.num_anchors_per_location()[0]),
@@ -178,6 +210,16 @@ class FasterRCNNDetector(Detector):
             box_detections_per_img=MOST,
             box_batch_size_per_image=spec.rois,
         )
+        if spec.masks:
+            heads = net.roi_heads
+            heads.mask_roi_pool = Pooling(self.levels.strides, bins=14)
+            heads.mask_head = MaskRCNNHeads(spec.width, (spec.width,) * 4, 1)
+            heads.mask_predictor = MaskPredictor(spec.width, spec.width, classes + 1)
+            self.predictors = {**self.predictors, MASKS: "class"}
+        return net
+
+    def without_threshold(self) -> None:
+        self.net.roi_heads.score_thresh = 0.0
 
     def losses(self, maps: Maps, images: ImageList, targets: list[Target]) -> dict[str, Tensor]:
         proposals, first = self.net.rpn(images, maps, targets)
@@ -213,7 +255,7 @@ class RetinaNetDetector(OneStage):
     """RetinaNet (Lin et al., 2017, arXiv 1708.02002)."""
 
     scale = 4.0
-    predictors: ClassVar = {"head.classification_head.cls_logits": "anchor", "head.regression_head.bbox_reg": None}
+    predictors = {"head.classification_head.cls_logits": "anchor", "head.regression_head.bbox_reg": None}
 
     def build(self, spec: schema.Detection, pyramid: Pyramid, strides: Sequence[int], classes: int) -> nn.Module:
         side = spec.anchor_scale or self.scale
@@ -236,7 +278,7 @@ class FCOSDetector(OneStage):
     """FCOS (Tian et al., 2019, arXiv 1904.01355)."""
 
     scale = 1.0
-    predictors: ClassVar = {
+    predictors = {
         "head.classification_head.cls_logits": "anchor",
         "head.regression_head.bbox_reg": None,
         "head.regression_head.bbox_ctrness": None,
@@ -267,6 +309,10 @@ DETECTORS: dict[str, type[Detector]] = {
 def _images(maps: Sequence[Tensor], canvas: tuple[int, int], sizes: list[tuple[int, int]]) -> ImageList:
     """What torchvision's parts ask of the images: a canvas and the valid sizes on it, no pixels."""
     return ImageList(maps[0].new_empty(()).expand(len(sizes), 3, *canvas), sizes)
+
+
+def _masks(target: Target) -> Target:
+    return {"masks": target["masks"]} if "masks" in target else {}
 
 
 def _size(size: Any) -> tuple[int, int]:

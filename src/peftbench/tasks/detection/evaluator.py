@@ -1,7 +1,8 @@
-"""A detector on new images with boxes: COCO's table of twelve figures, and the AP of each class."""
+"""A detector on new images with boxes: COCO's table of twelve figures, and the AP of each class; of masks too."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from peftbench.data.boxes import Objects
 from peftbench.data.labelled import Known, Labelled
 from peftbench.data.labelled_boxes import boxes_known, read_boxes
 from peftbench.tasks.detection.average_precision import BoxAP
-from peftbench.tasks.detection.resampled_precision import HEADLINE, intervals_of_precision
+from peftbench.tasks.detection.mask_precision import SEGM
+from peftbench.tasks.detection.masks import run_lengths_of
+from peftbench.tasks.detection.resampled_precision import HEADLINE, intervals_of_precision, mask_overlaps
 from peftbench.tasks.evaluator import Evaluator, Judged, between, columns, nulled, percent, without_images
 
 _WORDS = {
@@ -37,14 +40,14 @@ class BoxEvaluator(Evaluator):
     """Predictions are the detections of each image, as `Detection.evaluate` gives them."""
 
     def read(self, images: str | Path, labels: str | Path | None, classes: Sequence[str]) -> Labelled:
-        return read_boxes(images, labels)
+        return read_boxes(images, labels, self.section.masks)
 
     def known(self, labelled: Labelled, classes: Sequence[str], categories: Sequence[int], unknown: str) -> Known:
         return boxes_known(labelled, classes, categories, unknown)
 
     def headline(self, judged: Judged) -> dict[str, float]:
         table = _counted(judged).table()
-        return {name: table[name] for name in HEADLINE if name in table}
+        return {name: table[name] for name in (*HEADLINE, *(SEGM + name for name in HEADLINE)) if name in table}
 
     def notes(self, judged: Judged, figures: Mapping[str, Any]) -> list[str]:
         return without_images(judged, _counts(judged)[0] > 0)
@@ -52,24 +55,41 @@ class BoxEvaluator(Evaluator):
     def figures(self, judged: Judged) -> dict[str, Any]:
         table = _counted(judged).table()
         images, objects = _counts(judged)
+        count = functools.partial(
+            intervals_of_precision, judged.predictions, list(judged.labels), len(judged.classes), judged.seed
+        )
+        intervals = count()
+        if self.section.masks:
+            of_masks = count(overlaps=mask_overlaps)
+            intervals |= {SEGM + name: interval for name, interval in of_masks.items()}
         return {
-            **{name: nulled(table.get(name, float("nan"))) for name in _WORDS},
-            "intervals": intervals_of_precision(
-                judged.predictions, list(judged.labels), len(judged.classes), judged.seed
-            ),
+            **{name: nulled(table.get(name, float("nan"))) for name in self._names()},
+            "intervals": intervals,
             "classes": [
-                {"name": name, "images": int(images[i]), "objects": int(objects[i]), "AP": table.get(f"AP/{name}")}
+                {
+                    "name": name,
+                    "images": int(images[i]),
+                    "objects": int(objects[i]),
+                    **{figure: table.get(f"{figure}/{name}") for figure in self._of_classes()},
+                }
                 for i, name in enumerate(judged.classes)
             ],
         }
 
+    def _names(self) -> list[str]:
+        return [*_WORDS, *(SEGM + name for name in _WORDS)] if self.section.masks else list(_WORDS)
+
+    def _of_classes(self) -> tuple[str, ...]:
+        return ("AP", SEGM + "AP") if self.section.masks else ("AP",)
+
     def lines(self, figures: Mapping[str, Any]) -> list[str]:
-        width = max(map(len, _WORDS.values()))
+        words = {name: _WORDS.get(name) or f"masks: {_WORDS[name.removeprefix(SEGM)]}" for name in self._names()}
+        width = max(map(len, words.values()))
         lines = [
             f"{told:{width}} {percent(figures[name]):>7} %{between(figures['intervals'].get(name))}"
-            for name, told in _WORDS.items()
+            for name, told in words.items()
         ]
-        return lines + columns(figures["classes"], ("images", "objects", "AP"))
+        return lines + columns(figures["classes"], ("images", "objects", *self._of_classes()))
 
 
 def _counted(judged: Judged) -> BoxAP:
@@ -97,4 +117,6 @@ def _truth(objects: Objects) -> dict[str, Any]:
         "true_labels": torch.from_numpy(objects.labels),
         "true_crowd": torch.from_numpy(objects.crowd.astype(np.int64)),
         "true_area": torch.from_numpy(objects.area),
+        "original": objects.size,
+        "true_segments": run_lengths_of(objects),
     }

@@ -1,4 +1,4 @@
-"""`peftbench predict` for detection: boxes on each image, as a table, as COCO's JSON, and drawn."""
+"""`peftbench predict` for detection: boxes on each image, as a table, as COCO's JSON, and drawn; there masks too."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import IO, Any
 
 from peftbench.common.errors import UserError
 from peftbench.common.progress import Watch
+from peftbench.data.segment_forms import run_lengths
 from peftbench.tasks.detection.result_files import Detected, as_coco, draw
 from peftbench.tasks.picture_files import files_for
 from peftbench.tasks.predictor import Prediction, Predictor, Skip, why_unreadable
@@ -34,10 +35,14 @@ class BoxPredictor(Predictor):
             else:
                 sure = answer["scores"] >= self.options["score"]
                 boxes, labels, scores = (answer[name][sure].cpu() for name in ("boxes", "labels", "scores"))
-                boxes_of_image = Detected(path, boxes, tuple(labels.tolist()), tuple(scores.tolist()), tuned.classes)
+                masks = answer["masks"][sure].cpu() if "masks" in answer else None
+                segments = None if masks is None else tuple(run_lengths(mask.numpy()) for mask in masks)
+                boxes_of_image = Detected(
+                    path, boxes, tuple(labels.tolist()), tuple(scores.tolist()), tuned.classes, segments
+                )
                 if path in self.pictures:
-                    values = tuned.transform.range
-                    draw(path, boxes, boxes_of_image.names, boxes_of_image.scores, self.pictures[path], values)
+                    values, names = tuned.transform.range, boxes_of_image.names
+                    draw(path, boxes, names, boxes_of_image.scores, self.pictures[path], values, masks)
                 yield Prediction(path, boxes_of_image)
             watch(count, len(self.items))
 

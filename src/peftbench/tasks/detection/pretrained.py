@@ -32,8 +32,14 @@ COCO: dict[str, Any] = {
     "retinanet": theirs.RetinaNet_ResNet50_FPN_Weights.COCO_V1,
     "fcos": theirs.FCOS_ResNet50_FPN_Weights.COCO_V1,
 }
-# torchvision evaluates these two with an epsilon of zero in their batch norms.
-_NO_EPSILON = ("fasterrcnn_resnet50_fpn_coco-258fb6c6", "retinanet_resnet50_fpn_coco-eeacb38b")
+COCO_MASKS: Any = theirs.MaskRCNN_ResNet50_FPN_Weights.COCO_V1
+# torchvision evaluates these with an epsilon of zero in their batch norms.
+_NO_EPSILON = (
+    "fasterrcnn_resnet50_fpn_coco-258fb6c6",
+    "retinanet_resnet50_fpn_coco-eeacb38b",
+    "maskrcnn_resnet50_fpn_coco-bf2d0c1e",
+)
+_MASK_HEAD = "roi_heads.mask_"
 
 
 def detector_file(spec: schema.Detection, backbone: config.Backbone) -> Path | None:
@@ -104,8 +110,9 @@ def begin_detector(detector: Detector, classes: Sequence[str], file: Path) -> tu
     known = _classes(file, detector, state)
     kept = [c for c in classes if c in known]
     whole = set(fresh)
+    other = _without_masks(state, fresh, whole)
     for layer, kind in detector.predictors.items():
-        if kind is None:
+        if kind is None or f"{layer}.weight" in fresh.keys() - whole:
             continue
         for name in (f"{layer}.weight", f"{layer}.bias"):
             if name not in state:
@@ -133,7 +140,21 @@ def begin_detector(detector: Detector, classes: Sequence[str], file: Path) -> tu
         which = f"it knows {len(kept)} of the {len(classes)} classes by name; the predictor starts anew for the rest"
     else:
         which = "its classes are others, for which the predictor starts anew"
-    return start, f"task.weights: starts from {file.name}; {which}"
+    return start, f"task.weights: starts from {file.name}; {which}{other}"
+
+
+def _without_masks(state: dict[str, Tensor], fresh: Mapping[str, Tensor], whole: set[str]) -> str:
+    """Where only one of detector and file has a mask head: it starts anew, or is left out. Says so, or nothing."""
+    ours, given = ({name for name in names if name.startswith(_MASK_HEAD)} for names in (fresh, state))
+    if ours and not given:
+        state.update({name: fresh[name] for name in ours})
+        whole -= ours
+        return "; it has no mask head, so that starts anew"
+    if given and not ours:
+        for name in given:
+            del state[name]
+        return "; its mask head is left out (task.masks=true takes it)"
+    return ""
 
 
 def taken_over(
@@ -229,7 +250,7 @@ def _fetched(spec: schema.Detection, backbone: config.Backbone) -> Path:
             f"task.weights=coco: torchvision's detectors have a ResNet-50, and backbone.name is {backbone.name}; take "
             f"backbone=resnet50, or a detector of this backbone in a file."
         )
-    url = COCO[spec.detector].url
+    url = (COCO_MASKS if spec.masks else COCO[spec.detector]).url
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,8 @@ from peftbench.results.task_results import TaskResults
 
 RESULTS = TaskResults(
     metric="AP",
-    columns={"AP %": "AP", "AP50 %": "AP50"},
-    beside="AP50",
+    columns={"AP %": "AP", "AP50 %": "AP50", "segm_AP %": "segm_AP", "segm_AP50 %": "segm_AP50"},
+    beside=("AP50", "segm_AP", "segm_AP50"),
+    later={"masks": False},
+    apart={"masks": False},
 )

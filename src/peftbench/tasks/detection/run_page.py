@@ -12,6 +12,8 @@ from torchvision.ops import box_iou
 from peftbench.common.amounts import plural
 from peftbench.data.thumbnails import data_uri, is_tiny, small
 from peftbench.results.page_parts import PagePart, Picture
+from peftbench.tasks.detection.mask_precision import SEGM
+from peftbench.tasks.detection.masks import resized_masks, run_lengths_of, whole_masks
 from peftbench.tasks.detection.result_files import drawn
 from peftbench.tasks.run_pages import RunPage, Seen, by_class
 
@@ -25,8 +27,11 @@ class BoxPage(RunPage):
     """AP of each class from the record, and the images with most mistakes."""
 
     def parts(self, seen: Seen) -> list[PagePart]:
-        part = by_class(seen, "AP")
-        return [_side_by_side(seen), *([part] if part else [])]
+        parts = [_side_by_side(seen), by_class(seen, "AP")]
+        if part := by_class(seen, SEGM + "AP"):
+            part.title = "Masks by class"
+            parts.append(part)
+        return [part for part in parts if part]
 
 
 def _side_by_side(seen: Seen) -> PagePart:
@@ -43,9 +48,13 @@ def _side_by_side(seen: Seen) -> PagePart:
         if image is None:
             continue
         truth, found, missed, extra = seen.split.labels[index], seen.predictions[index], *counted[index]
-        left = _drawn(image, seen, truth.boxes, truth.labels, None)
+        size, true_masks, masks = (image.height, image.width), None, None
         sure = found["scores"] >= _SCORE
-        right = _drawn(image, seen, found["boxes"][sure], found["labels"][sure], found["scores"][sure])
+        if truth.segments is not None:
+            true_masks = whole_masks([form["counts"] for form in run_lengths_of(truth)], size)
+            masks = whole_masks([found["segments"][i] for i in np.flatnonzero(sure.numpy())], size)
+        left = _drawn(image, seen, truth.boxes, truth.labels, None, true_masks)
+        right = _drawn(image, seen, found["boxes"][sure], found["labels"][sure], found["scores"][sure], masks)
         both = Image.new("RGB", (left.width + right.width + 6, left.height), "white")
         both.paste(left, (0, 0))
         both.paste(right, (left.width + 6, 0))
@@ -73,9 +82,14 @@ def _mistakes(seen: Seen, index: int) -> tuple[int, int]:
     return int(free.sum()), extra
 
 
-def _drawn(image: Image.Image, seen: Seen, boxes: Any, labels: Any, scores: Any) -> Image.Image:
-    """The image made small, with boxes that were scaled with it."""
+def _drawn(
+    image: Image.Image, seen: Seen, boxes: Any, labels: Any, scores: Any, masks: torch.Tensor | None
+) -> Image.Image:
+    """The image made small, with boxes and masks that were scaled with it."""
     shown = small(image, SIDE)
     scale = torch.tensor([shown.width / image.width, shown.height / image.height]).repeat(2)
     names = [seen.classes[int(label)] for label in labels]
-    return drawn(shown, torch.as_tensor(boxes) * scale, names, None if scores is None else scores.tolist())
+    if masks is not None:
+        masks = resized_masks(masks.to(torch.uint8), (shown.height, shown.width)).bool()
+    told = None if scores is None else scores.tolist()
+    return drawn(shown, torch.as_tensor(boxes) * scale, names, told, masks)

@@ -25,6 +25,7 @@ from peftbench.data.decoding import FILTERS, Picture, at_home, open_rgb
 from peftbench.data.images import Batch, Images, Indices
 from peftbench.data.media import DAMAGED
 from peftbench.data.pixel_values import Range
+from peftbench.tasks.detection.masks import masks_of, resized_masks, run_lengths_of
 
 DIVISOR = 32
 """Images of different sizes are padded to multiples of it, or of a coarser stride of the backbone."""
@@ -118,12 +119,16 @@ class SceneTransform:
 
 
 class Scene(NamedTuple):
-    """uint8 (3, h, w), its boxes in its pixels, their labels, and (x, y) of its pixels per original pixel."""
+    """uint8 (3, h, w), its boxes in its pixels, their labels, (x, y) of its pixels per original pixel, and masks.
+
+    `masks`: uint8 (n, h, w), 1 where an object is; None where boxes alone are learned.
+    """
 
     image: Tensor
     boxes: Tensor
     labels: Tensor
     scale: tuple[float, float]
+    masks: Tensor | None = None
 
 
 class Scenes(Images):
@@ -134,7 +139,9 @@ class Scenes(Images):
     - `size`, (height, width) of the image on its canvas, the rest is padding; `scale`, (x, y) pixels of the input per
       original pixel; `original`, (height, width); and `image_id`: plain numbers, which stay on the host, since a GPU
       that is asked for them must first finish all that it has to do;
-    - outside of training, in original pixels: `true_boxes`, `true_labels`, `true_crowd` int64, `true_area`.
+    - outside of training, in original pixels: `true_boxes`, `true_labels`, `true_crowd` int64, `true_area`;
+    - of a set with masks `masks` uint8 (n, h, w), of what is trained on, drawn anew for each batch; outside of training
+      `true_segments`, COCO's compressed run lengths on the original image, in their place.
 
     Images of a fixed size are decoded once into memory while they fit; of variable size, and where `lsj` cuts from
     the whole original, each time.
@@ -189,7 +196,7 @@ class Scenes(Images):
                 scenes = [self._drawn(index) for index in batch]
             targets = [self._target(i, s, training) for i, s in zip(batch, scenes, strict=True)]
             return Batch(self.transform.padded([s.image for s in scenes]), targets)
-        targets = [self._target(i, self._still(i), training) for i in batch]
+        targets = [self._target(i, self._still(i, masks=training), training) for i in batch]
         indices = torch.as_tensor(batch, dtype=torch.long)
         if self.stored is not None:
             return Batch(torch.empty((len(batch), 3, 0, 0), dtype=torch.uint8), targets, self.stored(indices))
@@ -228,15 +235,16 @@ class Scenes(Images):
         except DAMAGED as problem:
             raise self._damaged(index, problem) from None
 
-    def _still(self, index: int, size: tuple[int, int] | None = None) -> Scene:
-        """The scene as it is, in its usual size or another; without pixels."""
+    def _still(self, index: int, size: tuple[int, int] | None = None, masks: bool = True) -> Scene:
+        """The scene as it is, in its usual size or another; without pixels; with masks where these are asked for."""
         objects = self._objects(index)
         size = size or self._fit(index)
         scale = _scale(objects.size, size)
         alone = ~objects.crowd
         boxes = torch.from_numpy(objects.boxes[alone]) * torch.tensor([*scale, *scale])
         labels = torch.from_numpy(objects.labels[alone])
-        return _sane(Scene(torch.empty((3, *size), device="meta"), boxes, labels, scale))
+        drawn = masks_of(objects, size) if masks and objects.segments is not None else None
+        return _sane(Scene(torch.empty((3, *size), device="meta"), boxes, labels, scale, drawn))
 
     def _drawn(self, index: int) -> Scene:
         """The scene as the augmentation draws it, from torch's own random numbers."""
@@ -275,14 +283,19 @@ class Scenes(Images):
         how = v2.InterpolationMode(self.transform.interpolation.replace("lanczos", "bicubic"))
         image = functional.resize(scene.image, list(size), interpolation=how, antialias=True)
         scale = (scene.scale[0] * ratio[0], scene.scale[1] * ratio[1])
-        return scene._replace(image=image, boxes=scene.boxes * torch.tensor([*ratio, *ratio]), scale=scale)
+        masks = None if scene.masks is None else resized_masks(scene.masks, size)
+        return scene._replace(image=image, boxes=scene.boxes * torch.tensor([*ratio, *ratio]), scale=scale, masks=masks)
 
     def _target(self, index: int, scene: Scene, training: bool) -> dict[str, Any]:
         objects = self._objects(index)
         size = (scene.image.shape[1], scene.image.shape[2])
         target: dict[str, Any] = {"boxes": scene.boxes, "labels": scene.labels, "image_id": int(objects.id)}
         target |= _place(size, scene.scale, objects.size)
+        if scene.masks is not None:
+            target["masks"] = scene.masks
         if not training:
+            if objects.segments is not None:
+                target["true_segments"] = run_lengths_of(objects)
             target["true_boxes"] = torch.tensor(objects.boxes)  # copies: whoever changes a batch changes no data
             target["true_labels"] = torch.tensor(objects.labels)
             target["true_crowd"] = torch.tensor(objects.crowd, dtype=torch.int64)
@@ -309,18 +322,23 @@ def _uniform(limits: tuple[float, float]) -> float:
 
 
 def _sane(scene: Scene) -> Scene:
-    """Boxes within the image, without those too small to learn from."""
+    """Boxes within the image, without those too small to learn from, or without a pixel of their mask."""
     height, width = scene.image.shape[1:]
     limits = torch.tensor([width, height, width, height], dtype=torch.float32)
     boxes = scene.boxes.clamp(min=0).minimum(limits)
     large = (boxes[:, 2:] - boxes[:, :2] >= LEAST).all(dim=1)
-    return scene._replace(boxes=boxes[large], labels=scene.labels[large])
+    if scene.masks is None:
+        return scene._replace(boxes=boxes[large], labels=scene.labels[large])
+    large &= scene.masks.flatten(1).any(dim=1).bool()
+    return scene._replace(boxes=boxes[large], labels=scene.labels[large], masks=scene.masks[large])
 
 
 def _flipped(scene: Scene) -> Scene:
     x1, y1, x2, y2 = scene.boxes.unbind(1)
     width = scene.image.shape[2]
-    return scene._replace(image=scene.image.flip(2), boxes=torch.stack([width - x2, y1, width - x1, y2], dim=1))
+    boxes = torch.stack([width - x2, y1, width - x1, y2], dim=1)
+    masks = None if scene.masks is None else scene.masks.flip(2)
+    return scene._replace(image=scene.image.flip(2), boxes=boxes, masks=masks)
 
 
 def _cropped(scene: Scene, limits: tuple[int, int]) -> Scene:
@@ -329,17 +347,22 @@ def _cropped(scene: Scene, limits: tuple[int, int]) -> Scene:
     h, w = min(height, limits[0]), min(width, limits[1])
     top, left = int(torch.randint(height - h + 1, ())), int(torch.randint(width - w + 1, ()))
     image = scene.image[:, top : top + h, left : left + w]
-    return scene._replace(image=image, boxes=scene.boxes - torch.tensor([left, top, left, top]))
+    masks = None if scene.masks is None else scene.masks[:, top : top + h, left : left + w]
+    return scene._replace(image=image, boxes=scene.boxes - torch.tensor([left, top, left, top]), masks=masks)
 
 
 def _distorted(scene: Scene, colour: Tensor) -> Scene:
     """SSD's: colours, zooming out, and a crop that overlaps some box (Liu et al., 2016, arXiv:1512.02325, 2.2)."""
-    steps: list[Any] = [v2.RandomPhotometricDistort(), v2.RandomZoomOut(fill=colour.tolist())]
+    fill: Any = {tv_tensors.Image: colour.tolist(), "others": 0}
+    steps: list[Any] = [v2.RandomPhotometricDistort(), v2.RandomZoomOut(fill=fill)]
     if len(scene.boxes):
         steps.append(v2.RandomIoUCrop())
     size = (scene.image.shape[1], scene.image.shape[2])
     boxes = tv_tensors.BoundingBoxes(scene.boxes, format="XYXY", canvas_size=size)
     given = {"image": tv_tensors.Image(scene.image), "boxes": boxes}
+    if scene.masks is not None:
+        given["masks"] = tv_tensors.Mask(scene.masks)
     distorted = v2.Compose(steps)(given)
     image, boxes = distorted["image"].as_subclass(Tensor), distorted["boxes"].as_subclass(Tensor)
-    return _sane(scene._replace(image=image, boxes=boxes))
+    masks = None if scene.masks is None else distorted["masks"].as_subclass(Tensor)
+    return _sane(scene._replace(image=image, boxes=boxes, masks=masks))

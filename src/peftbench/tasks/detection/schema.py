@@ -23,7 +23,7 @@ class Detection(TaskSection):
     `weights`: a whole detector to start from, backbone included: `coco` (torchvision's), `package:<name>` or a file.
     `neck`, `rpn` and `head` say what of it trains besides the method; `rpn` is Faster R-CNN's alone. `width`: channels
     of the pyramid; `hidden`: of Faster R-CNN's box head, which learns from `rois` regions an image. `anchor_scale`:
-    side of an anchor in strides of its level.
+    side of an anchor in strides of its level. `masks` finds the pixels of each object too: Mask R-CNN.
     """
 
     name: Literal["detection"]
@@ -38,12 +38,19 @@ class Detection(TaskSection):
     anchor_scale: AboveZeroOrNull = None
     score_threshold: FromZeroToOne = 0.05
     nms_threshold: FromZeroToOne = 0.5
+    masks: bool = False
 
 
 def check_config(config: Config) -> None:
     """Raises UserError: what detection does not offer, and options that do not go together."""
     assert isinstance(config.task, Detection)
-    for rule in (_sides_are_positive, _fcos_norms_in_groups, _fcos_has_no_anchors, _weights_hold_the_backbone):
+    for rule in (
+        _sides_are_positive,
+        _fcos_norms_in_groups,
+        _fcos_has_no_anchors,
+        _weights_hold_the_backbone,
+        _masks_need_regions,
+    ):
         rule(config, config.task)
     _offered(config)
     if config.taps.mode in ("memory", "disk") and config.data.size is None:
@@ -76,6 +83,14 @@ def _weights_hold_the_backbone(config: Config, task: Detection) -> None:
         raise UserError(
             f"task.weights={task.weights}: holds the backbone too, and backbone.pretrained=false wants a random one; "
             f"leave one of them out."
+        )
+
+
+def _masks_need_regions(config: Config, task: Detection) -> None:
+    if task.masks and task.detector != "fasterrcnn":
+        raise UserError(
+            f"task.masks=true: needs regions, which task.detector={task.detector} has not; expected "
+            f"task.detector=fasterrcnn, which becomes Mask R-CNN."
         )
 
 
@@ -114,4 +129,6 @@ SCHEMA = TaskSchema(
     },
     check_predicts=check_predicts,
     smoke=("data=digits_det",),
+    variants={"task.masks=true": "faster_coco_eval"},
+    asks={"masks": "masks"},
 )

@@ -16,11 +16,14 @@ from peftbench.config import Backbone as BackboneSection
 from peftbench.config import Config
 from peftbench.data.base import Split
 from peftbench.data.boxes import BoxSet
+from peftbench.data.moving import to_host
 from peftbench.tasks.base import Extract, Metrics, Task, pixel_scale
 from peftbench.tasks.detection import pretrained, result_files, schema
 from peftbench.tasks.detection.average_precision import BoxAP
 from peftbench.tasks.detection.detectors import DETECTORS, Target
 from peftbench.tasks.detection.evaluator import BoxEvaluator
+from peftbench.tasks.detection.mask_precision import MaskAP
+from peftbench.tasks.detection.masks import pasted, whole_masks
 from peftbench.tasks.detection.predictor import BoxPredictor
 from peftbench.tasks.detection.run_page import BoxPage
 from peftbench.tasks.detection.scenes import DIVISOR, SceneTransform, rounded_up
@@ -31,7 +34,7 @@ from peftbench.tasks.run_pages import RunPage
 
 
 class Detection(Task):
-    """Boxes and classes of objects.
+    """Boxes and classes of objects, with `task.masks` their pixels too.
 
     Args:
         categories: the number of each class in the data set's own files.
@@ -52,6 +55,7 @@ class Detection(Task):
         super().__init__()
         self.classes = tuple(classes)
         self.categories = tuple(categories) or tuple(range(1, len(classes) + 1))
+        self.finds_masks = spec.masks
         self.detector = DETECTORS[spec.detector](spec, backbone.facts, len(classes))
         trained = {"neck": spec.neck, "rpn": spec.rpn, "head": spec.head == "all"}
         for name, parameter in self.detector.named_parameters():
@@ -87,7 +91,17 @@ class Detection(Task):
     def look_at(
         cls, config: Config, transform: Any, roles: Sequence[Split | None], classes: Sequence[str]
     ) -> list[str]:
-        """Counts objects that are too small to learn from on the input: see `note_small_objects`."""
+        """Counts objects that are too small to learn from on the input: see `note_small_objects`.
+
+        Raises:
+            Refusal: masks are asked for, and a data set from outside has none.
+        """
+        lacking = [split for split in roles if split is not None and any(o.segments is None for o in split.labels)]
+        if config.task.masks and lacking:  # type: ignore[attr-defined]
+            raise Refusal(
+                f"task.masks=true: data={config.data.name} gives objects without their pixels; take data=coco, "
+                f"data=coco_folder or data=digits_det, or leave task.masks out."
+            )
         return note_small_objects(transform, roles, config.data.options.get("dropped", BoxSet.dropped))
 
     @classmethod
@@ -127,15 +141,40 @@ class Detection(Task):
         return self.detector.levels.taps
 
     def predict(self, extract: Extract, backbone: Backbone, images: Tensor) -> list[Target]:
-        """`boxes` (n, 4), x1 y1 x2 y2 in pixels of the images (B, 3, H, W), `scores` (n,), `labels` (n,) from 0."""
+        """`boxes` (n, 4), x1 y1 x2 y2 in pixels of the images (B, 3, H, W), `scores` (n,), `labels` (n,) from 0.
+
+        Where masks are learned also `masks`, float (n, 28, 28): probabilities of pixels within each box.
+        """
         sizes = [images.shape[-2:]] * len(images)
-        return self._detect(extract, backbone, images, sizes)
+        return self.found_within(extract, backbone, images, sizes)
 
     def evaluate(self, extract: Extract, backbone: Backbone, batch: Any) -> list[Target]:
-        """As `predict`, in pixels of the original images."""
+        """As `predict`, in pixels of the original images.
+
+        In the place of `masks` stand `segments`, COCO's compressed run lengths on the original image, bytes.
+        """
         images, targets = batch[0], batch[1]
-        detections = self._detect(extract, backbone, images, [t["size"] for t in targets])
-        return on_originals(detections, [t["scale"] for t in targets], [t["original"] for t in targets])
+        detections = self.found_within(extract, backbone, images, [t["size"] for t in targets])
+        originals = [t["original"] for t in targets]
+        answers = on_originals(detections, [t["scale"] for t in targets], originals)
+        return with_segments(answers, originals) if self.finds_masks else answers
+
+    def found(
+        self, extract: Extract, backbone: Backbone, images: Tensor, size: tuple[Any, Any]
+    ) -> Mapping[str, Tensor]:
+        maps = backbone.maps(extract(images), self.detector.levels.taps)
+        return self.detector.found(maps, images, size)
+
+    def without_threshold(self) -> None:
+        """Has it give boxes of any score."""
+        self.detector.without_threshold()
+
+    def unpacked(self, answer: Any, target: Any) -> Any:
+        """With `masks`, bool (n, H, W) on the original image, in the place of `segments`."""
+        if not self.finds_masks:
+            return answer
+        boxes = {name: value for name, value in answer.items() if name != "segments"}
+        return {**boxes, "masks": whole_masks(answer["segments"], target["original"])}
 
     def loss(self, extract: Extract, backbone: Backbone, batch: Any) -> Tensor:
         """The sum of the detector's losses for (images, targets), a scalar."""
@@ -144,8 +183,8 @@ class Detection(Task):
         return self.detector.loss(maps, _canvas(images, backbone), targets)
 
     def metrics(self) -> Metrics:
-        """COCO's average precision: see `BoxAP`."""
-        return BoxAP(self.classes, self.categories)
+        """COCO's average precision: see `BoxAP` and `MaskAP`."""
+        return (MaskAP if self.finds_masks else BoxAP)(self.classes, self.categories)
 
     def rows(self, metrics: Metrics) -> list[dict[str, Any]]:
         """COCO's result JSON."""
@@ -164,7 +203,8 @@ class Detection(Task):
                 counts[self._part(name)] += parameter.numel()
         return counts
 
-    def _detect(self, extract: Extract, backbone: Backbone, images: Tensor, sizes: Sequence[Any]) -> list[Target]:
+    def found_within(self, extract: Extract, backbone: Backbone, images: Tensor, sizes: Sequence[Any]) -> list[Target]:
+        """As `predict`, on images whose valid heights and widths on their canvas are `sizes`."""
         if not sizes:
             return []
         maps = backbone.maps(extract(images), self.detector.levels.taps)
@@ -190,6 +230,21 @@ def on_originals(
     return [
         {**found, "boxes": torch.minimum((found["boxes"] / scale).clamp(min=0), limits)}
         for found, scale, limits in zip(detections, on_device[:, :4], on_device[:, 4:], strict=True)
+    ]
+
+
+def with_segments(detections: Sequence[Target], sizes: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
+    """Detections on original images of `sizes` with `segments` in the place of `masks`.
+
+    The host draws them, and waits once for all of the batch.
+    """
+    on_host = to_host([{name: found[name] for name in ("masks", "boxes")} for found in detections])
+    return [
+        {
+            **{name: value for name, value in found.items() if name != "masks"},
+            "segments": pasted(drawn["masks"], drawn["boxes"], size),
+        }
+        for found, drawn, size in zip(detections, on_host, sizes, strict=True)
     ]
 
 

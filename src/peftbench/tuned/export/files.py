@@ -18,6 +18,7 @@ from peftbench.common.notes import note
 from peftbench.deltas import peft_adapter
 from peftbench.runs.build import in_one_pass, unstreamed
 from peftbench.tasks.base import task_class
+from peftbench.tuned.export.detector import to_detector
 from peftbench.tuned.export.graph import Sample
 from peftbench.tuned.export.peft_adapter import to_adapter
 from peftbench.tuned.export.timm_state_dict import to_state_dict
@@ -40,7 +41,12 @@ FORMATS = tuple(PLACES)
 
 @dataclasses.dataclass(frozen=True)
 class Exported:
-    """`difference`: the largest one between its logits and the model's, as a share of the largest logit."""
+    """A file that computes the same.
+
+    Attributes:
+        difference: the largest one between its logits and the model's, as a share of the largest logit; of a detector
+            between the scores of their boxes.
+    """
 
     path: Path
     difference: float | None
@@ -70,7 +76,12 @@ def export(
         raise UserError(f"format={format}: expected one of {', '.join(FORMATS)}{nearest(format, FORMATS)}.")
     finished = run if isinstance(run, FinishedRun) else open_run(run, config_dir)
     task = task_class(finished.config.task)
-    if not task.predicts_tensor:
+    if task.finds_boxes and format != "onnx":
+        raise Refusal(
+            f"format={format}: {finished.folder} is a {task.kind_of_model}, whose boxes are no single tensor; "
+            f"format=onnx holds it, and peftbench.load(run) gives it in torch."
+        )
+    if not (task.predicts_tensor or task.finds_boxes):
         raise Refusal(
             f"run={finished.folder}: is of task={finished.config.task.name}, whose predictions are no single tensor; "
             f"peftbench.load(run) gives the {task.kind_of_model} in torch, and peftbench predict applies it."
@@ -92,6 +103,11 @@ def export(
             f"once at one of the input's size, so average its predictions over them to have the record's figures."
         )
     finished = dataclasses.replace(finished, config=in_one_pass(unstreamed(finished.config)))
+    if task.finds_boxes:
+        tested = load(finished, merge=False, weights=weights)
+        tuned = load(finished, merge=merge, weights=weights, dequantize=True)
+        told |= {"merged": str(tuned.merged).lower(), "normalisation": INSIDE}
+        return Exported(*_placed(path, lambda part: to_detector(tuned, tested, part, told)))
     sample = Sample(load(finished, merge=False, weights=weights))
     if format == "peft":
         told |= {"normalisation": OUTSIDE}

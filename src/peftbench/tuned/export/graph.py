@@ -41,12 +41,16 @@ class Graph(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, classes), or (B, classes, H, W), of images in [0, 1]."""
-        frames = ((images - self.mean) / self.std).flatten(0, -4)
-        taps = self.backbone.taps(frames, self.wanted, stop=False)
+        taps = self.adapted(((images - self.mean) / self.std).flatten(0, -4))
+        return self.task.predict(lambda _: taps, self.backbone, images)
+
+    def adapted(self, images: Tensor) -> list[Tensor]:
+        """The taps that the task reads, of normalised images (B, 3, H, W)."""
+        taps = self.backbone.taps(images, self.wanted, stop=False)
         if self.side is not None:
             count = len(self.side.wanted)
             taps = self.merged(self.side(self.side.condense(taps[:count])), taps[count:])
-        return self.task.predict(lambda _: taps, self.backbone, images)
+        return taps
 
 
 class Sample:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import json
 import logging
@@ -37,20 +38,13 @@ def to_program(tuned: Tuned, sample: Sample, path: Path, told: Mapping[str, str]
 
 def to_onnx(tuned: Tuned, sample: Sample, path: Path, told: Mapping[str, str]) -> float:
     """Writes ONNX, runs it in onnxruntime on photos and returns the largest difference. Raises UserError."""
-    try:
-        import onnx
-        import onnxruntime
-        import onnxscript  # noqa: F401 - what torch.onnx makes its graphs with
-    except ImportError as problem:
-        raise UserError(f"format=onnx: needs {problem.name}; pip install 'peftbench[onnx]'.") from None
-    size = sum(t.nbytes for t in tuned.state_dict().values())
-    if size > ONNX_BYTES:
-        raise Refusal(
-            f"format=onnx: the model has {size / 1e9:.1f} GB, and one ONNX file holds 2 GB; format=torch_export works."
-        )
+    require_onnx(tuned)
+    import onnx
+    import onnxruntime
+
     program, any_size = _traced(tuned, sample, "onnx")
     axes = {0: BATCH, 2: HEIGHT, 3: WIDTH} if any_size else {0: BATCH}
-    with _quiet():
+    with quiet():
         try:
             made = torch.onnx.export(
                 program,
@@ -77,11 +71,25 @@ def to_onnx(tuned: Tuned, sample: Sample, path: Path, told: Mapping[str, str]) -
     return sample.difference(answer, "format=onnx", any_size)
 
 
+def require_onnx(tuned: Tuned) -> None:
+    """Raises UserError where a library is missing, and Refusal where the model is larger than an ONNX file."""
+    try:
+        for library in ("onnx", "onnxruntime", "onnxscript"):  # torch.onnx makes its graphs with the last
+            importlib.import_module(library)
+    except ImportError as problem:
+        raise UserError(f"format=onnx: needs {problem.name}; pip install 'peftbench[onnx]'.") from None
+    size = sum(t.nbytes for t in tuned.state_dict().values())
+    if size > ONNX_BYTES:
+        raise Refusal(
+            f"format=onnx: the model has {size / 1e9:.1f} GB, and one ONNX file holds 2 GB; format=torch_export works."
+        )
+
+
 def _traced(tuned: Tuned, sample: Sample, format_: str) -> tuple[torch.export.ExportedProgram, bool]:
     """The program, and whether its images may have any size. Raises Refusal."""
     graph, example = Graph(tuned), sample.images[:2].float() / 255
     axes: dict[int, Any] = {0: torch.export.Dim(BATCH)}
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), quiet():
         graph(example)  # what modules keep in eval mode (attention biases) is kept of real tensors, not of traced ones
         if sample.larger is not None:
             large = sample.larger[0][:2].float() / 255  # of unequal sides, and with no map of a single entry
@@ -108,15 +116,20 @@ def _sides(sample: Sample, any_size: bool) -> dict[str, str]:
 
 
 def _refused(format_: str, tuned: Tuned, problem: Exception) -> Refusal:
-    spec = tuned.run.config
     return Refusal(
-        f"format={format_}: {spec.backbone.name} with method={spec.method.name} cannot be traced with a batch of any "
+        f"format={format_}: {described(tuned)} cannot be traced with a batch of any "
         f"size ({type(problem).__name__}: {first_sentence(problem, 200)}); peftbench.load gives the model itself."
     )
 
 
+def described(tuned: Tuned) -> str:
+    """The model in words: which backbone with which method."""
+    spec = tuned.run.config
+    return f"{spec.backbone.name} with method={spec.method.name}"
+
+
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silences torch and onnxscript, which tell of their passes on three channels; what fails raises all the same."""
     said: Any = io.StringIO()
     before = logging.root.manager.disable
