@@ -13,6 +13,7 @@ from pydantic_core import from_json
 from peftbench.common.atomic_files import replacing
 from peftbench.common.errors import UserError
 from peftbench.common.foreign_text import shortened
+from peftbench.common.readable_names import readable_in
 from peftbench.results.record_schema import SCHEMA, kind_of, problem_of
 
 FILE = "result.json"
@@ -45,7 +46,7 @@ class Record:
         Raises:
             UserError: the file cannot be written.
         """
-        content = {k: v for k, v in asdict(self).items() if k not in ("folder", "was_there")}
+        content = readable_in({k: v for k, v in asdict(self).items() if k not in ("folder", "was_there")})
         path = folder / FILE
         with replacing(path, lambda why: f"{path}: could not be written ({why}).") as part:
             part.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")

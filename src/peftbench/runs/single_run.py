@@ -16,6 +16,7 @@ from peftbench import costs, deltas, pruning
 from peftbench.backbones import Backbone
 from peftbench.common.amounts import agreeing, plural
 from peftbench.common.errors import Refusal, UserError
+from peftbench.common.readable_names import HANDLER
 from peftbench.common.seeds import mix
 from peftbench.common.stopping import UNREAD, signals_later
 from peftbench.config import Config, run_id
@@ -298,7 +299,7 @@ class SingleRun:
         except Exception as problem:
             record.status, record.reason = "failed", f"{type(problem).__name__}: {problem}"
             with contextlib.suppress(OSError):
-                (self.folder / "error.log").write_text(traceback.format_exc(), encoding="utf-8")
+                (self.folder / "error.log").write_text(traceback.format_exc(), encoding="utf-8", errors=HANDLER)
             raise
         except BaseException as end:  # an exit, such as rich's where the output is a broken pipe
             unread = isinstance(end.__context__, BrokenPipeError)
