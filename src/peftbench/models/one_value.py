@@ -30,5 +30,5 @@ def variance_needed(facts: Facts, images: Callable[[], int]) -> Iterator[None]:
         raise Refusal(
             f"data.batch_size: a step on {plural(images(), 'image')} of {size} px has a map of 1 x 1 where a batch "
             f"norm learns, and one value has no variance; give a data.batch_size (and trainer.micro_batch) of 2 or "
-            f"more that leaves no single image over at an epoch's end, or a larger data.size."
+            f"more, or a larger data.size."
         ) from None
