@@ -159,7 +159,8 @@ class SingleRun:
             context.tell(self.warm.take(self.model))
         self.record.costs = {"parameters": costs.parameters(self.model)}
         if context.first:
-            self.record.costs["flops"] = costs.flops(self.model, _blank_input(backbone, splits.train.frames))
+            image = _blank_input(backbone, splits.train.frames)
+            self.record.costs |= costs.measured("flops", lambda: costs.flops(self.model, image), context.tell)
         choose_prefix(config, self.method, self.model, transform.size is not None, context.tell)
 
     @property
@@ -259,8 +260,9 @@ class SingleRun:
             self.method.merge(model.backbone)
             if model.backbone.masks:
                 record.costs["sparsity"] = pruning.sparsity(model.backbone)
-            image = _blank_input(model.backbone, record.stamps["data"]["frames"])
-            record.costs["time"]["latency"] = costs.latency(model, image.to(outcome.device))
+            image = _blank_input(model.backbone, record.stamps["data"]["frames"]).to(outcome.device)
+            tell = self.context.tell
+            record.costs["time"] |= costs.measured("latency", lambda: costs.latency(model, image), tell)
         record.metrics, record.history = outcome.metrics, outcome.history
         record.status = "complete"
 
