@@ -110,9 +110,10 @@ class LoSA(Method):
         early = [tap for tap in taps if _is_early(tap, facts)]
         if early:
             with_token = len(facts.taps) - 1 - facts.taps.index(early[-1])
-            raise Refusal(
-                f"method=losa: {early[-1].module} of {facts.name} and what lies before it have no class token yet, and "
-                f"the last tap has; give method.tap_last={with_token}."
+            chosen = "null" if self.tap_last is None else self.tap_last
+            raise UserError(
+                f"method.tap_last={chosen}: {early[-1].module} of {facts.name} and what lies before it have no class "
+                f"token yet, and the last tap has; give method.tap_last={with_token}."
             )
         if not _plain(taps) and (tap := next((t for t in taps if not _has_grid(t, facts)), None)):
             raise Refusal(
