@@ -115,10 +115,10 @@ class LoSA(Method):
                 f"method.tap_last={chosen}: {early[-1].module} of {facts.name} and what lies before it have no class "
                 f"token yet, and the last tap has; give method.tap_last={with_token}."
             )
-        if not _plain(taps) and (tap := next((t for t in taps if not _has_grid(t, facts)), None)):
+        if not _plain(taps) and (odd := next((t for t in taps if not _has_grid(t, facts)), None)):
             raise Refusal(
-                f"method=losa: taps of {facts.name} differ in resolution, and {tap.module} gives "
-                f"{' x '.join(map(str, tap.shape))}, which is no map and no grid of tokens; method=linear works."
+                f"method=losa: taps of {facts.name} differ in resolution, and {odd.module} gives "
+                f"{' x '.join(map(str, odd.shape))}, which is no map and no grid of tokens; method=linear works."
             )
         if self.start == "first" and taps[0].channels != last.channels:
             raise Refusal(f"method.start=first: the taps of {facts.name} differ in width; give method.start=last.")
