@@ -60,6 +60,8 @@ def step(model: str, size: int | None, method: str) -> str:
         return f"error: {type(problem).__name__}: {' '.join(str(problem).split())[:160]}"
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+    if status == 130:  # stopped: the cell stays empty
+        raise KeyboardInterrupt
     told = err.getvalue().strip().splitlines() or out.getvalue().strip().splitlines() or [f"status {status}"]
     return STEPS if status == 0 else f"{'refused' if status == 2 else 'failed'}: {told[-1].removeprefix('peftbench: ')}"
 
