@@ -51,6 +51,7 @@ def test_a_rank_that_no_layer_has_is_refused_with_the_most():
         LoRA(rank=4000).check(backbone)
 
 
+@pytest.mark.slow
 def test_a_run_says_which_layers_are_left(cli, tmp_path):
     args = "+backbone.args={depths:[1,1],embed_dim:16,num_heads:[2,2],window_size:4}"
     words = ["method=lora", "backbone=timm", f"backbone.name={SWIN_V2.name}", args, *TINY, "trainer.epochs=1"]

@@ -15,9 +15,9 @@ TOLD = "a step on 1 image of 32x32 px has a map of 1 x 1 where a batch norm lear
     [
         ["plan", "method=full"],
         ["method=full"],
-        ["method=cst", "method.norm=batch"],
-        ["method=petah", "method.norms=affine+stats"],
-        ["method=full", "data.batch_size=3", "trainer.micro_batch=1"],
+        pytest.param(["method=cst", "method.norm=batch"], marks=pytest.mark.slow),
+        pytest.param(["method=petah", "method.norms=affine+stats"], marks=pytest.mark.slow),
+        pytest.param(["method=full", "data.batch_size=3", "trainer.micro_batch=1"], marks=pytest.mark.slow),
     ],
 )
 def test_one_value_a_channel_is_refused_in_one_sentence(tmp_path, capsys, words):
@@ -30,6 +30,7 @@ def test_one_value_a_channel_is_refused_in_one_sentence(tmp_path, capsys, words)
     assert "give a data.batch_size (and trainer.micro_batch) of 2 or more" in told
 
 
+@pytest.mark.slow
 def test_so_are_runs_that_train_together(cli, tmp_path):
     words = ["-m", *ONE, "method=cst", "method.norm=batch", "seed=0,1", "sweep.together=2", "trainer.max_batches=1"]
     status, out, err = cli(*words, "trainer.epochs=1", "trainer.progress=false")
