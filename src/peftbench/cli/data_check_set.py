@@ -111,6 +111,7 @@ def _rows_of_doubts(findings: Findings, doubts: Sequence[Doubt]) -> list[tuple[A
 
 def _write(out: Path, findings: Findings, lines: Sequence[str], doubts: Sequence[Doubt], values: Any) -> None:
     from peftbench.common.atomic_files import replacing
+    from peftbench.common.readable_names import HANDLER
     from peftbench.results.data_page import data_page
 
     twins = [
@@ -121,7 +122,7 @@ def _write(out: Path, findings: Findings, lines: Sequence[str], doubts: Sequence
     texts = (page, _table(_DOUBTS, _rows_of_doubts(findings, doubts)), _table(_TWINS, twins))
     for name, text in zip(_FILES, texts, strict=True):
         with replacing(out / name) as part:
-            part.write_text(text, encoding="utf-8", newline="")
+            part.write_text(text, encoding="utf-8", newline="", errors=HANDLER)
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

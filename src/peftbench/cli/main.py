@@ -12,6 +12,7 @@ from peftbench.cli.verbs import VERBS, command_of, split_verb
 from peftbench.common.errors import UserError, nearest
 from peftbench.common.notes import show_notes_as_lines
 from peftbench.common.other_words import VERBS as OTHER_VERBS
+from peftbench.common.readable_names import show_names_on
 from peftbench.common.status_line import doing, status_line
 from peftbench.common.stopping import silence_output
 
@@ -22,6 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit status: 0, 1 a run failed, 2 the user's mistake, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     show_notes_as_lines()
+    show_names_on(sys.stdout, sys.stderr)
     try:
         status = _answer(arguments)
         sys.stdout.flush()

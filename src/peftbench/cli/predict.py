@@ -134,8 +134,9 @@ def _opened(out: Path | None) -> Iterator[IO[str]]:
         yield sys.stdout
         return
     from peftbench.common.atomic_files import replacing
+    from peftbench.common.readable_names import HANDLER
 
-    with replacing(out) as part, part.open("w", encoding="utf-8", newline="") as file:
+    with replacing(out) as part, part.open("w", encoding="utf-8", newline="", errors=HANDLER) as file:
         yield file
 
 

@@ -123,6 +123,7 @@ def _report_content(form: str, all_boards: Sequence[Board], collected: Collected
 def _write_report(content: str, form: str, path: Path) -> None:
     """To a file; one that is there is replaced only if it is a report of this format. Raises UserError."""
     from peftbench.common.atomic_files import replacing
+    from peftbench.common.readable_names import HANDLER
     from peftbench.results import csv_tables, formats
     from peftbench.results.page_pieces import page_mark
 
@@ -136,7 +137,7 @@ def _write_report(content: str, form: str, path: Path) -> None:
                     raise UserError(f"output={path}: is there and is no {form} report; give another name.")
         path.parent.stat()  # a report makes no folders
         with replacing(path, lambda why: f"output={path}: cannot be written ({why}).") as part:
-            part.write_text(content, encoding="utf-8")
+            part.write_text(content, encoding="utf-8", errors=HANDLER)
     except OSError as problem:
         raise UserError(f"output={path}: cannot be written ({problem.strerror}).") from None
     print(f"report: {path}")

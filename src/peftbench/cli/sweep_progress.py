@@ -21,6 +21,7 @@ from hydra.errors import HydraException
 
 from peftbench.common.atomic_files import replacing
 from peftbench.common.errors import UserError
+from peftbench.common.readable_names import readable
 from peftbench.results import Record, results_of_record
 from peftbench.results.task_results import percent
 
@@ -77,7 +78,7 @@ def note_end(sweep: Path, number: int, seconds: float, records: Sequence[Record]
 
 def was_told(sweep: Path, sentence: str) -> bool:
     """Whether a job of the sweep told this sentence; from now on, one did."""
-    path = sweep / "told" / hashlib.sha256(sentence.encode()).hexdigest()[:20]
+    path = sweep / "told" / hashlib.sha256(readable(sentence).encode()).hexdigest()[:20]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.open("x").close()

@@ -11,6 +11,7 @@ from pathlib import Path
 import safetensors
 
 from peftbench.common.errors import UserError
+from peftbench.common.leftovers import part_name
 
 
 @contextlib.contextmanager
@@ -24,7 +25,7 @@ def replacing(path: Path, explain: Callable[[str], str] | None = None) -> Iterat
         UserError: writing failed (no space, no permission).
     """
     explain = explain or (lambda why: f"{path}: could not be written ({why}); what was there before is kept.")
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(part_name(path.name))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part.touch()

@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 from peftbench.common.errors import UserError, nearest, suggested
 from peftbench.common.near_names import plainly
 from peftbench.common.other_words import VALUES
+from peftbench.common.readable_names import is_text, readable
 from peftbench.config.bounds import bound_words
 
 KINDS: dict[type, str] = {int: "a whole number", bool: "true or false", str: "a string", float: "a number"}
@@ -60,6 +61,15 @@ def section_mistake(problem: ValidationError, schema: Any, values: Mapping[str, 
     if any(error["type"] == "string_type" for error in of_whole):
         hint += text_hint(f"{section}.{key}", values[key])
     return UserError(f"{section}.{key}={shown(values[key])}: expected {expected}{hint}.")
+
+
+def refuse_unreadable(key: str, value: Any) -> None:
+    """Raises UserError where a text holds bytes that are no UTF-8, as names of folders from other systems may."""
+    if isinstance(value, str) and not is_text(value):
+        raise UserError(
+            f"{key}={readable(value)}: is no text in UTF-8, which a config has to be; give the folder or file another "
+            f"name, or a link to it."
+        )
 
 
 def shown(value: Any) -> str:

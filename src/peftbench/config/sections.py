@@ -13,7 +13,7 @@ from pydantic_core import from_json
 from peftbench.common.errors import UserError, nearest, suggested
 from peftbench.common.near_names import plainly
 from peftbench.common.other_words import KEYS
-from peftbench.config.messages import section_mistake, shown
+from peftbench.config.messages import refuse_unreadable, section_mistake, shown
 from peftbench.config.near_keys import near_key
 
 
@@ -57,6 +57,7 @@ def checked_section(schema: Any, values: Mapping[str, Any], section: str) -> Any
     known = [f.name for f in fields(schema)] if is_dataclass(schema) else list(schema.model_fields)
     refuse_unknown_keys(values, known, f"{section}.")
     for key, value in values.items():
+        refuse_unreadable(f"{section}.{key}", value)
         if not _is_json(value):
             raise UserError(
                 f"{section}.{key}={shown(value)}: expected numbers, strings, true, false, null, or lists and mappings "

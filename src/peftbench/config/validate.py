@@ -15,7 +15,7 @@ from peftbench.common.errors import UserError
 from peftbench.common.foreign_text import shortened
 from peftbench.config.declared_fields import Fields, declared
 from peftbench.config.identity import identity
-from peftbench.config.messages import KINDS, shown
+from peftbench.config.messages import KINDS, refuse_unreadable, shown
 from peftbench.config.named_paths import data_path, method_path, own_task_path
 from peftbench.config.near_keys import dotted_keys, near_key_hint
 from peftbench.config.rules import check_rules
@@ -45,6 +45,7 @@ def validate(values: Mapping[str, Any], choices: Mapping[str, str] | None = None
     known = [*SECTIONS, *TOP]
     refuse_unknown_keys(values, known, "", dotted_keys({key: values[key] for key in known if key in values}))
     for key, kind in TOP.items():
+        refuse_unreadable(key, values.get(key))
         if type(values.get(key)) is not kind and not (key in MAY_BE_NULL and values.get(key) is None):
             raise UserError(f"{key}={shown(values.get(key))}: expected {KINDS[kind]}.")
     data = _data_section(values.get("data"))

@@ -13,6 +13,7 @@ from typing import ClassVar
 import numpy as np
 
 from peftbench.common.errors import UserError
+from peftbench.common.readable_names import is_text, readable, readable_in
 from peftbench.data.media import frame_files
 
 
@@ -38,6 +39,10 @@ class Split:
     names: Sequence[str]
     frames: int | None = None
     categories: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not is_text("".join(self.names)):
+            object.__setattr__(self, "names", list(map(readable, self.names)))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -159,6 +164,8 @@ class Splits:
     groups: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        for part in ("name", "classes", "source", "notes"):
+            object.__setattr__(self, part, readable_in(getattr(self, part)))
         own = {role: getattr(self, role) for role in ("train", "val", "test", "trainval")}
         for role, split in (own | dict(self.shifted)).items():
             if split is None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from peftbench.common.amounts import plural
 from peftbench.common.errors import UserError
+from peftbench.common.readable_names import composed, readable
 from peftbench.data.label_table import Row
 from peftbench.data.layout import Kind, Layout
 from peftbench.data.listing import Tree, files_in, folders_in, read_tree
@@ -24,7 +25,9 @@ def read_class_folders(root: Path, layout: Layout, kind: Kind) -> tuple[dict[str
     rows_of: dict[str, list[Row]] = {}
     for role, folders in labels.items():
         items = ((item, label) for label in folders for item in kind.items(tree, label))
-        rows_of[role] = [Row(item.relative_to(root).as_posix(), label.name) for item, label in items]
+        rows_of[role] = [
+            Row(item.relative_to(root).as_posix(), composed(readable(label.name))) for item, label in items
+        ]
         if not rows_of[role]:
             raise UserError(_no_classes(layout.places[role], kind))
     return rows_of, [*layout.notes, *_left_out(layout, tree, kind)]

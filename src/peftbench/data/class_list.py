@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from peftbench.common.errors import UserError
-from peftbench.common.text_files import text_of
+from peftbench.common.text_files import table_of, text_of
 from peftbench.data.masks import IGNORED, MOST, Coding, Colour
 
 FILES = ("classes.csv", "classes.txt")
@@ -43,8 +41,7 @@ def read_classes(file: Path, ignored: Sequence[int]) -> tuple[tuple[str, ...], C
 
 
 def _of_table(text: str, file: Path, ignored: Sequence[int]) -> tuple[tuple[str, ...], Coding]:
-    with io.StringIO(text, newline="") as lines:
-        table = csv.DictReader(lines, skipinitialspace=True)
+    with table_of(file, text, trimmed=True) as table:
         columns = {(column or "").strip().lower(): column for column in table.fieldnames or ()}
         if "name" not in columns:
             raise UserError(f"{file}: expected the column name, found {', '.join(columns) or 'nothing'}.")

@@ -13,6 +13,7 @@ import numpy as np
 
 from peftbench.common.amounts import agreeing, plural
 from peftbench.common.errors import UserError
+from peftbench.common.readable_names import forms_of
 from peftbench.data.annotations import Annotations, read_annotations
 from peftbench.data.base import Splits
 from peftbench.data.box_units import in_pixels
@@ -228,17 +229,18 @@ def _require_same_categories(first: Annotations, other: Annotations) -> None:
 
 def _places(annotations: Annotations, folders: Sequence[Path], spread: bool) -> list[Path | None]:
     """Where each image is; None where it is in none of the folders. Folders are listed, not asked for each file."""
-    split = [name.rpartition("/") for name in annotations.names]
-    parents = {parent for parent, _, _ in split}
-    there = [{(parent, file) for parent in parents for file in _files(folder / parent)} for folder in folders]
+    forms = [forms_of(name) for name in annotations.names]
+    parents = {form.rpartition("/")[0] for of_name in forms for form in of_name}
+    there = [
+        {f"{parent}/{file}" if parent else file for parent in parents for file in _files(folder / parent)}
+        for folder in folders
+    ]
     if not spread and there:
-        hits = [sum((parent, file) in listed for parent, _, file in split) for listed in there]
+        hits = [sum(not listed.isdisjoint(of_name) for of_name in forms) for listed in there]
         best = hits.index(max(hits))
         folders, there = [folders[best]], [there[best]]
-    return [
-        next((f / name for f, listed in zip(folders, there, strict=True) if (parent, file) in listed), None)
-        for name, (parent, _, file) in zip(annotations.names, split, strict=True)
-    ]
+    both = list(zip(folders, there, strict=True))
+    return [next((f / form for form in of_name for f, listed in both if form in listed), None) for of_name in forms]
 
 
 def _files(folder: Path) -> list[str]:

@@ -20,6 +20,7 @@ from peftbench.common.progress import Watch
 from peftbench.common.seeds import mix, random_numbers_kept
 from peftbench.data.augmentation import MARGIN, augmentation
 from peftbench.data.base import Split
+from peftbench.data.batch_indices import Indices, Whole
 from peftbench.data.decoding import Picture, Resizing, at_home, decode_clip, decode_image
 from peftbench.data.decoding_ahead import decoded_ahead
 from peftbench.data.drawn_changes import Drawn, applied, draw
@@ -372,25 +373,3 @@ class Images(Dataset):
             self.split = self.split.take(whole)
             pixels = pixels[torch.tensor(whole)] if pixels is not None else None
         self.pixels = pixels
-
-
-class Whole(NamedTuple):
-    """A batch of all processes together: its images (B,), the places (b,) in it that this process reads, and a seed."""
-
-    indices: Tensor
-    places: Tensor
-    seed: int
-
-
-class Indices(list[int]):
-    """Indices of one batch in this process, the seed of its augmentation, and the whole batch that it is a part of."""
-
-    def __init__(self, indices: Sequence[int], seed: int | None, whole: Whole | None = None) -> None:
-        super().__init__(indices)
-        self.seed = seed
-        self._whole = whole
-
-    @property
-    def whole(self) -> Whole:
-        """The whole batch; where nobody says otherwise, these are all of it."""
-        return self._whole or Whole(torch.tensor(self, dtype=torch.long), torch.arange(len(self)), self.seed or 0)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from peftbench.common.errors import UserError, nearest
-from peftbench.common.text_files import text_of
+from peftbench.common.foreign_text import shortened
+from peftbench.common.readable_names import forms_of
+from peftbench.common.text_files import table_of, text_of
 from peftbench.data.layout import ALL, ROLES, role_of
 from peftbench.data.targets import SEPARATOR, Column
 
@@ -50,28 +50,14 @@ def read_table(
         UserError: no text, a column or a value that is missing, an image that is not there, or splits in some rows
             only; the line is named.
     """
-    text = text_of(file)
-    try:
-        return _rows(text, file, root, kind, there, group, target)
-    except csv.Error as problem:
-        raise UserError(
-            f"{file}: cannot be read as a CSV ({problem}); expected a header and a line an image."
-        ) from None
-
-
-def _rows(
-    text: str, file: Path, root: Path, kind: str, there: Callable[[Path], bool], group: str | None, target: Column
-) -> dict[str, list[Row]]:
-    """As `read_table`, of the file's text. Raises csv.Error where it is no table."""
     rows_of: dict[str, list[Row]] = {}
-    with io.StringIO(text, newline="") as lines:
-        rows = csv.DictReader(lines)
+    with table_of(file, text_of(file)) as rows:
         columns = rows.fieldnames or ()
         if twice := [column for column in _read_of(columns, group, target) if columns.count(column) > 1]:
             raise UserError(f"{file}: has the column '{twice[0]}' twice; expected each that is read once.")
         if not {"path", *(() if target.columns else ("label",))} <= set(columns):
             wanted = "column path" if target.columns else "columns path and label"
-            named = ", ".join(columns or ["nothing"])
+            named = shortened(", ".join(columns or ["nothing"]))
             offered = _offered(rows, columns, group, target)
             raise UserError(f"{file}: expected the {wanted}, found {named}{offered}.")
         if unknown := [column for column in target.columns if column not in columns]:
@@ -90,12 +76,13 @@ def _rows(
             if not path:
                 raise UserError(f"{place}: expected a path{'' if target.columns else ' and a label'}.")
             label = target.text(row, place)
-            if not _is_there(there, root / path):
-                raise UserError(f"{file}:{rows.line_num}: there is no {kind} {root / path}.")
+            near = next((form for form in forms_of(path) if _is_there(there, root / form)), None)
+            if near is None:
+                raise UserError(f"{file}:{rows.line_num}: there is no {kind} {shortened(str(root / path), 400)}.")
             member = (row[group] or "").strip() if group is not None else ""
             if group is not None and not member:
                 raise UserError(f"{file}:{rows.line_num}: expected a {group}, since data.group={group}.")
-            rows_of.setdefault(role, []).append(Row(path, label, rows.line_num, member))
+            rows_of.setdefault(role, []).append(Row(near, label, rows.line_num, member))
     if not rows_of:
         raise UserError(f"{file}: has no rows.")
     if ALL in rows_of and len(rows_of) > 1:

@@ -10,6 +10,7 @@ import numpy as np
 
 from peftbench.common.amounts import agreeing, plural
 from peftbench.common.errors import UserError, nearest
+from peftbench.common.readable_names import composed
 from peftbench.data.base import Split
 from peftbench.data.class_folders import read_class_folders
 from peftbench.data.copies import first_copies
@@ -156,8 +157,10 @@ def classes_known(labelled: Labelled, classes: Sequence[str], unknown: str = "re
     Raises:
         UserError: a label that the run does not know, or no image is left.
     """
-    place = {name: i for i, name in enumerate(classes)}
-    numbers = np.array([place.get(name, -1) for name in labelled.classes], dtype=np.int64)[labelled.split.labels]
+    place = {composed(name): i for i, name in enumerate(classes)}
+    numbers = np.array([place.get(composed(name), -1) for name in labelled.classes], dtype=np.int64)[
+        labelled.split.labels
+    ]
     counts = np.bincount(labelled.split.labels[numbers < 0], minlength=len(labelled.classes))
     others = {name: int(n) for name, n in zip(labelled.classes, counts, strict=True) if n}
     kept = np.flatnonzero(numbers >= 0)

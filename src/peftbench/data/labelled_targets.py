@@ -83,7 +83,7 @@ def _opened(
     try:
         with table.open(encoding="utf-8-sig", newline="") as lines:
             header = next(csv.reader(lines), [])
-    except UnicodeDecodeError:
+    except (UnicodeDecodeError, csv.Error):
         header = []  # which reading it says
     lacking = [name for name in classes if name not in header]
     if not lacking:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from peftbench.data.images import Images, Indices, Preparation, Whole
 from peftbench.data.mixing import Mixing
 from peftbench.data.read_ahead import Loader
 from peftbench.data.readers import cores, reading
+from peftbench.data.worker_handover import whole_batch
 
 
 @dataclass(frozen=True)
@@ -211,7 +212,7 @@ def loaders(
             again=train,
             share=max(cores(threads) // neighbours, 1),
         )
-        return Loader(images, batch_sampler=order, collate_fn=pass_whole_batch, pin_memory=pin, **readers)
+        return Loader(images, batch_sampler=order, collate_fn=whole_batch, pin_memory=pin, **readers)
 
     train = make_loader(roles[0], True)
     val, test = (None if split is None else make_loader(split, False) for split in roles[1:])
@@ -222,8 +223,3 @@ def loaders(
 def images_of(loader: DataLoader | None) -> Images | None:
     """The images that a loader of ours draws from."""
     return None if loader is None else cast(Images, loader.dataset)
-
-
-def pass_whole_batch(batch: Any) -> Any:
-    """Collates nothing: `Images` gives whole batches."""
-    return batch

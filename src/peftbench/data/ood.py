@@ -23,10 +23,11 @@ from peftbench.data.images import Images
 from peftbench.data.layout import ALL as EVERY
 from peftbench.data.layout import Layout, role_of
 from peftbench.data.listing import folders_in
-from peftbench.data.loading import BatchOrder, Loaders, pass_whole_batch
+from peftbench.data.loading import BatchOrder, Loaders
 from peftbench.data.read_ahead import Loader
 from peftbench.data.readers import cores, reading
 from peftbench.data.trial import first_of_trial
+from peftbench.data.worker_handover import whole_batch
 
 ALL = "corruptions"
 Shifts = dict[str, Split | tuple[str, int]]
@@ -114,7 +115,7 @@ def shifted_loaders(shifts: Shifts, data: Loaders, config: Config) -> dict[str, 
             again=False,
             share=max(cores(config.trainer.threads) // config.trainer.devices, 1),
         )
-        loaders[name] = Loader(images, batch_sampler=order, collate_fn=pass_whole_batch, **readers)
+        loaders[name] = Loader(images, batch_sampler=order, collate_fn=whole_batch, **readers)
     return loaders
 
 

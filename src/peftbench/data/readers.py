@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any, Literal
 
+from peftbench.data.worker_handover import end_where_nothing_comes
+
 MOST = 8
 """Processes of one loader at most, where nobody says how many."""
 WORTH_FROM_DISK, WORTH_FROM_MEMORY = 256, 4096
@@ -54,7 +56,12 @@ def reading(
     ahead = min(max(_AHEAD // (count * batch_bytes), 2), 8) if batch_bytes else 2
     while ahead > 2 and count * (ahead + 1) * batch_bytes > _room():
         ahead -= 1
-    return {"num_workers": count, "prefetch_factor": ahead, "persistent_workers": again}
+    return {
+        "num_workers": count,
+        "prefetch_factor": ahead,
+        "persistent_workers": again,
+        "worker_init_fn": end_where_nothing_comes,
+    }
 
 
 def _room() -> int:

@@ -16,6 +16,7 @@ import numpy as np
 
 from peftbench.common.errors import UserError
 from peftbench.common.foreign_text import shortened
+from peftbench.common.readable_names import composed
 
 SEPARATOR = ";"
 _FLAGS = ("0", "1")
@@ -60,7 +61,7 @@ class OneClass(Column):
     """One class for each image."""
 
     def text(self, row: Mapping[str, str], place: str) -> str:
-        if label := _cell(row, "label"):
+        if label := composed(_cell(row, "label")):
             return label
         raise UserError(f"{place}: expected a path and a label.")
 
@@ -82,7 +83,7 @@ class SeveralLabels(Column):
 
     def text(self, row: Mapping[str, str], place: str) -> str:
         if not self.columns:
-            return SEPARATOR.join(sorted(set(_parts(_cell(row, "label")))))
+            return SEPARATOR.join(sorted(set(_parts(composed(_cell(row, "label"))))))
         for column in self.columns:
             if (cell := _cell(row, column)) not in _FLAGS:
                 raise UserError(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from peftbench.common.atomic_files import replacing
@@ -150,7 +151,8 @@ def read_adapter(folder: Path, classifiers: tuple[str, ...]) -> Adapter:
             raise Refusal(f"{file}: {key}={settings[key]!r} is not read; expected plain LoRA, {key}={plain[0]!r}{how}.")
     if not (folder / WEIGHTS).is_file():
         raise _no_weights(folder)
-    tensors, about = read_tensors(folder / WEIGHTS)
+    stored, about = read_tensors(folder / WEIGHTS)
+    tensors = {n: t.float() if t.dtype in (torch.bfloat16, torch.float16) else t for n, t in stored.items()}  # exact
     if broken := [n for n, t in tensors.items() if not t.isfinite().all()]:
         raise UserError(f"{folder / WEIGHTS}: {broken[0]} holds values that are not finite; train it again.")
     layers: dict[str, None] = {}

@@ -35,8 +35,8 @@ class LoRA(Method):
     """Low-rank updates of linear layers, or of a backbone without any of its dense convolutions; the rest is frozen.
 
     `layers` are patterns over the layer names (`*` is all, `*qkv` the attention inputs); the update is scaled by
-    alpha / rank. Convolutions have the form of the authors' code, with r k columns for a kernel of k x k; one of fewer
-    channels than `rank` is left alone. (`method=petah` adapts linear layers and convolutions alike.)
+    alpha / rank. Convolutions have the form of the authors' code, with r k columns for a kernel of k x k. A layer of
+    fewer channels than `rank` is left alone. (`method=petah` adapts linear layers and convolutions alike.)
 
     Published forms are options: `rslora` scales by alpha / sqrt(rank); `dora` trains the length of each row of the
     updated weight besides; `init` has the factors begin as a part of the weight, of which their change alone counts;
@@ -98,22 +98,20 @@ class LoRA(Method):
                 f"method=lora: {backbone.facts.name} has no linear layers to adapt, nor convolutions with at least "
                 f"method.rank={self.rank} channels; method=bitfit and method=full work on any backbone."
             )
-        chosen = self._chosen(every)
-        if not chosen:
+        matching, chosen = self._matching(every), self._chosen(every)
+        if not matching:
             raise UserError(
                 f"method.layers={list(self.layers)}: no layer of {backbone.facts.name} that LoRA adapts matches; "
                 f"there are {', '.join(list(every)[:6])}, …"
             )
+        if not chosen:
+            name = max(matching, key=lambda name: _most_rank(matching[name]))
+            raise UserError(f"method.rank={self.rank}: layer {name} allows at most {_most_rank(matching[name])}.")
         if self.dropout and any(isinstance(layer, nn.Conv2d) for layer in chosen.values()):
             raise Refusal(
                 f"method.dropout={self.dropout}: {backbone.facts.name} has convolutions only, whose update is one of "
                 f"the weight, with no input of its own to drop; give method.dropout=0."
             )
-        for name, layer in chosen.items():
-            if isinstance(layer, nn.Conv2d):
-                continue
-            if self.rank > (most := min(layer.in_features, layer.out_features)):
-                raise UserError(f"method.rank={self.rank}: layer {name} allows at most {most}.")
         self._check_form(backbone, chosen)
 
     def _check_form(self, backbone: Backbone, chosen: Mapping[str, Any]) -> None:
@@ -204,8 +202,24 @@ class LoRA(Method):
             if isinstance(m, nn.Conv2d) and m.groups == 1 and self.rank <= min(m.in_channels, m.out_channels)
         }
 
-    def _chosen(self, layers: dict[str, Any]) -> dict[str, Any]:
+    def _matching(self, layers: dict[str, Any]) -> dict[str, Any]:
+        """Those that `layers` names."""
         return {n: m for n, m in layers.items() if any(fnmatchcase(n, p) for p in self.layers)}
+
+    def _chosen(self, layers: dict[str, Any]) -> dict[str, Any]:
+        """Those that are adapted: of the ones that `layers` names all that have the rank."""
+        return {n: m for n, m in self._matching(layers).items() if self.rank <= _most_rank(m)}
+
+    def skipped(self, backbone: Backbone) -> Mapping[str, str]:
+        matching = self._matching(self._layers(backbone))
+        return {n: f"it allows at most rank {most}" for n, m in matching.items() if (most := _most_rank(m)) < self.rank}
+
+
+def _most_rank(layer: Any) -> int:
+    """The largest rank that its update can have."""
+    if isinstance(layer, nn.Conv2d):
+        return min(layer.in_channels, layer.out_channels)
+    return min(layer.in_features, layer.out_features)
 
 
 def _end(name: str) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftbench.backbones import Backbone, Tap, layouts
-from peftbench.backbones.facts import grid_of
+from peftbench.backbones.facts import Facts, grid_of
 from peftbench.common.errors import Refusal, UserError
 from peftbench.config.bounds import Positive
 from peftbench.methods.base import Method, Plan, Side, freeze
@@ -108,6 +108,19 @@ class LoSA(Method):
                     f"method=losa: tap {tap.module} of {facts.name} is empty at {facts.input_size} pixels "
                     f"({' x '.join(map(str, tap.shape))}); give larger images with data.size."
                 )
+        early = [tap for tap in taps if _is_early(tap, facts)]
+        if early:
+            with_token = len(facts.taps) - 1 - facts.taps.index(early[-1])
+            chosen = "null" if self.tap_last is None else self.tap_last
+            raise UserError(
+                f"method.tap_last={chosen}: {early[-1].module} of {facts.name} and what lies before it have no class "
+                f"token yet, and the last tap has; give method.tap_last={with_token}."
+            )
+        if not _plain(taps) and (odd := next((t for t in taps if not _has_grid(t, facts)), None)):
+            raise Refusal(
+                f"method=losa: taps of {facts.name} differ in resolution, and {odd.module} gives "
+                f"{' x '.join(map(str, odd.shape))}, which is no map and no grid of tokens; method=linear works."
+            )
         if self.start == "first" and taps[0].channels != last.channels:
             raise Refusal(f"method.start=first: the taps of {facts.name} differ in width; give method.start=last.")
         if "channel" not in self.mixers and any(t.channels != last.channels for t in taps):
@@ -159,7 +172,7 @@ class SideMixers(Side):
         self.advice = f"give images of {facts.input_size} pixels, or build the model for another data.size"
         self.start = spec.start
         self.frames = spec.frames if "time" in spec.mixers else None
-        plain = all(t.layout == "NLC" and t.shape == last.shape for t in taps)
+        plain = _plain(taps)
         # class tokens have no place on a grid
         self.left_out = facts.prefix if last.layout == "NLC" and (spec.leaves_prefix_out or not plain) else 0
         self.prefixes = [facts.prefix if t.layout == "NLC" and not plain else 0 for t in taps]
@@ -265,6 +278,25 @@ def _tokens(tap: Tap, prefix: int) -> int:
     if tap.layout == "NLC":
         return tap.shape[0] - prefix
     return math.prod(tap.shape[1:] if tap.layout == "NCHW" else tap.shape[:2])
+
+
+def _plain(taps: Sequence[Tap]) -> bool:
+    """Whether all are tokens of one number and width, which meet without a grid."""
+    return all(t.layout == "NLC" and t.shape == taps[-1].shape for t in taps)
+
+
+def _is_early(tap: Tap, facts: Facts) -> bool:
+    """Whether it lacks the class and register tokens that the last tap has: in ConViT they come in later."""
+    shape = tap.shape[0] + facts.prefix, *tap.shape[1:]
+    return facts.prefix > 0 and tap.layout == facts.taps[-1].layout == "NLC" and shape == facts.taps[-1].shape
+
+
+def _has_grid(tap: Tap, facts: Facts) -> bool:
+    try:
+        grid_of(torch.empty(1, *tap.shape, device="meta"), tap, facts.prefix if tap.layout == "NLC" else 0)
+    except (ValueError, IndexError):
+        return False
+    return tap.layout != "NC"
 
 
 def _onto(tap: Tensor, built: Tap, prefix: int, grid: layouts.Grid) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from peftbench.backbones import Backbone
 from peftbench.methods.base import Side
 from peftbench.models.model import Model, apply_side_nets, mirrored
+from peftbench.models.one_value import variance_needed
 from peftbench.tasks.base import Extract, Task
 
 
@@ -114,8 +116,10 @@ class JointModel(nn.Module):
     def loss(self, batch: Any, cached: list[Tensor] | None = None) -> Tensor:
         """Each run's training loss (K,): the gradient of their sum is each one's own."""
         cached = getattr(batch, "taps", None) if cached is None else cached
-        extracts = self._extracts(batch[0], cached)
-        return torch.stack([m.task.loss(extract, m.backbone, batch) for m, extract in extracts])
+        first = self.models[0]
+        with variance_needed(first.backbone.facts, partial(first.task.size, batch)):
+            extracts = self._extracts(batch[0], cached)
+            return torch.stack([m.task.loss(extract, m.backbone, batch) for m, extract in extracts])
 
     def trainable(self) -> list[tuple[str, nn.Parameter]]:
         """(name, parameter) of everything that trains, of all runs."""

@@ -16,6 +16,7 @@ from peftbench.backbones.prefix import Prefix, find_prefix
 from peftbench.common.errors import UserError
 from peftbench.common.machine import has_bf16
 from peftbench.methods.base import Side
+from peftbench.models.one_value import variance_needed
 from peftbench.tasks.base import Task
 
 PADDED_TO = 8
@@ -220,9 +221,13 @@ class Model(nn.Module):
         """The training loss of one batch, a scalar: what training, and a method's scoring, differentiate.
 
         Taps come from `cached`, from the batch where it holds them, or else from its images.
+
+        Raises:
+            Refusal: a batch norm that learns sees one value a channel, which has no variance.
         """
         cached = getattr(batch, "taps", None) if cached is None else cached
-        return self.task.loss(partial(self.extract, cached=cached), self.backbone, batch)
+        with variance_needed(self.backbone.facts, partial(self.task.size, batch)):
+            return self.task.loss(partial(self.extract, cached=cached), self.backbone, batch)
 
     def train(self, mode: bool = True) -> Model:
         """The one place that decides modes.

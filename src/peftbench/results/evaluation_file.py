@@ -14,6 +14,7 @@ from typing import Any
 
 from peftbench.common.atomic_files import replacing
 from peftbench.common.errors import UserError
+from peftbench.common.readable_names import readable, readable_in
 
 SCHEMA = 1
 
@@ -86,7 +87,7 @@ def write_tables(path: Path, tables: Mapping[str, Sequence[Sequence[Any]]], miss
     for name, file in files.items():
         with io.StringIO(newline="") as text:
             csv.writer(text, lineterminator="\n").writerows(tables[name])
-            texts[file] = text.getvalue()
+            texts[file] = readable(text.getvalue())
         if file.exists():
             if not missing and file.read_bytes() != texts[file].encode():
                 raise UserError(f"{file}: is there and is not of this evaluation; move it, and evaluate again.")
@@ -99,7 +100,7 @@ def write_tables(path: Path, tables: Mapping[str, Sequence[Sequence[Any]]], miss
 
 def write_evaluation(path: Path, content: Mapping[str, Any]) -> Evaluation:
     """Writes the record, whole or not at all. Raises UserError where it cannot be written."""
-    content = {"schema": SCHEMA, **content}
+    content = readable_in({"schema": SCHEMA, **content})
     with replacing(path, lambda why: f"{path}: could not be written ({why}).") as part:
         part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return Evaluation(path, content, was_there=False)

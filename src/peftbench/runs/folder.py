@@ -13,6 +13,7 @@ from rich.console import Console
 from peftbench.common.atomic_files import replacing
 from peftbench.common.errors import UserError
 from peftbench.common.file_lock import releasing, take
+from peftbench.common.leftovers import remove_dead_parts
 from peftbench.config import Config
 from peftbench.runs.plan_file import CONFIG
 
@@ -38,6 +39,7 @@ def owned_folder(folder: Path, process: int, group: str | None) -> Iterator[None
         raise _not_writable(folder.parent, problem.strerror) from None
     if lock is None:
         raise UserError(f"{folder}: another process is carrying out this very run; wait for it.")
+    remove_dead_parts(folder)
     try:
         yield
     finally:

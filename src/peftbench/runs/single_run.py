@@ -16,6 +16,7 @@ from peftbench import costs, deltas, pruning
 from peftbench.backbones import Backbone
 from peftbench.common.amounts import agreeing, plural
 from peftbench.common.errors import Refusal, UserError
+from peftbench.common.readable_names import HANDLER
 from peftbench.common.seeds import mix
 from peftbench.common.stopping import UNREAD, signals_later
 from peftbench.config import Config, run_id
@@ -161,7 +162,8 @@ class SingleRun:
             context.tell(self.warm.take(self.model))
         self.record.costs = {"parameters": costs.parameters(self.model)}
         if context.first:
-            self.record.costs["flops"] = costs.flops(self.model, _blank_input(config, backbone, splits.train.frames))
+            image = _blank_input(config, backbone, splits.train.frames)
+            self.record.costs |= costs.measured("flops", lambda: costs.flops(self.model, image), context.tell)
         choose_prefix(config, self.method, self.model, transform.size is not None, context.tell)
 
     @property
@@ -261,8 +263,9 @@ class SingleRun:
             self.method.merge(model.backbone)
             if model.backbone.masks:
                 record.costs["sparsity"] = pruning.sparsity(model.backbone)
-            image = _blank_input(self.context.config, model.backbone, record.stamps["data"]["frames"])
-            record.costs["time"]["latency"] = costs.latency(model, image.to(outcome.device))
+            frames, tell = record.stamps["data"]["frames"], self.context.tell
+            image = _blank_input(self.context.config, model.backbone, frames).to(outcome.device)
+            record.costs["time"] |= costs.measured("latency", lambda: costs.latency(model, image), tell)
         record.metrics, record.history = outcome.metrics, outcome.history
         record.status = "complete"
 
@@ -301,7 +304,7 @@ class SingleRun:
         except Exception as problem:
             record.status, record.reason = "failed", f"{type(problem).__name__}: {problem}"
             with contextlib.suppress(OSError):
-                (self.folder / "error.log").write_text(traceback.format_exc(), encoding="utf-8")
+                (self.folder / "error.log").write_text(traceback.format_exc(), encoding="utf-8", errors=HANDLER)
             raise
         except BaseException as end:  # an exit, such as rich's where the output is a broken pipe
             unread = isinstance(end.__context__, BrokenPipeError)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from peftbench.common.errors import Refusal, UserError
 from peftbench.common.progress import Watch
+from peftbench.common.readable_names import readable_in
 from peftbench.data.decoding import decode_clip
 from peftbench.data.images import Transform
 from peftbench.data.media import DAMAGED
@@ -94,7 +95,7 @@ class Predictor:
         images = [{"image": str(p.path), "predictions": self.plain(p)} for p in predictions]
         left_out = [{"file": str(path), "why": why} for path, why in skipped]
         content = {"run": tuned.run.record.id, "images": images, "skipped": left_out}
-        json.dump(content, file, indent=1, ensure_ascii=False)
+        json.dump(readable_in(content), file, indent=1, ensure_ascii=False)
         file.write("\n")
 
     def plain(self, prediction: Prediction) -> Any:

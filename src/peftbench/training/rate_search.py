@@ -18,8 +18,9 @@ from peftbench.common.precisions import HALF
 from peftbench.common.seeds import mix, random_numbers_kept
 from peftbench.config import Config, Optimizer
 from peftbench.data.images import Indices, ready
-from peftbench.data.loading import BatchOrder, Loaders, Share, pass_whole_batch
+from peftbench.data.loading import BatchOrder, Loaders, Share
 from peftbench.data.read_ahead import Loader
+from peftbench.data.worker_handover import whole_batch
 from peftbench.deltas import drop_cached_values
 from peftbench.methods.base import Method
 from peftbench.models.model import Model
@@ -131,7 +132,7 @@ def _read(loaders: Loaders, one_pass: Sequence[Sequence[Indices]]) -> Iterator[l
     loader: Any = Loader(
         loaders.train.dataset,
         batch_sampler=[part for parts in wanted for part in parts],
-        collate_fn=pass_whole_batch,
+        collate_fn=whole_batch,
         num_workers=loaders.train.num_workers,
     )
     images = iter(loader)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from peftbench import config
 from peftbench.common.errors import UserError
+from peftbench.common.leftovers import remove_dead_parts
 from peftbench.config import Config
 from peftbench.config.given import described
 from peftbench.results import Record, read_complete
@@ -47,6 +48,7 @@ def read_finished(folder: str | Path, config_dir: str | Path | None = None) -> t
     for part in ("backbone", "data"):
         if not isinstance(record.stamps.get(part), dict):
             raise UserError(f"{folder / RECORD}: is not a whole record; its stamps have no {part}.")
+    remove_dead_parts(folder)
     return folder, record, config.restored(folder / CONFIG, own)
 
 

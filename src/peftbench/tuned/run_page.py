@@ -13,6 +13,7 @@ from peftbench.common.amounts import agreeing, plural
 from peftbench.common.atomic_files import replacing
 from peftbench.common.errors import UserError
 from peftbench.common.foreign_text import first_sentence
+from peftbench.common.readable_names import HANDLER
 from peftbench.common.world import world_of
 from peftbench.config import Config
 from peftbench.config.repeating import repeating_words
@@ -71,7 +72,7 @@ def write_page(
         notes.append(f"This page shows what the record holds, and no predictions: {problem}")
     content = run_page(record, parts, command, notes)
     with replacing(path, lambda why: f"{path}: cannot be written ({why}).") as part:
-        part.write_text(content, encoding="utf-8")
+        part.write_text(content, encoding="utf-8", errors=HANDLER)
     return path
 
 
@@ -153,7 +154,7 @@ def _looked_at(seen: Seen, images: int, damaged: int, record: Record, page: RunP
         ]
     if damaged:
         notes.append(f"{plural(damaged, 'image')} cannot be read and {agreeing(damaged)} left out.")
-    recorded = (record.stamps.get("data") or {}).get("images", {}).get(seen.role)
+    recorded = ((record.stamps.get("data") or {}).get("images") or {}).get(seen.role)
     if isinstance(recorded, int) and recorded not in (images, images - damaged):
         batches = (record.config.get("trainer") or {}).get("max_batches")
         is_cut = batches and recorded < images

@@ -256,3 +256,16 @@ def test_an_adapter_that_is_missing_damaged_or_foreign_is_told(lora, tmp_path):
     torch.save(tensors, folder / "adapter_model.bin")
     with pytest.raises(peftbench.UserError, match=r"adapter_model\.bin, a pickle.*; expected .*save_pretrained"):
         peftbench.load(lora.folder, adapter=folder)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_an_adapter_in_half_precision_is_read_as_what_it_holds(kind, lora, data, tmp_path):
+    """Each such number is one of float32 too."""
+    folder = export(lora.folder, "peft", tmp_path / "adapter").path
+    file = folder / "adapter_model.safetensors"
+    halves = {n: t.to(kind) for n, t in safetensors.torch.load_file(file).items()}
+    logits = []
+    for tensors in (halves, {n: t.float() for n, t in halves.items()}):
+        safetensors.torch.save_file(tensors, file, {"format": "pt"})
+        logits.append(logits_of(data, peftbench.load(lora.folder, adapter=folder))[0])
+    assert torch.equal(*logits)

@@ -17,6 +17,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
 from peftbench.common.atomic_files import replacing
+from peftbench.common.readable_names import readable_in
 from peftbench.data.decoding import open_rgb
 from peftbench.data.pixel_values import Range
 from peftbench.data.segment_forms import pixels_of
@@ -85,7 +86,7 @@ def as_coco(
         "categories": [{"id": i, "name": n} for n, i in categories.items()],
         "skipped": [{"file": str(path), "why": why} for path, why in skipped],
     }
-    json.dump(content, file, indent=1, ensure_ascii=False)
+    json.dump(readable_in(content), file, indent=1, ensure_ascii=False)
     file.write("\n")
 
 

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from peftbench import pruning
 from peftbench.common.atomic_files import give_usual_mode
 from peftbench.common.errors import Refusal, UserError, nearest
+from peftbench.common.leftovers import ASIDE, part_folder
 from peftbench.common.notes import note
 from peftbench.deltas import peft_adapter
 from peftbench.runs.build import in_one_pass, unstreamed
@@ -148,12 +149,13 @@ def _placed(path: Path, write: Callable[[Path], Result]) -> tuple[Path, Result]:
     """`path` as `write` made it beside its place, and its answer; where that fails, what was there before is kept."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        begins, ends = part_folder(path.name)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=begins, suffix=ends) as folder:
             part = Path(folder) / path.name
             answer = write(part)
             if part.is_file():
                 give_usual_mode(part)
-            _put(part, path, Path(folder) / "before")
+            _put(part, path, Path(folder) / ASIDE)
     except (OSError, SafetensorError) as problem:
         raise UserError(
             f"out={path}: could not be written ({getattr(problem, 'strerror', None) or problem})."

@@ -44,7 +44,7 @@ class Reader(base.Reader):
         try:
             rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"))))
             return [(row["image"], int(row["level"]), row[usage] if usage else "") for row in rows]
-        except (KeyError, ValueError, TypeError):
+        except (KeyError, ValueError, TypeError, csv.Error):
             columns = ", ".join(filter(None, ("image", "level", usage)))
             raise UserError(f"{path}: expected the columns {columns}.") from None
 
