@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from peftbench.cli import jobs, shared_mistakes, sweep_progress
 from peftbench.cli.jobs import Job
 from peftbench.common.errors import UserError
+from peftbench.common.regular_files import text_in
 from peftbench.common.status_line import doing
 from peftbench.config import Sweep
 from peftbench.config.compose import checked
@@ -91,7 +92,7 @@ class Session:
             return list(self.records)
         by_run: dict[Any, Record] = {}
         for number, path in enumerate(sorted((self.sweep_folder / "jobs").glob("*/result.json"))):
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(text_in(path))
             folder = str(self.sweep_folder.parents[1] / content["id"]) if content["id"] else ""
             by_run[content["id"] or number] = Record(**content, folder=folder)
         return list(by_run.values())

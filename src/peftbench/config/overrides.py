@@ -13,6 +13,7 @@ from peftbench.common.errors import UserError, nearest
 from peftbench.common.other_words import ABSENT
 from peftbench.common.vtab_tasks import ALIASES
 from peftbench.config import MAY_BE_NULL, SECTIONS, TOP
+from peftbench.config.foreign_yaml import refuse_endless_yaml
 from peftbench.config.logger_schema import OLD_KEYS
 from peftbench.config.messages import shown, text_hint
 from peftbench.config.near_keys import known_keys, near_key_hint
@@ -37,6 +38,7 @@ def prepare(overrides: Sequence[str], folders: Sequence[Path] | None = None, swe
     """
     overrides = [_key_of_tracker(_tasks_of_data(override), sweep) for override in overrides]
     folders = roots(overrides) if folders is None else folders
+    refuse_endless_yaml(folders, overrides)
     overrides = _recipe_and_method(overrides, folders)
     known_groups = groups(folders)
     for override in overrides:

@@ -19,6 +19,7 @@ import numpy as np
 from peftbench.common.amounts import agreeing
 from peftbench.common.atomic_files import replacing
 from peftbench.common.errors import UserError, nearest
+from peftbench.common.regular_files import content_of, text_in
 from peftbench.data.box_units import are_shares
 from peftbench.data.boxes import note_dropped
 from peftbench.data.media import DAMAGED, IMAGES, open_image, upright_size
@@ -80,9 +81,6 @@ def convert_voc(
         raise UserError(f"dropped={dropped:g}: expected a share from 0 to 1.")
     lists = _lists(root)
     targets = {name: out / f"instances_{name}.json" for name in lists}
-    for target in targets.values():
-        if target.exists():
-            raise UserError(f"{target}: is there already; move it away, or give another out=.")
     read = {stem: _read(root, stem) for stem in dict.fromkeys(s for stems in lists.values() for s in stems)}
     converted = Converted(targets, classes=_classes(root, read.values(), classes))
     origin = f"pixels counted from {0 if zero_based else 1}"
@@ -123,7 +121,7 @@ def _lists(root: Path) -> dict[str, list[str]]:
         if not file.is_file():
             continue
         try:
-            lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+            lines = [line.strip() for line in text_in(file, "utf-8-sig").splitlines() if line.strip()]
         except (OSError, UnicodeDecodeError) as problem:
             raise UserError(f"{file}: cannot be read as text ({problem}).") from None
         stems = [line if line in there else line.split()[0] for line in lines]  # some lists have a second column
@@ -158,7 +156,7 @@ def _tree(path: Path) -> ElementTree.Element:
     try:
         if path.stat().st_size > _MOST:
             raise UserError(f"{path}: has more than {_MOST:,} bytes; expected the boxes of one image.")
-        content = path.read_bytes()
+        content = content_of(path)
         guard = expat.ParserCreate()
         guard.StartDoctypeDeclHandler = refuse
         guard.Parse(content, True)
@@ -280,11 +278,22 @@ def _content(
 
 
 def _write(targets: dict[str, Path], contents: dict[str, dict[str, Any]]) -> None:
-    """All files or none."""
+    """All files or none. One that a killed command of the same words wrote already stays as it is."""
+    texts = {name: json.dumps(content) for name, content in contents.items()}
+    for name, target in targets.items():
+        if target.exists() and not _holds(target, texts[name]):
+            raise UserError(f"{target}: is there already; move it away, or give another out=.")
     with contextlib.ExitStack() as whole:  # each takes its place when all are written
         for name, target in targets.items():
             part = whole.enter_context(replacing(target, partial(_not_written, target)))
-            part.write_text(json.dumps(contents[name]), encoding="utf-8")
+            part.write_text(texts[name], encoding="utf-8")
+
+
+def _holds(file: Path, text: str) -> bool:
+    try:
+        return content_of(file) == text.encode()
+    except OSError:
+        return False
 
 
 def _not_written(target: Path, why: str) -> str:

@@ -12,7 +12,9 @@ import torch
 from peftbench import deltas, pruning
 from peftbench.common.atomic_files import replacing
 from peftbench.common.errors import UserError
+from peftbench.common.json_text import json_of
 from peftbench.common.notes import note
+from peftbench.common.regular_files import content_of
 from peftbench.common.sealed_file import check_seal, content_hash, read_tensors, sealed, write_tensors
 from peftbench.common.seeds import mix, random_numbers_kept
 from peftbench.config import Config, bound_values
@@ -43,7 +45,7 @@ def read_plan(folder: Path, bound: str | None = None) -> Plan:
     if not facts_file.is_file() and (bound == "" or not tensors_file.is_file()):
         return Plan()
     try:
-        facts = dict(json.loads(facts_file.read_bytes()))
+        facts = dict(json_of(content_of(facts_file)))
     except FileNotFoundError:
         raise UserError(f"{facts_file}: is missing; it was written when the run began{_ANEW}.") from None
     except (OSError, ValueError, TypeError, RecursionError):

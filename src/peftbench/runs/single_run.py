@@ -10,10 +10,10 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
 from peftbench import costs, deltas, pruning
 from peftbench.backbones import Backbone
+from peftbench.common import terminal
 from peftbench.common.amounts import agreeing, plural
 from peftbench.common.errors import Refusal, UserError
 from peftbench.common.seeds import mix
@@ -274,7 +274,7 @@ class SingleRun:
         if config.trainer.progress:
             done = "already complete; force=true repeats it"
             text = done if old.status == "complete" else "failed before; sweep.retry=true tries again"
-            Console().print(f"{self.folder}: {text}", highlight=False, soft_wrap=True)
+            terminal.console().print(f"{self.folder}: {text}", highlight=False, soft_wrap=True)
 
     @contextlib.contextmanager
     def _recorded(self) -> Iterator[None]:

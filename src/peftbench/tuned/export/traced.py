@@ -28,7 +28,11 @@ ONNX_BYTES = 2 * 10**9
 def to_program(tuned: Tuned, sample: Sample, path: Path, told: Mapping[str, str]) -> float:
     """Writes `torch.export`'s format, reads it again and returns the largest difference. Raises UserError."""
     program = _traced(tuned, sample, "torch_export")
-    torch.export.save(program, path, extra_files={"peftbench.json": json.dumps(dict(told))})
+    whole = io.BytesIO()  # torch writes its zip in C++, and on a full disk that ends the process on the spot
+    torch.export.save(program, whole, extra_files={"peftbench.json": json.dumps(dict(told))})
+    with path.open("wb") as file:
+        file.write(whole.getbuffer())
+    del whole
     return sample.difference(torch.export.load(path).module(), "format=torch_export")
 
 
