@@ -170,6 +170,7 @@ JUNK = (
     st.none()
     | st.booleans()
     | st.integers()
+    | st.just(10**400)
     | st.floats()
     | st.text(max_size=5)
     | st.just([])

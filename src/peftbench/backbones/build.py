@@ -30,7 +30,7 @@ from peftbench.backbones.weights import (
     read_pruned_state,
 )
 from peftbench.common.errors import Refusal, UserError, nearest
-from peftbench.common.foreign_text import first_sentence
+from peftbench.common.foreign_text import first_sentence, shortened
 
 
 def build_on_meta(spec: config.Backbone, size: Size | None = None) -> Backbone:
@@ -74,6 +74,10 @@ def _wrap(spec: config.Backbone, net: Any, size: Size | None) -> Backbone:
         return Backbone(net, spec.name, spec.family, _input_size(net, size))
     except NotImplementedError:  # not the size's fault: `build_on_meta` has another way
         raise
+    except (AttributeError, TypeError, LookupError, ArithmeticError) as problem:
+        if not spec.args:
+            raise
+        raise _built_with_args(spec, problem) from None
     except (RuntimeError, AssertionError, ValueError):  # its forward pass fails at this size
         if size is None:
             raise
@@ -215,15 +219,23 @@ def _create(spec: config.Backbone, size: Size | None, state: State | None = None
             **arguments,
         )
     except (RuntimeError, KeyError) as problem:
-        if state is None or isinstance(problem, NotImplementedError) or " meta" in str(problem):
+        if isinstance(problem, NotImplementedError) or " meta" in str(problem):
             raise  # from `_streamed`: the model asks for values while it is made without weights
+        if state is None:
+            if not spec.args:
+                raise
+            raise _built_with_args(spec, problem) from None
         raise UserError(f"backbone.weights={spec.weights}: does not fit {spec.name}: {_mismatch(problem)}") from None
     except TypeError as problem:
         raise _argument_error(spec, arguments, size, problem) from None
     except AssertionError as problem:
         if size is not None and arguments.get("img_size") == size:
             raise _wrong_size(spec, size, "cannot be built for it") from None
-        raise UserError(f"backbone.name={spec.name}: cannot be built with {arguments}: {problem}") from None
+        raise _built_with_args(spec, problem) from None
+    except Exception as problem:  # a model divides by its arguments, looks them up, …
+        if not spec.args:
+            raise
+        raise _built_with_args(spec, problem) from None
     if not spec.drop_path and "drop_path_rate" not in spec.args:
         _without_drop_path(net)
     if classes:
@@ -273,15 +285,18 @@ def _argument_error(
 ) -> UserError:
     match = re.search(r"unexpected keyword argument '(\w+)'", str(problem))
     name = match[1] if match else ""
-    if "PretrainedCfg" in str(problem):
-        return UserError(f"backbone.cfg.{name}: timm's pretrained_cfg has no such key.")
     if name == "img_size" and arguments["img_size"] == size:
         return _wrong_size(spec, size, "is built for one input size")
     if name == "drop_path_rate":
         return Refusal(f"backbone.drop_path={spec.drop_path}: {spec.name} has no drop-path; set backbone.drop_path=0.")
     if name in arguments:
         return UserError(f"backbone.args.{name}: {spec.name} takes no such argument.")
-    return UserError(f"backbone.args={spec.args}: {spec.name} cannot be built with them ({problem}).")
+    return _built_with_args(spec, problem)
+
+
+def _built_with_args(spec: config.Backbone, problem: Exception) -> UserError:
+    args = shortened(str(spec.args))
+    return UserError(f"backbone.args={args}: {spec.name} cannot be built with them ({first_sentence(problem)}).")
 
 
 def _wrong_size(spec: config.Backbone, size: Size | None, why: str) -> Refusal:

@@ -6,7 +6,6 @@ machines; those leave their records with the sweep, on disk.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -24,11 +23,11 @@ from omegaconf.errors import OmegaConfBaseException
 from peftbench.cli import jobs, shared_mistakes, sweep_progress
 from peftbench.cli.jobs import Job
 from peftbench.common.errors import UserError
-from peftbench.common.regular_files import text_in
 from peftbench.common.status_line import doing
 from peftbench.config import Sweep
 from peftbench.config.compose import checked
 from peftbench.results import Record
+from peftbench.results.record import read_record_file
 
 
 class Session:
@@ -92,9 +91,13 @@ class Session:
             return list(self.records)
         by_run: dict[Any, Record] = {}
         for number, path in enumerate(sorted((self.sweep_folder / "jobs").glob("*/result.json"))):
-            content = json.loads(text_in(path))
-            folder = str(self.sweep_folder.parents[1] / content["id"]) if content["id"] else ""
-            by_run[content["id"] or number] = Record(**content, folder=folder)
+            try:
+                record = read_record_file(path, "")
+            except UserError as problem:  # of a disk that is full, say: the other jobs' figures are still to be shown
+                record = Record("", "failed", {"given": []}, reason=str(problem))
+            if record is not None:
+                record.folder = str(self.sweep_folder.parents[1] / record.id) if record.id else ""
+                by_run[record.id or number] = record
         return list(by_run.values())
 
 

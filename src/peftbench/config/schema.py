@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass as checked
 
+from peftbench.config.backbone_entry import check_backbone_entry
 from peftbench.config.bounds import (
     AboveZero,
     AboveZeroOrNull,
@@ -53,6 +54,9 @@ class Backbone:
     drop_path: Share = 0.0
     stream: bool = False
     quantize: Literal["int8", "nf4"] | None = None
+
+    def __post_init__(self) -> None:
+        check_backbone_entry(self.args, self.cfg)
 
 
 @checked(config=STRICT, frozen=True)

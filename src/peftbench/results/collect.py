@@ -79,14 +79,12 @@ def _add_all(places: Sequence[Path], collected: Collected) -> None:
         for folder in _folders_with_a_record(place):
             try:
                 record = read_record(folder)
-                assert record is not None
+                if record is None:  # removed since
+                    continue
                 run = summarise(record, shared)
                 trainer = record.config.get("trainer") or {}
             except UserError as problem:
                 collected.skipped.append((str(folder / FILE), str(problem).partition(": ")[2]))
-                continue
-            except OSError as problem:
-                collected.skipped.append((str(folder / FILE), f"cannot be read ({problem.strerror})."))
                 continue
             if trainer.get("trial"):
                 collected.trials += 1

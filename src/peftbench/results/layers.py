@@ -72,9 +72,11 @@ def print_layers(record: Record, console: Console | None = None) -> None:
     console.print(table)
     parts = ", ".join(f"{kind} {_mark(kind)} {n:,}" for kind, n in sorted(totals.items()))
     plan, budget = record.plan, ""
-    if "budget" in plan:
-        budget = f" of a budget of {plan['budget']:,} ({plural(count(plan['selected']), 'entry')} chosen)"
-    console.print(f"{plan['trainable']:,} trainable{budget}: {parts}", highlight=False, soft_wrap=True)
+    if plan.get("budget") is not None:
+        chosen = "" if plan.get("selected") is None else f" ({plural(count(plan['selected']), 'entry')} chosen)"
+        budget = f" of a budget of {plan['budget']:,}{chosen}"
+    trainable = totals.total() if plan.get("trainable") is None else plan["trainable"]
+    console.print(f"{trainable:,} trainable{budget}: {parts}", highlight=False, soft_wrap=True)
 
 
 def _mark(kind: str) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from peftbench.results.figures import is_figure
 
 _RISE = 1.1
 
@@ -55,7 +56,7 @@ def _losses(row: Any) -> tuple[int, float, float] | None:
     values: list[Any] = (
         [row.get(name) for name in ("epoch", "train_loss", "val_loss")] if isinstance(row, Mapping) else []
     )
-    if not values or not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
+    if not values or not all(map(is_figure, values)):
         return None
     epoch, train, val = values
     return int(epoch), float(train), float(val)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
+
+from peftbench.results.figures import is_figure
 
 MEASURES = {"allocated": "allocated on the GPU", "resident": "resident, above the set-up's"}
 """What is compared, by what a device counts: on a GPU all of it, weights included; on a CPU, where the interpreter and
@@ -46,5 +47,4 @@ def _at(value: Any, key: str) -> Any:
 
 def _figure(value: Any, key: str) -> float | None:
     number = _at(value, key)
-    plain = isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number)
-    return float(number) if plain else None
+    return float(number) if is_figure(number) else None

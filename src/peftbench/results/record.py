@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import MISSING, asdict, dataclass, field, fields
+import stat
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from pydantic_core import from_json
 
 from peftbench.common.atomic_files import replacing
 from peftbench.common.errors import UserError
+from peftbench.common.foreign_text import shortened
+from peftbench.results.record_schema import SCHEMA, kind_of, problem_of
 
-SCHEMA = 1
 FILE = "result.json"
 
 
@@ -61,39 +63,65 @@ class Record:
         return as_html(self)
 
 
-_LIKE: dict[str, type] = {"id": str, "status": str, "config": dict, "stamps": dict, "metrics": dict, "costs": dict}
-
-
 def read_record(folder: Path, remedy: str = "") -> Record | None:
     """The record in a run's folder, None where there is none.
+
+    Whatever wrote it, its parts are what docs/record.md says: `record_schema.py` looks at each.
 
     Args:
         folder: a run's folder, in which `result.json` lies.
         remedy: what to do about a damaged record, for the message.
 
     Raises:
-        UserError: the file is damaged, or of a schema that this version does not know.
+        UserError: the file cannot be read, is damaged, or is of a schema that this version does not know.
     """
-    path = folder / FILE
-    if not path.is_file():
+    return read_record_file(folder / FILE, str(folder), remedy)
+
+
+def read_record_file(path: Path, folder: str, remedy: str = "") -> Record | None:
+    """As `read_record`, of a file; `folder` is that of the run."""
+    content = _content(path, remedy)
+    if content is None:
         return None
-    known = {f.name for f in fields(Record)} - {"was_there"}
+    if content.get("schema", SCHEMA) != SCHEMA:
+        raise UserError(f"{path}: has record schema {shortened(str(content['schema']))}, this version reads {SCHEMA}.")
+    if problem := problem_of(content):
+        raise UserError(f"{path}: {problem}{remedy}.")
+    # A part that is null stands for one that is left out.
+    return Record(**{k: v for k, v in content.items() if k in _PARTS and v is not None}, folder=folder)
+
+
+_PARTS = {f.name for f in fields(Record)} - {"was_there", "folder"}
+
+
+def _content(path: Path, remedy: str) -> dict[str, Any] | None:
+    """The mapping that a file holds, None where there is no file. Raises UserError where it holds something else."""
+    try:
+        kind = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # the last of a path that no system allows
+        if _is_link(path):
+            raise UserError(f"{path}: is a link to a file that is not there{remedy}.") from None
+        return None
+    except OSError as problem:
+        raise UserError(f"{path}: cannot be read ({problem.strerror}).") from None
+    if not stat.S_ISREG(kind):  # reading a pipe would wait for ever
+        raise UserError(f"{path}: is no regular file{remedy}.")
     try:
         content = from_json(path.read_bytes())  # twice as fast as json
+    except OSError as problem:
+        raise UserError(f"{path}: cannot be read ({problem.strerror}).") from None
     except ValueError as problem:
         raise UserError(f"{path}: is not a record, since it is not JSON ({problem}){remedy}.") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path}: is not a record but {_kind(content)}; expected a mapping with an id{remedy}.")
-    if content.get("schema", SCHEMA) != SCHEMA:
-        raise UserError(f"{path}: has record schema {content['schema']}, this version reads {SCHEMA}.")
-    needed = [f.name for f in fields(Record) if f.default is MISSING and f.default_factory is MISSING]
-    if missing := [n for n in ("schema", *needed) if n not in content]:
-        raise UserError(f"{path}: is not a whole record; it has no {missing[0]}{remedy}.")
-    for name, kind in _LIKE.items():
-        value = content.get(name, kind())
-        if not isinstance(value, kind):
-            raise UserError(f"{path}: is not a record; its {name} is {_kind(value)}, no {_KINDS[kind]}{remedy}.")
-    return Record(**{k: v for k, v in content.items() if k in known}, folder=str(folder))
+        raise UserError(f"{path}: is not a record but {kind_of(content)}; expected a mapping with an id{remedy}.")
+    return content
+
+
+def _is_link(path: Path) -> bool:
+    try:
+        return path.is_symlink()
+    except (OSError, ValueError):
+        return False
 
 
 def read_complete(folder: Path, word: str, remedy: str, unfinished: str) -> Record:
@@ -114,10 +142,3 @@ def read_complete(folder: Path, word: str, remedy: str, unfinished: str) -> Reco
         why = f" ({record.reason})" if record.reason else ""
         raise UserError(f"{word}: is not complete but {record.status}{why}; {unfinished}.")
     return record
-
-
-_KINDS = {dict: "mapping", list: "list", str: "string", int: "number", float: "number", bool: "truth value"}
-
-
-def _kind(value: Any) -> str:
-    return "null" if value is None else f"a {_KINDS[type(value)]}"

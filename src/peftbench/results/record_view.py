@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import html
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from peftbench.common import amounts
+from peftbench.results.figures import is_figure
 from peftbench.results.labels import label
 from peftbench.results.peaks import compared_peak
 from peftbench.results.record import Record
@@ -66,7 +66,7 @@ def _costs(costs: Mapping[str, Any]) -> list[tuple[str, str]]:
         value: Any = costs
         for part in path:
             value = value.get(part) if isinstance(value, Mapping) else None
-        if isinstance(value, int | float) and math.isfinite(value):
+        if is_figure(value):
             shown.setdefault(name, written(value))
     kept = costs.get("memory")
     memory, _ = compared_peak(kept.get("peak") if isinstance(kept, Mapping) else None)

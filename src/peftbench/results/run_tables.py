@@ -9,6 +9,7 @@ from typing import Any
 
 from peftbench.common import amounts
 from peftbench.results.advice import CURE
+from peftbench.results.figures import is_figure
 from peftbench.results.overfitting import overfit_of
 from peftbench.results.page_parts import Chart, PagePart
 from peftbench.results.peaks import peaks_of
@@ -51,7 +52,7 @@ def what_was_trained(record: Record) -> TextTable:
 
 def what_it_reached(record: Record) -> TextTable:
     """Its metrics: those that it is judged by first, and none of single classes."""
-    metrics = {n: v for n, v in record.metrics.items() if _is_number(v) and n.count("/") == 1}
+    metrics = {n: v for n, v in record.metrics.items() if is_figure(v) and n.count("/") == 1}
     first = results_of_record(record).metric
     names = sorted(metrics, key=lambda n: ("test", "val", "train").index(n.split("/")[0]) if _role(n) else 9)
     names.sort(key=lambda n: short(n) != first)
@@ -79,10 +80,10 @@ def what_it_cost(record: Record) -> TextTable:
         value: Any = record.costs
         for step in path:
             value = _at(value, step)
-        if _is_number(value):
+        if is_figure(value):
             pairs.append((name, written(value)))
     pairs += [(name, amounts.size(bytes_)) for name, bytes_ in peaks_of(record.costs)]
-    if _is_number(flops := _at(record.costs, "flops")):
+    if is_figure(flops := _at(record.costs, "flops")):
         pairs.append(("operations, one image", f"{amounts.plain(flops / 1e9)} GFLOP"))
     return _pairs("Cost", pairs)
 
@@ -90,7 +91,7 @@ def what_it_cost(record: Record) -> TextTable:
 def curves_of(record: Record) -> PagePart | None:
     """Training loss and the metric on validation images by epoch; None where there is one epoch, or no history."""
     metric = results_of_record(record).metric
-    history = [row for row in record.history if isinstance(row, Mapping) and _is_number(row.get("epoch"))]
+    history = [row for row in record.history if isinstance(row, Mapping) and is_figure(row.get("epoch"))]
     every = max(1, math.ceil(len(history) / _MOST))
     rows = [row for i, row in enumerate(history) if i % every == 0 or i == len(history) - 1]
     charts = []
@@ -99,7 +100,7 @@ def curves_of(record: Record) -> PagePart | None:
         (f"{metric} on validation images, %", f"val_{metric}", 100, True),
         ("Loss on validation images", "val_loss", 1, False),
     ):
-        points = [[row["epoch"], scale * row[key]] for row in rows if _is_number(row.get(key))]
+        points = [[row["epoch"], scale * row[key]] for row in rows if is_figure(row.get(key))]
         if len(points) > 1:
             charts.append(Chart("curve", title, {"points": points, "share": share}))
     overfits = overfit_of(record.config, record.history)
@@ -109,12 +110,6 @@ def curves_of(record: Record) -> PagePart | None:
 
 def _at(values: Any, key: str) -> Any:
     return values.get(key) if isinstance(values, Mapping) else None
-
-
-def _is_number(value: Any) -> bool:
-    return (
-        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and abs(value) < 1e300
-    )
 
 
 def _role(name: str) -> bool:

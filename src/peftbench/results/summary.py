@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from peftbench.common.errors import UserError
+from peftbench.common.foreign_text import shortened
+from peftbench.results.figures import is_figure
 from peftbench.results.labels import data_name
 from peftbench.results.layers import layer_parameters
 from peftbench.results.overfitting import Overfit, overfit_of
@@ -131,8 +133,8 @@ def summarise(record: Record, shared: Shared) -> Run:
     """
     try:
         return _summary(record, shared)
-    except (KeyError, TypeError, ValueError, AttributeError) as problem:
-        part = f" ({problem})" if str(problem) else ""
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, IndexError) as problem:
+        part = f" ({shortened(str(problem))})" if str(problem) else ""
         raise UserError(f"{record.folder}/{FILE}: is not a whole record{part}.") from None
 
 
@@ -164,7 +166,7 @@ def _summary(record: Record, shared: Shared) -> Run:
         solved=bool(stamps.get("solved")),
         times=_kind_of_times(costs),
         machine=shared(_machine(config, stamps)),
-        metrics={shared(name): float(value) for name, value in metrics.items() if _is_figure(value)},
+        metrics={shared(name): float(value) for name, value in metrics.items() if is_figure(value)},
         counted=shared(tuple(task.counted)),
         images=shared(_images(config, stamps, costs)),
         right=stamped(stamps),
@@ -223,11 +225,7 @@ def _figure(costs: Mapping[str, Any], *path: str) -> float | None:
     value: Any = costs
     for key in path:
         value = value.get(key) if isinstance(value, Mapping) else None
-    return float(value) if _is_figure(value) else None
-
-
-def _is_figure(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    return float(value) if is_figure(value) else None
 
 
 def _costs(costs: Mapping[str, Any]) -> Costs:
@@ -268,4 +266,4 @@ def _column(rows: Sequence[Mapping[str, Any]], name: str) -> array[float]:
 
 
 def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) and abs(value) < 1e38 else math.nan
+    return float(value) if is_figure(value) and abs(value) < 1e38 else math.nan

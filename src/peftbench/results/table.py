@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +15,7 @@ from peftbench.common import terminal
 from peftbench.common.amounts import count, milliseconds, rate, seconds, size
 from peftbench.common.fitted_table import PIPED, Cell, Column, fitted, fold, left_out_in_words
 from peftbench.results.advice import below_probe_of, overfitted
+from peftbench.results.figures import is_figure
 from peftbench.results.labels import data_name, differences, label
 from peftbench.results.overfitting import overfit_of
 from peftbench.results.peaks import compared_peak
@@ -125,7 +125,8 @@ def _metric_columns(records: Sequence[Record]) -> list[Shown]:
 def _name(group: str) -> Callable[[Record], str]:
     def show(record: Record) -> str:
         chosen = (record.config.get("choices") or {}).get(group)
-        return str(record.config[group]["name"] if chosen in (None, "timm") else chosen)
+        own = (record.config.get(group) or {}).get("name") or "?"
+        return str(own if chosen in (None, "timm") else chosen)
 
     return show
 
@@ -135,8 +136,8 @@ def _reached(metric: str, plain: bool = False) -> Callable[[Record], str]:
 
     def show(record: Record) -> str:
         for role, mark in (("test", ""), ("val", " (val)")):
-            value = record.metrics.get(f"{role}/{metric}", math.nan)
-            if math.isfinite(value):
+            value = record.metrics.get(f"{role}/{metric}")
+            if is_figure(value):
                 return f"{value:.4g}{mark}" if plain else f"{100 * value:.1f}{mark}"
         return "–"
 
@@ -145,7 +146,7 @@ def _reached(metric: str, plain: bool = False) -> Callable[[Record], str]:
 
 def _on_shifted_sets(record: Record) -> str:
     value = record.metrics.get(_shifted_metric(record))
-    return "–" if value is None else f"{100 * value:.1f}"
+    return f"{100 * value:.1f}" if is_figure(value) else "–"
 
 
 def _shifted_metric(record: Record) -> str:
@@ -158,20 +159,20 @@ def _cost(path: str, form: Callable[[Any], str]) -> Callable[[Record], str]:
         value: Any = record.costs
         for key in path.split("."):
             value = value.get(key) if isinstance(value, dict) else None
-        return "–" if value is None else form(value)
+        return form(value) if is_figure(value) else "–"
 
     return show
 
 
 def _peak_memory(record: Record) -> str:
-    value, _ = compared_peak(record.costs.get("memory", {}).get("peak"))
+    value, _ = compared_peak((record.costs.get("memory") or {}).get("peak"))
     return "–" if value is None else size(value)
 
 
 def _step(record: Record) -> str:
     """`12.3 ms`; runs that were trained together share a step: `12.3 ms / 8`."""
     step = _cost("time.step.median", milliseconds)(record)
-    runs = record.costs.get("together", 1)
+    runs = record.costs.get("together") or 1
     return f"{step} / {runs}" if runs > 1 else step
 
 
@@ -180,14 +181,16 @@ def _taps(record: Record) -> str:
     taps = record.costs.get("taps") or {"mode": "off"}
     if taps["mode"] == "off":
         return "–"
-    return f"{taps['mode']}, {seconds(taps['seconds'])} to fill" if taps["computed"] else f"{taps['mode']}, filled"
+    if not taps.get("computed"):
+        return f"{taps['mode']}, filled"
+    return f"{taps['mode']}, {_cost('taps.seconds', seconds)(record)} to fill"
 
 
 _NAMES = (
     Shown(Column("method"), _name("method")),
     Shown(Column("backbone"), _name("backbone")),
     Shown(Column("data"), lambda record: data_name(record.config)),
-    Shown(Column("seed", True), lambda record: str(record.config["seed"])),
+    Shown(Column("seed", True), lambda record: str(record.config.get("seed", "?"))),
 )
 _COSTS = (
     Shown(Column("params", True, rank=3), _cost("parameters.method", count)),

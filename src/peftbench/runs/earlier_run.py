@@ -72,8 +72,8 @@ def finished_before(
         changed = [[old, new] for old, new in zip(old_classes, classes, strict=True) if old != new]
         metadata = {"task": context.config.task.name, **metadata, "classes": json.dumps(list(classes))}
         record.costs["delta_bytes"] = deltas.save_delta(folder / deltas.FILE, tensors, metadata)
-        stamp = record.stamps.setdefault("data", {})
-        stamp["renamed"] = [*stamp.get("renamed", []), *changed]
+        stamp = record.stamps["data"] = record.stamps.get("data") or {}
+        stamp["renamed"] = [*(stamp.get("renamed") or ()), *changed]
         record.write(folder)
         began = " (the run began from rows of task.weights that the old names chose)" if "task" in record.stamps else ""
         _say(

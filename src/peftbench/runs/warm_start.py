@@ -19,6 +19,7 @@ from peftbench.config import Config
 from peftbench.methods.base import Plan
 from peftbench.models.model import Model
 from peftbench.results import read_complete
+from peftbench.results.task_results import task_name
 from peftbench.runs.plan_file import read_plan
 
 _HEAD = "task."
@@ -143,7 +144,7 @@ def read_start(config: Config) -> WarmStart | None:
         raise UserError(f"{word}: its delta is of run {metadata['run']}, and its record of {record.id}.")
     for key, theirs, ours in (
         ("method", metadata["method"], config.method.name),
-        ("task", metadata.get("task", record.config["task"]["name"]), config.task.name),
+        ("task", metadata.get("task", task_name(record.config)), config.task.name),
     ):
         if theirs != ours:
             raise Refusal(

@@ -60,7 +60,7 @@ def _model(run: FinishedRun, backbone: Backbone, shared: str) -> Iterator[Row]:
         _untagged(name),
         f"{made}, and {whose} is {name}; a delta fits only the backbone that it was made on.",
     )
-    stamp = run.record.stamps["backbone"].get("pruning", {})
+    stamp = run.record.stamps["backbone"].get("pruning") or {}
     theirs = "unstructured" if delta["mask"] else "structured" if "kept" in stamp else "none"
     ours = "unstructured" if backbone.masks else "structured" if backbone.kept else "none"
     yield (
@@ -88,7 +88,8 @@ def _model(run: FinishedRun, backbone: Backbone, shared: str) -> Iterator[Row]:
 def _start_file(run: FinishedRun, backbone: Backbone, shared: str) -> Iterator[Row]:
     """The file that the whole model started from: what of the task did not train is in that file alone."""
     section, task = run.config.task, task_class(run.config.task)
-    theirs = run.metadata.get("start_file", run.record.stamps.get("task", {}).get("sha256", ""))
+    recorded = (run.record.stamps.get("task") or {}).get("sha256")
+    theirs = run.metadata.get("start_file", recorded or "")
     stamp = task.stamp(section, task.start_file(section, run.config.backbone))
     ours = stamp.get("sha256", "")
     yield (

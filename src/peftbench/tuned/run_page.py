@@ -154,7 +154,7 @@ def _looked_at(seen: Seen, images: int, damaged: int, record: Record, page: RunP
         ]
     if damaged:
         notes.append(f"{plural(damaged, 'image')} cannot be read and {agreeing(damaged)} left out.")
-    recorded = (record.stamps.get("data") or {}).get("images", {}).get(seen.role)
+    recorded = ((record.stamps.get("data") or {}).get("images") or {}).get(seen.role)
     if isinstance(recorded, int) and recorded not in (images, images - damaged):
         batches = (record.config.get("trainer") or {}).get("max_batches")
         is_cut = batches and recorded < images
