@@ -172,9 +172,9 @@ def read_state_dict(path: Path) -> State:
             f"{path}: holds Python objects besides tensors, which are not loaded because they could run code; "
             f"save a plain state dict, or a safetensors file."
         ) from None
-    except OSError as problem:
-        raise UserError(f"{path}: cannot be read ({problem.strerror or first_sentence(problem)}).") from None
-    except (safetensors.SafetensorError, *_UNREADABLE) as problem:
+    except (safetensors.SafetensorError, OSError, *_UNREADABLE) as problem:
+        if isinstance(problem, OSError) and problem.filename is not None:
+            raise UserError(f"{path}: cannot be read ({problem.strerror}).") from None
         raise UserError(f"{path}: is not a readable weights file ({first_sentence(problem)}).") from None
     for key in ("state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):

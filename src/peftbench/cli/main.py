@@ -10,6 +10,7 @@ from peftbench.cli.hydra_options import separate
 from peftbench.cli.parser import parse
 from peftbench.cli.verbs import VERBS, command_of, split_verb
 from peftbench.common.errors import UserError, nearest
+from peftbench.common.foreign_text import readable
 from peftbench.common.notes import show_notes_as_lines
 from peftbench.common.other_words import VERBS as OTHER_VERBS
 from peftbench.common.status_line import doing, status_line
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _of_machine(problem: BaseException) -> str:
     if isinstance(problem, OSError) and problem.filename is not None:
-        return f"{visible(str(problem.filename))}: cannot be used ({problem.strerror})."
+        return f"{visible(readable(str(problem.filename)))}: cannot be used ({problem.strerror})."
     if isinstance(problem, OSError):
         return f"the standard output: could not be written ({problem.strerror or problem})."
     if isinstance(problem, MemoryError):

@@ -30,7 +30,7 @@ from peftbench.common.stopping import endings_as_interrupts, silence_output
 from peftbench.common.terminal import visible
 from peftbench.common.world import forget_world
 from peftbench.config import CONFIGS, Config, validate_study
-from peftbench.config.compose import checked, explained
+from peftbench.config.compose import checked, explained, uncomposable
 from peftbench.config.overrides import prepare
 from peftbench.results import Record, print_table, results_of_record
 
@@ -119,7 +119,9 @@ def _run_hydra(session: Session) -> str:
             if isinstance(problem, FileExistsError | NotADirectoryError) and place and not Path(place).is_dir():
                 raise UserError(f"output_dir: {place} cannot be written: it is a file; give a folder.") from None
             raise UserError(f"{place or 'output_dir'}: cannot be written ({problem.strerror}).") from None
-        except Exception:  # a launcher's: a worker that died, a job that a cluster lost
+        except Exception as problem:  # a launcher's: a worker that died, a job that a cluster lost
+            if not session.composed:
+                raise uncomposable(problem, session.words) from None
             if session.sweep_folder is None:
                 raise
             print(traceback.format_exc(), file=sys.stderr)
@@ -165,6 +167,8 @@ def _carry_out(composed: DictConfig) -> float:
         plain = [OmegaConf.to_container(composed[k], resolve=True) for k in ("sweep", "protocol")]
         study, protocol = validate_study(*plain)
         config = checked(composed.copy(), state.runtime.choices)
+        if in_first_process():
+            active_session().composed = True
         if sweep is None and (protocol.name != "none" or study.together > 1):
             needs_sweep = f"protocol={protocol.name}" if protocol.name != "none" else "sweep.together"
             raise UserError(_NO_SWEEP.format(needs_sweep))
@@ -251,6 +255,8 @@ def _refuse_words(arguments: Sequence[str]) -> None:
     of_sweep = asks_for_sweep(arguments)
     for word in arguments:
         key, _, value = word.partition("=")
+        if key.lstrip("+~") in ("hydra.launcher", "hydra.sweeper"):
+            raise UserError(f"{word}: {key} is a section; one is chosen as {key.replace('.', '/')}=….")
         if key == "sweep.together":
             _refuse_together(word, value, arguments)
         if key == "protocol" and value != "none" and not of_sweep:

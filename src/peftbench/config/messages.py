@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from peftbench.common.errors import UserError, nearest, suggested
+from peftbench.common.foreign_text import shortened
 from peftbench.common.near_names import plainly
 from peftbench.common.other_words import VALUES
 from peftbench.config.bounds import bound_words
@@ -59,9 +60,9 @@ def section_mistake(problem: ValidationError, schema: Any, values: Mapping[str, 
 
 
 def shown(value: Any) -> str:
-    """A value as Python writes it; of one that cannot be written, its type."""
+    """A value as Python writes it, in a line that can be read; of one that cannot be written, its type."""
     try:
-        return repr(value)
+        return shortened(repr(value))
     except (ValueError, RecursionError):  # an integer of thousands of digits; lists in lists without end
         return f"<{type(value).__name__}>"
 
