@@ -2,10 +2,10 @@
 
 python scripts/faults [--seed N] [--tries N] [--minutes M] [--kinds run words …] [--out FILE] [--write]
 
-Tries run in one warm process; a run that is to be killed is a copy of it. What hangs is ended by an alarm; a process that
-ends all the same, or hangs where no alarm reaches it, is told of, and another goes on behind the try that ended it. A try
-depends on the seed and its number alone: `--only N` repeats one. The status is 1 where anything is silent, lost, a
-traceback or a hang.
+Tries run in one warm process; a run that is to be killed is a copy of it. What hangs is ended by an alarm; a process
+that ends all the same, or hangs where no alarm reaches it, is told of, and another goes on behind the try that ended
+it. A try depends on the seed and its number alone: `--only N` repeats one. The status is 1 where anything is silent,
+lost, a traceback or a hang.
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=60.0, help="end then, however many tries are left")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--only", type=int, help="the number of the one try to make")
+    parser.add_argument("--all", action="store_true", help="print what survived and what was refused, too")
     parser.add_argument("--out", type=Path, help="write the summary as JSON to this file")
     parser.add_argument(
         "--write", action="store_true", help="write it to docs/reliability.json, and its table to the page"
@@ -76,9 +77,15 @@ def main(arguments: list[str] | None = None) -> int:
         lines = watched(asked, Path(folder), begun + 60 * asked.minutes)
     summary = summarised(lines, asked.seed, time.monotonic() - begun)
     for line in lines:
-        if line["verdict"] not in (SURVIVED, REFUSED):
+        if "verdict" in line and (asked.all or line["verdict"] not in (SURVIVED, REFUSED)):
             print(f"{line['number']} {line['verdict']}: {line['kind']}: {line['what']}\n    {line['why'][-700:]}")
     print(json.dumps(summary, indent=1))
+    for kind in KINDS:
+        seconds = [line["seconds"] for line in lines if "seconds" in line and line["kind"] == kind]
+        if seconds:
+            print(
+                f"{kind}: {len(seconds)} tries of {sum(seconds) / len(seconds):.1f} s, the longest {max(seconds):.1f} s"
+            )
     if asked.out:
         asked.out.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     if asked.write:
@@ -108,12 +115,13 @@ def work(asked: argparse.Namespace) -> int:
             kind = chosen(number, asked.seed, asked.kinds)
             journal.write(json.dumps({"begin": number, "kind": kind}) + "\n")
             faulthandler.dump_traceback_later(6 * SECONDS, exit=True)  # in C no alarm is heard
+            begun = time.monotonic()
             verdicts = KINDS[kind][0](random.Random(f"{asked.seed}/{number}"), world)
             faulthandler.cancel_dump_traceback_later()
             for verdict in verdicts:
                 line = {"number": number, "kind": kind, **vars(verdict)}
                 journal.write(json.dumps(line) + "\n")
-            journal.write(json.dumps({"end": number}) + "\n")
+            journal.write(json.dumps({"end": number, "kind": kind, "seconds": time.monotonic() - begun}) + "\n")
     return 0
 
 
@@ -149,7 +157,7 @@ def watched(asked: argparse.Namespace, folder: Path, deadline: float) -> list[di
         if asked.only is not None:
             break
     unmounted(folder)
-    return [entry for entry in read(journal) if "verdict" in entry] + lost
+    return [entry for entry in read(journal) if "verdict" in entry or "seconds" in entry] + lost
 
 
 def unmounted(folder: Path) -> None:
@@ -167,7 +175,8 @@ def summarised(lines: list[dict], seed: int, seconds: float) -> dict:
     """How many tries of each kind ended how."""
     kinds: dict[str, collections.Counter] = {kind: collections.Counter() for kind in KINDS}
     for line in lines:
-        kinds[line["kind"]][line["verdict"]] += 1
+        if "verdict" in line:
+            kinds[line["kind"]][line["verdict"]] += 1
     table = {k: {"tries": c.total(), **{v: c[v] for v in VERDICTS}} for k, c in kinds.items() if c.total()}
     whole = {v: sum(row[v] for row in table.values()) for v in ("tries", *VERDICTS)}
     return {"seed": seed, "made": date.today().isoformat(), "seconds": round(seconds), "all": whole, "kinds": table}

@@ -110,11 +110,12 @@ def _read(work: Callable[[], Any]) -> int:
     import sys
 
     import peftbench
+    from peftbench.common.terminal import visible
 
     try:
         splits = work()
     except peftbench.UserError as mistake:
-        print(f"peftbench: {mistake}", file=sys.stderr)
+        print(f"peftbench: {visible(str(mistake))}", file=sys.stderr)
         return 2
     assert len(splits.train) >= 0
     return 0
@@ -170,7 +171,7 @@ def _mask(place: Path, content: tuple[str, tuple[int, int], int, str]) -> Any:
             Image.new(mode, size, color).save(odd, form)
         except (OSError, TypeError, ValueError):  # no such form holds that
             return _Nothing()
-    return SegFolder(root=str(place), images="images", masks="masks").load()
+    return SegFolder(root=str(place)).load()
 
 
 class _Nothing:

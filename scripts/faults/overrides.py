@@ -83,11 +83,12 @@ def _composed(words: list[str]) -> int:
     import sys
 
     import peftbench
+    from peftbench.common.terminal import visible
 
     try:
         peftbench.compose(*words)
     except peftbench.UserError as mistake:
-        print(f"peftbench: {mistake}", file=sys.stderr)
+        print(f"peftbench: {visible(str(mistake))}", file=sys.stderr)
         return 2
     return 0
 

@@ -37,6 +37,8 @@ def try_run(rng: random.Random, world: World) -> list[Verdict]:
     else:  # a record says what it says: only other predictions are wrong ones
         exact = verb == "predict"
         verdict = judged(what, end, lambda e: not exact or e.out == usual)
+    if name == "checkpoint.ckpt" and verb == "train":  # the run was not over, so that it writes its delta anew
+        return [verdict]
     return [_unless_lost(verdict, before, world, verb)]
 
 
@@ -58,7 +60,7 @@ def _unless_lost(verdict: Verdict, before: dict[str, str], world: World, verb: s
     """The verdict, or that something which was there is nowhere any more."""
     after = contents(world.place / "out")
     kept = set(after.values())
-    rewritten = ("checkpoint.ckpt", "result.json", "page.html") if verb == "train" else ()
+    rewritten = ("checkpoint.ckpt", "result.json", "page.html", "config.yaml") if verb == "train" else ()
     gone = [n for n, hash_ in before.items() if hash_ not in kept and not n.endswith(rewritten)]
     return Verdict(verdict.what, LOST, f"{gone[0]} is gone") if gone else verdict
 

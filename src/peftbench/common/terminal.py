@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 # Control characters but for new line and tab; marks that turn the direction of writing; halves of characters, which
 # stand for bytes that are no UTF-8.
-_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def visible(text: str) -> str:

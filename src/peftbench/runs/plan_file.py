@@ -80,7 +80,7 @@ def make_plan(
         return Plan()
     if not facts.is_file():
         if context.first:
-            _write_plan(folder, begun or _look_at_data(method, model, batches, context))
+            write_plan(folder, begun or _look_at_data(method, model, batches, context))
         else:
             await_file(facts)
     return read_plan(folder)
@@ -98,7 +98,12 @@ def _look_at_data(method: Method, model: Model, batches: Loaders, context: Conte
     return plan
 
 
-def _write_plan(folder: Path, plan: Plan) -> None:
+def has_plan(folder: Path) -> bool:
+    """Whether both files of a plan are there."""
+    return all((folder / f"{PLAN}{suffix}").is_file() for suffix in (".json", ".safetensors"))
+
+
+def write_plan(folder: Path, plan: Plan) -> None:
     """Writes the tensors first: the facts tell the other processes that all is there."""
     facts = {"facts": json.dumps(json.loads(json.dumps(plan.facts)), sort_keys=True)}  # as they will be read
     write_tensors(folder / f"{PLAN}.safetensors", plan.tensors, sealed(plan.tensors, facts))

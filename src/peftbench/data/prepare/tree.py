@@ -145,6 +145,8 @@ class ZipTree(Tree):
     def _opened(self) -> Iterator[zipfile.ZipFile]:
         with self.guarded(), zipfile.ZipFile(self.path) as archive:
             for info in archive.infolist():
+                if not info.filename:
+                    raise UserError(f"{self.title}: holds a file without a name; the archive is refused.")
                 _inside(self.title, info.filename)
             yield archive
 
