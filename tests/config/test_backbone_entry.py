@@ -52,7 +52,9 @@ def test_a_shared_config_asks_the_hub_for_nothing(finished, tmp_path, monkeypatc
     file.write_text(yaml.safe_dump(values))
     assert main([verb[0], f"run={tmp_path / 'shared'}", verb[1]]) == 2
     assert asked == []
-    assert "config.yaml: backbone.cfg.hf_hub_id='stranger/model': says where weights come from" in capsys.readouterr().err
+    assert (
+        "config.yaml: backbone.cfg.hf_hub_id='stranger/model': says where weights come from" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(
