@@ -43,7 +43,7 @@ def obeyed(text):
         ["choose", "{out}"],
         ["layers", "{run}"],
         ["predict", "run={run}", "images={run}"],
-        ["evaluate", "run={run}", "data=digits"],
+        pytest.param(["evaluate", "run={run}", "data=digits"], marks=pytest.mark.slow),
     ],
 )
 def test_a_shared_record_prints_nothing_that_a_terminal_obeys(capsys, shared, words):

@@ -65,6 +65,7 @@ def test_a_folder_that_may_not_be_read_is_told_in_a_sentence(capsys, finished, t
     refused(told, "Permission denied")
 
 
+@pytest.mark.slow
 def test_a_cache_that_is_no_folder_is_told(cli, tiny, tmp_path):
     (tmp_path / "cache").write_text("mine")
     status, _, err = cli(

@@ -67,7 +67,9 @@ def checked(composed: DictConfig, chosen: Mapping[str, Any]) -> Config:
 def uncomposable(problem: Exception, words: Sequence[str]) -> UserError:
     """What ended composing in another way than by an error of Hydra's, and by which of the words, if one alone did."""
     overrides = [word for word in words if (not word.startswith("-") and "=" in word) or word.startswith("~")]
-    guilty = next((word for word in overrides if _composes([w for w in overrides if w != word])), None)
+    guilty: str | None = " ".join(word for word in overrides if word.lstrip("+~").startswith("hydra"))
+    if not _composes(overrides):  # else it is about how jobs are carried out
+        guilty = next((word for word in overrides if _composes([w for w in overrides if w != word])), None)
     why = f"{type(problem).__name__}: {first_sentence(problem)}"
     return UserError(f"{guilty or ' '.join(words)}: cannot be composed ({why}); see peftbench --cfg job.")
 
