@@ -30,7 +30,7 @@ def refuse_irregular(path: str | Path) -> None:
 
 def open_binary(path: str | Path, buffering: int = -1) -> BinaryIO:
     """The file, opened to be read. Raises OSError where it cannot be, or is no regular file."""
-    return open(path, "rb", buffering=buffering, opener=_opener)  # type: ignore[return-value]
+    return open(path, "rb", buffering=buffering, opener=_opener)
 
 
 def open_text(path: str | Path, encoding: str = "utf-8", errors: str = "strict", newline: str | None = None) -> TextIO:

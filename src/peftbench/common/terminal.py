@@ -48,7 +48,7 @@ def console(**options: Any) -> Console:
     from rich.console import Console
 
     made = Console(**options)
-    made.push_render_hook(_Cleaning())
+    made.push_render_hook(_Cleaning())  # type: ignore[arg-type] - it has the one method of a RenderHook
     return made
 
 

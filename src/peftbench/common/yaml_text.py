@@ -54,12 +54,14 @@ def refuse_nested_yaml(text: str) -> None:
             open_nodes.append((event.anchor, stood_for))
             written, stood_for = written + 1, stood_for + 1
             if len(open_nodes) > DEEPEST:
-                raise NestedYaml(f"it is nested deeper than {DEEPEST} levels (line {event.start_mark.line + 1})")
+                raise NestedYaml(f"it is nested deeper than {DEEPEST} levels (line {_line(event)})")
         elif isinstance(event, yaml.CollectionEndEvent):
             anchor, before = open_nodes.pop()
             if anchor:
                 sizes[anchor] = stood_for - before
         if stood_for > _FREE + _RATIO * written:
-            raise NestedYaml(
-                f"its aliases stand for far more values than are written (line {event.start_mark.line + 1})"
-            )
+            raise NestedYaml(f"its aliases stand for far more values than are written (line {_line(event)})")
+
+
+def _line(event: yaml.Event) -> int:
+    return event.start_mark.line + 1 if event.start_mark else 1
