@@ -19,7 +19,7 @@ _OPERATIONS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.lin
 _SECONDS = 120
 
 
-def _forked(words: list[str], before: Any = None, out: int | None = None) -> int:
+def _forked(words: list[str], before: Any = None, out: int | None = None, err: int | None = None) -> int:
     """Starts a command in a process that is a copy of this one, where everything is imported; returns its id."""
     child = os.fork()
     if child:
@@ -28,7 +28,7 @@ def _forked(words: list[str], before: Any = None, out: int | None = None) -> int
     try:
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(out if out is not None else null, 1)
-        os.dup2(out if out is not None else null, 2)
+        os.dup2(err if err is not None else null, 2)
         sys.stdout = os.fdopen(1, "w", buffering=1)
         sys.stderr = os.fdopen(2, "w", buffering=1)
         if before is not None:
@@ -123,11 +123,15 @@ def try_reader(rng: random.Random, world: World) -> list[Verdict]:
         words = ["-m", *words, "method=linear,bitfit"]
     lines = rng.choice((0, 0, 1, 2, 5))
     read, write = os.pipe()
-    child = _forked(words, out=write)
+    apart = rng.random() < 0.6  # else errors go where nobody reads, too
+    said = place / "errors"
+    with said.open("wb") as errors:
+        child = _forked(words, out=write, err=errors.fileno() if apart else write)
     os.close(write)
     with os.fdopen(read, "rb", buffering=0) as pipe:
         text = b"".join(pipe.readline() for _ in range(lines))
     status = _ended(child)
+    text += said.read_bytes()
     what = f"reader leaves after {lines} lines of a {'sweep' if sweep else 'run'}: status {status}"
     if status is None:
         return [Verdict(what, HANG)]
