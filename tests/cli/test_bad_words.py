@@ -129,6 +129,7 @@ def test_a_word_that_is_almost_right_is_told_in_one_sentence(capsys, monkeypatch
         ("taps=[1,2]", "taps"),
         ("hydra/launcher=2", "hydra/launcher=2"),
         ("hydra.launcher=3", "is a section; one is chosen as hydra/launcher=…"),
+        ("=\n", "'=␊': names no key"),
         ("hydra.verbose=3", "hydra.verbose=3: cannot be composed"),
         ("backbone.cfg.input_size=1_000", "backbone.cfg"),
         ("backbone.cfg.mean=*", "backbone.cfg"),

@@ -23,10 +23,11 @@ def shortened(text: str, longest: int = LONGEST) -> str:
 
 
 def readable(text: str) -> str:
-    """A whole message in at most some 2,000 characters: what was given is cut in its middle where it is very long.
+    """A whole message, a line of at most some 2,000 characters: what was given is cut in its middle where it is longer.
 
     A path of any system that has users stays whole.
     """
+    text = text.replace("\r", "␍").replace("\n", "␊")
     text = _LONG_WORD.sub(lambda word: f"{word[0][:_HEAD]}…{word[0][-_TAIL:]}", text)
     if len(text) <= _LONGEST_MESSAGE:
         return text

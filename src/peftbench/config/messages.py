@@ -34,6 +34,7 @@ _EXPECTED: dict[str, str] = {
     "too_short": "a longer list",
     "tuple_type": "a list",
 }
+_LONGEST = 500  # characters of a value in a message
 _PLAIN = re.compile(r"[\w./~-]+")
 _BOUNDS = {"greater_than": "gt", "greater_than_equal": "ge", "less_than": "lt", "less_than_equal": "le"}
 
@@ -62,7 +63,7 @@ def section_mistake(problem: ValidationError, schema: Any, values: Mapping[str, 
 def shown(value: Any) -> str:
     """A value as Python writes it, in a line that can be read; of one that cannot be written, its type."""
     try:
-        return shortened(repr(value))
+        return shortened(repr(value), _LONGEST)
     except (ValueError, RecursionError):  # an integer of thousands of digits; lists in lists without end
         return f"<{type(value).__name__}>"
 
