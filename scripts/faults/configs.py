@@ -40,6 +40,7 @@ def try_config(rng: random.Random, world: World) -> list[Verdict]:
         "method=lora",
         "trainer.progress=false",
         "trainer.trial=true",
+        "trainer.max_batches=1",
         "logger=none",
         f"output_dir={place / 'out'}",
     ]
@@ -147,6 +148,13 @@ def try_weights(rng: random.Random, world: World) -> list[Verdict]:
     elif rng.random() < 0.8:
         what, content = of_bytes(rng, path.read_bytes())
         path.write_bytes(content)
-    words = ["backbone=resnet_nano", f"backbone.weights={path}", "data=digits", "method=linear", "trainer.trial=true"]
+    words = [
+        "backbone=resnet_nano",
+        f"backbone.weights={path}",
+        "data=digits",
+        "method=linear",
+        "trainer.trial=true",
+        "trainer.max_batches=1",
+    ]
     words += ["trainer.progress=false", "logger=none", f"output_dir={place / 'out'}"]
     return [judged(f"{path.name} of {type(value).__name__}: {what}", told(words), lambda _: False)]

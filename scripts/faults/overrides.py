@@ -68,7 +68,13 @@ def try_words(rng: random.Random, world: World) -> list[Verdict]:
     if way == "compose":
         return [judged(f"compose {what}", called(lambda: _composed([*base, *words])))]
     if way == "train":
-        base += ["trainer.trial=true", "trainer.epochs=1", f"output_dir={world.place}", "logger=none"]
+        base += [
+            "trainer.trial=true",
+            "trainer.max_batches=1",
+            "trainer.epochs=1",
+            f"output_dir={world.place}",
+            "logger=none",
+        ]
         return [judged(f"train {what}", told([*base, *_at_home(words)]))]
     return [judged(f"plan {what}", told(["plan", *base, *words]))]
 

@@ -18,7 +18,7 @@ import torch
 from timm.models import clean_state_dict
 
 from peftbench.common.errors import UserError
-from peftbench.common.foreign_text import first_sentence
+from peftbench.common.foreign_text import first_sentence, shortened
 from peftbench.common.notes import note
 from peftbench.common.regular_files import first_bytes, open_binary, refuse_irregular
 from peftbench.common.sealed_file import SEAL, check_seal, read_tensors
@@ -181,6 +181,8 @@ def read_state_dict(path: Path) -> State:
             state = state[key]
     if not isinstance(state, Mapping) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise UserError(f"{path}: expected a state dict (names to tensors), found {type(state).__name__}.")
+    if odd := [name for name in state if not isinstance(name, str)]:
+        raise UserError(f"{path}: expected a state dict (names to tensors), found the name {shortened(repr(odd[0]))}.")
     return dict(clean_state_dict(dict(state)))
 
 
