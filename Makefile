@@ -4,7 +4,7 @@ BIN := .venv/bin
 # bytecode is compiled once, at installation, also where PYTHONDONTWRITEBYTECODE is set
 export UV_COMPILE_BYTECODE := 1
 
-.PHONY: quickstart test test-all smoke bench golden docs-tables lint format lock clean
+.PHONY: quickstart test test-all smoke bench golden faults docs-tables lint format lock clean
 
 quickstart: .venv/ready  ## fine-tune a pretrained backbone on photos and show the table
 	$(BIN)/peftbench experiment=quickstart
@@ -30,6 +30,9 @@ golden: .venv/ready      ## BASE=<commit>: this tree computes what that one does
 	@test -n "$(BASE)" || { echo "golden: give the commit to compare with, as in make golden BASE=HEAD~1." >&2; exit 2; }
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/golden.py against "$(BASE)" \
 	  $(foreach p,$(ROWS),--rows '$(p)') $(foreach p,$(EXCEPT),--except '$(p)')
+
+faults: .venv/ready      ## damaged files, hostile words, kills, full disks (docs/reliability.md): TRIES, SEED, MINUTES
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/faults --tries $(or $(TRIES),1000) --seed $(or $(SEED),0) --minutes $(or $(MINUTES),60)
 
 docs-tables: .venv/ready ## writes the tables of docs/ that are made from the code
 	$(BIN)/python scripts/doc_tables.py

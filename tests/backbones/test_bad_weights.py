@@ -78,6 +78,11 @@ def test_a_truncated_weights_file_is_refused(cli, tiny, tmp_path, name, share):
     assert files(tmp_path) == [name]
 
 
+def test_a_state_dict_whose_names_are_numbers_is_refused(cli, tiny, tmp_path):
+    torch.save({3: torch.zeros(2)}, tmp_path / "w.pth")
+    refused(weights(cli, tiny, tmp_path / "w.pth"), "w.pth: expected a state dict (names to tensors), found the name 3")
+
+
 def test_a_text_file_offered_as_weights_is_not_called_a_pickle(cli, tiny, tmp_path):
     (tmp_path / "w.pth").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
     told = refused(weights(cli, tiny, tmp_path / "w.pth"), str(tmp_path / "w.pth"))

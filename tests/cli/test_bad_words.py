@@ -118,3 +118,31 @@ def test_a_word_that_is_almost_right_is_told_in_one_sentence(capsys, monkeypatch
     status = main(words)
     refused((status, *capsys.readouterr()), sentence)
     assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("word", "part"),
+    [
+        ("data.ood.x=[1,2]", "data.ood.x=[1,2]: cannot be composed"),
+        ("seed=" + "9" * 5000, "holds a number of 5,000 digits"),
+        ("data.size=" + "[" * 300 + "]" * 300, "is nested 300 levels deep"),
+        ("taps=[1,2]", "taps"),
+        ("hydra/launcher=2", "hydra/launcher=2"),
+        ("hydra.launcher=3", "is a section; one is chosen as hydra/launcher=…"),
+        ("=\n", "'=␊': names no key"),
+        ("hydra.verbose=3", "hydra.verbose=3: cannot be composed"),
+        ("backbone.cfg.input_size=1_000", "backbone.cfg"),
+        ("backbone.cfg.mean=*", "backbone.cfg"),
+        ("++task.name.x=3", "task.name"),
+        ("~method@a=0", "method@a"),
+        ("~method", "method"),
+        ("-m=3", "--multirun takes no value"),
+        ("data.root=" + "x" * 9000, "…"),
+        ("output_dir=" + "x" * 9000, "…"),
+        ("trainer.epochs=[" + ",".join(["1"] * 900) + "]", "…"),
+    ],
+)
+def test_words_that_hydra_ends_at_are_told_in_a_sentence_that_can_be_read(cli, tiny, tmp_path, word, part):
+    told = refused(cli(*tiny, "method=lora", word), part)
+    assert len(told) < 2100
+    assert files(tmp_path) == []

@@ -201,3 +201,17 @@ def test_an_image_may_have_the_name_that_its_annotation_says(convert, tmp_path):
     assert convert("voc", str(root), f"out={out}", "dropped=0.5")[0] == 0
     content = json.loads((out / "instances_all.json").read_text())
     assert content["images"][0]["file_name"] == "JPEGImages/photo.png"
+
+
+def test_a_conversion_that_was_killed_between_its_files_is_repeated_by_the_same_command(convert, tmp_path):
+    root, out = voc(tmp_path / "voc"), tmp_path / "json"
+    words = ("voc", str(root), f"out={out}", "dropped=0.5")
+    assert convert(*words)[0] == 0
+    whole = {file.name: file.read_bytes() for file in out.iterdir()}
+    (out / min(whole)).unlink()
+    assert convert(*words)[0] == 0
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == whole
+    status, _, told = convert(*words, "zero_based=true")
+    assert status == 2
+    assert "is there already" in told
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == whole

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import struct
+import zipfile
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,8 +18,9 @@ import torch
 from timm.models import clean_state_dict
 
 from peftbench.common.errors import UserError
-from peftbench.common.foreign_text import first_sentence
+from peftbench.common.foreign_text import first_sentence, shortened
 from peftbench.common.notes import note
+from peftbench.common.regular_files import first_bytes, open_binary, refuse_irregular
 from peftbench.common.sealed_file import SEAL, check_seal, read_tensors
 from peftbench.common.weights_file import existing_weights
 
@@ -26,6 +29,11 @@ HERE = Path(__file__).parent / "weights"
 """The folder of the weights that peftbench ships."""
 PRUNED = "peftbench-backbone-1"
 """The format of the file of a pruned backbone."""
+_UNREADABLE = (
+    *(RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, OverflowError),
+    *(NotImplementedError, struct.error, AssertionError),
+)
+"""What torch and zipfile raise for a damaged file, besides `UnpicklingError`."""
 MOST_KEPT = 2**20
 """Channels, or heads, of a layer that nobody has: more in a file are damage, and no reason to reserve memory."""
 LITE0 = "package:efficientnet_lite0"
@@ -152,24 +160,45 @@ def read_state_dict(path: Path) -> State:
         UserError: no such file, or one that holds something besides tensors.
     """
     try:
+        refuse_irregular(path)
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path, device="cpu")
+        _refuse_packed_records(path)
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError:
-        if path.read_bytes()[:1] not in (b"P", b"\x80"):  # a zip archive, a pickle
+        if first_bytes(path, 1) not in (b"P", b"\x80"):  # a zip archive, a pickle
             raise UserError(f"{path}: is not a readable weights file (it is no torch file).") from None
         raise UserError(
             f"{path}: holds Python objects besides tensors, which are not loaded because they could run code; "
             f"save a plain state dict, or a safetensors file."
         ) from None
-    except (safetensors.SafetensorError, RuntimeError, EOFError, ValueError, LookupError, OSError) as problem:
+    except (safetensors.SafetensorError, OSError, *_UNREADABLE) as problem:
+        if isinstance(problem, OSError) and problem.filename is not None:
+            raise UserError(f"{path}: cannot be read ({problem.strerror}).") from None
         raise UserError(f"{path}: is not a readable weights file ({first_sentence(problem)}).") from None
     for key in ("state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
     if not isinstance(state, Mapping) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise UserError(f"{path}: expected a state dict (names to tensors), found {type(state).__name__}.")
+    if odd := [name for name in state if not isinstance(name, str)]:
+        raise UserError(f"{path}: expected a state dict (names to tensors), found the name {shortened(repr(odd[0]))}.")
     return dict(clean_state_dict(dict(state)))
+
+
+def _refuse_packed_records(path: Path) -> None:
+    """Raises UserError for a torch file with compressed records, which may unpack to more than memory holds.
+
+    torch stores each record as it is, and reads packed ones all the same.
+    """
+    try:
+        with open_binary(path) as file, zipfile.ZipFile(file) as archive:
+            records = archive.infolist()
+    except (zipfile.BadZipFile, *_UNREADABLE):  # of another form, or damaged: torch says so
+        return
+    packed = any(r.compress_type != zipfile.ZIP_STORED or r.file_size != r.compress_size for r in records)
+    if packed or sum(record.file_size for record in records) > path.stat().st_size:
+        raise UserError(f"{path}: holds packed records, which torch.save never writes, and is not read; save it anew.")
 
 
 def _find(name: str, source: str) -> Path | State:

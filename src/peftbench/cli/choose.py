@@ -11,6 +11,7 @@ from peftbench.cli.arguments import Argument, Command, Words
 from peftbench.cli.report import FOLDERS, METRIC, record_places
 from peftbench.common.errors import UserError, nearest
 from peftbench.common.status_line import doing
+from peftbench.common.terminal import visible
 from peftbench.common.vtab_tasks import ALIASES
 
 if TYPE_CHECKING:
@@ -78,11 +79,11 @@ def _say(text: str) -> None:
     from peftbench.common.fitted_table import fold
 
     if not sys.stdout.isatty():
-        print(text)
+        print(visible(text))
         return
     width = shutil.get_terminal_size().columns
     for line in text.split("\n"):
-        print(fold(line, width, indent="    " if line.startswith(" ") else "  "))
+        print(visible(fold(line, width, indent="    " if line.startswith(" ") else "  ")))
 
 
 def _budget(bounds: Sequence[Limit]) -> str:

@@ -17,6 +17,8 @@ import yaml
 
 from peftbench.common.config_files import names
 from peftbench.common.errors import UserError
+from peftbench.common.regular_files import text_in
+from peftbench.common.yaml_text import yaml_of
 from peftbench.config import SECTIONS, TOP, Protocol, Sweep, task_schema
 from peftbench.config.declared_fields import declared
 from peftbench.config.logger_schema import SCHEMAS as TRACKERS
@@ -100,7 +102,7 @@ def may_be_path(kind: Any) -> bool:
 def _content(path: Path) -> dict[str, Any]:
     """What a YAML file holds; nothing where it cannot be read."""
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        content = yaml_of(text_in(path))
     except (OSError, UnicodeError, yaml.YAMLError):
         return {}
     return content if isinstance(content, dict) else {}

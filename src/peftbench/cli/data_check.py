@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from peftbench.cli.arguments import Argument, Command, Words
 from peftbench.cli.data_check_set import check_set
 from peftbench.cli.data_folders import DIR, TASK_WORDS, find_task, folder_of_tasks
+from peftbench.common import terminal
 from peftbench.common.amounts import plural
 from peftbench.common.errors import UserError, nearest
 from peftbench.common.other_words import OPTIONS
@@ -32,13 +33,14 @@ def check_tasks(words: Words) -> int:
             raise COMMAND.refusal(overrides[0], f"there is no such option{hint}, and no data=… that it may belong to")
         return check_set(words, overrides, COMMAND)
     doing("looking at what is there")
-    from rich.console import Console
 
     from peftbench.common.progress import watching
     from peftbench.data.vtab.dataset import find_task_folder
     from peftbench.data.vtab.verify import compare_labels, verify_task_folder
 
-    console = Console(soft_wrap=True, highlight=False, markup=False)  # which prints beside its bar, a line a task
+    console = terminal.console(
+        soft_wrap=True, highlight=False, markup=False
+    )  # which prints beside its bar, a line a task
     like = Path(words["like"]).expanduser() if words["like"] else None
     root = folder_of_tasks(words["dir"])
     good = True

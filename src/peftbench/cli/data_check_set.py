@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftbench.cli.arguments import Command, Words
+from peftbench.common import terminal
 from peftbench.common.errors import UserError
 from peftbench.common.status_line import doing, doing_import
 
@@ -31,7 +32,6 @@ def check_set(words: Words, overrides: Sequence[str], command: Command) -> int:
             raise command.refusal(word, f"takes only keys of {', '.join(_KEYS[:-1])}")
     out = _folder(words["out"], words["force"])
     doing("reading the configuration")
-    from rich.console import Console
 
     from peftbench.common.progress import counted
     from peftbench.config.compose import compose
@@ -45,7 +45,7 @@ def check_set(words: Words, overrides: Sequence[str], command: Command) -> int:
 
         require_cleanlab()
     config = compose("method=linear", *overrides)
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = terminal.console(soft_wrap=True, highlight=False, markup=False)
     doing(f"reading the lists of data={config.choices.get('data') or config.data.name}")
     splits = load_splits(config)
     with counted(console, "reading images") as watch:

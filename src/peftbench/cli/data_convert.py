@@ -6,6 +6,7 @@ from pathlib import Path
 
 from peftbench.cli.arguments import Argument, Command, Words
 from peftbench.common.amounts import plural
+from peftbench.common.terminal import visible
 
 
 def convert_annotations(words: Words) -> int:
@@ -18,9 +19,9 @@ def convert_annotations(words: Words) -> int:
     for name, file in done.files.items():
         print(f"made   {file}: {plural(done.images[name], 'image')}, {plural(done.objects[name], 'object')}")
     more = ", …" if len(done.classes) > 20 else ""
-    print(f"{plural(len(done.classes), 'class')}: {', '.join(done.classes[:20])}{more}")
+    print(visible(f"{plural(len(done.classes), 'class')}: {', '.join(done.classes[:20])}{more}"))
     for note in done.notes:
-        print(f"note: {note}")
+        print(visible(f"note: {note}"))
     roles = {role: done.files[role].absolute() for role in ("train", "val", "test") if role in done.files}
     if "train" in roles:
         files = " ".join(f"data.{role}={file}" for role, file in roles.items())

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftbench.cli.arguments import Argument, Command, Words
 from peftbench.cli.data_folders import DIR, TASK_WORDS, data_folder, find_task, folder_of_tasks
+from peftbench.common import terminal
 from peftbench.common.amounts import plural
 from peftbench.common.errors import UserError
 from peftbench.common.status_line import doing
@@ -22,14 +23,15 @@ _ROLES = ("train", "val", "test")
 def prepare_tasks(words: Words) -> int:
     """Makes what is not there yet, a line each; returns 1 where a task could not be prepared. Raises UserError."""
     doing("looking at what is there")
-    from rich.console import Console
 
     from peftbench.common.progress import watching
 
     tasks = list(dict.fromkeys(task for word in words["tasks"] for task in _tasks_named(word)))
     _refuse_needless(words)
     sizes = _sizes(words)
-    console = Console(soft_wrap=True, highlight=False, markup=False)  # which prints beside its bar, a line a task
+    console = terminal.console(
+        soft_wrap=True, highlight=False, markup=False
+    )  # which prints beside its bar, a line a task
     root = folder_of_tasks(words["dir"])
     failed: list[str] = []
     with watching(console) as watch:

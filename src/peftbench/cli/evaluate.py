@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from peftbench.cli.arguments import CONFIG_DIR, Argument, Command, Words
+from peftbench.common import terminal
 from peftbench.common.errors import UserError
 from peftbench.common.status_line import doing, doing_import
+from peftbench.common.terminal import visible
 
 if TYPE_CHECKING:
     from peftbench.tuned.evaluated_set import Asked
@@ -54,7 +56,7 @@ def write_evaluation(words: Words) -> int:
             print()
         except UserError as problem:
             failed.append((folder, problem))
-            print(f"{folder.name}: {problem}", file=sys.stderr)
+            print(visible(f"{folder.name}: {problem}"), file=sys.stderr)
     if not rows:
         raise UserError(f"run={words['run']}: none of the {len(folders)} runs can be evaluated, as told above.")
     _print_table(rows)
@@ -85,7 +87,7 @@ def _runs_in(folder: Path) -> list[Path]:
         try:
             record = read_record(run)
         except UserError as problem:
-            print(f"{run.name}: {problem}", file=sys.stderr)
+            print(visible(f"{run.name}: {problem}"), file=sys.stderr)
             continue
         if record is not None and record.status == "complete":
             complete.append(run)
@@ -111,7 +113,6 @@ class _Judged(NamedTuple):
 
 def _evaluate(folder: Path, asked: Asked, words: Words) -> _Judged:
     """Prints an evaluation; returns its main figure. Raises UserError."""
-    from rich.console import Console
 
     from peftbench.common.progress import counted
     from peftbench.tuned.evaluating import evaluated
@@ -125,11 +126,11 @@ def _evaluate(folder: Path, asked: Asked, words: Words) -> _Judged:
     def loaded() -> Tuned:
         return load(run, merge=False, weights=words["weights"]).to(choose_device(words["device"]))
 
-    with counted(Console(stderr=True), "evaluating", True) as watch:
+    with counted(terminal.console(stderr=True), "evaluating", True) as watch:
         evaluation = evaluated(run, asked, loaded, watch=watch)
     lines = lines_of(run, evaluation)
     for line in lines:
-        print(line)
+        print(visible(line))
     was_there = "this evaluation is there already: " if evaluation.was_there else ""
     print(f"{was_there}{evaluation.path}")
     name, value, interval = main_figure(run, evaluation)
@@ -147,7 +148,7 @@ def _print_table(rows: Sequence[_Judged]) -> None:
             print(f"task={task}, by {figure}:")
         here = [row for row in rows if (row.task, row.figure) == (task, figure)]
         for row in sorted(here, key=lambda row: -math.inf if row.value is None else row.value, reverse=True):
-            print(f"{row.run:{width}}  {row.figure} {row.words}")
+            print(visible(f"{row.run:{width}}  {row.figure} {row.words}"))
 
 
 COMMAND = Command(

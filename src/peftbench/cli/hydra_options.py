@@ -78,6 +78,9 @@ def separate(words: Sequence[str]) -> tuple[list[str], list[str]]:
     overrides: list[str] = []
     modes: dict[str, list[str]] = {}
     for position, word in enumerate(words):
+        option = hydra_option(word)
+        if option is not None and "=" in word and not option.takes_value:
+            raise UserError(f"{word}: {option.name} takes no value; give {word.partition('=')[0]}.")
         if is_value(words, position):
             if not word.startswith("-"):  # after a bare --info
                 _refuse_value(words[position - 1], word)

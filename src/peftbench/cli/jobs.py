@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from peftbench.cli import shared_mistakes, sweep_progress
 from peftbench.common.errors import Refusal, UserError
 from peftbench.common.status_line import doing, doing_import
+from peftbench.common.terminal import visible
 from peftbench.common.world import world_of
 from peftbench.config import Config, Protocol, Sweep
 from peftbench.results import Record
@@ -196,7 +197,7 @@ def tell_result(state: Any, records: Sequence[Record], seconds: float) -> None:
     sweep_progress.note_end(sweep, number, seconds, records)
     why = next((record.reason for record in records if record.status != "complete" and not record.id), None)
     if why is None or not sweep_progress.was_told(sweep, why):
-        print(f"{sweep_progress.place_of(sweep, number)}: {sweep_progress.result(records)}", flush=True)
+        print(visible(f"{sweep_progress.place_of(sweep, number)}: {sweep_progress.result(records)}"), flush=True)
 
 
 def leave_records(sweep: Path, state: Any, records: Sequence[Record]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from peftbench.cli.arguments import CONFIG_DIR, Argument, Command, Words
 from peftbench.common.config_files import PLURAL, describe, names, roots
+from peftbench.common.terminal import visible
 
 
 def print_choices(words: Words) -> int:
@@ -13,7 +14,7 @@ def print_choices(words: Words) -> int:
     choices = names(PLURAL.get(words["group"], words["group"]), roots(added))
     width = max(len(name) for name in choices)
     for name, path in choices.items():
-        print(f"{name:<{width}}  {describe(path)}")
+        print(visible(f"{name:<{width}}  {describe(path)}"))
     return 0
 
 

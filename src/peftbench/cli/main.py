@@ -10,11 +10,13 @@ from peftbench.cli.hydra_options import separate
 from peftbench.cli.parser import parse
 from peftbench.cli.verbs import VERBS, command_of, split_verb
 from peftbench.common.errors import UserError, nearest
+from peftbench.common.foreign_text import readable
 from peftbench.common.notes import show_notes_as_lines
 from peftbench.common.other_words import VERBS as OTHER_VERBS
 from peftbench.common.readable_names import show_names_on
 from peftbench.common.status_line import doing, status_line
 from peftbench.common.stopping import silence_output
+from peftbench.common.terminal import visible
 
 _HELP = ("--help", "-h")
 
@@ -29,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except UserError as mistake:
-        print(f"peftbench: {mistake}", file=sys.stderr)
+        print(f"peftbench: {visible(str(mistake))}", file=sys.stderr)
         return 1 if mistake.begun and mistake.of else 2  # a damaged image ends a run that was asked for rightly
     except KeyboardInterrupt:
         print("\npeftbench: interrupted", file=sys.stderr)
@@ -37,6 +39,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader (head, less) went away
         silence_output()
         return 0
+    except (OSError, MemoryError, RecursionError) as problem:  # of the machine, where no one else could say it better
+        if isinstance(problem, OSError) and problem.filename is None:
+            silence_output()  # else what is left of it is tried again at the end
+        print(f"peftbench: {_of_machine(problem)}", file=sys.stderr)
+        return 2
+
+
+def _of_machine(problem: BaseException) -> str:
+    if isinstance(problem, OSError) and problem.filename is not None:
+        return f"{visible(readable(str(problem.filename)))}: cannot be used ({problem.strerror})."
+    if isinstance(problem, OSError):
+        return f"the standard output: could not be written ({problem.strerror or problem})."
+    if isinstance(problem, MemoryError):
+        return "what was asked for takes more memory than there is."
+    return "what was given is nested too deeply to be read."
 
 
 def _answer(arguments: list[str]) -> int:

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from peftbench.cli.arguments import CONFIG_DIR, Argument, Command, Words
-from peftbench.common import amounts
+from peftbench.common import amounts, terminal
 from peftbench.common.config_files import search_path
 from peftbench.common.status_line import doing, doing_import
 
@@ -60,13 +60,12 @@ def _too_large(planned: Any, config: Any) -> list[str]:
 
 
 def _print_tables(planned: Any, config: Any) -> None:
-    from rich.console import Console
 
     from peftbench.common.fitted_table import left_out_in_words
 
-    console = Console()
+    console = terminal.console()
     if not console.is_terminal:
-        console = Console(width=160)
+        console = terminal.console(width=160)
     table, left_out = _table(planned, console.width)
     console.print(table)
     if left_out:

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from peftbench.cli.arguments import CONFIG_DIR, Argument, Command, Kind, Words
+from peftbench.common import terminal
 from peftbench.common.amounts import plural
 from peftbench.common.errors import UserError
 from peftbench.common.status_line import doing, doing_import
 from peftbench.common.task_lookup import shipped_tasks
+from peftbench.common.terminal import Visible
 
 
 def write_predictions(words: Words) -> int:
@@ -72,9 +74,8 @@ class Skipped:
     """The files that are left out, each told as it comes."""
 
     def __init__(self) -> None:
-        from rich.console import Console
 
-        self.console = Console(stderr=True)
+        self.console = terminal.console(stderr=True)
         self.files: list[tuple[Path, str]] = []
 
     def add(self, path: Path, why: str) -> None:
@@ -131,7 +132,7 @@ def _write_table(tuned: Any, predictor: Any, out: Path | None, skipped: Skipped,
 def _opened(out: Path | None) -> Iterator[IO[str]]:
     """The file of the table, which appears when it is whole, or the standard output."""
     if out is None:
-        yield sys.stdout
+        yield Visible(sys.stdout)  # type: ignore[misc]
         return
     from peftbench.common.atomic_files import replacing
     from peftbench.common.readable_names import HANDLER

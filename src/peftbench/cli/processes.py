@@ -15,6 +15,7 @@ from typing import Any
 
 from peftbench.common.errors import UserError
 from peftbench.common.machine import usable_cores
+from peftbench.common.regular_files import text_in
 from peftbench.common.status_line import doing
 from peftbench.common.stopping import ENDINGS
 from peftbench.common.world import forget_world
@@ -44,7 +45,7 @@ def run_in_processes(config: Config, group: str | None, retry: bool = True) -> R
             for index in range(count)
         ]
         stopped, first = _wait_for(processes)
-        answers = {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in Path(folder).glob("[0-9]*.json")}
+        answers = {p.stem: json.loads(text_in(p)) for p in Path(folder).glob("[0-9]*.json")}
     if first is not None and str(first) not in answers and not stopped:  # what the others say is its consequence
         raise _lost(first, processes[first].returncode, count)
     for answer in answers.values():

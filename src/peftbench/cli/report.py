@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peftbench.cli.arguments import CONFIG_DIR, Argument, Command, Words
+from peftbench.common import terminal
 from peftbench.common.amounts import agreeing
 from peftbench.common.errors import UserError, nearest
+from peftbench.common.regular_files import open_text
 from peftbench.common.status_line import doing, doing_import
+from peftbench.common.terminal import Visible
 
 if TYPE_CHECKING:
     from peftbench.results.board import Board
@@ -48,7 +51,7 @@ def print_report(words: Words) -> int:
     if output:
         _write_report(content, form, Path(output).expanduser())
     else:
-        sys.stdout.write(content)
+        Visible(sys.stdout).write(content)
     return 0
 
 
@@ -60,7 +63,6 @@ def _write_page_of_run(words: Words) -> int:
     others = [word for name, word in words.written.items() if name not in ("run", *_OF_PAGE)]
     if others := [*others, *words["folders"]]:
         raise UserError(f"{others[0]}: is for a report of many runs; run={words['run']} writes the page of one.")
-    from rich.console import Console
 
     from peftbench.common.progress import counted
     from peftbench.results import read_record
@@ -73,7 +75,7 @@ def _write_page_of_run(words: Words) -> int:
     from peftbench.tuned.run_page import write_page
 
     doing(f"opening {folder.name}")
-    with counted(Console(stderr=True), "looking at images", True) as watch:
+    with counted(terminal.console(stderr=True), "looking at images", True) as watch:
         path = write_page(folder, record, words["config_dir"], words["all"], words["device"], watch)
     print(f"page: {path}")
     return 0
@@ -113,9 +115,7 @@ def _report_content(form: str, all_boards: Sequence[Board], collected: Collected
     answered = answers(all_boards, collected.runs)
     tables = [*([answer_table(answered)] if answered else []), *report_tables(all_boards, collected, incomplete)]
     if form == "terminal":
-        from rich.console import Console
-
-        formats.print_tables(tables, Console())
+        formats.print_tables(tables, terminal.console())
         return ""
     return formats.to_markdown(tables) if form == "markdown" else formats.to_latex(tables)
 
@@ -132,7 +132,7 @@ def _write_report(content: str, form: str, path: Path) -> None:
         beginnings = (page_mark("report"),)
     try:
         if path.exists():
-            with path.open(encoding="utf-8", errors="replace") as file:
+            with open_text(path, errors="replace") as file:
                 if not file.read(2000).startswith(beginnings):
                     raise UserError(f"output={path}: is there and is no {form} report; give another name.")
         path.parent.stat()  # a report makes no folders

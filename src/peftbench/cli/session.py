@@ -42,6 +42,7 @@ class Session:
         shared: a mistake that no job of the sweep can escape, for which it was ended.
         held: lines about jobs whose words are refused, until one begins.
         begun: whether a job of the sweep began.
+        composed: whether Hydra made a job's config of the words: what fails before is a mistake in them.
         waiting: jobs of a sweep that are carried out when all are known, to train together.
         study: what the waiting jobs were told of all runs.
     """
@@ -55,6 +56,7 @@ class Session:
         self.shared: UserError | None = None
         self.held: list[str] = []
         self.begun = False
+        self.composed = False
         self.waiting: list[Job] = []
         self.study: Sweep | None = None
 

@@ -16,6 +16,7 @@ from typing import Any
 from peftbench.cli.sweep_progress import varied_keys
 from peftbench.common.atomic_files import replacing
 from peftbench.common.errors import Refusal, UserError
+from peftbench.common.regular_files import text_in
 from peftbench.config import Config
 from peftbench.results import Record
 
@@ -86,4 +87,4 @@ def key_of(needed: str, config: Config) -> str:
 def _read(path: Path) -> Iterator[dict[str, Any]]:
     """What was kept, if it was."""
     with contextlib.suppress(OSError, ValueError):
-        yield json.loads(path.read_text(encoding="utf-8"))
+        yield json.loads(text_in(path))

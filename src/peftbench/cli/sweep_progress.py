@@ -22,6 +22,7 @@ from hydra.errors import HydraException
 from peftbench.common.atomic_files import replacing
 from peftbench.common.errors import UserError
 from peftbench.common.readable_names import readable
+from peftbench.common.regular_files import text_in
 from peftbench.results import Record, results_of_record
 from peftbench.results.task_results import percent
 
@@ -131,7 +132,7 @@ def _write(path: Path, content: Any) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     with contextlib.suppress(OSError, ValueError):
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(text_in(path))
         if isinstance(content, dict):
             return content
     return {}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from peftbench.cli.arguments import Argument, Command, CommandGroup, Words
+from peftbench.common import terminal
 from peftbench.common.errors import UserError
 from peftbench.common.status_line import doing
 
@@ -52,7 +53,6 @@ def clear_taps(words: Words) -> int:
 
 
 def _print_table(there: Sequence[Entry]) -> None:
-    from rich.console import Console
 
     from peftbench.common.amounts import size
     from peftbench.common.fitted_table import PIPED, Cell, Column, fitted, left_out_in_words
@@ -64,9 +64,9 @@ def _print_table(there: Sequence[Entry]) -> None:
     columns += [Column("taps", True, rank=3), Column("pixels", True, rank=4), Column("precision", rank=5)]
     columns += [Column("size", True), Column("last used", rank=1)]
     rows = [[Cell(text) for text in (e.key, *_described(e), size(e.bytes), ago(e.used))] for e in there]
-    console = Console()
+    console = terminal.console()
     if not console.is_terminal:
-        console = Console(width=PIPED)
+        console = terminal.console(width=PIPED)
     table, left_out = fitted(columns, rows, console.width)
     console.print(table)
     if left_out:

@@ -18,18 +18,19 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
 
 from peftbench.cli import jobs, shared_mistakes, sweep_progress
 from peftbench.cli.hydra_options import hydra_option, separate
 from peftbench.cli.session import Session, active_session, asks_for_sweep, in_first_process
+from peftbench.common import terminal
 from peftbench.common.config_files import roots
 from peftbench.common.errors import Refusal, UserError
 from peftbench.common.status_line import no_status_line
 from peftbench.common.stopping import endings_as_interrupts, silence_output
+from peftbench.common.terminal import visible
 from peftbench.common.world import forget_world
 from peftbench.config import CONFIGS, Config, validate_study
-from peftbench.config.compose import checked, explained
+from peftbench.config.compose import checked, explained, uncomposable
 from peftbench.config.overrides import prepare
 from peftbench.results import Record, print_table, results_of_record
 
@@ -59,7 +60,8 @@ def train(arguments: Sequence[str]) -> int:
         raise session.mistakes[0]
     if session.shared is not None and session.sweep_folder is not None:
         count = sweep_progress.jobs_of(session.sweep_folder)
-        print(f"peftbench: {f'{count} of {count} jobs' if count else 'every job'}: {session.shared}", file=sys.stderr)
+        of_jobs = f"{count} of {count} jobs" if count else "every job"
+        print(f"peftbench: {visible(f'{of_jobs}: {session.shared}')}", file=sys.stderr)
         return 2 if isinstance(session.shared, Refusal) else 1
     records = session.all_records()
     no_status_line()
@@ -78,7 +80,7 @@ def _show(records: list[Record], end: str, sweep: Path | None) -> None:
         print_table(apart)
     for why, alike in together.items():
         count = sweep and sweep_progress.jobs_of(sweep)
-        print(f"{len(alike)} of {count or len(records)} jobs: {why}")
+        print(visible(f"{len(alike)} of {count or len(records)} jobs: {why}"))
     if records:
         _print_boards(records)
         _print_places(records)
@@ -111,11 +113,15 @@ def _run_hydra(session: Session) -> str:
         except UserError:
             raise
         except OSError as problem:
+            if problem.filename is None:  # what Hydra prints, such as --cfg, went to a full disk
+                raise
             place = problem.filename
             if isinstance(problem, FileExistsError | NotADirectoryError) and place and not Path(place).is_dir():
                 raise UserError(f"output_dir: {place} cannot be written: it is a file; give a folder.") from None
             raise UserError(f"{place or 'output_dir'}: cannot be written ({problem.strerror}).") from None
-        except Exception:  # a launcher's: a worker that died, a job that a cluster lost
+        except Exception as problem:  # a launcher's: a worker that died, a job that a cluster lost
+            if not session.composed:
+                raise uncomposable(problem, session.words) from None
             if session.sweep_folder is None:
                 raise
             print(traceback.format_exc(), file=sys.stderr)
@@ -161,6 +167,8 @@ def _carry_out(composed: DictConfig) -> float:
         plain = [OmegaConf.to_container(composed[k], resolve=True) for k in ("sweep", "protocol")]
         study, protocol = validate_study(*plain)
         config = checked(composed.copy(), state.runtime.choices)
+        if in_first_process():
+            active_session().composed = True
         if sweep is None and (protocol.name != "none" or study.together > 1):
             needs_sweep = f"protocol={protocol.name}" if protocol.name != "none" else "sweep.together"
             raise UserError(_NO_SWEEP.format(needs_sweep))
@@ -198,7 +206,7 @@ def _tell_refused(sweep: Path, number: int, told: Sequence[str]) -> None:
     """Tells that a job's words are refused, once a job begins; where none does, the end of the sweep tells it alone."""
     lines = [told[0], f"{sweep_progress.place_of(sweep, number)}: {told[1]}"]
     if not in_first_process():
-        print("\n".join(lines), flush=True)
+        print(visible("\n".join(lines)), flush=True)
         return
     active_session().held += lines
     if active_session().begun:
@@ -211,7 +219,7 @@ def _tell_held() -> None:
         session = active_session()
         session.begun = True
         for line in session.held:
-            print(line, flush=True)
+            print(visible(line), flush=True)
         session.held.clear()
 
 
@@ -247,6 +255,8 @@ def _refuse_words(arguments: Sequence[str]) -> None:
     of_sweep = asks_for_sweep(arguments)
     for word in arguments:
         key, _, value = word.partition("=")
+        if key.lstrip("+~") in ("hydra.launcher", "hydra.sweeper"):
+            raise UserError(f"{word}: {key} is a section; one is chosen as {key.replace('.', '/')}=….")
         if key == "sweep.together":
             _refuse_together(word, value, arguments)
         if key == "protocol" and value != "none" and not of_sweep:
@@ -297,7 +307,7 @@ def _print_boards(records: list[Record]) -> None:
 
     collected = collect([Path(r.folder) for r in done])
     tables = [table for group in groups_of(boards(collected.runs)) for table in group_tables(group)]
-    print_tables(tables, Console())
+    print_tables(tables, terminal.console())
 
 
 def _print_places(records: list[Record]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.common.errors import UserError
+from peftbench.common.regular_files import text_in
 from peftbench.common.status_line import doing_import, status_line
 from peftbench.common.stopping import endings_as_interrupts
 from peftbench.config import Config
@@ -25,7 +26,7 @@ def main(task: str, answer: str) -> int:
 
 
 def _reply(task: str, answer: str) -> int:
-    asked = json.loads(Path(task).read_text(encoding="utf-8"))
+    asked = json.loads(text_in(task))
     reply: dict[str, Any] = {}
     status = 1
     try:

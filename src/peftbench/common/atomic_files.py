@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import safetensors
 
 from peftbench.common.errors import UserError
+from peftbench.common.foreign_text import first_sentence
 from peftbench.common.leftovers import part_name
 
 
@@ -36,15 +38,25 @@ def replacing(path: Path, explain: Callable[[str], str] | None = None) -> Iterat
             os.fsync(written.fileno())
         part.replace(path)
     except (OSError, safetensors.SafetensorError) as problem:
-        why = getattr(problem, "strerror", None) or problem  # not the name of the part
-        raise UserError(explain(str(why))) from None
+        raise UserError(explain(why_not_written(problem))) from None
     except RuntimeError as problem:  # torch.save reports a full disk so
         if not any(word in str(problem) for word in ("write", "file", "unexpected pos")):
             raise
-        raise UserError(explain(str(problem).splitlines()[0])) from None
+        raise UserError(explain(why_not_written(problem))) from None
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def why_not_written(problem: Exception) -> str:
+    """Why a library could not write a file, without its own words for that and the name of the part."""
+    if reason := getattr(problem, "strerror", None):
+        return str(reason)
+    if number := re.search(r"\(os error (\d+)\)", str(problem)):  # as safetensors writes it
+        return os.strerror(int(number[1]))
+    if "[enforce fail" in str(problem) or "iostream" in str(problem):  # as torch does, which knows no reason
+        return "the disk took no more of it; it may be full"
+    return first_sentence(problem)
 
 
 def give_usual_mode(file: Path) -> None:

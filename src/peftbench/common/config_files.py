@@ -7,6 +7,7 @@ from pathlib import Path
 
 from peftbench.common.errors import UserError
 from peftbench.common.home import with_home
+from peftbench.common.regular_files import open_text, text_in
 
 
 def find_configs(package: Path) -> Path:
@@ -17,7 +18,7 @@ def find_configs(package: Path) -> Path:
     """
     place = package / "configs"
     if place.is_file():
-        return (package / place.read_text(encoding="utf-8").strip()).resolve()
+        return (package / text_in(place).strip()).resolve()
     return place
 
 
@@ -69,7 +70,7 @@ def groups(folders: Iterable[Path]) -> list[str]:
 
 def describe(path: Path) -> str:
     """The first comment of a YAML file that is not a package header."""
-    with path.open(encoding="utf-8") as lines:
+    with open_text(path) as lines:
         for line in lines:
             if line.startswith("#") and not line.startswith("# @package"):
                 return line.lstrip("# ").strip()
@@ -81,5 +82,5 @@ def describe(path: Path) -> str:
 def elsewhere(path: Path) -> list[str]:
     """What other tools call the choice that a YAML file is: the words of its comment `# elsewhere: …`."""
     mark = "# elsewhere:"
-    with path.open(encoding="utf-8") as lines:
+    with open_text(path) as lines:
         return [word.strip() for line in lines if line.startswith(mark) for word in line[len(mark) :].split(",")]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from peftbench.common.foreign_text import readable
+
 
 class UserError(Exception):
     """A mistake in what the user gave: its text is the whole message, shown without a traceback.
@@ -15,6 +17,9 @@ class UserError(Exception):
 
     of: str = ""
     begun: bool = False
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(readable(text))
 
 
 class Refusal(UserError):

@@ -6,6 +6,8 @@ import re
 
 LONGEST = 160
 """Characters of a foreign sentence that a message of ours still holds with ease."""
+_LONG_WORD = re.compile(r"\S{601,}")
+_HEAD, _TAIL, _LONGEST_MESSAGE = 200, 80, 2_000
 
 
 def shortened(text: str, longest: int = LONGEST) -> str:
@@ -18,6 +20,18 @@ def shortened(text: str, longest: int = LONGEST) -> str:
         return text
     whole_words = text[: longest - 1].rpartition(" ")[0].rstrip(",;:")
     return f"{whole_words} …" if whole_words else f"{text[: longest - 1]}…"
+
+
+def readable(text: str) -> str:
+    """A whole message, a line of at most some 2,000 characters: what was given is cut in its middle where it is longer.
+
+    A path of any system that has users stays whole.
+    """
+    text = text.replace("\r", "␍").replace("\n", "␊")
+    text = _LONG_WORD.sub(lambda word: f"{word[0][:_HEAD]}…{word[0][-_TAIL:]}", text)
+    if len(text) <= _LONGEST_MESSAGE:
+        return text
+    return f"{text[: _LONGEST_MESSAGE // 4]} … {text[-_LONGEST_MESSAGE * 3 // 4 :]}"
 
 
 def first_sentence(problem: BaseException | str, longest: int = LONGEST) -> str:

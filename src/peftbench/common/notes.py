@@ -6,6 +6,8 @@ import sys
 import warnings
 from typing import Any
 
+from peftbench.common.terminal import visible
+
 
 class Note(UserWarning):
     """Something that a user should know of a file; the answer goes on."""
@@ -24,7 +26,7 @@ def show_notes_as_lines() -> None:
 
     def show(message: Any, category: type[Warning], *place: Any, **more: Any) -> None:
         if issubclass(category, Note):
-            print(f"note: {message}", file=sys.stderr)
+            print(f"note: {visible(str(message))}", file=sys.stderr)
         else:
             plain(message, category, *place, **more)
 

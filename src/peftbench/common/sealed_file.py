@@ -14,6 +14,8 @@ from torch import Tensor
 from peftbench.common.atomic_files import replacing
 from peftbench.common.digests import digests
 from peftbench.common.errors import UserError
+from peftbench.common.foreign_text import first_sentence
+from peftbench.common.regular_files import first_bytes, refuse_irregular
 
 SEAL = "content"
 """The key of the metadata that holds the hash."""
@@ -71,6 +73,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         UserError: it is missing, damaged or another kind of file.
     """
     try:
+        refuse_irregular(path)
         with safetensors.safe_open(path, framework="pt") as file:
             return {n: file.get_tensor(n) for n in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except FileNotFoundError:
@@ -81,11 +84,12 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
                 f"{path}: is a pickle or a torch file, which could run code and is not read; expected safetensors."
             ) from None
         raise UserError(f"{path}: is not a whole safetensors file ({problem}).") from None
-    except (OSError, ValueError, RuntimeError, AttributeError) as problem:  # a type that torch here has not
-        raise UserError(f"{path}: cannot be read as a safetensors file ({problem}).") from None
+    except OSError as problem:
+        raise UserError(f"{path}: cannot be read ({problem.strerror or problem}).") from None
+    except (ValueError, RuntimeError, AttributeError) as problem:  # a type that torch here has not
+        raise UserError(f"{path}: cannot be read as a safetensors file ({first_sentence(problem)}).") from None
 
 
 def _pickled(path: Path) -> bool:
-    with path.open("rb") as file:
-        begin = file.read(2)
+    begin = first_bytes(path, 2)
     return begin == b"PK" or begin[:1] == b"\x80"

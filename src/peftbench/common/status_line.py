@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from peftbench.common.terminal import visible
+
 _ERASE = "\r\x1b[2K"
 _line: _Line | None = None
 
@@ -70,6 +72,7 @@ class _Line:
 
     def show(self, text: str) -> None:
         width = shutil.get_terminal_size().columns - 1  # a line that wraps could not be erased
+        text = visible(text)
         self._write(_ERASE + (text if len(text) <= width else f"{text[: width - 1]}…"))
         self._shown = True
 

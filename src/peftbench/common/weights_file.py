@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from peftbench.common.errors import UserError
+from peftbench.common.regular_files import irregular
 
 
 def existing_weights(source: str) -> Path | None:
@@ -17,6 +18,6 @@ def existing_weights(source: str) -> Path | None:
         return None
     path = Path(source).expanduser()
     if not path.is_file():
-        problem = "is a folder" if path.is_dir() else "there is no such file"
+        problem = irregular(path) or "there is no such file"
         raise UserError(f"backbone.weights={path}: {problem}; give a .safetensors or .pth file, or 'hub'.")
     return path

@@ -9,6 +9,8 @@ import yaml
 
 from peftbench.common.config_files import CONFIGS, names
 from peftbench.common.notes import note
+from peftbench.common.regular_files import text_in
+from peftbench.common.yaml_text import yaml_of
 from peftbench.config.logger_schema import OLD_KEYS
 from peftbench.config.schema import Config
 
@@ -116,7 +118,7 @@ def _section(path: Path, group: str) -> Mapping[str, object]:
 def _mapping(path: Path) -> Mapping[str, object]:
     """The mapping in a YAML file; an empty one where it holds none."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml_of(text_in(path))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return {}
     return values if isinstance(values, Mapping) else {}

@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from peftbench.common.config_files import roots
 from peftbench.common.errors import UserError
+from peftbench.common.foreign_text import first_sentence
 from peftbench.config import Config, resolvers, validate
 from peftbench.config.choice_keys import given_key, lacking_choice, note_of_own_images
 from peftbench.config.given import refuse_no_words
@@ -40,6 +41,10 @@ def compose(*overrides: str) -> Config:
             return checked(composed, chosen)
         except (HydraException, OmegaConfBaseException) as problem:
             raise explained(problem, words) from None
+        except UserError:
+            raise
+        except Exception as problem:
+            raise uncomposable(problem, words) from None
 
 
 def checked(composed: DictConfig, chosen: Mapping[str, Any]) -> Config:
@@ -57,6 +62,25 @@ def checked(composed: DictConfig, chosen: Mapping[str, Any]) -> Config:
     config = validate({str(k): v for k, v in values.items()}, groups)
     note_of_own_images(config)
     return config
+
+
+def uncomposable(problem: Exception, words: Sequence[str]) -> UserError:
+    """What ended composing in another way than by an error of Hydra's, and by which of the words, if one alone did."""
+    overrides = [word for word in words if (not word.startswith("-") and "=" in word) or word.startswith("~")]
+    guilty: str | None = " ".join(word for word in overrides if word.lstrip("+~").startswith("hydra"))
+    if not _composes(overrides):  # else it is about how jobs are carried out
+        guilty = next((word for word in overrides if _composes([w for w in overrides if w != word])), None)
+    why = f"{type(problem).__name__}: {first_sentence(problem)}"
+    return UserError(f"{guilty or ' '.join(words)}: cannot be composed ({why}); see peftbench --cfg job.")
+
+
+def _composes(words: Sequence[str]) -> bool:
+    try:
+        with own_hydra():
+            hydra_compose("train", overrides=list(words), return_hydra_config=True)
+    except Exception:
+        return False
+    return True
 
 
 _UNREADABLE = r"LexerNoViableAltException|mismatched input|extraneous input|token recognition|no viable"

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from peftbench.common.errors import UserError, nearest, suggested
+from peftbench.common.foreign_text import shortened
 from peftbench.common.near_names import plainly
 from peftbench.common.other_words import VALUES
 from peftbench.common.readable_names import is_text, readable
@@ -33,6 +34,7 @@ _EXPECTED: dict[str, str] = {
     "too_short": "a longer list",
     "tuple_type": "a list",
 }
+_LONGEST = 500  # characters of a value in a message
 _PLAIN = re.compile(r"[\w./~-]+")
 _BOUNDS = {"greater_than": "gt", "greater_than_equal": "ge", "less_than": "lt", "less_than_equal": "le"}
 
@@ -73,9 +75,9 @@ def refuse_unreadable(key: str, value: Any) -> None:
 
 
 def shown(value: Any) -> str:
-    """A value as Python writes it; of one that cannot be written, its type."""
+    """A value as Python writes it, in a line that can be read; of one that cannot be written, its type."""
     try:
-        return repr(value)
+        return shortened(repr(value), _LONGEST)
     except (ValueError, RecursionError):  # an integer of thousands of digits; lists in lists without end
         return f"<{type(value).__name__}>"
 

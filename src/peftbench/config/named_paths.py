@@ -13,6 +13,7 @@ from typing import Any
 
 from peftbench.common.config_files import CONFIGS
 from peftbench.common.errors import UserError, nearest
+from peftbench.common.regular_files import text_in
 from peftbench.common.task_lookup import shipped_tasks
 
 
@@ -72,15 +73,16 @@ def _mapping_in(file: Path) -> Mapping[str, Any]:
         state = file.stat()
         return _parsed(file, state.st_mtime_ns, state.st_size)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
-        raise UserError(f"{file}: cannot be read as YAML ({str(problem).splitlines()[0]}).") from None
+        why = getattr(problem, "strerror", None) or str(problem).splitlines()[0]
+        raise UserError(f"{file}: cannot be read as YAML ({why}).") from None
 
 
 @functools.lru_cache(maxsize=1024)
 def _parsed(file: Path, modified: int, size: int) -> Mapping[str, Any]:
     """As it was then. All files are asked for whenever a run is opened, and a process may open many."""
-    import yaml
+    from peftbench.common.yaml_text import yaml_of
 
-    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    content = yaml_of(text_in(file))
     return content if isinstance(content, Mapping) else {}
 
 

@@ -11,8 +11,11 @@ from pathlib import Path
 from peftbench.common.config_files import elsewhere, groups, names, roots
 from peftbench.common.errors import UserError, nearest
 from peftbench.common.other_words import ABSENT
+from peftbench.common.terminal import visible
 from peftbench.common.vtab_tasks import ALIASES
+from peftbench.common.yaml_text import DEEPEST
 from peftbench.config import MAY_BE_NULL, SECTIONS, TOP
+from peftbench.config.foreign_yaml import refuse_endless_yaml
 from peftbench.config.logger_schema import OLD_KEYS
 from peftbench.config.messages import shown, text_hint
 from peftbench.config.near_keys import known_keys, near_key_hint
@@ -35,13 +38,30 @@ def prepare(overrides: Sequence[str], folders: Sequence[Path] | None = None, swe
     Raises:
         UserError: an unknown group, a choice that does not exist, or a glob that matches nothing.
     """
+    for override in overrides:
+        _refuse_unreadable(override)
     overrides = [_key_of_tracker(_tasks_of_data(override), sweep) for override in overrides]
     folders = roots(overrides) if folders is None else folders
+    refuse_endless_yaml(folders, overrides)
     overrides = _recipe_and_method(overrides, folders)
     known_groups = groups(folders)
     for override in overrides:
         _refuse_unknown_key(override, overrides, folders, known_groups)
     return [_prepared(override, folders, known_groups, sweep) for override in overrides]
+
+
+def _refuse_unreadable(override: str) -> None:
+    """Raises UserError for what Hydra's parser ends at in other ways than by an error of its own."""
+    if "\0" in override:
+        raise UserError(f"{visible(override)}: holds a NUL character, which no name and no path has.")
+    if digits := re.search(r"\d{400,}", override):
+        raise UserError(f"{override}: holds a number of {len(digits[0]):,} digits; expected one to compute with.")
+    depth = deepest = 0
+    for character in override:
+        depth += (character in "[{(") - (character in "]})")
+        deepest = max(deepest, depth)
+    if deepest > DEEPEST:
+        raise UserError(f"{override}: is nested {deepest:,} levels deep; expected at most {DEEPEST}.")
 
 
 def _tasks_of_data(override: str) -> str:

@@ -13,6 +13,7 @@ from pydantic import create_model
 
 from peftbench.common.errors import UserError
 from peftbench.common.foreign_text import shortened
+from peftbench.common.regular_files import text_in
 from peftbench.config.declared_fields import Fields, declared
 from peftbench.config.identity import identity
 from peftbench.config.messages import KINDS, refuse_unreadable, shown
@@ -134,12 +135,15 @@ def _run_file(path: Path) -> dict[str, Any]:
     """What a run's `config.yaml` holds. Raises UserError."""
     import yaml
 
+    from peftbench.common.yaml_text import yaml_of
+
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml_of(text_in(path))
     except FileNotFoundError:
         raise UserError(f"{path}: is missing; give the folder of a run as it was left.") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
-        raise UserError(f"{path}: cannot be read as YAML ({str(problem).splitlines()[0]}).") from None
+        why = getattr(problem, "strerror", None) or str(problem).splitlines()[0]
+        raise UserError(f"{path}: cannot be read as YAML ({why}).") from None
     if not isinstance(values, Mapping):
         content = "is empty" if values is None else f"holds {shortened(str(values), 40)!r}"
         raise UserError(f"{path}: {content}; expected the mapping of sections that the run wrote.")

@@ -14,6 +14,8 @@ import numpy as np
 
 from peftbench.common.errors import UserError
 from peftbench.common.foreign_text import shortened
+from peftbench.common.json_text import json_of
+from peftbench.common.regular_files import content_of
 from peftbench.data.segment_forms import packed
 
 _INT = frozenset({int})
@@ -115,7 +117,7 @@ def _parsed(file: Path, segments: bool) -> Any:
     collecting = gc.isenabled()
     gc.disable()  # it would look through millions of new dictionaries again and again, and free nothing
     try:
-        return json.loads(file.read_bytes(), object_hook=_packed if segments else _slim)
+        return json_of(content_of(file), object_hook=_packed if segments else _slim)
     except FileNotFoundError:
         raise UserError(f"{file}: there is no such file; expected COCO's annotations as JSON.") from None
     except OSError as problem:

@@ -14,6 +14,7 @@ import numpy as np
 
 from peftbench.common.errors import UserError
 from peftbench.common.readable_names import is_text, readable, readable_in
+from peftbench.common.regular_files import open_binary
 from peftbench.data.media import frame_files
 
 
@@ -129,7 +130,7 @@ def _stamp(path: Path) -> str:
 
 
 def _digest(path: Path) -> bytes:
-    with path.open("rb") as file:
+    with open_binary(path) as file:
         return hashlib.file_digest(file, "sha256").digest()
 
 

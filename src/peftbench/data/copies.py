@@ -16,6 +16,7 @@ from typing import TypeVar
 import numpy as np
 
 from peftbench.common.errors import UserError
+from peftbench.common.regular_files import open_binary
 from peftbench.data.base import stamps_of_files
 from peftbench.data.media import frame_files
 
@@ -100,7 +101,7 @@ def _ends(path: Path) -> bytes:
     try:
         if path.is_dir():
             path = frame_files(path)[0]
-        with path.open("rb", buffering=0) as file:
+        with open_binary(path, 0) as file:
             ends = file.read(_END)
             if (size := os.fstat(file.fileno()).st_size) > _END:
                 file.seek(max(size - _END, _END))

@@ -79,10 +79,11 @@ def _find(raw: Path, stem: str, root: Path) -> Path:
 def _idx(path: Path, reader) -> np.ndarray:
     if path.suffix != ".gz":
         return reader(str(path)).numpy()
-    import gzip
     import tempfile
 
-    with gzip.open(path) as packed, tempfile.TemporaryDirectory() as folder:
+    from peftbench.data.prepare.tree import gunzipped_content
+
+    with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder) / path.stem
-        plain.write_bytes(packed.read())
+        plain.write_bytes(gunzipped_content(path))
         return reader(str(plain)).numpy()

@@ -14,6 +14,8 @@ from typing import Any, ClassVar
 from peftbench.common.cache_folder import cache
 from peftbench.common.errors import UserError
 from peftbench.common.foreign_text import shortened
+from peftbench.common.json_text import json_of
+from peftbench.common.regular_files import text_in
 from peftbench.data.base import DataSet, Splits
 from peftbench.data.folder import Folder
 from peftbench.data.hf_tables import Table, find_image, find_label, read_tables
@@ -70,7 +72,7 @@ class HuggingFace(DataSet):
         except UserError as mistake:
             raise UserError(_in_words_of_the_user(str(mistake), folder, self.root)) from None
         lacking = {role: _in_words_of_the_user(why, folder, self.root) for role, why in splits.lacking.items()}
-        notes = json.loads((folder / _NOTES).read_text(encoding="utf-8"))
+        notes = json_of(text_in(folder / _NOTES))
         return replace(splits, notes=(*notes, *splits.notes), lacking=lacking)
 
     def _unpack(self, root: Path, folder: Path) -> None:

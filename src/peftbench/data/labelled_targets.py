@@ -11,6 +11,7 @@ import numpy as np
 
 from peftbench.common.amounts import plural
 from peftbench.common.errors import UserError, nearest
+from peftbench.common.regular_files import open_text
 from peftbench.data.base import Split
 from peftbench.data.label_table import Row
 from peftbench.data.labelled import (
@@ -81,7 +82,7 @@ def _opened(
         )
     table = table_at(root, labels, ".csv", _NEEDED)
     try:
-        with table.open(encoding="utf-8-sig", newline="") as lines:
+        with open_text(table, "utf-8-sig", newline="") as lines:
             header = next(csv.reader(lines), [])
     except (UnicodeDecodeError, csv.Error):
         header = []  # which reading it says

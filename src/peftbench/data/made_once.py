@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.common.errors import UserError
+from peftbench.common.json_text import json_of
+from peftbench.common.regular_files import text_in
 
 _STAMP = "stamp.json"
 
@@ -62,7 +64,7 @@ def _sizes(folder: Path) -> dict[str, int]:
 def _whole(folder: Path, recipe: dict[str, Any]) -> bool:
     """Whether all files are there as they were written."""
     try:
-        stamp = json.loads((folder / _STAMP).read_text(encoding="utf-8"))
+        stamp = json_of(text_in(folder / _STAMP))
         return bool(stamp["recipe"] == recipe and stamp["files"] == _sizes(folder))
     except (OSError, ValueError, KeyError, TypeError):
         return False

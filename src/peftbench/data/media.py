@@ -13,6 +13,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 
 from peftbench.common.errors import UserError
+from peftbench.common.regular_files import refuse_irregular
 from peftbench.data.heif import register_heif
 from peftbench.data.listing import Tree
 
@@ -36,6 +37,8 @@ def open_image(source: Any) -> Image.Image:
     Raises:
         OSError, ValueError: it is none of the forms that we read (`DAMAGED`).
     """
+    if isinstance(source, str | Path):
+        refuse_irregular(source)
     return Image.open(source, formats=_READERS)
 
 
@@ -234,6 +237,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
 
     # A title in another encoding than UTF-8 is no damage. PyAV 19 knows that by itself and has no such option.
     options: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+    refuse_irregular(path)
     try:
         with av.open(str(path.absolute()), options={"format_whitelist": _FORMATS}, **options) as container:
             stream = container.streams.best("video")

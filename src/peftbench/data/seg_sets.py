@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from peftbench.common.errors import UserError
+from peftbench.common.regular_files import text_in
 from peftbench.data.base import DataMissing, DataSet, Splits
 from peftbench.data.listing import files_in
 from peftbench.data.masks import IGNORED, Coding
@@ -103,7 +104,7 @@ class ADE20K(OfficialSet):
         file = root / "objectInfo150.txt"
         if not file.is_file():
             return tuple(map(str, range(1, count + 1))), Coding(values, count)
-        rows = [line.split("\t") for line in file.read_text(encoding="utf-8").splitlines()[1:] if line.strip()]
+        rows = [line.split("\t") for line in text_in(file).splitlines()[1:] if line.strip()]
         if len(rows) != count or any(len(row) < 2 for row in rows):
             raise UserError(f"{file}: names {len(rows)} classes; expected {count}, a line each below a heading.")
         return _told_apart([row[-1].strip() for row in rows]), Coding(values, count)
@@ -182,7 +183,7 @@ class CocoStuff(OfficialSet):
         if not file.is_file():
             return tuple(map(str, ids)), coding
         named = {}
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        for number, line in enumerate(text_in(file).splitlines(), start=1):
             found = re.fullmatch(r"\s*(\d+)\s*:\s*(.+?)\s*", line)
             if line.strip() and found is None:
                 raise UserError(f"{file}:{number}: '{line[:60]}' is no id and name; expected such as 1: person.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,8 @@ import numpy as np
 
 from peftbench.common.errors import UserError
 from peftbench.common.foreign_text import shortened
+from peftbench.common.json_text import json_of
+from peftbench.common.regular_files import content_of
 from peftbench.data.annotations import Annotations, read_annotations
 from peftbench.data.masks import IGNORED, MOST, Mask
 
@@ -72,7 +73,7 @@ def read_segments(file: Path) -> tuple[tuple[str, ...], list[tuple[str, SegmentM
         raise UserError(f"{file}: names {len(listed.categories)} categories; expected at most {MOST - 1}.")
     if listed.orphan:
         raise UserError(f"{file}: {listed.orphan} is not listed; expected each image_id among the images' ids.")
-    raw = json.loads(file.read_bytes())["annotations"]
+    raw = json_of(content_of(file))["annotations"]
     of_image: list[list[Segment]] = [[] for _ in listed.names]
     for at, entry in enumerate(raw):
         image, class_ = int(listed.image[at]), int(listed.labels[at]) + 1

@@ -19,6 +19,7 @@ import numpy as np
 from peftbench.common.amounts import agreeing
 from peftbench.common.atomic_files import replacing
 from peftbench.common.errors import UserError, nearest
+from peftbench.common.regular_files import content_of, first_bytes, text_in
 from peftbench.data.box_units import are_shares
 from peftbench.data.boxes import note_dropped
 from peftbench.data.media import DAMAGED, IMAGES, open_image, upright_size
@@ -26,6 +27,8 @@ from peftbench.data.media import DAMAGED, IMAGES, open_image, upright_size
 _LISTS = ("train", "val", "trainval", "test")
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _MOST = 2**24  # bytes of one annotation
+
+_CONVERTED = "converted from Pascal VOC's XML"
 
 
 @dataclass
@@ -81,8 +84,8 @@ def convert_voc(
     lists = _lists(root)
     targets = {name: out / f"instances_{name}.json" for name in lists}
     for target in targets.values():
-        if target.exists():
-            raise UserError(f"{target}: is there already; move it away, or give another out=.")
+        if target.exists() and not _was_converted(target):
+            raise _in_the_way(target)
     read = {stem: _read(root, stem) for stem in dict.fromkeys(s for stems in lists.values() for s in stems)}
     converted = Converted(targets, classes=_classes(root, read.values(), classes))
     origin = f"pixels counted from {0 if zero_based else 1}"
@@ -92,7 +95,7 @@ def convert_voc(
         converted.notes.append(
             "boxes are in shares of the image, 0 to 1, instead of pixels; they are scaled to its size"
         )
-    info = {"description": f"converted from Pascal VOC's XML; {origin} there"}
+    info = {"description": f"{_CONVERTED}; {origin} there"}
     contents = {
         name: {"info": info, **_content(converted, name, [read[s] for s in stems], 0 if zero_based else 1, dropped)}
         for name, stems in lists.items()
@@ -123,7 +126,7 @@ def _lists(root: Path) -> dict[str, list[str]]:
         if not file.is_file():
             continue
         try:
-            lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+            lines = [line.strip() for line in text_in(file, "utf-8-sig").splitlines() if line.strip()]
         except (OSError, UnicodeDecodeError) as problem:
             raise UserError(f"{file}: cannot be read as text ({problem}).") from None
         stems = [line if line in there else line.split()[0] for line in lines]  # some lists have a second column
@@ -158,7 +161,7 @@ def _tree(path: Path) -> ElementTree.Element:
     try:
         if path.stat().st_size > _MOST:
             raise UserError(f"{path}: has more than {_MOST:,} bytes; expected the boxes of one image.")
-        content = path.read_bytes()
+        content = content_of(path)
         guard = expat.ParserCreate()
         guard.StartDoctypeDeclHandler = refuse
         guard.Parse(content, True)
@@ -280,11 +283,34 @@ def _content(
 
 
 def _write(targets: dict[str, Path], contents: dict[str, dict[str, Any]]) -> None:
-    """All files or none."""
+    """All files or none. One that a killed command of the same words wrote already stays as it is."""
+    texts = {name: json.dumps(content) for name, content in contents.items()}
+    for name, target in targets.items():
+        if target.exists() and not _holds(target, texts[name]):
+            raise _in_the_way(target)
     with contextlib.ExitStack() as whole:  # each takes its place when all are written
         for name, target in targets.items():
             part = whole.enter_context(replacing(target, partial(_not_written, target)))
-            part.write_text(json.dumps(contents[name]), encoding="utf-8")
+            part.write_text(texts[name], encoding="utf-8")
+
+
+def _in_the_way(target: Path) -> UserError:
+    return UserError(f"{target}: is there already; move it away, or give another out=.")
+
+
+def _was_converted(file: Path) -> bool:
+    """Whether it begins as what this command writes, so that an earlier one may have written it before it ended."""
+    try:
+        return first_bytes(file, 100).startswith(f'{{"info": {{"description": "{_CONVERTED}'.encode())
+    except OSError:
+        return False
+
+
+def _holds(file: Path, text: str) -> bool:
+    try:
+        return content_of(file) == text.encode()
+    except OSError:
+        return False
 
 
 def _not_written(target: Path, why: str) -> str:

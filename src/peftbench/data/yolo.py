@@ -14,6 +14,7 @@ import numpy as np
 from peftbench.common.amounts import agreeing, plural
 from peftbench.common.errors import UserError
 from peftbench.common.foreign_text import shortened
+from peftbench.common.regular_files import text_in
 from peftbench.data.annotations import Annotations
 from peftbench.data.layout import ROLES
 from peftbench.data.listing import files_in, read_tree
@@ -127,7 +128,7 @@ def _place(root: Path, base: Path, word: str) -> Path | None:
 def _listed(root: Path, base: Path, table: Path) -> Iterator[Path]:
     """The images that a text file lists, a line each."""
     try:
-        lines = table.read_text(encoding="utf-8-sig").splitlines()
+        lines = text_in(table, "utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as problem:
         raise UserError(f"{table}: cannot be read as text ({problem}).") from None
     for number, line in enumerate(lines, 1):

@@ -12,6 +12,7 @@ import yaml
 from peftbench.common.errors import UserError
 from peftbench.common.foreign_text import shortened
 from peftbench.common.text_files import text_of
+from peftbench.common.yaml_text import yaml_of
 from peftbench.data.listing import files_in
 
 _NAMES = ("data.yaml", "data.yml")
@@ -64,7 +65,7 @@ def _content(file: Path) -> dict[str, Any]:
     """The file's mapping, every scalar as text: a class may be called `no` or `1.0`."""
     text = text_of(file)
     try:
-        content = yaml.load(text, Loader=yaml.BaseLoader)  # of texts, lists and dicts
+        content = yaml_of(text, as_text=True)  # of texts, lists and dicts
     except (yaml.YAMLError, RecursionError, ValueError, TypeError) as problem:
         raise UserError(f"{file}: cannot be read as YAML ({' '.join(str(problem).split())}).") from None
     if not isinstance(content, dict):

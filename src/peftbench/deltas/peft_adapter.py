@@ -18,6 +18,8 @@ from torch import Tensor
 
 from peftbench.common.atomic_files import replacing
 from peftbench.common.errors import Refusal, UserError
+from peftbench.common.json_text import json_of
+from peftbench.common.regular_files import text_in
 from peftbench.common.sealed_file import read_tensors, write_tensors
 from peftbench.methods.shared.peft_adapters import AdapterForm
 
@@ -133,7 +135,7 @@ def read_adapter(folder: Path, classifiers: tuple[str, ...]) -> Adapter:
     """
     file = folder / CONFIG
     try:
-        settings = dict(json.loads(file.read_text(encoding="utf-8")))
+        settings = dict(json_of(text_in(file)))
         rank, alpha = int(settings["r"]), float(settings["lora_alpha"])
         dropout = float(settings.get("lora_dropout", 0.0))
         if not (math.isfinite(alpha) and 0 <= dropout < 1):

@@ -14,7 +14,9 @@ from typing import Any
 
 from peftbench.common.atomic_files import replacing
 from peftbench.common.errors import UserError
+from peftbench.common.json_text import json_of
 from peftbench.common.readable_names import readable, readable_in
+from peftbench.common.regular_files import content_of
 
 SCHEMA = 1
 
@@ -60,7 +62,7 @@ def read_evaluation(path: Path, identity: Mapping[str, Any]) -> Evaluation | Non
         UserError: the file is damaged, of another evaluation, or cannot be read.
     """
     try:
-        content = json.loads(path.read_bytes())
+        content = json_of(content_of(path))
     except FileNotFoundError:
         return None
     except (ValueError, OSError):
@@ -89,7 +91,7 @@ def write_tables(path: Path, tables: Mapping[str, Sequence[Sequence[Any]]], miss
             csv.writer(text, lineterminator="\n").writerows(tables[name])
             texts[file] = readable(text.getvalue())
         if file.exists():
-            if not missing and file.read_bytes() != texts[file].encode():
+            if not missing and content_of(file) != texts[file].encode():
                 raise UserError(f"{file}: is there and is not of this evaluation; move it, and evaluate again.")
             del texts[file]
     for file, text_of_file in texts.items():

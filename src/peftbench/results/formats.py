@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from peftbench.common import terminal
 from peftbench.common.amounts import plural
 from peftbench.common.fitted_table import PIPED, Cell, Column, fold, in_parts
 from peftbench.results.text_table import Best, Heading, TextTable
@@ -26,7 +27,7 @@ def print_tables(tables: Sequence[TextTable], console: Console) -> None:
     """Prints the tables; one that is too wide is turned, or has its words folded, or goes on below."""
     piped = not console.is_terminal
     if piped:
-        console = Console(width=PIPED, file=console.file)
+        console = terminal.console(width=PIPED, file=console.file)
 
     def say(text: str, style: str = "") -> None:
         """Where it is piped, a paragraph is a line."""

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from peftbench.common import terminal
 from peftbench.common.amounts import count, plural
 from peftbench.common.errors import UserError
 from peftbench.results.labels import label
@@ -45,7 +46,7 @@ def print_layers(record: Record, console: Console | None = None) -> None:
     Raises:
         UserError: the run's method had no plan of layers.
     """
-    console = console or Console()
+    console = console or terminal.console()
     parameters = layer_parameters(record.plan)
     if not parameters:
         raise UserError(

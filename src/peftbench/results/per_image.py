@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftbench.common.atomic_files import replacing
+from peftbench.common.regular_files import content_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,7 +81,7 @@ def read_right(folder: str, stamp: PerImage, name: str = FILE) -> np.ndarray | N
     try:
         if not path.is_file() or path.stat().st_size != -(-stamp.images // 8):
             return None
-        content = path.read_bytes()
+        content = content_of(path)
     except OSError:
         return None
     if hashlib.sha256(content).hexdigest() != stamp.sha256:

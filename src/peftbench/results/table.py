@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from peftbench.common import terminal
 from peftbench.common.amounts import count, milliseconds, rate, seconds, size
 from peftbench.common.fitted_table import PIPED, Cell, Column, fitted, fold, left_out_in_words
 from peftbench.results.advice import below_probe_of, overfitted
@@ -37,10 +38,10 @@ class Shown:
 
 def print_table(records: Sequence[Record], console: Console | None = None) -> None:
     """Prints how good runs are beside what they cost: one as a list, several as a table; then what is not complete."""
-    console = console or Console()
+    console = console or terminal.console()
     piped = not console.is_terminal
     if piped:
-        console = Console(width=PIPED, file=console.file)
+        console = terminal.console(width=PIPED, file=console.file)
     width = console.width
 
     def say(text: str) -> None:

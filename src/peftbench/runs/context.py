@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rich.console import Console
-
+from peftbench.common import terminal
 from peftbench.common.progress import Watch, counted
 from peftbench.common.status_line import doing
 from peftbench.common.world import World
@@ -69,7 +68,7 @@ class Context:
     def tell(self, text: str) -> None:
         """Says something that the user should know, once, also where no progress is to be shown."""
         if self.first:
-            Console(stderr=True).print(text, highlight=False, markup=False, soft_wrap=True)
+            terminal.console(stderr=True).print(text, highlight=False, markup=False, soft_wrap=True)
 
     def doing(self, what: str) -> None:
         """Says on a terminal what takes time now, where progress is to be shown."""
@@ -78,4 +77,4 @@ class Context:
 
     def progress(self, what: str, shown: bool = True) -> contextlib.AbstractContextManager[Watch]:
         """A bar for something countable, where somebody looks at a terminal."""
-        return counted(Console(), what, shown and self.config.trainer.progress and self.first)
+        return counted(terminal.console(), what, shown and self.config.trainer.progress and self.first)

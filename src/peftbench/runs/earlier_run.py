@@ -7,9 +7,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from peftbench import config, deltas
+from peftbench.common import terminal
 from peftbench.common.amounts import agreeing
 from peftbench.common.errors import Refusal, UserError
 from peftbench.results import Record, read_record
@@ -136,4 +135,4 @@ def _begin_anew(context: Context, folder: Path, names: Sequence[str] | None, why
 
 
 def _say(text: str) -> None:
-    Console(stderr=True).print(text, highlight=False, soft_wrap=True, markup=False)
+    terminal.console(stderr=True).print(text, highlight=False, soft_wrap=True, markup=False)

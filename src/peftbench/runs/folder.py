@@ -8,12 +8,13 @@ from pathlib import Path
 
 import yaml
 from filelock import FileLock
-from rich.console import Console
 
+from peftbench.common import terminal
 from peftbench.common.atomic_files import replacing
 from peftbench.common.errors import UserError
 from peftbench.common.file_lock import releasing, take
 from peftbench.common.leftovers import remove_dead_parts
+from peftbench.common.regular_files import text_in
 from peftbench.config import Config
 from peftbench.runs.plan_file import CONFIG
 
@@ -59,7 +60,7 @@ def _taken(path: Path, group: str | None) -> tuple[FileLock | None, str]:
     with releasing(take(path.with_name(f"{path.name}.taking"), wait=True)):
         lock = take(path, wait=False)
         if lock is None:
-            return None, owner.read_text(encoding="utf-8") if owner.is_file() else ""
+            return None, text_in(owner) if owner.is_file() else ""
         try:
             with replacing(owner, lambda why: str(_not_writable(path.parent.parent, why))) as part:
                 part.write_text(group or "", encoding="utf-8")
@@ -77,7 +78,9 @@ def prepared_folder(folder: Path, config: Config) -> None:
     """The run's folder with the resolved config. What a forced run replaces is kept beside it."""
     if config.force and folder.exists():
         old = set_aside(folder)
-        Console().print(f"force=true: the run that was there is kept in {old}", highlight=False, soft_wrap=True)
+        terminal.console().print(
+            f"force=true: the run that was there is kept in {old}", highlight=False, soft_wrap=True
+        )
     write_config(folder, config)
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 from peftbench.common.atomic_files import replacing
 from peftbench.common.errors import UserError
+from peftbench.common.json_text import json_of
+from peftbench.common.regular_files import content_of
 from peftbench.config import Config
 from peftbench.data.loading import Loaders
 from peftbench.methods.base import Method
@@ -74,7 +76,7 @@ def found_rate(context: Context, method: Method, model: Model, batches: Loaders,
 
 def _read(file: Path, run_id: str) -> Rate:
     try:
-        facts = json.loads(file.read_bytes())
+        facts = json_of(content_of(file))
         rate = Rate(FoundRate(**facts["found"]), float(facts["seconds"]))
         if facts["run"] != run_id:
             raise UserError(f"{file}: is of run {facts['run']}, not of {run_id}; {_ANEW}.")

@@ -14,7 +14,9 @@ from typing import Any
 from peftbench.common.atomic_files import replacing
 from peftbench.common.errors import UserError
 from peftbench.common.foreign_text import first_sentence
+from peftbench.common.json_text import json_of
 from peftbench.common.notes import note
+from peftbench.common.regular_files import text_in
 from peftbench.config import Config
 from peftbench.results import Record
 from peftbench.training import Stopped
@@ -277,7 +279,7 @@ def _has_key() -> bool:
 def _kept(path: Path) -> Mapping[str, Any]:
     """What the folder says of its MLflow run; nothing where it has none, or a damaged file."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json_of(text_in(path))
     except (OSError, ValueError):
         return {}
     return values if isinstance(values, dict) and isinstance(values.get("run_id"), str) else {}

@@ -12,7 +12,9 @@ import torch
 from peftbench import deltas, pruning
 from peftbench.common.atomic_files import replacing
 from peftbench.common.errors import UserError
+from peftbench.common.json_text import json_of
 from peftbench.common.notes import note
+from peftbench.common.regular_files import content_of
 from peftbench.common.sealed_file import check_seal, content_hash, read_tensors, sealed, write_tensors
 from peftbench.common.seeds import mix, random_numbers_kept
 from peftbench.config import Config, bound_values
@@ -43,7 +45,7 @@ def read_plan(folder: Path, bound: str | None = None) -> Plan:
     if not facts_file.is_file() and (bound == "" or not tensors_file.is_file()):
         return Plan()
     try:
-        facts = dict(json.loads(facts_file.read_bytes()))
+        facts = dict(json_of(content_of(facts_file)))
     except FileNotFoundError:
         raise UserError(f"{facts_file}: is missing; it was written when the run began{_ANEW}.") from None
     except (OSError, ValueError, TypeError, RecursionError):
@@ -78,7 +80,7 @@ def make_plan(
         return Plan()
     if not facts.is_file():
         if context.first:
-            _write_plan(folder, begun or _look_at_data(method, model, batches, context))
+            write_plan(folder, begun or _look_at_data(method, model, batches, context))
         else:
             await_file(facts)
     return read_plan(folder)
@@ -96,7 +98,12 @@ def _look_at_data(method: Method, model: Model, batches: Loaders, context: Conte
     return plan
 
 
-def _write_plan(folder: Path, plan: Plan) -> None:
+def has_plan(folder: Path) -> bool:
+    """Whether both files of a plan are there."""
+    return all((folder / f"{PLAN}{suffix}").is_file() for suffix in (".json", ".safetensors"))
+
+
+def write_plan(folder: Path, plan: Plan) -> None:
     """Writes the tensors first: the facts tell the other processes that all is there."""
     facts = {"facts": json.dumps(json.loads(json.dumps(plan.facts)), sort_keys=True)}  # as they will be read
     write_tensors(folder / f"{PLAN}.safetensors", plan.tensors, sealed(plan.tensors, facts))

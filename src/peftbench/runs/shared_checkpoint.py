@@ -12,7 +12,9 @@ from pathlib import Path
 
 from peftbench.common.atomic_files import replacing
 from peftbench.common.errors import UserError
+from peftbench.common.json_text import json_of
 from peftbench.common.own_folders import remove_own_files
+from peftbench.common.regular_files import text_in
 from peftbench.results import read_record
 from peftbench.runs.folder import set_aside
 from peftbench.runs.single_run import SingleRun
@@ -44,7 +46,7 @@ def group_of(todo: Sequence[SingleRun], runs: Mapping[str, SingleRun]) -> list[S
 
 def _read(mark: Path) -> list[str]:
     try:
-        ids = json.loads(mark.read_text(encoding="utf-8"))
+        ids = json_of(text_in(mark))
     except (OSError, ValueError):
         return []
     return ids if isinstance(ids, list) and all(isinstance(name, str) for name in ids) else []

@@ -10,10 +10,10 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
 from peftbench import costs, deltas, pruning
 from peftbench.backbones import Backbone
+from peftbench.common import terminal
 from peftbench.common.amounts import agreeing, plural
 from peftbench.common.errors import Refusal, UserError
 from peftbench.common.readable_names import HANDLER
@@ -33,10 +33,10 @@ from peftbench.runs.compatibility import choose_ways_of_computing
 from peftbench.runs.context import Context
 from peftbench.runs.earlier_run import finished_before
 from peftbench.runs.first_phase import FirstPhase
-from peftbench.runs.folder import owned_folder, prepared_folder
+from peftbench.runs.folder import owned_folder, prepared_folder, write_config
 from peftbench.runs.found_rate import Rate, found_rate
 from peftbench.runs.frozen_prefix import choose_prefix
-from peftbench.runs.plan_file import delta_metadata, make_plan
+from peftbench.runs.plan_file import CONFIG, delta_metadata, has_plan, make_plan, write_plan
 from peftbench.runs.stamps import stamps_of
 from peftbench.runs.start_check import Start
 from peftbench.runs.warm_start import WarmStart
@@ -255,6 +255,7 @@ class SingleRun:
             record.costs = self.before.with_costs(record.costs)
         if self.rate is not None:
             record.costs["find_lr"] = self.rate.costs()
+        self._put_back()
         metadata = delta_metadata(record, model, self.plan)
         record.costs["delta_bytes"] = deltas.save_delta(self.folder / deltas.FILE, learned, metadata)
         if self.context.config.trainer.strategy != "fsdp":  # no process holds the whole model
@@ -280,7 +281,7 @@ class SingleRun:
         if config.trainer.progress:
             done = "already complete; force=true repeats it"
             text = done if old.status == "complete" else "failed before; sweep.retry=true tries again"
-            Console().print(f"{self.folder}: {text}", highlight=False, soft_wrap=True)
+            terminal.console().print(f"{self.folder}: {text}", highlight=False, soft_wrap=True)
 
     @contextlib.contextmanager
     def _recorded(self) -> Iterator[None]:
@@ -330,7 +331,26 @@ class SingleRun:
             return f"{problem}{kept}"
         return str(problem)
 
+    def _put_back(self) -> None:
+        """Writes again what was written when the run began, where somebody removed the folder since."""
+        if (self.folder / CONFIG).is_file() and (not self.method.plans or has_plan(self.folder)):
+            return
+        write_config(self.folder, self.context.config)
+        if self.method.plans:
+            write_plan(self.folder, self.plan)
+        if self.context.config.pruning.name != "none":
+            starting_backbone.keep_pruned_file(self.backbone, self.context.config)
+        self.context.tell(f"{self.folder}: files of this run were removed while it went on, and are written again")
+
+    def _refuse_removed(self) -> None:
+        """A run whose files went away after all was done is not complete: nothing could use it."""
+        lost = [name for name in (CONFIG, deltas.FILE) if not (self.folder / name).is_file()]
+        if self.record.status == "complete" and lost and not self.done:
+            self.record.status = "failed"
+            self.record.reason = f"{self.folder / lost[0]}: was removed while the run went on"
+
     def _write_record(self) -> None:
+        self._refuse_removed()
         self.record.stamps["ended"] = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         with signals_later():
             if self.record.status == "complete":

@@ -8,7 +8,6 @@ read it.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 import re
@@ -25,7 +24,9 @@ from filelock import FileLock
 from peftbench.common.cache_folder import cache
 from peftbench.common.errors import UserError
 from peftbench.common.file_lock import releasing, take, take_reading, take_unread
+from peftbench.common.json_text import json_of
 from peftbench.common.own_folders import holds_only, remove_own_files
+from peftbench.common.regular_files import text_in
 
 ABOUT = "about.json"
 LOCKS = ".locks"
@@ -94,7 +95,7 @@ def read_about(folder: Path) -> dict[str, Any] | None:
     None where the description is missing or damaged.
     """
     try:
-        content = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        content = json_of(text_in(folder / ABOUT))
         rows, taps = content["rows"], content["taps"]
         sound = isinstance(content["about"], dict) and _counts([rows]) and rows * len(taps) > 0
         taps_sound = [_counts(t["shape"]) and _counts(t["crc32"]) and t["dtype"] in DTYPES for t in taps]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from peftbench.common.errors import UserError
+from peftbench.common.regular_files import open_binary
 
 READERS = 4
 """Threads that read at once: a disk answers several requests sooner than one after the other."""
@@ -42,7 +43,7 @@ class InFile:
             raise ValueError(f"{path.name} is missing")
         if (size := path.stat().st_size) != self.nbytes:
             raise ValueError(f"{path.name} has {size} bytes, expected {self.nbytes}")
-        self._file, self._lock = path.open("rb", buffering=0), threading.Lock()
+        self._file, self._lock = open_binary(path, 0), threading.Lock()
 
     def read(self, into: memoryview, at: int) -> None:
         """Fills `into` with the bytes from `at` on.

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from rich.console import Console
 from torch import nn
 
 from peftbench.backbones.checkpointing import last_called
 from peftbench.backbones.facts import WHOLE
+from peftbench.common import terminal
 from peftbench.common.foreign_text import first_sentence
 from peftbench.common.out_of_memory import is_out_of_memory
 from peftbench.common.seeds import random_numbers_kept
@@ -64,7 +64,7 @@ class CompiledBlocks:
         self.blocks = len(self._changed)
         if self.why_not and fit.trainer.is_global_zero:
             text = f"trainer.compile=true: this model is trained without, since it cannot be compiled: {self.why_not}"
-            Console(stderr=True).print(text, highlight=False, markup=False, soft_wrap=True)
+            terminal.console(stderr=True).print(text, highlight=False, markup=False, soft_wrap=True)
 
     def end(self) -> None:
         """The blocks are as they were."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 
+from peftbench.common import terminal
 from peftbench.common.foreign_text import first_sentence
 from peftbench.common.out_of_memory import is_out_of_memory
 from peftbench.models.model import Model
@@ -76,7 +76,7 @@ class LossGraphs:
         """Tells so once; the record has it too."""
         self.why_not = why
         text = f"trainer.graphs=true: steps are not captured in CUDA graphs: {why}"
-        Console(stderr=True).print(text, highlight=False, markup=False, soft_wrap=True)
+        terminal.console(stderr=True).print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 class _LossOfTaps(nn.Module):

@@ -15,9 +15,10 @@ from pickle import UnpicklingError  # what weights_only raises
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from rich.console import Console
 
+from peftbench.common import terminal
 from peftbench.common.errors import UserError
+from peftbench.common.regular_files import open_binary
 from peftbench.training.checkpoint import FILE, Stopped
 from peftbench.training.checkpoint_form import Misfit, refuse_misfits, run_of
 from peftbench.training.module import Fit
@@ -77,7 +78,7 @@ class Resumption(Callback):
             raise UserError(
                 f"{self.damaged}: is damaged ({self.why}) and cannot be moved ({problem.strerror})."
             ) from None
-        Console(stderr=True).print(
+        terminal.console(stderr=True).print(
             f"{self.damaged}: is damaged ({self.why}); it is kept as {aside.name}, and the run starts anew",
             highlight=False,
             markup=False,
@@ -123,7 +124,7 @@ def damage(path: Path) -> str:
         UserError: it cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with open_binary(path) as file:
             first = file.read(1)
     except OSError as problem:
         raise UserError(f"{path}: cannot be read ({problem.strerror or problem}).") from None
@@ -145,7 +146,7 @@ def _is_sound(path: Path, record: zipfile.ZipInfo) -> bool:
     plain = record.compress_type == zipfile.ZIP_STORED and record.file_size == record.compress_size
     if not plain or record.flag_bits & ~(_NAME_IN_UTF8 | _SIZES_BEHIND):
         return False
-    with path.open("rb", buffering=0) as file:
+    with open_binary(path, 0) as file:
         file.seek(record.header_offset)
         header = file.read(30)
         length, extra = struct.unpack("<HH", header[26:30])

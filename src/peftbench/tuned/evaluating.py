@@ -16,6 +16,7 @@ import torch
 
 from peftbench.common.commit import code_commit
 from peftbench.common.errors import Refusal
+from peftbench.common.regular_files import open_binary
 from peftbench.data.corruptions import corrupt
 from peftbench.data.images import Batch, Images
 from peftbench.data.labelled import Known
@@ -236,7 +237,7 @@ def _shifted(run: FinishedRun, evaluator: Evaluator, judged: Judged, seen: Looke
 
 
 def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
+    with open_binary(file) as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 

@@ -14,6 +14,7 @@ from peftbench.common.atomic_files import replacing
 from peftbench.common.errors import UserError
 from peftbench.common.foreign_text import first_sentence
 from peftbench.common.readable_names import HANDLER
+from peftbench.common.regular_files import open_text
 from peftbench.common.world import world_of
 from peftbench.config import Config
 from peftbench.config.repeating import repeating_words
@@ -106,7 +107,7 @@ def write_asked_pages(configs: Sequence[Config], records: Sequence[Record], tell
 
 def _refuse_other_file(path: Path) -> None:
     try:
-        with path.open(encoding="utf-8", errors="replace") as file:
+        with open_text(path, errors="replace") as file:
             other = not file.read(len(MARK)).startswith(MARK)
     except FileNotFoundError:
         return

@@ -162,3 +162,55 @@ def test_a_task_is_fetched_from_a_mirror_and_prepared(server, archives, prepared
         made = tmp_path / "data/vtab" / name / "split.json"
         assert made.read_bytes() == (prepared[0] / name / "split.json").read_bytes()
     assert (tmp_path / "data/sources/smallnorb").is_dir()
+
+
+def test_a_server_that_sends_us_to_another_kind_of_address_is_not_followed(server, tmp_path):
+    url, here = server
+
+    def do_GET(self) -> None:
+        self.send_response(302)
+        self.send_header("Location", "ftp://127.0.0.1/a.bin")
+        self.end_headers()
+
+    here.do_GET = do_GET
+    with pytest.raises(UserError, match="sends us to a ftp: address, which is not followed"):
+        fetch_file(f"{url}/a.bin", tmp_path / "a.bin", wait=0)
+
+
+def test_a_mirrors_password_is_used_and_neither_printed_nor_kept_nor_sent_elsewhere(server, tmp_path):
+    url, here = server
+    here.files, here.cut, seen = {"/b.bin": CONTENT}, [1000], []
+    plain = Server.do_GET
+
+    def do_GET(self) -> None:
+        seen.append((self.path, self.headers.get("Authorization")))
+        if self.path.startswith("/a.bin"):
+            self.send_response(302)
+            self.send_header("Location", f"{url}/b.bin")
+            self.end_headers()
+        else:
+            plain(self)
+
+    here.do_GET = do_GET
+    secret = url.replace("//", "//me:s3cret%2F@")
+    with pytest.raises(UserError) as told:
+        fetch_file(f"{secret}/a.bin?token=hidden", tmp_path / "a.bin", tries=1)
+    assert "s3cret" not in str(told.value)
+    assert "hidden" not in str(told.value)
+    assert url in str(told.value)
+    assert [word for _, word in seen] == ["Basic bWU6czNjcmV0Lw==", None]
+    assert all(b"s3cret" not in file.read_bytes() for file in tmp_path.iterdir() if "json" in file.name)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("http://[::1", "http://host:port/a", "http:///a", "https://", "http://a b/c", "http://h/\x00", "ftp://h/a"),
+        *("http://h:99999/a", "http://me:s3cret@h:x/a", f"http://{'a' * 300}/b", "file:///etc/passwd", "host/a", ""),
+    ],
+)
+def test_an_odd_address_is_refused_in_a_sentence(tmp_path, url):
+    with pytest.raises(UserError, match=r"is no (http\(s\) address|address that can be asked)") as told:
+        fetch_file(url, tmp_path / "a.bin", wait=0)
+    assert "s3cret" not in str(told.value)
+    assert list(tmp_path.iterdir()) == []

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from peftbench.common.errors import UserError, nearest
 from peftbench.common.progress import Stages, unwatched
+from peftbench.common.regular_files import content_of
 from peftbench.common.vtab_tasks import TASKS, spellings
 from peftbench.data.prepare.task_folder import building_folder
 from peftbench.data.prepare.tree import FolderTree, Tree, open_tree
@@ -86,7 +87,7 @@ def _located(task: str, path: Path) -> tuple[Tree, str]:
         for root in (path, *(p for p in sorted(path.iterdir()) if p.is_dir())):
             folder = find_task_folder(root, task)
             if folder is not None and (folder == path or folder.name in spellings(task)):
-                return FolderTree(folder), ""
+                return FolderTree(folder, path), ""
         for name in (
             spelling + suffix for spelling in spellings(task) for suffix in (".zip", ".tar", ".tar.gz", ".tgz")
         ):
@@ -116,7 +117,7 @@ def _texts(source: Tree, prefix: str) -> dict[str, bytes]:
             raise UserError(
                 f"{source.root / lost[0]}: is missing; expected the four lists {', '.join(wanted.values())}."
             )
-        return {file: (source.root / file).read_bytes() for file in wanted.values()}
+        return {file: content_of(source.path(file)) for file in wanted.values()}
     return {wanted[name]: content for name, content in source.read(wanted)}
 
 
@@ -150,7 +151,7 @@ def _contents(source: Tree, wanted: dict[str, str]) -> Iterator[tuple[str, bytes
     if isinstance(source, FolderTree):
         for at, name in wanted.items():
             if (source.root / at).is_file():
-                yield name, (source.root / at).read_bytes()
+                yield name, content_of(source.path(at))
         return
     left = set(wanted)
     for name, file in source.walk(left.__contains__):

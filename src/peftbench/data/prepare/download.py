@@ -5,21 +5,79 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import re
 import time
 import urllib.error
 import urllib.request
+from base64 import b64encode
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from peftbench.common.errors import UserError
+from peftbench.common.foreign_text import first_sentence, shortened
+from peftbench.common.json_text import json_of
 from peftbench.common.progress import Stages, unwatched
+from peftbench.common.regular_files import text_in
 
 _MB = 2**20
+_SCHEMES = ("https://", "http://")
 _AGAIN = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError)
 
 
 class _Refused(Exception):
     """The server's answer is no file, and asking again would not change that."""
+
+
+class _OnlyHttp(urllib.request.HTTPRedirectHandler):
+    """Follows a server to other http(s) addresses alone."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        if not newurl.startswith(_SCHEMES):
+            raise _Refused(f"the server sends us to a {newurl.partition(':')[0]}: address, which is not followed")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+@dataclass(frozen=True)
+class _Address:
+    """An address that can be asked.
+
+    Attributes:
+        url: without a name and password.
+        shown: for messages and notes: without what may be secret.
+        secret: `name:password`, or empty.
+    """
+
+    url: str
+    shown: str
+    secret: str
+
+    @classmethod
+    def of(cls, url: str) -> _Address:
+        """Raises UserError for what is none."""
+        shown = re.sub(r"//[^/?#]*@", "//", url)
+        if not url.startswith(_SCHEMES):
+            raise UserError(f"{shortened(shown)}: is no http(s) address.")
+        try:
+            parts = urlsplit(url)
+            port = "" if parts.port is None else f":{parts.port}"
+            host = (parts.hostname or "").encode("idna").decode()
+            if not host or re.search(r"[\x00-\x20\x7f]", url):
+                raise ValueError
+        except ValueError:  # a port that is no number, a bracket, letters that no host's name has
+            raise UserError(
+                f"{shortened(shown)}: is no address that can be asked; expected such as https://host/folder."
+            ) from None
+        place = f"[{host}]{port}" if ":" in host else f"{host}{port}"
+        path, query = quote(parts.path, safe="/%:@!$&'()*+,;=~"), quote(parts.query, safe="/%:@!$&'()*+,;=~?")
+        secret = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}" if "@" in parts.netloc else ""
+        shown = urlunsplit((parts.scheme, place, path, "…" if query else "", ""))
+        return cls(urlunsplit((parts.scheme, place, path, query, "")), shown, secret)
+
+    def without_secret(self, text: str) -> str:
+        """A library's text, which may quote the address."""
+        return text.replace(self.url, self.shown)
 
 
 def fetch_file(
@@ -33,15 +91,14 @@ def fetch_file(
     Raises:
         UserError: the file could not be fetched, or not be written.
     """
-    if not url.startswith(("https://", "http://")):
-        raise UserError(f"{url}: is no http(s) address.")
+    address = _Address.of(url)
     part, about = path.with_name(path.name + ".part"), path.with_name(path.name + ".part.json")
     reason = ""
     for attempt in range(tries):
         if attempt:
             time.sleep(wait * attempt)
         try:
-            _try(url, part, about, watch)
+            _try(address, part, about, watch)
             part.replace(path)
             about.unlink(missing_ok=True)
             return
@@ -51,6 +108,9 @@ def fetch_file(
                 break
         except _Refused as problem:
             reason = str(problem)
+            break
+        except (ValueError, http.client.InvalidURL) as problem:  # what only the library finds wrong with an address
+            reason = address.without_secret(f"it is no address that can be asked: {first_sentence(problem)}")
             break
         except _AGAIN as problem:
             reason = str(getattr(problem, "reason", "") or problem or type(problem).__name__)
@@ -66,19 +126,21 @@ def fetch_file(
         else:
             part.unlink()
     hand = by_hand or f"fetch it by hand and put it at {path}"
-    raise UserError(f"{url}: could not be fetched ({reason}){kept}; or {hand}.")
+    raise UserError(f"{address.shown}: could not be fetched ({reason}){kept}; or {hand}.")
 
 
-def _try(url: str, part: Path, about: Path, watch: Stages) -> None:
+def _try(address: _Address, part: Path, about: Path, watch: Stages) -> None:
     part.parent.mkdir(parents=True, exist_ok=True)
-    mark = _mark(about, url)
+    mark = _mark(about, address.shown)
     have = part.stat().st_size if part.is_file() and mark else 0
-    request = urllib.request.Request(url, headers={"User-Agent": "peftbench", "Accept-Encoding": "identity"})
+    request = urllib.request.Request(address.url, headers={"User-Agent": "peftbench", "Accept-Encoding": "identity"})
+    if address.secret:  # not for whom the server sends us to
+        request.add_unredirected_header("Authorization", f"Basic {b64encode(address.secret.encode()).decode()}")
     if have:
         request.add_header("Range", f"bytes={have}-")
         request.add_header("If-Range", mark)
     try:
-        answer = urllib.request.urlopen(request, timeout=60)
+        answer = urllib.request.build_opener(_OnlyHttp).open(request, timeout=60)
     except urllib.error.HTTPError as problem:
         if problem.code == 416 and problem.headers.get("Content-Range", "").endswith(f"/{have}"):
             return  # the part is the whole file
@@ -96,7 +158,7 @@ def _try(url: str, part: Path, about: Path, watch: Stages) -> None:
         have = have if resumed else 0
         length = answer.headers.get("Content-Length")
         total = have + int(length) if length and length.isdecimal() else 0
-        _note(about, url, answer)
+        _note(about, address.shown, answer)
         with part.open("ab" if resumed else "wb") as file:
             while chunk := answer.read(_MB):
                 file.write(chunk)
@@ -109,7 +171,7 @@ def _try(url: str, part: Path, about: Path, watch: Stages) -> None:
 def _mark(about: Path, url: str) -> str:
     """What the server said of the version that the part is of; empty where that is not known."""
     try:
-        content = json.loads(about.read_text(encoding="utf-8"))
+        content = json_of(text_in(about))
         return str(content["mark"]) if content["url"] == url else ""
     except (OSError, ValueError, KeyError, TypeError):
         return ""

@@ -12,6 +12,7 @@ from pathlib import Path
 from peftbench.common.errors import UserError
 from peftbench.common.file_lock import releasing, take
 from peftbench.common.progress import Stages, unwatched
+from peftbench.common.regular_files import content_of, text_in
 from peftbench.data.base import stamp_of_bytes
 from peftbench.data.prepare.drawing import ROLES, Entry
 from peftbench.data.vtab import list_files, provenance
@@ -100,7 +101,7 @@ def building_folder(target: Path, plan: str) -> Iterator[Path]:
             note = begun / ".plan"
             if not _ours(begun, note):
                 raise UserError(f"{begun}: is there, and was not begun by peftbench; move it away.")
-            if note.is_file() and note.read_text(encoding="utf-8") != plan:
+            if note.is_file() and text_in(note) != plan:
                 shutil.rmtree(begun)
             begun.mkdir(exist_ok=True)
             note.write_text(plan, encoding="utf-8")
@@ -139,7 +140,7 @@ def _there(begun: Path, role: str, stamps: dict[str, str]) -> dict[int, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     images = (p for p in folder.iterdir() if p.stem.isdecimal() and p.suffix in _KINDS.values())
     written = {int(p.stem): p for p in images if p.stat().st_size}  # a crash of the machine may leave empty ones
-    stamps |= {_name(path, begun): stamp_of_bytes(path.read_bytes()) for path in written.values()}
+    stamps |= {_name(path, begun): stamp_of_bytes(content_of(path)) for path in written.values()}
     return written
 
 

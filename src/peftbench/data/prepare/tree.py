@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import lzma
+import os
 import posixpath
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -13,11 +15,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
 from peftbench.common.errors import UserError
+from peftbench.common.regular_files import open_binary
 
-_BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, gzip.BadGzipFile)
+_BROKEN = (
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, gzip.BadGzipFile),
+    *(NotImplementedError, RuntimeError, UnicodeError, struct.error, OverflowError, MemoryError),
+)
+"""What zipfile and tarfile raise: for an unknown way of packing, a password, a name or a number that is none, too."""
+_FREE, _RATIO = 64 * 2**20, 250
+"""Bytes that anything may unpack to, and beyond those how many times its size. dSprites has about 120."""
+_LONGEST_HEADER = 2**20
+"""Bytes of a long name, or of other words about a file, in a tar archive."""
 
 
 class Tree(ABC):
@@ -93,15 +104,31 @@ class Tree(ABC):
 class FolderTree(Tree):
     """A folder on disk."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, within: Path | None = None) -> None:
         super().__init__(str(root))
         self.root = root
+        self._within = (within or root).resolve()
+
+    def path(self, name: str) -> Path:
+        """The file of that name; a link may lead to it within the folder that was given, and not out of that.
+
+        Raises:
+            UserError: a link leads out of it.
+        """
+        path = self.root / name
+        real = path.resolve()
+        if not real.is_relative_to(self._within):
+            raise UserError(
+                f"{path}: is, or lies below, a link to {real}, out of {self._within}; only what lies there is copied: "
+                f"put the files themselves there."
+            )
+        return path
 
     def walk(self, wanted: Callable[[str], bool]) -> Iterator[tuple[str, IO[bytes] | None]]:
         for path in sorted(p for p in self.root.rglob("*") if p.is_file()):
             name = path.relative_to(self.root).as_posix()
             if wanted(name):
-                with path.open("rb") as file:
+                with open_binary(self.path(name)) as file:
                     yield name, file
             else:
                 yield name, None
@@ -118,6 +145,8 @@ class ZipTree(Tree):
     def _opened(self) -> Iterator[zipfile.ZipFile]:
         with self.guarded(), zipfile.ZipFile(self.path) as archive:
             for info in archive.infolist():
+                if not info.filename:
+                    raise UserError(f"{self.title}: holds a file without a name; the archive is refused.")
                 _inside(self.title, info.filename)
             yield archive
 
@@ -127,6 +156,7 @@ class ZipTree(Tree):
                 if info.is_dir() or stat.S_ISLNK(info.external_attr >> 16):
                     continue
                 if wanted(info.filename):
+                    refuse_swelling(self.title, info.file_size, info.compress_size)
                     with archive.open(info) as file:
                         yield info.filename, file
                 else:
@@ -136,6 +166,7 @@ class ZipTree(Tree):
         """The tar archive that is a member of this one."""
         with self._opened() as archive:
             member = next((n for n in archive.namelist() if _ends(n, ending)), None)
+            size = archive.getinfo(member).file_size if member else 0
         if member is None:
             raise UserError(f"{self.title}: holds no {ending}; it is not whole, or not the right one.")
 
@@ -144,19 +175,22 @@ class ZipTree(Tree):
             with self._opened() as archive, archive.open(member) as file:
                 yield file
 
-        return TarTree(f"{self.title}/{member}", opened)
+        return TarTree(f"{self.title}/{member}", opened, size)
 
 
 class TarTree(Tree):
     """A tar archive, compressed or not, read from beginning to end each time."""
 
-    def __init__(self, title: str, opened: Callable[[], AbstractContextManager[IO[bytes]]]) -> None:
+    def __init__(self, title: str, opened: Callable[[], AbstractContextManager[IO[bytes]]], size: int) -> None:
         super().__init__(title)
-        self.opened = opened
+        self.opened, self.size = opened, size
 
     def walk(self, wanted: Callable[[str], bool]) -> Iterator[tuple[str, IO[bytes] | None]]:
-        with self.guarded(), self.opened() as raw, tarfile.open(fileobj=raw, mode="r|*") as archive:
+        with self.guarded(), self.opened() as raw, tarfile.open(fileobj=raw, mode="r|*", tarinfo=_Header) as archive:
+            unpacked = 0
             for member in archive:
+                unpacked += member.size
+                refuse_swelling(self.title, unpacked, self.size)
                 name = member.name.removeprefix("./")
                 _inside(self.title, name)
                 if member.issym() or member.islnk():
@@ -177,12 +211,12 @@ def open_tree(path: Path) -> Tree:
     try:
         if zipfile.is_zipfile(path):
             return ZipTree(path)
-        with path.open("rb") as file:
+        with open_binary(path) as file:
             head = file.read(512)
     except OSError as problem:
         raise UserError(f"{path}: cannot be read ({problem.strerror}).") from None
     if head[:2] == b"\x1f\x8b" or tarfile.is_tarfile(path):
-        return TarTree(str(path), lambda: path.open("rb"))
+        return TarTree(str(path), lambda: open_binary(path), path.stat().st_size)
     kind = (
         "a rar archive; unpack it, and put the folder here"
         if head[:4] == b"Rar!"
@@ -197,13 +231,48 @@ def gunzipped_content(path: Path) -> bytes:
     Raises:
         UserError: it is damaged or cannot be read.
     """
+    return b"".join(gunzipped(path))
+
+
+def gunzipped(path: Path) -> Iterator[bytes]:
+    """As `gunzipped_content`, in pieces. Raises UserError."""
+    unpacked = 0
     try:
-        return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with open_binary(path) as packed:
+            size = os.fstat(packed.fileno()).st_size
+            plain: IO[bytes] = gzip.GzipFile(fileobj=packed) if path.suffix == ".gz" else packed  # type: ignore[assignment]
+            while piece := plain.read(2**20):
+                unpacked += len(piece)
+                refuse_swelling(str(path), unpacked, size)
+                yield piece
     except (*_BROKEN, OSError) as problem:
-        raise UserError(f"{path}: is damaged or not whole ({problem}); remove it and fetch it again.") from None
+        why = getattr(problem, "strerror", None) or problem
+        raise UserError(f"{path}: is damaged or not whole ({why}); remove it and fetch it again.") from None
+
+
+def refuse_swelling(title: str, unpacked: int, packed: int) -> None:
+    """Raises UserError for what would unpack to far more than its size: it is made to fill memory or disk."""
+    if unpacked > _FREE + _RATIO * packed:
+        raise UserError(
+            f"{title}: would unpack to more than {_RATIO} times its size, as no images do; it is not the right one."
+        )
+
+
+class _Header(tarfile.TarInfo):
+    """What an archive says of a file; one with words about it that are longer than any is refused."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        header = super().frombuf(buf, encoding, errors)
+        long = header.type in (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+        if (long and header.size > _LONGEST_HEADER) or header.size < 0:
+            raise UserError(f"a tar archive says more of one file than {_LONGEST_HEADER:,} bytes; it is damaged.")
+        return header
 
 
 def _inside(title: str, name: str) -> None:
+    if "\0" in name:
+        raise UserError(f"{title}: holds a file with a NUL character in its name; the archive is refused.")
     parts = name.replace("\\", "/").split("/")
     if name.startswith(("/", "\\")) or ".." in parts or ":" in parts[0]:
         raise UserError(f"{title}: holds '{name}', which leads out of its folder; the archive is refused.")

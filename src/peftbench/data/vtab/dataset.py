@@ -11,6 +11,7 @@ import numpy as np
 
 from peftbench.common.amounts import agreeing
 from peftbench.common.errors import UserError
+from peftbench.common.regular_files import text_in
 from peftbench.common.vtab_tasks import TASKS, spellings
 from peftbench.data.base import DataMissing, DataSet, Split, Splits
 from peftbench.data.vtab import list_files, provenance
@@ -102,6 +103,6 @@ def _unread(images: int, classes: int) -> Split:
 
 def _class_names(folder: Path, classes: int) -> tuple[str, ...]:
     file = folder / "classes.txt"
-    names = file.read_text(encoding="utf-8").split("\n") if file.is_file() else []
+    names = text_in(file).split("\n") if file.is_file() else []
     names = [n.strip() for n in names if n.strip()]
     return tuple(names) if len(names) == classes else tuple(str(i) for i in range(classes))

@@ -7,8 +7,11 @@ from pathlib import Path
 
 from peftbench.common.errors import UserError
 from peftbench.common.foreign_text import shortened
+from peftbench.common.regular_files import text_in
 
 FILES = {"train": "train800.txt", "val": "val200.txt", "trainval": "train800val200.txt", "test": "test.txt"}
+
+_LONGEST = 18  # digits of a label; Python makes no number of thousands
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ def read_list(folder: Path, file: str, classes: int | None) -> Listed:
     if not path.is_file():
         raise UserError(f"{path}: is missing; expected the four lists {', '.join(FILES.values())}.")
     try:
-        return parse_list(path, path.read_text(encoding="utf-8"), classes)
+        return parse_list(path, text_in(path), classes)
     except UnicodeDecodeError:
         raise UserError(f"{path}: is no text; expected lines of '<path> <label>'.") from None
 
@@ -44,10 +47,12 @@ def parse_list(path: Path, text: str, classes: int | None) -> Listed:
             continue
         name, _, label = line.strip().rpartition(" ")
         name = name.strip()
-        if not name or not label.removeprefix("-").isdecimal():
+        if not name or not label.removeprefix("-").isdecimal() or len(label) > _LONGEST:
             listed.problems.append(f"{path}:{number}: expected '<path> <label>', found '{shortened(line, 80)}'.")
         elif int(label) < 0 or (classes is not None and int(label) >= classes):
             listed.problems.append(f"{path}:{number}: label {label}; expected 0 to {(classes or 0) - 1}.")
+        elif "\0" in name:
+            listed.problems.append(f"{path}:{number}: holds a NUL character, which no file's name has.")
         elif ".." in Path(name).parts or Path(name).is_absolute():
             listed.problems.append(f"{path}:{number}: {name} leads out of the task's folder.")
         else:

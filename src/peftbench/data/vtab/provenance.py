@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from peftbench.common.errors import UserError
+from peftbench.common.json_text import json_of
+from peftbench.common.regular_files import text_in
 
 FILE = "split.json"
 ADOPTED = "adopted"  # lists that somebody else made: they keep the plain name of the task
@@ -46,7 +48,7 @@ def read_provenance(folder: Path) -> Provenance | None:
     if not path.is_file():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json_of(text_in(path))
         train, val, test = (int(size) for size in content["sizes"])
         words = {key: str(content[key]) for key in ("task", "split", "source", "hash")}
         return Provenance(**words, sizes=(train, val, test), reduced=bool(content["reduced"]))

@@ -17,6 +17,7 @@ from PIL import Image
 from peftbench.common.amounts import agreeing, plural
 from peftbench.common.errors import UserError
 from peftbench.common.progress import Stages, unwatched
+from peftbench.common.regular_files import content_of
 from peftbench.common.vtab_tasks import TASKS, Task
 from peftbench.data.base import hash_of_contents, hash_of_lines, image_line, stamp_of_bytes
 from peftbench.data.decoding import UNNAMED, open_rgb
@@ -170,7 +171,7 @@ def _look(folder: Path, listed: dict[str, list_files.Listed], watch: Stages, tit
 
 def _read(path: Path) -> Seen:
     try:
-        content = path.read_bytes()
+        content = content_of(path)
     except FileNotFoundError:
         return Seen("", "", "is missing")
     except OSError as problem:

@@ -22,6 +22,7 @@ from peftbench.common.amounts import plural
 from peftbench.common.digests import digests
 from peftbench.common.errors import UserError
 from peftbench.common.foreign_text import first_sentence, shortened
+from peftbench.common.regular_files import open_binary
 from peftbench.tasks.detection import schema
 from peftbench.tasks.detection.detectors import Detector
 
@@ -81,13 +82,13 @@ def stamp_of(spec: schema.Detection, file: Path | None) -> dict[str, str]:
     """What a number needs to be compared: where the detector comes from, and the sha256 of its file."""
     if file is None:
         return {}
-    with file.open("rb") as opened:
+    with open_binary(file) as opened:
         return {"weights": str(spec.weights), "sha256": hashlib.file_digest(opened, "sha256").hexdigest()}
 
 
 def settle_batch_norms(backbone: Backbone, file: Path) -> None:
     """Has the backbone compute as it does in torchvision's detector, whose batch norms are without epsilon."""
-    with file.open("rb") as opened:
+    with open_binary(file) as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
     if any(digest.startswith(name.rpartition("-")[2]) for name in _NO_EPSILON):
         for module in backbone.modules():

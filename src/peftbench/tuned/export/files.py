@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 from safetensors import SafetensorError
 
 from peftbench import pruning
-from peftbench.common.atomic_files import give_usual_mode
+from peftbench.common.atomic_files import give_usual_mode, why_not_written
 from peftbench.common.errors import Refusal, UserError, nearest
 from peftbench.common.leftovers import ASIDE, part_folder
 from peftbench.common.notes import note
@@ -157,9 +157,7 @@ def _placed(path: Path, write: Callable[[Path], Result]) -> tuple[Path, Result]:
                 give_usual_mode(part)
             _put(part, path, Path(folder) / ASIDE)
     except (OSError, SafetensorError) as problem:
-        raise UserError(
-            f"out={path}: could not be written ({getattr(problem, 'strerror', None) or problem})."
-        ) from None
+        raise UserError(f"out={path}: could not be written ({why_not_written(problem)}).") from None
     return path, answer
 
 

@@ -32,7 +32,11 @@ def to_program(tuned: Tuned, sample: Sample, path: Path, told: Mapping[str, str]
     """Writes `torch.export`'s format, reads it again and returns the largest difference. Raises UserError."""
     program, any_size = _traced(tuned, sample, "torch_export")
     told = {**told, **_sides(sample, any_size)}
-    torch.export.save(program, path, extra_files={"peftbench.json": json.dumps(told)})
+    whole = io.BytesIO()  # torch writes its zip in C++, and on a full disk that ends the process on the spot
+    torch.export.save(program, whole, extra_files={"peftbench.json": json.dumps(told)})
+    with path.open("wb") as file:
+        file.write(whole.getbuffer())
+    del whole
     return sample.difference(torch.export.load(path).module(), "format=torch_export", any_size)
 
 

@@ -8,13 +8,13 @@ validation split, whose objects are known.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from peftbench.common.errors import UserError
+from peftbench.common.json_text import json_of
 from peftbench.data.prepare.drawing import Entry
 from peftbench.data.prepare.readers import base
 
@@ -32,7 +32,7 @@ class Reader(base.Reader):
         entries: dict[str, list[Entry]] = {}
         for split, file in files.items():
             try:
-                scenes = json.loads(contents[file])["scenes"]
+                scenes = json_of(contents[file])["scenes"]
                 entries[split] = [
                     Entry(
                         scene["image_filename"],

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import shutil
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +10,7 @@ from peftbench.common.atomic_files import replacing
 from peftbench.common.errors import UserError
 from peftbench.data.prepare.drawing import Entry
 from peftbench.data.prepare.readers import base
+from peftbench.data.prepare.tree import gunzipped
 
 _SPLITS = {"train": "train", "validation": "valid", "test": "test"}
 
@@ -57,10 +55,7 @@ def _unpacked(packed: Path) -> Path:
     path = packed.with_suffix("")
     if path.is_file():
         return path
-    with replacing(path, lambda why: f"{path}: could not be written ({why}).") as part:
-        try:
-            with gzip.open(packed) as source, part.open("wb") as target:
-                shutil.copyfileobj(source, target, 2**20)
-        except (EOFError, zlib.error, gzip.BadGzipFile) as problem:
-            raise UserError(f"{packed}: is damaged or not whole ({problem}); remove it and fetch it again.") from None
+    with replacing(path, lambda why: f"{path}: could not be written ({why}).") as part, part.open("wb") as target:
+        for piece in gunzipped(packed):
+            target.write(piece)
     return path

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from peftbench.common.errors import UserError
+from peftbench.common.regular_files import text_in
 from peftbench.data.media import DAMAGED
 from peftbench.data.prepare.drawing import Entry
 from peftbench.data.prepare.readers import base
@@ -42,7 +43,7 @@ class Reader(base.Reader):
         """(name, label, value of the column `usage`) of each image; the last is empty where no column is named."""
         path = self.files.path(file)
         try:
-            rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"))))
+            rows = list(csv.DictReader(io.StringIO(text_in(path, "utf-8-sig"))))
             return [(row["image"], int(row["level"]), row[usage] if usage else "") for row in rows]
         except (KeyError, ValueError, TypeError, csv.Error):
             columns = ", ".join(filter(None, ("image", "level", usage)))

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from peftbench.common.errors import UserError
 from peftbench.common.foreign_text import shortened
+from peftbench.common.regular_files import text_in
 from peftbench.data.prepare.drawing import Entry
 from peftbench.data.prepare.readers import base
 
@@ -25,7 +26,7 @@ class Reader(base.Reader):
         for split, file in _LISTS.items():
             path = self.files.path(file)
             try:
-                names[split] = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+                names[split] = [line.strip() for line in text_in(path).splitlines() if line.strip()]
             except UnicodeDecodeError:
                 raise UserError(
                     f"{path}: is no text; expected lines such as /a/abbey/sun_aaalbzqrimafwbiv.jpg."
