@@ -81,11 +81,19 @@ class Meters(Callback):
             module.measured = {"step": self.clock.summary(), "peak": self.memory.read(), "saved": saved}
 
     def costs(self, module: Fit, config: Config, images: int, tested: tuple[float, int]) -> dict[str, Any]:
-        """The record's `time`, `memory` and `energy`; `images` are those of an epoch, `tested` seconds and images of the test."""
+        """The record's `time`, `memory` and `energy`.
+
+        Args:
+            module, config: of the run.
+            images: those of an epoch.
+            tested: seconds and images of the test.
+        """
         steps = module.measured["step"]
         seconds = {"train": module.elapsed["train"], "test": tested[0] if tested[1] else None}
         trainer = module.trainer
-        together = {"over": self._sum(trainer), "processes": trainer.world_size} if trainer.world_size > 1 else {}
+        together: dict[str, Any] = {}
+        if trainer.world_size > 1:
+            together = {"over": self._sum(trainer), "processes": trainer.world_size}
         compiling = {"compile": module.compiled.seconds} if config.trainer.compile else {}
         return {
             "time": {
