@@ -31,7 +31,7 @@ class Meters(Callback):
         self.device = trainer.strategy.root_device
         self.clock, self.memory = StepClock(self.device), PeakMemory(self.device)
         self.memory.start()
-        module.energy.open(self.device, trainer.strategy.local_rank)
+        module.energy.open(self.device, trainer.local_rank)
 
     def on_train_start(self, trainer: Trainer, module: Any) -> None:
         self._training_begun = time.perf_counter()
