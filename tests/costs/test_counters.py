@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from peftbench.costs import EnergyMeter, rapl
+from peftbench.costs import EnergyMeter, added_energy, rapl
 from peftbench.costs.counters import NoCounter
 from peftbench.costs.energy import counter_of
 
@@ -202,3 +202,11 @@ def test_a_chip_of_apple_is_measured_as_far_as_it_tells(monkeypatch):
     counter = counter_of(torch.device("mps"))
     told.cpu_total_mj, told.dram_mj = 4000, 200
     assert (counter.measure, counter.joules()) == ("apple", 3.1)
+
+
+def test_two_phases_are_summed_where_both_were_measured_alike():
+    first, then = {"train": 2.0, "test": None, "measure": "rapl"}, {"train": 3.0, "test": 1.0, "measure": "rapl"}
+    assert added_energy(first, then) == {"train": 5.0, "test": 1.0, "measure": "rapl"}
+    for other in (None, {"why_not": "no counter"}, {**first, "measure": "nvml"}):
+        assert list(added_energy(other, then)) == ["why_not"]
+    assert added_energy(first, {"why_not": "no counter"}) == {"why_not": "no counter"}

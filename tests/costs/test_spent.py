@@ -124,3 +124,16 @@ def test_a_plan_with_time_foretells_each_part_and_the_price(cli):
 def test_a_price_and_a_power_are_above_zero(key, value):
     with pytest.raises(peftbench.UserError, match=f"{key}={float(value)}: expected a number above 0, or null"):
         peftbench.compose("data=digits", f"{key}={value}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "method", [["method=knn"], ["method=lp_ft", "method.probe_epochs=1"]], ids=["solved", "phases"]
+)
+def test_a_solved_head_and_a_first_phase_are_in_the_energy(tiny, tmp_path, monkeypatch, method):
+    monkeypatch.setattr(rapl, "ZONES", tmp_path / "none")
+    monkeypatch.setattr(sys, "platform", "linux")
+    costs = peftbench.run(peftbench.compose(*tiny, *method, "costs.watts=40", f"output_dir={tmp_path}")).costs
+    assert costs["energy"]["train"] == pytest.approx(40 * costs["time"]["train"])
+    assert costs["energy"]["test"] == pytest.approx(40 * costs["time"]["test"])
+    assert costs["energy"]["why_not"].startswith("the system shows no energy counter")

@@ -31,7 +31,7 @@ _COSTS = ["costs.price=2.5", "costs.watts=40"]
 _QUIET = ["data.batch_size=16", "trainer.progress=false", "trainer.accelerator=cpu"]
 RUNS = {
     "outputs/RUN": [*_RUN, "method=spt_lora", "method.batches=2", "method.budget=0.02", *_COSTS],
-    "outputs/ANOTHER": [*_RUN, "method=spt_lora", "method.batches=2", "method.budget=0.02", "seed=1"],
+    "outputs/ANOTHER": [*_RUN, "method=spt_lora", "method.batches=2", "method.budget=0.02", "seed=1", *_COSTS],
     "outputs/PRUNED": [*_RUN, "method=petah"],
     "outputs/PROBE": ["data=vtab/cifar", *_RUN[:1], *_RUN[2:], "method=linear", "taps=off"],
     "outputs/DETECTOR": [
