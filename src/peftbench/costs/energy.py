@@ -12,9 +12,8 @@ from peftbench.costs.apple import AppleCounter
 from peftbench.costs.counters import EnergyCounter, NoCounter
 from peftbench.costs.nvml import NvmlCounter
 from peftbench.costs.rapl import RaplCounter
+from peftbench.results.money import ESTIMATE
 
-ESTIMATE = "estimate"
-"""What stands in the place of a counter's name where `costs.watts` was taken for the power."""
 _OTHER_SESSION = "an earlier session of this run measured its energy in another way, or not at all"
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+ESTIMATE = "estimate"
+"""What stands for the way in which an energy was measured where nothing measured it, and `costs.watts` gave it."""
 _PAID = (
     *(("time", name) for name in ("train", "validate", "test", "compile")),
     *((section, "seconds") for section in ("taps", "find_lr")),

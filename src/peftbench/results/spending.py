@@ -7,14 +7,13 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
 from peftbench.common.amounts import joules, plain, plural
 from peftbench.results.board import Row
+from peftbench.results.money import ESTIMATE
 from peftbench.results.record import Record
 from peftbench.results.summary import Costs, Run
 from peftbench.results.text_table import listed
 
 ENERGY, PRICE = "energy", "price"
 SPENT = (ENERGY, PRICE)
-ESTIMATE = "estimate"
-"""What a record calls an energy that nobody measured."""
 WAYS: Mapping[str, str] = {
     "nvml": "measured by NVML, of whole GPUs",
     "rapl": "measured by RAPL, of whole processor packages",
