@@ -111,8 +111,8 @@ def test_the_sections_of_a_sweep_too(section, key, value):
         ("task.label_smoothing", 2, "task.label_smoothing=2.0: expected a share, at least 0 and below 1."),
         ("task.path", "..", "task.path=..: .. is no module that can be imported; expected the import path of a "
          "package with schema.py and task.py, such as peftbench.tasks.classification."),
-        ("logger.wandb", {"project": "\ud800"}, "logger.wandb.project='\\ud800': expected numbers, strings, true, "
-         "false, null, or lists and mappings of them."),
+        ("logger.wandb", {"project": "\ud800"}, "logger.wandb.project=\\ud800: is no text in UTF-8, which a "
+         "config has to be; give the folder or file another name, or a link to it."),
         ("logger.wandb", {"projct": "x"}, "logger.wandb.projct: there is no such key (did you mean 'project'?); known "
          "here: group, project, tags."),
         ("logger.wandb", 5, "logger.wandb=5: expected a mapping of keys; logger=wandb chooses it."),

@@ -142,7 +142,7 @@ def test_the_key_that_is_meant_comes_first(keys):
 
 
 def test_what_other_tools_call_things_names_what_there_is(keys):
-    for words in (["method=petah", "logger=wandb"], ["task=detection"]):
+    for words in (["method=petah", "logger=wandb"], ["task=detection"], ["task=segmentation"]):
         keys = [*keys, *known_keys(words, [CONFIGS])]
     assert {key for meant in KEYS.values() for key in meant} <= set(keys)
     for group in groups([CONFIGS]):

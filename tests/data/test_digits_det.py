@@ -17,9 +17,12 @@ from support.coco import refusal
 # -- what is read
 
 
-def test_shifted_test_sets_are_not_offered(few):
-    with pytest.raises(UserError, match="is for detection, and only classified images can be shifted"):
-        read_shifts(compose("data=digits", "data.ood=[noise:1]"), few)
+def test_shifted_test_sets_are_corruptions_and_no_folders(few):
+    assert read_shifts(compose("data=digits", "data.ood=[noise:1]"), few) == {"noise:1": ("noise", 1)}
+    with pytest.raises(
+        UserError, match=r"data\.ood=elsewhere: is no corruption, and a folder of classes does not go with"
+    ):
+        read_shifts(compose("data=digits", "data.ood=[elsewhere]"), few)
 
 
 # -- digits on canvases

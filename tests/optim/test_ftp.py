@@ -282,7 +282,7 @@ def test_what_is_away_from_its_anchor_when_it_begins_is_not_taken_back():
     params = parameters(0, {"w": (3, 4)}, torch.float64)
     w = params["w"]
     begun, anchor = w.detach().clone(), w.detach() + 0.1 * torch.arange(12.0).view(3, 4)
-    ftp = FTP(torch.optim.SGD(params.items(), lr=1e-3), anchors={"w": anchor})
+    ftp = FTP(torch.optim.SGD(params.items(), lr=1e-3), anchors={"w": anchor}, from_here=True)
     (gamma,) = gammas(ftp)
     assert gamma == pytest.approx((begun - anchor).abs().sum(1).max())
     for t in range(1, 4):

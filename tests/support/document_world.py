@@ -27,10 +27,11 @@ from support.places import CALTECH, ROOT
 from support.vtab import noah
 
 _RUN = ["backbone=resnet_nano", "data=digits", "data.size=32", "trainer.epochs=1", "trainer.max_batches=2"]
+_COSTS = ["costs.price=2.5", "costs.watts=40"]
 _QUIET = ["data.batch_size=16", "trainer.progress=false", "trainer.accelerator=cpu"]
 RUNS = {
-    "outputs/RUN": [*_RUN, "method=spt_lora", "method.batches=2", "method.budget=0.02"],
-    "outputs/ANOTHER": [*_RUN, "method=spt_lora", "method.batches=2", "method.budget=0.02", "seed=1"],
+    "outputs/RUN": [*_RUN, "method=spt_lora", "method.batches=2", "method.budget=0.02", *_COSTS],
+    "outputs/ANOTHER": [*_RUN, "method=spt_lora", "method.batches=2", "method.budget=0.02", "seed=1", *_COSTS],
     "outputs/PRUNED": [*_RUN, "method=petah"],
     "outputs/PROBE": ["data=vtab/cifar", *_RUN[:1], *_RUN[2:], "method=linear", "taps=off"],
     "outputs/DETECTOR": [

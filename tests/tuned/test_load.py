@@ -201,10 +201,10 @@ def test_what_is_no_finished_run_is_told(copied, tmp_path):
         (b"\xff\xfe\x00", "it is not JSON"),
         (b"[1]", "but a list"),
         (b"null", "but null"),
-        (b'{"id": "a"}', "it has no schema"),
+        (b'{"id": "a"}', "is not a whole record; it has no status"),
         (b'{"schema": 1, "id": "a", "status": "complete"}', "it has no config"),
-        (b'{"schema": 1, "id": "a", "status": 3, "config": {}}', "its status is a number, no string"),
-        (b'{"schema": 1, "id": "a", "status": "complete", "config": {}, "stamps": []}', "its stamps is a list, no"),
+        (b'{"schema": 1, "id": "a", "status": 3, "config": {}}', "complete, interrupted, failed, refused is expected"),
+        (b'{"schema": 1, "id": "a", "status": "complete", "config": {}, "stamps": []}', "it has no config.method"),
     ],
 )
 def test_a_damaged_record_is_told_with_what_was_found(copied, content, found):

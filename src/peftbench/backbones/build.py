@@ -232,6 +232,8 @@ def _create(spec: config.Backbone, size: Size | None, state: State | None = None
         if size is not None and arguments.get("img_size") == size:
             raise _wrong_size(spec, size, "cannot be built for it") from None
         raise _built_with_args(spec, problem) from None
+    except UserError:
+        raise
     except Exception as problem:  # a model divides by its arguments, looks them up, …
         if not spec.args:
             raise

@@ -1,4 +1,4 @@
-"""`peftbench choose [FOLDER …] [max_memory=… max_minutes=… max_params=…]`: which method, within a budget if any."""
+"""`peftbench choose [FOLDER …] [max_memory=… max_minutes=… …]`: which method, within a budget if any."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from peftbench.results.summary import Run
     from peftbench.results.validation import Trials
 
-_BUDGET = ("max_memory", "max_minutes", "max_params")
+_BUDGET = ("max_memory", "max_minutes", "max_params", "max_joules", "max_price")
 
 
 def print_choice(words: Words) -> int:
@@ -114,23 +114,24 @@ def _print_answer(question: Question, bounds: Sequence[Limit], trials: Trials, r
     """Prints the one to take: the cheapest of what is not told apart from the highest of all that fit the budget."""
     from peftbench.results.answer_text import beside_the_highest, rank, verdict
     from peftbench.results.answers import answer_to, not_compared
-    from peftbench.results.choice import candidates, closest, one_setting_each
+    from peftbench.results.choice import candidates, closest, one_setting_each, spent_told
     from peftbench.results.telling import tell
 
     every = candidates(question, bounds)
+    told = spent_told(every, bounds)
     fitting = one_setting_each([c for c in every if not c.over], question.tasks, trials)
     if not fitting:
         close = closest(every, question.tasks, trials)
-        _say(f"\n{question.name}: nothing fits. Nearest: {_line(close, question.tasks)}")
-        _say(f"  over {_excess(close, bounds)}")
+        _say(f"\n{question.name}: nothing fits. Nearest: {_line(close, question.tasks, bounds)}")
+        _say("\n".join([f"  over {_excess(close, bounds)}", *(f"  {line}" for line in told)]))
         return False
     answer = answer_to(question, [c.contender for c in fitting])
     answer.left_out = not_compared(answer, [c.contender for c in every], runs)
     taken = next(c for c in fitting if c.contender is answer.taken)
     highest = next(c for c in fitting if c.contender is answer.highest)
-    _say(f"\n{question.name}: {_line(taken, question.tasks)}")
+    _say(f"\n{question.name}: {_line(taken, question.tasks, bounds)}")
     if taken is not highest:
-        _say(f"  highest: {_line(highest, question.tasks)}")
+        _say(f"  highest: {_line(highest, question.tasks, bounds)}")
     first = verdict(answer)
     over = one_setting_each([c for c in every if c.over], question.tasks, trials)
     if taken is highest and answer.tellings:
@@ -138,20 +139,21 @@ def _print_answer(question: Question, bounds: Sequence[Limit], trials: Trials, r
         first = f"It is the {rank(answer).lower()}{within}. {first}".strip()
     elif over and not answer.tellings:
         first = "It is the only one within the budget."
-    for sentence in (first, *beside_the_highest(answer)):
+    for sentence in (first, *beside_the_highest(answer), *told):
         if sentence:
             _say(f"  {sentence}")
     if over and over[0].contender.value > answer.highest.value:
         apart = tell(over[0].row, highest.row, question.tasks, question.metric).apart
         word = "better" if apart else "higher, inside the noise"
-        _say(f"  {word}, but over {_excess(over[0], bounds)}: {_line(over[0], question.tasks)}")
+        _say(f"  {word}, but over {_excess(over[0], bounds)}: {_line(over[0], question.tasks, bounds)}")
     return True
 
 
-def _line(candidate: Candidate, tasks: Sequence[str]) -> str:
+def _line(candidate: Candidate, tasks: Sequence[str], bounds: Sequence[Limit]) -> str:
     """Name, figure and mean costs: `lora: 98.4 % (1 seed), 45.0 s to train, 1.0 GB at its peak, 40,000 parameters`."""
     from peftbench.results.answer_text import IN_WORDS, in_seeds, reached
     from peftbench.results.cheapest import MEMORY, PARAMETERS, TIME, cost_of, leaves_out_filling, machines_of
+    from peftbench.results.choice import most_spent
 
     row = candidate.row
     machines = len(machines_of(row, tasks))
@@ -160,6 +162,7 @@ def _line(candidate: Candidate, tasks: Sequence[str]) -> str:
     costs = {cost: value for cost in units if (value := cost_of(row, tasks, cost)) is not None}
     parts = [f"{reached(candidate.contender)} ({in_seeds([len(row.runs[task]) for task in tasks])})"]
     parts += [f"{IN_WORDS[cost][1](value)} {units[cost]}" for cost, value in costs.items()]
+    parts += most_spent(candidate, bounds)
     if row.times:
         there = " that were there already, so that filling them is not in the time"
         parts.append(f"{row.times}{there if leaves_out_filling(row, tasks) else ''}")
@@ -189,6 +192,8 @@ COMMAND = Command(
         Argument("max_memory", "peak memory of training", placeholder="2GB", shown=True),
         Argument("max_minutes", "minutes of training", placeholder="10", shown=True),
         Argument("max_params", "parameters of the method", placeholder="0.4M", shown=True),
+        Argument("max_joules", "energy of training and test", placeholder="20kJ", shown=True),
+        Argument("max_price", "money, where runs had costs.price", placeholder="0.5", shown=True),
         Argument("data", "one data set; all if none is given", placeholder="NAME"),
         METRIC,
     ),
@@ -196,5 +201,6 @@ COMMAND = Command(
         "peftbench choose outputs",
         "peftbench choose outputs max_memory=2GB max_minutes=10",
         "peftbench choose outputs max_params=0.4M data=vtab/cifar",
+        "peftbench choose outputs max_joules=20kJ max_price=0.5",
     ),
 )

@@ -30,7 +30,7 @@ def print_plan(words: Words) -> int:
     from peftbench.runs.dry_run import plan_run
 
     doing("building the model without weights")
-    planned = plan_run(config, words["probe"], outlined)
+    planned = plan_run(config, words["probe"] or words["time"], outlined, latency=words["time"])
     if words["memory"]:
         from peftbench.runs.memory_ways import ways_to_less_memory
 
@@ -40,7 +40,7 @@ def print_plan(words: Words) -> int:
     if words["json"]:
         print(json.dumps({**asdict(planned), "relative_time": planned.relative_time}, indent=1))
     else:
-        _print_tables(planned, config)
+        _print_tables(planned, config, words["time"])
     return 0
 
 
@@ -59,8 +59,7 @@ def _too_large(planned: Any, config: Any) -> list[str]:
     ]
 
 
-def _print_tables(planned: Any, config: Any) -> None:
-
+def _print_tables(planned: Any, config: Any, of_parts: bool) -> None:
     from peftbench.common.fitted_table import left_out_in_words
 
     console = terminal.console()
@@ -75,7 +74,7 @@ def _print_tables(planned: Any, config: Any) -> None:
     if rest:
         stay = amounts.agreeing(rest, "stays as it is", "stay as they are")
         console.print(f"{amounts.plural(rest, 'more layer')} {stay}", highlight=False)
-    console.print(_sums(planned, config))
+    console.print(_sums(planned, config, of_parts))
     for note in planned.notes:
         console.print(note, highlight=False)
 
@@ -103,7 +102,7 @@ def _table(planned: Any, width: int) -> tuple[Table, list[str]]:
     return fitted(columns, rows, width)
 
 
-def _sums(planned: Any, config: Any) -> Table:
+def _sums(planned: Any, config: Any, of_parts: bool) -> Table:
     from rich import box
     from rich.table import Table
 
@@ -127,7 +126,7 @@ def _sums(planned: Any, config: Any) -> Table:
     if planned.taps is not None:
         _add_taps(table, planned.taps, config)
     if planned.probe is not None:
-        _add_times(table, planned.probe, planned.taps)
+        _add_times(table, planned, config, of_parts)
     return table
 
 
@@ -143,7 +142,8 @@ def _add_taps(table: Table, taps: Any, config: Config) -> None:
     table.add_row(f"taps={config.taps.mode} keeps them", _PLACES.get(taps.mode) or f"nowhere: {taps.why}")
 
 
-def _add_times(table: Table, probe: Any, taps: Any) -> None:
+def _add_times(table: Table, planned: Any, config: Config, of_parts: bool) -> None:
+    probe, taps = planned.probe, planned.taps
     kept = taps is not None and taps.mode != "off"
     where = f"{probe.device}, batch {probe.batch}" + (", from kept taps" if kept else "")
     table.add_row(f"time of a step, measured ({where})", f"about {amounts.seconds(probe.step)}")
@@ -151,7 +151,23 @@ def _add_times(table: Table, probe: Any, taps: Any) -> None:
         table.add_row("of computing the taps once", f"about {amounts.seconds(probe.filling)}")
     table.add_row("of predicting for the test images", f"about {amounts.seconds(probe.evaluating)}")
     epochs = f"{amounts.plural(probe.epochs, 'epoch')} of {amounts.plural(probe.steps, 'step')}"
+    if of_parts:
+        _add_parts(table, probe)
     table.add_row(f"of the run, {epochs}, without reading images", f"about {amounts.seconds(probe.run)}")
+    if of_parts and probe.price is not None:
+        price = f"{config.costs.price:g} an hour"
+        table.add_row(f"price of the run (costs.price={price})", f"about {amounts.plain(probe.price, 3)}")
+    if of_parts and probe.joules is not None:
+        table.add_row("energy of training and test, by costs.watts", f"about {amounts.joules(probe.joules)}")
+
+
+def _add_parts(table: Table, probe: Any) -> None:
+    """What the time of the run is made of, and a prediction for one image."""
+    table.add_row("of training in all epochs", f"about {amounts.seconds(probe.training)}")
+    if probe.validating:
+        table.add_row("of validation in all epochs", f"about {amounts.seconds(probe.validating)}")
+    if probe.latency is not None:
+        table.add_row("of predicting for one image (latency)", amounts.milliseconds(probe.latency))
 
 
 _SPLITS = {"train": "training", "val": "validation"}
@@ -170,15 +186,16 @@ COMMAND = Command(
         Argument("json", "as JSON", kind="flag", default=False),
         Argument("memory", "also what a step would take in ways that need less memory", kind="flag", default=False),
         Argument("probe", "also time two batches on this machine", kind="flag", default=False),
+        Argument("time", "as probe, with the parts of a run, latency and price", kind="flag", default=False),
         CONFIG_DIR,
     ),
     takes_overrides=True,
-    description="Nothing is trained and no weights are read: the model is built without memory. With --probe it is\n"
-    "built, and steps on noise are timed. VTAB's tasks need no images here.",
+    description="Nothing is trained and no weights are read: the model is built without memory. With --time or\n"
+    "--probe it is built, and steps on noise are timed. VTAB's tasks need no images here.",
     examples=(
         "peftbench plan method=petah backbone=efficientformer_l1 data=digits",
         "peftbench plan method=losa backbone=vit_g data=digits --json",
-        "peftbench plan method=losa backbone=vit_b data=vtab/cifar probe=true",
+        "peftbench plan method=losa backbone=vit_b data=vtab/cifar time=true costs.price=2.5",
         "peftbench plan method=full backbone=vit_s data=digits memory=true",
     ),
 )

@@ -120,7 +120,7 @@ def _run_hydra(session: Session) -> str:
                 raise UserError(f"output_dir: {place} cannot be written: it is a file; give a folder.") from None
             raise UserError(f"{place or 'output_dir'}: cannot be written ({problem.strerror}).") from None
         except Exception as problem:  # a launcher's: a worker that died, a job that a cluster lost
-            if not session.composed:
+            if not session.composed and session.sweep_folder is None:
                 raise uncomposable(problem, session.words) from None
             if session.sweep_folder is None:
                 raise

@@ -26,6 +26,15 @@ def size(value: float) -> str:
     return f"{value:.1f} GB"
 
 
+def joules(value: float) -> str:
+    """Energy with a unit, three digits: 5.80 J, 1.23 kJ, 450 MJ."""
+    for unit in ("J", "kJ"):
+        if value < 999.5:
+            return f"{plain(value, 3)} {unit}"
+        value /= 1000
+    return f"{plain(value, 3)} MJ"
+
+
 def milliseconds(value: float) -> str:
     """12.3 ms of 0.0123 s; two digits of what is less than a tenth, and seconds from one on: 1.04 s."""
     if value >= 0.99995:

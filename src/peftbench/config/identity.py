@@ -16,7 +16,7 @@ from peftbench.config.task_schema import task_schema
 from peftbench.config.untrained import as_untrained, solves
 
 # What cannot change a run's numbers stays out of its id; of `start` the hash of the delta is in it, not the place.
-NO_PART = ("logger", "force", "page", "output_dir", "data_dir", "choices", "protocol", "start")
+NO_PART = ("logger", "force", "page", "output_dir", "data_dir", "choices", "protocol", "start", "costs")
 OF_NO_EFFECT = {
     "backbone": ("stream",),
     "trainer": ("progress", "checkpoint_seconds", "threads", "grad_checkpointing", "meet_seconds"),

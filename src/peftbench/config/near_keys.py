@@ -9,7 +9,7 @@ from peftbench.common.errors import suggested
 from peftbench.common.near_names import nearest_name, plainly
 from peftbench.common.other_words import KEYS
 
-_ORDER = ("optimizer", "trainer", "data", "task", "backbone", "method", "taps", "pruning", "logger", "sweep")
+_ORDER = ("optimizer", "trainer", "data", "task", "backbone", "method", "taps", "pruning", "logger", "costs", "sweep")
 
 
 def near_key_hint(key: str, known: Iterable[str]) -> str:

@@ -252,6 +252,16 @@ class Taps:
 
 
 @checked(config=STRICT, frozen=True)
+class Costs:
+    """What a run's figures of cost are worked out by, and no number of the run by: the user's own `price` of an hour,
+    and the `watts` of an estimate where the machine measures no energy.
+    """
+
+    price: AboveZeroOrNull = None
+    watts: AboveZeroOrNull = None
+
+
+@checked(config=STRICT, frozen=True)
 class Sweep:
     """What concerns the runs of a sweep but not their numbers.
 
@@ -305,6 +315,7 @@ class Config:
     protocol: Mapping[str, Any] = field(default_factory=dict)
     start: str | None = None
     page: bool = False
+    costs: Costs = field(default_factory=Costs)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionaries, fit for JSON and for `from_dict`."""
@@ -333,6 +344,7 @@ SECTIONS: dict[str, type] = {
     "trainer": Trainer,
     "taps": Taps,
     "logger": Logger,
+    "costs": Costs,
 }
 TOP = {"seed": int, "force": bool, "page": bool, "output_dir": str, "data_dir": str, "start": str}
 """Key outside the sections -> its type."""

@@ -58,4 +58,5 @@ class FTP(Full):
             kappa=self.kappa,
             gamma_lr=self.gamma_lr,
             norm=self.norm,
+            from_here=self.anchor == "pretrained",
         )

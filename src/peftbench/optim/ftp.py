@@ -25,8 +25,8 @@ class FTP(Anchored):
 
     - n_i = sum |c_i| + 1e-8 over all dimensions but the first ("mars"; a vector has one norm), or one L2 norm of the
       whole tensor ("l2", the variant of TPGM);
-    - gamma, one for each tensor, starts at 1e-8 (of a tensor that is not at its anchor when this optimizer is built, at
-      the largest n, so that nothing is taken back; our reading) and takes an Adam step along
+    - gamma, one for each tensor, starts at 1e-8 (with `from_here`, of a tensor that is not at its anchor when this
+      optimizer is built, at the largest n, so that nothing is taken back; our reading) and takes an Adam step along
       d = sum_i <g_i, c_i / n_i>, of the current g and the *previous* c and n, times `kappa` where d > 0; then it is cut
       to [1e-8, max n];
     - W = W0 + min(1, gamma / n_i) c_i.
@@ -43,6 +43,8 @@ class FTP(Anchored):
         kappa: in [0, 1], the strength with which gamma shrinks; at 0 no gradient shrinks it.
         gamma_lr: Adam's learning rate of gamma, in units of the norm.
         norm: "mars" or "l2".
+        from_here: whether tensors may stay as far from their anchors as they are now; else the first step takes each
+            back to its anchor, as in the paper, where it is there already.
 
     Raises:
         UserError: a number outside its range, names that the inner optimizer has not (see `Anchored`).
@@ -57,15 +59,17 @@ class FTP(Anchored):
         kappa: float = 1.0,
         gamma_lr: float = 1e-2,
         norm: Literal["mars", "l2"] = "mars",
+        from_here: bool = False,
     ) -> None:
         refuse_bad_options(kappa, gamma_lr, norm)
         super().__init__(inner, anchors=anchors, exclude=exclude)
         self.kappa, self.gamma_lr, self.norm = kappa, gamma_lr, norm
         self.directions = [torch.zeros_like(p) for p in self.tensors]
         self.radii = Radii(self.tensors)
-        for i, (w, anchor) in enumerate(zip(self.tensors, self.anchors, strict=True)):
-            if not torch.equal(w, anchor):
-                self.radii.gamma[i] = norms(w.detach() - anchor, norm).max()
+        if from_here:
+            for i, (w, anchor) in enumerate(zip(self.tensors, self.anchors, strict=True)):
+                if not torch.equal(w, anchor):
+                    self.radii.gamma[i] = norms(w.detach() - anchor, norm).max()
         self._scratch: Tensor | None = None
         self._rows: dict[tuple[int, ...], Rows] = {}
 

@@ -9,6 +9,7 @@ from peftbench.results.cells import BOLD_NOTE, best_note
 from peftbench.results.chosen import settings_by_arm
 from peftbench.results.groups import Group, differing_settings
 from peftbench.results.settings import OWN
+from peftbench.results.spending import spent_notes
 from peftbench.results.text_table import NAMED, TextTable, some
 from peftbench.results.validation import is_of_test_images
 
@@ -80,6 +81,7 @@ def _on_runs(group: Group) -> list[str]:
         notes.append(f"The runs measure memory in {len(measures)} ways: {some(measures)}.")
     if any(row.times for _, row in group.all_rows()):
         notes.append("Times from kept taps leave out what filling them took; runs trained together share their times.")
+    notes += spent_notes([row for _, row in group.all_rows()])
     return notes
 
 

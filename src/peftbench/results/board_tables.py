@@ -14,6 +14,7 @@ from peftbench.results.continual_tables import continual_tables
 from peftbench.results.detail_tables import published_table, settings_table, shifted_table, tasks_table
 from peftbench.results.difference_tables import difference_tables
 from peftbench.results.groups import Group, Line
+from peftbench.results.spending import PRICE, kinds_of, spent, spent_cell, spent_columns
 from peftbench.results.task_results import less_is_better, short, unit
 from peftbench.results.text_table import TextTable, some
 
@@ -92,6 +93,8 @@ def reached_table(group: Group, incomplete: bool) -> TextTable:
         for i, name in enumerate(_HEADS):
             _add(table, (name, True), [cost[i] for cost in costs], [value[i] for value in values])
         _add(table, ("times", False), [cost[-1] for cost in costs])
+        for name, cells, known_values in _spent_columns(rows):
+            _add(table, (name, True), cells, known_values)
     choices = [_choice(group, line) for line in group.lines]
     if any(choices):
         _add(table, ("setting", False), [choice or "–" for choice in choices])
@@ -196,10 +199,22 @@ def costs_table(group: Group) -> TextTable:
     """What a method cost on each data set."""
     columns = [("data set", False), ("method", False), *((name, True) for name in _HEADS), ("times", False)]
     table = TextTable(f"Costs by data set, {group.first.words}", columns, label="costs", repeated=2)
+    rows = [row for _, row in group.all_rows()]
     for board, row in group.all_rows():
         table.rows.append([board.tasks[0], row.label, *costs_of(row)])
         table.values.append([None, None, *_cost_values(row), None])
+    for name, cells, values in _spent_columns(rows):
+        _add(table, (name, True), cells, values)
     return table
+
+
+def _spent_columns(rows: Sequence[Row]) -> list[tuple[str, list[str], list[float | None]]]:
+    """Heading, cells and values of energy and price, each where a run has it."""
+    columns: list[tuple[str, list[str], list[float | None]]] = []
+    for name in spent_columns(rows):
+        several = name == PRICE and len(kinds_of((run for row in rows for run in row.all_runs()), name)) > 1
+        columns.append((name, [spent_cell(row, name, several) for row in rows], [spent(row, name) for row in rows]))
+    return columns
 
 
 def costs_of(row: Row) -> list[str]:

@@ -1,4 +1,4 @@
-"""Which method, and how good, within a budget of memory, time and trainable parameters."""
+"""Which method, and how good, within a budget of memory, time, trainable parameters, energy and money."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from peftbench.common.amounts import count, seconds, size
+from peftbench.common.amounts import count, joules, plain, seconds, size
 from peftbench.common.errors import UserError
 from peftbench.results.board import ONLY, Choice, Row
 from peftbench.results.chosen import choose, settings_by_arm
 from peftbench.results.questions import Contender, Question, contenders
+from peftbench.results.spending import ENERGY, PRICE, WAYS, kinds_of, written
 from peftbench.results.summary import Run
+from peftbench.results.text_table import listed
 from peftbench.results.validation import Trials, is_of_test_images
 
 _SIZES = {"": 1, "b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _TIMES = {"": 1, "s": 1 / 60, "min": 1, "m": 1, "h": 60}
+_ENERGIES = {"": 1, "j": 1, "kj": 1e3, "mj": 1e6, "wh": 3600, "kwh": 3.6e6}
 _COUNTS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9}
 
 
@@ -60,7 +63,7 @@ class Candidate:
 
 
 def limits(options: Mapping[str, str]) -> list[Limit]:
-    """What is limited by `max_memory`, `max_minutes` and `max_params`, each where it is given.
+    """What is limited by `max_memory`, `max_minutes`, `max_params`, `max_joules`, `max_price`, each where it is given.
 
     Raises:
         UserError: what is given is no amount.
@@ -69,6 +72,8 @@ def limits(options: Mapping[str, str]) -> list[Limit]:
         "max_minutes": (_TIMES, "minutes, such as 5, or with a unit: 90s, 2h", _minutes, lambda v: seconds(60 * v)),
         "max_memory": (_SIZES, "bytes, such as 2GB or 500MB", lambda run: run.costs.memory, size),
         "max_params": (_COUNTS, "a count, such as 10k or 0.4M", lambda run: run.costs.parameters, count),
+        "max_joules": (_ENERGIES, "joules, such as 500, 20kJ or 0.1kWh", lambda run: run.costs.energy, joules),
+        "max_price": ({"": 1}, "an amount above 0, such as 0.5", lambda run: run.costs.amount, lambda v: plain(v, 3)),
     }
     bounds = []
     for key, (units, expected, cost, form) in kinds.items():
@@ -121,6 +126,40 @@ def _factor(value: float | None, most: float) -> float:
     if math.isinf(most):
         return 0.0
     return math.inf if value is None else value / most
+
+
+_SPENT = {"max_joules": (ENERGY, "of energy at most"), "max_price": (PRICE, "of money at most")}
+
+
+def most_spent(candidate: Candidate, bounds: Sequence[Limit]) -> list[str]:
+    """`910 J est. of energy at most`: what the worst run took of what has a limit, where it was given."""
+    parts = []
+    for bound in bounds:
+        if bound.key in _SPENT and bound.written and (value := candidate.worst[bound.key]) is not None:
+            name, words = _SPENT[bound.key]
+            kinds = kinds_of(candidate.row.all_runs(), name)
+            parts.append(f"{written(value, name, kinds[0] if len(kinds) == 1 else '')} {words}")
+    return parts
+
+
+def spent_told(every: Sequence[Candidate], bounds: Sequence[Limit]) -> list[str]:
+    """Of limits on energy and price that were given: what has no figure to hold to them, and what figures are mixed."""
+    lines = []
+    for key, (name, _) in _SPENT.items():
+        if not any(bound.key == key and bound.written for bound in bounds):
+            continue
+        if without := [c.contender.name for c in every if c.worst[key] is None]:
+            lines.append(f"{key}: left out, since not all of their runs have a figure: {listed(without)}.")
+        kinds: dict[str, list[str]] = defaultdict(list)
+        for candidate in every:
+            if candidate.worst[key] is not None:
+                for kind in kinds_of(candidate.row.all_runs(), name):
+                    words = WAYS.get(str(kind), str(kind)) if name == ENERGY else f"at {kind:g} an hour"
+                    kinds[words].append(candidate.contender.name)
+        if len(kinds) > 1:
+            ways = "; ".join(f"{words} ({listed(names)})" for words, names in kinds.items())
+            lines.append(f"{key}: the figures are of several kinds, which do not compare: {ways}.")
+    return lines
 
 
 def one_setting_each(every: Sequence[Candidate], tasks: Sequence[str], trials: Trials) -> list[Candidate]:

@@ -10,12 +10,14 @@ from statistics import fmean
 
 from peftbench.results.board import Board, Row
 from peftbench.results.same_images import compared_by_image
+from peftbench.results.spending import ENERGY, PRICE, kinds_of, spent
 
 _COSTS = ("parameters", "head", "train", "step", "fill", "validate", "latency", "memory", "flops", "delta")
 _ANYWHERE = ("parameters", "head", "flops", "delta")  # alike on every machine
 _BEFORE = ("board", "backbone", "weights", "split", "apart", "method", "tuned", "times")
 _COLUMNS = (*_BEFORE, "metric", "task", "value", "half", "n", "failed", "missing", "machines", *_COSTS, "ood")
-COLUMNS = (*_COLUMNS, "chosen", "settings", "images")
+_SPENT = ("energy_train", "energy_test", "energy_by", "price", "price_an_hour")
+COLUMNS = (*_COLUMNS, "chosen", "settings", "images", *_SPENT)
 _PAIRS = ("board", "first", "second", "difference", "half", "n", "over", "p", "p_holm", "p_wilcoxon", "verdict")
 PAIRS = (*_PAIRS, "why", "first_chosen", "second_chosen", "task")
 WEIGHTS = ("board", "first", "second", "task", "seed", "images", "only_first", "only_second", "p", "p_holm", "verdict")
@@ -37,11 +39,13 @@ def leaderboard_csv(boards: Sequence[Board], incomplete: bool = False) -> str:
             head += [row.label, row.tuned, row.times, board.metric]
             choice = [row.choice.by, row.choice.of]
             for task in board.tasks:
-                lines.append([*head, *_task_cells(board, row, task), *choice, _images(board, row, task)])
+                lines.append(
+                    [*head, *_task_cells(board, row, task), *choice, _images(board, row, task), *_spent(row, task)]
+                )
             for name, mean in board.means(row, incomplete).items() if board.has_means else ():
                 costs = [row.cost(cost) if len(row.machines) == 1 or cost in _ANYWHERE else None for cost in _COSTS]
                 counts = [row.seeds, sum(row.failed.values()), " ".join(mean.missing), len(row.machines)]
-                lines.append([*head, name, mean.value, mean.half, *counts, *costs, None, *choice, None])
+                lines.append([*head, name, mean.value, mean.half, *counts, *costs, None, *choice, None, *_spent(row)])
     return _as_csv(lines)
 
 
@@ -53,6 +57,15 @@ def _task_cells(board: Board, row: Row, task: str) -> list[object]:
     shifted = [run.metrics[mean] for run in runs if (mean := f"ood/{run.primary}") in run.metrics]
     counts = [len(runs), row.failed[task], "", machines]
     return [task, cell.value, cell.half, *counts, *costs, fmean(shifted) if shifted else None]
+
+
+def _spent(row: Row, task: str | None = None) -> list[object]:
+    """Joules and money with their kinds; nothing where a run has none, or where kinds or machines differ."""
+    alone = row if task is None else replace(row, runs={task: row.runs.get(task, [])})
+    energy, price = (spent(alone, name) is not None for name in (ENERGY, PRICE))
+    by, at = (next(iter(kinds_of(alone.all_runs(), name)), None) for name in (ENERGY, PRICE))
+    joules = [alone.cost("energy_train"), alone.cost("energy_test"), by] if energy else [None] * 3
+    return [*joules, *([alone.cost("amount"), at] if price else [None] * 2)]
 
 
 def pairs_csv(boards: Sequence[Board]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from peftbench.results.record import Record
 
-_PLACES = ("choices", "output_dir", "data_dir", "force", "page", "logger")  # sections that change no number
+_PLACES = ("choices", "output_dir", "data_dir", "force", "page", "logger", "costs")  # sections that change no number
 _TASKS_OF_DATA = ("data.task", "data.tasks")  # the section `task` says which it was; older records have the first
 
 

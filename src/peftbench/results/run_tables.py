@@ -14,6 +14,7 @@ from peftbench.results.overfitting import overfit_of
 from peftbench.results.page_parts import Chart, PagePart
 from peftbench.results.peaks import peaks_of
 from peftbench.results.record import Record
+from peftbench.results.spending import WAYS
 from peftbench.results.task_results import images_of, less_is_better, results_of_record, short
 from peftbench.results.text_table import TextTable
 
@@ -74,6 +75,9 @@ def what_it_cost(record: Record) -> TextTable:
         ("saved for backward", ("memory", "saved_for_backward"), amounts.size),
         ("what it learned, on disk", ("delta_bytes",), amounts.size),
         ("computing taps", ("taps", "seconds"), amounts.seconds),
+        (f"energy of training{_how(record)}", ("energy", "train"), amounts.joules),
+        (f"energy of the test{_how(record)}", ("energy", "test"), amounts.joules),
+        (f"price{_at_price(record)}", ("money", "amount"), lambda value: amounts.plain(value, 3)),
     ]
     pairs = []
     for name, path, written in rows:
@@ -86,6 +90,24 @@ def what_it_cost(record: Record) -> TextTable:
     if is_figure(flops := _at(record.costs, "flops")):
         pairs.append(("operations, one image", f"{amounts.plain(flops / 1e9)} GFLOP"))
     return _pairs("Cost", pairs)
+
+
+def _how(record: Record) -> str:
+    """`, an estimate, costs.watts times seconds`, or how it was measured; and of how many runs it is a share."""
+    energy = _at(record.costs, "energy")
+    way = WAYS.get(str(_at(energy, "measure")), "")
+    return "".join(f", {part}" for part in (way, _share(energy)) if part)
+
+
+def _at_price(record: Record) -> str:
+    money = _at(record.costs, "money")
+    price = _at(money, "price")
+    hour = f" at {price:g} an hour" if is_figure(price) else ""
+    return f"{hour}{', ' if (share := _share(money)) else ''}{share}"
+
+
+def _share(part: Any) -> str:
+    return f"an equal share of {runs} runs" if is_figure(runs := _at(part, "share_of")) else ""
 
 
 def curves_of(record: Record) -> PagePart | None:

@@ -39,7 +39,9 @@ class Costs:
     """What one run cost, in seconds, bytes and counts; None where the record has no figure.
 
     `inside` are the parameters of the method that change what the backbone computes. `fill` is what computing
-    the taps took, in no other time. `measure` says what `memory` counts.
+    the taps took, in no other time. `measure` says what `memory` counts. Energies are in joules, and `energy_by` says
+    how they were come by; `amount` is what the run cost in money, at the `price` of an hour. Of runs that trained
+    together they are shares.
     """
 
     parameters: float | None
@@ -54,6 +56,16 @@ class Costs:
     measure: str
     flops: float | None
     delta: float | None
+    energy_train: float | None
+    energy_test: float | None
+    energy_by: str
+    amount: float | None
+    price: float | None
+
+    @property
+    def energy(self) -> float | None:
+        """Of training and test."""
+        return None if self.energy_train is None else self.energy_train + (self.energy_test or 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +233,11 @@ def _images(config: Mapping[str, Any], stamps: Mapping[str, Any], costs: Mapping
     return ()
 
 
+def _part(costs: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    part = costs.get(name)
+    return part if isinstance(part, Mapping) else {}
+
+
 def _figure(costs: Mapping[str, Any], *path: str) -> float | None:
     value: Any = costs
     for key in path:
@@ -247,6 +264,11 @@ def _costs(costs: Mapping[str, Any]) -> Costs:
         measure=MEASURES.get(measure, ""),
         flops=at("flops"),
         delta=at("delta_bytes"),
+        energy_train=at("energy", "train"),
+        energy_test=at("energy", "test"),
+        energy_by=_text(_part(costs, "energy").get("measure")),
+        amount=None if (price := at("money", "price")) is None else at("money", "amount"),
+        price=price,
     )
 
 

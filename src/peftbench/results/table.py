@@ -20,6 +20,7 @@ from peftbench.results.labels import data_name, differences, label
 from peftbench.results.overfitting import overfit_of
 from peftbench.results.peaks import compared_peak
 from peftbench.results.record import FILE, Record
+from peftbench.results.spending import ENERGY, PRICE, price_of_all, written
 from peftbench.results.task_results import results_of_record, task_name
 
 _TOLD = 5  # pieces of advice below a table
@@ -58,7 +59,7 @@ def print_table(records: Sequence[Record], console: Console | None = None) -> No
     differing = differences(records)
     if any(differing[id(record)] and _tested(record) for record in complete):
         say(_SETTINGS)
-    for note in _advice(complete, differing):
+    for note in [*price_of_all(complete), *_advice(complete, differing)]:
         say(note)
     for record in records:
         if record.status != "complete":
@@ -93,7 +94,7 @@ def _table(records: Sequence[Record], width: int) -> tuple[Table, list[str]]:
 def _columns(records: Sequence[Record]) -> list[Shown]:
     """What the runs are called and differ in, what their tasks are judged by, and what they cost.
 
-    What is reached on shifted test sets and the taps have a column only where a run had any.
+    What is reached on shifted test sets, the taps, energy and price have a column only where a run had any.
     """
     columns = [_rank_of_name(shown, records) for shown in _NAMES]
     differing = differences(records)
@@ -102,8 +103,12 @@ def _columns(records: Sequence[Record]) -> list[Shown]:
     columns += _metric_columns(records)
     if any(_shifted_metric(record) in record.metrics for record in records):
         columns.append(Shown(Column("ood %", True, rank=4), _on_shifted_sets))
-    with_taps = any(_taps(record) != "–" for record in records)
-    return columns + [shown for shown in _COSTS if shown.show is not _taps or with_taps]
+    shown_where_any = (_taps, _energy, _price)
+    return columns + [
+        shown
+        for shown in _COSTS
+        if shown.show not in shown_where_any or any(shown.show(record) != "–" for record in records)
+    ]
 
 
 def _rank_of_name(shown: Shown, records: Sequence[Record]) -> Shown:
@@ -194,6 +199,24 @@ def _taps(record: Record) -> str:
     return f"{taps['mode']}, {_cost('taps.seconds', seconds)(record)} to fill"
 
 
+def _energy(record: Record) -> str:
+    """Of training and test, with a word where nothing measured it; of runs that trained together an equal share."""
+    energy = record.costs.get("energy") or {}
+    if energy.get("train") is None:
+        return "–"
+    value = written(energy["train"] + (energy.get("test") or 0.0), ENERGY, energy.get("measure"))
+    return f"{value} (share of {energy['share_of']})" if "share_of" in energy else value
+
+
+def _price(record: Record) -> str:
+    """With the price of an hour."""
+    money = record.costs.get("money")
+    if not money:
+        return "–"
+    value = written(money["amount"], PRICE, money["price"], several=True)
+    return f"{value} (share of {money['share_of']})" if "share_of" in money else value
+
+
 _NAMES = (
     Shown(Column("method"), _name("method")),
     Shown(Column("backbone"), _name("backbone")),
@@ -206,6 +229,8 @@ _COSTS = (
     Shown(Column("train", True, rank=2), _cost("time.train", seconds)),
     Shown(Column("step", True, rank=8), _step),
     Shown(Column("taps", rank=7), _taps),
+    Shown(Column("energy", True, rank=6), _energy),
+    Shown(Column("price", True, rank=6), _price),
     Shown(Column("images/s", True, rank=11), _cost("time.images_per_second", rate)),
     Shown(Column("peak mem", True, rank=5), _peak_memory),
     Shown(Column("saved/step", True, rank=12), _cost("memory.saved_for_backward", size)),

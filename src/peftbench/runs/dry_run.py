@@ -85,11 +85,11 @@ class Planned:
         return None if self.step is None else self.step.flops / self.full
 
 
-def plan_run(config: Config, probe: bool = False, outlined: Outlined | None = None) -> Planned:
+def plan_run(config: Config, probe: bool = False, outlined: Outlined | None = None, latency: bool = False) -> Planned:
     """What `peftbench.run(config)` would do. Nothing is trained, no weights and no images are read.
 
-    With `probe` the model is built with its weights, and a few steps on noise are timed. `outlined` is the run's data
-    set where it has been looked at already.
+    With `probe` the model is built with its weights, and a few steps on noise are timed, with `latency` a prediction
+    for one image too. `outlined` is the run's data set where it has been looked at already.
 
     Raises:
         UserError: what the run would say of this config; a method that decides by looking at data what it trains.
@@ -170,7 +170,12 @@ def plan_run(config: Config, probe: bool = False, outlined: Outlined | None = No
     elif probe and taken is None:
         notes.append(f"probe: nothing is timed, since {model.task.unforeseen}; a run measures it")
     elif probe:
-        probed = probe_run(config, method, splits, taps)
+        probed = probe_run(config, method, splits, taps, latency)
+        if latency:
+            notes.append(
+                "time: an estimate from one step and one prediction, as if all took as long; without reading images, "
+                "start-up and checkpoints"
+            )
         if probed.weights == "random" and config.backbone.pretrained:
             notes.append(
                 f"probe: with random weights, which take as long, since those of {config.backbone.name} are not on "

@@ -19,6 +19,7 @@ from peftbench.common.own_folders import remove_own_files
 from peftbench.common.sealed_file import check_seal, read_tensors, sealed, write_tensors
 from peftbench.common.seeds import random_numbers_kept
 from peftbench.config import Config, Optimizer
+from peftbench.costs import added_energy
 from peftbench.data.loading import Loaders, images_of
 from peftbench.methods.base import Phase, Plan
 from peftbench.models.model import Model
@@ -83,6 +84,8 @@ class FirstPhase:
             time[name] += own["time"][name]
         time["sessions"] += own["time"]["sessions"] - 1
         whole = {**costs, "time": time, "first_phase": own}
+        if "energy" in costs:
+            whole["energy"] = added_energy(own.get("energy"), costs["energy"])
         if "taps" in own:  # computed for the phase alone: the steps of the run are not from kept taps
             whole["taps"] = {"mode": "off", "seconds": own["taps"].get("seconds", 0.0)}
         return whole

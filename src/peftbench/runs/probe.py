@@ -27,6 +27,7 @@ from peftbench.runs.compatibility import choose_ways_of_computing
 from peftbench.runs.frozen_prefix import choose_prefix
 from peftbench.runs.planned_taps import PlannedTaps
 from peftbench.tasks.base import begin_task, task_class
+from peftbench.training import device_of_process
 
 TIMED = 2
 """Batches of each kind that are timed, after one that is not; the quicker one counts."""
@@ -42,6 +43,10 @@ class Probe:
         evaluating: predicting for all test images.
         run: all epochs with their validation, the filling and the test; without loading, reading images and start-up.
         epochs, steps: of the run; `steps` in an epoch.
+        latency: predicting for one image, as a record has it; None where it was not asked for.
+        training, validating: the steps, and the validations, of all epochs.
+        price: of the run at `costs.price`; None without one.
+        joules: of training and test, an estimate by `costs.watts`; None without it.
         device: where it ran.
         weights: `own`, or `random` where the backbone's are not on this machine, which takes as long.
     """
@@ -55,10 +60,15 @@ class Probe:
     batch: int
     device: str
     weights: str
+    training: float = 0.0
+    validating: float = 0.0
+    latency: float | None = None
+    price: float | None = None
+    joules: float | None = None
 
 
-def probe_run(config: Config, method: Method, splits: Splits, taps: PlannedTaps | None) -> Probe:
-    """Times steps and predictions on noise in the place of images; nothing is written.
+def probe_run(config: Config, method: Method, splits: Splits, taps: PlannedTaps | None, latency: bool = False) -> Probe:
+    """Times steps and predictions on noise in the place of images, with `latency` of one too; nothing is written.
 
     Raises:
         UserError: weights that cannot be read, or an optimizer that cannot be built.
@@ -77,6 +87,7 @@ def probe_run(config: Config, method: Method, splits: Splits, taps: PlannedTaps 
         live = times.of_evaluating(images) / batch
         frozen = times.of_taps(images) / batch if keeps else 0.0
         step = times.of_training(images, keeps)
+        alone = times.of_one_image(images[:1]) if latency and config.trainer.strategy != "fsdp" else None
     limit = config.trainer.max_batches or math.inf
     steps = int(min(math.ceil(len(train) / config.data.batch_size), limit))
     most = limit * config.data.eval_batch_size
@@ -84,9 +95,27 @@ def probe_run(config: Config, method: Method, splits: Splits, taps: PlannedTaps 
     validating = 0.0 if val is None else min(len(val), most) * each
     testing = 0.0 if test is None else min(len(test), most) * live
     filling = frozen * sum(taps.images.values()) if taps is not None else 0.0
-    whole = filling + config.trainer.epochs * (steps * step + validating) + testing
+    epochs = config.trainer.epochs
+    training, validating = epochs * steps * step, epochs * validating
+    whole = filling + training + validating + testing
+    price, watts = config.costs.price, config.costs.watts
     weights = "random" if not here or not config.backbone.pretrained else "own"
-    return Probe(step, filling, testing, whole, config.trainer.epochs, steps, batch, device.type, weights)
+    return Probe(
+        step=step,
+        filling=filling,
+        evaluating=testing,
+        run=whole,
+        epochs=epochs,
+        steps=steps,
+        batch=batch,
+        device=device.type,
+        weights=weights,
+        training=training,
+        validating=validating,
+        latency=alone,
+        price=None if price is None else whole / 3600 * price,
+        joules=None if watts is None else watts * (training + testing),
+    )
 
 
 def try_step(config: Config, method: Method, splits: Splits, images: int) -> None:
@@ -125,6 +154,15 @@ class _Times:
     def of_training(self, images: Tensor, from_taps: bool) -> float:
         """A step of training: loss, gradients and the optimizer."""
         return self._of(self.training_step(images, from_taps))
+
+    def of_one_image(self, image: Tensor) -> float:
+        """Predicting for one image (1, …) once the method has merged what it can, in float32, as a record has it.
+
+        The model is used up.
+        """
+        self.model.prefix = None
+        self.method.merge(self.model.backbone)
+        return costs.latency(self.model, image)
 
     def training_step(self, images: Tensor, from_taps: bool, parts: int = 1) -> Callable[[], None]:
         """A call that makes a step, of the gradients of these images `parts` times."""
@@ -175,8 +213,7 @@ def _model(config: Config, method: Method, splits: Splits) -> tuple[Model, torch
     model.adapted(method.adapt(backbone, Plan()))
     choose_ways_of_computing(config, model)
     choose_prefix(config, method, model, transform.size is not None)
-    on_gpu = torch.cuda.is_available() and config.trainer.accelerator in ("auto", "gpu")
-    device = torch.device("cuda" if on_gpu else "cpu")
+    device = device_of_process(config.trainer)
     return model.to(device), device
 
 

@@ -27,6 +27,7 @@ from peftbench.data.loading import Loaders, images_of
 from peftbench.methods.base import Method, Plan
 from peftbench.models.model import Model
 from peftbench.results import Record
+from peftbench.results.money import money_of
 from peftbench.results.task_results import percent
 from peftbench.runs import loggers, starting_backbone
 from peftbench.runs.compatibility import choose_ways_of_computing
@@ -255,6 +256,8 @@ class SingleRun:
             record.costs = self.before.with_costs(record.costs)
         if self.rate is not None:
             record.costs["find_lr"] = self.rate.costs()
+        if (price := self.context.config.costs.price) is not None:
+            record.costs["money"] = money_of(record.costs, price)
         self._put_back()
         metadata = delta_metadata(record, model, self.plan)
         record.costs["delta_bytes"] = deltas.save_delta(self.folder / deltas.FILE, learned, metadata)
@@ -271,12 +274,17 @@ class SingleRun:
         record.status = "complete"
 
     def _say_that_it_is_done(self) -> None:
-        """Tells why nothing is done; a protocol that chose this setting is noted in its record."""
+        """Tells why nothing is done; a protocol that chose this setting, and a new price, are noted in its record."""
         if not self.context.first:
             return
         config, old = self.context.config, self.record
         if config.protocol and old.config.get("protocol") != config.protocol:
             old.config["protocol"] = config.to_dict()["protocol"]
+            old.write(self.folder)
+        price = config.costs.price
+        if price is not None and old.status == "complete" and (old.costs.get("money") or {}).get("price") != price:
+            old.costs["money"] = money_of(old.costs, price)
+            old.config["costs"] = {**(old.config.get("costs") or {}), "price": price}
             old.write(self.folder)
         if config.trainer.progress:
             done = "already complete; force=true repeats it"

@@ -102,7 +102,8 @@ def _ours(module: Fit) -> Form:
         needed["average"] = fields({"steps": whole, "tensors": moving})
     if module.budget.seconds is not None:
         needed["spent"] = finite
-    return fields(needed, {"unvalidated": flag})
+    energy = fields({}, {"measure": text, "train": finite})  # older checkpoints have none
+    return fields(needed, {"unvalidated": flag, "energy": energy})
 
 
 def _gradients(module: Fit) -> Form:

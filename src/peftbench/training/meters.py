@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
+from torch import Tensor
 
 from peftbench.config import Config
 from peftbench.costs import PeakMemory, StepClock, wait_for
@@ -30,16 +31,17 @@ class Meters(Callback):
         self.device = trainer.strategy.root_device
         self.clock, self.memory = StepClock(self.device), PeakMemory(self.device)
         self.memory.start()
+        module.energy.open(self.device, trainer.local_rank)
 
     def on_train_start(self, trainer: Trainer, module: Any) -> None:
         self._training_begun = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: Trainer, module: Any) -> None:
-        self._go_on(time.perf_counter() - _started(trainer))
+        self._go_on(module, time.perf_counter() - _started(trainer))
 
     def on_train_batch_start(self, trainer: Trainer, module: Any, batch: Any, batch_idx: int) -> None:
         if not self.running:  # resumed in the midst of an epoch, which then has no start
-            self._go_on(self._training_begun + module.compiled.seconds - _started(trainer))
+            self._go_on(module, self._training_begun + module.compiled.seconds - _started(trainer))
         if not self._in_stretch:
             _started(trainer)  # of the second epoch and later ones they were started while the time ran
             self.clock.begin()
@@ -70,7 +72,7 @@ class Meters(Callback):
         with self.memory.paused():
             yield
         if running:
-            self._go_on(time.perf_counter())
+            self._go_on(module, time.perf_counter())
 
     def note(self, module: Fit) -> None:
         """Notes what was measured so far in the module, which keeps it in its checkpoints."""
@@ -79,8 +81,19 @@ class Meters(Callback):
             module.measured = {"step": self.clock.summary(), "peak": self.memory.read(), "saved": saved}
 
     def costs(self, module: Fit, config: Config, images: int, tested: tuple[float, int]) -> dict[str, Any]:
-        """The record's `time` and `memory`; `images` are those of an epoch, `tested` seconds and images of the test."""
+        """The record's `time`, `memory` and `energy`.
+
+        Args:
+            module, config: of the run.
+            images: those of an epoch.
+            tested: seconds and images of the test.
+        """
         steps = module.measured["step"]
+        seconds = {"train": module.elapsed["train"], "test": tested[0] if tested[1] else None}
+        trainer = module.trainer
+        together: dict[str, Any] = {}
+        if trainer.world_size > 1:
+            together = {"over": self._sum(trainer), "processes": trainer.world_size}
         compiling = {"compile": module.compiled.seconds} if config.trainer.compile else {}
         return {
             "time": {
@@ -94,16 +107,22 @@ class Meters(Callback):
                 "sessions": module.sessions,
             },
             "memory": {"peak": module.measured["peak"], "saved_for_backward": module.measured["saved"]},
+            "energy": module.energy.costs(seconds, config.costs.watts, **together),
         }
 
-    def _go_on(self, since: float) -> None:
+    def _sum(self, trainer: Trainer) -> Callable[[Tensor], Tensor]:
+        return lambda values: trainer.strategy.reduce(values.to(self.device), reduce_op="sum")
+
+    def _go_on(self, module: Fit, since: float) -> None:
         self._begun, self.running = since, True
+        module.energy.begin()
 
     def _stop(self, module: Fit) -> None:
         """Training pauses, when the device has done all steps that were handed to it."""
         if self.running:
             wait_for(self.device)
             self._note_time(module)
+            module.energy.spent["train"] += module.energy.end()
         self.running = self._in_stretch = False
 
     def _note_time(self, module: Fit) -> None:

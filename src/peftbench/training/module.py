@@ -14,7 +14,7 @@ from peftbench import optim
 from peftbench.common.errors import UserError
 from peftbench.common.seeds import mix
 from peftbench.config import Config
-from peftbench.costs import SavedBytes, wait_for
+from peftbench.costs import EnergyMeter, SavedBytes, wait_for
 from peftbench.data.images import Indices, ready
 from peftbench.methods.base import Method
 from peftbench.models.joint import JointModel
@@ -53,6 +53,7 @@ class Fit(LightningModule):
         self._unmoved = Unmoved(self)
         self.history: list[dict[str, float]] = []
         self.elapsed = {"train": 0.0, "validate": 0.0}
+        self.energy = EnergyMeter()
         self.sessions = 1
         self.place = (0, 0)  # (epoch, batches done in it) where a resumed run takes up
         self.train_loss = torch.zeros(2)  # sum and count of this epoch
@@ -86,6 +87,7 @@ class Fit(LightningModule):
         self.rows: list[Any] | None = None  # what the task keeps of its predictions for the test images, of each run
         self.evaluated = 0  # images of this process in the last evaluation
         self.test_seconds = 0.0  # that the last test took
+        self.test_joules = 0.0
 
     def next_place(self) -> tuple[int, int]:
         """Where the order of batches begins; Lightning counts an epoch only after a resumed run has begun the next."""
@@ -275,6 +277,7 @@ class Fit(LightningModule):
 
     def on_test_epoch_start(self) -> None:
         self._begin_to_evaluate(self.trainer.test_dataloaders)
+        self.energy.begin()
         self._start_evaluation(self.test_metrics)
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
@@ -284,6 +287,7 @@ class Fit(LightningModule):
         self._refuse_lost_images("test", self.trainer.test_dataloaders)
         self.test_results = self._finish_evaluation(self.test_metrics)
         self.test_seconds = self._seconds_of_evaluation()
+        self.test_joules = self.energy.end()
         if self.rows is None:  # the test set comes first, and shifted ones after it
             self.rows = self._rows_of_each()
 
@@ -347,6 +351,7 @@ class Fit(LightningModule):
             "place": list(self.place),
             "history": self.history,
             "elapsed": dict(self.elapsed),
+            "energy": self.energy.state(),
             "sessions": self.sessions,
             "measured": self.measured,
             "unvalidated": self.cut_short,
@@ -363,6 +368,7 @@ class Fit(LightningModule):
         kept = checkpoint["peftbench"]
         self.place = tuple(kept["place"])
         self.history, self.elapsed = kept["history"], kept["elapsed"]
+        self.energy.take_up(kept.get("energy", {}))
         self.sessions = kept["sessions"] + 1
         self.measured = kept["measured"]
         self.train_loss = kept["train_loss"]

@@ -18,7 +18,7 @@ from peftbench.common.errors import UserError
 from peftbench.common.precisions import HALF
 from peftbench.common.seeds import mix
 from peftbench.config import Config
-from peftbench.costs import PeakMemory, wait_for
+from peftbench.costs import EnergyMeter, PeakMemory, wait_for
 from peftbench.data.images import Images, Indices
 from peftbench.data.loading import BatchOrder, Loaders, images_of
 from peftbench.methods.base import Method
@@ -71,6 +71,9 @@ def solve(
     memory.start()
     model.to(place).eval()
     wait_for(place)
+    energy = EnergyMeter()
+    energy.open(place)
+    energy.begin()
     begun = time.perf_counter()
     with contextlib.ExitStack() as files:
         problem, about = _problem(model, method, config, loaders, files.enter_context(_Room(folder)), watch)
@@ -79,8 +82,10 @@ def solve(
     _put(model.task, solution)
     wait_for(place)
     seconds, peak = time.perf_counter() - begun, memory.read()
+    energy.spent["train"] = energy.end()
 
     module = Fit(model, method, config, {}, run_id)
+    module.energy = energy
     checkpoints = Checkpoints(folder, config.trainer.checkpoint_seconds, lambda _: contextlib.nullcontext())
     signals = Signals(checkpoints)
     trainer = lightning_trainer(config, folder, [signals, checkpoints])
@@ -102,6 +107,7 @@ def solve(
             "sessions": 1,
         },
         "memory": {"peak": peak, "saved_for_backward": 0},
+        "energy": energy.costs({"train": seconds, "test": test if images else None}, config.costs.watts),
     }
     solved = {**about, "chosen": dict(solution.chosen), "tried": list(solution.tried), **solution.facts}
     rows = module.rows and module.rows[0]

@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from peftbench.common.errors import UserError
 from peftbench.config import Config
 from peftbench.config import Trainer as TrainerConfig
+from peftbench.costs import shared_energy
 from peftbench.data.loading import Loaders
 from peftbench.data.ood import average_over_shifts
 from peftbench.methods.base import Method
@@ -124,6 +125,7 @@ def fit_jointly(
 
     state, figures, place, _ = _trained(module, loaders, folder, watch)
     figures["together"] = len(configs)
+    figures["energy"] = shared_energy(figures["energy"], len(configs))
     outcomes: list[Outcome | Diverged] = []
     for i, (history, why) in enumerate(zip(module.histories, module.failed, strict=True)):
         if why:
@@ -246,6 +248,7 @@ def metrics_of_tests(trainer: Trainer, module: Fit, loaders: Loaders) -> tuple[d
     if loaders.test is not None:
         trainer.test(module, loaders.test, verbose=False)
         tested = module.test_seconds, module.evaluated
+        module.energy.spent["test"] = module.test_joules
     results = dict(module.test_results) if loaders.test is not None else {}
     return _tested(results) | _shifted(trainer, module, loaders), tested
 

@@ -20,7 +20,8 @@ def plain_sentences() -> Iterator[None]:
         yield
     except UserError as problem:
         kind = type(problem)
-        sentences = re.findall(rf"^[\w.]*\b{kind.__name__}: (.*)$", str(problem), re.MULTILINE)
+        lines = str(problem).replace("\u240a", "\n")  # a sentence is one line: the traceback's ends of lines are shown
+        sentences = re.findall(rf"^[\w.]*\b{kind.__name__}: (.+)$", lines, re.MULTILINE)
         if "Original Traceback" not in str(problem) or not sentences:
             raise
         raise kind(sentences[-1]) from None
