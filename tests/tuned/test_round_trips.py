@@ -158,7 +158,11 @@ def every_key_is_bound(folder):
     places += [(key,) for key, value in values.items() if not isinstance(value, dict)]
     for place in places:
         name = ".".join(key for key in place if key != "options")
-        if name in UNBOUND | of_data or place[0] in ("logger", "choices", "protocol", "costs") or place[-1] == "options":
+        if (
+            name in UNBOUND | of_data
+            or place[0] in ("logger", "choices", "protocol", "costs")
+            or place[-1] == "options"
+        ):
             continue
         edited = yaml.safe_load(whole)
         within = functools.reduce(dict.__getitem__, place[:-1], edited)

@@ -96,6 +96,21 @@ def test_graphs_over_convolutions_take_images_of_any_multiple_of_32(format, word
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("window", ["64", "[32,64]"])
+def test_a_run_that_looks_at_windows_is_exported_at_the_size_of_one(window, tmp_path):
+    pytest.importorskip("onnxruntime")
+    words = ["data.size=96", "data.augment=crop", f"task.window={window}", "task.scales=[1,1.5]", "method=lora"]
+    folder = ended(tmp_path, "backbone=resnet_nano", *words)
+    made = export(folder, "onnx")
+    assert made.difference < 1e-3
+    import onnxruntime
+
+    said = onnxruntime.InferenceSession(str(made.path)).get_modelmeta().custom_metadata_map
+    assert json.loads(said["transform"])["size"] == json.loads(window)
+    assert "task.window" in said["tested_with"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["losa", "lora"])
 def test_one_backbone_serves_classes_of_images_and_of_pixels_and_boxes(method, tmp_path):
     folders = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import tempfile
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
@@ -91,7 +92,7 @@ def export(
     if format == "peft":
         _only_adapter(path)
         refuse_merge(format, merge)
-    told = _told(finished)
+    told = _told(finished) | {"transform": _of_one_pass(finished).metadata["transform"]}
     looks = task.looks_at(finished.config)
     if looks == {"tta": "flip"}:
         note(
@@ -103,7 +104,7 @@ def export(
             f"{finished.folder}: was tested with several looks at an image ({_worded(looks)}); what is exported looks "
             f"once at one of the input's size, so average its predictions over them to have the record's figures."
         )
-    finished = dataclasses.replace(finished, config=in_one_pass(unstreamed(finished.config)))
+    finished = _of_one_pass(finished)
     if task.finds_boxes:
         tested = load(finished, merge=False, weights=weights)
         tuned = load(finished, merge=merge, weights=weights, dequantize=True)
@@ -119,6 +120,15 @@ def export(
     if (backbone := tuned.model.backbone).masks:
         told |= {"merge": backbone.merging, "sparsity": f"{pruning.sparsity(backbone):.6f}"}
     return Exported(*_placed(path, lambda part: writer(tuned, sample, part, told)))
+
+
+def _of_one_pass(run: FinishedRun) -> FinishedRun:
+    """The run as a file has it: one look at an image, which has the size of a window where the run looks at windows."""
+    config, metadata = in_one_pass(unstreamed(run.config)), run.metadata
+    if config.data.size != run.config.data.size:
+        transform = json.loads(metadata["transform"]) | {"size": config.data.size, "window": None}
+        metadata = metadata | {"transform": json.dumps(transform)}
+    return dataclasses.replace(run, config=config, metadata=metadata)
 
 
 def _told(run: FinishedRun) -> dict[str, str]:
