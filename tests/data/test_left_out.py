@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -180,3 +181,11 @@ def test_heic_is_read_whatever_the_file_is_called(tmp_path):
     assert len(splits.train) == 6
     for name in ("a/x.HEIC", "b/y.jpg"):
         assert abs(decode_image(tmp_path / name, 8, "bilinear").astype(int) - 120).max() < 4
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="has no pipes in folders")
+def test_a_pipe_in_a_folder_of_images_is_left_out_and_called_one(tmp_path):
+    class_folders(tmp_path, {"a": 2, "b": 2})
+    os.mkfifo(tmp_path / "a" / "pipe.png")
+    splits = load(tmp_path)
+    assert splits.notes == (f"left out, 1 special file (a pipe, say), such as {tmp_path}/a/pipe.png",)

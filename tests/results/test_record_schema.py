@@ -22,6 +22,7 @@ DAMAGED = {
     "taps": ({"costs__taps": {"mode": 3}}, "its costs.taps.mode is a number, and a string is expected"),
     "stamps": ({"stamps__backbone": "vit"}, "its stamps.backbone is 'vit', and a mapping is expected"),
     "plan": ({"plan": "x"}, "its plan is 'x', and a mapping is expected"),
+    "sequence": ({"stamps__continual": [1]}, "its stamps.continual is a list, and a mapping is expected"),
     "layers": ({"plan": {"layers": [{"name": "a", "kind": "b"}]}}, "has no plan.layers.0.parameters"),
     "rows": ({"plan": {"layers": ["a"]}}, "its plan.layers.0 is 'a', and a mapping is expected"),
     "history": ({"history": [1]}, "its history.0 is a number, and a mapping is expected"),

@@ -63,7 +63,9 @@ def test_a_sequence_is_a_chain_of_runs_with_a_record_beside_them(cli, capsys, ti
         about["task_matrix"][1][1] - alone["metrics"]["test/accuracy"]
     )
     assert metrics["val/accuracy"] == first["metrics"]["val/accuracy"], "what settings are chosen by"
+    assert whole["stamps"]["data"]["images"]["test"] == second["stamps"]["data"]["images"]["test"], "as many were read"
     assert "A_1:N %" in out
+    assert "record of a sequence: " in out
     _, report, _ = told_by(capsys, "report", tmp_path)
     assert "3 records of single groups of classes (data.class_group) are left out" in report
     assert "2 groups of classes one after the other" in report
@@ -97,7 +99,8 @@ class Trained:
         status = "complete" if len(self.seen) < self.ends else "interrupted"
         groups = {f"test/group_{j}/{f}": 0.5 for j in range(1, k + 1) for f in ("accuracy", "task_accuracy")}
         metrics = {"test/accuracy": 0.5, "test/task_accuracy": 0.5, "val/accuracy": config.optimizer.lr, **groups}
-        record = Record(f"run-{len(self.seen)}", status, config.to_dict(), {"data": {}}, metrics, reason="stopped")
+        stamps = {"data": {"images": {"test": 4 * k}}}
+        record = Record(f"run-{len(self.seen)}", status, config.to_dict(), stamps, metrics, reason="stopped")
         record.folder = str(self.folder / record.id)
         return [record]
 

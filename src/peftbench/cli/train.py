@@ -312,7 +312,13 @@ def _print_boards(records: list[Record]) -> None:
 
 def _print_places(records: list[Record]) -> None:
     done = [r for r in records if r.status == "complete" and r.folder]
-    if len(done) == 1:
+    sequences = [r for r in done if "continual" in r.stamps]  # their deltas lie with the groups' runs
+    if sequences:
+        kept = "record of a sequence" if len(sequences) == 1 else f"records of {len(sequences)} sequences"
+        print(f"{kept}: {sequences[0].folder if len(sequences) == 1 else Path(sequences[0].folder).parent}")
+        if len(sequences) > 1:
+            print(f"what they say together: peftbench report {Path(sequences[0].folder).parent}")
+    elif len(done) == 1:
         print(f"record, delta and config: {done[0].folder}")
         if done[0].plan.get("layers"):
             print(f"where the budget went: peftbench layers {done[0].folder}")

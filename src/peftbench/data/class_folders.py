@@ -43,7 +43,8 @@ def _left_out(layout: Layout, tree: Tree, kind: Kind) -> Iterator[str]:
     for paths, noun, which in (
         (others, "file", f" with names of no {kind.name} ({shown})"),
         (loose, kind.name, " in no class folder"),
-        (tree.neither, "link", " to nothing"),
+        ([path for path in tree.neither if path.is_symlink()], "link", " to nothing"),
+        ([path for path in tree.neither if not path.is_symlink()], "special file", " (a pipe, say)"),
         (tree.circular, "link", " to what is read already"),
     ):
         if paths:

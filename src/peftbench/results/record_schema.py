@@ -103,6 +103,7 @@ _STAMPS = _part(
     machine=_part(devices=_list_of(_TEXT)),
     task=_part(sha256=_TEXT),
     start=_part(("run", "delta", "chain"), run=_TEXT, delta=_TEXT, chain=_list_of(_ANYTHING)),
+    continual=_part(runs=_list_of(_TEXT), told_by=_list_of(_TEXT), alone=_list_of(_TEXT), learn=_TEXT),
     right=_by_name(),
     kept=_by_name(),
     first_phase=_by_name(),

@@ -180,7 +180,8 @@ class ClassSequence:
                 role: len(split)
                 for role, split in zip(("train", "val", "test"), self.whole.roles(self.config.data.stage), strict=True)
                 if split is not None
-            },
+            }
+            | {"test": sum(self._tested())},
         }
         stamps["ended"] = last.stamps.get("ended")
         metrics, measured = self._measured() if status == "complete" else ({}, {})
@@ -204,7 +205,7 @@ class ClassSequence:
         learned, count = self.runs["learned"], len(self.groups)
         if self.way.learn == "apart":
             own = [r.metrics["test/accuracy"] for r in learned]
-            sizes = self._test_images()
+            sizes = self._tested()
             within = [own[: k + 1] for k in range(count)]
             told_seen = [float(np.average(row, weights=sizes[: k + 1])) for k, row in enumerate(within)]
             matrix = self._told_apart() if self.runs["told"] else []
@@ -228,15 +229,10 @@ class ClassSequence:
             metrics["val/task_current_accuracy"] = float(np.mean(known))  # of each group when it was just learned
         return metrics, {"matrix": matrix, "task_matrix": within, "alone_accuracy": alone}
 
-    def _test_images(self) -> list[int]:
-        """Of each group."""
-        labels = self._labels()
-        return [int(np.isin(labels, group).sum()) for group in self.groups]
-
-    def _labels(self) -> np.ndarray:
-        test = self.whole.roles(self.config.data.stage)[2]
-        assert test is not None
-        return test.labels
+    def _tested(self) -> list[int]:
+        """How many test images each group's run read, of this group alone or of all so far; the latter counts once."""
+        learned = self.runs["learned"] if self.way.learn == "apart" else self.runs["learned"][-1:]
+        return [int(record.stamps["data"]["images"]["test"]) for record in learned]
 
     def _told_apart(self) -> list[list[float]]:
         """Accuracies where each image goes to the net of the group that is told: both must be right.

@@ -127,7 +127,7 @@ def _of_one_pass(run: FinishedRun) -> FinishedRun:
     config, metadata = in_one_pass(unstreamed(run.config)), run.metadata
     if config.data.size != run.config.data.size:
         transform = json.loads(metadata["transform"]) | {"size": config.data.size, "window": None}
-        metadata = metadata | {"transform": json.dumps(transform)}
+        metadata = {**metadata, "transform": json.dumps(transform)}
     return dataclasses.replace(run, config=config, metadata=metadata)
 
 
