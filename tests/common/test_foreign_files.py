@@ -88,6 +88,7 @@ def test_an_entry_in_which_somebody_keeps_files_is_kept(tmp_path, capsys):
     (entry / "tap-00.bin").write_bytes(b"damaged")
     with pytest.raises(UserError, match="holds files that are not of peftbench; move it away"):
         filled(tmp_path, "mine")
+    assert "computed again" not in capsys.readouterr().out, "which it is not"
     assert unharmed(files)
 
 

@@ -115,11 +115,7 @@ def _write(root: Path, name: str, about: dict[str, Any], fill: Fill, more: Calla
             old = root / PARTS / f"{name}.{os.getpid()}.old"
             stack.callback(remove_own_files, old, FILES)
             if (root / name).exists():  # a damaged one
-                if not holds_only(root / name, FILES):
-                    raise CacheError(
-                        f"{root / name}: is damaged, and is a link or holds files that are not of peftbench; move it "
-                        f"away, or give another taps.dir."
-                    )
+                _refuse_what_others_keep(root / name)
                 (root / name).rename(old)
             part.rename(root / name)
     return rows
@@ -166,9 +162,19 @@ def _opened(folder: Path, about: dict[str, Any], tell: Callable[[str], None]) ->
         why = str(problem)
         if isinstance(problem, OSError):
             why = f"{Path(problem.filename or folder).name} cannot be read ({problem.strerror})"
+        _refuse_what_others_keep(folder)
         tell(f"{folder}: {why}; its taps are computed again")
         return None
     return taps
+
+
+def _refuse_what_others_keep(entry: Path) -> None:
+    """Raises CacheError where a damaged entry cannot be replaced, since not all in it is ours."""
+    if not holds_only(entry, FILES):
+        raise CacheError(
+            f"{entry}: is damaged, and is a link or holds files that are not of peftbench; move it away, or give "
+            f"another taps.dir."
+        )
 
 
 def size_of_taps(taps: Sequence[Tensor]) -> int:
