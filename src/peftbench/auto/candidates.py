@@ -1,0 +1,148 @@
+"""The second step, its first half: backbones whose weights are here, within the limits, and how quick they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from peftbench.auto.choices import choices
+from peftbench.auto.search import Search
+from peftbench.common.amounts import milliseconds, plural, size
+from peftbench.common.config_files import names, roots
+from peftbench.common.errors import UserError, nearest
+from peftbench.common.regular_files import text_in
+from peftbench.common.yaml_text import yaml_of
+
+TIMING = 0.125
+"""The share of the time for timing backbones."""
+_BATCH = 8
+_STEP = "backbones"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A backbone that may be taken.
+
+    Attributes:
+        name: of its YAML file.
+        image: seconds of a frozen forward pass of one image, reading it not among them.
+    """
+
+    name: str
+    image: float
+
+
+def ordered_names(asked: Sequence[str], words: Sequence[str]) -> list[str]:
+    """The backbones to try, the first one first: those asked for, else those listed, then those of the user's own.
+
+    Raises:
+        UserError: one that was asked for is not there.
+    """
+    files = names("backbone", roots(words))
+    for name in asked:
+        if name not in files:
+            raise UserError(
+                f"backbones: there is no backbone '{name}'{nearest(name, files)}; peftbench list backbones names all."
+            )
+    if asked:
+        return list(asked)
+    listed = [name for name in choices().backbones if name in files]
+    return [*(name for name in files if name not in (*listed, *choices().unasked)), *listed]
+
+
+def at_hand(every: Sequence[str], words: Sequence[str]) -> list[str]:
+    """Those whose weights are on this machine."""
+    from peftbench.backbones.weights import weights_at_hand
+
+    files = names("backbone", roots(words))
+    return [name for name in every if weights_at_hand(*_named(files[name]))]
+
+
+def _named(file: Path) -> tuple[str, str]:
+    """(timm's name, where the weights come from) of a backbone's file."""
+    content = yaml_of(text_in(file))
+    content = content.get("backbone", content) if isinstance(content, dict) else {}
+    return str(content.get("name", "")), str(content.get("weights", "hub"))
+
+
+def find_candidates(search: Search) -> list[Candidate]:
+    """The backbones that fit the limits, each timed, as many as there is time for; at least one.
+
+    Raises:
+        UserError: no weights are here, or nothing fits the limits.
+    """
+    every = ordered_names(search.asked.backbones, search.asked.words)
+    here = at_hand(every, search.asked.words)
+    if not here:
+        raise UserError(
+            f"auto: the weights of {', '.join(every[:5])}{' and others' if len(every) > 5 else ''} are not on this "
+            f"machine, and nothing is downloaded unasked; a run with backbone={every[0]} fetches them, or give "
+            f"backbones=[vit_nano,resnet_nano], whose weights are installed."
+        )
+    if absent := [name for name in every if name not in here]:
+        more = " and others" if len(absent) > 6 else ""
+        search.decide(
+            _STEP, f"the weights of {', '.join(absent[:6])}{more} are not here; nothing is downloaded unasked"
+        )
+    fitting: list[Candidate] = []
+    over: list[tuple[float, str]] = []
+    for number, name in enumerate(here):
+        if fitting and not search.clock.is_within(TIMING) and name not in search.state.timed:
+            left = len(here) - number
+            search.decide(_STEP, f"{plural(left, 'backbone')} from {name} on left out: no time to time them")
+            break
+        measured = search.state.timed.get(name) or _timed(search, name)
+        if (problem := _over(search, name, measured)) is not None:
+            over.append(problem)
+        elif "image" in measured:
+            fitting.append(Candidate(name, float(measured["image"])))
+    if not fitting:
+        asked = search.asked
+        if over:
+            raise UserError(
+                f"{min(over)[1]}; it is the smallest of {plural(len(here), 'backbone')} whose weights are here."
+            )
+        raise UserError(f"auto: {search.state.timed[here[0]].get('why', 'no backbone can be used')} ({asked.words[0]})")
+    return fitting
+
+
+def _timed(search: Search, name: str) -> dict[str, float | str]:
+    """What was measured of a backbone, and remembered: seconds of an image, of its latency, and bytes."""
+    from peftbench.common.status_line import doing
+    from peftbench.runs.data_sets import Outlined
+    from peftbench.runs.dry_run import plan_run
+
+    doing(f"timing {name}")
+    measured: dict[str, float | str]
+    try:
+        config = search.config(name, choices().timed_by, [f"data.batch_size={_BATCH}"], "fit")
+        planned = plan_run(config, True, Outlined(search.looked.splits), search.asked.latency < float("inf"))
+        probe, step = planned.probe, planned.step
+        if probe is None:
+            raise UserError(f"{name}: a step of it cannot be timed")
+        measured = {"image": probe.evaluating / len(search.looked.test)}
+        measured["bytes"] = float(planned.weights + (0 if step is None else step.peak))
+        if probe.latency is not None:
+            measured["latency"] = probe.latency
+    except Exception as problem:  # one that timm cannot build here, say: the others go on
+        measured = {"why": str(problem) or type(problem).__name__}
+        search.decide(_STEP, f"{name} is left out: {measured['why']}")
+    search.state.timed[name] = measured
+    search.keep()
+    return measured
+
+
+def _over(search: Search, name: str, measured: dict[str, float | str]) -> tuple[float, str] | None:
+    """(by how much, the sentence) where a backbone is above a limit."""
+    asked = search.asked
+    taken, latency = float(measured.get("bytes", 0)), float(measured.get("latency", 0))
+    if taken > asked.memory:
+        sentence = f"memory: {name} takes {size(taken)}, more than the {size(asked.memory)} that are given"
+        search.decide(_STEP, f"{name} is left out: it takes {size(taken)} of memory")
+        return taken, sentence
+    if latency > asked.latency:
+        search.decide(_STEP, f"{name} is left out: an image takes {milliseconds(latency)}")
+        given = milliseconds(asked.latency)
+        return latency, f"max_latency: {name} takes {milliseconds(latency)} for an image, more than {given}"
+    return None
