@@ -83,7 +83,7 @@ def _tested(search: Search, one: Tried) -> Record | None:
     """The record of the last training; None where it failed."""
     doing(f"training {one.method} on {one.backbone} on training and validation images, and testing it")
     try:
-        config = search.config(one.backbone, one.method, one.words, "final")
+        config = search.config(one.backbone, one.method, [*one.words, *one.chosen], "final")
         if not any(entry.get("name") == one.name for entry in search.state.tests):
             search.state.tests.append({"name": one.name, "at": round(search.clock.spent, 1)})
             search.keep()  # before the test: who is ended in it has looked all the same
@@ -109,7 +109,7 @@ def _described(search: Search, one: Tried, record: Record, tried: int) -> dict[s
         "backbone": one.backbone,
         "method": one.method,
         "words": one.words,
-        "repeat": " ".join([*one.name.split(" "), *_words_of_data(search), "data.stage=final"]),
+        "repeat": " ".join([*one.name.split(" "), *one.chosen, *_words_of_data(search), "data.stage=final"]),
         "metric": search.metric,
         "val": one.value,
         "val_images": one.images,

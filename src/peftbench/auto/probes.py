@@ -90,8 +90,9 @@ def merit(one: Tried) -> tuple[float, float]:
 
 def _probe(search: Search, backbone: Candidate) -> None:
     """Works heads out from the features of one backbone; the first reads images, the others kept features."""
-    for number, method in enumerate(choices().probes):
+    for method in choices().probes:
+        works = any(one.backbone == backbone.name for one in best_probes(search))
         known = search.done(_STEP, backbone.name, method, ())
-        if number and known is None and not search.clock.has_room(OVERHEAD, reserve_for(search, backbone), SHARE):
+        if works and known is None and not search.clock.has_room(OVERHEAD, reserve_for(search, backbone), SHARE):
             continue
         search.carry_out(_STEP, backbone.name, [(method, ())])

@@ -150,6 +150,7 @@ class Search:
             images=len(self.looked.val),
             seconds=seconds,
             reason=record.reason,
+            chosen=_chosen(record),
         )
 
     @property
@@ -165,6 +166,12 @@ class Search:
     def shown(self, one: Tried) -> str:
         """`94.2 % accuracy` of the validation images."""
         return "no figure" if one.value is None else f"{100 * one.value:.1f} % {self.metric}"
+
+
+def _chosen(record: Record) -> list[str]:
+    """What a head that was worked out chose by validation images, as overrides of a run that shall take the same."""
+    chosen = (record.stamps.get("solved") or {}).get("chosen") or {}
+    return [f"method.{name}=[{value!r}]" for name, value in chosen.items()]
 
 
 def carried_out(configs: Sequence[Config], looked: Looked, folder: Path) -> list[Record]:

@@ -32,6 +32,7 @@ class Tried:
         images: validation images.
         seconds: that it took; of runs that trained together, its share.
         reason: why it is not complete.
+        chosen: overrides of what the run chose by validation images, which the last training takes over.
     """
 
     step: str
@@ -46,6 +47,7 @@ class Tried:
     images: int = 0
     seconds: float = 0.0
     reason: str | None = None
+    chosen: list[str] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -125,7 +127,7 @@ def _refuse_odd_types(state: State) -> None:
         if not isinstance(getattr(state, part.name), _KINDS[part.name]):
             raise ValueError(f"{part.name} is none")
     for one in state.tried:
-        texts = (one.step, one.backbone, one.method, one.status, one.run, *one.words)
+        texts = (one.step, one.backbone, one.method, one.status, one.run, *one.words, *one.chosen)
         numbers = (one.value, one.loss, one.parameters, one.images, one.seconds)
         if not all(isinstance(text, str) for text in texts) or "/" in one.run or one.run in (".", ".."):
             raise ValueError("a run's name is none")

@@ -1,0 +1,202 @@
+"""`peftbench auto`: an answer from images and minutes, which goes on where it was ended, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from peftbench.cli.main import main
+from peftbench.methods.logreg import LogReg
+from support.datasets import write
+
+COLOURS = {"blue": (30, 40, 200), "green": (40, 190, 50), "red": (200, 40, 30)}
+
+
+def coloured(root: Path, each: int = 12) -> Path:
+    """Class folders of images of one colour with noise; any head tells them apart."""
+    rng = np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        for number in range(each):
+            pixels = np.array(colour) + rng.integers(-30, 30, (16, 16, 3))
+            write(root / name / f"{number}.png", pixels.clip(0, 255).astype(np.uint8))
+    return root
+
+
+def words(root: Path, *more: str) -> list[str]:
+    return ["auto", "data=folder", f"data.root={root}", "backbones=[resnet_nano]", "data.size=32", *more]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("auto")
+
+
+@pytest.fixture(scope="module")
+def answered(place: Path) -> tuple[Path, str]:
+    """(the answer's folder, what was printed), of images of which one is damaged, in less time than a pass takes, with
+    a method that breaks."""
+    import contextlib
+    import io
+
+    root = coloured(place / "photos")
+    (root / "red" / "0.png").write_bytes(b"no image at all")
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out:
+
+        def breaks(self: LogReg, problem: object) -> None:
+            raise RuntimeError("it broke")
+
+        patch.setattr(LogReg, "solve", breaks)
+        status = main([*words(root, "minutes=0.001"), f"output_dir={place / 'out'}"])
+    assert status == 0, out.getvalue()
+    (folder,) = (place / "out").glob("auto-*")
+    return folder, out.getvalue()
+
+
+def state_of(folder: Path) -> dict:
+    return json.loads((folder / "auto.json").read_text(encoding="utf-8"))
+
+
+def test_the_answer_is_an_ordinary_run_that_was_tested_once(answered):
+    folder, out = answered
+    state = state_of(folder)
+    record = json.loads((folder / "answer" / "result.json").read_text(encoding="utf-8"))
+    assert record["status"] == "complete"
+    assert record["config"]["data"]["stage"] == "final"
+    assert state["answer"]["run"] == record["id"]
+    assert record["metrics"]["test/accuracy"] == state["answer"]["test"] == 1.0
+    low, high = state["answer"]["test_interval"]
+    assert 0.5 < low < 1
+    assert high == 1
+    assert len(state["tests"]) == 1
+    assert "looked at once" in out
+    tested = [run for run in (folder / "runs").glob("*/result.json") if "test/accuracy" in run.read_text()]
+    assert len(tested) == 1, "nothing but the answer has seen the test images"
+    page = (folder / "page.html").read_text(encoding="utf-8")
+    assert "The path of decisions" in page
+    assert record["config"]["method"]["name"] in page
+
+
+def test_too_little_time_damage_and_a_broken_method_are_said_and_end_nothing(answered):
+    folder, out = answered
+    assert "less than the smallest pass takes" in out
+    assert "cannot be read" in out
+    assert "logreg on resnet_nano is left out: RuntimeError: it broke" in out
+    state = state_of(folder)
+    assert {one["method"]: one["status"] for one in state["tried"]}["logreg"] == "failed"
+    assert state["answer"]["method"] != "logreg"
+
+
+def test_the_winner_predicts_and_is_repeated_by_its_command(answered, cli, capsys):
+    folder, out = answered
+    image = write(folder.parent / "new" / "one.png", np.full((16, 16, 3), (200, 40, 30), dtype=np.uint8))
+    assert main(["predict", f"run={folder / 'answer'}", f"images={image}", "device=cpu"]) == 0
+    assert "red" in capsys.readouterr().out
+    (line,) = [line for line in out.splitlines() if line.startswith("repeat it: peftbench ")]
+    status, _, error = cli(*line.split()[3:], "trainer.progress=false", f"output_dir={folder / 'runs'}")
+    assert status == 0, error
+    assert state_of(folder)["answer"]["run"] in {path.name for path in (folder / "runs").iterdir()}
+    assert sum("test/accuracy" in run.read_text() for run in (folder / "runs").glob("*/result.json")) == 1
+
+
+def test_an_answer_that_is_there_is_read_and_other_images_are_refused(answered, place, cli):
+    folder, _ = answered
+    root, before = place / "photos", (folder / "auto.json").read_bytes()
+    asked = words(root, "minutes=0.001", f"output_dir={folder.parent}")
+    status, out, _ = cli(*asked)
+    assert status == 0
+    assert "answered before" in out
+    assert (folder / "auto.json").read_bytes() == before
+    kept = (root / "blue" / "3.png").read_bytes()
+    write(root / "blue" / "3.png", np.zeros((16, 16, 3), dtype=np.uint8))
+    status, _, error = cli(*asked)
+    (root / "blue" / "3.png").write_bytes(kept)
+    assert status == 2
+    assert "its images or labels are others than when" in error
+    assert "force=true" in error
+    assert (folder / "auto.json").read_bytes() == before
+
+
+def test_a_damaged_memory_is_refused(answered, place, cli, tmp_path):
+    folder, _ = answered
+    shutil.copytree(folder.parent, tmp_path / "out", symlinks=True)
+    (tmp_path / "out" / folder.name / "auto.json").write_text('{"schema": 1, "tried": [{}]}')
+    status, _, error = cli(*words(place / "photos", "minutes=1", f"output_dir={tmp_path / 'out'}"))
+    assert status == 2
+    assert "is not what peftbench auto remembers" in error
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["minutes=0"], "minutes=0: expected more than 0"),
+        (["minutes=1", "method=lora"], "auto method=lora: is chosen by auto itself; methods=[…] says which to try"),
+        (["minutes=1", "data.stage=fit"], "auto data.stage=fit: is chosen by auto itself"),
+        (["minutes=1", "backbones=[vit_nono]"], "there is no backbone 'vit_nono' (did you mean 'vit_nano'?)"),
+        (["minutes=1", "backbones=[vit_l]"], "the weights of vit_l are not on this machine"),
+        (["minutes=1", "methods=[lorra]"], "auto does not try 'lorra' (did you mean 'lora'?)"),
+        (["minutes=1", "memory=lots"], "memory=lots: expected bytes"),
+        (["minutes=1", "memory=1kB"], "memory: resnet_nano takes"),
+        (["minutes=1", "max_latency=0.000001ms"], "max_latency: resnet_nano takes"),
+    ],
+)
+def test_what_cannot_be_answered_is_one_sentence(given, said, answered, place, cli):
+    asked = [
+        word for word in words(place / "photos") if word.partition("=")[0] not in {w.partition("=")[0] for w in given}
+    ]
+    status, _, error = cli(*asked, *given)
+    assert status == 2
+    assert said in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_classes_that_are_too_few_or_too_small_are_refused(tmp_path, cli):
+    write(tmp_path / "one" / "a" / "1.png")
+    write(tmp_path / "one" / "a" / "2.png")
+    status, _, error = cli(*words(tmp_path / "one", "minutes=1"))
+    assert (status, "two or more" in error) == (2, True)
+    root = coloured(tmp_path / "few")
+    write(root / "grey" / "1.png")
+    status, _, error = cli(*words(root, "minutes=1"))
+    assert status == 2
+    assert "class 'grey' has 1 image; expected two or more of each class" in error
+
+
+@pytest.mark.slow
+def test_an_answer_goes_on_where_it_was_killed(tmp_path, cli):
+    root, out = coloured(tmp_path / "photos"), tmp_path / "out"
+    asked = [*words(root, "minutes=0.5", "methods=[ridge,losa]"), f"output_dir={out}"]
+    begun = subprocess.Popen([sys.executable, "-m", "peftbench", *asked], stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    tried: list[dict] = []
+    while time.monotonic() < deadline and not tried and begun.poll() is None:
+        time.sleep(0.05)
+        for file in out.glob("auto-*/auto.json"):
+            tried = json.loads(file.read_text(encoding="utf-8"))["tried"]
+    begun.send_signal(signal.SIGKILL)
+    begun.wait()
+    assert tried, "it was killed before or after the probes"
+    (folder,) = out.glob("auto-*")
+    (first,) = (folder / "runs").glob(f"{tried[0]['run']}/result.json")
+    written = first.stat().st_mtime_ns
+    status, _, error = cli(*asked)
+    assert status == 0, error
+    state = state_of(folder)
+    assert state["commands"] == 2
+    assert state["tried"][0] == tried[0]
+    assert first.stat().st_mtime_ns == written
+    assert len(state["tests"]) == 1
+    assert any(one["method"] == "losa" and one["status"] == "complete" for one in state["tried"])
+    assert state["spent"] < 0.5 * 60 * 1.1 + 20
+    more = [word for word in asked if word != "minutes=0.5"]
+    status, _, error = cli(*more, "minutes=0.6")
+    assert status == 0, error
+    assert len(state_of(folder)["tests"]) in (1, 2)
+    assert state_of(folder)["commands"] == 3
