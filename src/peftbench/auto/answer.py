@@ -9,7 +9,8 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from peftbench.auto.probes import merit
+from peftbench.auto.learning_curve import CURVE
+from peftbench.auto.probes import SAMPLED, merit
 from peftbench.auto.search import Search, carried_out
 from peftbench.auto.state import Tried
 from peftbench.common.foreign_text import first_sentence
@@ -17,6 +18,8 @@ from peftbench.common.status_line import doing
 from peftbench.results import Record
 from peftbench.results.stats import binomial_floor, share_interval
 
+PARTS = {SAMPLED, *CURVE}
+"""Steps whose runs learned from a part of the training images: no answer where another is complete."""
 LINK = "answer"
 """In the answer's folder: a link to the folder of the run."""
 _STEP = "answer"
@@ -34,6 +37,7 @@ def in_order(search: Search) -> list[Tried]:
     good = [t for t in good if (t.parameters or 0) <= asked.parameters]
     good = [t for t in good if not asked.methods or t.method in asked.methods] or good
     good = [t for t in good if not asked.backbones or t.backbone in asked.backbones]
+    good = [t for t in good if t.step not in PARTS] or good
     good.sort(key=merit, reverse=True)
     if not good:
         return []
@@ -87,7 +91,7 @@ def _tested(search: Search, one: Tried) -> Record | None:
         if not any(entry.get("name") == one.name for entry in search.state.tests):
             search.state.tests.append({"name": one.name, "at": round(search.clock.spent, 1)})
             search.keep()  # before the test: who is ended in it has looked all the same
-        (record,) = carried_out([config], search.looked, search.folder)
+        (record,) = carried_out([config], search.looked.splits, search.folder)
     except Exception as problem:
         search.decide(_STEP, f"{one.name} cannot be the answer: {first_sentence(problem)}")
         return None

@@ -11,6 +11,7 @@ from peftbench.auto.answer import give_answer
 from peftbench.auto.asked import Asked, refuse_words
 from peftbench.auto.candidates import Candidate, find_candidates, ordered_names
 from peftbench.auto.choices import choices
+from peftbench.auto.learning_curve import draw_curve
 from peftbench.auto.look import Looked, look_at_data, validation_words
 from peftbench.auto.probes import probe_backbones
 from peftbench.auto.rungs import train_sides
@@ -101,6 +102,9 @@ def _answer(search: Search) -> bool:
             search.decide("stopped", "by the user; the answer is the best so far")
         doing("choosing the answer")
         give_answer(search)
+    if stopped:
+        state.minutes = min(state.minutes, search.clock.spent / 60)  # so that the same command goes on
+        search.keep()
     return stopped
 
 
@@ -110,6 +114,7 @@ def _search(search: Search) -> None:
     best: list[Candidate] = probe_backbones(search, find_candidates(search))
     train_sides(search, best)
     train_weights(search, best[0])
+    draw_curve(search, best[0])
 
 
 def _refuse_unknown_methods(asked: Asked) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from peftbench.common.amounts import plural
 from peftbench.common.errors import UserError
 from peftbench.config import Config
-from peftbench.data.base import Split, Splits, split_hash
+from peftbench.data.base import Split, Splits, split_hash, stratified
 from peftbench.data.check.findings import Findings, examine
 from peftbench.runs.data_sets import load_splits, targets_of
 
@@ -60,6 +60,29 @@ class Looked:
     def images(self) -> int:
         """In all splits."""
         return len(self.train) + len(self.val) + len(self.test)
+
+
+def sample_of(splits: Splits, most: int, seed: int) -> Splits:
+    """The same with so many training images at most, and as many validation images; the name says so."""
+    part = part_of(splits, most / len(splits.train), seed)
+    if splits.val is None or len(splits.val) <= most:
+        return part
+    return replace(part, val=_part(splits.val, most / len(splits.val), seed))
+
+
+def part_of(splits: Splits, share: float, seed: int) -> Splits:
+    """The same with a share of the training images, of each class alike where images have one; the name says so."""
+    name = f"{splits.name}-part-{share:g}-s{seed}"
+    return replace(splits, name=name, train=_part(splits.train, share, seed), trainval=None)
+
+
+def _part(train: Split, share: float, seed: int) -> Split:
+    whole = np.zeros(len(train), dtype=np.int64)
+    labels = train.labels if train.labels.dtype.kind != "f" and train.labels.ndim == 1 else whole
+    _, taken = stratified(labels, [min(share, 1.0)], seed)
+    missing = np.setdiff1d(np.unique(labels), labels[taken])  # of a class too small for its share, the first
+    first = [int(np.flatnonzero(labels == label)[0]) for label in missing]
+    return train.take(np.sort(np.concatenate([taken, np.array(first, dtype=np.int64)])))
 
 
 def validation_words(config: Config, words: Sequence[str]) -> tuple[str, ...]:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from peftbench.auto.candidates import Candidate
 from peftbench.auto.choices import choices
+from peftbench.auto.look import sample_of
 from peftbench.auto.search import Search
 from peftbench.auto.state import Tried
 from peftbench.auto.time_left import MARGIN, OVERHEAD
 from peftbench.common.amounts import seconds
 from peftbench.common.errors import UserError
+from peftbench.data.base import Splits
 
 SHARE = 0.375
 """Of the time, when the last probe must have ended: a quarter beside the eighth in which backbones are timed."""
 BEST = 2
 """So many backbones go on."""
-_STEP = "probes"
+SAMPLE = 1000
+"""Training images of the first probes, at most; the best backbones are then probed on all."""
+_STEP, SAMPLED = "probes", "probes of a sample"
 
 
 def pass_over(search: Search, backbone: Candidate, images: int) -> float:
@@ -34,14 +38,17 @@ def probe_backbones(search: Search, candidates: list[Candidate]) -> list[Candida
         KeyboardInterrupt: the user stopped it.
         UserError: nothing could be probed.
     """
-    images = len(search.looked.train) + len(search.looked.val)
+    whole = len(search.looked.train)
+    sample = sample_of(search.looked.splits, SAMPLE, search.base.seed) if whole > SAMPLE else None
+    step = _STEP if sample is None else SAMPLED
+    images = whole + len(search.looked.val) if sample is None else len(sample.train) + len(sample.val or ())
     left_out: list[str] = []
     begun: list[Candidate] = []
     for one in candidates:
-        known = any(t.step == _STEP and t.backbone == one.name for t in search.state.tried)
+        known = any(t.step == step and t.backbone == one.name for t in search.state.tried)
         needed = pass_over(search, one, images)
         if known or search.clock.has_room(needed, reserve_for(search, one), SHARE):
-            _probe(search, one)
+            _probe(search, one, step, sample)
             begun.append(one)
         else:
             left_out.append(f"{one.name} ({seconds(needed)})")
@@ -55,7 +62,7 @@ def probe_backbones(search: Search, candidates: list[Candidate]) -> list[Candida
                 f"{quickest.name}; that is made all the same",
             )
         for one in sorted(candidates, key=lambda one: one.image):
-            _probe(search, one)
+            _probe(search, one, step, sample)
             if best_probes(search):
                 break
         else:
@@ -66,8 +73,12 @@ def probe_backbones(search: Search, candidates: list[Candidate]) -> list[Candida
     by_name = {one.name: one for one in candidates}
     best = [t for t in best_probes(search) if t.backbone in by_name]
     told = ", ".join(f"{t.backbone} {search.shown(t)} ({t.method})" for t in best)
-    search.decide(_STEP, f"judged by {search.metric} on {len(search.looked.val):,} validation images: {told}")
+    of = "" if sample is None else f"{len(sample.train):,} of {whole:,} training images; "
+    judged = best[0].images if best else len(search.looked.val)
+    search.decide(_STEP, f"{of}judged by {search.metric} on {judged:,} validation images: {told}")
     chosen = [by_name[t.backbone] for t in best[:BEST]]
+    if sample is not None:
+        _probe_whole(search, chosen, best)
     search.reserved = max(reserve_for(search, one) for one in chosen)
     return chosen
 
@@ -76,7 +87,7 @@ def best_probes(search: Search) -> list[Tried]:
     """The best probe of each backbone, the best first; ties go to the lower loss, then to the earlier."""
     best: dict[str, Tried] = {}
     for one in search.state.tried:
-        if one.step != _STEP or one.status != "complete" or one.value is None:
+        if one.step not in (_STEP, SAMPLED) or one.status != "complete" or one.value is None:
             continue
         if one.backbone not in best or merit(one) > merit(best[one.backbone]):
             best[one.backbone] = one
@@ -88,11 +99,24 @@ def merit(one: Tried) -> tuple[float, float]:
     return (-1.0 if one.value is None else one.value), (-one.loss if one.loss is not None else float("-inf"))
 
 
-def _probe(search: Search, backbone: Candidate) -> None:
+def _probe_whole(search: Search, chosen: list[Candidate], best: list[Tried]) -> None:
+    """The best backbones again, on all images, by the head that was best on each; where there is time."""
+    methods = {one.backbone: one.method for one in best}
+    for one in chosen:
+        needed = pass_over(search, one, len(search.looked.train) + len(search.looked.val))
+        known = search.done(_STEP, one.name, methods[one.name], ()) is not None
+        if known or search.clock.has_room(needed, reserve_for(search, one)):
+            for tried in search.carry_out(_STEP, one.name, [(methods[one.name], ())]):
+                search.decide(_STEP, f"{tried.method} on {one.name}, all training images: {search.shown(tried)}")
+        else:
+            search.decide(_STEP, f"{one.name} is not probed on all images: about {seconds(needed)}")
+
+
+def _probe(search: Search, backbone: Candidate, step: str, sample: Splits | None) -> None:
     """Works heads out from the features of one backbone; the first reads images, the others kept features."""
     for method in choices().probes:
         works = any(one.backbone == backbone.name for one in best_probes(search))
-        known = search.done(_STEP, backbone.name, method, ())
+        known = search.done(step, backbone.name, method, ())
         if works and known is None and not search.clock.has_room(OVERHEAD, reserve_for(search, backbone), SHARE):
             continue
-        search.carry_out(_STEP, backbone.name, [(method, ())])
+        search.carry_out(step, backbone.name, [(method, ())], sample)

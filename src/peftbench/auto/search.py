@@ -17,6 +17,7 @@ from peftbench.common.foreign_text import first_sentence
 from peftbench.common.status_line import doing
 from peftbench.config import Config
 from peftbench.config.compose import compose
+from peftbench.data.base import Splits
 from peftbench.results import Record, results_of_task
 from peftbench.results.task_results import TaskResults
 
@@ -77,13 +78,16 @@ class Search:
         key = (step, backbone, method, list(words))
         return next((t for t in self.state.tried if (t.step, t.backbone, t.method, t.words) == key), None)
 
-    def carry_out(self, step: str, backbone: str, jobs: Sequence[tuple[str, Sequence[str]]]) -> list[Tried]:
+    def carry_out(
+        self, step: str, backbone: str, jobs: Sequence[tuple[str, Sequence[str]]], splits: Splits | None = None
+    ) -> list[Tried]:
         """Carries runs out on one backbone in as few passes as can be, and notes what came of each.
 
         A run that was tried before is not repeated, nor is one that failed. What goes wrong in a run is noted.
 
         Args:
             jobs: (method, words) of each.
+            splits: to train on a part of the images; their name says which. None is all.
 
         Raises:
             KeyboardInterrupt: the user stopped it.
@@ -99,24 +103,30 @@ class Search:
             except UserError as problem:
                 self._note(step, backbone, job, problem, 0.0)
         for indices in _groups(configs):
-            self._carry_out_group(step, backbone, [composed[i] for i in indices], [configs[i] for i in indices])
+            group = [composed[i] for i in indices], [configs[i] for i in indices]
+            self._carry_out_group(step, backbone, *group, splits or self.looked.splits)
         tried = [self.done(step, backbone, *job) for job in jobs]
         return [one for one in tried if one is not None]
 
     def _carry_out_group(
-        self, step: str, backbone: str, jobs: Sequence[tuple[str, Sequence[str]]], configs: Sequence[Config]
+        self,
+        step: str,
+        backbone: str,
+        jobs: Sequence[tuple[str, Sequence[str]]],
+        configs: Sequence[Config],
+        splits: Splits,
     ) -> None:
         names = ", ".join(dict.fromkeys(method for method, _ in jobs))
         doing(f"{step}: {names} on {backbone}")
         begun = time.perf_counter()
         try:
-            records = carried_out(configs, self.looked, self.folder)
+            records = carried_out(configs, splits, self.folder)
         except Exception as problem:  # a method's own, whatever it is: the others go on
             if isinstance(problem, BrokenPipeError):
                 raise KeyboardInterrupt from None
             if len(jobs) > 1:
                 for job, config in zip(jobs, configs, strict=True):
-                    self._carry_out_group(step, backbone, [job], [config])
+                    self._carry_out_group(step, backbone, [job], [config], splits)
                 return
             self._note(step, backbone, jobs[0], problem, time.perf_counter() - begun)
             return
@@ -147,7 +157,7 @@ class Search:
             value=value,
             loss=record.metrics.get("val/loss"),
             parameters=counts.get("method"),
-            images=len(self.looked.val),
+            images=int((record.stamps["data"].get("images") or {}).get("val") or len(self.looked.val)),
             seconds=seconds,
             reason=record.reason,
             chosen=_chosen(record),
@@ -174,13 +184,13 @@ def _chosen(record: Record) -> list[str]:
     return [f"method.{name}=[{value!r}]" for name, value in chosen.items()]
 
 
-def carried_out(configs: Sequence[Config], looked: Looked, folder: Path) -> list[Record]:
+def carried_out(configs: Sequence[Config], splits: Splits, folder: Path) -> list[Record]:
     """The records of runs in one pass; what they tell goes to a file beside them, since all tell the same."""
     from peftbench.runs.run import run_jointly
 
     (folder / RUNS).mkdir(parents=True, exist_ok=True)
     with (folder / LOG).open("a", encoding="utf-8") as log, contextlib.redirect_stderr(log):
-        return run_jointly(configs, folder.name, True, looked.splits)
+        return run_jointly(configs, folder.name, True, splits)
 
 
 def _groups(configs: Sequence[Config]) -> list[list[int]]:

@@ -126,7 +126,6 @@ COMMAND = Command(
     "the backbone, and tests the winner once. The same command goes on after it was ended.",
     examples=(
         "peftbench auto data=photos minutes=3",
-        "peftbench auto data=folder data.root=~/photos minutes=30",
         "peftbench auto data=folder data.root=~/photos minutes=30 memory=8GB max_latency=20ms max_params=1M",
     ),
 )
