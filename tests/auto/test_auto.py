@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from peftbench.auto.learning_curve import extrapolated
 from peftbench.cli.main import main
 from peftbench.methods.logreg import LogReg
 from support.datasets import write
@@ -200,3 +201,61 @@ def test_an_answer_goes_on_where_it_was_killed(tmp_path, cli):
     assert status == 0, error
     assert len(state_of(folder)["tests"]) in (1, 2)
     assert state_of(folder)["commands"] == 3
+
+
+@pytest.mark.slow
+def test_ctrl_c_answers_with_the_best_so_far_and_the_same_command_goes_on(tmp_path, cli):
+    root, out = coloured(tmp_path / "photos"), tmp_path / "out"
+    asked = [*words(root, "minutes=0.5", "methods=[ridge,losa]"), f"output_dir={out}"]
+    begun = subprocess.Popen([sys.executable, "-m", "peftbench", *asked], stdout=subprocess.PIPE, text=True)
+    assert begun.stdout is not None
+    for line in begun.stdout:
+        if "probes: judged by" in line:
+            begun.send_signal(signal.SIGINT)
+            break
+    told = begun.stdout.read()
+    assert begun.wait() == 0
+    assert "stopped: by the user; the answer is the best so far" in told
+    assert "looked at once" in told
+    (folder,) = out.glob("auto-*")
+    before = state_of(folder)
+    assert before["answer"]["method"] == "ridge"
+    status, _, error = cli(*asked)
+    assert status == 0, error
+    after = state_of(folder)
+    assert after["commands"] == 2
+    assert len(after["tried"]) > len(before["tried"])
+    assert after["tried"][: len(before["tried"])] == before["tried"]
+    names = {entry["name"] for entry in after["tests"]}
+    assert len(names) == len(after["tests"]) == after["answer"]["looks"]
+
+
+@pytest.mark.slow
+def test_many_images_are_probed_by_a_sample_first(tmp_path, cli, monkeypatch):
+    monkeypatch.setattr("peftbench.auto.probes.SAMPLE", 100)
+    asked = ["auto", "data=digits", "data.size=32", "backbones=[resnet_nano]", "methods=[ridge]", "minutes=1"]
+    status, out, error = cli(*asked)
+    assert status == 0, error
+    (folder,) = tmp_path.glob("auto-*")
+    sampled = [one for one in state_of(folder)["tried"] if one["step"] == "probes of a sample"]
+    assert {one["status"] for one in sampled} == {"complete"}
+    record = json.loads((folder / "runs" / sampled[0]["run"] / "result.json").read_text())
+    assert record["stamps"]["data"]["images"]["train"] == 100
+    assert "part" in record["stamps"]["data"]["split"]
+    assert "100 of 999 training images" in out
+    assert "twice as many would bring about" in out
+    answer = state_of(folder)["answer"]
+    final = json.loads((folder / "answer" / "result.json").read_text())
+    assert final["stamps"]["data"]["images"]["train"] == 999 + 199
+    assert answer["val_interval"][0] < answer["test"] < answer["val_interval"][1]
+
+
+@pytest.mark.parametrize("power", [0.2, 0.5])
+def test_a_power_law_is_led_on_and_its_band_holds_it(power):
+    points = [(n, 1 - n**-power) for n in (100, 200, 400)]
+    low, middle, high = extrapolated(points, 800, counted=1000, seed=0)
+    assert middle == pytest.approx(1 - 800**-power, abs=1e-9)
+    assert low < middle < high
+    flat = extrapolated([(100, 0.9), (200, 0.85), (400, 0.8)], 800, counted=1000, seed=0)
+    assert flat[1] <= 0.9, "a curve that falls is led on as a level one"
+    assert extrapolated([(100, 1.0), (200, 1.0), (400, 1.0)], 800, counted=50, seed=0)[2] <= 1

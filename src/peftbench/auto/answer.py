@@ -73,6 +73,8 @@ def give_answer(search: Search) -> dict[str, Any] | None:
     for one in order:
         record = _tested(search, one)
         if record is not None:
+            if search.asked.methods and one.method not in search.asked.methods:
+                search.decide(_STEP, f"no method that was asked for came to a figure; {one.method} is a probe's head")
             best = max(order, key=merit)
             if best is not one:
                 search.decide(_STEP, f"{best.name} has {search.shown(best)}, inside the noise, and costs more")

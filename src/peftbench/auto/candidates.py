@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,8 @@ from peftbench.common.yaml_text import yaml_of
 
 TIMING = 0.125
 """The share of the time for timing backbones."""
-_BATCH = 8
+BATCH = 8
+"""Images of the steps that are timed: fewer than a run's, because timing takes time too."""
 _STEP = "backbones"
 
 
@@ -27,10 +29,12 @@ class Candidate:
     Attributes:
         name: of its YAML file.
         image: seconds of a frozen forward pass of one image, reading it not among them.
+        timing: seconds that it took to time that.
     """
 
     name: str
     image: float
+    timing: float
 
 
 def ordered_names(asked: Sequence[str], words: Sequence[str]) -> list[str]:
@@ -96,7 +100,7 @@ def find_candidates(search: Search) -> list[Candidate]:
         if (problem := _over(search, name, measured)) is not None:
             over.append(problem)
         elif "image" in measured:
-            fitting.append(Candidate(name, float(measured["image"])))
+            fitting.append(Candidate(name, float(measured["image"]), float(measured["took"])))
     if not fitting:
         asked = search.asked
         if over:
@@ -114,14 +118,16 @@ def _timed(search: Search, name: str) -> dict[str, float | str]:
     from peftbench.runs.dry_run import plan_run
 
     doing(f"timing {name}")
+    begun = time.monotonic()
     measured: dict[str, float | str]
     try:
-        config = search.config(name, choices().timed_by, [f"data.batch_size={_BATCH}"], "fit")
+        config = search.config(name, choices().timed_by, [f"data.batch_size={BATCH}"], "fit")
         planned = plan_run(config, True, Outlined(search.looked.splits), search.asked.latency < float("inf"))
         probe, step = planned.probe, planned.step
         if probe is None:
             raise UserError(f"{name}: a step of it cannot be timed")
         measured = {"image": probe.evaluating / len(search.looked.test)}
+        measured["took"] = time.monotonic() - begun
         measured["bytes"] = float(planned.weights + (0 if step is None else step.peak))
         if probe.latency is not None:
             measured["latency"] = probe.latency

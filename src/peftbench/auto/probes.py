@@ -69,7 +69,7 @@ def probe_backbones(search: Search, candidates: list[Candidate]) -> list[Candida
             why = next((t.reason for t in search.state.tried if t.reason), "no head fits the task")
             raise UserError(f"auto: no backbone could be probed: {why}")
     elif left_out:
-        search.decide(_STEP, f"no time for {', '.join(left_out)}")
+        search.decide(_STEP, f"the share of the time for probes is over before {', '.join(left_out)}")
     by_name = {one.name: one for one in candidates}
     best = [t for t in best_probes(search) if t.backbone in by_name]
     told = ", ".join(f"{t.backbone} {search.shown(t)} ({t.method})" for t in best)
@@ -114,7 +114,8 @@ def _probe_whole(search: Search, chosen: list[Candidate], best: list[Tried]) -> 
 
 def _probe(search: Search, backbone: Candidate, step: str, sample: Splits | None) -> None:
     """Works heads out from the features of one backbone; the first reads images, the others kept features."""
-    for method in choices().probes:
+    asked = search.asked.methods
+    for method in sorted(choices().probes, key=lambda name: name not in asked):
         works = any(one.backbone == backbone.name for one in best_probes(search))
         known = search.done(step, backbone.name, method, ())
         if works and known is None and not search.clock.has_room(OVERHEAD, reserve_for(search, backbone), SHARE):

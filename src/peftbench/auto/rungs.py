@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from peftbench.auto.candidates import Candidate
+from peftbench.auto.candidates import BATCH, Candidate
 from peftbench.auto.choices import choices
 from peftbench.auto.probes import merit, reserve_for
 from peftbench.auto.search import Search
@@ -94,9 +94,12 @@ def _foretold(search: Search, backbone: Candidate, nets: Sequence[Net]) -> float
 
     if any(one.step == _STEP and one.backbone == backbone.name for one in search.state.tried):
         return 0.0  # begun by an earlier command
+    if not search.clock.has_room(2 * backbone.timing, search.reserved):
+        search.decide(_STEP, f"none on {backbone.name}: no time is left for it")
+        return None
     for method, words in nets:
         try:
-            config = search.config(backbone.name, method, [*words, "trainer.epochs=1"])
+            config = search.config(backbone.name, method, [*words, "trainer.epochs=1", f"data.batch_size={BATCH}"])
             probe = plan_run(config, True, Outlined(search.looked.splits)).probe
         except Exception:  # a net that refuses the backbone says so when its turn comes
             continue

@@ -5,13 +5,16 @@ A method is tried at each of its rates for an epoch, and the better one trains f
 
 from __future__ import annotations
 
-from peftbench.auto.candidates import Candidate
+import math
+
+from peftbench.auto.candidates import BATCH, Candidate
 from peftbench.auto.choices import WeightMethod, choices
 from peftbench.auto.probes import merit, reserve_for
 from peftbench.auto.search import Search
 from peftbench.auto.time_left import MARGIN, OVERHEAD
 from peftbench.common.amounts import plural, seconds, size
 from peftbench.common.foreign_text import first_sentence
+from peftbench.config import Config
 
 _STEP = "weights"
 FIRST_EPOCHS = 1
@@ -32,13 +35,17 @@ def _try(search: Search, backbone: Candidate, entry: WeightMethod) -> None:
     known = [search.done(_STEP, backbone.name, *job) for job in rates]
     name = f"{entry.method} on {backbone.name}"
     if None in known:
+        if not search.clock.has_room(2 * backbone.timing, search.reserved):
+            search.decide(_STEP, f"{name} is left out: no time is left for it")
+            return
         try:
-            config = search.config(backbone.name, *rates[0])
+            method, words = rates[0]
+            config = search.config(backbone.name, method, [*words, f"data.batch_size={BATCH}"])
             planned = plan_run(config, True, Outlined(search.looked.splits))
+            taken = _memory(search, search.config(backbone.name, method, words))
         except Exception as problem:  # a method that refuses the backbone, say
             search.decide(_STEP, f"{name} is left out: {first_sentence(problem)}")
             return
-        taken = planned.weights + (0 if planned.step is None else planned.step.peak)
         if taken > search.asked.memory:
             search.decide(_STEP, f"{name} is left out: a step takes {size(taken)} of memory")
             return
@@ -71,6 +78,16 @@ def _try(search: Search, backbone: Candidate, entry: WeightMethod) -> None:
     search.carry_out(_STEP, backbone.name, [(entry.method, (*best.words[:-1], _epochs(epochs)))])
     last = search.state.tried[-1]
     search.decide(_STEP, f"{plural(epochs, 'epoch')} of {name}: {search.shown(last)} ({last.words[-2]})")
+
+
+def _memory(search: Search, config: Config) -> float:
+    """Bytes of the weights and of a step; 0 where no limit is given, or the images decide."""
+    from peftbench.runs.dry_run import plan_step
+
+    if math.isinf(search.asked.memory):
+        return 0.0
+    planned = plan_step(config, search.looked.splits)
+    return 0.0 if planned is None else float(planned[0].peak + planned[1])
 
 
 def _epochs(count: int) -> str:

@@ -74,7 +74,8 @@ def _lines(answered: Answered, words: Words) -> list[str]:
     lines = [f"the answer: {answer['name']}"]
     if answered.was_there:
         lines[0] += " (answered before; more minutes go on)"
-    best = f"chosen from {answer['tried']}, so that the figure is rather too high"
+    tried = answer["tried"]
+    best = f"chosen from {tried}, so that the figure is rather too high" if tried > 1 else "the only one that was tried"
     lines.append(f"validation: {_figure(answer, 'val')}, {best}")
     looks = answer["looks"]
     times = "looked at once" if looks == 1 else f"looked at {looks} times: {looks} answers were tested"
