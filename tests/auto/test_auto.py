@@ -201,6 +201,12 @@ def test_an_answer_goes_on_where_it_was_killed(tmp_path, cli):
     assert status == 0, error
     assert len(state_of(folder)["tests"]) in (1, 2)
     assert state_of(folder)["commands"] == 3
+    status, told, error = cli(*more, "minutes=0.001", "force=true")
+    assert status == 0, error
+    assert state_of(folder)["commands"] == 1
+    (kept,) = out.glob(".auto-*.previous")
+    assert f"the answer that was there is kept in {kept}" in told
+    assert state_of(kept)["commands"] == 3
 
 
 @pytest.mark.slow
@@ -248,6 +254,19 @@ def test_many_images_are_probed_by_a_sample_first(tmp_path, cli, monkeypatch):
     final = json.loads((folder / "answer" / "result.json").read_text())
     assert final["stamps"]["data"]["images"]["train"] == 999 + 199
     assert answer["val_interval"][0] < answer["test"] < answer["val_interval"][1]
+
+
+@pytest.mark.slow
+def test_a_task_whose_steps_depend_on_the_images_is_answered_by_its_own_metric(tmp_path, cli):
+    asked = ["auto", "data=digits_det", "data.images=[6,3,3]", "data.size=64", "backbones=[resnet_nano]"]
+    status, out, error = cli(*asked, "minutes=0.1", "methods=[losa]")
+    assert status == 0, error
+    (folder,) = tmp_path.glob("auto-*")
+    answer = state_of(folder)["answer"]
+    assert answer["metric"] == "AP"
+    assert answer["test"] is not None
+    assert answer["test_interval"] is None
+    assert "solves a head on pooled features" in out
 
 
 @pytest.mark.parametrize("power", [0.2, 0.5])

@@ -107,7 +107,7 @@ def _tested(search: Search, one: Tried) -> Record | None:
 
 def _described(search: Search, one: Tried, record: Record, tried: int) -> dict[str, Any]:
     test = record.metrics.get(f"test/{search.metric}")
-    images = len(search.looked.test)
+    images = int((record.stamps["data"].get("images") or {}).get("test") or len(search.looked.test))
     counted = search.metric in search.results.counted
     return {
         "run": record.id,

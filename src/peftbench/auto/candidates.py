@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peftbench.auto.choices import choices
-from peftbench.auto.search import Search
+from peftbench.auto.search import Search, carried_out
 from peftbench.common.amounts import milliseconds, plural, size
 from peftbench.common.config_files import names, roots
 from peftbench.common.errors import UserError, nearest
@@ -91,6 +91,7 @@ def find_candidates(search: Search) -> list[Candidate]:
         )
     fitting: list[Candidate] = []
     over: list[tuple[float, str]] = []
+    unusable: list[str] = []
     for number, name in enumerate(here):
         if fitting and not search.clock.is_within(TIMING) and name not in search.state.timed:
             left = len(here) - number
@@ -99,15 +100,16 @@ def find_candidates(search: Search) -> list[Candidate]:
         measured = search.state.timed.get(name) or _timed(search, name)
         if (problem := _over(search, name, measured)) is not None:
             over.append(problem)
-        elif "image" in measured:
+        elif "why" in measured:
+            unusable.append(str(measured["why"]).rstrip("."))
+        else:
             fitting.append(Candidate(name, float(measured["image"]), float(measured["took"])))
     if not fitting:
-        asked = search.asked
         if over:
             raise UserError(
                 f"{min(over)[1]}; it is the smallest of {plural(len(here), 'backbone')} whose weights are here."
             )
-        raise UserError(f"auto: {search.state.timed[here[0]].get('why', 'no backbone can be used')} ({asked.words[0]})")
+        raise UserError(f"auto: no backbone can be used with these data: {unusable[0]}.")
     return fitting
 
 
@@ -124,19 +126,36 @@ def _timed(search: Search, name: str) -> dict[str, float | str]:
         config = search.config(name, choices().timed_by, [f"data.batch_size={BATCH}"], "fit")
         planned = plan_run(config, True, Outlined(search.looked.splits), search.asked.latency < float("inf"))
         probe, step = planned.probe, planned.step
-        if probe is None:
-            raise UserError(f"{name}: a step of it cannot be timed")
-        measured = {"image": probe.evaluating / len(search.looked.test)}
+        image = _image_of_trial(search, name) if probe is None else probe.evaluating / len(search.looked.test)
+        measured = {"image": image}
         measured["took"] = time.monotonic() - begun
         measured["bytes"] = float(planned.weights + (0 if step is None else step.peak))
-        if probe.latency is not None:
+        if probe is not None and probe.latency is not None:
             measured["latency"] = probe.latency
     except Exception as problem:  # one that timm cannot build here, say: the others go on
         measured = {"why": str(problem) or type(problem).__name__}
         search.decide(_STEP, f"{name} is left out: {measured['why']}")
+        return measured  # it is tried again by the next command
     search.state.timed[name] = measured
     search.keep()
     return measured
+
+
+def _image_of_trial(search: Search, name: str) -> float:
+    """Seconds of a prediction by two batches of validation images, of a task whose steps depend on what is in them.
+
+    Raises:
+        UserError: no run can be made.
+    """
+    words = ["trainer.epochs=1", "trainer.max_batches=2", "trainer.trial=true", f"data.eval_batch_size={BATCH}"]
+    config = search.config(name, choices().timed_by, [*words, f"data.batch_size={BATCH}"])
+    (record,) = carried_out([config], search.looked.splits, search.folder)
+    if record.status == "interrupted":
+        raise KeyboardInterrupt
+    seconds = (record.costs.get("time") or {}).get("validate")
+    if record.status != "complete" or not seconds:
+        raise UserError(record.reason or f"a trial on {name} told no time")
+    return float(seconds) / min(2 * BATCH, len(search.looked.val))
 
 
 def _over(search: Search, name: str, measured: dict[str, float | str]) -> tuple[float, str] | None:

@@ -24,6 +24,7 @@ from peftbench.common.status_line import doing, doing_import
 from peftbench.common.stopping import endings_as_interrupts
 from peftbench.config import Config
 from peftbench.config.compose import compose
+from peftbench.runs.data_sets import load_splits
 from peftbench.runs.folder import owned_folder, set_aside
 
 
@@ -65,7 +66,13 @@ def find_model(asked: Asked, begun: float, tell: Callable[[str], None]) -> Answe
     first = (ordered_names(asked.backbones, asked.words) or [""])[0]
     base = compose(f"method={choices().timed_by}", f"backbone={first}", *asked.words)
     words = validation_words(base, asked.words)
-    base = compose(f"method={choices().timed_by}", f"backbone={first}", *asked.words, *words)
+    if words:
+        try:
+            cut = compose(f"method={choices().timed_by}", f"backbone={first}", *asked.words, *words)
+            load_splits(cut)
+            base = cut
+        except UserError:  # a data set whose YAML offers no share, or that has validation images of its own
+            words = ()
     folder = Path(base.output_dir).expanduser() / asked.id(base)
     with owned_folder(folder, 0, None):
         if asked.force and folder.exists():

@@ -27,15 +27,15 @@ def draw_curve(search: Search, backbone: Candidate) -> None:
     for step, share in CURVE.items():
         part = part_of(search.looked.splits, share, search.base.seed)
         needed = pass_over(search, backbone, len(part.train) + len(search.looked.val))
-        known = search.done(step, backbone.name, probe.method, ()) is not None
+        known = search.done(step, backbone.name, probe.method, probe.words) is not None
         if not known and not search.clock.has_room(needed, search.reserved):
             search.decide(_STEP, f"left out: {step} would take about {needed:.0f} s")
             return
-        (one,) = search.carry_out(step, backbone.name, [(probe.method, ())], part)
+        (one,) = search.carry_out(step, backbone.name, [(probe.method, tuple(probe.words))], part)
         if one.value is None:
             return
         points.append((len(part.train), one.value))
-    full = search.done("probes", backbone.name, probe.method, ())
+    full = search.done("probes", backbone.name, probe.method, probe.words)
     if full is None or full.value is None:
         return
     points.append((whole, full.value))

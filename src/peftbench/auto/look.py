@@ -78,7 +78,7 @@ def part_of(splits: Splits, share: float, seed: int) -> Splits:
 
 def _part(train: Split, share: float, seed: int) -> Split:
     whole = np.zeros(len(train), dtype=np.int64)
-    labels = train.labels if train.labels.dtype.kind != "f" and train.labels.ndim == 1 else whole
+    labels = train.labels if train.labels.dtype.kind == "i" and train.labels.ndim == 1 else whole
     _, taken = stratified(labels, [min(share, 1.0)], seed)
     missing = np.setdiff1d(np.unique(labels), labels[taken])  # of a class too small for its share, the first
     first = [int(np.flatnonzero(labels == label)[0]) for label in missing]
@@ -135,7 +135,7 @@ def look_at_data(config: Config, words: tuple[str, ...], minutes: float) -> Look
 def _refuse_few(config: Config, splits: Splits) -> None:
     """Raises UserError for one class, or one with a single image."""
     labels = splits.train.labels
-    if labels.dtype.kind == "f" or labels.ndim != 1 or not splits.classes:
+    if labels.dtype.kind != "i" or labels.ndim != 1 or not splits.classes:
         return
     if len(splits.classes) < 2:
         raise UserError(

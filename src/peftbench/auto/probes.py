@@ -18,6 +18,9 @@ BEST = 2
 """So many backbones go on."""
 SAMPLE = 1000
 """Training images of the first probes, at most; the best backbones are then probed on all."""
+TRAINED_EPOCHS = 5
+TRAINED = (choices().timed_by, (f"trainer.epochs={TRAINED_EPOCHS}",))
+"""What probes where no head can be worked out: the same head, trained."""
 _STEP, SAMPLED = "probes", "probes of a sample"
 
 
@@ -99,14 +102,23 @@ def merit(one: Tried) -> tuple[float, float]:
     return (-1.0 if one.value is None else one.value), (-one.loss if one.loss is not None else float("-inf"))
 
 
+def epoch_of_probe(search: Search, backbone: Candidate) -> float | None:
+    """Seconds of an epoch of the trained head that probed a backbone; None where none did."""
+    one = search.done(_STEP, backbone.name, *TRAINED) or search.done(SAMPLED, backbone.name, *TRAINED)
+    if one is None or one.status != "complete":
+        return None
+    share = 1.0 if one.step == _STEP else SAMPLE / len(search.looked.train)
+    return max(0.0, one.seconds - OVERHEAD) / TRAINED_EPOCHS / share
+
+
 def _probe_whole(search: Search, chosen: list[Candidate], best: list[Tried]) -> None:
     """The best backbones again, on all images, by the head that was best on each; where there is time."""
-    methods = {one.backbone: one.method for one in best}
+    jobs = {one.backbone: (one.method, tuple(one.words)) for one in best}
     for one in chosen:
         needed = pass_over(search, one, len(search.looked.train) + len(search.looked.val))
-        known = search.done(_STEP, one.name, methods[one.name], ()) is not None
+        known = search.done(_STEP, one.name, *jobs[one.name]) is not None
         if known or search.clock.has_room(needed, reserve_for(search, one)):
-            for tried in search.carry_out(_STEP, one.name, [(methods[one.name], ())]):
+            for tried in search.carry_out(_STEP, one.name, [jobs[one.name]]):
                 search.decide(_STEP, f"{tried.method} on {one.name}, all training images: {search.shown(tried)}")
         else:
             search.decide(_STEP, f"{one.name} is not probed on all images: about {seconds(needed)}")
@@ -121,3 +133,5 @@ def _probe(search: Search, backbone: Candidate, step: str, sample: Splits | None
         if works and known is None and not search.clock.has_room(OVERHEAD, reserve_for(search, backbone), SHARE):
             continue
         search.carry_out(step, backbone.name, [(method, ())], sample)
+    if not any(one.backbone == backbone.name for one in best_probes(search)):
+        search.carry_out(step, backbone.name, [TRAINED], sample)  # a task for which no head is worked out

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from peftbench.auto.candidates import BATCH, Candidate
 from peftbench.auto.choices import choices
-from peftbench.auto.probes import merit, reserve_for
+from peftbench.auto.probes import epoch_of_probe, merit, reserve_for
 from peftbench.auto.search import Search
 from peftbench.auto.state import Tried
 from peftbench.auto.time_left import MARGIN
@@ -106,4 +106,5 @@ def _foretold(search: Search, backbone: Candidate, nets: Sequence[Net]) -> float
         if probe is not None:
             reading = search.looked.reading * (len(search.looked.train) + len(search.looked.val))
             return probe.filling + reading + len(nets) * (probe.training + probe.validating)
-    return None
+    epoch = epoch_of_probe(search, backbone)
+    return None if epoch is None else len(nets) * epoch

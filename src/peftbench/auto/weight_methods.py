@@ -9,7 +9,7 @@ import math
 
 from peftbench.auto.candidates import BATCH, Candidate
 from peftbench.auto.choices import WeightMethod, choices
-from peftbench.auto.probes import merit, reserve_for
+from peftbench.auto.probes import epoch_of_probe, merit, reserve_for
 from peftbench.auto.search import Search
 from peftbench.auto.time_left import MARGIN, OVERHEAD
 from peftbench.common.amounts import plural, seconds, size
@@ -52,7 +52,10 @@ def _try(search: Search, backbone: Candidate, entry: WeightMethod) -> None:
         if planned.parameters["method"] > search.asked.parameters:
             search.decide(_STEP, f"{name} is left out: it has {planned.parameters['method']:,} parameters")
             return
-        epoch = 0.0 if planned.probe is None else planned.probe.training + planned.probe.validating
+        if planned.probe is not None:
+            epoch = planned.probe.training + planned.probe.validating
+        else:  # a step depends on the images: backward takes about twice a forward pass
+            epoch = 3 * (epoch_of_probe(search, backbone) or 0.0)
         reading = search.looked.reading * (len(search.looked.train) + len(search.looked.val))
         epoch += reading
         first = len(rates) * (epoch + OVERHEAD)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -83,9 +84,9 @@ def _lines(answered: Answered, words: Words) -> list[str]:
     place = folder / "answer"
     if not place.exists():  # on a system without links
         place = folder / "runs" / answer["run"]
-    data = " ".join(words.overrides)
+    data = " ".join(map(shlex.quote, words.overrides))
     more = f"{answered.state.minutes + 10:g}"
-    limits = " ".join(words.written[key] for key in _LIMITS if key in words.written)
+    limits = " ".join(shlex.quote(words.written[key]) for key in _LIMITS if key in words.written)
     lines.append(f"use it: peftbench predict run={place} images=FOLDER")
     lines.append(f"repeat it: peftbench {answer['repeat']}")
     lines.append(f"ten more minutes: {' '.join(filter(None, ['peftbench auto', data, limits, f'minutes={more}']))}")
