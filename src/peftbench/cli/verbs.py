@@ -10,6 +10,7 @@ from peftbench.cli.hydra_options import is_value
 
 VERBS = {
     "list": "peftbench.cli.listing",
+    "auto": "peftbench.cli.auto",
     "plan": "peftbench.cli.plan",
     "predict": "peftbench.cli.predict",
     "evaluate": "peftbench.cli.evaluate",

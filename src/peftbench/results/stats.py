@@ -72,6 +72,15 @@ def weighted(cells: Mapping[str, Sequence[float]], weights: Mapping[str, float])
     return mean, _t(freedom) * math.sqrt(total)
 
 
+def share_interval(share: float, images: int) -> tuple[float, float]:
+    """(low, high) of a share counted on so many images (Wilson, 1927)."""
+    z = 1.959964
+    share = min(1.0, max(0.0, share))
+    middle = (share + z**2 / (2 * images)) / (1 + z**2 / images)
+    half = z / (1 + z**2 / images) * math.sqrt(share * (1 - share) / images + z**2 / (4 * images**2))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
 def binomial_floor(share: float, images: int, other: float, other_images: int) -> float:
     """The least variance of the difference of two shares of images, each counted on so many."""
     return _of_draws(share) / images + _of_draws(other) / other_images

@@ -304,3 +304,10 @@ def test_a_linear_decoder_learns_real_masks(folder, least, tmp_path):
     assert main(words) == 0
     (file,) = tmp_path.glob("*/result.json")
     assert json.loads(file.read_text())["metrics"]["test/mIoU"] > least
+
+
+def test_its_steps_are_timed_before_a_run(cli):
+    words = ("method=linear", "backbone=resnet_nano", "data=digits_seg", "data.images=[2,2,2]", "data.size=32")
+    status, out, error = cli("plan", *words, "data.batch_size=2", "time=true")
+    assert status == 0, error
+    assert "time of a step, measured" in out

@@ -241,8 +241,9 @@ class Segmentation(Task):
         return {"absent_classes": missing} if (missing := absent(rows, self.classes)) else {}
 
     def blank_targets(self, images: int) -> list[dict[str, Tensor]]:
-        """Masks of the size of the input, all of the first class."""
-        return [{"mask": torch.zeros(self.canvas, dtype=torch.uint8)} for _ in range(images)]
+        """Masks of the size of the input, all of the first class; to judge by, too."""
+        blank = torch.zeros(self.canvas, dtype=torch.uint8)
+        return [{"mask": blank, "true": blank} for _ in range(images)]
 
     def linear_head(self) -> Mapping[str, Tensor]:
         raise Refusal("this head (a decoder of maps) is no linear layer")

@@ -1,0 +1,82 @@
+"""What the user asked for, and the name of its folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peftbench.common.errors import UserError
+from peftbench.config import Config, identity
+
+MOST_MINUTES = 1e6
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The question.
+
+    Attributes:
+        words: overrides of every run: the data, the task, the seed, the trainer.
+        minutes: of the whole answer, over all commands that it took.
+        memory: bytes that a step and the weights may take.
+        latency: seconds that a prediction for one image may take.
+        parameters: of a method at most, head apart.
+        backbones, methods: the only ones to try; empty: all that are known.
+        force: whether an answer that is there is put aside.
+    """
+
+    words: tuple[str, ...]
+    minutes: float
+    memory: float = math.inf
+    latency: float = math.inf
+    parameters: float = math.inf
+    backbones: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.minutes <= MOST_MINUTES:
+            raise UserError(f"minutes={self.minutes:g}: expected more than 0, such as minutes=30.")
+
+    def id(self, config: Config) -> str:
+        """The name of the answer's folder: a hash of all that is asked but the minutes, which may grow.
+
+        Args:
+            config: any run of it.
+        """
+        whole = identity(config)
+        of_runs: dict[str, Any] = {key: whole.get(key) for key in ("data", "task", "seed", "trainer", "taps")}
+        limits = [None if math.isinf(most) else most for most in (self.memory, self.latency, self.parameters)]
+        stamp = json.dumps([of_runs, _place(config), limits, self.backbones, self.methods], sort_keys=True)
+        return f"auto-{hashlib.sha256(stamp.encode()).hexdigest()[:10]}"
+
+
+def _place(config: Config) -> list[str]:
+    """Where the data lie: two folders are two questions, whatever is in them."""
+    root = config.data.options.get("root")
+    if not isinstance(root, str) or root.startswith("package:"):
+        return [str(root), config.data.name]
+    return [str(Path(root).expanduser().absolute()), config.data.name]
+
+
+_SET = ("data.stage", "trainer.epochs", "trainer.minutes", "trainer.keep", "trainer.patience", "trainer.trial")
+_SECTIONS = ("data", "task", "seed", "trainer", "taps", "costs", "output_dir", "data_dir", "hydra")
+
+
+def refuse_words(words: Sequence[str]) -> None:
+    """Refuses overrides of what `auto` chooses itself. Raises UserError."""
+    for word in words:
+        key = word.lstrip("+~").partition("=")[0]
+        if key in _SET or key.partition(".")[0].partition("/")[0] not in _SECTIONS:
+            hint = {"backbone": "; backbones=[…] says which to try", "method": "; methods=[…] says which to try"}
+            raise UserError(
+                f"auto {word}: is chosen by auto itself{hint.get(key.partition('.')[0], '')}; expected what the images "
+                f"are, such as data=folder data.root=~/photos."
+            )
+    if not any(word.partition("=")[0] == "data" for word in words):
+        raise UserError("auto: expected the images, such as peftbench auto data=folder data.root=~/photos minutes=30.")

@@ -1,0 +1,137 @@
+"""The second step, its other half: a real probe on each backbone, judged by the validation images."""
+
+from __future__ import annotations
+
+from peftbench.auto.candidates import Candidate
+from peftbench.auto.choices import choices
+from peftbench.auto.look import sample_of
+from peftbench.auto.search import Search
+from peftbench.auto.state import Tried
+from peftbench.auto.time_left import MARGIN, OVERHEAD
+from peftbench.common.amounts import seconds
+from peftbench.common.errors import UserError
+from peftbench.data.base import Splits
+
+SHARE = 0.375
+"""Of the time, when the last probe must have ended: a quarter beside the eighth in which backbones are timed."""
+BEST = 2
+"""So many backbones go on."""
+SAMPLE = 1000
+"""Training images of the first probes, at most; the best backbones are then probed on all."""
+TRAINED_EPOCHS = 5
+TRAINED = (choices().timed_by, (f"trainer.epochs={TRAINED_EPOCHS}",))
+"""What probes where no head can be worked out: the same head, trained."""
+_STEP, SAMPLED = "probes", "probes of a sample"
+
+
+def pass_over(search: Search, backbone: Candidate, images: int) -> float:
+    """Seconds that features of so many images take, their reading included."""
+    return images * (backbone.image + search.looked.reading)
+
+
+def reserve_for(search: Search, backbone: Candidate) -> float:
+    """Seconds that an answer of a head on this backbone takes: all images once, without those that are kept."""
+    return MARGIN * pass_over(search, backbone, search.looked.images) + 2 * OVERHEAD
+
+
+def probe_backbones(search: Search, candidates: list[Candidate]) -> list[Candidate]:
+    """Probes backbones, in their order, while there is time; at least one. Returns the best, the best one first.
+
+    Raises:
+        KeyboardInterrupt: the user stopped it.
+        UserError: nothing could be probed.
+    """
+    whole = len(search.looked.train)
+    sample = sample_of(search.looked.splits, SAMPLE, search.base.seed) if whole > SAMPLE else None
+    step = _STEP if sample is None else SAMPLED
+    images = whole + len(search.looked.val) if sample is None else len(sample.train) + len(sample.val or ())
+    left_out: list[str] = []
+    begun: list[Candidate] = []
+    for one in candidates:
+        known = any(t.step == step and t.backbone == one.name for t in search.state.tried)
+        needed = pass_over(search, one, images)
+        if known or search.clock.has_room(needed, reserve_for(search, one), SHARE):
+            _probe(search, one, step, sample)
+            begun.append(one)
+        else:
+            left_out.append(f"{one.name} ({seconds(needed)})")
+    if not best_probes(search):
+        quickest = min(candidates, key=lambda one: one.image)
+        needed = pass_over(search, quickest, images) + reserve_for(search, quickest)
+        if quickest not in begun:
+            search.decide(
+                _STEP,
+                f"{seconds(search.clock.whole)} are less than the smallest pass takes, about {seconds(needed)} on "
+                f"{quickest.name}; that is made all the same",
+            )
+        for one in sorted(candidates, key=lambda one: one.image):
+            _probe(search, one, step, sample)
+            if best_probes(search):
+                break
+        else:
+            why = next((t.reason for t in search.state.tried if t.reason), "no head fits the task")
+            raise UserError(f"auto: no backbone could be probed: {why}")
+    elif left_out:
+        search.decide(_STEP, f"the share of the time for probes is over before {', '.join(left_out)}")
+    by_name = {one.name: one for one in candidates}
+    best = [t for t in best_probes(search) if t.backbone in by_name]
+    told = ", ".join(f"{t.backbone} {search.shown(t)} ({t.method})" for t in best)
+    of = "" if sample is None else f"{len(sample.train):,} of {whole:,} training images; "
+    judged = best[0].images if best else len(search.looked.val)
+    search.decide(_STEP, f"{of}judged by {search.metric} on {judged:,} validation images: {told}")
+    chosen = [by_name[t.backbone] for t in best[:BEST]]
+    if sample is not None:
+        _probe_whole(search, chosen, best)
+    search.reserved = max(reserve_for(search, one) for one in chosen)
+    return chosen
+
+
+def best_probes(search: Search) -> list[Tried]:
+    """The best probe of each backbone, the best first; ties go to the lower loss, then to the earlier."""
+    best: dict[str, Tried] = {}
+    for one in search.state.tried:
+        if one.step not in (_STEP, SAMPLED) or one.status != "complete" or one.value is None:
+            continue
+        if one.backbone not in best or merit(one) > merit(best[one.backbone]):
+            best[one.backbone] = one
+    return sorted(best.values(), key=merit, reverse=True)
+
+
+def merit(one: Tried) -> tuple[float, float]:
+    """By which runs are ordered: more is better."""
+    return (-1.0 if one.value is None else one.value), (-one.loss if one.loss is not None else float("-inf"))
+
+
+def epoch_of_probe(search: Search, backbone: Candidate) -> float | None:
+    """Seconds of an epoch of the trained head that probed a backbone; None where none did."""
+    one = search.done(_STEP, backbone.name, *TRAINED) or search.done(SAMPLED, backbone.name, *TRAINED)
+    if one is None or one.status != "complete":
+        return None
+    share = 1.0 if one.step == _STEP else SAMPLE / len(search.looked.train)
+    return max(0.0, one.seconds - OVERHEAD) / TRAINED_EPOCHS / share
+
+
+def _probe_whole(search: Search, chosen: list[Candidate], best: list[Tried]) -> None:
+    """The best backbones again, on all images, by the head that was best on each; where there is time."""
+    jobs = {one.backbone: (one.method, tuple(one.words)) for one in best}
+    for one in chosen:
+        needed = pass_over(search, one, len(search.looked.train) + len(search.looked.val))
+        known = search.done(_STEP, one.name, *jobs[one.name]) is not None
+        if known or search.clock.has_room(needed, reserve_for(search, one)):
+            for tried in search.carry_out(_STEP, one.name, [jobs[one.name]]):
+                search.decide(_STEP, f"{tried.method} on {one.name}, all training images: {search.shown(tried)}")
+        else:
+            search.decide(_STEP, f"{one.name} is not probed on all images: about {seconds(needed)}")
+
+
+def _probe(search: Search, backbone: Candidate, step: str, sample: Splits | None) -> None:
+    """Works heads out from the features of one backbone; the first reads images, the others kept features."""
+    asked = search.asked.methods
+    for method in sorted(choices().probes, key=lambda name: name not in asked):
+        works = any(one.backbone == backbone.name for one in best_probes(search))
+        known = search.done(step, backbone.name, method, ())
+        if works and known is None and not search.clock.has_room(OVERHEAD, reserve_for(search, backbone), SHARE):
+            continue
+        search.carry_out(step, backbone.name, [(method, ())], sample)
+    if not any(one.backbone == backbone.name for one in best_probes(search)):
+        search.carry_out(step, backbone.name, [TRAINED], sample)  # a task for which no head is worked out

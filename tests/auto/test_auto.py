@@ -1,0 +1,280 @@
+"""`peftbench auto`: an answer from images and minutes, which goes on where it was ended, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from peftbench.auto.learning_curve import extrapolated
+from peftbench.cli.main import main
+from peftbench.methods.logreg import LogReg
+from support.datasets import write
+
+COLOURS = {"blue": (30, 40, 200), "green": (40, 190, 50), "red": (200, 40, 30)}
+
+
+def coloured(root: Path, each: int = 12) -> Path:
+    """Class folders of images of one colour with noise; any head tells them apart."""
+    rng = np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        for number in range(each):
+            pixels = np.array(colour) + rng.integers(-30, 30, (16, 16, 3))
+            write(root / name / f"{number}.png", pixels.clip(0, 255).astype(np.uint8))
+    return root
+
+
+def words(root: Path, *more: str) -> list[str]:
+    return ["auto", "data=folder", f"data.root={root}", "backbones=[resnet_nano]", "data.size=32", *more]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("auto")
+
+
+@pytest.fixture(scope="module")
+def answered(place: Path) -> tuple[Path, str]:
+    """(the answer's folder, what was printed), of images of which one is damaged, in less time than a pass takes, with
+    a method that breaks."""
+    import contextlib
+    import io
+
+    root = coloured(place / "photos")
+    (root / "red" / "0.png").write_bytes(b"no image at all")
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out:
+
+        def breaks(self: LogReg, problem: object) -> None:
+            raise RuntimeError("it broke")
+
+        patch.setattr(LogReg, "solve", breaks)
+        status = main([*words(root, "minutes=0.001"), f"output_dir={place / 'out'}"])
+    assert status == 0, out.getvalue()
+    (folder,) = (place / "out").glob("auto-*")
+    return folder, out.getvalue()
+
+
+def state_of(folder: Path) -> dict:
+    return json.loads((folder / "auto.json").read_text(encoding="utf-8"))
+
+
+def test_the_answer_is_an_ordinary_run_that_was_tested_once(answered):
+    folder, out = answered
+    state = state_of(folder)
+    record = json.loads((folder / "answer" / "result.json").read_text(encoding="utf-8"))
+    assert record["status"] == "complete"
+    assert record["config"]["data"]["stage"] == "final"
+    assert state["answer"]["run"] == record["id"]
+    assert record["metrics"]["test/accuracy"] == state["answer"]["test"] == 1.0
+    low, high = state["answer"]["test_interval"]
+    assert 0.5 < low < 1
+    assert high == 1
+    assert len(state["tests"]) == 1
+    assert "looked at once" in out
+    tested = [run for run in (folder / "runs").glob("*/result.json") if "test/accuracy" in run.read_text()]
+    assert len(tested) == 1, "nothing but the answer has seen the test images"
+    page = (folder / "page.html").read_text(encoding="utf-8")
+    assert "The path of decisions" in page
+    assert record["config"]["method"]["name"] in page
+
+
+def test_too_little_time_damage_and_a_broken_method_are_said_and_end_nothing(answered):
+    folder, out = answered
+    assert "less than the smallest pass takes" in out
+    assert "cannot be read" in out
+    assert "logreg on resnet_nano is left out: RuntimeError: it broke" in out
+    state = state_of(folder)
+    assert {one["method"]: one["status"] for one in state["tried"]}["logreg"] == "failed"
+    assert state["answer"]["method"] != "logreg"
+
+
+def test_the_winner_predicts_and_is_repeated_by_its_command(answered, cli, capsys):
+    folder, out = answered
+    image = write(folder.parent / "new" / "one.png", np.full((16, 16, 3), (200, 40, 30), dtype=np.uint8))
+    assert main(["predict", f"run={folder / 'answer'}", f"images={image}", "device=cpu"]) == 0
+    assert "red" in capsys.readouterr().out
+    (line,) = [line for line in out.splitlines() if line.startswith("repeat it: peftbench ")]
+    status, _, error = cli(*line.split()[3:], "trainer.progress=false", f"output_dir={folder / 'runs'}")
+    assert status == 0, error
+    assert state_of(folder)["answer"]["run"] in {path.name for path in (folder / "runs").iterdir()}
+    assert sum("test/accuracy" in run.read_text() for run in (folder / "runs").glob("*/result.json")) == 1
+
+
+def test_an_answer_that_is_there_is_read_and_other_images_are_refused(answered, place, cli):
+    folder, _ = answered
+    root, before = place / "photos", (folder / "auto.json").read_bytes()
+    asked = words(root, "minutes=0.001", f"output_dir={folder.parent}")
+    status, out, _ = cli(*asked)
+    assert status == 0
+    assert "answered before" in out
+    assert (folder / "auto.json").read_bytes() == before
+    kept = (root / "blue" / "3.png").read_bytes()
+    write(root / "blue" / "3.png", np.zeros((16, 16, 3), dtype=np.uint8))
+    status, _, error = cli(*asked)
+    (root / "blue" / "3.png").write_bytes(kept)
+    assert status == 2
+    assert "its images or labels are others than when" in error
+    assert "force=true" in error
+    assert (folder / "auto.json").read_bytes() == before
+
+
+def test_a_damaged_memory_is_refused(answered, place, cli, tmp_path):
+    folder, _ = answered
+    shutil.copytree(folder.parent, tmp_path / "out", symlinks=True)
+    (tmp_path / "out" / folder.name / "auto.json").write_text('{"schema": 1, "tried": [{}]}')
+    status, _, error = cli(*words(place / "photos", "minutes=1", f"output_dir={tmp_path / 'out'}"))
+    assert status == 2
+    assert "is not what peftbench auto remembers" in error
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["minutes=0"], "minutes=0: expected more than 0"),
+        (["minutes=1", "method=lora"], "auto method=lora: is chosen by auto itself; methods=[…] says which to try"),
+        (["minutes=1", "data.stage=fit"], "auto data.stage=fit: is chosen by auto itself"),
+        (["minutes=1", "backbones=[vit_nono]"], "there is no backbone 'vit_nono' (did you mean 'vit_nano'?)"),
+        (["minutes=1", "backbones=[vit_l]"], "the weights of vit_l are not on this machine"),
+        (["minutes=1", "methods=[lorra]"], "auto does not try 'lorra' (did you mean 'lora'?)"),
+        (["minutes=1", "memory=lots"], "memory=lots: expected bytes"),
+        (["minutes=1", "memory=1kB"], "memory: resnet_nano takes"),
+        (["minutes=1", "max_latency=0.000001ms"], "max_latency: resnet_nano takes"),
+    ],
+)
+def test_what_cannot_be_answered_is_one_sentence(given, said, answered, place, cli):
+    asked = [
+        word for word in words(place / "photos") if word.partition("=")[0] not in {w.partition("=")[0] for w in given}
+    ]
+    status, _, error = cli(*asked, *given)
+    assert status == 2
+    assert said in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_classes_that_are_too_few_or_too_small_are_refused(tmp_path, cli):
+    write(tmp_path / "one" / "a" / "1.png")
+    write(tmp_path / "one" / "a" / "2.png")
+    status, _, error = cli(*words(tmp_path / "one", "minutes=1"))
+    assert (status, "two or more" in error) == (2, True)
+    root = coloured(tmp_path / "few")
+    write(root / "grey" / "1.png")
+    status, _, error = cli(*words(root, "minutes=1"))
+    assert status == 2
+    assert "class 'grey' has 1 image; expected two or more of each class" in error
+
+
+@pytest.mark.slow
+def test_an_answer_goes_on_where_it_was_killed(tmp_path, cli):
+    root, out = coloured(tmp_path / "photos"), tmp_path / "out"
+    asked = [*words(root, "minutes=0.5", "methods=[ridge,losa]"), f"output_dir={out}"]
+    begun = subprocess.Popen([sys.executable, "-m", "peftbench", *asked], stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    tried: list[dict] = []
+    while time.monotonic() < deadline and not tried and begun.poll() is None:
+        time.sleep(0.05)
+        for file in out.glob("auto-*/auto.json"):
+            tried = json.loads(file.read_text(encoding="utf-8"))["tried"]
+    begun.send_signal(signal.SIGKILL)
+    begun.wait()
+    assert tried, "it was killed before or after the probes"
+    (folder,) = out.glob("auto-*")
+    (first,) = (folder / "runs").glob(f"{tried[0]['run']}/result.json")
+    written = first.stat().st_mtime_ns
+    status, _, error = cli(*asked)
+    assert status == 0, error
+    state = state_of(folder)
+    assert state["commands"] == 2
+    assert state["tried"][0] == tried[0]
+    assert first.stat().st_mtime_ns == written
+    assert len(state["tests"]) == 1
+    assert any(one["method"] == "losa" and one["status"] == "complete" for one in state["tried"])
+    assert state["spent"] < 0.5 * 60 * 1.1 + 20
+    more = [word for word in asked if word != "minutes=0.5"]
+    status, _, error = cli(*more, "minutes=0.6")
+    assert status == 0, error
+    assert len(state_of(folder)["tests"]) in (1, 2)
+    assert state_of(folder)["commands"] == 3
+    status, told, error = cli(*more, "minutes=0.001", "force=true")
+    assert status == 0, error
+    assert state_of(folder)["commands"] == 1
+    (kept,) = out.glob(".auto-*.previous")
+    assert f"the answer that was there is kept in {kept}" in told
+    assert state_of(kept)["commands"] == 3
+
+
+@pytest.mark.slow
+def test_ctrl_c_answers_with_the_best_so_far_and_the_same_command_goes_on(tmp_path, cli):
+    root, out = coloured(tmp_path / "photos"), tmp_path / "out"
+    asked = [*words(root, "minutes=0.5", "methods=[ridge,losa]"), f"output_dir={out}"]
+    begun = subprocess.Popen([sys.executable, "-m", "peftbench", *asked], stdout=subprocess.PIPE, text=True)
+    assert begun.stdout is not None
+    for line in begun.stdout:
+        if "probes: judged by" in line:
+            begun.send_signal(signal.SIGINT)
+            break
+    told = begun.stdout.read()
+    assert begun.wait() == 0
+    assert "stopped: by the user; the answer is the best so far" in told
+    assert "looked at once" in told
+    (folder,) = out.glob("auto-*")
+    before = state_of(folder)
+    assert before["answer"]["method"] == "ridge"
+    status, _, error = cli(*asked)
+    assert status == 0, error
+    after = state_of(folder)
+    assert after["commands"] == 2
+    assert len(after["tried"]) > len(before["tried"])
+    assert after["tried"][: len(before["tried"])] == before["tried"]
+    names = {entry["name"] for entry in after["tests"]}
+    assert len(names) == len(after["tests"]) == after["answer"]["looks"]
+
+
+@pytest.mark.slow
+def test_many_images_are_probed_by_a_sample_first(tmp_path, cli, monkeypatch):
+    monkeypatch.setattr("peftbench.auto.probes.SAMPLE", 100)
+    asked = ["auto", "data=digits", "data.size=32", "backbones=[resnet_nano]", "methods=[ridge]", "minutes=1"]
+    status, out, error = cli(*asked)
+    assert status == 0, error
+    (folder,) = tmp_path.glob("auto-*")
+    sampled = [one for one in state_of(folder)["tried"] if one["step"] == "probes of a sample"]
+    assert {one["status"] for one in sampled} == {"complete"}
+    record = json.loads((folder / "runs" / sampled[0]["run"] / "result.json").read_text())
+    assert record["stamps"]["data"]["images"]["train"] == 100
+    assert "part" in record["stamps"]["data"]["split"]
+    assert "100 of 999 training images" in out
+    assert "twice as many would bring about" in out
+    answer = state_of(folder)["answer"]
+    final = json.loads((folder / "answer" / "result.json").read_text())
+    assert final["stamps"]["data"]["images"]["train"] == 999 + 199
+    assert answer["val_interval"][0] < answer["test"] < answer["val_interval"][1]
+
+
+@pytest.mark.slow
+def test_a_task_whose_steps_depend_on_the_images_is_answered_by_its_own_metric(tmp_path, cli):
+    asked = ["auto", "data=digits_det", "data.images=[6,3,3]", "data.size=64", "backbones=[resnet_nano]"]
+    status, out, error = cli(*asked, "minutes=0.1", "methods=[losa]")
+    assert status == 0, error
+    (folder,) = tmp_path.glob("auto-*")
+    answer = state_of(folder)["answer"]
+    assert answer["metric"] == "AP"
+    assert answer["test"] is not None
+    assert answer["test_interval"] is None
+    assert "solves a head on pooled features" in out
+
+
+@pytest.mark.parametrize("power", [0.2, 0.5])
+def test_a_power_law_is_led_on_and_its_band_holds_it(power):
+    points = [(n, 1 - n**-power) for n in (100, 200, 400)]
+    low, middle, high = extrapolated(points, 800, counted=1000, seed=0)
+    assert middle == pytest.approx(1 - 800**-power, abs=1e-9)
+    assert low < middle < high
+    flat = extrapolated([(100, 0.9), (200, 0.85), (400, 0.8)], 800, counted=1000, seed=0)
+    assert flat[1] <= 0.9, "a curve that falls is led on as a level one"
+    assert extrapolated([(100, 1.0), (200, 1.0), (400, 1.0)], 800, counted=50, seed=0)[2] <= 1
