@@ -146,7 +146,8 @@ def _coco_file(file: Path, images: Path, numbers: range, classes: list[str]) -> 
         Image.fromarray(rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)).save(images / name)
         content["images"].append({"id": number, "file_name": name, "height": 48, "width": 64})
         box = {"id": number, "image_id": number, "category_id": number % 2 + 1, "bbox": [4, 4, 30, 24]}
-        content["annotations"].append({**box, "area": 720, "iscrowd": 0})
+        outline = [4, 4, 34, 4, 34, 28, 4, 28]
+        content["annotations"].append({**box, "area": 720, "iscrowd": 0, "segmentation": [outline]})
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(content))
 
