@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import shlex
@@ -14,6 +13,7 @@ from peftbench.auto.probes import SAMPLED, merit
 from peftbench.auto.search import Search, carried_out
 from peftbench.auto.state import Tried
 from peftbench.common.foreign_text import first_sentence
+from peftbench.common.notes import note
 from peftbench.common.status_line import doing
 from peftbench.results import Record
 from peftbench.results.stats import binomial_floor, share_interval
@@ -139,7 +139,9 @@ def _words_of_data(search: Search) -> list[str]:
 def _link(folder: Path, run: str) -> None:
     """Has `answer` lead to the run's folder, where the system has links."""
     new = folder / f".{LINK}.new"
-    with contextlib.suppress(OSError, NotImplementedError):
+    try:
         new.unlink(missing_ok=True)
         new.symlink_to(Path("runs") / run, target_is_directory=True)
         os.replace(new, folder / LINK)
+    except (OSError, NotImplementedError) as problem:  # the latter on systems without links
+        note(f"{folder / LINK}: could not be made a link ({problem}); the answer is {folder / 'runs' / run}.")

@@ -161,11 +161,18 @@ class Mask(ABC):
 
 
 @dataclass(frozen=True)
-class MaskFile(Mask):
-    """A mask in an image file."""
+class MaskInFile(Mask):
+    """A mask in an image file of its own; `reading` tells apart in how many ways its pixels can be read."""
 
     path: Path
-    coding: Coding
+
+    @property
+    @abstractmethod
+    def reading(self) -> str: ...
+
+    @abstractmethod
+    def decoded(self, image: Image.Image) -> np.ndarray:
+        """The classes of an open image's pixels, uint8 (H, W). Raises UserError."""
 
     @property
     def name(self) -> str:
@@ -174,7 +181,7 @@ class MaskFile(Mask):
     @property
     def stamp(self) -> str:
         (stamp,) = stamps_of_files([self.path])
-        return f"{stamp}-{self.coding.stamp[:8]}"
+        return f"{stamp}-{self.reading[:8]}"
 
     @property
     def bytes(self) -> int:
@@ -184,9 +191,23 @@ class MaskFile(Mask):
         try:
             with open_image(self.path) as image:
                 image.load()
-                return self.coding.decode(image, self.name)
+                return self.decoded(image)
         except DAMAGED as problem:
             raise UserError(f"{self.path}: cannot be read as a mask ({problem}).") from None
+
+
+@dataclass(frozen=True)
+class MaskFile(MaskInFile):
+    """A mask whose values or colours are classes."""
+
+    coding: Coding
+
+    @property
+    def reading(self) -> str:
+        return self.coding.stamp
+
+    def decoded(self, image: Image.Image) -> np.ndarray:
+        return self.coding.decode(image, self.name)
 
 
 @dataclass(frozen=True)

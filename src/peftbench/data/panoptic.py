@@ -3,58 +3,43 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from peftbench.common.errors import UserError
 from peftbench.common.foreign_text import shortened
-from peftbench.data.base import stamps_of_files
-from peftbench.data.masks import IGNORED, MOST, Mask
-from peftbench.data.media import DAMAGED, open_image
+from peftbench.common.json_text import json_of
+from peftbench.common.regular_files import content_of
+from peftbench.data.masks import IGNORED, MOST, MaskInFile
 
 _FORM = "expected COCO's panoptic form: images, categories, and annotations with image_id, file_name and segments_info"
 
 
 @dataclass(frozen=True)
-class PanopticMask(Mask):
+class PanopticMask(MaskInFile):
     """A PNG whose colours are ids of segments, red + 256 green + 65,536 blue, with the class of each of these.
 
     Id 0, which COCO leaves to pixels without a segment, is of no class.
     """
 
-    path: Path
     classes: Mapping[int, int]
 
     @property
-    def name(self) -> str:
-        return str(self.path)
+    def reading(self) -> str:
+        return hashlib.sha256(repr(sorted(self.classes.items())).encode()).hexdigest()
 
-    @property
-    def stamp(self) -> str:
-        (stamp,) = stamps_of_files([self.path])
-        return f"{stamp}-{hashlib.sha256(repr(sorted(self.classes.items())).encode()).hexdigest()[:8]}"
-
-    @property
-    def bytes(self) -> int:
-        return self.path.stat().st_size
-
-    def read(self) -> np.ndarray:
-        try:
-            with open_image(self.path) as image:
-                image.load()
-                if image.mode != "RGB":
-                    raise UserError(
-                        f"{self.path}: is of mode {image.mode}; expected a panoptic PNG in RGB, whose colours are ids "
-                        f"of segments (masks of one value a pixel are no such)."
-                    )
-                wide = np.asarray(image).astype(np.int64)
-        except DAMAGED as problem:
-            raise UserError(f"{self.path}: cannot be read as a mask ({problem}).") from None
+    def decoded(self, image: Image.Image) -> np.ndarray:
+        if image.mode != "RGB":
+            raise UserError(
+                f"{self.path}: is of mode {image.mode}; expected a panoptic PNG in RGB, whose colours are ids "
+                f"of segments (masks of one value a pixel are no such)."
+            )
+        wide = np.asarray(image).astype(np.int64)
         ids, at = np.unique(wide[..., 0] + 256 * wide[..., 1] + 65536 * wide[..., 2], return_inverse=True)
         known = {0: IGNORED, **self.classes}
         if strange := [int(id_) for id_ in ids if int(id_) not in known]:
@@ -69,7 +54,7 @@ class PanopticMask(Mask):
 def is_panoptic(file: Path) -> bool:
     """Whether a JSON lists segments in the panoptic form. False where it cannot be read, which others will say."""
     try:
-        content = json.loads(file.read_bytes())
+        content = json_of(content_of(file))
     except (OSError, ValueError, RecursionError):
         return False
     entries = content.get("annotations") if isinstance(content, dict) else None
@@ -126,7 +111,7 @@ def read_panoptic(file: Path) -> tuple[tuple[str, ...], list[tuple[str, Panoptic
 
 def _parsed(file: Path) -> Any:
     try:
-        return json.loads(file.read_bytes())
+        return json_of(content_of(file))
     except OSError as problem:
         raise UserError(f"{file}: cannot be read ({problem.strerror}).") from None
     except (ValueError, RecursionError) as problem:
