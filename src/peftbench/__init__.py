@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from peftbench.tuned.load import load as load
     from peftbench.tuned.multitask import MultiTask as MultiTask
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _WHERE = {
     "compose": "peftbench.config.compose",
