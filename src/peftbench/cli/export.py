@@ -22,6 +22,7 @@ def write_export(words: Words) -> int:
         words["format"],
         words["out"],
         force=words["force"],
+        inside=words["inside"],
         merge=words["merge"] or True,
         weights=words["weights"],
         config_dir=words["config_dir"],
@@ -44,12 +45,19 @@ COMMAND = Command(
         Argument("format", "of the file", needed=True, choices=("safetensors", "onnx", "torch_export", "peft")),
         Argument("out", "the file, or for peft the folder; by default in the run's folder", kind="file"),
         Argument("force", "replace what is there", kind="flag", default=False),
+        Argument(
+            "inside",
+            "what the graph does to an image: normalise it, or resize it too",
+            default="normalise",
+            choices=("normalise", "all"),
+        ),
         Argument("merge", "how a pruned backbone takes the update", choices=("dense", "masked")),
         Argument("weights", "the backbone's weights, where the run's own are gone", kind="file"),
         CONFIG_DIR,
     ),
     examples=(
         "peftbench export run=outputs/RUN format=onnx",
+        "peftbench export run=outputs/RUN format=onnx inside=all",
         "peftbench export run=outputs/RUN format=safetensors out=tuned.safetensors",
     ),
 )

@@ -98,7 +98,7 @@ def _write(tuned: Tuned, path: Path, told: Mapping[str, str]) -> None:
     import onnx
 
     graph, example = DetectorGraph(tuned), _photos(tuned)[0].float() / 255
-    names = _names(tuned)
+    names = output_names(tuned)
     with torch.no_grad(), quiet(), _unprinted(), _matrices_transposed():
         graph(example)  # as in `traced`: what modules keep in eval mode is kept of real tensors
         try:
@@ -151,7 +151,8 @@ def _transposed(g: Any, x: Any) -> Any:
     return g.op("Transpose", x, perm_i=axes)
 
 
-def _names(tuned: Tuned) -> list[str]:
+def output_names(tuned: Tuned) -> list[str]:
+    """What the graph of a detector gives."""
     return ["boxes", "scores", "labels", *(["masks"] if tuned.model.task.finds_masks else [])]
 
 
@@ -212,10 +213,10 @@ def _difference(path: Path, tried: Sequence[Tried], tuned: Tuned) -> float:
     worst = 0.0
     for one in tried:
         try:
-            answer = session.run(_names(tuned), {"image": (one.image.float() / 255).numpy()})
+            answer = session.run(output_names(tuned), {"image": (one.image.float() / 255).numpy()})
         except Exception as problem:  # onnxruntime's own classes: a size that was traced as a constant
             raise _refused(tuned, problem) from None
-        got = {name: torch.from_numpy(value) for name, value in zip(_names(tuned), answer, strict=True)}
+        got = {name: torch.from_numpy(value) for name, value in zip(output_names(tuned), answer, strict=True)}
         largest = max(one.image.shape[1:]) * _MOST_PER_SIDE
         pairs = (_matched(one.found, got, largest), _matched(got, one.found, largest))
         if min(share for share, _ in pairs) < _SHARE:

@@ -21,15 +21,18 @@ from peftbench.deltas import peft_adapter
 from peftbench.runs.build import in_one_pass, unstreamed
 from peftbench.tasks.base import task_class
 from peftbench.tuned.export.detector import to_detector
+from peftbench.tuned.export import preprocess
 from peftbench.tuned.export.graph import Sample
 from peftbench.tuned.export.peft_adapter import to_adapter
 from peftbench.tuned.export.timm_state_dict import to_state_dict
 from peftbench.tuned.export.traced import to_onnx, to_program
+from peftbench.tuned.export.whole import decoded
 from peftbench.tuned.finished_run import FinishedRun, open_run
 from peftbench.tuned.load import Tuned, load
 from peftbench.tuned.run_folder import PLACES, export_place, refuse_merge
 
 INSIDE = "inside: float32 images in [0, 1]"
+WHOLE = "inside, and resized inside: decoded uint8 images (B, h, w, 3)"
 OUTSIDE = "outside: (image / 255 - mean) / std of transform"
 Result = TypeVar("Result")
 _Writer = Callable[[Tuned, Sample, Path, Mapping[str, str]], float]
@@ -39,6 +42,8 @@ _WRITERS: dict[str, tuple[str, _Writer]] = {
     "torch_export": (INSIDE, to_program),
 }
 FORMATS = tuple(PLACES)
+RESIZING = ("onnx", "torch_export")
+"""The formats whose graph may resize too."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +65,7 @@ def export(
     out: str | Path | None = None,
     *,
     force: bool = False,
+    inside: str = "normalise",
     merge: bool | Literal["dense", "masked"] = True,
     weights: str | Path | None = None,
     config_dir: str | Path | None = None,
@@ -68,7 +74,16 @@ def export(
 
     Weights of a quantized backbone are dequantized, so that the file holds plain ones, in float32.
 
-    It is checked against the model on photos before it takes its place, by default in the run's folder.
+    It is checked against the model on photos before it takes its place, by default in the run's folder. Beside it
+    stands `<its name>.preprocess.json`, which says what to do to an image.
+
+    Args:
+        run: the folder of a complete run, or what `open_run` gave for it.
+        format: one of `FORMATS`.
+        out: the file, or for peft the folder.
+        force: replace what is there.
+        inside: what the graph does to an image: `normalise` it, or with `all` resize it too, of formats of `RESIZING`.
+        merge, weights, config_dir: as in `load`.
 
     Raises:
         UserError: no finished run, an unknown format, a file that is there already, or a library that is missing.
@@ -88,6 +103,7 @@ def export(
             f"run={finished.folder}: is of task={finished.config.task.name}, whose predictions are no single tensor; "
             f"peftbench.load(run) gives the {task.kind_of_model} in torch, and peftbench predict applies it."
         )
+    _refuse_inside(finished, format, inside)
     path = export_place(finished.folder, format, out, force)
     if format == "peft":
         _only_adapter(path)
@@ -109,17 +125,48 @@ def export(
         tested = load(finished, merge=False, weights=weights)
         tuned = load(finished, merge=merge, weights=weights, dequantize=True)
         told |= {"merged": str(tuned.merged).lower(), "normalisation": INSIDE}
-        return Exported(*_placed(path, lambda part: to_detector(tuned, tested, part, told)))
-    sample = Sample(load(finished, merge=False, weights=weights))
+        beside = preprocess.told_of(tuned, format, path.name, inside)
+        return Exported(*_placed(path, lambda part: to_detector(tuned, tested, part, told), beside))
+    tested = load(finished, merge=False, weights=weights)
+    sample = Sample(tested)
     if format == "peft":
         told |= {"normalisation": OUTSIDE}
-        return Exported(*_placed(path, lambda part: to_adapter(finished, sample, part, told, weights)))
+        beside = preprocess.told_of(tested, format, path.name, "nothing")
+        return Exported(*_placed(path, lambda part: to_adapter(finished, sample, part, told, weights), beside))
+    if inside == "all":
+        sample.decoded = decoded(tested)
     tuned = load(finished, merge=merge, weights=weights, dequantize=True)
     normalisation, writer = _WRITERS[format]
+    normalisation = WHOLE if inside == "all" else normalisation
     told |= {"merged": str(tuned.merged).lower(), "normalisation": normalisation}
+    beside = preprocess.told_of(tuned, format, path.name, "nothing" if normalisation == OUTSIDE else inside)
     if (backbone := tuned.model.backbone).masks:
         told |= {"merge": backbone.merging, "sparsity": f"{pruning.sparsity(backbone):.6f}"}
-    return Exported(*_placed(path, lambda part: writer(tuned, sample, part, told)))
+    return Exported(*_placed(path, lambda part: writer(tuned, sample, part, told), beside))
+
+
+def _refuse_inside(run: FinishedRun, format_: str, inside: str) -> None:
+    """Raises UserError where `inside` is nothing that there is, and Refusal where this format or run has no such."""
+    if inside not in preprocess.INSIDE:
+        raise UserError(
+            f"inside={inside}: expected one of {', '.join(preprocess.INSIDE)}{nearest(inside, preprocess.INSIDE)}."
+        )
+    if inside == "normalise":
+        return
+    if format_ not in RESIZING:
+        raise Refusal(
+            f"inside=all: format={format_} holds no resizing; {' and '.join(f'format={f}' for f in RESIZING)} do."
+        )
+    if task_class(run.config.task).finds_boxes:
+        raise Refusal(
+            f"inside=all: {run.folder} is a detector, whose boxes are in the pixels of its input; inside=normalise "
+            f"takes images of any size that fits."
+        )
+    if run.config.data.draft:
+        note(
+            "inside=all: the run decoded JPEGs in about the size that is needed (data.draft=true), and the file takes "
+            "whole images; its figures may differ a little from the record's."
+        )
 
 
 def _of_one_pass(run: FinishedRun) -> FinishedRun:
@@ -155,8 +202,11 @@ def _worded(looks: Mapping[str, Any]) -> str:
     return " ".join(f"{'data' if key == 'tta' else 'task'}.{key}={value}" for key, value in looks.items())
 
 
-def _placed(path: Path, write: Callable[[Path], Result]) -> tuple[Path, Result]:
-    """`path` as `write` made it beside its place, and its answer; where that fails, what was there before is kept."""
+def _placed(path: Path, write: Callable[[Path], Result], beside: Mapping[str, Any]) -> tuple[Path, Result]:
+    """`path` as `write` made it beside its place, and its answer; where that fails, what was there before is kept.
+
+    `beside` is what its `preprocess.json` says.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         begins, ends = part_folder(path.name)
@@ -165,7 +215,10 @@ def _placed(path: Path, write: Callable[[Path], Result]) -> tuple[Path, Result]:
             answer = write(part)
             if part.is_file():
                 give_usual_mode(part)
+            preprocess.write(told := preprocess.place_beside(part), beside)
+            give_usual_mode(told)
             _put(part, path, Path(folder) / ASIDE)
+            told.replace(preprocess.place_beside(path))
     except (OSError, SafetensorError) as problem:
         raise UserError(f"out={path}: could not be written ({why_not_written(problem)}).") from None
     return path, answer

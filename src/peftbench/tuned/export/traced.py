@@ -19,11 +19,14 @@ from peftbench.common.errors import Refusal, UserError
 from peftbench.common.foreign_text import first_sentence
 from peftbench.common.notes import note
 from peftbench.tuned.export.graph import Graph, Sample
+from peftbench.tuned.export.whole import WholeGraph
 from peftbench.tuned.load import Tuned
 
 BATCH, HEIGHT, WIDTH = "batch", "height", "width"
 """The names of the axes whose lengths are open: how many images, or clips, come at once; the sides of an image."""
 _MOST = 4096  # times the number that divides a side
+LONGEST = 32768
+"""Pixels of a side of an image that a file resizes itself."""
 ONNX_BYTES = 2 * 10**9
 """A single ONNX file is a protobuf, which holds no more."""
 
@@ -48,6 +51,7 @@ def to_onnx(tuned: Tuned, sample: Sample, path: Path, told: Mapping[str, str]) -
 
     program, any_size = _traced(tuned, sample, "onnx")
     axes = {0: BATCH, 2: HEIGHT, 3: WIDTH} if any_size else {0: BATCH}
+    axes = {0: BATCH, 1: HEIGHT, 2: WIDTH} if sample.decoded else axes
     with quiet():
         try:
             made = torch.onnx.export(
@@ -91,6 +95,8 @@ def require_onnx(tuned: Tuned) -> None:
 
 def _traced(tuned: Tuned, sample: Sample, format_: str) -> tuple[torch.export.ExportedProgram, bool]:
     """The program, and whether its images may have any size. Raises Refusal."""
+    if sample.decoded:
+        return _traced_whole(tuned, sample, format_), False
     graph, example = Graph(tuned), sample.images[:2].float() / 255
     axes: dict[int, Any] = {0: torch.export.Dim(BATCH)}
     with torch.no_grad(), quiet():
@@ -112,6 +118,20 @@ def _traced(tuned: Tuned, sample: Sample, format_: str) -> tuple[torch.export.Ex
             f"traced for images of any size; the file takes those of {example.shape[2]} x {example.shape[3]} pixels."
         )
     return program, False
+
+
+def _traced_whole(tuned: Tuned, sample: Sample, format_: str) -> torch.export.ExportedProgram:
+    """The program that resizes too. Raises Refusal."""
+    graph, example = WholeGraph(tuned), sample.decoded[0][0]
+    axes = {0: torch.export.Dim(BATCH)} | {
+        axis: torch.export.Dim(name, min=1, max=LONGEST) for axis, name in ((1, HEIGHT), (2, WIDTH))
+    }
+    with torch.no_grad(), quiet():
+        graph(example)
+        try:
+            return torch.export.export(graph, (example,), dynamic_shapes=(axes,), strict=False)
+        except Exception as problem:  # as in `_traced`
+            raise _refused(format_, tuned, problem) from None
 
 
 def _sides(sample: Sample, any_size: bool) -> dict[str, str]:
