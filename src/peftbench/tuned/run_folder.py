@@ -20,6 +20,8 @@ PLACES = {
     "peft": "adapter",
 }
 """What an export of each format is called in a run's folder: a file, or for peft a folder."""
+PREPROCESS = ".preprocess.json"
+"""What follows the whole name of an export in the name of the file that says what to do to an image."""
 
 
 def read_finished(folder: str | Path, config_dir: str | Path | None = None) -> tuple[Path, Record, Config]:
@@ -62,6 +64,8 @@ def export_place(folder: Path, form: str, out: str | Path | None, force: bool) -
     path = Path(out).expanduser() if out is not None else folder / name
     if path.exists() and not force:
         raise UserError(f"out={path}: exists already; give another name, or force=true.")
+    if (beside := path.with_name(path.name + PREPROCESS)).exists() and not force:
+        raise UserError(f"{beside}: exists already, of an earlier export; give out another name, or force=true.")
     if path.is_dir() != (form == "peft") and path.exists():
         raise UserError(f"out={path}: is a {'folder' if path.is_dir() else 'file'}; give another name.")
     if (suffix := Path(name).suffix) and path.suffix != suffix:

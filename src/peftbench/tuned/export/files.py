@@ -20,8 +20,8 @@ from peftbench.common.notes import note
 from peftbench.deltas import peft_adapter
 from peftbench.runs.build import in_one_pass, unstreamed
 from peftbench.tasks.base import task_class
-from peftbench.tuned.export.detector import to_detector
 from peftbench.tuned.export import preprocess
+from peftbench.tuned.export.detector import to_detector
 from peftbench.tuned.export.graph import Sample
 from peftbench.tuned.export.peft_adapter import to_adapter
 from peftbench.tuned.export.timm_state_dict import to_state_dict
@@ -83,7 +83,9 @@ def export(
         out: the file, or for peft the folder.
         force: replace what is there.
         inside: what the graph does to an image: `normalise` it, or with `all` resize it too, of formats of `RESIZING`.
-        merge, weights, config_dir: as in `load`.
+        merge: as in `load`.
+        weights: where the backbone's weights lie, if they have moved.
+        config_dir: a folder with the YAML of a method of your own.
 
     Raises:
         UserError: no finished run, an unknown format, a file that is there already, or a library that is missing.

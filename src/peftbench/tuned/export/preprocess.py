@@ -10,9 +10,8 @@ from typing import Any
 from peftbench.data.images import Transform
 from peftbench.tuned.export.detector import output_names
 from peftbench.tuned.load import Tuned
+from peftbench.tuned.run_folder import PREPROCESS
 
-SUFFIX = ".preprocess.json"
-"""What follows the whole name of the exported file: files of several formats stand beside each other."""
 INSIDE = ("normalise", "all")
 """What a graph does itself: normalise, or resize and normalise."""
 _CHANNELS_FIRST, _CHANNELS_LAST = "NCHW", "NHWC"
@@ -20,7 +19,7 @@ _CHANNELS_FIRST, _CHANNELS_LAST = "NCHW", "NHWC"
 
 def place_beside(exported: Path) -> Path:
     """Where what belongs to an exported file stands."""
-    return exported.with_name(exported.name + SUFFIX)
+    return exported.with_name(exported.name + PREPROCESS)
 
 
 def told_of(tuned: Tuned, format_: str, name: str, inside: str) -> dict[str, Any]:
