@@ -8,7 +8,7 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from peftbench.common.notes import note
 from peftbench.tuned.export.graph import Graph, Sample
 from peftbench.tuned.export.whole import WholeGraph
 from peftbench.tuned.load import Tuned
+from peftbench.tuned.runtimes import open_exported
+from peftbench.tuned.runtimes.torch_program import ABOUT
 
 BATCH, HEIGHT, WIDTH = "batch", "height", "width"
 """The names of the axes whose lengths are open: how many images, or clips, come at once; the sides of an image."""
@@ -36,18 +38,17 @@ def to_program(tuned: Tuned, sample: Sample, path: Path, told: Mapping[str, str]
     program, any_size = _traced(tuned, sample, "torch_export")
     told = {**told, **_sides(sample, any_size)}
     whole = io.BytesIO()  # torch writes its zip in C++, and on a full disk that ends the process on the spot
-    torch.export.save(program, whole, extra_files={"peftbench.json": json.dumps(told)})
+    torch.export.save(program, whole, extra_files={ABOUT: json.dumps(told)})
     with path.open("wb") as file:
         file.write(whole.getbuffer())
     del whole
-    return sample.difference(torch.export.load(path).module(), "format=torch_export", any_size)
+    return sample.difference(answers_of(path), "format=torch_export", any_size)
 
 
 def to_onnx(tuned: Tuned, sample: Sample, path: Path, told: Mapping[str, str]) -> float:
     """Writes ONNX, runs it in onnxruntime on photos and returns the largest difference. Raises UserError."""
     require_onnx(tuned)
     import onnx
-    import onnxruntime
 
     program, any_size = _traced(tuned, sample, "onnx")
     axes = {0: BATCH, 2: HEIGHT, 3: WIDTH} if any_size else {0: BATCH}
@@ -71,12 +72,13 @@ def to_onnx(tuned: Tuned, sample: Sample, path: Path, told: Mapping[str, str]) -
         model.metadata_props.add(key=key, value=value)
     onnx.checker.check_model(model)
     onnx.save(model, str(path))
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return sample.difference(answers_of(path), "format=onnx", any_size)
 
-    def answer(batch: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(["logits"], {"images": batch.numpy()})[0])
 
-    return sample.difference(answer, "format=onnx", any_size)
+def answers_of(path: Path) -> Callable[[Tensor], Tensor]:
+    """The logits that a file gives for images in [0, 1], read again and run as its users run it."""
+    runtime = open_exported(path)
+    return lambda images: torch.from_numpy(runtime(images))
 
 
 def require_onnx(tuned: Tuned) -> None:
