@@ -141,6 +141,7 @@ def export(
     normalisation, writer = _WRITERS[format]
     normalisation = WHOLE if inside == "all" else normalisation
     told |= {"merged": str(tuned.merged).lower(), "normalisation": normalisation}
+    told |= {"inside": "all"} if inside == "all" else {}
     beside = preprocess.told_of(tuned, format, path.name, "nothing" if normalisation == OUTSIDE else inside)
     if (backbone := tuned.model.backbone).masks:
         told |= {"merge": backbone.merging, "sparsity": f"{pruning.sparsity(backbone):.6f}"}

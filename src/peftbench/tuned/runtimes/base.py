@@ -25,6 +25,7 @@ class Runtime(ABC):
         told: what the file says of itself: run, method, classes, transform, normalisation, precision, …
         outputs: the names of what the graph gives, in its order.
         takes_one: whether it takes one image (3, h, w), as detectors do, and no batch.
+        takes_decoded: whether it resizes too, and takes images as they are decoded: uint8 (B, h, w, 3).
         most: the largest batch that the file takes at once; None where there is none.
     """
 
@@ -38,6 +39,7 @@ class Runtime(ABC):
 
     def __init__(self, path: Path, told: Mapping[str, str]) -> None:
         self.path, self.told = path, dict(told)
+        self.takes_decoded = self.told.get("inside") == "all"
         self.most = int(self.told["largest_batch"]) if self.told.get("largest_batch", "").isdigit() else None
 
     @property
@@ -55,17 +57,36 @@ class Runtime(ABC):
 
         Args:
             images: numpy, or a torch tensor on the CPU: float32 (B, 3, H, W) in [0, 1], or clips (B, T, 3, H, W); one
-                image (3, h, w) where the file `takes_one`. Batches larger than `most` go through in parts.
+                image (3, h, w) where the file `takes_one`; uint8 (B, h, w, 3) where it `takes_decoded`, or a list of
+                such images of one size. Batches larger than `most` go through in parts.
 
         Raises:
             UserError: it takes no such images.
         """
+        if self.takes_decoded:
+            return self._answers_of_decoded(images)
         array = np.ascontiguousarray(np.asarray(images), dtype=np.float32)
         if self.takes_one and array.ndim == 4 and len(array) == 1:
             array = array[0]
         if self.takes_one != (array.ndim == 3):
             takes = "one image (3, h, w)" if self.takes_one else "a batch (B, 3, H, W)"
             raise UserError(f"{self.path}: takes {takes}, and what was given has the shape {array.shape}.")
+        return self._in_parts(array)
+
+    def _answers_of_decoded(self, images: Any) -> dict[str, np.ndarray]:
+        sizes = [tuple(np.shape(image)) for image in images] if isinstance(images, list | tuple) else []
+        if len(set(sizes)) > 1:
+            several = " and ".join(str(size) for size in dict.fromkeys(sizes))
+            raise UserError(f"{self.path}: takes images of one size at a time, and these have the shapes {several}.")
+        array = np.ascontiguousarray(np.asarray(images))
+        if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] != 3:
+            raise UserError(
+                f"{self.path}: takes decoded images, uint8 (B, h, w, 3), and what was given is {array.dtype} of the "
+                f"shape {array.shape}."
+            )
+        return self._in_parts(array)
+
+    def _in_parts(self, array: np.ndarray) -> dict[str, np.ndarray]:
         try:
             if self.most is None or len(array) <= self.most or self.takes_one:
                 return self._run(array)
