@@ -110,7 +110,7 @@ def export(
     if format == "peft":
         _only_adapter(path)
         refuse_merge(format, merge)
-    told = _told(finished) | {"transform": _of_one_pass(finished).metadata["transform"]}
+    told = _told(finished) | {"transform": of_one_pass(finished).metadata["transform"]}
     looks = task.looks_at(finished.config)
     if looks == {"tta": "flip"}:
         note(
@@ -122,7 +122,7 @@ def export(
             f"{finished.folder}: was tested with several looks at an image ({_worded(looks)}); what is exported looks "
             f"once at one of the input's size, so average its predictions over them to have the record's figures."
         )
-    finished = _of_one_pass(finished)
+    finished = of_one_pass(finished)
     if task.finds_boxes:
         tested = load(finished, merge=False, weights=weights)
         tuned = load(finished, merge=merge, weights=weights, dequantize=True)
@@ -172,7 +172,7 @@ def _refuse_inside(run: FinishedRun, format_: str, inside: str) -> None:
         )
 
 
-def _of_one_pass(run: FinishedRun) -> FinishedRun:
+def of_one_pass(run: FinishedRun) -> FinishedRun:
     """The run as a file has it: one look at an image, which has the size of a window where the run looks at windows."""
     config, metadata = in_one_pass(unstreamed(run.config)), run.metadata
     if config.data.size != run.config.data.size:
