@@ -18,6 +18,7 @@ _LIBRARIES = {
 }
 """Format -> the modules that write and run it."""
 _FOR_INT8 = {"openvino": ("nncf",), "executorch": ("torchao",)}
+_WHERE_ASKED_FOR = ("torch_export",)  # which needs torch, as the model itself does
 _EXTRAS = {"onnx": "onnx", "openvino": "openvino", "executorch": "executorch"}
 
 
@@ -63,14 +64,14 @@ def precisions_of(format_: str) -> tuple[str, ...]:
 
 
 def chosen_formats(names: Sequence[str]) -> list[Measured]:
-    """The formats of these names, each once; without any all whose libraries are here.
+    """The formats of these names, each once; without any all usual ones whose libraries are here.
 
     Raises:
         UserError: an unknown name, or a library that is missing.
     """
     known = known_formats()
     if not names:
-        return [each for each in known.values() if each.missing() is None]
+        return [each for each in known.values() if each.missing() is None and each.format not in _WHERE_ASKED_FOR]
     for name in names:
         if name not in known:
             raise UserError(f"formats={name}: expected some of {', '.join(known)}{nearest(name, known)}.")
