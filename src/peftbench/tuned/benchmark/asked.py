@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from peftbench.common.errors import UserError, nearest
+from peftbench.tuned.run_folder import PRECISIONS
 
 TORCH = "torch"
 """The model itself, in eager mode."""
@@ -47,20 +48,12 @@ class Measured:
 
 def known_formats() -> dict[str, Measured]:
     """All that can be asked for, by name."""
-    from peftbench.tuned.run_folder import PLACES
-
     known = {TORCH: Measured(TORCH, TORCH)}
     for format_ in _LIBRARIES:
-        if format_ in PLACES:
-            known[format_] = Measured(format_, format_)
-            for precision in precisions_of(format_):
-                known[f"{format_}-{precision}"] = Measured(f"{format_}-{precision}", format_, precision)
+        for precision in PRECISIONS.get(format_, ("fp32",)):
+            name = format_ if precision == "fp32" else f"{format_}-{precision}"
+            known[name] = Measured(name, format_, precision)
     return known
-
-
-def precisions_of(format_: str) -> tuple[str, ...]:
-    """Those beside fp32."""
-    return ()
 
 
 def chosen_formats(names: Sequence[str]) -> list[Measured]:

@@ -31,6 +31,7 @@ from peftbench.tuned.evaluation_words import evaluator_of
 from peftbench.tuned.export.files import export, of_one_pass
 from peftbench.tuned.finished_run import FinishedRun, open_run
 from peftbench.tuned.load import Tuned, load
+from peftbench.tuned.run_folder import companions, export_name, lossy
 from peftbench.tuned.runtimes import open_exported
 
 _ROUNDS = 5
@@ -115,7 +116,7 @@ def benchmark(
         rows = []
         for at, (each, number) in enumerate(pairs):
             judged = Judged(_predictions(tuned, logits[at], pictures), pictures.split, tuned.classes, tuned.model.task)
-            size = opened[at]["size"] or _size(places[each.name])
+            size = opened[at]["size"] or _size(places[each.name], each.format)
             rows.append(
                 Shipped(
                     format=each.name,
@@ -189,29 +190,22 @@ def _pictures(
 
 def _file_of(run: FinishedRun, each: Measured, folder: Path) -> Path:
     """The file in the run's folder, exported if it is not there; one that is of another kind is left alone."""
-    there = run.folder / _name(each)
-    if there.exists():
+    usual = run.folder / export_name(each.format, each.precision)
+    for there in (usual, lossy(usual)):
+        if not there.exists():
+            continue
         said = open_exported(there).told
         if said.get("run") == run.metadata.get("run") and said.get("inside", "normalise") == "normalise":
             return there
         note(f"{there}: resizes images itself, or is of another run; what is measured is exported anew.")
-        return export(run, each.format, folder / there.name, **_precision(each)).path
-    return export(run, each.format, **_precision(each)).path
+        return export(run, each.format, folder / usual.name, precision=each.precision).path
+    return export(run, each.format, precision=each.precision).path
 
 
-def _name(each: Measured) -> str:
-    from peftbench.tuned.run_folder import PLACES
-
-    return PLACES[each.format]
-
-
-def _precision(each: Measured) -> dict[str, Any]:
-    return {}
-
-
-def _size(path: Path) -> int:
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    return sum(file.stat().st_size for file in files)
+def _size(path: Path, form: str) -> int:
+    """Bytes of a file, with its weights where these lie in another one."""
+    weights = [file for file in companions(path, form) if file.suffix != ".json"]
+    return sum(file.stat().st_size for file in (path, *weights))
 
 
 def _opened(

@@ -101,14 +101,20 @@ class Sample:
         """
         if self.decoded:
             return self._difference_of_decoded(answer, what)
-        off = _difference(answer, self.images, self.logits)
-        if any_size and self.larger is not None:
-            off = max(off, _difference(answer, *self.larger))
+        off = self.distance(answer, any_size)
         if not off <= TOLERANCE:
             raise UserError(
                 f"{what}: computes other logits than the model ({off:.2g} of the largest one away, at most "
                 f"{TOLERANCE:g} is rounding), so nothing is written."
             )
+        return off
+
+    @torch.no_grad()
+    def distance(self, answer: Callable[[Tensor], Tensor], any_size: bool = False) -> float:
+        """As `difference`, however large it is; infinite where the answers have another shape."""
+        off = _difference(answer, self.images, self.logits)
+        if any_size and self.larger is not None:
+            off = max(off, _difference(answer, *self.larger))
         return off
 
     def _difference_of_decoded(self, answer: Callable[[Tensor], Tensor], what: str) -> float:

@@ -17,24 +17,17 @@ INSIDE = ("normalise", "all")
 _CHANNELS_FIRST, _CHANNELS_LAST = "NCHW", "NHWC"
 
 
-def place_beside(exported: Path) -> Path:
-    """Where what belongs to an exported file stands."""
-    return exported.with_name(exported.name + PREPROCESS)
-
-
-def told_of(tuned: Tuned, format_: str, name: str, inside: str) -> dict[str, Any]:
+def told_of(tuned: Tuned, format_: str, inside: str) -> dict[str, Any]:
     """All that is to be done to an image before the file answers, and what it answers.
 
     Args:
         tuned: what was exported.
         format_: of the file.
-        name: the file's.
         inside: an entry of `INSIDE`, or `nothing` where the file holds weights alone.
     """
     transform: Any = tuned.transform
     boxes = tuned.model.task.finds_boxes
     told: dict[str, Any] = {
-        "file": name,
         "format": format_,
         "input": _input(tuned, inside),
         "outputs": output_names(tuned) if boxes else ["logits"],
@@ -94,6 +87,7 @@ def _of_scene(transform: Any) -> dict[str, Any]:
     }
 
 
-def write(path: Path, told: Mapping[str, Any]) -> None:
-    """Writes it as JSON."""
-    path.write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def write(part: Path, name: str, told: Mapping[str, Any]) -> None:
+    """Writes it as JSON beside an exported file, which will be called `name`."""
+    text = json.dumps({"file": name, **told}, indent=2, ensure_ascii=False)
+    part.with_name(part.name + PREPROCESS).write_text(text + "\n", encoding="utf-8")

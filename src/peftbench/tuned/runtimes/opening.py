@@ -40,6 +40,8 @@ class Entry:
 RUNTIMES = {
     "onnx": Entry(".onnx", "onnx_graph:OnnxGraph", lambda head: head[:1] == b"\x08", "a protobuf's version"),
     "torch_export": Entry(".pt2", "torch_program:TorchProgram", lambda head: head[:2] == b"PK", "a zip's header"),
+    "openvino": Entry(".xml", "openvino_model:OpenvinoModel", lambda head: b"<net" in head, "a <net> in XML"),
+    "executorch": Entry(".pte", "executorch_program:ExecutorchProgram", lambda h: h[4:6] == b"ET", "ET's identifier"),
 }
 """The formats that run here, by the names that `peftbench export` has for them."""
 _ELSEWHERE = {

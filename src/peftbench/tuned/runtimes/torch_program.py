@@ -24,10 +24,11 @@ ABOUT = "peftbench.json"
 """The extra file of an archive that holds what it says of itself."""
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _PLAIN = re.compile(r"[\w\s'=,()+*/<>-]*")
-_OF_SIZES = frozenset(
-    "Symbol Integer Rational Add Mul Pow Max Min Mod PythonMod FloorDiv CeilDiv CleanDiv ModularIndexing "
-    "positive integer nonnegative nonzero True False Eq Ne Lt Le Gt Ge oo int_oo".split()
-)
+_CALLS = ("Symbol", "Integer", "Rational", "Add", "Mul", "Pow", "Max", "Min", "Mod", "PythonMod")
+_DIVISIONS = ("FloorDiv", "CeilDiv", "CleanDiv", "ModularIndexing")
+_SIGNS = ("positive", "integer", "nonnegative", "nonzero", "True", "False")
+_RELATIONS = ("Eq", "Ne", "Lt", "Le", "Gt", "Ge", "oo", "int_oo")
+_OF_SIZES = frozenset((*_CALLS, *_DIVISIONS, *_SIGNS, *_RELATIONS))
 _SYMBOL = re.compile(r"[su]\d+")
 
 
