@@ -15,7 +15,7 @@ from peftbench.results.collect import Collected
 from peftbench.results.groups import Group, groups_of
 from peftbench.results.page_data import page_data
 from peftbench.results.page_pieces import breakable, notes_html, page_end, page_head, rows_html, table_html
-from peftbench.results.report import left_out_tables, made_table
+from peftbench.results.report import left_out_tables, made_table, shipped_tables
 from peftbench.results.text_table import Heading
 
 _SCRIPTS = ("marks.js", "axes.js", "charts.js", "sorting.js", "page.js")
@@ -43,7 +43,7 @@ def html_page(boards: Sequence[Board], collected: Collected, incomplete: bool = 
     groups = groups_of(boards)
     for group in groups:
         parts += _section(group, incomplete)
-    for table in left_out_tables(boards, collected):
+    for table in (*shipped_tables(collected), *left_out_tables(boards, collected)):
         parts += table_html(table)
     parts += page_end(page_data(groups, incomplete), _SCRIPTS)
     return "\n".join(parts)

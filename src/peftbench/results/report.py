@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 
 from peftbench.common.amounts import plural
 from peftbench.common.commit import code_commit
+from peftbench.common.errors import UserError
 from peftbench.results.backbone_tables import backbone_tables
 from peftbench.results.board import Board
 from peftbench.results.board_tables import group_tables
 from peftbench.results.collect import Collected
 from peftbench.results.groups import groups_of
+from peftbench.results.shipped import read_benchmark, tables_of
 from peftbench.results.summary import Run
 from peftbench.results.text_table import NAMED, TextTable
 
@@ -28,7 +31,26 @@ def report_tables(boards: Sequence[Board], collected: Collected, incomplete: boo
     """
     tables = backbone_tables(boards, incomplete)
     tables += [table for group in groups_of(boards) for table in group_tables(group, incomplete)]
-    return [*tables, *closing_tables(boards, collected)]
+    return [*tables, *shipped_tables(collected), *closing_tables(boards, collected)]
+
+
+def shipped_tables(collected: Collected) -> list[TextTable]:
+    """What `peftbench benchmark` measured of the files of complete runs, a table for each machine."""
+    found, damaged = [], []
+    for run in collected.runs:
+        if run.status != "complete" or not run.folder:
+            continue
+        try:
+            measured = read_benchmark(Path(run.folder))
+        except UserError as problem:
+            damaged.append(str(problem))
+            continue
+        if measured is not None and measured.run == run.id:
+            found.append(measured)
+    tables = tables_of(found)
+    if damaged:
+        tables.append(TextTable("As shipped: not read", [], notes=damaged[:NAMED]))
+    return tables
 
 
 def closing_tables(boards: Sequence[Board], collected: Collected) -> list[TextTable]:

@@ -267,6 +267,10 @@ class Task(nn.Module):
         """Predictions for a batch, in the form that the metrics compare with its targets."""
         return self.predict(extract, backbone, batch[0])
 
+    def of_logits(self, logits: Tensor, batch: Any) -> Any:
+        """As `evaluate`, of what `predict` gave for the batch; for tasks with `predicts_tensor`."""
+        return logits
+
     def found(
         self, extract: Extract, backbone: Backbone, images: Tensor, size: tuple[Any, Any]
     ) -> Mapping[str, Tensor]:

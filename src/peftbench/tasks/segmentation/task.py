@@ -214,6 +214,9 @@ class Segmentation(Task):
             return []
         return self.judged(self.scores(extract, backbone, batch[0]), batch)
 
+    def of_logits(self, logits: Tensor, batch: Any) -> list[Tensor]:
+        return self.judged(logits, batch)
+
     def targets(self, batch: Any) -> list[Tensor]:
         return [target["true"] for target in batch[1]]
 

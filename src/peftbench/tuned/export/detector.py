@@ -21,8 +21,12 @@ from peftbench.common.foreign_text import first_sentence
 from peftbench.data.decoding import open_rgb
 from peftbench.data.media import IMAGES
 from peftbench.tuned.export.graph import PHOTOS, Graph
+from peftbench.tuned.export.lacking import lacks
+from peftbench.tuned.export.openvino_files import save
 from peftbench.tuned.export.traced import described, quiet, require_onnx
 from peftbench.tuned.load import Tuned
+from peftbench.tuned.runtimes import open_exported
+from peftbench.tuned.runtimes.base import library
 
 SCORE = 1e-3
 """How far the score of a box may be from the model's: rounding stays far below it."""
@@ -94,11 +98,26 @@ def to_detector(tuned: Tuned, tested: Tuned, path: Path, told: Mapping[str, str]
     return _difference(path, tried, tuned)
 
 
+def to_openvino_detector(tuned: Tuned, tested: Tuned, path: Path, told: Mapping[str, str]) -> float:
+    """As `to_detector`, for OpenVINO, which converts the ONNX."""
+    openvino = library("openvino", "openvino")
+    graph = path.with_name("graph.onnx")
+    to_detector(tuned, tested, graph, told)
+    with quiet():
+        try:
+            model = openvino.convert_model(str(graph))
+        except Exception as problem:  # OpConversionFailure and what its frontend raises besides
+            raise lacks("openvino", described(tuned), None, problem) from None
+    graph.unlink()
+    save(model, path, {**told, **_usage(tuned)})
+    return _difference(path, [_tried(tested, photo) for photo in _photos(tuned)], tuned)
+
+
 def _write(tuned: Tuned, path: Path, told: Mapping[str, str]) -> None:
     import onnx
 
     graph, example = DetectorGraph(tuned), _photos(tuned)[0].float() / 255
-    names = _names(tuned)
+    names = output_names(tuned)
     with torch.no_grad(), quiet(), _unprinted(), _matrices_transposed():
         graph(example)  # as in `traced`: what modules keep in eval mode is kept of real tensors
         try:
@@ -151,7 +170,8 @@ def _transposed(g: Any, x: Any) -> Any:
     return g.op("Transpose", x, perm_i=axes)
 
 
-def _names(tuned: Tuned) -> list[str]:
+def output_names(tuned: Tuned) -> list[str]:
+    """What the graph of a detector gives."""
     return ["boxes", "scores", "labels", *(["masks"] if tuned.model.task.finds_masks else [])]
 
 
@@ -201,28 +221,24 @@ def _tried(tested: Tuned, image: Tensor) -> Tried:
 
 def _difference(path: Path, tried: Sequence[Tried], tuned: Tuned) -> float:
     """The largest difference of a score. Raises UserError where the file finds something else."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what fails raises all the same
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as problem:  # a graph that the exporter wrote, and no runtime takes
+        runtime = open_exported(path)
+    except UserError as problem:  # a graph that the exporter wrote, and no runtime takes
         raise _refused(tuned, problem) from None
     worst = 0.0
     for one in tried:
         try:
-            answer = session.run(_names(tuned), {"image": (one.image.float() / 255).numpy()})
-        except Exception as problem:  # onnxruntime's own classes: a size that was traced as a constant
+            answers = runtime.answers(one.image.float() / 255)
+        except UserError as problem:  # a size that was traced as a constant
             raise _refused(tuned, problem) from None
-        got = {name: torch.from_numpy(value) for name, value in zip(_names(tuned), answer, strict=True)}
+        got = {name: torch.from_numpy(answers[name]) for name in output_names(tuned)}
         largest = max(one.image.shape[1:]) * _MOST_PER_SIDE
         pairs = (_matched(one.found, got, largest), _matched(got, one.found, largest))
         if min(share for share, _ in pairs) < _SHARE:
             height, width = one.image.shape[1:]
             raise UserError(
-                f"format=onnx: finds other boxes than the model on an image of {width} x {height} pixels, so nothing "
-                f"is written; peftbench.load gives the model itself."
+                f"format={runtime.format}: finds other boxes than the model on an image of {width} x {height} pixels, "
+                f"so nothing is written; peftbench.load gives the model itself."
             )
         worst = max(worst, *(off for _, off in pairs))
     return worst

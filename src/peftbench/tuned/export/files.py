@@ -4,41 +4,50 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import tempfile
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, TypeVar
-
-from safetensors import SafetensorError
+from typing import Any, Literal
 
 from peftbench import pruning
-from peftbench.common.atomic_files import give_usual_mode, why_not_written
 from peftbench.common.errors import Refusal, UserError, nearest
-from peftbench.common.leftovers import ASIDE, part_folder
 from peftbench.common.notes import note
 from peftbench.deltas import peft_adapter
 from peftbench.runs.build import in_one_pass, unstreamed
 from peftbench.tasks.base import task_class
-from peftbench.tuned.export.detector import to_detector
+from peftbench.tuned.export import preprocess
+from peftbench.tuned.export.coreml_package import to_coreml
+from peftbench.tuned.export.detector import to_detector, to_openvino_detector
+from peftbench.tuned.export.executorch_file import to_executorch
 from peftbench.tuned.export.graph import Sample
+from peftbench.tuned.export.openvino_files import to_openvino
 from peftbench.tuned.export.peft_adapter import to_adapter
+from peftbench.tuned.export.placing import made_aside, placed, take_place
+from peftbench.tuned.export.precisions import Measured
+from peftbench.tuned.export.reduced import Reduced
 from peftbench.tuned.export.timm_state_dict import to_state_dict
 from peftbench.tuned.export.traced import to_onnx, to_program
+from peftbench.tuned.export.whole import decoded
 from peftbench.tuned.finished_run import FinishedRun, open_run
 from peftbench.tuned.load import Tuned, load
-from peftbench.tuned.run_folder import PLACES, export_place, refuse_merge
+from peftbench.tuned.run_folder import PLACES, check_precision, export_place, lossy, refuse_merge
 
 INSIDE = "inside: float32 images in [0, 1]"
+WHOLE = "inside, and resized inside: decoded uint8 images (B, h, w, 3)"
 OUTSIDE = "outside: (image / 255 - mean) / std of transform"
-Result = TypeVar("Result")
-_Writer = Callable[[Tuned, Sample, Path, Mapping[str, str]], float]
+_Writer = Callable[[Tuned, Sample, Path, Mapping[str, str]], float | None]
 _WRITERS: dict[str, tuple[str, _Writer]] = {
     "safetensors": (OUTSIDE, to_state_dict),
     "onnx": (INSIDE, to_onnx),
     "torch_export": (INSIDE, to_program),
+    "openvino": (INSIDE, to_openvino),
+    "executorch": (INSIDE, to_executorch),
+    "coreml": (INSIDE, to_coreml),
 }
+_OF_DETECTORS = {"onnx": to_detector, "openvino": to_openvino_detector}
 FORMATS = tuple(PLACES)
+RESIZING = ("onnx", "torch_export", "openvino")
+"""The formats whose graph may resize too."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,11 +56,15 @@ class Exported:
 
     Attributes:
         difference: the largest one between its logits and the model's, as a share of the largest logit; of a detector
-            between the scores of their boxes.
+            between the scores of their boxes; None of a file that does not run here.
+        measured: of a file in fp16 or int8 what it loses on images of the run.
+        warning: why a file is kept apart; empty where nothing speaks against it.
     """
 
     path: Path
     difference: float | None
+    measured: Measured | None = None
+    warning: str = ""
 
 
 def export(
@@ -60,39 +73,63 @@ def export(
     out: str | Path | None = None,
     *,
     force: bool = False,
+    inside: str = "normalise",
     merge: bool | Literal["dense", "masked"] = True,
     weights: str | Path | None = None,
     config_dir: str | Path | None = None,
+    precision: str = "fp32",
+    calibration: int | None = None,
 ) -> Exported:
     """Writes the tuned model of a run's folder in one of `FORMATS`, merged where the method merges (`load` says how).
 
     Weights of a quantized backbone are dequantized, so that the file holds plain ones, in float32.
 
-    It is checked against the model on photos before it takes its place, by default in the run's folder.
+    It is checked against the model on photos before it takes its place, by default in the run's folder. Beside it
+    stands `<its name>.preprocess.json`, which says what to do to an image.
+
+    In fp16 and int8 logits differ by more than rounding: the file is tried on images of the run instead. int8 is
+    calibrated on training images. What loses more than 5 points is kept apart, as `<name>.lossy.<suffix>`.
+
+    Args:
+        run: the folder of a complete run, or what `open_run` gave for it.
+        format: of `FORMATS`.
+        out: the file, or for peft and coreml the folder.
+        force: whether what is there is replaced.
+        inside: what the graph does to an image: `normalise` it, or with `all` resize it too, of formats of `RESIZING`.
+        merge: as in `load`.
+        weights: where the backbone's weights lie, if they have moved since the run.
+        config_dir: a folder with YAML of your own.
+        precision: fp32, fp16 or int8, where the format has it.
+        calibration: training images that int8 is calibrated on; by default 128.
 
     Raises:
-        UserError: no finished run, an unknown format, a file that is there already, or a library that is missing.
+        UserError: no finished run, an unknown format or precision, a file that is there already, a missing library.
         Refusal: this model cannot be exported so; says why, and what would work.
     """
     if format not in FORMATS:
         raise UserError(f"format={format}: expected one of {', '.join(FORMATS)}{nearest(format, FORMATS)}.")
+    images = check_precision(format, precision, calibration)
     finished = run if isinstance(run, FinishedRun) else open_run(run, config_dir)
     task = task_class(finished.config.task)
-    if task.finds_boxes and format != "onnx":
+    if task.finds_boxes and (format not in _OF_DETECTORS or precision != "fp32"):
+        what = f"format={format}" if format not in _OF_DETECTORS else f"precision={precision}"
         raise Refusal(
-            f"format={format}: {finished.folder} is a {task.kind_of_model}, whose boxes are no single tensor; "
-            f"format=onnx holds it, and peftbench.load(run) gives it in torch."
+            f"{what}: {finished.folder} is a {task.kind_of_model}, whose boxes are no single tensor; "
+            f"format=onnx and format=openvino hold it in fp32, and peftbench.load(run) gives it in torch."
         )
+    if finished.frames is not None and precision != "fp32":
+        raise Refusal(f"precision={precision}: {finished.folder} is of clips, which are exported in fp32 only.")
     if not (task.predicts_tensor or task.finds_boxes):
         raise Refusal(
             f"run={finished.folder}: is of task={finished.config.task.name}, whose predictions are no single tensor; "
             f"peftbench.load(run) gives the {task.kind_of_model} in torch, and peftbench predict applies it."
         )
-    path = export_place(finished.folder, format, out, force)
+    _refuse_inside(finished, format, inside, precision)
+    path = export_place(finished.folder, format, out, force, precision)
     if format == "peft":
         _only_adapter(path)
         refuse_merge(format, merge)
-    told = _told(finished) | {"transform": _of_one_pass(finished).metadata["transform"]}
+    told = _told(finished) | {"transform": of_one_pass(finished).metadata["transform"]}
     looks = task.looks_at(finished.config)
     if looks == {"tta": "flip"}:
         note(
@@ -104,25 +141,72 @@ def export(
             f"{finished.folder}: was tested with several looks at an image ({_worded(looks)}); what is exported looks "
             f"once at one of the input's size, so average its predictions over them to have the record's figures."
         )
-    finished = _of_one_pass(finished)
+    finished = of_one_pass(finished)
     if task.finds_boxes:
         tested = load(finished, merge=False, weights=weights)
         tuned = load(finished, merge=merge, weights=weights, dequantize=True)
         told |= {"merged": str(tuned.merged).lower(), "normalisation": INSIDE}
-        return Exported(*_placed(path, lambda part: to_detector(tuned, tested, part, told)))
-    sample = Sample(load(finished, merge=False, weights=weights))
+        beside = preprocess.told_of(tuned, format, inside)
+        return Exported(*placed(path, format, lambda part: _OF_DETECTORS[format](tuned, tested, part, told), beside))
+    tested = load(finished, merge=False, weights=weights)
+    sample = Sample(tested)
     if format == "peft":
         told |= {"normalisation": OUTSIDE}
-        return Exported(*_placed(path, lambda part: to_adapter(finished, sample, part, told, weights)))
+        beside = preprocess.told_of(tested, format, "nothing")
+        return Exported(*placed(path, format, lambda part: to_adapter(finished, sample, part, told, weights), beside))
+    if inside == "all":
+        sample.decoded = decoded(tested)
     tuned = load(finished, merge=merge, weights=weights, dequantize=True)
     normalisation, writer = _WRITERS[format]
+    normalisation = WHOLE if inside == "all" else normalisation
     told |= {"merged": str(tuned.merged).lower(), "normalisation": normalisation}
+    told |= {"inside": "all"} if inside == "all" else {}
+    beside = preprocess.told_of(tuned, format, "nothing" if normalisation == OUTSIDE else inside)
     if (backbone := tuned.model.backbone).masks:
         told |= {"merge": backbone.merging, "sparsity": f"{pruning.sparsity(backbone):.6f}"}
-    return Exported(*_placed(path, lambda part: writer(tuned, sample, part, told)))
+    told |= {"precision": precision}
+    if precision == "fp32" or format == "coreml":
+        half = {"half": True} if precision == "fp16" else {}
+        return Exported(*placed(path, format, lambda part: writer(tuned, sample, part, told, **half), beside))
+    reduced = Reduced(precision, format, tuned, tested, sample, told, images)
+    with made_aside(path) as folder:
+        part = folder / path.name
+        difference, measured, warning = reduced.write(part)
+        if warning:
+            path = export_place(finished.folder, format, lossy(path), force, precision)
+            note(f"{path.name}: {warning}")
+        preprocess.write(part, path.name, beside)
+        take_place(part, path, format, folder)
+    return Exported(path, difference, measured, warning)
 
 
-def _of_one_pass(run: FinishedRun) -> FinishedRun:
+def _refuse_inside(run: FinishedRun, format_: str, inside: str, precision: str) -> None:
+    """Raises UserError where `inside` is nothing that there is, and Refusal where this format or run has no such."""
+    if inside not in preprocess.INSIDE:
+        raise UserError(
+            f"inside={inside}: expected one of {', '.join(preprocess.INSIDE)}{nearest(inside, preprocess.INSIDE)}."
+        )
+    if inside == "normalise":
+        return
+    if format_ not in RESIZING:
+        raise Refusal(f"inside=all: format={format_} holds no resizing; {', '.join(RESIZING)} do.")
+    if precision != "fp32":
+        raise Refusal(
+            f"inside=all: precision={precision} is for the model alone, and resizing takes whole digits; leave one out."
+        )
+    if task_class(run.config.task).finds_boxes:
+        raise Refusal(
+            f"inside=all: {run.folder} is a detector, whose boxes are in the pixels of its input; inside=normalise "
+            f"takes images of any size that fits."
+        )
+    if run.config.data.draft:
+        note(
+            "inside=all: the run decoded JPEGs in about the size that is needed (data.draft=true), and the file takes "
+            "whole images; its figures may differ a little from the record's."
+        )
+
+
+def of_one_pass(run: FinishedRun) -> FinishedRun:
     """The run as a file has it: one look at an image, which has the size of a window where the run looks at windows."""
     config, metadata = in_one_pass(unstreamed(run.config)), run.metadata
     if config.data.size != run.config.data.size:
@@ -153,35 +237,6 @@ def _told(run: FinishedRun) -> dict[str, str]:
 def _worded(looks: Mapping[str, Any]) -> str:
     """Several looks at an image, as the keys that ask for them."""
     return " ".join(f"{'data' if key == 'tta' else 'task'}.{key}={value}" for key, value in looks.items())
-
-
-def _placed(path: Path, write: Callable[[Path], Result]) -> tuple[Path, Result]:
-    """`path` as `write` made it beside its place, and its answer; where that fails, what was there before is kept."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        begins, ends = part_folder(path.name)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=begins, suffix=ends) as folder:
-            part = Path(folder) / path.name
-            answer = write(part)
-            if part.is_file():
-                give_usual_mode(part)
-            _put(part, path, Path(folder) / ASIDE)
-    except (OSError, SafetensorError) as problem:
-        raise UserError(f"out={path}: could not be written ({why_not_written(problem)}).") from None
-    return path, answer
-
-
-def _put(part: Path, path: Path, aside: Path) -> None:
-    """Moves `part` to `path`. A folder cannot be replaced: the old one steps aside, and comes back where that fails."""
-    if not path.is_dir():
-        part.replace(path)
-        return
-    path.replace(aside)
-    try:
-        part.replace(path)
-    except OSError:
-        aside.replace(path)
-        raise
 
 
 def _only_adapter(path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +20,9 @@ from peftbench.tuned.load import Tuned
 PHOTOS = Path(__file__).parents[2] / "data" / "photos" / "test"
 TOLERANCE = 1e-3
 """Of the largest logit: fp32 rounded in another order stays far below it, a wrong operator does not."""
+
+TOLERANCE_RESIZED = 1e-2
+"""As `TOLERANCE`, where the file resizes too: some pixels are another level of 255 than PIL's."""
 
 
 class Graph(nn.Module):
@@ -61,9 +64,12 @@ class Sample:
         logits: (6, classes), or (6, classes, H, W).
         multiple: of which number the sides of a graph's images may be any multiple; 0 where they have one size.
         larger: images in another such size, with their logits; None where there is none.
+        decoded: where the file resizes too, photos of several sizes as a decoder gives them, uint8 (B, h, w, 3), with
+            the logits of what the run makes of them.
     """
 
     larger: tuple[Tensor, Tensor] | None = None
+    decoded: Sequence[tuple[Tensor, Tensor]] = ()
 
     @torch.no_grad()
     def __init__(self, tuned: Tuned) -> None:
@@ -88,14 +94,14 @@ class Sample:
         """How far the logits of `answer` are from the model's, relative to the largest logit.
 
         It is asked with images in float32 in [0, 1], in batches of one, two and three; in two sizes, where it serves
-        `any_size`. `what` names it in messages.
+        `any_size`. Where it resizes too, it is asked with decoded photos. `what` names it in messages.
 
         Raises:
             UserError: it is more than rounding.
         """
-        off = _difference(answer, self.images, self.logits)
-        if any_size and self.larger is not None:
-            off = max(off, _difference(answer, *self.larger))
+        if self.decoded:
+            return self._difference_of_decoded(answer, what)
+        off = self.distance(answer, any_size)
         if not off <= TOLERANCE:
             raise UserError(
                 f"{what}: computes other logits than the model ({off:.2g} of the largest one away, at most "
@@ -103,10 +109,36 @@ class Sample:
             )
         return off
 
+    @torch.no_grad()
+    def distance(self, answer: Callable[[Tensor], Tensor], any_size: bool = False) -> float:
+        """As `difference`, however large it is; infinite where the answers have another shape."""
+        off = _difference(answer, self.images, self.logits)
+        if any_size and self.larger is not None:
+            off = max(off, _difference(answer, *self.larger))
+        return off
+
+    def _difference_of_decoded(self, answer: Callable[[Tensor], Tensor], what: str) -> float:
+        worst = 0.0
+        for photos, expected in self.decoded:
+            logits = answer(photos)
+            same = logits.shape == expected.shape
+            off = (logits - expected).abs().max().item() / _scale(self.logits) if same else math.inf
+            if not off <= TOLERANCE_RESIZED:
+                raise UserError(
+                    f"{what} inside=all: computes other logits than the model for an image of {photos.shape[2]} x "
+                    f"{photos.shape[1]} pixels ({off:.2g} of the largest one away, at most {TOLERANCE_RESIZED:g} is "
+                    f"rounding), so nothing is written."
+                )
+            worst = max(worst, off)
+        return worst
+
+
+def _scale(logits: Tensor) -> float:
+    return max(1e-3, logits.abs().max().item())
+
 
 def _difference(answer: Callable[[Tensor], Tensor], images: Tensor, expected: Tensor) -> float:
     logits = [answer(part.float() / 255) for part in images.split([1, 2, 3])]
-    scale = max(1e-3, expected.abs().max().item())
     if [len(part) for part in logits] != [1, 2, 3] or logits[0].shape[1:] != expected.shape[1:]:
         return math.inf
-    return (torch.cat(logits) - expected).abs().max().item() / scale
+    return (torch.cat(logits) - expected).abs().max().item() / _scale(expected)

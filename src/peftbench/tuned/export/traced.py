@@ -8,7 +8,7 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,35 +19,41 @@ from peftbench.common.errors import Refusal, UserError
 from peftbench.common.foreign_text import first_sentence
 from peftbench.common.notes import note
 from peftbench.tuned.export.graph import Graph, Sample
+from peftbench.tuned.export.lacking import lacks
+from peftbench.tuned.export.whole import WholeGraph
 from peftbench.tuned.load import Tuned
+from peftbench.tuned.runtimes import open_exported
+from peftbench.tuned.runtimes.torch_program import ABOUT
 
 BATCH, HEIGHT, WIDTH = "batch", "height", "width"
 """The names of the axes whose lengths are open: how many images, or clips, come at once; the sides of an image."""
 _MOST = 4096  # times the number that divides a side
+LONGEST = 32768
+"""Pixels of a side of an image that a file resizes itself."""
 ONNX_BYTES = 2 * 10**9
 """A single ONNX file is a protobuf, which holds no more."""
 
 
 def to_program(tuned: Tuned, sample: Sample, path: Path, told: Mapping[str, str]) -> float:
     """Writes `torch.export`'s format, reads it again and returns the largest difference. Raises UserError."""
-    program, any_size = _traced(tuned, sample, "torch_export")
-    told = {**told, **_sides(sample, any_size)}
+    program, any_size = traced(tuned, sample, "torch_export")
+    told = {**told, **sides(sample, any_size)}
     whole = io.BytesIO()  # torch writes its zip in C++, and on a full disk that ends the process on the spot
-    torch.export.save(program, whole, extra_files={"peftbench.json": json.dumps(told)})
+    torch.export.save(program, whole, extra_files={ABOUT: json.dumps(told)})
     with path.open("wb") as file:
         file.write(whole.getbuffer())
     del whole
-    return sample.difference(torch.export.load(path).module(), "format=torch_export", any_size)
+    return sample.difference(answers_of(path), "format=torch_export", any_size)
 
 
 def to_onnx(tuned: Tuned, sample: Sample, path: Path, told: Mapping[str, str]) -> float:
     """Writes ONNX, runs it in onnxruntime on photos and returns the largest difference. Raises UserError."""
     require_onnx(tuned)
     import onnx
-    import onnxruntime
 
-    program, any_size = _traced(tuned, sample, "onnx")
+    program, any_size = traced(tuned, sample, "onnx")
     axes = {0: BATCH, 2: HEIGHT, 3: WIDTH} if any_size else {0: BATCH}
+    axes = {0: BATCH, 1: HEIGHT, 2: WIDTH} if sample.decoded else axes
     with quiet():
         try:
             made = torch.onnx.export(
@@ -59,20 +65,21 @@ def to_onnx(tuned: Tuned, sample: Sample, path: Path, told: Mapping[str, str]) -
                 external_data=False,
             )
         except Exception as problem:  # whatever operator has no translation
-            raise _refused("onnx", tuned, problem) from None
+            raise lacks("onnx", described(tuned), program, problem) from None
     assert made is not None
     made.save(str(path), external_data=False)
     model = onnx.load(str(path))
-    for key, value in {**told, **_sides(sample, any_size)}.items():
+    for key, value in {**told, **sides(sample, any_size)}.items():
         model.metadata_props.add(key=key, value=value)
     onnx.checker.check_model(model)
     onnx.save(model, str(path))
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return sample.difference(answers_of(path), "format=onnx", any_size)
 
-    def answer(batch: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(["logits"], {"images": batch.numpy()})[0])
 
-    return sample.difference(answer, "format=onnx", any_size)
+def answers_of(path: Path) -> Callable[[Tensor], Tensor]:
+    """The logits that a file gives for images in [0, 1], read again and run as its users run it."""
+    runtime = open_exported(path)
+    return lambda images: torch.from_numpy(runtime(images))
 
 
 def require_onnx(tuned: Tuned) -> None:
@@ -89,13 +96,20 @@ def require_onnx(tuned: Tuned) -> None:
         )
 
 
-def _traced(tuned: Tuned, sample: Sample, format_: str) -> tuple[torch.export.ExportedProgram, bool]:
-    """The program, and whether its images may have any size. Raises Refusal."""
+def traced(
+    tuned: Tuned, sample: Sample, format_: str, most: int | None = None
+) -> tuple[torch.export.ExportedProgram, bool]:
+    """The program, and whether its images may have any size. Raises Refusal.
+
+    Where a format bounds the batch, `most` is the largest one, and images have the run's size.
+    """
+    if sample.decoded:
+        return _traced_whole(tuned, sample, format_), False
     graph, example = Graph(tuned), sample.images[:2].float() / 255
-    axes: dict[int, Any] = {0: torch.export.Dim(BATCH)}
+    axes = batch_axes(most)
     with torch.no_grad(), quiet():
         graph(example)  # what modules keep in eval mode (attention biases) is kept of real tensors, not of traced ones
-        if sample.larger is not None:
+        if sample.larger is not None and most is None:
             large = sample.larger[0][:2].float() / 255  # of unequal sides, and with no map of a single entry
             height, width = (torch.export.Dim(name, min=1, max=_MOST) for name in (HEIGHT, WIDTH))
             sides = {2: sample.multiple * height, 3: sample.multiple * width}
@@ -106,7 +120,7 @@ def _traced(tuned: Tuned, sample: Sample, format_: str) -> tuple[torch.export.Ex
             program = torch.export.export(graph, (example,), dynamic_shapes=(axes,), strict=False)
         except Exception as problem:  # whatever the model does that cannot be traced
             raise _refused(format_, tuned, problem) from None
-    if sample.larger is not None:
+    if sample.larger is not None and most is None:
         note(
             f"format={format_}: {tuned.run.config.backbone.name} with method={tuned.run.config.method.name} cannot be "
             f"traced for images of any size; the file takes those of {example.shape[2]} x {example.shape[3]} pixels."
@@ -114,7 +128,26 @@ def _traced(tuned: Tuned, sample: Sample, format_: str) -> tuple[torch.export.Ex
     return program, False
 
 
-def _sides(sample: Sample, any_size: bool) -> dict[str, str]:
+def _traced_whole(tuned: Tuned, sample: Sample, format_: str) -> torch.export.ExportedProgram:
+    """The program that resizes too. Raises Refusal."""
+    graph, example = WholeGraph(tuned), sample.decoded[0][0]
+    axes = {0: torch.export.Dim(BATCH)} | {
+        axis: torch.export.Dim(name, min=1, max=LONGEST) for axis, name in ((1, HEIGHT), (2, WIDTH))
+    }
+    with torch.no_grad(), quiet():
+        graph(example)
+        try:
+            return torch.export.export(graph, (example,), dynamic_shapes=(axes,), strict=False)
+        except Exception as problem:  # as in `_traced`
+            raise _refused(format_, tuned, problem) from None
+
+
+def batch_axes(most: int | None = None) -> dict[int, Any]:
+    """The axis of the batch, which is open, up to `most` images."""
+    return {0: torch.export.Dim(BATCH) if most is None else torch.export.Dim(BATCH, min=1, max=most)}
+
+
+def sides(sample: Sample, any_size: bool) -> dict[str, str]:
     """What a file says of the images that it takes, where they may have any size."""
     return {"sides": f"any multiples of {sample.multiple}"} if any_size else {}
 

@@ -1,0 +1,74 @@
+"""ExecuTorch's programs, lowered to XNNPACK by its own tools; int8 by XNNPACK's quantizer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from peftbench.tuned.export.graph import Sample
+from peftbench.tuned.export.lacking import lacks
+from peftbench.tuned.export.traced import answers_of, batch_axes, described, quiet, traced
+from peftbench.tuned.load import Tuned
+from peftbench.tuned.runtimes.base import beside, library
+
+LARGEST_BATCH = 32
+"""ExecuTorch plans a program's memory ahead, for the largest batch that it may get."""
+
+
+def to_executorch(tuned: Tuned, sample: Sample, path: Path, told: Mapping[str, str]) -> float:
+    """Writes a `.pte` and its metadata beside it, runs it on photos and returns the largest difference.
+
+    Raises:
+        UserError: executorch is missing, or the file computes something else.
+        Refusal: the model cannot be traced, or holds an operator that ExecuTorch has not.
+    """
+    require()
+    program, _ = traced(tuned, sample, "executorch", most=LARGEST_BATCH)
+    write(tuned, program, path)
+    tell(path, told)
+    return sample.difference(answers_of(path), "format=executorch")
+
+
+def require() -> None:
+    """Raises UserError where a library is missing."""
+    for name in ("executorch.exir", "executorch.backends.xnnpack.partition.xnnpack_partitioner", "executorch.runtime"):
+        library(name, "executorch")
+
+
+def write(tuned: Tuned, program: torch.export.ExportedProgram, path: Path) -> None:
+    """Lowers a program and writes it. Raises Refusal."""
+    exir = library("executorch.exir", "executorch")
+    partition = library("executorch.backends.xnnpack.partition.xnnpack_partitioner", "executorch")
+    with quiet():
+        try:
+            lowered = exir.to_edge_transform_and_lower(program, partitioner=[partition.XnnpackPartitioner()])
+            made = lowered.to_executorch()
+        except Exception as problem:  # whatever an operator lacks there: a decomposition, an out variant
+            raise lacks("executorch", described(tuned), program, problem) from None
+    with path.open("wb") as file:
+        made.write_to_file(file)
+
+
+def tell(path: Path, told: Mapping[str, str]) -> None:
+    """Writes what the file says of itself beside it."""
+    content = {**told, "largest_batch": str(LARGEST_BATCH)}
+    beside(path).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def quantized(tuned: Tuned, sample: Sample, images: Tensor) -> torch.export.ExportedProgram:
+    """The program with int8 between its operators, per channel, calibrated on float32 images in [0, 1]."""
+    quantizers: Any = library("executorch.backends.xnnpack.quantizer.xnnpack_quantizer", "executorch")
+    pt2e: Any = library("torchao.quantization.pt2e.quantize_pt2e", "executorch")
+    program, _ = traced(tuned, sample, "executorch", most=LARGEST_BATCH)
+    config = quantizers.get_symmetric_quantization_config(is_per_channel=True)
+    with torch.no_grad(), quiet():
+        prepared = pt2e.prepare_pt2e(program.module(), quantizers.XNNPACKQuantizer().set_global(config))
+        for part in images.split(LARGEST_BATCH // 2):
+            prepared(part)
+        made = pt2e.convert_pt2e(prepared)
+        return torch.export.export(made, (images[:2],), dynamic_shapes=(batch_axes(LARGEST_BATCH),), strict=False)
