@@ -16,6 +16,8 @@ VERBS = {
     "evaluate": "peftbench.cli.evaluate",
     "export": "peftbench.cli.export",
     "share": "peftbench.cli.share",
+    "bundle": "peftbench.cli.bundle",
+    "serve": "peftbench.cli.serve",
     "data": "peftbench.cli.data",
     "taps": "peftbench.cli.taps",
     "layers": "peftbench.cli.layers",
