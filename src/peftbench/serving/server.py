@@ -89,7 +89,7 @@ def serve(service: Service, taken: socket.socket, host: str, ready: Callable[[st
 
 
 class _Server(uvicorn.Server):
-    """Stops without an error on a signal that asks for it."""
+    """Stops without an error on a signal that asks for it, or once the service is `stopping`."""
 
     def __init__(self, config: uvicorn.Config, service: Service, ready: Callable[[], None]) -> None:
         super().__init__(config)
@@ -102,6 +102,9 @@ class _Server(uvicorn.Server):
         if hasattr(signal, "SIGHUP") and threading.current_thread() is threading.main_thread():
             loop.add_signal_handler(signal.SIGHUP, lambda: loop.run_in_executor(None, self.service.reload_all))
         self.ready()
+
+    async def on_tick(self, counter: int) -> bool:
+        return self.service.stopping or await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         again = self.should_exit
