@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version as version_of
 from pathlib import Path
@@ -120,7 +120,7 @@ def roll_back(out: str | Path, task: str) -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path):  # type: ignore[no-untyped-def]
+def _locked(folder: Path) -> Iterator[None]:
     """Within it no other process writes this bundle. Raises UserError where one does."""
     with releasing(take(folder / _LOCK, wait=False)) as ours:
         if not ours:
