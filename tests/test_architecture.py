@@ -31,7 +31,7 @@ FLOORS = [
     {"training"},
     {"runs"},
     {"sweeps", "tuned"},
-    {"auto"},
+    {"auto", "serving"},
     {"api", "errors"},
     {"cli"},
     {"__main__"},
@@ -48,6 +48,10 @@ OWNERS = {
     "pillow_heif": {"data"},
     "omegaconf": {"config", "cli"},
     "optuna": {"cli"},
+    "fastapi": {"serving"},
+    "starlette": {"serving"},
+    "uvicorn": {"serving"},
+    "prometheus_client": {"serving"},
 }
 
 

@@ -102,6 +102,9 @@ def stand_ins(code: str) -> dict[str, Any]:
         torch.save(build_with_weights(peftbench.compose("backbone=vit_b").backbone).net.state_dict(), "weights.pth")
     if "model.safetensors" in code:
         assert main(["export", "run=outputs/RUN", "format=safetensors", f"out={Path('model.safetensors')}"]) == 0
+    if "open_bundle" in code:
+        pytest.importorskip("onnxruntime")
+        assert main(["bundle", "runs=[digits=outputs/RUN]", "out=bundle"]) == 0
     model = nn.Sequential(OrderedDict(body=nn.Linear(4, 4), head=nn.Linear(4, 2)))
     images = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
     modules = {"json": json, "safetensors": safetensors, "timm": timm, "torch": torch}

@@ -17,6 +17,8 @@ VERBS = {
     "export": "peftbench.cli.export",
     "benchmark": "peftbench.cli.benchmark",
     "share": "peftbench.cli.share",
+    "bundle": "peftbench.cli.bundle",
+    "serve": "peftbench.cli.serve",
     "data": "peftbench.cli.data",
     "taps": "peftbench.cli.taps",
     "layers": "peftbench.cli.layers",

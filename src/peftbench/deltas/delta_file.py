@@ -51,7 +51,8 @@ def load_delta(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         UserError: it is missing, damaged or no delta.
         Refusal: it is of a format that this version does not know.
     """
-    tensors, metadata = read_tensors(path)
+    mapped, metadata = read_tensors(path)
+    tensors = {name: tensor.clone() for name, tensor in mapped.items()}  # a file that is written over changes no model
     word = metadata.get("format", "")
     number = word.removeprefix(_FORMAT)
     if not word.startswith(_FORMAT) or not number.isdecimal() or number.startswith("0"):

@@ -32,6 +32,21 @@ class Prediction:
     values: Any
 
 
+@dataclass(frozen=True)
+class Seen:
+    """How an image came to the input of a model.
+
+    Attributes:
+        original: its (height, width), upright.
+        scale: (x, y), pixels of the input for one of its own.
+        offset: (x, y), where its corner lies on the input.
+    """
+
+    original: tuple[int, int]
+    scale: tuple[float, float]
+    offset: tuple[float, float] = (0.0, 0.0)
+
+
 class Predictor:
     """Carries out one call of `peftbench predict`. Here for a task that predicts a row of numbers for an image.
 
@@ -97,6 +112,17 @@ class Predictor:
         content = {"run": tuned.run.record.id, "images": images, "skipped": left_out}
         json.dump(readable_in(content), file, indent=1, ensure_ascii=False)
         file.write("\n")
+
+    @staticmethod
+    def served(task: Any, answer: Any, seen: Seen) -> dict[str, Any]:
+        """What a server says of one image, in plain values of JSON.
+
+        Args:
+            task: the task module that answered.
+            answer: that of one image, as `MultiTask` gives it, on the CPU.
+            seen: how the image came to the input.
+        """
+        return {"values": answer.float().reshape(-1).tolist()}
 
     def plain(self, prediction: Prediction) -> Any:
         """What JSON holds of one prediction."""

@@ -179,7 +179,7 @@ def load(
     """
     run = run if isinstance(run, FinishedRun) else open_run(run, config_dir)
     if weights is not None:
-        run = dataclasses.replace(run, config=_moved(run.config, str(weights)))
+        run = dataclasses.replace(run, config=with_weights(run.config, str(weights)))
     if adapter is not None:
         run = _adapted(run, Path(adapter).expanduser())
     with random_numbers_kept():
@@ -259,7 +259,7 @@ def choose_device(device: str = "auto") -> torch.device:
     return probe.device
 
 
-def _moved(spec: Config, weights: str) -> Config:
+def with_weights(spec: Config, weights: str) -> Config:
     """The config with weights that lie elsewhere: those of the whole model, where the run started from its file."""
     for option in config.task_schema(vars(spec.task)).files:
         if getattr(spec.task, option) is not None:

@@ -89,8 +89,11 @@ class MultiTask(nn.Module):
             raise UserError("MultiTask: the backbone has been changed since it was built; give it as it was.")
         self.backbone = backbone.requires_grad_(False).eval()
         drop_cached_values(self.backbone)
+        self._untouched = (_view(backbone),)  # in a tuple, since it is no part of the model: what never runs is copied
+        self._config_dir = config_dir
         whole = next((n for n, run in self.runs.items() if task_class(run.config.task).predicts_tensor), None)
         leads = whole or next(iter(self.runs))  # a detector takes images that were prepared for another task
+        self._leads = leads
         self.transform = _prepared(self.runs[leads], backbone)
         self.frames = first.frames
         stack = "tasks(torch.stack([tasks.transform(frame) for frame in {}])[None])"
@@ -133,6 +136,35 @@ class MultiTask(nn.Module):
             others = self._through_sides(mirrored(images), both)
             logits |= {n: (logits[n] + self.tasks[n].task.unmirrored(others[n])) / 2 for n in both}
         return {n: logits[n] if n in logits else self.tasks[n](images) for n in names}
+
+    def shares_pass(self, name: str) -> bool:
+        """Whether a task answers from the backbone's one pass for all side methods; else it has a pass of its own."""
+        model = self.tasks[name]
+        return model.side is not None and not model.task.looks_elsewhere
+
+    def reopened(self, name: str) -> tuple[FinishedRun, Model]:
+        """What the folder of a task's run holds by now, and its model; nothing that is served changes.
+
+        May run in another thread than `forward`. `put` has the task answer with it.
+
+        Raises:
+            UserError: there is no such task, or the run is not complete, or damaged.
+            Refusal: it belongs to another backbone by now, or wants images prepared otherwise.
+        """
+        if name not in self.runs:
+            raise UserError(
+                f"task {name!r}: is not served{nearest(name, self.runs)}; there are {', '.join(self.runs)}."
+            )
+        run = open_run(self.runs[name].folder, self._config_dir)
+        (untouched,) = self._untouched
+        self._refuse_other_images(name, run, self._leads, untouched)
+        model = rebuild_model(run, _view(untouched), "that of the other tasks").requires_grad_(False)
+        return run, model.to(next(iter(self.tasks.values())).mean.device).eval()
+
+    def put(self, name: str, run: FinishedRun, model: Model) -> None:
+        """Has a task answer with what `reopened` gave; not while `forward` runs."""
+        self.models[list(self.runs).index(name)] = model
+        self.runs[name], self.tasks[name], self.classes[name] = run, model, run.classes
 
     def train(self, mode: bool = True) -> MultiTask:
         """Stays in eval mode: in train mode batch norms would write into statistics that all tasks share."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from peftbench.common.progress import Watch
-from peftbench.tasks.predictor import Prediction, Predictor, Skip, read_batches
+from peftbench.tasks.predictor import Prediction, Predictor, Seen, Skip, read_batches
 
 
 class ClassPredictor(Predictor):
@@ -34,3 +34,11 @@ class ClassPredictor(Predictor):
 
     def plain(self, prediction: Prediction) -> list[dict[str, Any]]:
         return [{"class": name, "probability": round(p, 6)} for name, p in prediction.values]
+
+    @staticmethod
+    def served(task: Any, answer: Any, seen: Seen) -> dict[str, Any]:
+        """The most probable class, and the probability of each."""
+        probabilities = answer.float().softmax(0).tolist()
+        best = max(range(len(probabilities)), key=probabilities.__getitem__)
+        each = {name: round(p, 6) for name, p in zip(task.classes, probabilities, strict=True)}
+        return {"class": task.classes[best], "probability": round(probabilities[best], 6), "probabilities": each}

@@ -6,12 +6,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+import torch
+
 from peftbench.common.errors import UserError
 from peftbench.common.progress import Watch
 from peftbench.data.segment_forms import run_lengths
+from peftbench.tasks.detection.masks import pasted
 from peftbench.tasks.detection.result_files import Detected, as_coco, draw
 from peftbench.tasks.picture_files import files_for
-from peftbench.tasks.predictor import Prediction, Predictor, Skip, why_unreadable
+from peftbench.tasks.predictor import Prediction, Predictor, Seen, Skip, why_unreadable
 
 
 class BoxPredictor(Predictor):
@@ -63,3 +66,22 @@ class BoxPredictor(Predictor):
         """COCO's JSON, with the ids that the classes had in the training data."""
         categories = dict(zip(tuned.classes, tuned.run.categories, strict=True))
         as_coco(file, tuned.run.record.id, categories, (p.values for p in predictions), skipped)
+
+    @staticmethod
+    def served(task: Any, answer: Any, seen: Seen) -> dict[str, Any]:
+        """Boxes in pixels of the image, x1 y1 x2 y2, the best first; with masks COCO's run lengths of each."""
+        height, width = seen.original
+        boxes = (answer["boxes"] - torch.tensor([*seen.offset, *seen.offset])) / torch.tensor(
+            [*seen.scale, *seen.scale]
+        )
+        boxes = torch.minimum(boxes.clamp(min=0), torch.tensor([width, height, width, height], dtype=torch.float32))
+        rows = zip(answer["labels"].tolist(), answer["scores"].tolist(), boxes.tolist(), strict=True)
+        found: list[dict[str, Any]] = [
+            {"class": task.classes[label], "score": round(score, 6), "box": [round(side, 2) for side in box]}
+            for label, score, box in rows
+        ]
+        if "masks" in answer:
+            segments = pasted(answer["masks"], boxes, seen.original)
+            for one, counts in zip(found, segments, strict=True):
+                one["segmentation"] = {"size": [height, width], "counts": counts.decode()}
+        return {"boxes": found}

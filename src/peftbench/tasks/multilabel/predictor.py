@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from peftbench.common.progress import Watch
-from peftbench.tasks.predictor import Prediction, Predictor, Skip, read_batches
+from peftbench.tasks.predictor import Prediction, Predictor, Seen, Skip, read_batches
 
 
 class LabelPredictor(Predictor):
@@ -32,4 +32,12 @@ class LabelPredictor(Predictor):
 
     def plain(self, prediction: Prediction) -> dict[str, Any]:
         labels, probabilities = prediction.values
+        return {"labels": labels, "probabilities": {name: round(p, 6) for name, p in probabilities.items()}}
+
+    @staticmethod
+    def served(task: Any, answer: Any, seen: Seen) -> dict[str, Any]:
+        """The labels from the run's threshold on, and the probability of each."""
+        probabilities = dict(zip(task.classes, answer.double().sigmoid().tolist(), strict=True))
+        threshold = task.threshold.item()
+        labels = [name for name, p in probabilities.items() if p >= threshold]
         return {"labels": labels, "probabilities": {name: round(p, 6) for name, p in probabilities.items()}}

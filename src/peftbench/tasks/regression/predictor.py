@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from peftbench.common.progress import Watch
-from peftbench.tasks.predictor import Prediction, Predictor, Skip
+from peftbench.tasks.predictor import Prediction, Predictor, Seen, Skip
 
 
 class NumberPredictor(Predictor):
@@ -24,3 +24,9 @@ class NumberPredictor(Predictor):
 
     def plain(self, prediction: Prediction) -> dict[str, float]:
         return {name: float(f"{value:.7g}") for name, value in prediction.values.items()}
+
+    @staticmethod
+    def served(task: Any, answer: Any, seen: Seen) -> dict[str, Any]:
+        """The numbers, in the units of the targets."""
+        numbers = zip(task.classes, answer.float().tolist(), strict=True)
+        return {"values": {name: float(f"{value:.7g}") for name, value in numbers}}

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
 
 from peftbench.common.atomic_files import replacing
 from peftbench.common.errors import UserError
 from peftbench.common.progress import Watch
 from peftbench.data.decoding import open_rgb
 from peftbench.tasks.picture_files import files_for
-from peftbench.tasks.predictor import Prediction, Predictor, Skip, why_unreadable
+from peftbench.tasks.predictor import Prediction, Predictor, Seen, Skip, why_unreadable
 from peftbench.tasks.segmentation.colours import as_image, overlaid, shares
 
 
@@ -69,3 +74,27 @@ class MaskPredictor(Predictor):
 
     def plain(self, prediction: Prediction) -> dict[str, Any]:
         return {"shares": {name: round(share, 6) for name, share in prediction.values.items()}}
+
+    @staticmethod
+    def served(task: Any, answer: Any, seen: Seen) -> dict[str, Any]:
+        """The class of each pixel as a PNG of indices in the image's own size, in base64; the share of each class."""
+        mask = _likeliest(answer, seen.original)
+        file = io.BytesIO()
+        as_image(mask).save(file, "PNG")
+        share = {name: round(value, 6) for name, value in shares(mask, task.classes).items()}
+        return {"mask": base64.b64encode(file.getvalue()).decode(), "classes": list(task.classes), "shares": share}
+
+
+def _likeliest(logits: Tensor, size: tuple[int, int]) -> np.ndarray:
+    """uint8 (H, W): as `task.labels_of`, one class after the other, so that two maps of a large image are in memory."""
+
+    def whole(index: int) -> Tensor:
+        one = logits[index].float()[None, None]
+        return F.interpolate(one, size=size, mode="bilinear", align_corners=False)[0, 0]
+
+    best, labels = whole(0), torch.zeros(size, dtype=torch.uint8)
+    for index in range(1, len(logits)):
+        one = whole(index)
+        labels[one > best] = index
+        torch.maximum(best, one, out=best)
+    return labels.numpy()

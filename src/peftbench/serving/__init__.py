@@ -1,0 +1,1 @@
+"""Finished runs behind HTTP: one backbone, many tasks, requests answered together."""

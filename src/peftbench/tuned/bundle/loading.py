@@ -1,0 +1,140 @@
+"""`open_bundle`: tasks of a bundle in onnxruntime, after every file is what the manifest names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from peftbench.common.errors import UserError, nearest
+from peftbench.common.foreign_text import first_sentence
+from peftbench.data.decoding import Picture
+from peftbench.data.images import Transform
+from peftbench.tuned.bundle.manifest import FileEntry, Manifest, Version, check_file, read_manifest
+
+
+class BundledTask:
+    """A task of a bundle, ready to answer.
+
+    Attributes:
+        session: onnxruntime's.
+        version: its number.
+        classes: in the order of its predictions.
+        about: what the manifest says of it.
+    """
+
+    def __init__(self, session: Any, version: int, about: Version) -> None:
+        self.session, self.version, self.about = session, version, about
+        self.classes = tuple(about.classes)
+
+    def predict(self, images: Sequence[Picture]) -> np.ndarray:
+        """What the task predicts for images, float32 (B, …): logits (B, classes) of a classifier.
+
+        Args:
+            images: files, PIL images, or pixels (H, W) or (H, W, 3) in uint8.
+
+        Raises:
+            UserError: an image cannot be read, or the task is of clips or finds boxes, whose `session` takes what its
+                metadata say.
+        """
+        about = self.about.transform
+        names = [entry.name for entry in self.session.get_inputs()]
+        if names != ["images"] or len(self.session.get_inputs()[0].shape) != 4:
+            raise UserError(
+                f"{self.about.file}: takes {', '.join(names)}, which are not images of one size; its session takes "
+                f"what its metadata say."
+            )
+        size: Any = about["size"]
+        transform = Transform(
+            tuple(size) if isinstance(size, list) else size,
+            str(about["interpolation"]),
+            (0.0,) * 3,
+            (1.0,) * 3,
+            range=about.get("range", "auto"),  # type: ignore[arg-type]
+            resize=str(about.get("resize", "squash")),
+            draft=bool(about.get("draft", False)),
+        )
+        if transform.resize == "pad":
+            mean: Any = about["mean"]
+            transform = Transform(**{**vars(transform), "mean": tuple(mean)})
+        pixels = np.stack([transform(image).numpy() for image in images]).astype(np.float32) / np.float32(255)
+        (answer,) = self.session.run(None, {"images": pixels})
+        return np.asarray(answer)
+
+
+class Bundle:
+    """A bundle that is open. Files of the backbone are hashed once.
+
+    Attributes:
+        manifest: what it is.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder, self.manifest = folder, manifest
+        self._checked: set[str] = set()
+
+    def task(self, name: str, version: int | None = None) -> BundledTask:
+        """A task, in the version that is in use or in another one.
+
+        Raises:
+            UserError: there is no such task or version, a file is not what the manifest names, or onnxruntime is
+                missing.
+        """
+        tasks = self.manifest.tasks
+        if name not in tasks:
+            there = ", ".join(tasks)
+            raise UserError(f"task {name!r}: is not in {self.folder}{nearest(name, tasks)}; there are {there}.")
+        entry = tasks[name]
+        number = entry.current if version is None else version
+        about = entry.versions.get(str(number))
+        if about is None:
+            raise UserError(f"task {name!r}: has no version {number}; there are {', '.join(entry.versions)}.")
+        remedy = f"copy it again, or go back: peftbench bundle rollback={name} out={self.folder}"
+        check_version(self.folder, self.manifest, about, remedy, self._checked)
+        return BundledTask(session_of(self.folder, about), number, about)
+
+
+def open_bundle(folder: str | Path) -> Bundle:
+    """The bundle in a folder; no graph is read yet.
+
+    Raises:
+        UserError: there is none, or its manifest is damaged.
+        Refusal: it is of a later version.
+    """
+    place = Path(folder).expanduser()
+    return Bundle(place, read_manifest(place))
+
+
+def check_version(
+    folder: Path, manifest: Manifest, about: Version, remedy: str, checked: set[str] | None = None
+) -> None:
+    """Raises UserError where a file that a version needs is not what the manifest names.
+
+    Args:
+        folder: of the bundle.
+        manifest: its own.
+        about: the version.
+        remedy: what would help, for the sentence.
+        checked: names of the backbone's files that need no second look; gets those that were looked at.
+    """
+    checked = set() if checked is None else checked
+    needed: dict[str, FileEntry] = {name: manifest.base.files[name] for name in about.base if name not in checked}
+    for name, entry in {about.file: about, **needed}.items():
+        check_file(folder, name, entry, remedy)
+    checked.update(needed)
+
+
+def session_of(folder: Path, about: Version) -> Any:
+    """Onnxruntime's session of a graph beside its backbone's files. Raises UserError."""
+    try:
+        import onnxruntime
+    except ImportError:
+        raise UserError("bundle: needs onnxruntime; pip install 'peftbench[onnx]'.") from None
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what fails raises all the same
+    try:
+        return onnxruntime.InferenceSession(str(folder / about.file), options, providers=["CPUExecutionProvider"])
+    except Exception as problem:  # of onnxruntime's own classes
+        raise UserError(f"{folder / about.file}: cannot be opened ({first_sentence(problem)}).") from None
