@@ -122,15 +122,13 @@ def _a_latency_is_of_structured_pruning(config: Config) -> None:
         share = pruning.latency
     except ValueError:
         raise UserError(
-            f"pruning.target={pruning.target}: expected latency:SHARE, the share of the whole backbone's latency that is "
-            f"to be left, above 0 and below 1, such as latency:0.7."
+            f"pruning.target={pruning.target}: expected latency:SHARE, the share of the whole backbone's latency that "
+            f"is to be left, above 0 and below 1, such as latency:0.7."
         ) from None
     if share is None:
         for key in ("runtime", "rounds", "recovery"):
             if (value := getattr(pruning, key)) != getattr(Pruning, key):
-                raise UserError(
-                    f"pruning.{key}={value}: is of a latency; give pruning.target=latency:0.7, say, too, or leave it out."
-                )
+                raise UserError(f"pruning.{key}={value}: is of a latency; give pruning.target=latency:0.7, say, too.")
     elif pruning.name != "structured":
         raise UserError(f"pruning.target={pruning.target}: zeros make nothing faster; give pruning=structured.")
     elif pruning.heads:

@@ -56,8 +56,8 @@ def choose_counts(
 ) -> Chosen:
     """How many channels and heads each part keeps, so that the whole backbone takes `target` of its time.
 
-    Of all choices that save enough by the table of layer times, it is the one that loses least worth. The backbone as it
-    would be is then measured, and where that takes longer than the table has it, more goes.
+    Of all choices that save enough by the table of layer times, it is the one that loses least worth. The backbone as
+    it would be is then measured, and where that takes longer than the table has it, more goes.
 
     Args:
         backbone: it stays as it is.
@@ -85,9 +85,9 @@ def choose_counts(
     least = measured({p.name: p.counts[-1] for p in parts})
     if least.share > target:
         raise Refusal(
-            f"pruning.target=latency:{target:g}: the least that {backbone.facts.name} can keep of its channels and heads "
-            f"takes {least.share:.2f} of the whole one's latency ({1e3 * least.seconds:.2g} of {1e3 * least.whole:.2g} ms "
-            f"in {runtime}); give a target of {np.ceil(100 * least.share) / 100:.2f} or more."
+            f"pruning.target=latency:{target:g}: the least that {backbone.facts.name} can keep of its channels and "
+            f"heads takes {least.share:.2f} of the whole one's latency ({1e3 * least.seconds:.2g} "
+            f"of {1e3 * least.whole:.2g} ms in {runtime}); give {np.ceil(100 * least.share) / 100:.2f} or more."
         )
     saved = {p.name: [table[p.name][p.counts[0]] - table[p.name][n] for n in p.counts] for p in parts}
     wanted, best = (1 - target) * least.whole, least

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,8 +20,8 @@ def recover(
 ) -> float:
     """Trains all weights of `pruned` towards the taps and pooled features of `whole`; statistics stay as they are.
 
-    The loss is the mean squared difference of each tap, as a share of that tap's variance (so that deep and shallow ones
-    count alike), over random cuts of the images and their mirror images.
+    The loss is the mean squared difference of each tap, as a share of that tap's variance (so that deep and shallow
+    ones count alike), over random cuts of the images and their mirror images.
 
     Args:
         pruned, whole: on the CPU, where they are afterwards.
@@ -44,7 +46,7 @@ def recover(
         for p in parameters:
             p.requires_grad_(True)
         optimizer = torch.optim.AdamW(parameters, lr=_RATE, weight_decay=0.0)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=steps, pct_start=_WARM)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
         for step in range(steps):
             batch = _cut(images, generator).to(device)
             with torch.no_grad():
@@ -65,6 +67,11 @@ def recover(
             p.grad = None
         pruned.to("cpu"), whole.to("cpu")
     return sum(last) / max(len(last), 1)
+
+
+def _rate(step: int, steps: int) -> float:
+    """The factor on the rate: a short rise, and a fall by a cosine."""
+    return min(1.0, (step + 1) / max(1.0, _WARM * steps)) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 def _seen(backbone: Backbone, batch: Tensor) -> list[Tensor]:
