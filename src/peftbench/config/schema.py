@@ -108,6 +108,7 @@ class Data:
     The classes are cut into `class_groups`, so many or as named, which `protocol=continual` has learned one after the
     other; a run is of one, `class_group`, counted from 1. It learns the classes of this group, with `replay` images of
     each class of the groups before, and tells apart those of all groups so far, or of its own (`class_scope`).
+    `licence` is what model cards say of the data.
     """
 
     name: str
@@ -141,6 +142,7 @@ class Data:
     class_seed: Count = 0
     class_scope: Literal["seen", "own"] = "seen"
     replay: Count | Literal["all"] = 0
+    licence: str | None = None
 
     @property
     def groups(self) -> int:

@@ -92,16 +92,9 @@ def pruned_to_latency(
 def _request(backbone: backbones.Backbone, config: Config, images: str) -> str:
     """A hash of all that decides what comes out, but for how quick this machine is."""
     spec = config.pruning
-    told = [
-        backbone.facts.input_size,
-        spec.target,
-        spec.runtime,
-        spec.criterion,
-        spec.round_to,
-        spec.rounds,
-        spec.recovery,
-    ]
-    return hashlib.sha256(json.dumps([backbone.fingerprint, *told, images]).encode()).hexdigest()
+    told = [spec.target, spec.runtime, spec.criterion, spec.round_to, spec.rounds, spec.recovery]
+    whole = [backbone.fingerprint, backbone.facts.input_size]
+    return hashlib.sha256(json.dumps([*whole, *told, images]).encode()).hexdigest()
 
 
 def _found(folder: Path, name: str, config: Config, asked: str) -> Path | None:

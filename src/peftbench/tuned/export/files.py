@@ -18,8 +18,10 @@ from peftbench.common.errors import Refusal, UserError, nearest
 from peftbench.common.leftovers import ASIDE, part_folder
 from peftbench.common.notes import note
 from peftbench.deltas import peft_adapter
+from peftbench.results.model_card import CardFile
 from peftbench.runs.build import in_one_pass, unstreamed
 from peftbench.tasks.base import task_class
+from peftbench.tuned.card_file import card_of, refuse_card, write_card
 from peftbench.tuned.export.detector import to_detector
 from peftbench.tuned.export.graph import Sample
 from peftbench.tuned.export.peft_adapter import to_adapter
@@ -70,6 +72,8 @@ def export(
 
     It is checked against the model on photos before it takes its place, by default in the run's folder.
 
+    A model card stands beside it afterwards (`card_of`).
+
     Raises:
         UserError: no finished run, an unknown format, a file that is there already, or a library that is missing.
         Refusal: this model cannot be exported so; says why, and what would work.
@@ -77,6 +81,19 @@ def export(
     if format not in FORMATS:
         raise UserError(f"format={format}: expected one of {', '.join(FORMATS)}{nearest(format, FORMATS)}.")
     finished = run if isinstance(run, FinishedRun) else open_run(run, config_dir)
+    made = _exported(finished, format, out, force, merge, weights)
+    write_card(finished, [CardFile(made.path.name, format, made.difference)], card_of(made.path))
+    return made
+
+
+def _exported(
+    finished: FinishedRun,
+    format: str,
+    out: str | Path | None,
+    force: bool,
+    merge: bool | Literal["dense", "masked"],
+    weights: str | Path | None,
+) -> Exported:
     task = task_class(finished.config.task)
     if task.finds_boxes and format != "onnx":
         raise Refusal(
@@ -89,6 +106,7 @@ def export(
             f"peftbench.load(run) gives the {task.kind_of_model} in torch, and peftbench predict applies it."
         )
     path = export_place(finished.folder, format, out, force)
+    refuse_card(path, force)
     if format == "peft":
         _only_adapter(path)
         refuse_merge(format, merge)
@@ -147,7 +165,10 @@ def _told(run: FinishedRun) -> dict[str, str]:
     )
     looks = task_class(run.config.task).looks_at(run.config)
     tested = {"tested_with": _worded(looks)} if looks else {}
-    return {**{k: run.metadata[k] for k in keys if k in run.metadata}, **tested, "peftbench": version("peftbench")}
+    told = {k: run.metadata[k] for k in keys if k in run.metadata}
+    if Path(told.get("weights", "")).suffix:  # where it lies is of no use elsewhere
+        told["weights"] = Path(told["weights"]).name
+    return {**told, **tested, "peftbench": version("peftbench")}
 
 
 def _worded(looks: Mapping[str, Any]) -> str:
