@@ -15,6 +15,7 @@ VERBS = {
     "predict": "peftbench.cli.predict",
     "evaluate": "peftbench.cli.evaluate",
     "export": "peftbench.cli.export",
+    "push": "peftbench.cli.push",
     "share": "peftbench.cli.share",
     "data": "peftbench.cli.data",
     "taps": "peftbench.cli.taps",

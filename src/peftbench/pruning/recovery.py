@@ -60,7 +60,7 @@ def recover(
             if not bool(loss.isfinite()):
                 raise UserError("pruning.recovery: the loss is no number; give pruning.recovery=0.")
             if step >= 0.9 * steps:
-                last.append(float(loss))
+                last.append(float(loss.detach()))
     finally:
         for p, before in zip(parameters, trained, strict=True):
             p.requires_grad_(before)

@@ -173,5 +173,5 @@ def _why(problem: Exception, endpoint: str) -> str:
     if status is not None:
         return f"{endpoint} said {status} ({first_sentence(problem)}); try again later, or look at the name"
     if isinstance(problem, OSError) or "connect" in str(problem).lower() or "Timeout" in type(problem).__name__:
-        return f"{endpoint} cannot be reached, or answers too slowly ({first_sentence(problem)}); nothing was changed there"
+        return f"{endpoint} cannot be reached, or answers too slowly ({first_sentence(problem)}); try again"
     return f"could not be pushed to ({type(problem).__name__}: {first_sentence(problem)})"

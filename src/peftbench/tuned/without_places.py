@@ -35,7 +35,7 @@ class Shown:
 
 
 def without_places(record: Record, config: Config) -> Shown:
-    """The record and the config without places: a folder becomes `FOLDER`, a file `FILE`, a folder of outputs its default.
+    """The record and the config without places: a folder becomes `FOLDER`, a file `FILE`, others their defaults.
 
     Where data, weights and the like lie is left out by key. Text that holds such a place, another whole path, or a path
     of the user's folder loses it wherever it stands. What trackers were told, and the names of files that were
@@ -67,10 +67,8 @@ def without_places(record: Record, config: Config) -> Shown:
     told = {f.name: getattr(record, f.name) for f in dataclasses.fields(record)}
     told["stamps"] = {**record.stamps, "data": {**(record.stamps.get("data") or {}), "skipped": []}}
     told |= {"folder": "", "config": {**record.config, **values}}
-    literal = sorted(
-        {(old, new) for old, new in places.values() if re.search(r"[/\\]", old.strip("/"))},
-        key=lambda pair: -len(pair[0]),
-    )
+    literal = [(old, new) for old, new in places.values() if re.search(r"[/\\]", old.strip("/"))]
+    literal.sort(key=lambda pair: -len(pair[0]))
     shown = _cleaned(told, literal)
     return Shown(Record(**shown), Config.from_dict(_cleaned(values, literal)), tuple(sorted(places)))
 
