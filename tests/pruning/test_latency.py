@@ -121,7 +121,7 @@ def test_a_run_whose_pruned_file_is_gone_says_so(pruned, tmp_path):
     (file,) = (folder / "backbones").glob("*.safetensors")
     moved = file.rename(tmp_path / file.name)
     try:
-        with pytest.raises(peftbench.UserError, match="the file that holds it, .* give it as weights=FILE"):
+        with pytest.raises(peftbench.UserError, match=r"the file that holds it, .* give it as weights=FILE"):
             peftbench.load(folder / record.id)
         assert peftbench.load(folder / record.id, weights=moved).model.backbone.kept
     finally:
