@@ -6,7 +6,7 @@ A layer's weight is (rows, columns, …): a row for each channel that it gives, 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -106,14 +106,20 @@ def shrink_backbone(backbone: Backbone, channels: Mapping[str, Tensor], heads_: 
         channels: first layer of a group, as `hidden_channels` gives it -> indices of the channels to keep.
         heads_: attention, as `attention_heads` gives it -> indices of the heads to keep.
     """
-    net = backbone.net
     groups, attentions = hidden_channels(backbone) if channels else [], attention_heads(backbone) if heads_ else []
-    for group in groups:
-        if (keep := channels.get(group.first)) is not None:
-            _shrink_group([net.get_submodule(name) for name in group.modules], keep)
-    for attention in attentions:
-        if (keep := heads_.get(attention.module)) is not None:
-            _shrink_attention(net.get_submodule(attention.module), attention, keep)
+    parts: list[tuple[Channels | Heads, Tensor]] = [(g, channels[g.first]) for g in groups if g.first in channels]
+    parts += [(a, heads_[a.module]) for a in attentions if a.module in heads_]
+    shrink_parts(backbone.net, parts)
+
+
+@torch.no_grad()
+def shrink_parts(net: nn.Module, parts: Iterable[tuple[Channels | Heads, Tensor]]) -> None:
+    """As `shrink_backbone`, of parts that are known, in a net: each with the indices to keep."""
+    for part, keep in parts:
+        if isinstance(part, Heads):
+            _shrink_attention(net.get_submodule(part.module), part, keep)
+        else:
+            _shrink_group([net.get_submodule(name) for name in part.modules], keep)
 
 
 def _shrink_group(modules: Sequence[nn.Module], keep: Tensor) -> None:

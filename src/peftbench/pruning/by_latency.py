@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from peftbench.backbones import Backbone
-from peftbench.backbones.channels import Channels, shrink_backbone
+from peftbench.backbones.channels import Channels, shrink_parts
 from peftbench.common.errors import Refusal
 from peftbench.pruning.layer_times import Part, layer_times, parts_of
 from peftbench.pruning.runtimes import Call, call_of, refuse_missing_runtime, share_of_time
@@ -78,7 +78,7 @@ def choose_counts(
     whole = call_of(Features(backbone.net), image, runtime)
 
     def measured(counts: Counts) -> Chosen:
-        small: Call = call_of(Features(shrunk(backbone, parts, counts).net), image, runtime)
+        small: Call = call_of(Features(shrunk(backbone.net, parts, counts)), image, runtime)
         return Chosen(counts, *share_of_time(small, whole, _ROUNDS))
 
     losses = {p.name: [weights[p.name] * x for x in losses_of(worth[p.name], p.counts)] for p in parts}
@@ -172,14 +172,10 @@ def _least_lost(
     return counts
 
 
-def shrunk(backbone: Backbone, parts: Sequence[Part], counts: Counts) -> Backbone:
-    """A copy of the backbone with the first channels and heads of each part: of its shape, and of no use else."""
-    facts = backbone.facts
-    small = Backbone(copy.deepcopy(backbone.net), facts.name, facts.family, facts.input_size)
-    channels, heads = split(parts, counts)
-    shrink_backbone(
-        small, {n: torch.arange(c) for n, c in channels.items()}, {n: torch.arange(c) for n, c in heads.items()}
-    )
+def shrunk(net: nn.Module, parts: Sequence[Part], counts: Counts) -> nn.Module:
+    """A copy of the net with the first channels and heads of each part: of its shape, and of no use else."""
+    small = copy.deepcopy(net)
+    shrink_parts(small, [(p.what, torch.arange(counts[p.name])) for p in parts if counts[p.name] < p.what.count])
     return small
 
 

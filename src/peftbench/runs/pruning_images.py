@@ -13,13 +13,21 @@ from peftbench import backbones
 from peftbench.common.errors import Refusal, UserError
 from peftbench.data.decoding import decode_image
 from peftbench.data.folder import Folder
-from peftbench.data.media import DAMAGED
+from peftbench.data.media import DAMAGED, IMAGES
 
 
 def image_files(folder: str | None, most: int) -> list[Path]:
-    """Up to `most` images of a folder, evenly chosen. Raises UserError where it has none."""
+    """Up to `most` images of a folder, evenly chosen: those in it, or the training images of its class folders.
+
+    Raises:
+        UserError: it has none, or cannot be read.
+    """
+    plain = Path(folder).expanduser() if folder else None
     try:
-        files = Folder(folder or "package:photos").training_files()
+        files = sorted(p for p in plain.iterdir() if p.suffix.lower() in IMAGES) if plain and plain.is_dir() else []
+        files = files or Folder(folder or "package:photos").training_files()
+    except OSError as problem:
+        raise UserError(f"pruning.images={folder}: cannot be read ({problem.strerror}).") from None
     except UserError as problem:  # a folder of pictures is read as a data set is
         raise UserError(f"pruning.images={folder}: {str(problem).removeprefix(f'data.root={folder}: ')}") from None
     count = min(most, len(files))
