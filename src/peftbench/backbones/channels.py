@@ -5,7 +5,8 @@ A layer's weight is (rows, columns, …): a row for each channel that it gives, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import copy
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,11 @@ class Channels:
     between: tuple[str, ...]
     last: str
     count: int
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """All of them, in the order in which they compute."""
+        return (self.first, *self.between, self.last)
 
 
 @dataclass(frozen=True)
@@ -100,26 +106,57 @@ def shrink_backbone(backbone: Backbone, channels: Mapping[str, Tensor], heads_: 
         channels: first layer of a group, as `hidden_channels` gives it -> indices of the channels to keep.
         heads_: attention, as `attention_heads` gives it -> indices of the heads to keep.
     """
-    net = backbone.net
     groups, attentions = hidden_channels(backbone) if channels else [], attention_heads(backbone) if heads_ else []
-    for group in groups:
-        if (keep := channels.get(group.first)) is not None:
-            _rows(net.get_submodule(group.first), keep)
-            for name in group.between:
-                _between(net.get_submodule(name), keep)
-            _columns(net.get_submodule(group.last), keep)
-    for attention in attentions:
-        if (keep := heads_.get(attention.module)) is not None:
-            module: Any = net.get_submodule(attention.module)
-            _rows(module.qkv, _packed(module, attention.rows[keep]))
-            _columns(module.proj, attention.columns[keep].flatten())
-            module.num_heads = len(keep)
-            if hasattr(module, "key_attn_dim"):
-                module.key_attn_dim, module.val_attn_dim = module.key_dim * len(keep), module.val_dim * len(keep)
-                module.attention_biases = _kept(module.attention_biases, keep)
-                module.attention_bias_cache = {}
-            else:
-                module.attn_dim = module.head_dim * len(keep)
+    parts: list[tuple[Channels | Heads, Tensor]] = [(g, channels[g.first]) for g in groups if g.first in channels]
+    parts += [(a, heads_[a.module]) for a in attentions if a.module in heads_]
+    shrink_parts(backbone.net, parts)
+
+
+@torch.no_grad()
+def shrink_parts(net: nn.Module, parts: Iterable[tuple[Channels | Heads, Tensor]]) -> None:
+    """As `shrink_backbone`, of parts that are known, in a net: each with the indices to keep."""
+    for part, keep in parts:
+        if isinstance(part, Heads):
+            _shrink_attention(net.get_submodule(part.module), part, keep)
+        else:
+            _shrink_group([net.get_submodule(name) for name in part.modules], keep)
+
+
+def _shrink_group(modules: Sequence[nn.Module], keep: Tensor) -> None:
+    first, *between, last = modules
+    _rows(first, keep)
+    for module in between:
+        _between(module, keep)
+    _columns(last, keep)
+
+
+def _shrink_attention(module: Any, attention: Heads, keep: Tensor) -> None:
+    _rows(module.qkv, _packed(module, attention.rows[keep]))
+    _columns(module.proj, attention.columns[keep].flatten())
+    module.num_heads = len(keep)
+    if hasattr(module, "key_attn_dim"):
+        module.key_attn_dim, module.val_attn_dim = module.key_dim * len(keep), module.val_dim * len(keep)
+        module.attention_biases = _kept(module.attention_biases, keep)
+        module.attention_bias_cache = {}
+    else:
+        module.attn_dim = module.head_dim * len(keep)
+
+
+def part_alone(net: nn.Module, part: Channels | Heads, count: int) -> nn.Module:
+    """A copy of the layers that a group of channels, or an attention, is made of, with the first `count` of them left.
+
+    It takes what the first of these layers takes, and gives what the last gives.
+    """
+    keep = torch.arange(count)
+    if isinstance(part, Heads):
+        module = copy.deepcopy(net.get_submodule(part.module))
+        with torch.no_grad():
+            _shrink_attention(module, part, keep)
+        return module
+    modules = [copy.deepcopy(net.get_submodule(name)) for name in part.modules]
+    with torch.no_grad():
+        _shrink_group(modules, keep)
+    return nn.Sequential(*modules)
 
 
 def owned_parameters(net: nn.Module, group: Channels) -> Iterator[tuple[nn.Parameter, int]]:

@@ -16,6 +16,7 @@ VERBS = {
     "evaluate": "peftbench.cli.evaluate",
     "export": "peftbench.cli.export",
     "benchmark": "peftbench.cli.benchmark",
+    "push": "peftbench.cli.push",
     "share": "peftbench.cli.share",
     "bundle": "peftbench.cli.bundle",
     "serve": "peftbench.cli.serve",

@@ -20,7 +20,7 @@ NO_PART = ("logger", "force", "page", "output_dir", "data_dir", "choices", "prot
 OF_NO_EFFECT = {
     "backbone": ("stream",),
     "trainer": ("progress", "checkpoint_seconds", "threads", "grad_checkpointing", "meet_seconds"),
-    "data": ("workers", "memory_gb", "eval_batch_size"),
+    "data": ("workers", "memory_gb", "eval_batch_size", "licence"),
     "taps": ("max_gb", "memory_gb", "gpu_gb", "dir"),
 }
 """Section -> keys."""

@@ -9,7 +9,7 @@ from peftbench.common.errors import UserError, nearest, suggested
 from peftbench.common.task_lookup import shipped_tasks
 from peftbench.config.messages import meant_value
 from peftbench.config.published_names import forms_keep_their_options
-from peftbench.config.schema import Config, Data
+from peftbench.config.schema import Config, Data, Pruning
 from peftbench.config.task_schema import OFFERED, task_schema
 
 OPTIMIZERS = ("adamw", "sgd", "ftp", "spd")
@@ -106,10 +106,35 @@ def _groups_of_classes_are_whole(config: Config) -> None:
 
 def _only_taylor_looks_at_images(config: Config) -> None:
     pruning = config.pruning
-    if pruning.name != "none" and pruning.images is not None and pruning.criterion != "taylor":
+    looks = pruning.criterion == "taylor" or pruning.target is not None
+    if pruning.name != "none" and pruning.images is not None and not looks:
         raise UserError(
             f"pruning.images={pruning.images}: pruning.criterion={pruning.criterion} looks at no images; "
             f"leave it out, or give pruning.criterion=taylor."
+        )
+
+
+def _a_latency_is_of_structured_pruning(config: Config) -> None:
+    pruning = config.pruning
+    if pruning.name == "none":
+        return
+    try:
+        share = pruning.latency
+    except ValueError:
+        raise UserError(
+            f"pruning.target={pruning.target}: expected latency:SHARE, the share of the whole backbone's latency that "
+            f"is to be left, above 0 and below 1, such as latency:0.7."
+        ) from None
+    if share is None:
+        for key in ("runtime", "rounds", "recovery"):
+            if (value := getattr(pruning, key)) != getattr(Pruning, key):
+                raise UserError(f"pruning.{key}={value}: is of a latency; give pruning.target=latency:0.7, say, too.")
+    elif pruning.name != "structured":
+        raise UserError(f"pruning.target={pruning.target}: zeros make nothing faster; give pruning=structured.")
+    elif pruning.heads:
+        raise UserError(
+            f"pruning.heads={pruning.heads:g}: pruning.target={pruning.target} chooses how many heads go, as it does "
+            f"channels; leave it out."
         )
 
 
@@ -343,6 +368,7 @@ RULES = (
     _eight_bits_are_of_kept_taps,
     _groups_of_classes_are_whole,
     _only_taylor_looks_at_images,
+    _a_latency_is_of_structured_pruning,
     _pruning_needs_whole_weights,
     _anchored_optimizers_need_whole_tensors,
     _optimizer_is_known,

@@ -64,7 +64,9 @@ class Pruning:
     """What is taken from the backbone before any task: single weights (`unstructured`) or channels (`structured`).
 
     `scope` and `merge` are of unstructured pruning, `round_to` and `heads` of structured; `images` are what
-    `criterion: taylor` looks at.
+    `criterion: taylor` looks at. With a `target` each layer keeps as many channels as leave that share of the latency
+    in `runtime`; they go in so many `rounds`, over which the rest is trained for so many `recovery` steps to give the
+    whole backbone's taps on the images.
     """
 
     name: Literal["none", "unstructured", "structured"] = "none"
@@ -75,6 +77,24 @@ class Pruning:
     merge: Literal["auto", "unmerged", "masked", "dense"] = "auto"
     round_to: Positive = 8
     heads: Share = 0.0
+    target: str | None = None
+    runtime: Literal["onnx", "torch"] = "onnx"
+    rounds: Positive = 4
+    recovery: Count = 400
+
+    @property
+    def latency(self) -> float | None:
+        """The share of the latency that `target` leaves; None where there is none.
+
+        Raises:
+            ValueError: the target is not written as latency:0.7 is.
+        """
+        if self.target is None:
+            return None
+        kind, _, share = self.target.partition(":")
+        if kind != "latency" or not 0 < float(share) < 1:
+            raise ValueError(self.target)
+        return float(share)
 
 
 @checked(config=STRICT, frozen=True)
@@ -88,6 +108,7 @@ class Data:
     The classes are cut into `class_groups`, so many or as named, which `protocol=continual` has learned one after the
     other; a run is of one, `class_group`, counted from 1. It learns the classes of this group, with `replay` images of
     each class of the groups before, and tells apart those of all groups so far, or of its own (`class_scope`).
+    `licence` is what model cards say of the data.
     """
 
     name: str
@@ -121,6 +142,7 @@ class Data:
     class_seed: Count = 0
     class_scope: Literal["seen", "own"] = "seen"
     replay: Count | Literal["all"] = 0
+    licence: str | None = None
 
     @property
     def groups(self) -> int:

@@ -29,7 +29,7 @@ def refuse_unprunable(backbone: Backbone, spec: config.Pruning) -> None:
         return
     if backbone.masks or backbone.kept:
         raise Refusal(f"pruning={spec.name}: the weights given are of a pruned backbone; give pruning=none.")
-    if spec.name == "structured" and spec.ratio and not hidden_channels(backbone):
+    if spec.name == "structured" and (spec.ratio or spec.target) and not hidden_channels(backbone):
         raise Refusal(
             f"pruning=structured: no block of {backbone.facts.name} has hidden channels that nothing else reads; "
             f"pruning=unstructured works on any backbone."
@@ -44,13 +44,15 @@ def refuse_unprunable(backbone: Backbone, spec: config.Pruning) -> None:
 def prune(backbone: Backbone, spec: config.Pruning, images: Tensor | None = None) -> Backbone:
     """The pruned backbone, with facts and a fingerprint of its own; the one given is used up.
 
-    `criterion: taylor` looks at `images` (N, 3, H, W), normalised. On the meta device only shapes change.
+    `criterion: taylor` looks at `images` (N, 3, H, W), normalised. On the meta device only shapes change; not those of
+    a latency, which nobody knows before it is measured: the backbone stays whole there.
 
     Raises:
         Refusal: as `refuse_unprunable`.
     """
     refuse_unprunable(backbone, spec)
-    if spec.name == "none":
+    if spec.name == "none" or spec.latency is not None:
+        assert spec.latency is None or backbone.on_meta, "`prune_to_latency` prunes weights to a latency"
         return backbone
     score = (
         magnitude_scores

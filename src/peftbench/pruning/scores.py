@@ -11,6 +11,8 @@ from peftbench.backbones import Backbone
 from peftbench.common.errors import UserError
 
 BATCH = 16
+TAYLOR_IMAGES = 64
+"""So many images are looked at; more would change few scores."""
 
 
 def taylor_scores(backbone: Backbone, parameters: Mapping[str, nn.Parameter], images: Tensor) -> dict[str, Tensor]:

@@ -32,6 +32,7 @@ class TaskResults:
             that differ in one are on boards of their own.
         outputs: what the task tells apart or predicts, in the plural: what `stamps.data.classes` of a record counts.
         counted: metrics that count images: shares of them, whose differences spread at least as draws of so many do.
+        hub: what the Hub of Hugging Face calls the task, such as image-classification; empty where it has no word.
     """
 
     metric: str
@@ -43,6 +44,7 @@ class TaskResults:
     errors: Sequence[str] = ()
     apart: Mapping[str, Any] = field(default_factory=dict)
     outputs: str = "classes"
+    hub: str = ""
 
     def __post_init__(self) -> None:
         _ERRORS.update(self.errors)

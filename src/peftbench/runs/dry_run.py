@@ -119,6 +119,10 @@ def plan_run(config: Config, probe: bool = False, outlined: Outlined | None = No
         full = simulate_flops(whole, lambda: _batch(whole, splits, batch))
     else:
         notes.append(f"memory and time: not foretold, since {model.task.unforeseen}; a run measures them")
+    if config.pruning.target is not None:
+        notes.append(
+            "pruning: how many channels and heads go is measured when it runs; until then the backbone is shown whole"
+        )
     if masks and config.pruning.name == "none":
         notes.append(
             f"pruning: the weights given are pruned; their zeros are in the file, merging is {model.backbone.merging}"

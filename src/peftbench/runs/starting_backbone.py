@@ -10,20 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from peftbench import backbones, pruning
 from peftbench.common.errors import Refusal, UserError
 from peftbench.common.seeds import mix
 from peftbench.config import Config
-from peftbench.data.decoding import decode_image
-from peftbench.data.folder import Folder
-from peftbench.data.media import DAMAGED
 from peftbench.methods.base import Method
+from peftbench.pruning.scores import TAYLOR_IMAGES
 from peftbench.runs.data_sets import mistakes_of
+from peftbench.runs.latency_pruning import place_of, pruned_to_latency
+from peftbench.runs.pruning_images import image_files, normalised
 from peftbench.tasks.base import task_class
-
-MOST = 64  # images that pruning looks at
 
 
 def input_size(config: Config) -> backbones.Size | None:
@@ -69,7 +66,11 @@ def build_starting_backbone(
     spec, whole = config.pruning, backbone.facts.parameters
     if spec.name == "none" or backbone.masks or backbone.kept:  # the file of the pruned one was given
         return choose_merging(_quantized(backbone, config), config, method)
-    images = _images(spec.images, backbone) if spec.criterion == "taylor" else None
+    if spec.latency is not None:
+        return choose_merging(pruned_to_latency(backbone, config, source, input_size(config), tell), config, method)
+    images = None
+    if spec.criterion == "taylor":
+        images = normalised(image_files(spec.images, TAYLOR_IMAGES), backbone)
     pruned = choose_merging(pruning.prune(backbone, spec, images), config, method)
     if spec.name == "structured":
         tell(
@@ -106,9 +107,7 @@ def choose_merging(backbone: backbones.Backbone, config: Config, method: Method)
 
 def keep_pruned_file(backbone: backbones.Backbone, config: Config) -> Path:
     """The file of a pruned backbone, which all tasks share; written where it is not there yet, or is not whole."""
-    spec = config.pruning
-    name = f"{backbone.facts.name}-{spec.name}-{spec.ratio:g}-{backbone.fingerprint[:10]}.safetensors"
-    path = Path(config.output_dir) / "backbones" / name
+    path = place_of(backbone, config)
     if not pruning.is_saved(backbone, path):
         pruning.save_pruned(backbone, path)
     return path
@@ -141,27 +140,3 @@ def quantize_stamp(backbone: backbones.Backbone) -> dict[str, Any]:
     few, whole = backbones.bytes_of_weights(backbone)
     library = {"torchao": version("torchao")} if backbones.coded_by_torchao(backbone) else {}
     return {"form": backbone.quantized, "origin": backbone.origin, "bytes": few, "of": whole, **library}
-
-
-def _images(folder: str | None, backbone: backbones.Backbone) -> Tensor:
-    """Up to 64 images of a folder, evenly chosen, as the backbone was trained to see them."""
-    facts = backbone.facts
-    try:
-        files = Folder(folder or "package:photos").training_files()
-    except UserError as problem:  # a folder of pictures is read as a data set is
-        raise UserError(f"pruning.images={folder}: {str(problem).removeprefix(f'data.root={folder}: ')}") from None
-    count = min(MOST, len(files))
-    chosen = [files[i * len(files) // count] for i in range(count)]
-    pixels = torch.stack([_pixels(i, facts) for i in chosen])
-    mean, std = (torch.tensor(v).mul(255).view(3, 1, 1) for v in (facts.mean, facts.std))
-    return (pixels.float() - mean) / std
-
-
-def _pixels(image: Path, facts: backbones.Facts) -> Tensor:
-    try:
-        return torch.from_numpy(decode_image(image, facts.canvas, facts.interpolation).copy())
-    except Refusal as problem:  # `data.range` is of the data, and the backbone is pruned before any
-        what = str(problem).partition(";")[0]
-        raise UserError(f"pruning.images: {what}; give images of 8 or 16 bits, or floats from 0 to 1.") from None
-    except DAMAGED as problem:
-        raise UserError(f"pruning.images: {image} cannot be read as an image ({problem}).") from None

@@ -30,6 +30,7 @@ from peftbench.runs.build import build_backbone, transform_of
 from peftbench.runs.plan_file import plan_hash
 from peftbench.tuned.finished_run import FinishedRun, open_run
 from peftbench.tuned.inputs import InputCheck
+from peftbench.tuned.pruned_file import with_pruned_file
 from peftbench.tuned.rebuild import rebuild_model
 
 if TYPE_CHECKING:
@@ -180,6 +181,8 @@ def load(
     run = run if isinstance(run, FinishedRun) else open_run(run, config_dir)
     if weights is not None:
         run = dataclasses.replace(run, config=with_weights(run.config, str(weights)))
+    else:
+        run = with_pruned_file(run)
     if adapter is not None:
         run = _adapted(run, Path(adapter).expanduser())
     with random_numbers_kept():

@@ -27,6 +27,7 @@ from peftbench.runs.plan_file import PLAN
 from peftbench.tasks.base import task_class
 from peftbench.tuned.finished_run import FinishedRun, open_run
 from peftbench.tuned.inputs import InputCheck
+from peftbench.tuned.pruned_file import with_pruned_file
 from peftbench.tuned.rebuild import rebuild_model
 
 
@@ -82,7 +83,7 @@ class MultiTask(nn.Module):
         shared = "the backbone that was given" if backbone is not None else f"that of {first.folder}, given first,"
         if backbone is None:
             with random_numbers_kept():
-                backbone = build_backbone(unstreamed(first.config))
+                backbone = build_backbone(unstreamed(with_pruned_file(first).config))
         if backbone.streamed:
             raise Refusal("MultiTask: takes a backbone that is in memory; build it with backbone.stream=false.")
         if digests(backbone.state_dict()) != backbone.start:

@@ -10,4 +10,5 @@ RESULTS = TaskResults(
     beside=("AP50", "segm_AP", "segm_AP50"),
     later={"masks": False},
     apart={"masks": False},
+    hub="object-detection",
 )

@@ -5,5 +5,9 @@ from __future__ import annotations
 from peftbench.results.task_results import TaskResults
 
 RESULTS = TaskResults(
-    metric="mAP", columns={"mAP %": "mAP", "F1 %": "f1"}, setting={"label_smoothing": 0.0}, outputs="labels"
+    metric="mAP",
+    columns={"mAP %": "mAP", "F1 %": "f1"},
+    setting={"label_smoothing": 0.0},
+    outputs="labels",
+    hub="image-classification",
 )

@@ -9,4 +9,5 @@ RESULTS = TaskResults(
     columns={"mIoU %": "mIoU", "pixel acc. %": "pixel_accuracy"},
     beside="pixel_accuracy",
     setting={"decoder": "linear", "maps": 1, "width": 256, "class_weights": None, "dice": 0.0},
+    hub="image-segmentation",
 )

@@ -13,8 +13,10 @@ from peftbench import pruning
 from peftbench.common.errors import Refusal, UserError, nearest
 from peftbench.common.notes import note
 from peftbench.deltas import peft_adapter
+from peftbench.results.model_card import CardFile
 from peftbench.runs.build import in_one_pass, unstreamed
 from peftbench.tasks.base import task_class
+from peftbench.tuned.card_file import card_of, refuse_card, write_card
 from peftbench.tuned.export import preprocess
 from peftbench.tuned.export.coreml_package import to_coreml
 from peftbench.tuned.export.detector import to_detector, to_openvino_detector
@@ -85,7 +87,7 @@ def export(
     Weights of a quantized backbone are dequantized, so that the file holds plain ones, in float32.
 
     It is checked against the model on photos before it takes its place, by default in the run's folder. Beside it
-    stands `<its name>.preprocess.json`, which says what to do to an image.
+    stand `<its name>.preprocess.json`, which says what to do to an image, and a model card (`card_of`).
 
     In fp16 and int8 logits differ by more than rounding: the file is tried on images of the run instead. int8 is
     calibrated on training images. What loses more than 5 points is kept apart, as `<name>.lossy.<suffix>`.
@@ -110,6 +112,22 @@ def export(
         raise UserError(f"format={format}: expected one of {', '.join(FORMATS)}{nearest(format, FORMATS)}.")
     images = check_precision(format, precision, calibration)
     finished = run if isinstance(run, FinishedRun) else open_run(run, config_dir)
+    made = _exported(finished, format, out, force, inside, merge, weights, precision, images)
+    write_card(finished, [CardFile(made.path.name, format, made.difference)], card_of(made.path))
+    return made
+
+
+def _exported(
+    finished: FinishedRun,
+    format: str,
+    out: str | Path | None,
+    force: bool,
+    inside: str,
+    merge: bool | Literal["dense", "masked"],
+    weights: str | Path | None,
+    precision: str,
+    images: int,
+) -> Exported:
     task = task_class(finished.config.task)
     if task.finds_boxes and (format not in _OF_DETECTORS or precision != "fp32"):
         what = f"format={format}" if format not in _OF_DETECTORS else f"precision={precision}"
@@ -126,6 +144,7 @@ def export(
         )
     _refuse_inside(finished, format, inside, precision)
     path = export_place(finished.folder, format, out, force, precision)
+    refuse_card(path, force)
     if format == "peft":
         _only_adapter(path)
         refuse_merge(format, merge)
@@ -231,7 +250,10 @@ def _told(run: FinishedRun) -> dict[str, str]:
     )
     looks = task_class(run.config.task).looks_at(run.config)
     tested = {"tested_with": _worded(looks)} if looks else {}
-    return {**{k: run.metadata[k] for k in keys if k in run.metadata}, **tested, "peftbench": version("peftbench")}
+    told = {k: run.metadata[k] for k in keys if k in run.metadata}
+    if Path(told.get("weights", "")).suffix:  # where it lies is of no use elsewhere
+        told["weights"] = Path(told["weights"]).name
+    return {**told, **tested, "peftbench": version("peftbench")}
 
 
 def _worded(looks: Mapping[str, Any]) -> str:

@@ -37,6 +37,9 @@ ONNX_BYTES = 2 * 10**9
 def to_program(tuned: Tuned, sample: Sample, path: Path, told: Mapping[str, str]) -> float:
     """Writes `torch.export`'s format, reads it again and returns the largest difference. Raises UserError."""
     program, any_size = traced(tuned, sample, "torch_export")
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
+            node.meta.pop("stack_trace", None)  # paths of this machine
     told = {**told, **sides(sample, any_size)}
     whole = io.BytesIO()  # torch writes its zip in C++, and on a full disk that ends the process on the spot
     torch.export.save(program, whole, extra_files={ABOUT: json.dumps(told)})
@@ -69,6 +72,8 @@ def to_onnx(tuned: Tuned, sample: Sample, path: Path, told: Mapping[str, str]) -
     assert made is not None
     made.save(str(path), external_data=False)
     model = onnx.load(str(path))
+    for node in [*model.graph.node, *(n for function in model.functions for n in function.node)]:
+        del node.metadata_props[:]  # stacks, with paths of this machine; half of a small file
     for key, value in {**told, **sides(sample, any_size)}.items():
         model.metadata_props.add(key=key, value=value)
     onnx.checker.check_model(model)
