@@ -6,7 +6,6 @@ import json
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from peftbench.auto.learning_curve import extrapolated
 from peftbench.cli.main import main
 from peftbench.methods.logreg import LogReg
 from support.datasets import write
+from support.forks import python
 
 COLOURS = {"blue": (30, 40, 200), "green": (40, 190, 50), "red": (200, 40, 30)}
 
@@ -174,7 +174,7 @@ def test_classes_that_are_too_few_or_too_small_are_refused(tmp_path, cli):
 def test_an_answer_goes_on_where_it_was_killed(tmp_path, cli):
     root, out = coloured(tmp_path / "photos"), tmp_path / "out"
     asked = [*words(root, "minutes=0.5", "methods=[ridge,losa]"), f"output_dir={out}"]
-    begun = subprocess.Popen([sys.executable, "-m", "peftbench", *asked], stdout=subprocess.DEVNULL)
+    begun = subprocess.Popen([python(), "-m", "peftbench", *asked], stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     tried: list[dict] = []
     while time.monotonic() < deadline and not tried and begun.poll() is None:
@@ -213,7 +213,7 @@ def test_an_answer_goes_on_where_it_was_killed(tmp_path, cli):
 def test_ctrl_c_answers_with_the_best_so_far_and_the_same_command_goes_on(tmp_path, cli):
     root, out = coloured(tmp_path / "photos"), tmp_path / "out"
     asked = [*words(root, "minutes=0.5", "methods=[ridge,losa]"), f"output_dir={out}"]
-    begun = subprocess.Popen([sys.executable, "-m", "peftbench", *asked], stdout=subprocess.PIPE, text=True)
+    begun = subprocess.Popen([python(), "-m", "peftbench", *asked], stdout=subprocess.PIPE, text=True)
     assert begun.stdout is not None
     for line in begun.stdout:
         if "probes: judged by" in line:

@@ -12,6 +12,7 @@ import timm
 
 import peftbench
 from support.finished_runs import records_in
+from support.forks import python
 from support.places import ROOT
 
 
@@ -55,7 +56,7 @@ def test_two_processes_stream_what_one_does(tmp_path, tiny):
     figures = []
     for choice in ("false", "true"):
         told = [f"backbone.stream={choice}", f"output_dir={tmp_path}/{choice}", "trainer=ddp", "trainer.devices=2"]
-        command = [sys.executable, "-m", "peftbench.cli.main", *words, *told]
+        command = [python(), "-m", "peftbench.cli.main", *words, *told]
         subprocess.run(command, check=True, capture_output=True)
         (record,) = records_in(tmp_path / choice)
         figures.append(record.metrics)

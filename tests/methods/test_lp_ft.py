@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from peftbench.results import Record
 from peftbench.runs.run import run
 from peftbench.sweeps.grouping import joint_signature
 from support.finished_runs import pictures, records_in, same
+from support.forks import python
 from support.runs import SMALL, learned
 from support.stops import interrupted_and_undisturbed
 
@@ -115,7 +115,7 @@ def test_two_processes_train_both_phases_as_one_does(words, tmp_path):
     more = ["method=lp_ft", *PROBE, "trainer.epochs=2", "trainer.accelerator=cpu"]
     more += ["backbone=vit_nano", "data.size=null"]  # without batch-norm, which would see half a batch in each
     pair = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", f"output_dir={tmp_path / 'two'}"]
-    command = [sys.executable, "-m", "peftbench.cli.main", *words, *more, *pair]
+    command = [python(), "-m", "peftbench.cli.main", *words, *more, *pair]
     done = subprocess.run(command, capture_output=True, text=True, timeout=480)
     assert done.returncode == 0, done.stderr
     (two,) = records_in(tmp_path / "two")

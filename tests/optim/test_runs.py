@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ from peftbench import backbones
 from peftbench.runs.run import run
 from peftbench.training.checkpoint import Checkpoints
 from support.finished_runs import records_in
+from support.forks import python
 from support.runs import SMALL, learned
 
 QUICK = [*SMALL, "trainer.epochs=2", "trainer.max_batches=2", "data.batch_size=20"]
@@ -184,7 +184,7 @@ def test_two_processes_reach_what_one_does(tmp_path, trained):
     for place, more in (("one", []), ("two", ["trainer=ddp", "trainer.devices=2"])):
         words = [*QUICK, *trained, "optimizer.lr=0.01"]
         words += ["trainer.accelerator=cpu", "data.eval_batch_size=500", f"output_dir={tmp_path / place}"]
-        command = [sys.executable, "-m", "peftbench.cli.main", *more, *words]
+        command = [python(), "-m", "peftbench.cli.main", *more, *words]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         found.append(learned(records_in(tmp_path / place)[0]))

@@ -28,6 +28,7 @@ from peftbench.tasks.classification.task import Classification
 from peftbench.training import Stopped
 from peftbench.training.checkpoint import Checkpoints
 from support.finished_runs import records_in, same
+from support.forks import python
 from support.runs import QUICK, SMALL, compose, learned
 
 
@@ -252,7 +253,7 @@ def test_kill_nine_in_mid_run_and_the_same_command_end_with_the_same_weights(tmp
     words = [*SMALL, "method=full", "trainer.epochs=3", "trainer.checkpoint_seconds=0", "data.batch_size=100"]
 
     def start(folder):
-        command = [sys.executable, "-m", "peftbench.cli.main", *words, f"output_dir={folder}"]
+        command = [python(), "-m", "peftbench.cli.main", *words, f"output_dir={folder}"]
         return subprocess.Popen(command, stdout=subprocess.DEVNULL)
 
     assert start(tmp_path / "a").wait() == 0
@@ -280,7 +281,7 @@ def alone(tmp_path_factory):
 def _trained(folder, more):
     words = [*SMALL, "method=bitfit", "trainer.epochs=2", "data.batch_size=50", "trainer.accelerator=cpu"]
     words += ["trainer.max_batches=10", "optimizer=sgd", "data.eval_batch_size=500"]
-    command = [sys.executable, "-m", "peftbench.cli.main", *more, *words, f"output_dir={folder}"]
+    command = [python(), "-m", "peftbench.cli.main", *more, *words, f"output_dir={folder}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (record,) = records_in(folder)
@@ -307,7 +308,7 @@ def test_two_processes_reach_what_one_does(tmp_path, alone, strategy):
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 def test_an_interrupted_sweep_shows_what_is_done_and_goes_on_with_the_rest(tmp_path):
     words = [*SMALL, "method=bitfit", "data.batch_size=50", "trainer.epochs=1,400", "trainer.checkpoint_seconds=0"]
-    command = [sys.executable, "-m", "peftbench.cli.main", "-m", *words, f"output_dir={tmp_path}"]
+    command = [python(), "-m", "peftbench.cli.main", "-m", *words, f"output_dir={tmp_path}"]
     sweep = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while len(list(tmp_path.glob("*/checkpoint.ckpt"))) < 2 and time.monotonic() < deadline:

@@ -23,6 +23,7 @@ from support import standins
 from support.datasets import write
 from support.documents import write_files
 from support.finished_runs import pictures
+from support.forks import python
 from support.places import CALTECH, ROOT
 from support.vtab import noah
 
@@ -109,7 +110,7 @@ def _program(file: Path) -> None:
     """`peftbench`, with the words of $SHORT behind those that are typed."""
     file.parent.mkdir()
     found = f'PYTHONPATH="{ROOT / "src"}:$PYTHONPATH"'
-    file.write_text(f'#!/bin/sh\n{found} exec "{sys.executable}" -m peftbench "$@" $SHORT\n')
+    file.write_text(f'#!/bin/sh\n{found} exec "{python()}" -m peftbench "$@" $SHORT\n')
     file.chmod(0o755)
 
 

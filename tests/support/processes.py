@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import peftbench
 from peftbench.results import Record
 from peftbench.runs.run import run
 from support.finished_runs import records_in
+from support.forks import python
 from support.runs import learned
 
 
@@ -23,7 +23,7 @@ def one_and_two_processes(
     """The records of one process and of two gloo processes, which learned the same; sums have another order in two."""
     words = [*words, "trainer.accelerator=cpu"]
     pair = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", f"output_dir={folder / 'two'}"]
-    command = [sys.executable, "-m", "peftbench.cli.main", *words, *pair]
+    command = [python(), "-m", "peftbench.cli.main", *words, *pair]
     done = subprocess.run(command, capture_output=True, text=True, timeout=480, check=False)
     assert done.returncode == 0, done.stderr
     (two,) = records_in(folder / "two")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from support.forks import python
 
 
 def records(folder: Path) -> dict[str, dict]:
@@ -17,7 +18,7 @@ def records(folder: Path) -> dict[str, dict]:
 
 
 def start(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "peftbench.cli.main", *words]
+    command = [python(), "-m", "peftbench.cli.main", *words]
     env = {**os.environ, **environment}
     return subprocess.run(command, capture_output=True, text=True, check=False, env=env, timeout=900)
 

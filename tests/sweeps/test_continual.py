@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from peftbench.results import Record
 from peftbench.runs.run import run
 from peftbench.sweeps.continual import carry_out_continual
 from support.datasets import class_folders, noise, write
+from support.forks import python
 from support.runs import compose, learned, told_by
 
 ONE = ["protocol=continual", "protocol.seeds=1", "protocol.trials=1", "sweep.grid=null"]
@@ -258,7 +258,7 @@ def test_a_sequence_that_was_killed_in_a_group_goes_on_there_to_the_same_figures
     def command(folder: Path) -> list[str]:
         words = [*tiny, *ONE, GROUPS, "method=full", "protocol.alone=false", "trainer.epochs=4"]
         more = ["trainer.max_batches=6", "trainer.checkpoint_seconds=0", "logger=none", f"output_dir={folder}"]
-        return [sys.executable, "-m", "peftbench", "-m", *words, *more]
+        return [python(), "-m", "peftbench", "-m", *words, *more]
 
     undisturbed, killed = tmp_path / "a", tmp_path / "b"
     assert subprocess.run(command(undisturbed), capture_output=True, check=False).returncode == 0

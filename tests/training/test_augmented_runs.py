@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from peftbench.results import Record
 from peftbench.runs.run import run, run_jointly
 from peftbench.sweeps.grouping import joint_signature
 from support.finished_runs import QUIET, finish, logits_of, pictures, records_in, same
+from support.forks import python
 from support.runs import SMALL, learned
 from support.stops import interrupted_and_undisturbed
 
@@ -51,7 +51,7 @@ def test_two_processes_reach_what_one_does(tmp_path):
     words += ["trainer.epochs=1", "trainer.max_batches=4", "data.batch_size=16", "logger=none"]
     records: list[Record] = []
     for place, more in (("one", []), ("two", ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"])):
-        command = [sys.executable, "-m", "peftbench", *words, *more, f"output_dir={tmp_path / place}"]
+        command = [python(), "-m", "peftbench", *words, *more, f"output_dir={tmp_path / place}"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=480, check=False)
         assert done.returncode == 0, done.stderr
         records += records_in(tmp_path / place)

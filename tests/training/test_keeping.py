@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from peftbench.sweeps.grouping import joint_signature
 from peftbench.training.keeping import best_epoch
 from support.detection import SMALL
 from support.finished_runs import pictures, records_in, same
+from support.forks import python
 from support.runs import learned
 from support.stops import interrupted_and_undisturbed, stopped_in
 
@@ -209,7 +209,7 @@ def test_such_runs_are_not_grouped(probe):
 def test_two_processes_agree_on_the_epoch_and_the_end(words, tmp_path):
     more = ["method=bitfit", *BEST[:1], "trainer.patience=1", "trainer.minutes=5", "trainer.epochs=6"]
     more += ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", f"output_dir={tmp_path}"]
-    command = [sys.executable, "-m", "peftbench.cli.main", *words, *more]
+    command = [python(), "-m", "peftbench.cli.main", *words, *more]
     done = subprocess.run(command, capture_output=True, text=True, timeout=480)
     assert done.returncode == 0, done.stderr
     (record,) = records_in(tmp_path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from peftbench.runs import found_rate
 from peftbench.runs.run import run, run_jointly
 from peftbench.sweeps.grouping import joint_signature
 from support.finished_runs import pictures, records_in, same
+from support.forks import python
 from support.runs import QUICK, learned
 from support.stops import interrupted_and_undisturbed
 
@@ -140,7 +140,7 @@ def test_two_processes_train_at_the_rate_that_the_first_finds(tmp_path):
     words = ["backbone=vit_nano", "data=folder", data, "data.val_fraction=0.25", "data.batch_size=16", "logger=none"]
     words += ["method=full", "trainer.epochs=2", "trainer.accelerator=cpu", "trainer.progress=false", FIND]
     pair = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", f"output_dir={tmp_path / 'two'}"]
-    command = [sys.executable, "-m", "peftbench.cli.main", *words, *pair]
+    command = [python(), "-m", "peftbench.cli.main", *words, *pair]
     done = subprocess.run(command, capture_output=True, text=True, timeout=480)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("optimizer.find_lr: ") == 1

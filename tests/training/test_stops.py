@@ -18,6 +18,7 @@ from peftbench.results import Record, read_record
 from peftbench.runs.run import run, run_jointly
 from peftbench.training.module import Fit
 from support.finished_runs import same
+from support.forks import python
 from support.runs import QUICK, compose, learned
 
 needs_signals = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
@@ -217,7 +218,7 @@ def test_a_run_whose_output_nobody_reads_saves_and_ends_with_130(tiny, tmp_path,
 @pytest.mark.parametrize("words", [[], ["-m", "seed=0,1"]], ids=["one", "sweep"])
 def test_head_ends_a_command_with_130_and_no_traceback(tiny, tmp_path, words):
     training = [w for w in tiny if not w.startswith("trainer.")]
-    command = [sys.executable, "-m", "peftbench.cli.main", *words, *training, "method=linear", "trainer.max_batches=2"]
+    command = [python(), "-m", "peftbench.cli.main", *words, *training, "method=linear", "trainer.max_batches=2"]
     process = subprocess.Popen(
         [*command, "trainer.epochs=4", f"output_dir={tmp_path}"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -242,7 +243,7 @@ def test_two_processes_that_are_terminated_stop_together_and_go_on(tmp_path, str
     words = [*QUICK, "method=bitfit", f"trainer={strategy}", "trainer.devices=2", "trainer.accelerator=cpu"]
     words += [f"backbone={backbone}"]
     words += ["trainer.epochs=3", "trainer.max_batches=40", "data.eval_batch_size=1", f"output_dir={tmp_path}"]
-    command = [sys.executable, "-m", "peftbench.cli.main", *words]
+    command = [python(), "-m", "peftbench.cli.main", *words]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     deadline = time.monotonic() + 240
     while not list(tmp_path.glob("*/metrics.csv")) and time.monotonic() < deadline:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from peftbench.tuned.export import export
 from peftbench.tuned.multitask import MultiTask
 from support.backbones import REFUSES
 from support.detection import METHODS, SMALL
+from support.forks import python
 from support.mistakes import refused
 from support.places import SHARED
 from support.runs import told_by
@@ -195,7 +195,7 @@ def test_two_processes_train_and_evaluate_to_what_one_does(tmp_path):
     found = []
     for place, more in (("one", []), ("two", ["trainer=ddp", "trainer.devices=2"])):
         folder = tmp_path / place
-        command = [sys.executable, "-m", "peftbench.cli.main", *words[:4], *more, *words[4:], f"output_dir={folder}"]
+        command = [python(), "-m", "peftbench.cli.main", *words[:4], *more, *words[4:], f"output_dir={folder}"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         found.append(json.loads(next(folder.glob("*/result.json")).read_text()))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from peftbench.data.digits import Digits
 from peftbench.results import Record
 from peftbench.runs.run import run
 from support.finished_runs import records_in, same
+from support.forks import python
 from support.mistakes import refused
 from support.new_tasks import exported, joint_and_alone
 from support.runs import QUICK, learned, told_by
@@ -198,7 +198,7 @@ def test_two_processes_choose_and_measure_what_one_does(tmp_path):
     for place, more in (("one", []), ("two", ["trainer=ddp", "trainer.devices=2"])):
         words = [*more, *QUICK, *TASK, "method=bitfit", f"output_dir={tmp_path / place}", "trainer.threads=1"]
         words += ["data.eval_batch_size=999"]  # all images, of so many batches as the runs are told
-        done = subprocess.run([sys.executable, "-m", "peftbench.cli.main", *words], capture_output=True, text=True)
+        done = subprocess.run([python(), "-m", "peftbench.cli.main", *words], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         found += records_in(tmp_path / place)
     one, two = found

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import subprocess
-import sys
 
 import pytest
 import torch
@@ -14,6 +13,7 @@ from safetensors.torch import load_file
 import peftbench
 from peftbench.runs.run import run
 from support.finished_runs import same
+from support.forks import python
 from support.runs import learned
 from support.stops import stopped_in
 
@@ -50,7 +50,7 @@ def test_two_processes_train_as_one_and_count_each_pixel_once(tmp_path):
     words = [*WORDS, "method=lora", "data.batch_size=2", "optimizer=sgd", "optimizer.lr=0.05"]
     records, counts = [], []
     for place, more in (("one", ["trainer.micro_batch=1"]), ("two", ["trainer=ddp", "trainer.devices=2"])):
-        command = [sys.executable, "-m", "peftbench", *words, *more, f"output_dir={tmp_path / place}"]
+        command = [python(), "-m", "peftbench", *words, *more, f"output_dir={tmp_path / place}"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=480, check=False)
         assert done.returncode == 0, done.stderr
         (file,) = (tmp_path / place).glob("*/result.json")
