@@ -81,15 +81,39 @@ class _environment:
         os.environ.update(self.before)
 
 
+def rewritten(name: str) -> dict[str, Any]:
+    """The committed notebook with the sentences of the source; empty where its code is another, and is to be run."""
+    import jupytext
+
+    content, cells = notebook(name), jupytext.read(FOLDER / f"{name}.py").cells
+    code = {cell["source"]: cell["outputs"] for cell in content.get("cells", ()) if cell["cell_type"] == "code"}
+    if list(code) != [cell.source for cell in cells if cell.cell_type == "code"]:
+        return {}
+    for cell in cells:
+        if cell.cell_type == "code":
+            cell.outputs = code[cell.source]
+    return _notebook(name, [_cell(name, number, cell, cell.get("outputs")) for number, cell in enumerate(cells)])
+
+
 def _tidied(name: str, content: Any, place: Path) -> dict[str, Any]:
     """The notebook without what is of this machine alone: its folders, the times of cells, and its Python."""
     cells = []
     for number, cell in enumerate(content.cells):
-        kept: dict[str, Any] = {"cell_type": cell.cell_type, "id": f"{name}-{number}", "metadata": {}}
-        if cell.cell_type == "code":
-            kept |= {"execution_count": None, "outputs": _joined(cell.outputs, place)}
-            _refuse_failed(name, cell, kept["outputs"])
-        cells.append({**kept, "source": cell.source})
+        outputs = _joined(cell.outputs, place) if cell.cell_type == "code" else None
+        if outputs:
+            _refuse_failed(name, cell, outputs)
+        cells.append(_cell(name, number, cell, outputs))
+    return _notebook(name, cells)
+
+
+def _cell(name: str, number: int, cell: Any, outputs: list[dict[str, Any]] | None) -> dict[str, Any]:
+    kept: dict[str, Any] = {"cell_type": cell.cell_type, "id": f"{name}-{number}", "metadata": {}}
+    if cell.cell_type == "code":
+        kept |= {"execution_count": None, "outputs": outputs or []}
+    return {**kept, "source": cell.source}
+
+
+def _notebook(name: str, cells: list[dict[str, Any]]) -> dict[str, Any]:
     about = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "peftbench": {"source": f"{name}.py", "sha256": hash_of(name)},
@@ -107,8 +131,10 @@ def _joined(outputs: Any, place: Path) -> list[dict[str, Any]]:
     """What a cell gave: its text as one stream, and its value as text or PNG."""
     text, values = "", []
     for output in outputs:
-        if output.output_type == "stream":
-            text += output.text
+        if (
+            output.output_type == "stream"
+        ):  # what a command says on either stream comes as stdout; a library warns on stderr
+            text += output.text if output.name == "stdout" else ""
             continue
         data = {kind: output.data[kind] for kind in ("image/png", "text/plain") if kind in output.data}
         data = dict([next(iter(data.items()))])
@@ -202,8 +228,9 @@ def main() -> None:
     parser.add_argument("names", nargs="*", choices=[*names(), []], help="those to carry out; else what is stale")
     asked = parser.parse_args().names
     for name in asked or [name for name in names() if stale(name)]:
-        print(f"{name}: carried out", flush=True)
-        write(name, executed(name))
+        again = {} if asked else rewritten(name)
+        print(f"{name}: {'its sentences alone are new' if again else 'is carried out'}", flush=True)
+        write(name, again or executed(name))
 
 
 if __name__ == "__main__":

@@ -15,19 +15,18 @@ import runs
 from peftbench.results import read_record
 from peftbench.results.table import print_table
 
-COLUMNS = 112
+COLUMNS = 128
 
 
 def sweep(name: str, work: Path) -> None:
     """`terminal.svg`, of the kept records of the sweep."""
     folder = runs.kept("sweep", work / "records")
-    records = [read_record(place) for place in sorted(folder.iterdir())]
+    records = [record for place in folder.iterdir() if (record := read_record(place))]
+    records.sort(key=lambda record: record.stamps["ended"])
     console = Console(record=True, width=COLUMNS, force_terminal=True, color_system="truecolor", file=io.StringIO())
     console.print(Text.assemble(("$ ", "bold green"), runs.command("sweep")))
-    print_table([record for record in records if record], console)
+    print_table(records, console)
     svg = console.export_svg(title="peftbench", theme=MONOKAI)
     svg = re.sub(r"@font-face\s*{.*?}", "", svg, flags=re.DOTALL)  # it would be fetched
     svg = svg.replace("Fira Code", "ui-monospace, DejaVu Sans Mono")
-        "<!-- Generated with Rich", "<!-- made by Rich"
-    )
     (FOLDER / name).write_text(re.sub(r"[ \t]+$", "", svg, flags=re.MULTILINE), encoding="utf-8")
