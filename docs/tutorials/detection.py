@@ -18,11 +18,11 @@
 # %% [markdown]
 # ## Train
 #
-# Sixty images and three epochs are little: enough to see it work. The frozen backbone runs once for each image. What it gives
-# is kept, and each epoch reads that.
+# A hundred and fifty images are little: enough to see it work. The frozen backbone runs once for each image. What it gives is
+# kept, and each of the eight epochs reads that.
 
 # %%
-# !peftbench method=cst backbone=resnet_nano data=digits_det data.images=[60,10,20] task.weights=package:resnet_nano_fasterrcnn trainer.epochs=3
+# !peftbench method=cst backbone=resnet_nano data=digits_det data.images=[150,10,40] data.batch_size=4 task.weights=package:resnet_nano_fasterrcnn trainer.epochs=8
 
 # %% [markdown]
 # The figure that counts is AP, the mean precision over classes and over overlaps of 0.50 to 0.95. AP50 asks for half an overlap.

@@ -13,8 +13,10 @@ from sources import FOLDER, MOST_BYTES
 import runs
 from peftbench.cli.main import main
 
-SIZES = {"light": (1280, 950), "dark": (1280, 950), "phone": (500, 1000)}
-"""Width and height in pixels. A headless Chromium's window has at least 500."""
+SIZES = {"light": (1280, 950), "dark": (1280, 950), "phone": (390, 844)}
+"""Width and height in pixels."""
+NARROWEST = 500
+"""What a window of Chromium has at least: a narrower page is looked at in a frame."""
 OF_RUN = "losa-efficientnet_lite0-photos-s0"
 
 
@@ -43,12 +45,16 @@ def _shoot(page: Path, name: str) -> None:
         raise SystemExit("pictures: no Chromium is installed (Debian: apt-get install chromium)")
     with tempfile.TemporaryDirectory() as profile:
         shot = Path(profile) / "shot.png"
+        width, height = SIZES[way]
+        framed = Path(profile) / "framed.html"
+        style = f"border:0;width:{width}px;height:{height}px"
+        framed.write_text(f'<body style="margin:0"><iframe src="file://{page.resolve()}" style="{style}"></iframe>')
         command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
         command += [f"--user-data-dir={profile}/user", "--virtual-time-budget=3000", f"--screenshot={shot}"]
-        command += ["--window-size={},{}".format(*SIZES[way])]
-        command += [f"--blink-settings=preferredColorScheme={0 if way == 'dark' else 1}", f"file://{page.resolve()}"]
+        command += [f"--window-size={max(width, NARROWEST)},{height}", "--allow-file-access-from-files"]
+        command += [f"--blink-settings=preferredColorScheme={0 if way == 'dark' else 1}", f"file://{framed}"]
         subprocess.run(command, check=True, capture_output=True, timeout=300)
-        save(Image.open(shot), name)
+        save(Image.open(shot).crop((0, 0, width, height)), name)
 
 
 def save(image: Image.Image, name: str) -> None:

@@ -17,8 +17,8 @@ WORDS = {
         *("trainer.epochs=2", "seed=range(3)"),
     ),
     "detection": (
-        *("method=cst", "backbone=resnet_nano", "data=digits_det", "data.images=[60,10,20]"),
-        *("task.weights=package:resnet_nano_fasterrcnn", "trainer.epochs=3"),
+        *("method=cst", "backbone=resnet_nano", "data=digits_det", "data.images=[150,10,40]"),
+        *("data.batch_size=4", "task.weights=package:resnet_nano_fasterrcnn", "trainer.epochs=8"),
     ),
     "masks": (
         *("method=lora", "backbone=efficientnet_lite0", "data=digits_seg", "data.images=[60,10,20]", "task.maps=4"),

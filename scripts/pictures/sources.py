@@ -47,7 +47,7 @@ PICTURES = {
     "report-phone.png": _REPORT,
     "run-light.png": _RUN,
     "run-dark.png": _RUN,
-    "terminal.svg": Source(("terminal.py",), ("results/table.py",), "sweep"),
+    "terminal.svg": Source(("terminal.py",), ("results/text_table.py", "results/answer_text.py"), "sweep"),
     "detections.png": Source(("drawn.py",), ("tasks/detection/result_files.py",), "detection"),
     "masks.png": Source(("drawn.py",), ("tasks/segmentation/predictor.py", "tasks/segmentation/colours.py"), "masks"),
     "architecture.svg": Source(("architecture.py",)),
