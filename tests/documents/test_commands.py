@@ -9,15 +9,27 @@ import importlib.util
 import re
 import subprocess
 import tomllib
+from pathlib import Path
 
 import pytest
 
 import peftbench
-from support.documents import DOCUMENTS, FENCED, PROGRAMS, commands, commands_in, jobs, listed, words_of, write_files
+from support.documents import (
+    DOCUMENTS,
+    EXAMPLES,
+    FENCED,
+    PROGRAMS,
+    commands,
+    commands_in,
+    jobs,
+    listed,
+    words_of,
+    write_files,
+)
 from support.places import ROOT
 
 LISTED = listed()
-ONES = [*LISTED["as_typed"], *LISTED["elsewhere"], *LISTED["short"], *LISTED["planned"]]
+ONES = [*LISTED["as_typed"], *LISTED["elsewhere"], *LISTED["short"], *LISTED["planned"], *LISTED["by_their_page"]]
 FORMS = LISTED["forms"]
 STAND_FOR_FORMS = dict.fromkeys(one for some in FORMS.values() for one in some)
 RUNNABLE = list(dict.fromkeys([*ONES, *STAND_FOR_FORMS]))
@@ -83,7 +95,8 @@ def words(tmp_path_factory) -> dict[str, list[list[str]]]:
 
 @pytest.mark.parametrize("one", RUNNABLE)
 def test_its_words_are_right(one, words, monkeypatch, tmp_path):
-    write_files(ROOT / "CONTRIBUTING.md", tmp_path)
+    for page in (ROOT / "CONTRIBUTING.md", *EXAMPLES):
+        write_files(page, tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path / "DIR")
     assert words[one], "bash starts no program"
@@ -127,7 +140,10 @@ def _check_pip(given: list[str]) -> None:
 
 
 def _check_python(given: list[str]) -> None:
-    """A script is there and its own parser takes its words; a module is there."""
+    """A script is there and its own parser takes its words; a module is there; a file that a page shows is written."""
+    if given[0].startswith("DIR/"):
+        assert Path(given[0]).is_file()
+        return
     if given[0] == "-m":
         assert importlib.util.find_spec(given[1])
         return

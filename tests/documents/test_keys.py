@@ -19,9 +19,15 @@ CODE = re.compile(r"(?<!`)(`{1,2})(?!`)([^`]+)\1|^(?: {4}|peftbench )(.+)$|^```\
 WORD = re.compile(r"(?<![\w./-])([a-z_]+(?:\.[a-z_]+)*)=([\w/-]*)(?![\w/(-])")
 OF_OTHERS = {"hydra.searchpath": "Hydra's own", "data.task": "read in records of before"}
 OF_OTHERS["optimizer.args.betas"] = "an option of timm's lion"
+OF_OTHERS |= {"method.last": "of docs/contribute", "method.lst": "a mistake there", "task.sharpnes": "another"}
 OUTSIDE = {
     ("data", "named_images"): "the example of CONTRIBUTING.md",
     ("experiment", "vtab1k/lora"): "the name of before, still read",
+    ("method", "block_gain"): "of docs/contribute",
+    ("data", "graded_folder"): "of docs/contribute",
+    ("data", "arrays"): "of docs/contribute",
+    ("backbone", "mobilenet_v4"): "of docs/contribute",
+    ("backbone", "small_vit"): "of docs/contribute",
 }
 
 

@@ -13,10 +13,13 @@ from typing import Any
 import pytest
 
 import peftbench
-from support.documents import DOCUMENTS, blocks
+from support.documents import DOCUMENTS, EXAMPLES, TUTORIALS, blocks
+from support.places import ROOT
 
 BLOCKS = {block.place: block for block in blocks("python")}
-RUN = {place: block for place, block in BLOCKS.items() if not place.startswith("CONTRIBUTING")}  # a file: as typed
+WHOLE = {page.name for page in (ROOT / "CONTRIBUTING.md", *EXAMPLES, *TUTORIALS)}
+"""Pages whose blocks are files, or follow from each other: they have tests of their own."""
+RUN = {place: block for place, block in BLOCKS.items() if place.partition(":")[0] not in WHOLE}
 
 
 def code_in_sentences() -> dict[str, str]:

@@ -21,7 +21,7 @@ from peftbench.cli.main import main
 from peftbench.common.vtab_tasks import TASKS
 from support import standins
 from support.datasets import write
-from support.documents import write_files
+from support.documents import EXAMPLES, write_files
 from support.finished_runs import pictures
 from support.forks import python
 from support.places import CALTECH, ROOT
@@ -73,7 +73,9 @@ def make_sets(root: Path) -> Path:
     _voc(work / "VOCdevkit" / "VOC2007")
     for task in TASKS:
         noah(work / "DIR", task, task=task)
-    write_files(ROOT / "CONTRIBUTING.md", work)
+    for page in (ROOT / "CONTRIBUTING.md", *EXAMPLES):
+        write_files(page, work)
+    np.savez(work / "scans.npz", **arrays())
     standins.make_all(root / "sources")
     _coco(root / "coco")
     copy = ["source=folder", f"path={work / 'DIR'}", f"dir={root / 'vtab'}", *standins.WORDS]
@@ -104,6 +106,16 @@ def environment(root: Path, short: str = "") -> dict[str, str]:
     left_out = ("PEFTBENCH_DATA", "HYDRA_FULL_ERROR")
     inherited = {key: value for key, value in os.environ.items() if key not in left_out}
     return {**inherited, **place, "WANDB_MODE": "offline", "COLUMNS": "200"}
+
+
+def arrays() -> dict[str, np.ndarray]:
+    """Images and labels as an .npz file of MedMNIST's holds them."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images, labels = (16 * digits.images).clip(0, 255).astype(np.uint8), digits.target.reshape(-1, 1)
+    ends = {"train": slice(0, 64), "val": slice(64, 84), "test": slice(84, 116)}
+    return {f"{r}_{n}": a[at] for r, at in ends.items() for n, a in (("images", images), ("labels", labels))}
 
 
 def _program(file: Path) -> None:

@@ -19,7 +19,11 @@ from pathlib import Path
 
 from support.places import ROOT
 
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+EXAMPLES = sorted((ROOT / "docs" / "contribute").glob("*.md"))
+"""Pages that show files whole, and commands among them: `write_files` writes these."""
+TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
+"""Pages that are made of an execution: their commands and their Python follow from each other."""
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")), *EXAMPLES, *TUTORIALS]
 LIST = ROOT / "tests" / "documents" / "commands.toml"
 PROGRAMS = ("peftbench", "make", "pip", "python", "bash", "wandb", "eval")
 _COMMAND = re.compile(rf"(?:\w+=\S+ )*(?:\.venv/bin/)?(?:{'|'.join(PROGRAMS)})(?= \S)")

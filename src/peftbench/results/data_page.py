@@ -46,14 +46,14 @@ def data_page(name: str, lines: Sequence[str], sections: Sequence[tuple[str, str
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">',
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(name)}</title>',
-        f"<style>\n{style}</style></head><body><h1>{escape(name)}</h1>",
+        f"<style>\n{style}</style></head><body><main><h1>{escape(name)}</h1>",
         *(f"<p>{escape(line)}</p>" for line in lines),
     ]
     for heading, note, shown in sections:
         if shown:
             parts += [f'<section><h2>{escape(heading)}</h2><p class="note">{escape(note)}</p><div class="pictures">']
             parts += [*map(_figure, shown), "</div></section>"]
-    return "\n".join([*parts, "</body></html>\n"])
+    return "\n".join([*parts, "</main></body></html>\n"])
 
 
 def _figure(shown: Shown) -> str:

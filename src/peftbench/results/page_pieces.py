@@ -18,7 +18,7 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inl
 
 
 def page_head(kind: str, title: str, styles: Sequence[str], pictures: bool = False) -> list[str]:
-    """The page up to its body, which is opened.
+    """The page up to what it says, whose landmark is opened.
 
     Args:
         kind: what page it is, for whoever would replace it.
@@ -31,7 +31,7 @@ def page_head(kind: str, title: str, styles: Sequence[str], pictures: bool = Fal
         f'{page_mark(kind)}\n<html lang="en"><head><meta charset="utf-8">',
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(title)}</title>',
-        f"<style>\n{''.join(map(text_of, styles))}</style></head><body>",
+        f"<style>\n{''.join(map(text_of, styles))}</style></head><body><main>",
     ]
 
 
@@ -45,7 +45,7 @@ def page_end(data: Any, scripts: Sequence[str]) -> list[str]:
     content = json.dumps(data, separators=(",", ":"), allow_nan=False)
     safe = content.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
     return [
-        f'<script type="application/json" id="data">{safe}</script>',
+        f'</main><script type="application/json" id="data">{safe}</script>',
         f"<script>\n{''.join(map(text_of, scripts))}</script></body></html>\n",
     ]
 
