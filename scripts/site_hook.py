@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,6 +22,10 @@ PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 STANDS_FOR = {ROOT / name: page for name, page in PAGES.items()} | {ROOT / "README.md": "index.md"}
 _LINK = re.compile(r"(\]\()([^()\s#:]+)(#[^()\s]*)?(\))")
 _FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})")
+_FETCHED = re.compile(r"""<(?:script|img|iframe|source|video|audio|embed|object|link)\b[^>]*?
+    \b(?:src|href|data|srcset)=["']?((?:https?:)?//[^"'\s>]+)|<\w+[^>]*class=["']?(mermaid)""", re.VERBOSE)
+_SEARCH = '<div class="md-search" data-md-component="search" role="dialog">'
+"""The theme's dialog, which has no name for a screen reader."""
 _ITEM = re.compile(r"^(?:[-*+]|\d+\.) \S")
 
 EVERY = "methods/*.md"
@@ -59,6 +64,14 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
         return f"{match[1]}{there}{match[3] or ''}{match[4]}"
 
     return "\n".join(_lines(markdown.split("\n"), lambda line: _LINK.sub(link, line)))
+
+
+def on_post_page(output: str, page: Any, config: Any) -> str:
+    """The page, its search named for screen readers. Raises PluginError where a browser would fetch something from elsewhere to show it."""
+    if found := _FETCHED.search(output):
+        what = found[1] or "mermaid, which the theme fetches"
+        raise PluginError(f"{page.file.src_uri}: would fetch {what}; the site loads nothing from elsewhere.")
+    return output.replace(_SEARCH, f'{_SEARCH[:-1]} aria-label="Search">')
 
 
 def _uri(target: Path, docs: Path, config: Any, files: Files) -> str | None:

@@ -60,7 +60,7 @@ def page(name: str, yaml_file: Path, cls: Any, options: dict[str, Any]) -> dict[
     if drawn is not None:
         lines += [f"![Where {name} sits](figures/{name}.svg)", ""]
     for section in SHOWN:
-        lines += [f"**{section}:** {told.get(section, NO_READING)}", ""]
+        lines += [f"**{section}:** {told.get(section, NO_READING)}".replace(":** \n", ":**\n"), ""]
     if measured := step_costs(name):
         lines += [f"**Measured:** {measured} ([benchmarks](../benchmarks.md)).", ""]
     lines += ["## Parameters", "", "The method's own, at its defaults; the head is counted apart.", ""]
