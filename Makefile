@@ -4,7 +4,7 @@ BIN := .venv/bin
 # bytecode is compiled once, at installation, also where PYTHONDONTWRITEBYTECODE is set
 export UV_COMPILE_BYTECODE := 1
 
-.PHONY: quickstart test test-all smoke bench golden faults docs-tables lint format lock clean
+.PHONY: quickstart test test-all smoke bench golden faults docs docs-tables lint format lock clean
 
 quickstart: .venv/ready  ## fine-tune a pretrained backbone on photos and show the table
 	$(BIN)/peftbench experiment=quickstart
@@ -34,6 +34,10 @@ golden: .venv/ready      ## BASE=<commit>: this tree computes what that one does
 faults: .venv/ready      ## damaged files, hostile words, kills, full disks (docs/reliability.md): TRIES, SEED, MINUTES
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/faults --tries $(or $(TRIES),1000) --seed $(or $(SEED),0) --minutes $(or $(MINUTES),60)
 
+docs: .venv/ready        ## the documentation site, in build/site; a dead link or anchor fails it
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+
 docs-tables: .venv/ready ## writes the tables of docs/ that are made from the code
 	$(BIN)/python scripts/doc_tables.py
 	$(BIN)/python scripts/method_pages
@@ -42,6 +46,7 @@ lint: .venv/ready
 	$(BIN)/ruff check src scripts tests
 	$(BIN)/ruff format --check src scripts tests
 	$(BIN)/mypy
+	$(BIN)/codespell
 
 format: .venv/ready
 	$(BIN)/ruff check --fix src scripts tests

@@ -159,6 +159,11 @@ def reference() -> dict[str, list[Key]]:
     return tables | _options("data") | _options("method") | {"hydra.sweeper, with `hydra/sweeper=optuna`": _searching()}
 
 
+def slug(title: str) -> str:
+    """The anchor of a heading: in lower case, its words joined by hyphens, without other signs."""
+    return re.sub(r"[^\w\- ]", "", title).strip().lower().replace(" ", "-")
+
+
 def without_sentence() -> list[str]:
     """The keys of which no YAML says what they are; a single word does not."""
     return [key.name for rows in reference().values() for key in rows if len(key.sentence.split()) < 2]
@@ -297,7 +302,29 @@ def backbones() -> str:
     return table()
 
 
-TABLES: dict[str, Callable[[], str]] = {"methods": methods, "config": config, "backbones": backbones}
+def verbs() -> str:
+    """Every verb, from the tables of the command line."""
+    sys.path[:0] = [str(ROOT / "scripts")]
+    from verbs_table import table
+
+    return table()
+
+
+def choosing() -> str:
+    """Where to begin, with costs from the tables of other pages."""
+    sys.path[:0] = [str(ROOT / "scripts")]
+    from choosing import table
+
+    return table()
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "methods": methods,
+    "config": config,
+    "backbones": backbones,
+    "verbs": verbs,
+    "choosing": choosing,
+}
 """The page, which is also its table's marker, and what makes the table."""
 
 

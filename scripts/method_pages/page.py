@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import re
 from pathlib import Path
 from typing import Any
 
+import doc_tables
 import yaml
-from doc_tables import count, paper, plain
+from choosing import step_costs
+from doc_tables import count, paper, plain, slug
 from figure import figure
 
 import peftbench
@@ -17,9 +20,14 @@ from peftbench.common.config_files import describe, names
 from peftbench.config import CONFIGS
 from peftbench.config.declared_fields import declared
 
+reference = functools.cache(doc_tables.reference)
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "methods"
 SECTIONS = ("Source", "Equation", "Place", "Cost", "Avoid when")
 """What the docstring of each method's class, or of a class that it extends, says of it."""
+IDEA, READING = "Idea", "Our reading"
+NO_READING = "nothing that we know of had to be read into the source."
+"""What a page says where neither the class nor the YAML marks a reading of ours."""
+SHOWN = ("Equation", "Place", "Cost", "Avoid when", READING, "Source")
 BACKBONES = {
     "vit_b": "ViT-B/16",
     "vit_s": "ViT-S/16",
@@ -43,27 +51,58 @@ def pages() -> dict[str, str]:
 
 def page(name: str, yaml_file: Path, cls: Any, options: dict[str, Any]) -> dict[str, str]:
     """The page of one method, and its figure where it has one."""
-    told = sections(cls) | sections_of_yaml(yaml_file)
+    told = with_reading(sections(cls)) | with_reading(sections_of_yaml(yaml_file))
     source = paper(yaml_file, options["path"])
     about = f"{describe(yaml_file)}{f' ({source})' if source else ''}."
-    lines = [f"# {name}", "", about, "", f"    peftbench method={name} backbone=vit_b data=vtab/cifar", ""]
+    lines = [f"# {name}", "", about, "", idea(name, told), ""]
+    lines += [f"    peftbench method={name} backbone=vit_b data=vtab/cifar", ""]
     drawn = figure(name)
     if drawn is not None:
         lines += [f"![Where {name} sits](figures/{name}.svg)", ""]
-    for section in SECTIONS:
-        lines += [f"**{section}:** {told[section]}", ""]
+    for section in SHOWN:
+        lines += [f"**{section}:** {told.get(section, NO_READING)}".replace(":** \n", ":**\n"), ""]
+    if measured := step_costs(name):
+        lines += [f"**Measured:** {measured} ([benchmarks](../benchmarks.md)).", ""]
     lines += ["## Parameters", "", "The method's own, at its defaults; the head is counted apart.", ""]
     lines += ["| backbone | parameters |", "|---|--:|"]
     lines += [f"| {label} | {_count(name, backbone)} |" for backbone, label in BACKBONES.items()]
     fields = declared(options["path"], "path")
     if fields:
         chosen = {key: options.get(key, default) for key, (_, default) in fields.items()}
-        lines += ["", "## Options", "", "[What each means](../config.md#method-with-methodname).", ""]
+        lines += ["", "## Options", "", f"[What each means](../config.md#{keys_of(name)}).", ""]
         lines += [" ".join(f"`method.{key}={plain(value)}`" for key, value in chosen.items())]
     made = {f"{name}.md": "\n".join(lines).rstrip() + "\n"}
     if drawn is not None:
         made[f"figures/{name}.svg"] = drawn
     return made
+
+
+def keys_of(name: str) -> str:
+    """The anchor of the table of the method's keys on the page of all keys."""
+    return next(slug(title) for title in reference() if title.startswith("method") and f"`method={name}`" in title)
+
+
+def idea(name: str, told: dict[str, str]) -> str:
+    """The idea in three sentences. Raises ValueError where the YAML has no line `# Idea: …` of three."""
+    found = told.get(IDEA, "")
+    if len(re.findall(r"[.?!](?= |$)", found)) != 3:
+        raise ValueError(f"configs/method/{name}.yaml: a line '# {IDEA}: …' says the idea in three sentences.")
+    return found
+
+
+def with_reading(told: dict[str, str]) -> dict[str, str]:
+    """The same, with what the source says of our reading as a section of its own."""
+    source, mark, reading = told.get("Source", "").partition(f" {READING}: ")
+    if mark:
+        return told | {"Source": source, READING: reading}
+    parts = re.split(r"(?<=\.) (?=[A-Z])", source)
+    parts = parts if len(parts) > 1 else source.rstrip(".").split("; ")
+    ours = [part for part in parts if "our reading" in part or "our form" in part]
+    kept = [part for part in parts if part not in ours]
+    if not ours or not kept:
+        return told
+    end = "" if kept[-1].endswith(".") else "."
+    return told | {"Source": f"{' '.join(kept)}{end}", READING: f"{' '.join(ours).rstrip('.')}."}
 
 
 def sections(cls: Any) -> dict[str, str]:
@@ -77,11 +116,13 @@ def sections(cls: Any) -> dict[str, str]:
         text = inspect.cleandoc(kind.__dict__.get("__doc__") or "")
         here: dict[str, list[str]] = {}
         last = ""
-        for paragraph in re.split(rf"\n[ ]*\n|\n(?=(?:{'|'.join(SECTIONS)}):)", text):
+        for paragraph in re.split(rf"\n[ ]*\n|\n(?=(?:{'|'.join((*SECTIONS, READING))}):)", text):
             section, colon, words = paragraph.partition(":")
-            if colon and section in SECTIONS:
+            if colon and section in (*SECTIONS, READING):
                 last = section
                 here[last] = [" ".join(words.split())]
+            elif last == READING and paragraph.startswith("- "):
+                here[last].append(paragraph)
             elif last and paragraph.startswith("    "):  # a formula that belongs to it
                 here[last].append(paragraph)
             else:
@@ -95,7 +136,8 @@ def sections(cls: Any) -> dict[str, str]:
 
 def sections_of_yaml(file: Path) -> dict[str, str]:
     """What the YAML of a published name says in the place of its class, in lines `# Cost: …` at its head."""
-    lines = re.findall(rf"^# ({'|'.join(SECTIONS)}): (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+    known = "|".join((*SECTIONS, IDEA, READING))
+    lines = re.findall(rf"^# ({known}): (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
     return dict(lines)
 
 

@@ -31,12 +31,11 @@ class CST(Method):
         S_s = M_s + PW(ReLU(N(DW3x3(M_s))))         PW starts at zero
         O_s = B_s + gamma (expand S_s)              expand (C_s, c_s), gamma (C_s,) starts at zero: O_s = B_s
 
-    The paper names the parts (reduction, transition gate, side layers, expansion); their forms are our reading, since
-    no code and no formula of them could be had. The gate, "maximal transition calibration", is therefore an option:
-    `gate` as above, `max` (of R and D), `sum`, or `input_gate` (mu computed from the pooled R + D).
+    Our reading:
 
-    Also our reading:
-
+    - The paper names the parts (reduction, transition gate, side layers, expansion). Their forms are ours, since no
+      code and no formula of them could be had. The gate, "maximal transition calibration", is therefore an option:
+      `gate` as above, `max` (of R and D), `sum`, or `input_gate` (mu computed from the pooled R + D).
     - S'_s = S_s + reduce(O_s - B_s): what the next side stage sees of a stage is its calibrated output. At the start
       S'_s = S_s. So every parameter takes part where only O_4 is read, as in classification. All of it is linear, so
       it costs one small product of weights and no O_1 to O_3.
@@ -55,7 +54,7 @@ class CST(Method):
         norm: N, `group` (8 channels a group) or `batch`.
         stages: how many stages are calibrated, at most.
 
-    Source: Chen, 2024, arXiv 2402.12736. What is our reading stands above.
+    Source: Chen, 2024, arXiv 2402.12736.
     Equation: O_s = B_s + γ · expand(S_s), S_s from this stage's output and the side net's of the stage before.
     Place: a narrow net beside the stages, whose outputs calibrate those of the stages; all of them go to a task that
         reads several.

@@ -22,8 +22,10 @@ class FTP(Full):
 
     `optimizer=ftp` does the same to what any other method trains. `exclude` are patterns over parameter names. W0 is
     where the run starts; of one that begins with what another learned (`start`) `anchor=pretrained` takes the backbone
-    as it was before, and γ begins at the distance of each tensor from there (our reading: at 0 the first step would
-    take all back that was learned).
+    as it was before, and γ begins at the distance of each tensor from there.
+
+    Our reading: that γ begins so under `anchor=pretrained`, since at 0 the first step would take all back that was
+    learned; and that a tensor's steps are counted from its own first gradient.
 
     Source: Tian et al., NeurIPS 2023, arXiv 2310.19182.
     Equation: W ← W0 + min(1, γ / |W - W0|) · (W - W0), γ learned by an Adam step along its own gradient.

@@ -30,9 +30,11 @@ class LoSA(Method):
     """The backbone is frozen; y_0 = b_L, y_i = y_{i-1} + g_i(b_i + y_{i-1}), and y_L goes to the head.
 
     b_i are the taps, before the final norm. g mixes along channels, then along tokens, each through a bottleneck of
-    rank r with GELU: g(x) = C(N(x)) + T(N(x + C(N(x)))). All that is not in the paper's text is our reading: this
-    form without a skip of its own, no bias, the norm N, and that up-projections start at zero, so that the first
-    logits are the linear probe's.
+    rank r with GELU: g(x) = C(N(x)) + T(N(x + C(N(x)))).
+
+    Our reading: all that is not in the paper's text. That is this form of g without a skip of its own, no bias, the
+    norm N, that up-projections start at zero, so that the first logits are the linear probe's, and
+    how taps that differ in resolution or width meet.
 
     Options: `norm` none, ln (affine) or ln_noaffine; `bias` of the projections; `mixers` in the order of their
     work (`space` is `token` without class tokens, for clips together with `time`, which mixes the `frames`);
@@ -44,7 +46,7 @@ class LoSA(Method):
     mixer's bottleneck: C = GELU(N(b_i) A_i + N(y_{i-1}) W) U, with A_i of C_i x r parameters; the token mixer then
     mixes y_{i-1} + C. A mixer along an axis shorter than `rank` has that axis's rank: over n tokens min(rank, n).
 
-    Source: Mercea et al., CVPR 2024, arXiv 2402.02887. What is our reading stands above.
+    Source: Mercea et al., CVPR 2024, arXiv 2402.02887.
     Equation: y_0 = b_L; y_i = y_{i-1} + g_i(b_i + y_{i-1}); g(x) = C(N(x)) + T(N(x + C(N(x)))), with C, T each
         x ↦ V gelu(U x) of rank r, over channels and over tokens.
     Place: a side path over all taps, behind the last block.

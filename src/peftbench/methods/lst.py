@@ -46,7 +46,7 @@ class LST(Method):
         reduction: of the width.
         drop: indices of taps without a side block, as the paper drops some; they are not read.
 
-    Source: Sung et al., 2022, arXiv 2206.06522, on language models. What is our reading stands above.
+    Source: Sung et al., 2022, arXiv 2206.06522, on language models.
     Equation: h_i = block_i(μ_i h_{i-1} + (1 - μ_i) down_i b_i); out = b_L + up(LN(h_L)).
     Place: a narrow copy of the backbone that climbs beside it and reads every tap.
     Cost: taps are computed once and kept; only the narrow net runs backward. It stays beside the backbone at

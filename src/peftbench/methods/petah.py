@@ -37,7 +37,7 @@ class PETAH(Method):
     updates as two convolutions. `norms: affine` trains scales and shifts, `affine+stats` lets batch-norm statistics
     move too; `bias` trains those of adapted, or all, layers.
 
-    Source: arXiv 2410.17661; only its abstract and introduction were readable to us, the rest is our reading.
+    Source: arXiv 2410.17661. Our reading: all but what its abstract and introduction say, which alone we could read.
     Equation: W' = M ∘ (W + s · B A), W of a linear layer or a flattened convolution, M the mask of a pruned backbone.
     Place: every linear layer and convolution of the kinds in `targets`.
     Cost: backward runs through the whole backbone; merged at prediction it costs nothing, and the zeros stay.

@@ -22,6 +22,7 @@ class TPGM(Full):
     """Every weight trains; after each step the radii take `iterations` steps on validation images (`data.stage=final`
     has none: then on training images), and each tensor is projected.
 
+    Our reading: one batch of validation images in each iteration, and training images where there are none.
     Source: Tian et al., CVPR 2023, arXiv 2303.10720.
     Equation: W ← W0 + min(1, γ / |W - W0|) · (W - W0), γ from a second loop that lowers the loss on other images.
     Cost: full fine-tuning, the starting weights once more, and a further forward and backward pass for each iteration.

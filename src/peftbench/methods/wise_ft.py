@@ -20,8 +20,8 @@ from peftbench.methods.full import Full
 class WiseFT(Full):
     """After the last epoch every tensor becomes (1 - alpha) · start + alpha · tuned, batch-norm statistics too.
 
-    The paper's head comes from a zero-shot model and is interpolated; ours starts fresh and stays as it was tuned
-    (`exclude`), which is our reading.
+    Our reading: the head stays as it was tuned (`exclude`), since ours starts fresh, where the paper's comes from a
+    zero-shot model and is interpolated; batch-norm statistics are interpolated.
 
     Source: Wortsman et al., CVPR 2022, arXiv 2109.01903.
     Equation: W = (1 - alpha) · W0 + alpha · W_tuned, once, after training.

@@ -35,6 +35,9 @@ class SPT(Method):
     among the most sensitive trains whole. `step` is that of the search for the budget, a twentieth of it by default.
     `batches` of 32 training images are scored, in `mode`. `choose: random` scores at random, as a control.
 
+    Our reading: where the official 79 steps of the search for K end below the budget, it goes on; images come in the
+        run's shuffled order, not in that of a file; entries of norms and biases count in the budget. Scoring is with
+        dropout and drop-path off (`mode=train` is the official way).
     Source: He et al., ICCV 2023, arXiv 2303.08566.
     Equation: sensitivity of an entry = (∂L/∂w)², summed over batches; the most sensitive entries train as W + ΔW
         with ΔW sparse.
