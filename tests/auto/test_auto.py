@@ -14,8 +14,11 @@ import numpy as np
 import pytest
 
 from peftbench.auto.learning_curve import extrapolated
+from peftbench.auto.search import Search
+from peftbench.auto.time_left import Clock, OutOfTime, ended_after
 from peftbench.cli.main import main
 from peftbench.methods.logreg import LogReg
+from peftbench.methods.ridge import Ridge
 from support.datasets import write
 
 COLOURS = {"blue": (30, 40, 200), "green": (40, 190, 50), "red": (200, 40, 30)}
@@ -278,3 +281,51 @@ def test_a_power_law_is_led_on_and_its_band_holds_it(power):
     flat = extrapolated([(100, 0.9), (200, 0.85), (400, 0.8)], 800, counted=1000, seed=0)
     assert flat[1] <= 0.9, "a curve that falls is led on as a level one"
     assert extrapolated([(100, 1.0), (200, 1.0), (400, 1.0)], 800, counted=50, seed=0)[2] <= 1
+
+
+def test_the_bell_ends_what_takes_too_long_and_nothing_after_it():
+    begun = time.monotonic()
+    with pytest.raises(OutOfTime, match="its time was over"), ended_after(0.05):
+        while time.monotonic() < begun + 20:
+            pass
+    assert time.monotonic() < begun + 15
+    with ended_after(0.05):
+        pass
+    time.sleep(0.1)  # in which it would have rung
+    with pytest.raises(KeyboardInterrupt), ended_after(60):
+        raise KeyboardInterrupt
+
+
+def never_ends(self: object, problem: object) -> None:
+    while True:
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_a_step_and_an_answer_whose_time_is_over_are_ended_and_the_same_command_goes_on(answered, place, cli, tmp_path):
+    asked = words(place / "photos", "methods=[ridge]", "minutes=5", f"output_dir={tmp_path / 'out'}")
+    solve, answering = Ridge.solve, []
+
+    def last(self: Clock) -> float:
+        answering.append(True)
+        return 0.1
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LogReg, "solve", never_ends)
+        patch.setattr(Ridge, "solve", lambda self, problem: (never_ends if answering else solve)(self, problem))
+        patch.setattr(Search, "most", property(lambda self: 3.0))
+        patch.setattr(Clock, "last", property(last))
+        status, out, error = cli(*asked)
+    assert status == 0, error
+    assert "logreg on resnet_nano is left out: its time was over before it had ended" in out
+    assert "no time was left to train method=ridge backbone=resnet_nano on all images" in out
+    assert "test: no time was left for it; the same command goes on there" in out
+    (folder,) = (tmp_path / "out").glob("auto-*")
+    record = json.loads((folder / "answer" / "result.json").read_text(encoding="utf-8"))
+    assert (record["status"], record["config"]["data"]["stage"]) == ("complete", "tune")
+    status, out, error = cli(*asked)
+    assert status == 0, error
+    assert "learned from: training and validation images" in out
+    tried = state_of(folder)["tried"]
+    assert {one["status"] for one in tried if one["method"] == "logreg"} == {"complete"}
+    assert state_of(folder)["answer"]["test"] == 1.0

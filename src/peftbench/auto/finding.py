@@ -15,7 +15,7 @@ from peftbench.auto.learning_curve import draw_curve
 from peftbench.auto.look import Looked, look_at_data, validation_words
 from peftbench.auto.probes import probe_backbones
 from peftbench.auto.rungs import train_sides
-from peftbench.auto.search import Search
+from peftbench.auto.search import OUT_OF_TIME, Search
 from peftbench.auto.state import State, read_state
 from peftbench.auto.time_left import Clock
 from peftbench.auto.weight_methods import train_weights
@@ -94,6 +94,7 @@ def _answer(search: Search) -> bool:
     """Searches and answers; returns whether the user stopped it."""
     state, stopped = search.state, False
     state.minutes, state.commands = search.asked.minutes, state.commands + 1
+    state.tried = [one for one in state.tried if one.status != OUT_OF_TIME]  # they have another chance
     search.folder.mkdir(parents=True, exist_ok=True)
     search.keep()
     for note in search.looked.notes:
@@ -108,8 +109,8 @@ def _answer(search: Search) -> bool:
             stopped = True
             search.decide("stopped", "by the user; the answer is the best so far")
         doing("choosing the answer")
-        give_answer(search)
-    if stopped:
+        answer = give_answer(search)
+    if stopped or (answer is not None and not answer["whole"]):
         state.minutes = min(state.minutes, search.clock.spent / 60)  # so that the same command goes on
         search.keep()
     return stopped

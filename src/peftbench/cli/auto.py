@@ -80,7 +80,12 @@ def _lines(answered: Answered, words: Words) -> list[str]:
     lines.append(f"validation: {_figure(answer, 'val')}, {best}")
     looks = answer["looks"]
     times = "looked at once" if looks == 1 else f"looked at {looks} times: {looks} answers were tested"
-    lines.append(f"test: {_figure(answer, 'test')}, {times}")
+    if answer["whole"]:
+        lines.append("learned from: training and validation images")
+        lines.append(f"test: {_figure(answer, 'test')}, {times}")
+    else:
+        lines.append("learned from: training images alone, since no time was left to train on all")
+        lines.append("test: no time was left for it; the same command goes on there")
     place = folder / "answer"
     if not place.exists():  # on a system without links
         place = folder / "runs" / answer["run"]
