@@ -31,7 +31,7 @@ FLOORS = [
     {"training"},
     {"runs"},
     {"sweeps", "tuned"},
-    {"auto"},
+    {"answering"},
     {"api", "errors"},
     {"cli"},
     {"__main__"},

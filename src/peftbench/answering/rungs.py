@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from peftbench.auto.candidates import BATCH, Candidate
-from peftbench.auto.choices import choices
-from peftbench.auto.probes import best_probes, epoch_of_probe, merit, pass_over, reserve_for
-from peftbench.auto.search import Search
-from peftbench.auto.state import Tried
-from peftbench.auto.time_left import MARGIN
+from peftbench.answering.candidates import BATCH, Candidate
+from peftbench.answering.choices import choices
+from peftbench.answering.probes import best_probes, epoch_of_probe, merit, pass_over, reserve_for
+from peftbench.answering.search import Search
+from peftbench.answering.state import Tried
+from peftbench.answering.time_left import MARGIN
 from peftbench.common.amounts import plural, seconds
 
 SHARES = (0.5, 0.6)

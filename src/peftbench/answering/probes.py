@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from peftbench.auto.candidates import Candidate
-from peftbench.auto.choices import choices
-from peftbench.auto.look import sample_of
-from peftbench.auto.search import Search
-from peftbench.auto.state import Tried
-from peftbench.auto.time_left import MARGIN, OVERHEAD
+from peftbench.answering.candidates import Candidate
+from peftbench.answering.choices import choices
+from peftbench.answering.look import sample_of
+from peftbench.answering.search import Search
+from peftbench.answering.state import Tried
+from peftbench.answering.time_left import MARGIN, OVERHEAD
 from peftbench.common.amounts import seconds
 from peftbench.common.errors import UserError
 from peftbench.data.base import Splits
@@ -74,8 +74,8 @@ def probe_backbones(search: Search, candidates: list[Candidate]) -> list[Candida
         if needed > search.clock.left:
             search.decide(
                 _STEP,
-                f"{seconds(max(search.clock.left, 0.0))} of {seconds(search.clock.whole)} are left, less than the smallest "
-                f"pass takes, about {seconds(needed)} on {quickest.name}; that is made all the same",
+                f"{seconds(max(search.clock.left, 0.0))} of {seconds(search.clock.whole)} are left, less than the "
+                f"smallest pass takes, about {seconds(needed)} on {quickest.name}; that is made all the same",
             )
         for one in sorted(candidates, key=lambda one: one.image):
             _probe(search, one, step, sample, most=math.inf)

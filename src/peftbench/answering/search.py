@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from peftbench.auto.asked import Asked
-from peftbench.auto.look import Looked
-from peftbench.auto.state import State, Tried
-from peftbench.auto.time_left import OVERHEAD, TOO_LONG, Clock, OutOfTime, ended_after
+from peftbench.answering.asked import Asked
+from peftbench.answering.look import Looked
+from peftbench.answering.state import State, Tried
+from peftbench.answering.time_left import OVERHEAD, TOO_LONG, Clock, OutOfTime, ended_after
 from peftbench.common.errors import UserError
 from peftbench.common.foreign_text import first_sentence
 from peftbench.common.status_line import doing
@@ -217,6 +217,8 @@ class Search:
             seconds=seconds,
             reason=record.reason,
             chosen=_chosen(record),
+            memory=_memory(record),
+            at=round(self.clock.spent, 1),
         )
 
     @property
@@ -232,6 +234,13 @@ class Search:
     def shown(self, one: Tried) -> str:
         """`94.2 % accuracy` of the validation images."""
         return "no figure" if one.value is None else f"{100 * one.value:.1f} % {self.metric}"
+
+
+def _memory(record: Record) -> int | None:
+    """Bytes that training took above what was there before; None where that is not measured."""
+    peak = (record.costs.get("memory") or {}).get("peak")
+    above = peak.get("above") if isinstance(peak, dict) else None
+    return above if isinstance(above, int) else None
 
 
 def _chosen(record: Record) -> list[str]:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 
-from peftbench.auto.candidates import BATCH, Candidate
-from peftbench.auto.choices import WeightMethod, choices
-from peftbench.auto.probes import epoch_of_probe, merit, reserve_for
-from peftbench.auto.search import Search
-from peftbench.auto.time_left import MARGIN, OVERHEAD
+from peftbench.answering.candidates import BATCH, Candidate
+from peftbench.answering.choices import WeightMethod, choices
+from peftbench.answering.probes import epoch_of_probe, merit, reserve_for
+from peftbench.answering.search import Search
+from peftbench.answering.time_left import MARGIN, OVERHEAD
 from peftbench.common.amounts import plural, seconds, size
 from peftbench.common.foreign_text import first_sentence
 from peftbench.config import Config

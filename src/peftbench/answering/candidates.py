@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from peftbench.auto.choices import choices
-from peftbench.auto.search import Search, carried_out
-from peftbench.auto.time_left import ended_after
+from peftbench.answering.choices import choices
+from peftbench.answering.search import Search, carried_out
+from peftbench.answering.time_left import ended_after
 from peftbench.common.amounts import milliseconds, plural, size
 from peftbench.common.config_files import names, roots
 from peftbench.common.errors import UserError, nearest

@@ -8,11 +8,11 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from peftbench.auto.learning_curve import CURVE
-from peftbench.auto.probes import SAMPLED, merit
-from peftbench.auto.search import Search, carried_out
-from peftbench.auto.state import Tried
-from peftbench.auto.time_left import OutOfTime
+from peftbench.answering.learning_curve import CURVE
+from peftbench.answering.probes import SAMPLED, merit
+from peftbench.answering.search import Search, carried_out
+from peftbench.answering.state import Tried
+from peftbench.answering.time_left import OutOfTime
 from peftbench.common.foreign_text import first_sentence
 from peftbench.common.notes import note
 from peftbench.common.status_line import doing

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from peftbench.auto.time_left import OutOfTime
+from peftbench.answering.time_left import OutOfTime
 from peftbench.common.amounts import plural
 from peftbench.common.errors import UserError
 from peftbench.config import Config

@@ -5,10 +5,12 @@ from __future__ import annotations
 import _thread
 import contextlib
 import math
+import signal
 import threading
 import time
 from collections.abc import Iterator
 from types import TracebackType
+from typing import Any
 
 MARGIN = 1.3
 """A foretold time is taken for so many times as long."""
@@ -94,13 +96,23 @@ class Bell:
         self._closed = threading.Event()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._main = threading.main_thread().ident or 0
+        self._before: Any = None
         if math.isfinite(seconds) and threading.current_thread() is threading.main_thread():
             self._thread = threading.Thread(target=self._wait, args=(max(seconds, 0.0),), daemon=True)
 
     def __enter__(self) -> Bell:
         if self._thread is not None:
+            handler = signal.getsignal(signal.SIGINT)
+            if not callable(handler):  # a command in the background ignores Ctrl-C, and the bell shall be heard
+                self._before = handler
+                signal.signal(signal.SIGINT, self._heard)
             self._thread.start()
         return self
+
+    def _heard(self, number: int, frame: Any) -> None:
+        if self.rang:
+            raise KeyboardInterrupt
 
     def __exit__(self, kind: type | None, problem: BaseException | None, trace: TracebackType | None) -> None:
         try:
@@ -109,6 +121,8 @@ class Bell:
             if not self.rang:
                 raise
             self._close()
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
 
     def _close(self) -> None:
         with self._lock:  # from here on it rings no more
@@ -124,7 +138,10 @@ class Bell:
                 if self._closed.is_set():
                     return
                 self.rang = True
-                _thread.interrupt_main()
+                if hasattr(signal, "pthread_kill"):  # which ends waits too
+                    signal.pthread_kill(self._main, signal.SIGINT)
+                else:
+                    _thread.interrupt_main()
 
 
 @contextlib.contextmanager
