@@ -31,7 +31,7 @@ FLOORS = [
     {"training"},
     {"runs"},
     {"sweeps", "tuned"},
-    {"auto", "serving"},
+    {"answering", "serving"},
     {"api", "errors"},
     {"cli"},
     {"__main__"},

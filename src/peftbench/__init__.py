@@ -16,6 +16,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from peftbench.answering.finding import Answered as Answered
+    from peftbench.api import auto as auto
     from peftbench.api import count_parameters as count_parameters
     from peftbench.api import run as run
     from peftbench.common.errors import Refusal as Refusal
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 _WHERE = {
+    "Answered": "peftbench.answering.finding",
+    "auto": "peftbench.api",
     "compose": "peftbench.config.compose",
     "count_parameters": "peftbench.api",
     "build_backbone": "peftbench.runs.build",
@@ -42,11 +46,13 @@ _WHERE = {
     "Refusal": "peftbench.common.errors",
 }
 __all__ = [
+    "Answered",
     "MultiTask",
     "Record",
     "Refusal",
     "UserError",
     "__version__",
+    "auto",
     "build_backbone",
     "compose",
     "count_parameters",

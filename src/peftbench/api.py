@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from peftbench.common.errors import UserError
 from peftbench.config import Config, replaced
@@ -11,6 +13,9 @@ from peftbench.methods.base import Method, Plan
 from peftbench.results import Record
 from peftbench.runs.build import instantiate
 from peftbench.runs.compatibility import refuse_incompatible
+
+if TYPE_CHECKING:
+    from peftbench.answering.finding import Answered
 
 
 def run(config: Config, group: str | None = None, retry: bool = True) -> Record:
@@ -36,6 +41,65 @@ def run(config: Config, group: str | None = None, retry: bool = True) -> Record:
 
         write_asked_pages([config], [record], print)
     return record
+
+
+def auto(
+    *words: str,
+    minutes: float,
+    memory: str | float | None = None,
+    max_latency: str | float | None = None,
+    max_params: str | float | None = None,
+    backbones: Sequence[str] = (),
+    methods: Sequence[str] = (),
+    force: bool = False,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Answered:
+    """From labelled images and minutes to the best model that they allow, as `peftbench auto`; its page is written too.
+
+        answered = peftbench.auto("data=folder", "data.root=photos", minutes=30)
+        print(answered.test, answered.test_interval)
+        tuned = peftbench.load(answered.run)
+
+    Args:
+        words: overrides of the data, the task, the trainer, the seed and `output_dir`.
+        minutes: that the answer may take, over all calls with the same question.
+        memory: bytes of a step and the weights at most, or text such as "8GB".
+        max_latency: milliseconds of predicting for one image at most, or text such as "20ms".
+        max_params: parameters of the method at most, head apart, or text such as "1M".
+        backbones: the only ones to try.
+        methods: the only ones to try.
+        force: begin anew; the answer that was there is kept aside.
+        tell: is given each decision as it is made, as a line.
+
+    Ctrl-C ends the search, and the best so far becomes the answer. What takes longer than foretold is ended by the
+    clock in the main thread alone.
+
+    Raises:
+        UserError: a question that cannot be answered, or data that changed since an earlier call.
+    """
+    begun = time.monotonic()
+    from peftbench.answering.asked import Asked
+    from peftbench.answering.finding import find_model
+    from peftbench.answering.page import write_page
+    from peftbench.answering.telling import lines_of
+
+    if isinstance(backbones, str) or isinstance(methods, str):
+        raise UserError("auto: backbones and methods are lists of names, such as backbones=['vit_nano'].")
+    limits = {
+        "memory": _as_text(memory),
+        "max_latency": _as_text(max_latency),
+        "max_params": _as_text(max_params),
+        "backbones": f"[{','.join(backbones)}]" if backbones else None,
+        "methods": f"[{','.join(methods)}]" if methods else None,
+    }
+    answered = find_model(Asked.read(words, minutes, limits, force), begun, tell)
+    if answered.answer is not None:
+        write_page(answered, lines_of(answered))
+    return answered
+
+
+def _as_text(limit: str | float | None) -> str | None:
+    return limit if limit is None or isinstance(limit, str) else f"{limit:f}"
 
 
 def count_parameters(method: str, backbone: str, **overrides: Any) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
 import signal
@@ -12,11 +13,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from peftbench.auto.learning_curve import extrapolated
+import peftbench
+from peftbench.answering.learning_curve import extrapolated
+from peftbench.answering.search import Search
+from peftbench.answering.time_left import Clock, OutOfTime, ended_after
 from peftbench.cli.main import main
 from peftbench.methods.logreg import LogReg
+from peftbench.methods.ridge import Ridge
 from support.datasets import write
+from support.disk import disk_full_beyond
 from support.forks import python
+from support.killed_auto import few_choices, killed
 
 COLOURS = {"blue": (30, 40, 200), "green": (40, 190, 50), "red": (200, 40, 30)}
 
@@ -81,13 +88,21 @@ def test_the_answer_is_an_ordinary_run_that_was_tested_once(answered):
     tested = [run for run in (folder / "runs").glob("*/result.json") if "test/accuracy" in run.read_text()]
     assert len(tested) == 1, "nothing but the answer has seen the test images"
     page = (folder / "page.html").read_text(encoding="utf-8")
-    assert "The path of decisions" in page
+    for heading in ("Three commands", "The front", "What more would bring", "The path of decisions"):
+        assert f"<h2>{heading}</h2>" in page
     assert record["config"]["method"]["name"] in page
+    for cost in ("time of training", "memory of training", "parameters of the method"):
+        assert f"<figcaption>validation against {cost}</figcaption>" in page
+    judged = [one for one in state["tried"] if one["value"] is not None]
+    assert page.count("<circle") >= 3 * len(judged)
+    for what in ("use it", "repeat it", "ten more minutes"):
+        (command,) = [line.removeprefix(f"{what}: ") for line in out.splitlines() if line.startswith(f"{what}: ")]
+        assert f"<p>{what}</p><pre>{html.escape(command)}</pre>" in page
 
 
 def test_too_little_time_damage_and_a_broken_method_are_said_and_end_nothing(answered):
     folder, out = answered
-    assert "less than the smallest pass takes" in out
+    assert "smallest pass takes, about" in out
     assert "cannot be read" in out
     assert "logreg on resnet_nano is left out: RuntimeError: it broke" in out
     state = state_of(folder)
@@ -123,6 +138,30 @@ def test_an_answer_that_is_there_is_read_and_other_images_are_refused(answered, 
     assert "its images or labels are others than when" in error
     assert "force=true" in error
     assert (folder / "auto.json").read_bytes() == before
+
+
+def test_python_gives_the_answer_as_an_object(answered, place):
+    folder, out = answered
+    asked = ["data=folder", f"data.root={place / 'photos'}", "data.size=32", f"output_dir={folder.parent}"]
+    told: list[str] = []
+    found = peftbench.auto(*asked, minutes=0.001, backbones=["resnet_nano"], tell=told.append)
+    state = state_of(folder)
+    assert found.folder == folder
+    assert found.was_there
+    assert found.run == folder / "runs" / state["answer"]["run"]
+    assert (found.metric, found.test, found.validation) == ("accuracy", 1.0, state["answer"]["val"])
+    assert found.test_interval == tuple(state["answer"]["test_interval"])
+    assert [one.run for one in found.tried] == [one["run"] for one in state["tried"]]
+    assert found.decisions == state["decisions"]
+    assert "100.0 % accuracy on test images" in repr(found)
+    assert peftbench.load(found.run).classes == ("blue", "green", "red")
+    assert f"ten more minutes: peftbench auto {asked[0]}" in out
+    page = found.page.read_text(encoding="utf-8")
+    assert "backbones=[resnet_nano]" in page
+    with pytest.raises(peftbench.UserError, match="memory=lots: expected bytes"):
+        peftbench.auto(*asked, minutes=1, memory="lots")
+    with pytest.raises(peftbench.UserError, match="are lists of names"):
+        peftbench.auto(*asked, minutes=1, backbones="resnet_nano")
 
 
 def test_a_damaged_memory_is_refused(answered, place, cli, tmp_path):
@@ -168,6 +207,52 @@ def test_classes_that_are_too_few_or_too_small_are_refused(tmp_path, cli):
     status, _, error = cli(*words(root, "minutes=1"))
     assert status == 2
     assert "class 'grey' has 1 image; expected two or more of each class" in error
+
+
+@pytest.mark.slow
+def test_killed_in_each_step_the_same_command_goes_on(tmp_path, cli):
+    root, out = coloured(tmp_path / "photos"), tmp_path / "out"
+    asked = [*words(root, "minutes=20", "methods=[ridge,losa,partial]"), f"output_dir={out}"]
+    for step in ("look", "backbones", "ridge", "losa", "partial", "final"):
+        assert killed(asked, step) == -signal.SIGKILL, step
+        if step == "look":
+            assert not list(out.glob("auto-*/auto.json"))
+    with few_choices():
+        status, told, error = cli(*asked)
+    assert status == 0, error
+    (folder,) = out.glob("auto-*")
+    state = state_of(folder)
+    assert state["commands"] == 6
+    runs = [one["run"] for one in state["tried"]]
+    assert len(set(runs)) == len(runs)
+    assert {one["status"] for one in state["tried"]} == {"complete"}
+    assert {"ridge", "losa", "partial"} <= {one["method"] for one in state["tried"]}
+    assert [entry["name"] for entry in state["tests"]] == [state["answer"]["name"]]
+    assert "looked at once" in told
+    assert {path.name for path in (folder / "runs").glob("[!.]*")} == {*runs, state["answer"]["run"]}
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_while_taps_are_kept_ends_nothing(tmp_path, cli, monkeypatch):
+    root = coloured(tmp_path / "photos", each=40)
+    monkeypatch.setenv("PEFTBENCH_CACHE", str(tmp_path / "taps"))
+    asked = words(root, "minutes=20", "methods=[ridge,losa]", "data.size=64", f"output_dir={tmp_path / 'out'}")
+    with few_choices(), disk_full_beyond(500_000):
+        status, _, error = cli(*asked)
+    assert status == 0, error
+    (folder,) = (tmp_path / "out").glob("auto-*")
+    assert "taps=auto keeps them in memory" in (folder / "log.txt").read_text(encoding="utf-8")
+    assert {one["status"] for one in state_of(folder)["tried"] if one["method"] == "losa"} == {"complete"}
+
+
+def test_images_none_of_which_can_be_read_are_refused(tmp_path, cli):
+    root = coloured(tmp_path / "photos", each=4)
+    for file in root.glob("*/*.png"):
+        file.write_text(f"no image at all: {file}")
+    status, _, error = cli(*words(root, "minutes=1"))
+    assert status == 2
+    assert "images can be read, such as" in error
+    assert len(error.strip().splitlines()) == 1
 
 
 @pytest.mark.slow
@@ -238,7 +323,7 @@ def test_ctrl_c_answers_with_the_best_so_far_and_the_same_command_goes_on(tmp_pa
 
 @pytest.mark.slow
 def test_many_images_are_probed_by_a_sample_first(tmp_path, cli, monkeypatch):
-    monkeypatch.setattr("peftbench.auto.probes.SAMPLE", 100)
+    monkeypatch.setattr("peftbench.answering.probes.SAMPLE", 100)
     asked = ["auto", "data=digits", "data.size=32", "backbones=[resnet_nano]", "methods=[ridge]", "minutes=1"]
     status, out, error = cli(*asked)
     assert status == 0, error
@@ -278,3 +363,57 @@ def test_a_power_law_is_led_on_and_its_band_holds_it(power):
     flat = extrapolated([(100, 0.9), (200, 0.85), (400, 0.8)], 800, counted=1000, seed=0)
     assert flat[1] <= 0.9, "a curve that falls is led on as a level one"
     assert extrapolated([(100, 1.0), (200, 1.0), (400, 1.0)], 800, counted=50, seed=0)[2] <= 1
+
+
+def test_the_bell_ends_what_takes_too_long_and_nothing_after_it():
+    begun = time.monotonic()
+    with pytest.raises(OutOfTime, match="its time was over"), ended_after(0.05):
+        time.sleep(20)
+    assert time.monotonic() < begun + 15
+    with ended_after(0.05):
+        pass
+    time.sleep(0.1)  # in which it would have rung
+    with pytest.raises(KeyboardInterrupt), ended_after(60):
+        raise KeyboardInterrupt
+    ours = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell begins what runs in the background
+    try:
+        with pytest.raises(OutOfTime), ended_after(0.05):
+            time.sleep(20)
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, ours)
+
+
+def never_ends(self: object, problem: object) -> None:
+    while True:
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_a_step_and_an_answer_whose_time_is_over_are_ended_and_the_same_command_goes_on(answered, place, cli, tmp_path):
+    asked = words(place / "photos", "methods=[ridge]", "minutes=5", f"output_dir={tmp_path / 'out'}")
+    solve, answering = Ridge.solve, []
+
+    def last(self: Clock) -> float:
+        answering.append(True)
+        return 0.1
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LogReg, "solve", never_ends)
+        patch.setattr(Ridge, "solve", lambda self, problem: (never_ends if answering else solve)(self, problem))
+        patch.setattr(Search, "most", property(lambda self: 3.0))
+        patch.setattr(Clock, "last", property(last))
+        status, out, error = cli(*asked)
+    assert status == 0, error
+    assert "logreg on resnet_nano is left out: its time was over before it had ended" in out
+    assert "no time was left to train method=ridge backbone=resnet_nano on all images" in out
+    assert "test: no time was left for it; the same command goes on there" in out
+    (folder,) = (tmp_path / "out").glob("auto-*")
+    record = json.loads((folder / "answer" / "result.json").read_text(encoding="utf-8"))
+    assert (record["status"], record["config"]["data"]["stage"]) == ("complete", "tune")
+    status, out, error = cli(*asked)
+    assert status == 0, error
+    assert "learned from: training and validation images" in out
+    tried = state_of(folder)["tried"]
+    assert {one["status"] for one in tried if one["method"] == "logreg"} == {"complete"}
+    assert state_of(folder)["answer"]["test"] == 1.0

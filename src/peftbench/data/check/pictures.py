@@ -51,7 +51,7 @@ def look_at(split: Split, values: Range = "auto", watch: Watch = lambda done, of
     Args:
         split: what to read.
         values: which values of images of more than 8 bits are black and white.
-        watch: called with the number of images that have been read, and of how many.
+        watch: called with the number of images that have been read, and of how many; what it raises ends the look.
     """
     count = len(split)
     hashes, small = np.zeros(count, dtype=np.uint64), np.zeros((count, SIDE * SIDE), dtype=np.uint8)
@@ -77,9 +77,13 @@ def look_at(split: Split, values: Range = "auto", watch: Watch = lambda done, of
 
     pieces = [range(start, min(start + _AT_ONCE, count)) for start in range(0, count, _AT_ONCE)]
     with ThreadPoolExecutor() as pool:
-        for indices, problems in zip(pieces, pool.map(look, pieces), strict=True):
-            broken |= problems
-            watch(indices.stop, count)
+        try:
+            for indices, problems in zip(pieces, pool.map(look, pieces), strict=True):
+                broken |= problems
+                watch(indices.stop, count)
+        except BaseException:  # who watches has seen enough: what was not begun is not waited for
+            pool.shutdown(cancel_futures=True)
+            raise
     return Looks(hashes, small, broken, dict(sorted(faults.items())))
 
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from peftbench.auto.candidates import BATCH, Candidate
-from peftbench.auto.choices import choices
-from peftbench.auto.probes import epoch_of_probe, merit, reserve_for
-from peftbench.auto.search import Search
-from peftbench.auto.state import Tried
-from peftbench.auto.time_left import MARGIN
+from peftbench.answering.candidates import BATCH, Candidate
+from peftbench.answering.choices import choices
+from peftbench.answering.probes import best_probes, epoch_of_probe, merit, pass_over, reserve_for
+from peftbench.answering.search import Search
+from peftbench.answering.state import Tried
+from peftbench.answering.time_left import MARGIN
 from peftbench.common.amounts import plural, seconds
 
 SHARES = (0.5, 0.6)
@@ -54,6 +54,9 @@ def _climb(search: Search, backbone: Candidate, share: float) -> None:
         good.sort(key=lambda pair: merit(pair[1]), reverse=True)
         _tell(search, backbone, epochs, good, len(tried))
         top = good[0][1].value or 0.0
+        if top >= max((t.value or 0.0) for t in best_probes(search)):  # it may be the answer
+            rung_took = sum(one.seconds for one in tried)
+            search.reserved = max(search.reserved, _reserved(search, backbone, rung_took))
         worse = worse + 1 if top <= best and len(good) == 1 else 0
         best = max(best, top)
         if worse >= _PATIENCE or 2 * epochs > choices().most_epochs:
@@ -89,9 +92,6 @@ def _all_images(search: Search) -> float:
 
 def _foretold(search: Search, backbone: Candidate, nets: Sequence[Net]) -> float | None:
     """Seconds of the first rung, by a step of the first net that can be timed; None where none can."""
-    from peftbench.runs.data_sets import Outlined
-    from peftbench.runs.dry_run import plan_run
-
     if any(one.step == _STEP and one.backbone == backbone.name for one in search.state.tried):
         return 0.0  # begun by an earlier command
     if not search.clock.has_room(2 * backbone.timing, search.reserved):
@@ -100,11 +100,12 @@ def _foretold(search: Search, backbone: Candidate, nets: Sequence[Net]) -> float
     for method, words in nets:
         try:
             config = search.config(backbone.name, method, [*words, "trainer.epochs=1", f"data.batch_size={BATCH}"])
-            probe = plan_run(config, True, Outlined(search.looked.splits)).probe
+            probe = search.planned(config).probe
         except Exception:  # a net that refuses the backbone says so when its turn comes
             continue
         if probe is not None:
             reading = search.looked.reading * (len(search.looked.train) + len(search.looked.val))
-            return probe.filling + reading + len(nets) * (probe.training + probe.validating)
+            filling = max(probe.filling + reading, pass_over(search, backbone, len(search.looked.train)))
+            return filling + len(nets) * (probe.training + probe.validating)
     epoch = epoch_of_probe(search, backbone)
     return None if epoch is None else len(nets) * epoch

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from peftbench.auto.candidates import Candidate
-from peftbench.auto.look import part_of
-from peftbench.auto.probes import best_probes, pass_over
-from peftbench.auto.search import Search
+from peftbench.answering.candidates import Candidate
+from peftbench.answering.look import part_of
+from peftbench.answering.probes import best_probes, pass_over
+from peftbench.answering.search import Search
 
 CURVE = {"a quarter of the images": 0.25, "half of the images": 0.5}
 """Step -> the share of the training images."""
@@ -40,6 +40,12 @@ def draw_curve(search: Search, backbone: Candidate) -> None:
         return
     points.append((whole, full.value))
     low, middle, high = extrapolated(points, 2 * whole, len(search.looked.val), search.base.seed)
+    search.state.curve = {
+        "name": f"{probe.method} on {backbone.name}",
+        "points": [list(point) for point in points],
+        "images": 2 * whole,
+        "band": [low, middle, high],
+    }
     measured = ", ".join(f"{images:,} {100 * value:.1f} %" for images, value in points)
     search.decide(
         _STEP,

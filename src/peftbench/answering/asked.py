@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from peftbench.common.errors import UserError
 from peftbench.config import Config, identity
+from peftbench.results.choice import amount
 
 MOST_MINUTES = 1e6
 
@@ -28,6 +29,7 @@ class Asked:
         parameters: of a method at most, head apart.
         backbones, methods: the only ones to try; empty: all that are known.
         force: whether an answer that is there is put aside.
+        written: the limits as the user wrote them, such as `memory=8GB`; the command to go on has them.
     """
 
     words: tuple[str, ...]
@@ -38,6 +40,26 @@ class Asked:
     backbones: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
     force: bool = False
+    written: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, words: Sequence[str], minutes: float, limits: Mapping[str, str | None], force: bool = False) -> Asked:
+        """The question, its limits as text: `memory`, `max_latency`, `max_params`, `backbones`, `methods`.
+
+        Raises:
+            UserError: a limit that is none.
+        """
+        return cls(
+            words=tuple(words),
+            minutes=minutes,
+            memory=_amount(limits, "memory", _BYTES, "bytes, such as 8GB"),
+            latency=_amount(limits, "max_latency", _SECONDS, "milliseconds, such as 20ms"),
+            parameters=_amount(limits, "max_params", _COUNTS, "a count, such as 1M"),
+            backbones=_listed(limits.get("backbones")),
+            methods=_listed(limits.get("methods")),
+            force=force,
+            written=tuple(f"{key}={text}" for key, text in limits.items() if text is not None),
+        )
 
     def __post_init__(self) -> None:
         if not 0 < self.minutes <= MOST_MINUTES:
@@ -54,6 +76,26 @@ class Asked:
         limits = [None if math.isinf(most) else most for most in (self.memory, self.latency, self.parameters)]
         stamp = json.dumps([of_runs, _place(config), limits, self.backbones, self.methods], sort_keys=True)
         return f"auto-{hashlib.sha256(stamp.encode()).hexdigest()[:10]}"
+
+
+_BYTES = {"": 1, "b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12}
+_SECONDS = {"": 1e-3, "ms": 1e-3, "s": 1}
+_COUNTS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9}
+
+
+def _amount(limits: Mapping[str, str | None], key: str, units: Mapping[str, float], expected: str) -> float:
+    text = limits.get(key)
+    return math.inf if text is None else amount(f"{key}={text}", text, units, expected)
+
+
+def _listed(text: str | None) -> tuple[str, ...]:
+    """The names of `[a,b]` or `a,b`."""
+    if text is None:
+        return ()
+    names = tuple(name.strip(" '\"") for name in text.strip().strip("[]").split(","))
+    if not all(names):
+        raise UserError(f"{text}: expected names, such as [vit_nano,resnet_nano].")
+    return names
 
 
 def _place(config: Config) -> list[str]:

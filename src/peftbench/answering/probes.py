@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from peftbench.auto.candidates import Candidate
-from peftbench.auto.choices import choices
-from peftbench.auto.look import sample_of
-from peftbench.auto.search import Search
-from peftbench.auto.state import Tried
-from peftbench.auto.time_left import MARGIN, OVERHEAD
+import math
+from collections.abc import Sequence
+
+from peftbench.answering.candidates import Candidate
+from peftbench.answering.choices import choices
+from peftbench.answering.look import sample_of
+from peftbench.answering.search import Search
+from peftbench.answering.state import Tried
+from peftbench.answering.time_left import MARGIN, OVERHEAD
 from peftbench.common.amounts import seconds
 from peftbench.common.errors import UserError
 from peftbench.data.base import Splits
@@ -25,13 +28,23 @@ _STEP, SAMPLED = "probes", "probes of a sample"
 
 
 def pass_over(search: Search, backbone: Candidate, images: int) -> float:
-    """Seconds that features of so many images take, their reading included."""
-    return images * (backbone.image + search.looked.reading)
+    """Seconds that features of so many images take, their reading included: as timed, or as a run took by then."""
+    pace = float(search.state.timed.get(backbone.name, {}).get("pace", 0.0))
+    return images * max(backbone.image + search.looked.reading, pace)
 
 
 def reserve_for(search: Search, backbone: Candidate) -> float:
-    """Seconds that an answer of a head on this backbone takes: all images once, without those that are kept."""
-    return MARGIN * pass_over(search, backbone, search.looked.images) + 2 * OVERHEAD
+    """Seconds that an answer of a head on this backbone takes: all images once, and the head worked out.
+
+    Once a head was worked out there, as long as that took.
+    """
+    train, head = len(search.looked.train), 0.0
+    for one in search.state.tried:
+        if one.step in (_STEP, SAMPLED) and one.backbone == backbone.name and one.status == "complete":
+            seen = min(train, SAMPLE) if one.step == SAMPLED else train
+            own = one.seconds - (0.0 if head else pass_over(search, backbone, seen))  # the first one's features
+            head = max(head, own * train / seen)
+    return MARGIN * pass_over(search, backbone, search.looked.images) + max(head, 2 * OVERHEAD)
 
 
 def probe_backbones(search: Search, candidates: list[Candidate]) -> list[Candidate]:
@@ -46,26 +59,26 @@ def probe_backbones(search: Search, candidates: list[Candidate]) -> list[Candida
     step = _STEP if sample is None else SAMPLED
     images = whole + len(search.looked.val) if sample is None else len(sample.train) + len(sample.val or ())
     left_out: list[str] = []
-    begun: list[Candidate] = []
+    quickest = min(candidates, key=lambda one: one.image)
     for one in candidates:
         known = any(t.step == step and t.backbone == one.name for t in search.state.tried)
         needed = pass_over(search, one, images)
         if known or search.clock.has_room(needed, reserve_for(search, one), SHARE):
-            _probe(search, one, step, sample)
-            begun.append(one)
+            _probe(search, one, step, sample, most=None if one is not quickest else math.inf)
+            search.reserved = _reserved(search, candidates)
         else:
             left_out.append(f"{one.name} ({seconds(needed)})")
     if not best_probes(search):
-        quickest = min(candidates, key=lambda one: one.image)
         needed = pass_over(search, quickest, images) + reserve_for(search, quickest)
-        if quickest not in begun:
+        search.hurried = needed <= search.clock.last
+        if needed > search.clock.left:
             search.decide(
                 _STEP,
-                f"{seconds(search.clock.whole)} are less than the smallest pass takes, about {seconds(needed)} on "
-                f"{quickest.name}; that is made all the same",
+                f"{seconds(max(search.clock.left, 0.0))} of {seconds(search.clock.whole)} are left, less than the "
+                f"smallest pass takes, about {seconds(needed)} on {quickest.name}; that is made all the same",
             )
         for one in sorted(candidates, key=lambda one: one.image):
-            _probe(search, one, step, sample)
+            _probe(search, one, step, sample, most=math.inf)
             if best_probes(search):
                 break
         else:
@@ -82,8 +95,14 @@ def probe_backbones(search: Search, candidates: list[Candidate]) -> list[Candida
     chosen = [by_name[t.backbone] for t in best[:BEST]]
     if sample is not None:
         _probe_whole(search, chosen, best)
-    search.reserved = max(reserve_for(search, one) for one in chosen)
+    search.reserved = _reserved(search, chosen)
     return chosen
+
+
+def _reserved(search: Search, candidates: Sequence[Candidate]) -> float:
+    """Seconds that the answer takes by the slowest of those that have a probe."""
+    probed = {one.backbone for one in best_probes(search)}
+    return max((reserve_for(search, one) for one in candidates if one.name in probed), default=0.0)
 
 
 def best_probes(search: Search) -> list[Tried]:
@@ -124,14 +143,19 @@ def _probe_whole(search: Search, chosen: list[Candidate], best: list[Tried]) -> 
             search.decide(_STEP, f"{one.name} is not probed on all images: about {seconds(needed)}")
 
 
-def _probe(search: Search, backbone: Candidate, step: str, sample: Splits | None) -> None:
-    """Works heads out from the features of one backbone; the first reads images, the others kept features."""
+def _probe(search: Search, backbone: Candidate, step: str, sample: Splits | None, most: float | None) -> None:
+    """Works heads out from the features of one backbone; the first reads images, the others kept features.
+
+    `most` is as `Search.carry_out` has it, until there is an answer to fall back on.
+    """
     asked = search.asked.methods
     for method in sorted(choices().probes, key=lambda name: name not in asked):
         works = any(one.backbone == backbone.name for one in best_probes(search))
         known = search.done(step, backbone.name, method, ())
-        if works and known is None and not search.clock.has_room(OVERHEAD, reserve_for(search, backbone), SHARE):
-            continue
-        search.carry_out(step, backbone.name, [(method, ())], sample)
-    if not any(one.backbone == backbone.name for one in best_probes(search)):
-        search.carry_out(step, backbone.name, [TRAINED], sample)  # a task for which no head is worked out
+        if works and known is None:
+            if not search.clock.has_room(search.overhead(backbone.name), reserve_for(search, backbone), SHARE):
+                continue
+            search.reserved = max(search.reserved, reserve_for(search, backbone))
+        search.carry_out(step, backbone.name, [(method, ())], sample, None if best_probes(search) else most)
+    if not any(one.backbone == backbone.name for one in best_probes(search)):  # no head is worked out for the task
+        search.carry_out(step, backbone.name, [TRAINED], sample, None if best_probes(search) else most)

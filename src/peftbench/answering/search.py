@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from peftbench.auto.asked import Asked
-from peftbench.auto.look import Looked
-from peftbench.auto.state import State, Tried
-from peftbench.auto.time_left import Clock
+from peftbench.answering.asked import Asked
+from peftbench.answering.look import Looked
+from peftbench.answering.state import State, Tried
+from peftbench.answering.time_left import OVERHEAD, TOO_LONG, Clock, OutOfTime, ended_after
 from peftbench.common.errors import UserError
 from peftbench.common.foreign_text import first_sentence
 from peftbench.common.status_line import doing
@@ -21,7 +23,12 @@ from peftbench.data.base import Splits
 from peftbench.results import Record, results_of_task
 from peftbench.results.task_results import TaskResults
 
+if TYPE_CHECKING:
+    from peftbench.runs.dry_run import Planned
+
 RUNS, LOG = "runs", "log.txt"
+OUT_OF_TIME = "out of time"
+"""The status of what was ended by the clock; it is tried again where a later command has more time."""
 
 
 @dataclass
@@ -37,6 +44,7 @@ class Search:
         clock: what time is left.
         tell: prints a line for the user.
         reserved: seconds that the answer at the end will take, which nothing else may have.
+        hurried: whether a bell ends what takes too long; not where the time is less than the smallest pass takes.
     """
 
     asked: Asked
@@ -47,6 +55,12 @@ class Search:
     clock: Clock
     tell: Callable[[str], None]
     reserved: float = 0.0
+    hurried: bool = True
+
+    @property
+    def most(self) -> float:
+        """Seconds that the next step may take before it is ended."""
+        return max(self.clock.left - self.reserved, 0.0) if self.hurried else math.inf
 
     def config(self, backbone: str, method: str, words: Sequence[str], stage: str = "tune") -> Config:
         """The config of one run. Raises UserError."""
@@ -79,7 +93,12 @@ class Search:
         return next((t for t in self.state.tried if (t.step, t.backbone, t.method, t.words) == key), None)
 
     def carry_out(
-        self, step: str, backbone: str, jobs: Sequence[tuple[str, Sequence[str]]], splits: Splits | None = None
+        self,
+        step: str,
+        backbone: str,
+        jobs: Sequence[tuple[str, Sequence[str]]],
+        splits: Splits | None = None,
+        most: float | None = None,
     ) -> list[Tried]:
         """Carries runs out on one backbone in as few passes as can be, and notes what came of each.
 
@@ -88,6 +107,7 @@ class Search:
         Args:
             jobs: (method, words) of each.
             splits: to train on a part of the images; their name says which. None is all.
+            most: seconds after which they are ended; None is `self.most`.
 
         Raises:
             KeyboardInterrupt: the user stopped it.
@@ -104,7 +124,7 @@ class Search:
                 self._note(step, backbone, job, problem, 0.0)
         for indices in _groups(configs):
             group = [composed[i] for i in indices], [configs[i] for i in indices]
-            self._carry_out_group(step, backbone, *group, splits or self.looked.splits)
+            self._carry_out_group(step, backbone, *group, splits or self.looked.splits, most)
         tried = [self.done(step, backbone, *job) for job in jobs]
         return [one for one in tried if one is not None]
 
@@ -115,24 +135,30 @@ class Search:
         jobs: Sequence[tuple[str, Sequence[str]]],
         configs: Sequence[Config],
         splits: Splits,
+        most: float | None,
     ) -> None:
         names = ", ".join(dict.fromkeys(method for method, _ in jobs))
         doing(f"{step}: {names} on {backbone}")
         begun = time.perf_counter()
         try:
-            records = carried_out(configs, splits, self.folder)
+            records = carried_out(configs, splits, self.folder, self.most if most is None else most)
+        except OutOfTime as problem:
+            for job in jobs:
+                self._note(step, backbone, job, problem, time.perf_counter() - begun)
+            return
         except Exception as problem:  # a method's own, whatever it is: the others go on
             if isinstance(problem, BrokenPipeError):
                 raise KeyboardInterrupt from None
             if len(jobs) > 1:
                 for job, config in zip(jobs, configs, strict=True):
-                    self._carry_out_group(step, backbone, [job], [config], splits)
+                    self._carry_out_group(step, backbone, [job], [config], splits, most)
                 return
             self._note(step, backbone, jobs[0], problem, time.perf_counter() - begun)
             return
-        if any(record.status == "interrupted" for record in records):
-            raise KeyboardInterrupt
-        each = (time.perf_counter() - begun) / len(jobs)
+        whole = time.perf_counter() - begun
+        each = whole / len(jobs)
+        if len(records) == 1 and not records[0].was_there:
+            self._learn_pace(backbone, records[0], whole)
         for job, record in zip(jobs, records, strict=True):
             self.state.tried.append(self._tried(step, backbone, job, record, each))
         self.keep()
@@ -140,9 +166,39 @@ class Search:
     def _note(
         self, step: str, backbone: str, job: tuple[str, Sequence[str]], problem: Exception, seconds: float
     ) -> None:
-        why = str(problem) if isinstance(problem, UserError) else f"{type(problem).__name__}: {first_sentence(problem)}"
-        self.state.tried.append(Tried(step, backbone, job[0], list(job[1]), "failed", seconds=seconds, reason=why))
+        own = isinstance(problem, UserError | OutOfTime)
+        why = str(problem) if own else f"{type(problem).__name__}: {first_sentence(problem)}"
+        status = OUT_OF_TIME if isinstance(problem, OutOfTime) else "failed"
+        self.state.tried.append(Tried(step, backbone, job[0], list(job[1]), status, seconds=seconds, reason=why))
         self.decide(step, f"{job[0]} on {backbone} is left out: {why}")
+
+    def planned(self, config: Config) -> Planned:
+        """What a run would take here, by steps that are timed.
+
+        Raises:
+            OutOfTime: that took too long itself.
+            UserError: the run refuses.
+        """
+        from peftbench.runs.data_sets import Outlined
+        from peftbench.runs.dry_run import plan_run
+
+        with ended_after(self.most):
+            return plan_run(config, True, Outlined(self.looked.splits))
+
+    def _learn_pace(self, backbone: str, record: Record, whole: float) -> None:
+        """Remembers what an image and a run's own work took, by which later steps are foretold."""
+        timed = self.state.timed.get(backbone)
+        time_, taps = record.costs.get("time") or {}, record.costs.get("taps") or {}
+        if timed is None or record.status != "complete":
+            return
+        filling = float(taps.get("seconds") or 0.0)
+        if taps.get("computed"):
+            timed["pace"] = filling / float(taps["computed"])
+        timed["overhead"] = max(whole - filling - sum(float(time_.get(k) or 0.0) for k in ("train", "validate")), 0.0)
+
+    def overhead(self, backbone: str) -> float:
+        """Seconds that a run takes besides its steps, as last measured on this backbone."""
+        return max(float(self.state.timed.get(backbone, {}).get("overhead", 0.0)), OVERHEAD)
 
     def _tried(self, step: str, backbone: str, job: tuple[str, Sequence[str]], record: Record, seconds: float) -> Tried:
         value = record.metrics.get(f"val/{self.metric}")
@@ -161,6 +217,8 @@ class Search:
             seconds=seconds,
             reason=record.reason,
             chosen=_chosen(record),
+            memory=_memory(record),
+            at=round(self.clock.spent, 1),
         )
 
     @property
@@ -178,19 +236,39 @@ class Search:
         return "no figure" if one.value is None else f"{100 * one.value:.1f} % {self.metric}"
 
 
+def _memory(record: Record) -> int | None:
+    """Bytes that training took above what was there before; None where that is not measured."""
+    peak = (record.costs.get("memory") or {}).get("peak")
+    above = peak.get("above") if isinstance(peak, dict) else None
+    return above if isinstance(above, int) else None
+
+
 def _chosen(record: Record) -> list[str]:
     """What a head that was worked out chose by validation images, as overrides of a run that shall take the same."""
     chosen = (record.stamps.get("solved") or {}).get("chosen") or {}
     return [f"method.{name}=[{value!r}]" for name, value in chosen.items()]
 
 
-def carried_out(configs: Sequence[Config], splits: Splits, folder: Path) -> list[Record]:
-    """The records of runs in one pass; what they tell goes to a file beside them, since all tell the same."""
+def carried_out(configs: Sequence[Config], splits: Splits, folder: Path, most: float = math.inf) -> list[Record]:
+    """The records of runs in one pass; what they tell goes to a file beside them, since all tell the same.
+
+    Raises:
+        OutOfTime: they took more than so many seconds.
+        KeyboardInterrupt: the user's own.
+    """
     from peftbench.runs.run import run_jointly
 
     (folder / RUNS).mkdir(parents=True, exist_ok=True)
-    with (folder / LOG).open("a", encoding="utf-8") as log, contextlib.redirect_stderr(log):
-        return run_jointly(configs, folder.name, True, splits)
+    with (
+        (folder / LOG).open("a", encoding="utf-8") as log,
+        contextlib.redirect_stderr(log),
+        contextlib.redirect_stdout(log),
+        ended_after(most) as bell,
+    ):
+        records = run_jointly(configs, folder.name, True, splits)
+        if any(record.status == "interrupted" for record in records):
+            raise OutOfTime(TOO_LONG) if bell.rang else KeyboardInterrupt
+    return records
 
 
 def _groups(configs: Sequence[Config]) -> list[list[int]]:

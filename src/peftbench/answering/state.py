@@ -33,6 +33,8 @@ class Tried:
         seconds: that it took; of runs that trained together, its share.
         reason: why it is not complete.
         chosen: overrides of what the run chose by validation images, which the last training takes over.
+        memory: bytes that its training took above what was there; None where that is not measured.
+        at: seconds of the answer when it had ended.
     """
 
     step: str
@@ -48,6 +50,8 @@ class Tried:
     seconds: float = 0.0
     reason: str | None = None
     chosen: list[str] = field(default_factory=list)
+    memory: int | None = None
+    at: float = 0.0
 
     @property
     def name(self) -> str:
@@ -69,6 +73,8 @@ class State:
         decisions: what was chosen and left out, a sentence each, with its step and time.
         tests: each run that was tested, with the seconds at which; a continued answer may have several.
         answer: what came of it; None until there is one.
+        curve: the learning curve: `points` of (training images, share), `images` to which it is led on, and `band`
+            there; None until there is one.
     """
 
     data: str
@@ -80,6 +86,7 @@ class State:
     decisions: list[dict[str, Any]] = field(default_factory=list)
     tests: list[dict[str, Any]] = field(default_factory=list)
     answer: dict[str, Any] | None = None
+    curve: dict[str, Any] | None = None
     schema: int = SCHEMA
 
     def write(self, folder: Path) -> None:
@@ -118,6 +125,7 @@ _KINDS: dict[str, Any] = {
     "decisions": list,
     "tests": list,
     "answer": (dict, type(None)),
+    "curve": (dict, type(None)),
     "schema": int,
 }
 
@@ -128,7 +136,7 @@ def _refuse_odd_types(state: State) -> None:
             raise ValueError(f"{part.name} is none")
     for one in state.tried:
         texts = (one.step, one.backbone, one.method, one.status, one.run, *one.words, *one.chosen)
-        numbers = (one.value, one.loss, one.parameters, one.images, one.seconds)
+        numbers = (one.value, one.loss, one.parameters, one.images, one.seconds, one.memory, one.at)
         if not all(isinstance(text, str) for text in texts) or "/" in one.run or one.run in (".", ".."):
             raise ValueError("a run's name is none")
         if not all(number is None or isinstance(number, int | float) for number in numbers):

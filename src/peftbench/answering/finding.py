@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peftbench.auto.answer import give_answer
-from peftbench.auto.asked import Asked, refuse_words
-from peftbench.auto.candidates import Candidate, find_candidates, ordered_names
-from peftbench.auto.choices import choices
-from peftbench.auto.learning_curve import draw_curve
-from peftbench.auto.look import Looked, look_at_data, validation_words
-from peftbench.auto.probes import probe_backbones
-from peftbench.auto.rungs import train_sides
-from peftbench.auto.search import Search
-from peftbench.auto.state import State, read_state
-from peftbench.auto.time_left import Clock
-from peftbench.auto.weight_methods import train_weights
+from peftbench.answering.answer import give_answer
+from peftbench.answering.asked import Asked, refuse_words
+from peftbench.answering.candidates import Candidate, find_candidates, ordered_names
+from peftbench.answering.choices import choices
+from peftbench.answering.learning_curve import draw_curve
+from peftbench.answering.look import Looked, look_at_data, validation_words
+from peftbench.answering.probes import probe_backbones
+from peftbench.answering.rungs import train_sides
+from peftbench.answering.search import OUT_OF_TIME, Search
+from peftbench.answering.state import State, Tried, read_state
+from peftbench.answering.time_left import Clock
+from peftbench.answering.weight_methods import train_weights
 from peftbench.common.errors import UserError, nearest
 from peftbench.common.status_line import doing, doing_import
 from peftbench.common.stopping import endings_as_interrupts
@@ -30,17 +30,19 @@ from peftbench.runs.folder import owned_folder, set_aside
 
 @dataclass(frozen=True)
 class Answered:
-    """What came of a question.
+    """What came of a question: the model's run, its figures, and how they were come to.
 
     Attributes:
         folder: of the answer.
         state: all that is remembered.
         stopped: whether the user ended the search.
         was_there: whether it was answered before.
+        asked: the question.
     """
 
     folder: Path
     state: State
+    asked: Asked
     stopped: bool = False
     was_there: bool = False
 
@@ -48,6 +50,59 @@ class Answered:
     def answer(self) -> dict[str, Any] | None:
         """The model and its figures; None where the search was stopped before anything was judged."""
         return self.state.answer
+
+    @property
+    def run(self) -> Path | None:
+        """The folder of the model's run, which `peftbench.load` and `peftbench.evaluate` take."""
+        return None if self.answer is None else self.folder / "runs" / str(self.answer["run"])
+
+    @property
+    def metric(self) -> str:
+        """What the task is judged by; empty where nothing was judged."""
+        return "" if self.answer is None else str(self.answer["metric"])
+
+    @property
+    def test(self) -> float | None:
+        """The metric on the test images, which were put aside; None where there was no time to test."""
+        return None if self.answer is None else self.answer["test"]
+
+    @property
+    def test_interval(self) -> tuple[float, float] | None:
+        """Its 95 % interval; None where the metric counts no images."""
+        return self._interval("test")
+
+    @property
+    def validation(self) -> float | None:
+        """The metric on the validation images, by which the model was chosen."""
+        return None if self.answer is None else self.answer["val"]
+
+    @property
+    def validation_interval(self) -> tuple[float, float] | None:
+        """Its 95 % interval, which knows nothing of the choice."""
+        return self._interval("val")
+
+    @property
+    def decisions(self) -> list[dict[str, Any]]:
+        """The path of decisions: `step`, `at` (seconds) and `says` of each."""
+        return self.state.decisions
+
+    @property
+    def tried(self) -> list[Tried]:
+        """Every run of the search, in order."""
+        return self.state.tried
+
+    @property
+    def page(self) -> Path:
+        """The page."""
+        return self.folder / "page.html"
+
+    def __repr__(self) -> str:
+        test = "untested" if self.test is None else f"{100 * self.test:.1f} % {self.metric} on test images"
+        return f"<Answered {self.folder}: {'nothing yet' if self.answer is None else self.answer['name']}, {test}>"
+
+    def _interval(self, role: str) -> tuple[float, float] | None:
+        found = None if self.answer is None else self.answer[f"{role}_interval"]
+        return None if found is None else (float(found[0]), float(found[1]))
 
 
 def find_model(asked: Asked, begun: float, tell: Callable[[str], None]) -> Answered:
@@ -85,15 +140,16 @@ def find_model(asked: Asked, begun: float, tell: Callable[[str], None]) -> Answe
             state = State(looked.hash)
         _refuse_other_data(base, state, looked, folder)
         if state.answer is not None and asked.minutes <= state.minutes:
-            return Answered(folder, state, was_there=True)
+            return Answered(folder, state, asked, was_there=True)
         search = Search(asked, base, folder.absolute(), looked, state, clock, tell)
-        return Answered(folder, state, stopped=_answer(search))
+        return Answered(folder, state, asked, stopped=_answer(search))
 
 
 def _answer(search: Search) -> bool:
     """Searches and answers; returns whether the user stopped it."""
     state, stopped = search.state, False
     state.minutes, state.commands = search.asked.minutes, state.commands + 1
+    state.tried = [one for one in state.tried if one.status != OUT_OF_TIME]  # they have another chance
     search.folder.mkdir(parents=True, exist_ok=True)
     search.keep()
     for note in search.looked.notes:
@@ -108,8 +164,8 @@ def _answer(search: Search) -> bool:
             stopped = True
             search.decide("stopped", "by the user; the answer is the best so far")
         doing("choosing the answer")
-        give_answer(search)
-    if stopped:
+        answer = give_answer(search)
+    if stopped or (answer is not None and not answer["whole"]):
         state.minutes = min(state.minutes, search.clock.spent / 60)  # so that the same command goes on
         search.keep()
     return stopped

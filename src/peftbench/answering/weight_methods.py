@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 
-from peftbench.auto.candidates import BATCH, Candidate
-from peftbench.auto.choices import WeightMethod, choices
-from peftbench.auto.probes import epoch_of_probe, merit, reserve_for
-from peftbench.auto.search import Search
-from peftbench.auto.time_left import MARGIN, OVERHEAD
+from peftbench.answering.candidates import BATCH, Candidate
+from peftbench.answering.choices import WeightMethod, choices
+from peftbench.answering.probes import epoch_of_probe, merit, reserve_for
+from peftbench.answering.search import Search
+from peftbench.answering.time_left import MARGIN, OVERHEAD
 from peftbench.common.amounts import plural, seconds, size
 from peftbench.common.foreign_text import first_sentence
 from peftbench.config import Config
@@ -28,9 +28,6 @@ def train_weights(search: Search, backbone: Candidate) -> None:
 
 
 def _try(search: Search, backbone: Candidate, entry: WeightMethod) -> None:
-    from peftbench.runs.data_sets import Outlined
-    from peftbench.runs.dry_run import plan_run
-
     rates = [(entry.method, (*entry.words, f"optimizer.lr={rate:g}", _epochs(FIRST_EPOCHS))) for rate in entry.rates]
     known = [search.done(_STEP, backbone.name, *job) for job in rates]
     name = f"{entry.method} on {backbone.name}"
@@ -41,7 +38,7 @@ def _try(search: Search, backbone: Candidate, entry: WeightMethod) -> None:
         try:
             method, words = rates[0]
             config = search.config(backbone.name, method, [*words, f"data.batch_size={BATCH}"])
-            planned = plan_run(config, True, Outlined(search.looked.splits))
+            planned = search.planned(config)
             taken = _memory(search, search.config(backbone.name, method, words))
         except Exception as problem:  # a method that refuses the backbone, say
             search.decide(_STEP, f"{name} is left out: {first_sentence(problem)}")
@@ -78,8 +75,11 @@ def _try(search: Search, backbone: Candidate, entry: WeightMethod) -> None:
     if epochs < choices().least_epochs:
         search.decide(_STEP, f"{name} ends after an epoch: {seconds(epoch)} for another, too much for what is left")
         return
-    search.carry_out(_STEP, backbone.name, [(entry.method, (*best.words[:-1], _epochs(epochs)))])
-    last = search.state.tried[-1]
+    (last,) = search.carry_out(_STEP, backbone.name, [(entry.method, (*best.words[:-1], _epochs(epochs)))])
+    if last.status != "complete":
+        return
+    again = MARGIN * last.seconds * (1 + len(search.looked.val) / len(search.looked.train))  # should it be the answer
+    search.reserved = max(search.reserved, reserve_for(search, backbone) + again)
     search.decide(_STEP, f"{plural(epochs, 'epoch')} of {name}: {search.shown(last)} ({last.words[-2]})")
 
 

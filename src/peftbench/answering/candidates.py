@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from peftbench.auto.choices import choices
-from peftbench.auto.search import Search, carried_out
+from peftbench.answering.choices import choices
+from peftbench.answering.search import Search, carried_out
+from peftbench.answering.time_left import ended_after
 from peftbench.common.amounts import milliseconds, plural, size
 from peftbench.common.config_files import names, roots
 from peftbench.common.errors import UserError, nearest
@@ -17,8 +19,12 @@ from peftbench.common.yaml_text import yaml_of
 
 TIMING = 0.125
 """The share of the time for timing backbones."""
+QUICK = 0.25
+"""A pass over all images that takes more of what is left than this is long: loading, head and test come on top."""
 BATCH = 8
 """Images of the steps that are timed: fewer than a run's, because timing takes time too."""
+LONGEST, SHORTEST = 0.25, 10.0
+"""Timing one backbone is ended after this share of what is left, and not before so many seconds."""
 _STEP = "backbones"
 
 
@@ -92,12 +98,16 @@ def find_candidates(search: Search) -> list[Candidate]:
     fitting: list[Candidate] = []
     over: list[tuple[float, str]] = []
     unusable: list[str] = []
-    for number, name in enumerate(here):
-        if fitting and not search.clock.is_within(TIMING) and name not in search.state.timed:
-            left = len(here) - number
-            search.decide(_STEP, f"{plural(left, 'backbone')} from {name} on left out: no time to time them")
+    rest = list(here)
+    while rest:
+        late = rest[0] not in search.state.timed and not search.clock.is_within(TIMING)
+        if late and fitting:
+            left = f"{plural(len(rest), 'backbone')} from {rest[0]} on"
+            search.decide(_STEP, f"{left} left out: no time to time them")
+            fitting += _quick_one(search, fitting, rest)
             break
-        measured = search.state.timed.get(name) or _timed(search, name)
+        name = rest.pop(-1 if late else 0)  # the last is the smallest: one that there must be time for
+        measured = search.state.timed.get(name) or _timed(search, name, not late)
         if (problem := _over(search, name, measured)) is not None:
             over.append(problem)
         elif "why" in measured:
@@ -113,8 +123,23 @@ def find_candidates(search: Search) -> list[Candidate]:
     return fitting
 
 
-def _timed(search: Search, name: str) -> dict[str, float | str]:
-    """What was measured of a backbone, and remembered: seconds of an image, of its latency, and bytes."""
+def _quick_one(search: Search, fitting: Sequence[Candidate], rest: Sequence[str]) -> list[Candidate]:
+    """The last of the list, which is the smallest, where a pass of none that was timed ends within the time."""
+    if any(one.image * search.looked.images < QUICK * search.clock.left for one in fitting):
+        return []
+    for name in reversed(rest):
+        measured = search.state.timed.get(name) or _timed(search, name)
+        if "why" not in measured and _over(search, name, measured) is None:
+            search.decide(_STEP, f"{name} is taken too: a pass of what comes before would take most of the time")
+            return [Candidate(name, float(measured["image"]), float(measured["took"]))]
+    return []
+
+
+def _timed(search: Search, name: str, hurried: bool = True) -> dict[str, float | str]:
+    """What was measured of a backbone, and remembered: seconds of an image, of its latency, and bytes.
+
+    `hurried` ends what takes too long.
+    """
     from peftbench.common.status_line import doing
     from peftbench.runs.data_sets import Outlined
     from peftbench.runs.dry_run import plan_run
@@ -124,7 +149,8 @@ def _timed(search: Search, name: str) -> dict[str, float | str]:
     measured: dict[str, float | str]
     try:
         config = search.config(name, choices().timed_by, [f"data.batch_size={BATCH}"], "fit")
-        planned = plan_run(config, True, Outlined(search.looked.splits), search.asked.latency < float("inf"))
+        with ended_after(max(LONGEST * search.clock.left, SHORTEST) if hurried else math.inf):
+            planned = plan_run(config, True, Outlined(search.looked.splits), search.asked.latency < float("inf"))
         probe, step = planned.probe, planned.step
         image = _image_of_trial(search, name) if probe is None else probe.evaluating / len(search.looked.test)
         measured = {"image": image}
@@ -150,8 +176,6 @@ def _image_of_trial(search: Search, name: str) -> float:
     words = ["trainer.epochs=1", "trainer.max_batches=2", "trainer.trial=true", f"data.eval_batch_size={BATCH}"]
     config = search.config(name, choices().timed_by, [*words, f"data.batch_size={BATCH}"])
     (record,) = carried_out([config], search.looked.splits, search.folder)
-    if record.status == "interrupted":
-        raise KeyboardInterrupt
     seconds = (record.costs.get("time") or {}).get("validate")
     if record.status != "complete" or not seconds:
         raise UserError(record.reason or f"a trial on {name} told no time")

@@ -8,14 +8,15 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from peftbench.auto.learning_curve import CURVE
-from peftbench.auto.probes import SAMPLED, merit
-from peftbench.auto.search import Search, carried_out
-from peftbench.auto.state import Tried
+from peftbench.answering.learning_curve import CURVE
+from peftbench.answering.probes import SAMPLED, merit
+from peftbench.answering.search import Search, carried_out
+from peftbench.answering.state import Tried
+from peftbench.answering.time_left import OutOfTime
 from peftbench.common.foreign_text import first_sentence
 from peftbench.common.notes import note
 from peftbench.common.status_line import doing
-from peftbench.results import Record
+from peftbench.results import Record, read_record
 from peftbench.results.stats import binomial_floor, share_interval
 
 PARTS = {SAMPLED, *CURVE}
@@ -63,7 +64,8 @@ def _cost(search: Search, one: Tried) -> tuple[float, int, float]:
 def give_answer(search: Search) -> dict[str, Any] | None:
     """Trains the winner on training and validation images and tests it; the next where that fails. None without any.
 
-    What was tested by an earlier command of this answer is not tested again.
+    What was tested by an earlier command of this answer is not tested again. Where the command's time is over before
+    the last training has ended, the answer is the winner as it was tried, from the training images alone and untested.
 
     Raises:
         KeyboardInterrupt: the user stopped it.
@@ -71,42 +73,45 @@ def give_answer(search: Search) -> dict[str, Any] | None:
     """
     order = in_order(search)
     for one in order:
-        record = _tested(search, one)
+        record, tested = _tested(search, one)
         if record is not None:
             if search.asked.methods and one.method not in search.asked.methods:
                 search.decide(_STEP, f"no method that was asked for came to a figure; {one.method} is a probe's head")
             best = max(order, key=merit)
             if best is not one:
                 search.decide(_STEP, f"{best.name} has {search.shown(best)}, inside the noise, and costs more")
-            search.state.answer = _described(search, one, record, len(order))
+            search.state.answer = _described(search, one, record, len(order), tested)
             search.keep()
             _link(search.folder, record.id)
             return search.state.answer
     return None
 
 
-def _tested(search: Search, one: Tried) -> Record | None:
-    """The record of the last training; None where it failed."""
+def _tested(search: Search, one: Tried) -> tuple[Record | None, bool]:
+    """The record of the last training, None where it failed; and whether it is that, and not the trial's own."""
     doing(f"training {one.method} on {one.backbone} on training and validation images, and testing it")
     try:
         config = search.config(one.backbone, one.method, [*one.words, *one.chosen], "final")
         if not any(entry.get("name") == one.name for entry in search.state.tests):
             search.state.tests.append({"name": one.name, "at": round(search.clock.spent, 1)})
             search.keep()  # before the test: who is ended in it has looked all the same
-        (record,) = carried_out([config], search.looked.splits, search.folder)
+        most = search.clock.last if search.hurried else math.inf
+        (record,) = carried_out([config], search.looked.splits, search.folder, most)
+    except OutOfTime:
+        search.decide(_STEP, f"no time was left to train {one.name} on all images and to test it; it stays as tried")
+        return read_record(search.runs / one.run), False
     except Exception as problem:
         search.decide(_STEP, f"{one.name} cannot be the answer: {first_sentence(problem)}")
-        return None
-    if record.status == "interrupted":
-        raise KeyboardInterrupt
+        return None, False
     if record.status != "complete":
         search.decide(_STEP, f"{one.name} cannot be the answer: {record.reason}")
-        return None
-    return record
+        return None, False
+    return record, True
 
 
-def _described(search: Search, one: Tried, record: Record, tried: int) -> dict[str, Any]:
-    test = record.metrics.get(f"test/{search.metric}")
+def _described(search: Search, one: Tried, record: Record, tried: int, tested: bool) -> dict[str, Any]:
+    test = record.metrics.get(f"test/{search.metric}") if tested else None
+    stage = "final" if tested else "tune"
     images = int((record.stamps["data"].get("images") or {}).get("test") or len(search.looked.test))
     counted = search.metric in search.results.counted
     return {
@@ -115,11 +120,12 @@ def _described(search: Search, one: Tried, record: Record, tried: int) -> dict[s
         "backbone": one.backbone,
         "method": one.method,
         "words": one.words,
-        "repeat": " ".join([*one.name.split(" "), *one.chosen, *_words_of_data(search), "data.stage=final"]),
+        "repeat": " ".join([*one.name.split(" "), *one.chosen, *_words_of_data(search), f"data.stage={stage}"]),
         "metric": search.metric,
         "val": one.value,
         "val_images": one.images,
         "val_interval": share_interval(one.value, one.images) if counted and one.value is not None else None,
+        "whole": tested,
         "test": test,
         "test_images": images,
         "test_interval": share_interval(test, images) if counted and test is not None else None,

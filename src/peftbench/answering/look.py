@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from peftbench.answering.time_left import OutOfTime
 from peftbench.common.amounts import plural
 from peftbench.common.errors import UserError
 from peftbench.config import Config
@@ -17,8 +18,11 @@ from peftbench.runs.data_sets import load_splits, targets_of
 
 SMALL = 500
 """Images; a data set with fewer gives a larger share to validation."""
-CHECKED = 300
-"""Images that are checked for every minute that there is; more would take too much of the time."""
+CHECKING = 0.1
+"""The share of the time in which images are checked one by one; who has more of them is told so."""
+
+
+_SKIP = "data.on_error=skip"
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,7 @@ def look_at_data(config: Config, words: tuple[str, ...], minutes: float) -> Look
     Args:
         config: of any run on these data.
         words: the overrides that `validation_words` gave.
+        minutes: that the answer may take.
 
     Raises:
         UserError: no validation or test images, one class, or a class with fewer than two images.
@@ -119,17 +124,35 @@ def look_at_data(config: Config, words: tuple[str, ...], minutes: float) -> Look
     sizes = f"{len(splits.train):,} images to train on, {len(splits.val):,} to choose by and {len(splits.test):,}"
     notes.append(f"{sizes} that are put aside to test the answer on, once")
     images = len(splits.train) + len(splits.val) + len(splits.test)
-    reading = 0.0
-    if images <= max(CHECKED * minutes, 100):
-        begun = time.perf_counter()
-        findings = examine(splits, targets_of(config), config.data.range)
-        reading = (time.perf_counter() - begun) / images
+    findings, reading = _examined(config, splits, CHECKING * 60 * minutes)
+    if findings is not None:
         notes += [line for line in findings.lines() if line not in notes]
         words = (*words, *_leave_out(config, findings))
     else:
-        notes.append(f"images are not checked one by one: peftbench data check looks at all {images:,}")
+        words = (*words, _SKIP)
+        notes.append(
+            f"not all images are checked, for want of time: peftbench data check looks at all {images:,}; those that "
+            f"cannot be read are left out"
+        )
     hash_of_data = split_hash(splits.train, splits.val, splits.test)
     return Looked(splits, hash_of_data, words, tuple(notes), reading)
+
+
+def _examined(config: Config, splits: Splits, most: float) -> tuple[Findings | None, float]:
+    """What a look at every image finds, None where it would take more than so many seconds; seconds of an image."""
+    begun, before, last = time.perf_counter(), 0, 0
+
+    def watch(done: int, _: int) -> None:
+        nonlocal before, last
+        before, last = before + (last if done <= last else 0), done  # of each split it counts anew
+        if time.perf_counter() - begun > most:
+            raise OutOfTime
+
+    try:
+        findings = examine(splits, targets_of(config), config.data.range, watch)
+    except OutOfTime:
+        findings = None
+    return findings, (time.perf_counter() - begun) / max(before + last, 1)
 
 
 def _refuse_few(config: Config, splits: Splits) -> None:
@@ -162,4 +185,4 @@ def _leave_out(config: Config, findings: Findings) -> tuple[str, ...]:
                 f"data={config.data.name}: none of the {count:,} {role} images can be read, such as "
                 f"{findings.splits[role].names[first]} ({findings.broken[role][first]}); expected images."
             )
-    return ("data.on_error=skip",) if broken else ()
+    return (_SKIP,) if broken else ()
