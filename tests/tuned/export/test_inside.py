@@ -148,7 +148,8 @@ def shipped(lora, data, tmp_path_factory) -> Path:
 def accuracy(command, shipped, places=None) -> float:
     """Of a program that prints a line for each image; `places` are the classes where it prints numbers."""
     images = sorted(shipped.glob("*.ppm"))
-    done = subprocess.run([*map(str, command), "model.onnx", *(i.name for i in images)], cwd=shipped, capture_output=True, text=True, check=True)  # fmt: skip
+    words = [*map(str, command), "model.onnx", *(image.name for image in images)]
+    done = subprocess.run(words, cwd=shipped, capture_output=True, text=True, check=True)
     lines = [line.split("\t") for line in done.stdout.splitlines()]
     assert [name for name, _ in lines] == [i.name for i in images]
     said = [places[int(label)] if places else label for _, label in lines]
