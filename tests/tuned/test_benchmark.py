@@ -105,7 +105,7 @@ def test_what_is_stopped_leaves_nothing(folder):
     ("words", "part"),
     [
         (["formats=[onx]"], "formats=onx: expected some of torch, onnx"),
-        (["formats=[onx]"], "did you mean onnx?"),
+        (["formats=[onx]"], "(did you mean 'onnx'?)"),
         (["threads=0"], "threads=0: expected whole numbers from 1"),
         (["seconds=x"], "seconds=x"),
     ],
