@@ -108,7 +108,11 @@ def test_beside_weights_stands_all_that_is_to_be_done(lora, tmp_path):
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        (["format=safetensors", "inside=all"], "format=safetensors holds no resizing; format=onnx and"),
+        (
+            ["format=safetensors", "inside=all"],
+            "format=safetensors holds no resizing; onnx, torch_export, openvino do.",
+        ),
+        (["format=onnx", "inside=all", "precision=int8"], "precision=int8 is for the model alone"),
         (["format=onnx", "inside=al"], "inside=al"),
     ],
 )

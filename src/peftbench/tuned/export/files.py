@@ -103,7 +103,7 @@ def export(
         calibration: training images that int8 is calibrated on; by default 128.
 
     Raises:
-        UserError: no finished run, an unknown format or precision, a file that is there already, a missing library.
+        UserError: no finished run, an unknown format or precision, a file that is there already, or no library.
         Refusal: this model cannot be exported so; says why, and what would work.
     """
     if format not in FORMATS:

@@ -20,7 +20,10 @@ def to_half(whole: Path, path: Path) -> None:
     onnx, float16 = library("onnx", "onnx"), library("onnxruntime.transformers.float16", "onnx")
     with _quiet():
         made = float16.convert_float_to_float16(onnx.load(str(whole)), keep_io_types=True)
-    onnx.save(made, str(path))
+    models = library("onnxruntime.transformers.onnx_model", "onnx")
+    sorted_ = models.OnnxModel(made)  # the casts of what goes in and out were put at the end
+    sorted_.topological_sort()
+    onnx.save(sorted_.model, str(path))
 
 
 def to_int8(whole: Path, path: Path, images: np.ndarray) -> None:
@@ -41,7 +44,7 @@ def to_int8(whole: Path, path: Path, images: np.ndarray) -> None:
         prepare.quant_pre_process(str(whole), str(fused), skip_symbolic_shape=True)
         attends = any(node.op_type == "Softmax" for node in onnx.load(str(fused)).graph.node)
 
-        class Reader(tools.CalibrationDataReader):  # type: ignore[misc,name-defined]
+        class Reader(tools.CalibrationDataReader):
             def __init__(self) -> None:
                 self.left = iter(range(0, len(images), _AT_ONCE))
 

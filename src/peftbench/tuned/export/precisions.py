@@ -186,8 +186,8 @@ def measured(run: FinishedRun, tested: Tuned, answer: Callable[[Tensor], Tensor]
     if not images:
         raise UserError(f"{run.folder}: none of {len(rows)} {name} images can be read.")
     compares = task.segments or task.solved_as == "classes"
-    values = [float(_value(metrics, metric)) for metrics in (ours, theirs)]
-    return Measured(metric, images, name, *values, same / looked if compares else None)
+    model_has, file_has = (float(_value(metrics, metric)) for metrics in (ours, theirs))
+    return Measured(metric, images, name, model_has, file_has, same / looked if compares else None)
 
 
 def _batch(tuned: Tuned, part: Split) -> Any:

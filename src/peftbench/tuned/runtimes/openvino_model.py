@@ -31,7 +31,8 @@ class OpenvinoModel(Runtime):
             model = core.read_model(path, weights)
             told = {}
             if model.has_rt_info([ABOUT]):
-                told = {key: str(value.value) for key, value in model.get_rt_info([ABOUT]).value.items()}
+                about = model.get_rt_info([ABOUT]).value
+                told = {key: str(getattr(value, "value", value)) for key, value in about.items()}
             settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}  # its own choice is bf16 on some processors
             if threads is not None:
                 settings |= {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
