@@ -36,8 +36,8 @@ def section(folders: list[Path]) -> str:
     commands = "".join(f"    peftbench {' '.join(words)}\n" for words in RUNS)
     parts = [
         f"## On two runs\n\n{commands}    python scripts/shipped.py\n",
-        "The last command trains both where they are not there, exports all files, measures them, and writes the tables\n"
-        "anew. They hold what one machine gave; an idle one gives steadier figures.\n",
+        "The last command trains both where they are not there, exports all files, measures them, and writes the\n"
+        "tables anew. They hold what one machine gave; an idle one gives steadier figures.\n",
     ]
     for words, folder in zip(RUNS, folders, strict=True):
         found = read_benchmark(folder)
