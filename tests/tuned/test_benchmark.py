@@ -42,14 +42,15 @@ def measured(run: str, machine: dict[str, str] = HERE) -> Benchmark:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """(the run's folder, the folder of its images)."""
+    """(the folder of a run that was tested as files look at images, the folder of its images)."""
     data = pictures(tmp_path_factory.mktemp("images"))
     return Path(finish(tmp_path_factory.mktemp("out"), data, "linear", "vit_nano").folder), data
 
 
 @pytest.fixture
-def folder(finished, tmp_path) -> Path:
-    return Path(shutil.copytree(finished[0], tmp_path / finished[0].name))
+def folder(run) -> Path:
+    """A copy of a finished run's folder."""
+    return run[0]
 
 
 def told(capsys, *words) -> tuple[int, str, str]:
@@ -60,7 +61,8 @@ def told(capsys, *words) -> tuple[int, str, str]:
 
 
 @pytest.mark.slow
-def test_every_format_is_measured_beside_torch_in_a_process_of_its_own(folder, capsys):
+def test_every_format_is_measured_beside_torch_in_a_process_of_its_own(finished, tmp_path, capsys):
+    folder = Path(shutil.copytree(finished[0], tmp_path / finished[0].name))
     words = [f"run={folder}", "formats=[torch,torch_export]", "seconds=0.02"]
     status, out, err = told(capsys, *words)
     assert status == 0, err
@@ -84,20 +86,23 @@ def test_every_format_is_measured_beside_torch_in_a_process_of_its_own(folder, c
     assert not [p.name for p in folder.iterdir() if p.name.startswith(".")]
     # Other images than those of the figures that are there are refused, and what is there stays.
     before = (folder / "benchmark.json").read_bytes()
-    status, _, err = told(capsys, *words, f"images={folder}")
+    status, _, err = told(capsys, *words, f"images={finished[1] / 'train'}")
     assert status == 2
+    assert "benchmark.json: holds figures of other images" in err
     assert (folder / "benchmark.json").read_bytes() == before
 
 
 @pytest.mark.slow
-def test_what_is_stopped_leaves_nothing(folder):
+def test_what_is_stopped_leaves_nothing(run):
+    folder = run[0]
+
     def stop(what: str, done: int, of: int) -> None:
         if what == "measuring" and done:
             raise KeyboardInterrupt
 
     before = {p.name for p in folder.iterdir()}
     with pytest.raises(KeyboardInterrupt):
-        benchmark(folder, ["torch"], seconds=0.01, watch=stop)
+        benchmark(folder, ["torch"], run[1], seconds=0.01, watch=stop)
     assert {p.name for p in folder.iterdir()} == before
 
 
@@ -105,24 +110,24 @@ def test_what_is_stopped_leaves_nothing(folder):
     ("words", "part"),
     [
         (["formats=[onx]"], "formats=onx: expected some of torch, onnx"),
-        (["formats=[onx]"], "did you mean onnx?"),
+        (["formats=[onx]"], "(did you mean 'onnx'?)"),
         (["threads=0"], "threads=0: expected whole numbers from 1"),
         (["seconds=x"], "seconds=x"),
     ],
 )
-def test_words_that_say_nothing_are_refused(finished, capsys, words, part):
-    status, _, err = told(capsys, f"run={finished[0]}", *words)
+def test_words_that_say_nothing_are_refused(trained, capsys, words, part):
+    status, _, err = told(capsys, f"run={trained[0]}", *words)
     assert status == 2
     assert part in err
     assert len(err.strip().splitlines()) == 1
 
 
-def test_a_missing_library_is_told_before_anything_is_measured(finished, capsys, monkeypatch):
+def test_a_missing_library_is_told_before_anything_is_measured(trained, capsys, monkeypatch):
     there = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *more: None if name == "onnxruntime" else there(name, *more)
     )
-    status, _, err = told(capsys, f"run={finished[0]}", "formats=torch,onnx")
+    status, _, err = told(capsys, f"run={trained[0]}", "formats=torch,onnx")
     assert status == 2
     assert "formats=onnx: needs onnxruntime; pip install 'peftbench[onnx]'." in err
 
@@ -152,9 +157,9 @@ def test_a_damaged_record_of_figures_is_told(folder, capsys):
     assert "is no record of peftbench benchmark" in " ".join(capsys.readouterr().out.split())
 
 
-def test_a_report_shows_the_figures_of_each_machine_apart(finished, tmp_path, capsys):
+def test_a_report_shows_the_figures_of_each_machine_apart(trained, tmp_path, capsys):
     for name, machine in (("a", HERE), ("b", {"system": "Linux", "processor": "another CPU"})):
-        copy = shutil.copytree(finished[0], tmp_path / name)
+        copy = shutil.copytree(trained[0], tmp_path / name)
         file = copy / "result.json"
         record = json.loads(file.read_text())
         record["id"] = f"{record['id']}-{name}"

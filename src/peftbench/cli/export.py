@@ -69,7 +69,7 @@ COMMAND = Command(
     examples=(
         "peftbench export run=outputs/RUN format=onnx",
         "peftbench export run=outputs/RUN format=onnx inside=all",
-        "peftbench export run=outputs/RUN format=openvino precision=int8",
+        "peftbench export run=outputs/RUN format=onnx precision=int8",
         "peftbench export run=outputs/RUN format=safetensors out=tuned.safetensors",
     ),
 )

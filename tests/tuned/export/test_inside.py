@@ -108,7 +108,11 @@ def test_beside_weights_stands_all_that_is_to_be_done(lora, tmp_path):
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        (["format=safetensors", "inside=all"], "format=safetensors holds no resizing; format=onnx and"),
+        (
+            ["format=safetensors", "inside=all"],
+            "format=safetensors holds no resizing; onnx, torch_export, openvino do.",
+        ),
+        (["format=onnx", "inside=all", "precision=int8"], "precision=int8 is for the model alone"),
         (["format=onnx", "inside=al"], "inside=al"),
     ],
 )
@@ -148,7 +152,8 @@ def shipped(lora, data, tmp_path_factory) -> Path:
 def accuracy(command, shipped, places=None) -> float:
     """Of a program that prints a line for each image; `places` are the classes where it prints numbers."""
     images = sorted(shipped.glob("*.ppm"))
-    done = subprocess.run([*map(str, command), "model.onnx", *(i.name for i in images)], cwd=shipped, capture_output=True, text=True, check=True)  # fmt: skip
+    words = [*map(str, command), "model.onnx", *(image.name for image in images)]
+    done = subprocess.run(words, cwd=shipped, capture_output=True, text=True, check=True)
     lines = [line.split("\t") for line in done.stdout.splitlines()]
     assert [name for name, _ in lines] == [i.name for i in images]
     said = [places[int(label)] if places else label for _, label in lines]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,12 +13,11 @@ import numpy as np
 import torch
 
 from peftbench.common.errors import Refusal, UserError
-from peftbench.common.leftovers import part_folder
 from peftbench.common.notes import note
 from peftbench.common.progress import Stages, unwatched
 from peftbench.data.base import Split
 from peftbench.data.batch_indices import Indices
-from peftbench.results.shipped import Benchmark, Shipped, refuse_others, this_machine, with_new, write_benchmark
+from peftbench.results.shipped import FILE, Benchmark, Shipped, refuse_others, this_machine, with_new, write_benchmark
 from peftbench.results.task_results import results_of_record
 from peftbench.runs.data_sets import load_splits
 from peftbench.tasks.base import task_class
@@ -29,6 +27,7 @@ from peftbench.tuned.benchmark.processes import Process, started
 from peftbench.tuned.benchmark.worker import BATCHES
 from peftbench.tuned.evaluation_words import evaluator_of
 from peftbench.tuned.export.files import export, of_one_pass
+from peftbench.tuned.export.placing import made_aside
 from peftbench.tuned.finished_run import FinishedRun, open_run
 from peftbench.tuned.load import Tuned, load
 from peftbench.tuned.run_folder import companions, export_name, lossy
@@ -93,22 +92,22 @@ def benchmark(
     counts = chosen_threads([str(number) for number in threads])
     run = run if isinstance(run, FinishedRun) else open_run(run, config_dir)
     evaluator = _refuse(run)
-    with tempfile.TemporaryDirectory(**_beside(run.folder)) as folder:
+    with made_aside(run.folder / FILE) as folder:
         tuned = load(of_one_pass(run), merge=False)
-        pictures = _pictures(run, tuned, evaluator, images, labels, Path(folder), watch)
+        pictures = _pictures(run, tuned, evaluator, images, labels, folder, watch)
         machine = this_machine()
         before = refuse_others(run.folder, machine, pictures.told, force)
         places: dict[str, Path] = {}
         for done, each in enumerate(wanted):
             watch("exporting", done, len(wanted))
-            places[each.name] = run.folder if each.format == TORCH else _file_of(run, each, Path(folder))
+            places[each.name] = run.folder if each.format == TORCH else _file_of(run, each, folder)
         reference = [] if any(each.format == TORCH for each in wanted) else [(Measured(TORCH, TORCH), counts[0])]
         pairs = [(each, number) for number in counts for each in wanted]
         with started([*pairs, *reference]) as processes:
             opened = _opened(processes, places | {TORCH: run.folder}, pictures, config_dir, watch)
             timed = _in_turns(processes[: len(pairs)], seconds, watch)
             peaks = [process.ask("memory")["bytes"] for process in processes[: len(pairs)]]
-            logits = _logits(processes, Path(folder), watch)
+            logits = _logits(processes, folder, watch)
         truth = next(
             answer for process, answer in zip(processes, logits, strict=True) if process.measured.format == TORCH
         )
@@ -146,11 +145,6 @@ def _refuse(run: FinishedRun) -> Evaluator:
             f"are measured; peftbench evaluate judges the {task.kind_of_model}."
         )
     return evaluator_of(run)
-
-
-def _beside(folder: Path) -> dict[str, Any]:
-    begins, ends = part_folder("benchmark")
-    return {"dir": folder, "prefix": begins, "suffix": ends}
 
 
 def _pictures(

@@ -13,8 +13,8 @@ from peftbench.data.images import Transform
 MOST_LEVELS = 16
 """How far a resized pixel of a photo may be from PIL's, of 255.
 
-Each pass rounds, so that a value halfway between two levels may become either. Pillow 13 and later filter the columns of
-an image first whose height shrinks by more than twice what its width does, and what a pass cuts off at sharp edges
+Each pass rounds, so that a value halfway between two levels may become either. Pillow 13 and later filter the columns
+of an image first whose height shrinks by more than twice what its width does, and what a pass cuts off at sharp edges
 differs.
 """
 MEAN_LEVELS = 0.25
