@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import importlib.util
 import io
@@ -23,7 +24,9 @@ from support.places import ROOT
 from support.runs import told_by
 from support.serving import TOKEN, Serving, picture
 
-httpx = pytest.importorskip("httpx", reason="pip install 'peftbench[serve]' httpx")
+httpx = pytest.importorskip("httpx", reason="pip install httpx")
+for library in ("fastapi", "uvicorn", "python_multipart", "prometheus_client"):
+    pytest.importorskip(library, reason="pip install 'peftbench[serve]'")
 SCRIPT = ROOT / "scripts" / "serve_load.py"
 
 
@@ -169,11 +172,27 @@ def test_only_who_has_the_token_is_answered(serving):
     assert "default-src 'self'" in page.headers["content-security-policy"]
 
 
-def test_pages_of_other_servers_cannot_ask(serving, client):
-    reply = client.post("/v1/losa", files=sent(png()), headers={"Origin": "http://elsewhere.example"})
-    assert reply.status_code == 403
-    assert client.get("/v1/tasks", headers={"Host": "elsewhere.example"}).status_code == 403
-    assert client.get("/v1/tasks", headers={"Host": "localhost", "Origin": "http://localhost"}).status_code == 200
+def test_without_a_token_pages_of_other_servers_cannot_ask(serving, monkeypatch):
+    from peftbench.serving.application import application
+    from peftbench.serving.gate import Gate
+
+    service = serving.service
+    app = Gate(application(service), service.limits, "", frozenset({"127.0.0.1", "localhost"}), service.measures)
+
+    async def statuses():
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost:8000") as asks:
+            return [
+                (await asks.get("/v1/tasks", headers=headers)).status_code
+                for headers in (
+                    {},
+                    {"Origin": "http://localhost:8000"},
+                    {"Origin": "http://elsewhere.example"},
+                    {"Host": "elsewhere.example:8000"},
+                )
+            ] + [(await asks.post("/v1/tasks/losa/reload")).status_code]
+
+    monkeypatch.setattr(service, "token", "")
+    assert asyncio.run(statuses()) == [200, 200, 403, 403, 403], "and nobody reloads but by a signal"
 
 
 def test_a_hundred_megabytes_are_refused_before_they_are_read(serving, client):

@@ -8,11 +8,12 @@ from typing import Any
 
 from peftbench.cli.arguments import Argument
 from peftbench.common.errors import UserError
+from peftbench.common.home import with_home
 
 RUNS = Argument(
     "runs",
     "folders of finished runs, with names of their tasks",
-    placeholder="[NAME=FOLDER,…]",
+    placeholder="[NAME=DIR,…]",
     needed=True,
 )
 _NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)=(.+)")
@@ -29,8 +30,8 @@ def named_runs(word: str) -> dict[str, str]:
         part = part.strip(" '\"")
         if not part:
             continue
-        named = None if Path(part).expanduser().exists() else _NAMED.fullmatch(part)
-        folder = str(Path(named[2] if named else part).expanduser())
+        named = None if Path(part).exists() else _NAMED.fullmatch(part)  # a folder may have such a name
+        folder = with_home(named[2] if named else part, f"runs={word}")
         name = named[1] if named else Path(folder).name
         if name in found:
             raise UserError(

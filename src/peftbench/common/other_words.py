@@ -101,7 +101,9 @@ VERBS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("cache", "features"), ("taps",)),
     **dict.fromkeys(("dataset", "datasets", "prepare"), ("data",)),
     **dict.fromkeys(("convert", "onnx", "openvino", "executorch", "coreml", "save"), ("export",)),
-    **dict.fromkeys(("multitask", "bundle", "merge"), ("share",)),
+    **dict.fromkeys(("multitask", "merge"), ("share",)),
+    **dict.fromkeys(("server", "http", "api", "listen"), ("serve",)),
+    **dict.fromkeys(("deploy", "pack"), ("bundle", "serve")),
     **dict.fromkeys(("train", "fit", "run", "finetune", "eval", "evaluate", "test", "tune"), ()),
 }
 

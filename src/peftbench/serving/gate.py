@@ -27,7 +27,7 @@ class Gate:
     Args:
         app: the application.
         token: what clients must show, or empty.
-        own_hosts: the names under which a browser may ask, lower case; empty for any.
+        own_hosts: the names by which a server without a token is asked, lower case; no page elsewhere knows a token.
     """
 
     def __init__(self, app: Any, limits: Limits, token: str, own_hosts: frozenset[str], measures: Measures) -> None:
@@ -67,10 +67,10 @@ class Gate:
     def _check(self, path: str, headers: dict[str, str]) -> None:
         """Raises Refused (401, 403, 413)."""
         host = _name_of(headers.get("host", ""))
-        if self.own_hosts and host not in self.own_hosts:
+        if not self.token and host not in self.own_hosts:  # a page may have had its own name lead here
             raise Refused(403, f"this server is not called {host[:80]!r}; ask it as {min(self.own_hosts)}.")
         origin = headers.get("origin", "")
-        if origin and origin.partition("://")[2].lower() != headers.get("host", "").lower():
+        if not self.token and origin and origin.partition("://")[2].lower() != headers.get("host", "").lower():
             raise Refused(403, "a page of another server may not ask this one; send the request from elsewhere.")
         if self.token and path not in OPEN:
             kind, _, shown = headers.get("authorization", "").partition(" ")

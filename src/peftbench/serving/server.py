@@ -67,7 +67,7 @@ def serve(service: Service, taken: socket.socket, host: str, ready: Callable[[st
         ready: called with the address once requests are taken.
     """
     port = taken.getsockname()[1]
-    own_hosts = _LOOPBACK | {host.lower()} if is_loopback(host) else frozenset()
+    own_hosts = _LOOPBACK | {host.lower()}
     app = Gate(application(service), service.limits, service.token, own_hosts, service.measures)
     config = uvicorn.Config(
         app,

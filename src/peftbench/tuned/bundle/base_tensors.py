@@ -80,8 +80,10 @@ class Shared:
         return self.places[digest]
 
 
-def share_tensors(whole: Path, path: Path, shared: Shared) -> list[str]:
-    """Writes a graph that reads the backbone's tensors from elsewhere; returns the names of the files that it reads.
+def share_tensors(whole: Path, path: Path, shared: Shared) -> tuple[list[str], int]:
+    """Writes a graph that reads the backbone's tensors from elsewhere; returns the files that it reads, and the bytes.
+
+    What the exporter noted of each operator (lines of source, as they lie on this machine) is left out.
 
     Args:
         whole: a graph with all of its tensors.
@@ -92,7 +94,9 @@ def share_tensors(whole: Path, path: Path, shared: Shared) -> list[str]:
     from onnx import numpy_helper
 
     model = onnx.load(str(whole))
-    read: list[str] = []
+    read: dict[str, int] = {}
+    for node in model.graph.node:
+        node.ClearField("metadata_props")
     for tensor in model.graph.initializer:
         values = np.ascontiguousarray(numpy_helper.to_array(tensor))
         place = shared.place(values.tobytes())
@@ -100,10 +104,9 @@ def share_tensors(whole: Path, path: Path, shared: Shared) -> list[str]:
             continue
         name, offset, length = place
         _point(onnx, tensor, {"location": name, "offset": str(offset), "length": str(length)})
-        if name not in read:
-            read.append(name)
+        read[name] = read.get(name, 0) + length
     onnx.save(model, str(path))
-    return sorted(read)
+    return sorted(read), sum(read.values())
 
 
 def _point(onnx: Any, tensor: Any, where: Mapping[str, str]) -> None:

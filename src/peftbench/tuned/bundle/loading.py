@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,29 +39,30 @@ class BundledTask:
             UserError: an image cannot be read, or the task is of clips or finds boxes, whose `session` takes what its
                 metadata say.
         """
-        about = self.about.transform
         names = [entry.name for entry in self.session.get_inputs()]
         if names != ["images"] or len(self.session.get_inputs()[0].shape) != 4:
             raise UserError(
                 f"{self.about.file}: takes {', '.join(names)}, which are not images of one size; its session takes "
                 f"what its metadata say."
             )
-        size: Any = about["size"]
-        transform = Transform(
-            tuple(size) if isinstance(size, list) else size,
-            str(about["interpolation"]),
-            (0.0,) * 3,
-            (1.0,) * 3,
-            range=about.get("range", "auto"),  # type: ignore[arg-type]
-            resize=str(about.get("resize", "squash")),
-            draft=bool(about.get("draft", False)),
-        )
-        if transform.resize == "pad":
-            mean: Any = about["mean"]
-            transform = Transform(**{**vars(transform), "mean": tuple(mean)})
+        transform = _transform(self.about.transform)
         pixels = np.stack([transform(image).numpy() for image in images]).astype(np.float32) / np.float32(255)
         (answer,) = self.session.run(None, {"images": pixels})
         return np.asarray(answer)
+
+
+def _transform(about: Mapping[str, Any]) -> Transform:
+    """How images are prepared; the graph itself normalises them."""
+    size = about["size"]
+    return Transform(
+        tuple(size) if isinstance(size, list) else size,
+        about["interpolation"],
+        tuple(about["mean"]),
+        tuple(about["std"]),
+        range=about.get("range", "auto"),
+        resize=about.get("resize", "squash"),
+        draft=about.get("draft", False),
+    )
 
 
 class Bundle:

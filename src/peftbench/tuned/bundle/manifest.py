@@ -118,6 +118,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise Refusal(f"{path}: is of format {content['format']}, and this version reads {FORMAT}.")
     if content.pop("content", None) != _seal(content):
         raise UserError(f"{path}: is damaged: what it holds is not what was written; copy it again.")
+    content.pop("sizes", None)  # for readers; `Manifest.sizes` counts them
     try:
         manifest = Manifest.model_validate_json(json.dumps(content))
     except ValidationError as problem:

@@ -220,7 +220,7 @@ class _Writing:
             whole = export(run, "onnx", Path(work) / "whole.onnx", merge=False, weights=self.weights).path
             self.made.append(graph)
             with replacing(graph) as part:
-                read = share_tensors(whole, part, shared)
+                read, moved = share_tensors(whole, part, shared)
             if shared.added:
                 self.made.append(self.folder / shared.new)
                 with replacing(self.folder / shared.new) as part:
@@ -228,10 +228,11 @@ class _Writing:
                 about = entry_of(self.folder / shared.new)
                 files[shared.new] = BaseFile(**about.model_dump(), tensors=shared.added)
             refuse_other_answers(whole, graph)
+            about_graph = entry_of(graph)
             made = Version(
-                **entry_of(graph).model_dump(),
+                **about_graph.model_dump(),
                 file=graph.name,
-                whole=whole.stat().st_size,
+                whole=about_graph.bytes + moved,
                 base=read,
                 run=run.record.id,
                 delta=run.metadata[SEAL],
