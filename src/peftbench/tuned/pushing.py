@@ -135,8 +135,8 @@ def push(pushed: Pushed, repo: str, private: bool, force: bool, message: str) ->
         name = api.create_repo(repo, private=private, exist_ok=True).repo_id
         if private and not api.model_info(name).private:
             raise Refusal(
-                f"private=true: {name} was there already, and anybody may read it; make it private at {api.endpoint}, or "
-                f"give another name."
+                f"private=true: {name} was there already, and anybody may read it; make it private at {api.endpoint}, "
+                f"or give another name."
             )
         if not force:
             _refuse_foreign_card(api, name)
