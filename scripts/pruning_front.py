@@ -83,7 +83,7 @@ def measure(backbone: str, target: float, out: Path) -> dict[str, Any]:
 
 
 def _latency(whole: Path, pruned: Path) -> dict[str, Any]:
-    """Seconds of both exported models, one image, one thread, by turns; and the median ratio of the turns."""
+    """Seconds of both exported models, one image, one thread, the least of many turns, and their ratio."""
     import onnxruntime
     import torch
 

@@ -159,6 +159,9 @@ def _handler(state: Hub) -> type[BaseHTTPRequestHandler]:
                 if self.command != "HEAD":
                     self.wfile.write(content)
                 return
+            if (name := path.removeprefix("/api/models/")) in state.files:
+                self._say({"id": name, "modelId": name, "private": state.private[name], "tags": [], "siblings": []})
+                return
             self._say({"error": f"no {path}"}, 404)
 
         do_HEAD = do_GET

@@ -60,7 +60,11 @@ def test_a_run_is_pushed_with_card_config_and_record_and_no_place_of_this_machin
         assert status == 2
         assert "has a README.md that peftbench did not write" in errors
         assert server.files["me/digits"]["README.md"] == b"# mine\n"
-        assert pushed(*words, "force=true", HF_ENDPOINT=server.address)[0] == 0
+        server.private["me/digits"] = False
+        status, _, errors = pushed(*words, "force=true", HF_ENDPOINT=server.address)
+        assert status == 2
+        assert "anybody may read it" in errors
+        assert pushed(*words[:2], "force=true", HF_ENDPOINT=server.address)[0] == 0
         assert MARK.encode() in server.files["me/digits"]["README.md"]
 
 

@@ -158,10 +158,16 @@ def _least_lost(
     for part in parts:
         best, choice = np.full(_BINS + 1, np.inf), np.zeros(_BINS + 1, dtype=int)
         for at, (loss, time) in enumerate(zip(losses[part.name], saved[part.name], strict=True)):
-            moved = np.minimum(np.arange(_BINS + 1) + int(time / bin_), _BINS)
-            for source, place in enumerate(moved):
-                if lost[source] + loss < best[place]:
-                    best[place], choice[place] = lost[source] + loss, at * (_BINS + 1) + source
+            step = min(int(time / bin_), _BINS)
+            source = np.arange(_BINS + 1) - step  # place -> the place before this part
+            found = np.full(_BINS + 1, np.inf)
+            found[step:] = lost[: _BINS + 1 - step]
+            source[-1] = (
+                _BINS - step + int(lost[_BINS - step :].argmin())
+            )  # what saves more than enough counts as enough
+            found[-1] = lost[source[-1]]
+            better = found + loss < best
+            best[better], choice[better] = found[better] + loss, at * (_BINS + 1) + source[better]
         lost = best
         taken.append(choice)
     place = _BINS if np.isfinite(lost[_BINS]) else int(np.flatnonzero(np.isfinite(lost))[-1])

@@ -114,14 +114,14 @@ def push(pushed: Pushed, repo: str, private: bool, force: bool, message: str) ->
 
     Raises:
         UserError: as `refuse_bad_name`; no token, no right, no network, or the server said no.
-        Refusal: there is a README.md of somebody else's.
+        Refusal: there is a README.md of somebody else's, or `private`, and the repository that is there is not.
     """
     refuse_bad_name(repo)
     import huggingface_hub
     from huggingface_hub import CommitOperationAdd, HfApi, constants
     from huggingface_hub.utils import disable_progress_bars, get_session
 
-    if constants.is_offline_mode() if hasattr(constants, "is_offline_mode") else constants.HF_HUB_OFFLINE:
+    if constants.HF_HUB_OFFLINE:
         raise UserError("push: HF_HUB_OFFLINE is set, so that huggingface_hub asks no server; unset it.")
     if huggingface_hub.get_token() is None:
         raise UserError("push: there is no token for the Hub; hf auth login keeps one, or set HF_TOKEN.")
@@ -133,6 +133,11 @@ def push(pushed: Pushed, repo: str, private: bool, force: bool, message: str) ->
     socket.setdefaulttimeout(_SECONDS)
     try:
         name = api.create_repo(repo, private=private, exist_ok=True).repo_id
+        if private and not api.model_info(name).private:
+            raise Refusal(
+                f"private=true: {name} was there already, and anybody may read it; make it private at {api.endpoint}, "
+                f"or give another name."
+            )
         if not force:
             _refuse_foreign_card(api, name)
         operations = [
@@ -142,7 +147,7 @@ def push(pushed: Pushed, repo: str, private: bool, force: bool, message: str) ->
         commit = api.create_commit(name, operations, commit_message=message)
     except UserError:
         raise
-    except Exception as problem:  # of huggingface_hub, of either HTTP library it has had, of the system
+    except Exception as problem:  # of huggingface_hub, its HTTP library, the system
         raise UserError(f"repo={repo}: {_why(problem, api.endpoint)}.") from None
     finally:
         socket.setdefaulttimeout(before)
@@ -152,11 +157,9 @@ def push(pushed: Pushed, repo: str, private: bool, force: bool, message: str) ->
 def _refuse_foreign_card(api: Any, repo: str) -> None:
     if not api.file_exists(repo, CARD):
         return
-    from huggingface_hub.utils import get_session, hf_raise_for_status
+    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
     url = f"{api.endpoint}/{repo}/resolve/main/{CARD}"
-    from huggingface_hub.utils import build_hf_headers
-
     answer = get_session().get(url, headers=build_hf_headers(), follow_redirects=True)
     hf_raise_for_status(answer)
     if MARK not in answer.text:
