@@ -56,7 +56,7 @@ def auto(
 ) -> Answered:
     """From labelled images and minutes to the best model that they allow, as `peftbench auto`; its page is written too.
 
-        answered = peftbench.auto("data=folder", "data.root=photos", minutes=30)
+        answered = peftbench.auto("data=folder", "data.root=~/photos", minutes=30)
         print(answered.test, answered.test_interval)
         tuned = peftbench.load(answered.run)
 

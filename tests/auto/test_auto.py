@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 
 import peftbench
+from peftbench.answering.folds import folds_of
 from peftbench.answering.learning_curve import extrapolated
 from peftbench.answering.search import Search
 from peftbench.answering.time_left import Clock, OutOfTime, ended_after
 from peftbench.cli.main import main
+from peftbench.data.base import Split, Splits
 from peftbench.methods.logreg import LogReg
 from peftbench.methods.ridge import Ridge
 from support.datasets import write
@@ -417,3 +419,43 @@ def test_a_step_and_an_answer_whose_time_is_over_are_ended_and_the_same_command_
     tried = state_of(folder)["tried"]
     assert {one["status"] for one in tried if one["method"] == "logreg"} == {"complete"}
     assert state_of(folder)["answer"]["test"] == 1.0
+
+
+@pytest.mark.slow
+def test_few_images_are_judged_by_folds_in_which_each_judges_once(tmp_path, cli):
+    root = coloured(tmp_path / "photos", each=10)
+    asked = words(root, "methods=[ridge,losa]", "minutes=20", f"output_dir={tmp_path / 'out'}")
+    with few_choices():
+        status, out, error = cli(*asked)
+    assert status == 0, error
+    (folder,) = (tmp_path / "out").glob("auto-*")
+    state = state_of(folder)
+    assert state["folds"] == 5
+    judged = [one for one in state["tried"] if one["step"] in ("probes", "side nets")]
+    assert {one["method"] for one in judged} == {"ridge", "logreg", "knn", "losa"}
+    for one in judged:
+        assert len(one["by_fold"]) == 5
+        assert one["images"] == 24
+    records = [json.loads(file.read_text()) for file in (folder / "runs").glob("*/result.json")]
+    folds = {r["stamps"]["data"]["split"] for r in records if r["config"]["method"]["name"] == "ridge"}
+    assert sum("fold" in name for name in folds) >= 5
+    (losa,) = [one for one in judged if one["method"] == "losa"]
+    own = [r["metrics"]["val/accuracy"] for r in records if r["config"]["method"]["name"] == "losa"]
+    assert losa["value"] == pytest.approx(np.average(losa["by_fold"], weights=[5, 5, 5, 5, 4]))
+    assert sorted(v for v in own if v is not None)[:1] <= sorted(losa["by_fold"])[:1]
+    assert "24 validation images in 5 folds" in out
+    final = json.loads((folder / "answer" / "result.json").read_text())
+    assert final["stamps"]["data"]["images"]["train"] == 24
+
+
+@pytest.mark.parametrize("labels", [[0] * 7 + [1] * 5 + [2], [0.5] * 13])
+def test_folds_hold_every_image_once_and_classes_evenly(labels):
+    pool = Split(np.zeros((13, 2, 2), dtype=np.uint8), np.array(labels), [str(n) for n in range(13)])
+    splits = Splits("s", () if labels[0] else ("a", "b", "c"), pool.take(np.arange(9)), pool.take(np.arange(9, 13)))
+    folds = folds_of(splits, 5, seed=0)
+    assert sorted(name for fold in folds for name in fold.val.names) == sorted(pool.names)
+    for fold in folds:
+        assert not set(fold.val.names) & set(fold.train.names)
+        assert len(fold.train) + len(fold.val) == 13
+        assert np.sum(fold.val.labels == labels[0]) in (1, 2, 3)
+    assert len({fold.name for fold in folds}) == 5

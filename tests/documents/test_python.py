@@ -78,6 +78,7 @@ def test_a_block_runs(place, world, tmp_path, monkeypatch, capsys):
 
     monkeypatch.chdir(document_world.settle(world, tmp_path, tasks=False))
     monkeypatch.setattr(peftbench, "compose", functools.partial(short, peftbench.compose))
+    monkeypatch.setattr(peftbench, "auto", functools.partial(quick, peftbench.auto))
     names = stand_ins(RUN[place].text)
     exec(compile(RUN[place].text, place, "exec"), names)
     assert all(name in names for name in re.findall(r"^(\w+) = ", RUN[place].text, re.MULTILINE))
@@ -87,6 +88,11 @@ def short(compose: Any, *words: str) -> peftbench.Config:
     """The config of a run of two batches, on a backbone that is at hand."""
     at_hand = [word.replace("backbone=vit_b", "backbone=vit_nano") for word in words]
     return compose(*at_hand, "trainer.epochs=1", "trainer.max_batches=2", "trainer.progress=false")
+
+
+def quick(auto: Any, *words: str, minutes: float, **limits: Any) -> peftbench.Answered:
+    """An answer of one probe on a small backbone."""
+    return auto(*words, "data.size=32", minutes=0.001, **limits | {"backbones": ["resnet_nano"], "methods": ["ridge"]})
 
 
 def stand_ins(code: str) -> dict[str, Any]:

@@ -40,6 +40,7 @@ def killed(words: Sequence[str], at: str) -> int:
     process.start()
     process.join(300)
     process.kill()
+    process.join()
     assert process.exitcode is not None
     return process.exitcode
 

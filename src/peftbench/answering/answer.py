@@ -124,6 +124,7 @@ def _described(search: Search, one: Tried, record: Record, tried: int, tested: b
         "metric": search.metric,
         "val": one.value,
         "val_images": one.images,
+        "folds": len(one.by_fold) or 1,
         "val_interval": share_interval(one.value, one.images) if counted and one.value is not None else None,
         "whole": tested,
         "test": test,

@@ -11,6 +11,7 @@ from peftbench.answering.answer import give_answer
 from peftbench.answering.asked import Asked, refuse_words
 from peftbench.answering.candidates import Candidate, find_candidates, ordered_names
 from peftbench.answering.choices import choices
+from peftbench.answering.folds import choose_folds
 from peftbench.answering.learning_curve import draw_curve
 from peftbench.answering.look import Looked, look_at_data, validation_words
 from peftbench.answering.probes import probe_backbones
@@ -174,7 +175,9 @@ def _answer(search: Search) -> bool:
 def _search(search: Search) -> None:
     """The steps between the look and the answer. Raises KeyboardInterrupt, UserError."""
     search.clock.open()
-    best: list[Candidate] = probe_backbones(search, find_candidates(search))
+    candidates = find_candidates(search)
+    choose_folds(search, candidates)
+    best: list[Candidate] = probe_backbones(search, candidates)
     train_sides(search, best)
     train_weights(search, best[0])
     draw_curve(search, best[0])

@@ -20,12 +20,13 @@ _DRAWS = 400
 def draw_curve(search: Search, backbone: Candidate) -> None:
     """Probes parts where there is time, and notes where the curve leads. Raises as `Search.carry_out`."""
     probe = next((t for t in best_probes(search) if t.backbone == backbone.name), None)
-    whole = len(search.looked.train)
     if probe is None or probe.value is None or search.metric not in search.results.counted:
         return
+    data = search.folds[0] if search.folds else search.looked.splits  # the first fold judges all points
+    whole = len(data.train)
     points = []
     for step, share in CURVE.items():
-        part = part_of(search.looked.splits, share, search.base.seed)
+        part = part_of(data, share, search.base.seed)
         needed = pass_over(search, backbone, len(part.train) + len(search.looked.val))
         known = search.done(step, backbone.name, probe.method, probe.words) is not None
         if not known and not search.clock.has_room(needed, search.reserved):
@@ -38,8 +39,8 @@ def draw_curve(search: Search, backbone: Candidate) -> None:
     full = search.done("probes", backbone.name, probe.method, probe.words)
     if full is None or full.value is None:
         return
-    points.append((whole, full.value))
-    low, middle, high = extrapolated(points, 2 * whole, len(search.looked.val), search.base.seed)
+    points.append((whole, full.by_fold[0] if full.by_fold else full.value))
+    low, middle, high = extrapolated(points, 2 * whole, len(data.val or ()), search.base.seed)
     search.state.curve = {
         "name": f"{probe.method} on {backbone.name}",
         "points": [list(point) for point in points],

@@ -35,6 +35,7 @@ class Looked:
         words: overrides that the look added.
         notes: what was found, a sentence each.
         reading: seconds to read an image.
+        cut: whether the validation images were cut from the training images here, and are not the user's.
     """
 
     splits: Splits
@@ -42,6 +43,7 @@ class Looked:
     words: tuple[str, ...]
     notes: tuple[str, ...]
     reading: float
+    cut: bool = False
 
     @property
     def train(self) -> Split:
@@ -120,7 +122,7 @@ def look_at_data(config: Config, words: tuple[str, ...], minutes: float) -> Look
     assert splits.val is not None
     assert splits.test is not None
     _refuse_few(config, splits)
-    notes = list(splits.notes)
+    notes, cut = list(splits.notes), bool(words)
     sizes = f"{len(splits.train):,} images to train on, {len(splits.val):,} to choose by and {len(splits.test):,}"
     notes.append(f"{sizes} that are put aside to test the answer on, once")
     images = len(splits.train) + len(splits.val) + len(splits.test)
@@ -135,7 +137,7 @@ def look_at_data(config: Config, words: tuple[str, ...], minutes: float) -> Look
             f"cannot be read are left out"
         )
     hash_of_data = split_hash(splits.train, splits.val, splits.test)
-    return Looked(splits, hash_of_data, words, tuple(notes), reading)
+    return Looked(splits, hash_of_data, words, tuple(notes), reading, cut)
 
 
 def _examined(config: Config, splits: Splits, most: float) -> tuple[Findings | None, float]:

@@ -42,7 +42,9 @@ def reserve_for(search: Search, backbone: Candidate) -> float:
     for one in search.state.tried:
         if one.step in (_STEP, SAMPLED) and one.backbone == backbone.name and one.status == "complete":
             seen = min(train, SAMPLE) if one.step == SAMPLED else train
-            own = one.seconds - (0.0 if head else pass_over(search, backbone, seen))  # the first one's features
+            own = one.seconds / search.times - (
+                0.0 if head else pass_over(search, backbone, seen)
+            )  # the first one's features
             head = max(head, own * train / seen)
     return MARGIN * pass_over(search, backbone, search.looked.images) + max(head, 2 * OVERHEAD)
 
@@ -58,6 +60,7 @@ def probe_backbones(search: Search, candidates: list[Candidate]) -> list[Candida
     sample = sample_of(search.looked.splits, SAMPLE, search.base.seed) if whole > SAMPLE else None
     step = _STEP if sample is None else SAMPLED
     images = whole + len(search.looked.val) if sample is None else len(sample.train) + len(sample.val or ())
+    images *= search.times
     left_out: list[str] = []
     quickest = min(candidates, key=lambda one: one.image)
     for one in candidates:
@@ -90,8 +93,9 @@ def probe_backbones(search: Search, candidates: list[Candidate]) -> list[Candida
     best = [t for t in best_probes(search) if t.backbone in by_name]
     told = ", ".join(f"{t.backbone} {search.shown(t)} ({t.method})" for t in best)
     of = "" if sample is None else f"{len(sample.train):,} of {whole:,} training images; "
-    judged = best[0].images if best else len(search.looked.val)
-    search.decide(_STEP, f"{of}judged by {search.metric} on {judged:,} validation images: {told}")
+    judged = f"{best[0].images if best else len(search.looked.val):,} validation images"
+    judged += f" in {search.times} folds" if search.folds else ""
+    search.decide(_STEP, f"{of}judged by {search.metric} on {judged}: {told}")
     chosen = [by_name[t.backbone] for t in best[:BEST]]
     if sample is not None:
         _probe_whole(search, chosen, best)
@@ -127,7 +131,7 @@ def epoch_of_probe(search: Search, backbone: Candidate) -> float | None:
     if one is None or one.status != "complete":
         return None
     share = 1.0 if one.step == _STEP else SAMPLE / len(search.looked.train)
-    return max(0.0, one.seconds - OVERHEAD) / TRAINED_EPOCHS / share
+    return max(0.0, one.seconds / search.times - OVERHEAD) / TRAINED_EPOCHS / share
 
 
 def _probe_whole(search: Search, chosen: list[Candidate], best: list[Tried]) -> None:
@@ -153,7 +157,8 @@ def _probe(search: Search, backbone: Candidate, step: str, sample: Splits | None
         works = any(one.backbone == backbone.name for one in best_probes(search))
         known = search.done(step, backbone.name, method, ())
         if works and known is None:
-            if not search.clock.has_room(search.overhead(backbone.name), reserve_for(search, backbone), SHARE):
+            needed = search.times * search.overhead(backbone.name)
+            if not search.clock.has_room(needed, reserve_for(search, backbone), SHARE):
                 continue
             search.reserved = max(search.reserved, reserve_for(search, backbone))
         search.carry_out(step, backbone.name, [(method, ())], sample, None if best_probes(search) else most)

@@ -43,7 +43,7 @@ def _climb(search: Search, backbone: Candidate, share: float) -> None:
     while nets and needed is not None:
         rung = [(method, (*words, f"trainer.epochs={epochs}")) for method, words in nets]
         known = all(search.done(_STEP, backbone.name, *job) for job in rung)
-        if not known and not search.clock.has_room(needed, _reserved(search, backbone, needed), share):
+        if not known and not search.clock.has_room(needed, _reserved(search, backbone, needed / search.times), share):
             search.decide(_STEP, f"{plural(epochs, 'epoch')} on {backbone.name} left out: about {seconds(needed)}")
             return
         tried = search.carry_out(_STEP, backbone.name, rung)
@@ -55,7 +55,7 @@ def _climb(search: Search, backbone: Candidate, share: float) -> None:
         _tell(search, backbone, epochs, good, len(tried))
         top = good[0][1].value or 0.0
         if top >= max((t.value or 0.0) for t in best_probes(search)):  # it may be the answer
-            rung_took = sum(one.seconds for one in tried)
+            rung_took = sum(one.seconds for one in tried) / search.times
             search.reserved = max(search.reserved, _reserved(search, backbone, rung_took))
         worse = worse + 1 if top <= best and len(good) == 1 else 0
         best = max(best, top)
@@ -106,6 +106,6 @@ def _foretold(search: Search, backbone: Candidate, nets: Sequence[Net]) -> float
         if probe is not None:
             reading = search.looked.reading * (len(search.looked.train) + len(search.looked.val))
             filling = max(probe.filling + reading, pass_over(search, backbone, len(search.looked.train)))
-            return filling + len(nets) * (probe.training + probe.validating)
+            return search.times * (filling + len(nets) * (probe.training + probe.validating))
     epoch = epoch_of_probe(search, backbone)
-    return None if epoch is None else len(nets) * epoch
+    return None if epoch is None else search.times * len(nets) * epoch

@@ -6,8 +6,9 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median_low
 from typing import TYPE_CHECKING
 
 from peftbench.answering.asked import Asked
@@ -44,6 +45,7 @@ class Search:
         clock: what time is left.
         tell: prints a line for the user.
         reserved: seconds that the answer at the end will take, which nothing else may have.
+        folds: the data by which each thing that is tried is judged, one after the other; empty for `looked` alone.
         hurried: whether a bell ends what takes too long; not where the time is less than the smallest pass takes.
     """
 
@@ -56,6 +58,12 @@ class Search:
     tell: Callable[[str], None]
     reserved: float = 0.0
     hurried: bool = True
+    folds: list[Splits] = field(default_factory=list)
+
+    @property
+    def times(self) -> int:
+        """How many runs judge one thing that is tried."""
+        return max(len(self.folds), 1)
 
     @property
     def most(self) -> float:
@@ -106,7 +114,7 @@ class Search:
 
         Args:
             jobs: (method, words) of each.
-            splits: to train on a part of the images; their name says which. None is all.
+            splits: to train on a part of the images; their name says which. None is all, by folds where there are.
             most: seconds after which they are ended; None is `self.most`.
 
         Raises:
@@ -124,7 +132,8 @@ class Search:
                 self._note(step, backbone, job, problem, 0.0)
         for indices in _groups(configs):
             group = [composed[i] for i in indices], [configs[i] for i in indices]
-            self._carry_out_group(step, backbone, *group, splits or self.looked.splits, most)
+            each = [splits] if splits is not None else self.folds or [self.looked.splits]
+            self._carry_out_group(step, backbone, *group, each, most)
         tried = [self.done(step, backbone, *job) for job in jobs]
         return [one for one in tried if one is not None]
 
@@ -134,14 +143,20 @@ class Search:
         backbone: str,
         jobs: Sequence[tuple[str, Sequence[str]]],
         configs: Sequence[Config],
-        splits: Splits,
+        splits: Sequence[Splits],
         most: float | None,
     ) -> None:
         names = ", ".join(dict.fromkeys(method for method, _ in jobs))
         doing(f"{step}: {names} on {backbone}")
         begun = time.perf_counter()
+        by_fold: list[list[Record]] = []
         try:
-            records = carried_out(configs, splits, self.folder, self.most if most is None else most)
+            for one in splits:
+                before = time.perf_counter()
+                records = carried_out(configs, one, self.folder, self.most if most is None else most)
+                by_fold.append(records)
+                if len(records) == 1 and not records[0].was_there:
+                    self._learn_pace(backbone, records[0], time.perf_counter() - before)
         except OutOfTime as problem:
             for job in jobs:
                 self._note(step, backbone, job, problem, time.perf_counter() - begun)
@@ -155,12 +170,9 @@ class Search:
                 return
             self._note(step, backbone, jobs[0], problem, time.perf_counter() - begun)
             return
-        whole = time.perf_counter() - begun
-        each = whole / len(jobs)
-        if len(records) == 1 and not records[0].was_there:
-            self._learn_pace(backbone, records[0], whole)
-        for job, record in zip(jobs, records, strict=True):
-            self.state.tried.append(self._tried(step, backbone, job, record, each))
+        each = (time.perf_counter() - begun) / len(jobs)
+        for job, own in zip(jobs, zip(*by_fold, strict=True), strict=True):
+            self.state.tried.append(self._tried(step, backbone, job, own, each))
         self.keep()
 
     def _note(
@@ -200,25 +212,32 @@ class Search:
         """Seconds that a run takes besides its steps, as last measured on this backbone."""
         return max(float(self.state.timed.get(backbone, {}).get("overhead", 0.0)), OVERHEAD)
 
-    def _tried(self, step: str, backbone: str, job: tuple[str, Sequence[str]], record: Record, seconds: float) -> Tried:
-        value = record.metrics.get(f"val/{self.metric}")
-        counts = record.costs.get("parameters") or {}
+    def _tried(
+        self, step: str, backbone: str, job: tuple[str, Sequence[str]], records: Sequence[Record], seconds: float
+    ) -> Tried:
+        """What came of one thing: of several folds the mean over their images."""
+        values = [record.metrics.get(f"val/{self.metric}") for record in records]
+        counts = [int((r.stamps["data"].get("images") or {}).get("val") or len(self.looked.val)) for r in records]
+        ended = next((record for record in records if record.status != "complete"), records[0])
+        memories = [memory for memory in map(_memory, records) if memory is not None]
+        value = _mean(values, counts)
         return Tried(
             step,
             backbone,
             job[0],
             list(job[1]),
-            record.status if value is not None or record.status != "complete" else "failed",
-            run=record.id,
+            ended.status if value is not None or ended.status != "complete" else "failed",
+            run=records[0].id,
             value=value,
-            loss=record.metrics.get("val/loss"),
-            parameters=counts.get("method"),
-            images=int((record.stamps["data"].get("images") or {}).get("val") or len(self.looked.val)),
+            loss=_mean([record.metrics.get("val/loss") for record in records], counts),
+            parameters=(records[0].costs.get("parameters") or {}).get("method"),
+            images=sum(counts),
             seconds=seconds,
-            reason=record.reason,
-            chosen=_chosen(record),
-            memory=_memory(record),
+            reason=ended.reason,
+            chosen=_chosen(records),
+            memory=max(memories, default=None),
             at=round(self.clock.spent, 1),
+            by_fold=[v for v in values if v is not None] if len(records) > 1 else [],
         )
 
     @property
@@ -243,10 +262,23 @@ def _memory(record: Record) -> int | None:
     return above if isinstance(above, int) else None
 
 
-def _chosen(record: Record) -> list[str]:
-    """What a head that was worked out chose by validation images, as overrides of a run that shall take the same."""
-    chosen = (record.stamps.get("solved") or {}).get("chosen") or {}
-    return [f"method.{name}=[{value!r}]" for name, value in chosen.items()]
+def _mean(values: Sequence[float | None], counts: Sequence[int]) -> float | None:
+    """The mean over images; None where one is missing."""
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return None
+    return sum(value * count for value, count in zip(known, counts, strict=True)) / sum(counts)
+
+
+def _chosen(records: Sequence[Record]) -> list[str]:
+    """What a head that was worked out chose by validation images, as overrides of a run that shall take the same.
+
+    Of several folds the middle one.
+    """
+    every = [(record.stamps.get("solved") or {}).get("chosen") or {} for record in records]
+    return [
+        f"method.{name}=[{median_low([chosen[name] for chosen in every if name in chosen])!r}]" for name in every[0]
+    ]
 
 
 def carried_out(configs: Sequence[Config], splits: Splits, folder: Path, most: float = math.inf) -> list[Record]:

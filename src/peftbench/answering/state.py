@@ -35,6 +35,7 @@ class Tried:
         chosen: overrides of what the run chose by validation images, which the last training takes over.
         memory: bytes that its training took above what was there; None where that is not measured.
         at: seconds of the answer when it had ended.
+        by_fold: its value by each fold; empty without folds. Then `run` is that of the first, and `seconds` of all.
     """
 
     step: str
@@ -52,6 +53,7 @@ class Tried:
     chosen: list[str] = field(default_factory=list)
     memory: int | None = None
     at: float = 0.0
+    by_fold: list[float] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -75,6 +77,7 @@ class State:
         answer: what came of it; None until there is one.
         curve: the learning curve: `points` of (training images, share), `images` to which it is led on, and `band`
             there; None until there is one.
+        folds: by so many runs each thing that was tried is judged; 1 for one set of validation images, 0 until chosen.
     """
 
     data: str
@@ -87,6 +90,7 @@ class State:
     tests: list[dict[str, Any]] = field(default_factory=list)
     answer: dict[str, Any] | None = None
     curve: dict[str, Any] | None = None
+    folds: int = 0
     schema: int = SCHEMA
 
     def write(self, folder: Path) -> None:
@@ -126,6 +130,7 @@ _KINDS: dict[str, Any] = {
     "tests": list,
     "answer": (dict, type(None)),
     "curve": (dict, type(None)),
+    "folds": int,
     "schema": int,
 }
 

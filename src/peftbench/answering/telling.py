@@ -46,5 +46,6 @@ def _figure(answer: dict[str, Any], role: str) -> str:
     if value is None:
         return "no figure"
     images = f"{answer[f'{role}_images']:,} {'validation' if role == 'val' else 'test'} images"
+    images += f" in {answer['folds']} folds" if role == "val" and answer["folds"] > 1 else ""
     within = f"95 % interval {100 * interval[0]:.1f} to {100 * interval[1]:.1f}; " if interval else ""
     return f"{100 * value:.1f} % {answer['metric']} ({within}{images})"

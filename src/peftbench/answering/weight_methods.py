@@ -55,7 +55,7 @@ def _try(search: Search, backbone: Candidate, entry: WeightMethod) -> None:
             epoch = 3 * (epoch_of_probe(search, backbone) or 0.0)
         reading = search.looked.reading * (len(search.looked.train) + len(search.looked.val))
         epoch += reading
-        first = len(rates) * (epoch + OVERHEAD)
+        first = search.times * len(rates) * (epoch + OVERHEAD)
         if _affordable(search, backbone, epoch, first) < choices().least_epochs:
             search.decide(
                 _STEP, f"{name} is left out: an epoch takes about {seconds(epoch)}, too much for what is left"
@@ -67,7 +67,7 @@ def _try(search: Search, backbone: Candidate, entry: WeightMethod) -> None:
     best = max(tried, key=merit)
     if (best.parameters or 0) > search.asked.parameters:
         return
-    epoch = max(0.1, best.seconds - OVERHEAD)
+    epoch = max(0.1, best.seconds / search.times - OVERHEAD)
     longer = [t for t in search.state.tried if t.step == _STEP and t.method == entry.method and t not in tried]
     if any(t.words[:-1] == best.words[:-1] for t in longer):
         return  # by an earlier command
@@ -78,7 +78,9 @@ def _try(search: Search, backbone: Candidate, entry: WeightMethod) -> None:
     (last,) = search.carry_out(_STEP, backbone.name, [(entry.method, (*best.words[:-1], _epochs(epochs)))])
     if last.status != "complete":
         return
-    again = MARGIN * last.seconds * (1 + len(search.looked.val) / len(search.looked.train))  # should it be the answer
+    again = (
+        MARGIN * last.seconds / search.times * (1 + len(search.looked.val) / len(search.looked.train))
+    )  # should it be the answer
     search.reserved = max(search.reserved, reserve_for(search, backbone) + again)
     search.decide(_STEP, f"{plural(epochs, 'epoch')} of {name}: {search.shown(last)} ({last.words[-2]})")
 
@@ -102,4 +104,4 @@ def _affordable(search: Search, backbone: Candidate, epoch: float, first: float)
     images = 1 + len(search.looked.val) / len(search.looked.train)
     reserve = max(search.reserved, reserve_for(search, backbone))
     left = search.clock.left - reserve - MARGIN * first - 2 * OVERHEAD
-    return min(choices().enough_epochs, int(left / (MARGIN * epoch * (1 + images)))) if epoch else 0
+    return min(choices().enough_epochs, int(left / (MARGIN * epoch * (search.times + images)))) if epoch else 0
