@@ -96,7 +96,7 @@ def step_costs(method: str) -> str:
 
 def table() -> str:
     """Both tables: where to begin, with what it costs, and what came of it on three data sets."""
-    heads = ["you have", "begin with", "why", "parameters, ViT-B/16", "a step", "kept for backward"]
+    heads = ["your case", "begin with", "why", "parameters, ViT-B/16", "a step", "kept for backward"]
     rows = [f"| {' | '.join(heads)} |", "|---|---|---|--:|--:|--:|"]
     counts = _counts()
     for when, name, why in SITUATIONS:

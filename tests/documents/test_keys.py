@@ -17,6 +17,10 @@ _spec.loader.exec_module(tables)
 
 CODE = re.compile(r"(?<!`)(`{1,2})(?!`)([^`]+)\1|^(?: {4}|peftbench )(.+)$|^```\n(.+?)^```$", re.MULTILINE | re.DOTALL)
 WORD = re.compile(r"(?<![\w./-])([a-z_]+(?:\.[a-z_]+)*)=([\w/-]*)(?![\w/(-])")
+NAMED = re.compile(r"(?<!`)`([a-z_]+(?:\.[a-z_]+)+)`(?!`)")
+"""A key alone in code, such as `trainer.epochs`."""
+OF_RECORDS = {"backbone", "costs", "data", "task", "taps"}
+"""Sections whose names a record uses too, for other keys."""
 OF_OTHERS = {"hydra.searchpath": "Hydra's own", "data.task": "read in records of before"}
 OF_OTHERS["optimizer.args.betas"] = "an option of timm's lion"
 OF_OTHERS |= {"method.last": "of docs/contribute", "method.lst": "a mistake there", "task.sharpnes": "another"}
@@ -48,7 +52,10 @@ def known() -> set[str]:
 def test_keys_and_choices_are_there(page, known):
     sections = {key.partition(".")[0] for key in known if "." in key and not key.startswith("hydra")}
     offered = {group: names(group, [CONFIGS]) for group in groups([CONFIGS]) if group != "hydra"}
-    words = words_in(page.read_text(encoding="utf-8")) - OUTSIDE.keys()
+    text = page.read_text(encoding="utf-8")
+    named = {name for name in NAMED.findall(text) if name.partition(".")[0] in sections - OF_RECORDS}
+    assert not named - known, f"{page.name} names what is no key"
+    words = words_in(text) - OUTSIDE.keys()
     assert not {key for key, _ in words if key.partition(".")[0] in sections and "." in key and key not in known}
     chosen = {(group, value) for group, value in words if group in offered and value and value.islower()}
     assert not {(group, value) for group, value in chosen if value not in offered[group] and not value.endswith("/")}
