@@ -135,7 +135,7 @@ def test_a_data_set(tmp_path, capsys):
     assert "64 images" in told
     [record] = records(tmp_path).values()
     assert record.stamps["data"]["split"] == "arrays-scans"
-    assert record.stamps["data"]["images"]["train"] == 64
+    assert record.stamps["data"]["classes"] == 10
     np.savez(tmp_path / "lost.npz", train_images=np.zeros((2, 8, 8), np.uint8))
     with here(tmp_path):
         words = ["method=linear", "backbone=vit_nano", "data=arrays", "data.root=lost.npz", *SHORT]

@@ -163,13 +163,8 @@ def words_of(lines: Sequence[str], folder: Path) -> list[list[list[str]]]:
             (programs / name).symlink_to(noter)
     (here / ".venv/bin/python").symlink_to(noter)
     script = [f"NOTED={folder}/noted.{i}\nexport NOTED\n{line}\n" for i, line in enumerate(lines)]
-    tutorials = {"RUN": "outputs/RUN"}  # which their Python sets
-    environment = {
-        **os.environ,
-        **tutorials,
-        "HOME": str(folder / "home"),
-        "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
-    }
+    environment = {**os.environ, "HOME": str(folder / "home"), "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+    environment["RUN"] = "outputs/RUN"  # which the Python of a tutorial sets
     done = subprocess.run(
         [bash], input="".join(script), cwd=here, env=environment, capture_output=True, text=True, timeout=60
     )
