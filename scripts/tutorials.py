@@ -162,6 +162,7 @@ def _plain(text: str, place: Path) -> str:
     """Text as it stands on a terminal once all is printed: no colours, and of a line that was overwritten the last."""
     text = _COLOURS.sub("", text.replace("\r\n", "\n")).replace(str(place), ".").replace(str(Path.home()), "~")
     lines = [line.rstrip("\r").rsplit("\r", 1)[-1].rstrip() for line in text.split("\n")]
+    lines = [line for line in lines if "━━━" not in line]  # a bar, which shows how far a command is while it works
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip("\n") + "\n"
 
 

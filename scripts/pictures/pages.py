@@ -14,7 +14,9 @@ import runs
 from peftbench.cli.main import main
 
 SIZES = {"light": (1280, 950), "dark": (1280, 950), "phone": (390, 844)}
-"""Width and height in pixels."""
+"""Width and height in pixels of a report."""
+HIGH = 1700
+"""The height of a run's page, whose first drawings stand below its tables."""
 NARROWEST = 500
 """What a window of Chromium has at least: a narrower page is looked at in a frame."""
 OF_RUN = "losa-efficientnet_lite0-photos-s0"
@@ -33,12 +35,12 @@ def report(name: str, work: Path) -> None:
 def run_page(name: str, work: Path) -> None:
     """`run-<way>.png`: the page of one run of the sweep."""
     [folder] = [folder for folder in runs.folders("sweep", work) if folder.name.startswith(OF_RUN)]
-    if main(["report", f"run={folder}"]) != 0:
+    if main(["report", f"run={folder}", "all=true"]) != 0:
         raise SystemExit("pictures: no page of the run")
-    _shoot(folder / "page.html", name)
+    _shoot(folder / "page.html", name, HIGH)
 
 
-def _shoot(page: Path, name: str) -> None:
+def _shoot(page: Path, name: str, high: int = 0) -> None:
     way = name.removesuffix(".png").rpartition("-")[2]
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if browser is None:
@@ -46,6 +48,7 @@ def _shoot(page: Path, name: str) -> None:
     with tempfile.TemporaryDirectory() as profile:
         shot = Path(profile) / "shot.png"
         width, height = SIZES[way]
+        height = high or height
         framed = Path(profile) / "framed.html"
         style = f"border:0;width:{width}px;height:{height}px"
         framed.write_text(f'<body style="margin:0"><iframe src="file://{page.resolve()}" style="{style}"></iframe>')

@@ -21,6 +21,7 @@ from support.documents import (
     PROGRAMS,
     commands,
     commands_in,
+    found_in,
     jobs,
     listed,
     words_of,
@@ -122,7 +123,7 @@ def _check_peftbench(given: list[str]) -> None:
         command, rest = command.choose(rest)
     overrides = parse(command, rest).overrides
     if overrides:
-        peftbench.compose(*overrides)
+        peftbench.compose(*overrides, *found_in(given))
 
 
 def _check_make(given: list[str]) -> None:

@@ -164,6 +164,7 @@ def words_of(lines: Sequence[str], folder: Path) -> list[list[list[str]]]:
     (here / ".venv/bin/python").symlink_to(noter)
     script = [f"NOTED={folder}/noted.{i}\nexport NOTED\n{line}\n" for i, line in enumerate(lines)]
     environment = {**os.environ, "HOME": str(folder / "home"), "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+    environment["RUN"] = "outputs/RUN"  # which the Python of a tutorial sets
     done = subprocess.run(
         [bash], input="".join(script), cwd=here, env=environment, capture_output=True, text=True, timeout=60
     )
@@ -178,19 +179,25 @@ def _noted(file: Path) -> list[list[str]]:
     return [part.split("\0") for part in file.read_text(encoding="utf-8").removesuffix("\0\0").split("\0\0")]
 
 
+def found_in(given: list[str]) -> list[str]:
+    """The word by which composing finds the YAMLs of the folder that `--config-dir` names, if any."""
+    from peftbench.common.config_files import CONFIGS, roots
+
+    folders = [folder for folder in roots(given) if folder != CONFIGS]
+    return [f'hydra.searchpath=["file://{folders[0].absolute().as_posix()}"]'] if folders else []
+
+
 def jobs(given: list[str]) -> Iterator[list[str]]:
     """The words of a run, or of the first and the last job of a sweep."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, RangeSweep
 
     from peftbench.cli.hydra_options import separate
-    from peftbench.common.config_files import CONFIGS, roots
+    from peftbench.common.config_files import roots
     from peftbench.config.overrides import prepare
 
     options, plain = separate(given)
-    folders = [folder for folder in roots(given) if folder != CONFIGS]
-    if folders:
-        plain.append(f'hydra.searchpath=["file://{folders[0].absolute().as_posix()}"]')
+    plain += found_in(given)
     sweep = bool({"-m", "--multirun"} & set(options))
     overrides = OverridesParser.create().parse_overrides(prepare(plain, roots(given), sweep))
     for end in [0, -1] if sweep else [0]:
