@@ -100,7 +100,7 @@ VERBS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("dry_run", "dryrun", "estimate", "count"), ("plan",)),
     **dict.fromkeys(("cache", "features"), ("taps",)),
     **dict.fromkeys(("dataset", "datasets", "prepare"), ("data",)),
-    **dict.fromkeys(("convert", "onnx", "save"), ("export",)),
+    **dict.fromkeys(("convert", "onnx", "openvino", "executorch", "coreml", "save"), ("export",)),
     **dict.fromkeys(("multitask", "bundle", "merge"), ("share",)),
     **dict.fromkeys(("train", "fit", "run", "finetune", "eval", "evaluate", "test", "tune"), ()),
 }
