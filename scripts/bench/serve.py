@@ -43,7 +43,7 @@ def figures(quick: int) -> dict[str, float]:
     import peftbench
     from bench.models import random_config
 
-    rounds, images = (1, 8) if quick else (5, 40)
+    rounds, images = (1, 8) if quick else (3, 20)
     files = sorted(PHOTOS.rglob("*.jpg"))[:images]
     with tempfile.TemporaryDirectory() as folder:
         short = ["data=digits", "trainer.max_batches=1", "trainer.epochs=1", "data.batch_size=4", "taps=off"]

@@ -71,17 +71,18 @@ class BoxPredictor(Predictor):
     def served(task: Any, answer: Any, seen: Seen) -> dict[str, Any]:
         """Boxes in pixels of the image, x1 y1 x2 y2, the best first; with masks COCO's run lengths of each."""
         height, width = seen.original
-        boxes = (answer["boxes"] - torch.tensor([*seen.offset, *seen.offset])) / torch.tensor(
-            [*seen.scale, *seen.scale]
-        )
-        boxes = torch.minimum(boxes.clamp(min=0), torch.tensor([width, height, width, height], dtype=torch.float32))
-        rows = zip(answer["labels"].tolist(), answer["scores"].tolist(), boxes.tolist(), strict=True)
+        corner, scale = torch.tensor([*seen.offset, *seen.offset]), torch.tensor([*seen.scale, *seen.scale])
+        limits = torch.tensor([width, height, width, height], dtype=torch.float32)
+        boxes = torch.minimum(((answer["boxes"] - corner) / scale).clamp(min=0), limits)
+        inside = (boxes[:, 2:] > boxes[:, :2]).all(1)  # others lie on what the image was padded with
+        boxes = boxes[inside]
+        rows = zip(answer["labels"][inside].tolist(), answer["scores"][inside].tolist(), boxes.tolist(), strict=True)
         found: list[dict[str, Any]] = [
             {"class": task.classes[label], "score": round(score, 6), "box": [round(side, 2) for side in box]}
             for label, score, box in rows
         ]
         if "masks" in answer:
-            segments = pasted(answer["masks"], boxes, seen.original)
+            segments = pasted(answer["masks"][inside], boxes, seen.original)
             for one, counts in zip(found, segments, strict=True):
                 one["segmentation"] = {"size": [height, width], "counts": counts.decode()}
         return {"boxes": found}

@@ -53,9 +53,10 @@ class BundledTask:
 
 def _transform(about: Mapping[str, Any]) -> Transform:
     """How images are prepared; the graph itself normalises them."""
-    size = about["size"]
+    size: Any = about["size"]
+    size = tuple(size) if isinstance(size, list) else size
     return Transform(
-        tuple(size) if isinstance(size, list) else size,
+        size,
         about["interpolation"],
         tuple(about["mean"]),
         tuple(about["std"]),
