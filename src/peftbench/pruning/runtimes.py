@@ -77,7 +77,8 @@ def _in_torch(module: nn.Module, image: Tensor) -> Call:
 
 
 def _traced(module: nn.Module, image: Tensor) -> bytes:
-    file, said = io.BytesIO(), io.StringIO()
+    said = io.StringIO()
+    file: Any = io.BytesIO()  # taken too, though torch's signature does not say so
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     fused: list[Any] = [m for m in module.modules() if getattr(m, "fused_attn", False)]

@@ -91,7 +91,7 @@ def test_the_exported_file_has_the_records_accuracy(method, format_, name, lora,
     accuracy = (found.argmax(1) == labels).float().mean().item()
     assert accuracy == pytest.approx(record.metrics["test/accuracy"], abs=1e-6)
     assert accuracy > 0.4
-    assert {p.name for p in tmp_path.iterdir()} == {name, f"{name}.preprocess.json"}
+    assert {p.name for p in tmp_path.iterdir()} == {name, f"{name}.card.md", f"{name}.preprocess.json"}
 
 
 @pytest.mark.slow
