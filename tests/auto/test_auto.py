@@ -236,15 +236,20 @@ def test_killed_in_each_step_the_same_command_goes_on(tmp_path, cli):
 
 @pytest.mark.slow
 def test_a_disk_that_is_full_while_taps_are_kept_ends_nothing(tmp_path, cli, monkeypatch):
-    root = coloured(tmp_path / "photos", each=40)
+    root = coloured(tmp_path / "photos", each=120)
     monkeypatch.setenv("PEFTBENCH_CACHE", str(tmp_path / "taps"))
     asked = words(root, "minutes=20", "methods=[ridge]", "data.val_fraction=0.25", f"output_dir={tmp_path / 'out'}")
-    with few_choices(), disk_full_beyond(150_000):
+    with few_choices(), disk_full_beyond(60_000):
         status, _, error = cli(*asked)
     assert status == 0, error
     (folder,) = (tmp_path / "out").glob("auto-*")
     assert "taps=auto keeps them in memory" in (folder / "log.txt").read_text(encoding="utf-8")
-    assert {one["status"] for one in state_of(folder)["tried"]} == {"complete"}
+    ended = {one["method"]: one["status"] for one in state_of(folder)["tried"] if one["step"] == "probes"}
+    assert ended == {
+        "ridge": "complete",
+        "logreg": "complete",
+        "knn": "failed",
+    }  # the last keeps all features as its head
 
 
 def test_images_none_of_which_can_be_read_are_refused(tmp_path, cli):
