@@ -79,6 +79,7 @@ def test_a_block_runs(place, world, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(document_world.settle(world, tmp_path, tasks=False))
     monkeypatch.setattr(peftbench, "compose", functools.partial(short, peftbench.compose))
     monkeypatch.setattr(peftbench, "auto", functools.partial(quick, peftbench.auto))
+    monkeypatch.setenv("HOME", str(world / "home"))
     names = stand_ins(RUN[place].text)
     exec(compile(RUN[place].text, place, "exec"), names)
     assert all(name in names for name in re.findall(r"^(\w+) = ", RUN[place].text, re.MULTILINE))

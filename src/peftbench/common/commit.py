@@ -18,7 +18,9 @@ def code_commit() -> str | None:
         return None
 
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, check=False).stdout
+        # Looking writes nothing: a lock of the index that is left, on a full disk say, would bar the next commit.
+        command = ["git", "--no-optional-locks", "-C", str(here), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
     return (
         git("rev-parse", "HEAD").strip() + ("+" if git("status", "--porcelain", "--", "src", "configs") else "") or None
