@@ -274,7 +274,7 @@ class Task(nn.Module):
     def found(
         self, extract: Extract, backbone: Backbone, images: Tensor, size: tuple[Any, Any]
     ) -> Mapping[str, Tensor]:
-        """Of a task with `finds_boxes` what is found on an image, in a form that a trace can hold: nothing asks the host.
+        """What is found on an image (`finds_boxes`), in a form that a trace can hold: nothing here asks the host.
 
         Args:
             extract: gives the taps.
