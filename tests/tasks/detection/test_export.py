@@ -13,6 +13,7 @@ import peftbench
 from peftbench.common.errors import Refusal
 from peftbench.runs.build import instantiate
 from peftbench.tuned.export import detector, export
+from peftbench.tuned.runtimes import open_exported
 
 runtime = pytest.importorskip("onnxruntime")
 pytestmark = pytest.mark.slow
@@ -54,6 +55,20 @@ def test_the_file_finds_what_the_model_finds(tmp_path, words):
         same = near & (found["labels"][:, None] == labels[None])
         same &= (found["scores"][:, None] - scores[None]).abs() < 1e-4
         assert np.mean([bool(same[i].any()) for i in sure]) > 0.95
+
+
+def test_openvino_holds_a_detector_too(tmp_path):
+    pytest.importorskip("openvino")
+    record = finished(tmp_path, "method=cst", "task.detector=retinanet", "task.score_threshold=0", "trainer.epochs=1")
+    made = export(record.folder, "openvino")
+    assert made.difference < 1e-3
+    model = open_exported(made.path)
+    found = model.answers(torch.rand(3, 64, 48))
+    assert model.takes_one
+    assert found["boxes"].shape == (len(found["scores"]), 4)
+    for words in ({"format": "executorch"}, {"format": "onnx", "precision": "int8"}):
+        with pytest.raises(Refusal, match="whose boxes are no single tensor"):
+            export(record.folder, **words)
 
 
 def test_a_model_that_finds_nothing_on_photos_is_compared_all_the_same(tmp_path, monkeypatch):
