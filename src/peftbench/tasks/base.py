@@ -274,9 +274,7 @@ class Task(nn.Module):
     def found(
         self, extract: Extract, backbone: Backbone, images: Tensor, size: tuple[Any, Any]
     ) -> Mapping[str, Tensor]:
-        """What is found on an image, in a form that a trace can hold: nothing here asks the host.
-
-        For tasks with `finds_boxes`.
+        """What is found on an image (`finds_boxes`), in a form that a trace can hold: nothing here asks the host.
 
         Args:
             extract: gives the taps.

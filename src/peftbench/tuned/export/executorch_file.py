@@ -29,7 +29,7 @@ def to_executorch(tuned: Tuned, sample: Sample, path: Path, told: Mapping[str, s
     """
     require()
     program, _ = traced(tuned, sample, "executorch", most=LARGEST_BATCH)
-    write(tuned, program, path)
+    write_program(tuned, program, path)
     tell(path, told)
     return sample.difference(answers_of(path), "format=executorch")
 
@@ -40,7 +40,7 @@ def require() -> None:
         library(name, "executorch")
 
 
-def write(tuned: Tuned, program: torch.export.ExportedProgram, path: Path) -> None:
+def write_program(tuned: Tuned, program: torch.export.ExportedProgram, path: Path) -> None:
     """Lowers a program and writes it. Raises Refusal."""
     exir = library("executorch.exir", "executorch")
     partition = library("executorch.backends.xnnpack.partition.xnnpack_partitioner", "executorch")

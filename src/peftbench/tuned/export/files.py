@@ -194,7 +194,7 @@ def _exported(
         if warning:
             path = export_place(finished.folder, format, lossy(path), force, precision)
             note(f"{path.name}: {warning}")
-        preprocess.write(part, path.name, beside)
+        preprocess.write_preprocess(part, path.name, beside)
         take_place(part, path, format, folder)
     return Exported(path, difference, measured, warning)
 

@@ -26,7 +26,7 @@ def placed(path: Path, form: str, write: Callable[[Path], Result], beside: Mappi
     """
     with made_aside(path) as folder:
         answer = write(folder / path.name)
-        preprocess.write(folder / path.name, path.name, beside)
+        preprocess.write_preprocess(folder / path.name, path.name, beside)
         take_place(folder / path.name, path, form, folder)
     return path, answer
 

@@ -127,7 +127,7 @@ def write_reduced(
     assert images is not None
     executorch_file.require()
     program = _by_tool(form, tuned, lambda: executorch_file.quantized(tuned, sample, images))
-    executorch_file.write(tuned, program, path)
+    executorch_file.write_program(tuned, program, path)
     executorch_file.tell(path, {})
     return lambda more: executorch_file.tell(path, more), False
 

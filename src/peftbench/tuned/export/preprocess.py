@@ -87,7 +87,7 @@ def _of_scene(transform: Any) -> dict[str, Any]:
     }
 
 
-def write(part: Path, name: str, told: Mapping[str, Any]) -> None:
+def write_preprocess(part: Path, name: str, told: Mapping[str, Any]) -> None:
     """Writes it as JSON beside an exported file, which will be called `name`."""
     text = json.dumps({"file": name, **told}, indent=2, ensure_ascii=False)
     part.with_name(part.name + PREPROCESS).write_text(text + "\n", encoding="utf-8")

@@ -78,7 +78,7 @@ class Runtime(ABC):
         if len(set(sizes)) > 1:
             several = " and ".join(str(size) for size in dict.fromkeys(sizes))
             raise UserError(f"{self.path}: takes images of one size at a time, and these have the shapes {several}.")
-        array = np.ascontiguousarray(np.asarray(images))
+        array = np.array(images, order="C")  # a copy: what a decoder gives cannot be written to, of which torch warns
         if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] != 3:
             raise UserError(
                 f"{self.path}: takes decoded images, uint8 (B, h, w, 3), and what was given is {array.dtype} of the "
