@@ -27,8 +27,8 @@ def wait(said: Path, words: str, process: subprocess.Popen) -> str:
     return text
 
 
-def test_ten_thousand_answers_while_tasks_are_reloaded_and_a_good_end(trained, tmp_path):
-    """`PEFTBENCH_LOAD` says of how many requests; the pages' figures are of 10,000."""
+def test_no_answer_is_lost_while_tasks_are_reloaded_and_it_ends_well(trained, tmp_path):
+    """Of a thousand requests; `PEFTBENCH_LOAD=10000` in the environment makes it ten thousand."""
     folders, data = trained
     said = tmp_path / "said"
     words = f"runs=[digits={folders['losa']},other={folders['other']}]"
