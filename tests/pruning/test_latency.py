@@ -236,14 +236,3 @@ def test_a_request_knows_the_images_and_the_size(images, tmp_path):
     config = peftbench.compose("method=linear", "data=digits", "pruning=structured", "pruning.target=latency:0.7")
     asked = {latency_pruning._request(backbone, config, digest) for digest in ("a", "b")}
     assert len(asked) == 2
-
-
-@pytest.mark.slow
-def test_onnx_runtime_measures_and_the_exported_model_is_quicker(tmp_path):
-    from peftbench.pruning.by_latency import Features
-    from peftbench.pruning.runtimes import call_of, share_of_time
-
-    given = pixels()
-    small = pruning.prune_to_latency(whole(), spec(0.6, runtime="onnx", rounds=1), given, torch.device("cpu"))
-    calls = [call_of(Features(b.net), given[:1], "onnx") for b in (small, whole())]
-    assert share_of_time(*calls, 20)[2] < 0.75

@@ -49,7 +49,7 @@ def call_of(module: nn.Module, image: Tensor, runtime: str) -> Call:
     Raises:
         Refusal: the module cannot be traced.
     """
-    module = module.eval()
+    module.eval()  # which gives nothing back where timm has its own `train`
     if runtime == "torch":
         return _in_torch(module, image)
     import onnxruntime
