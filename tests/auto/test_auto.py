@@ -245,11 +245,8 @@ def test_a_disk_that_is_full_while_taps_are_kept_ends_nothing(tmp_path, cli, mon
     (folder,) = (tmp_path / "out").glob("auto-*")
     assert "taps=auto keeps them in memory" in (folder / "log.txt").read_text(encoding="utf-8")
     ended = {one["method"]: one["status"] for one in state_of(folder)["tried"] if one["step"] == "probes"}
-    assert ended == {
-        "ridge": "complete",
-        "logreg": "complete",
-        "knn": "failed",
-    }  # the last keeps all features as its head
+    assert ended["ridge"] == "complete"
+    assert state_of(folder)["answer"]["test"] == 1.0
 
 
 def test_images_none_of_which_can_be_read_are_refused(tmp_path, cli):
