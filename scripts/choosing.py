@@ -102,9 +102,18 @@ def table() -> str:
     for when, name, why in SITUATIONS:
         step, kept = (_measured(row, name) for row in ROWS.get(name, ("", "")))
         taps = " *" if name in KEPT_TAPS else ""
-        cells = [when, f"[`{name}`](methods/{name}.md)", why, counts[name], f"{step}{taps}" if step else "–", kept or "–"]
+        cells = [
+            when,
+            f"[`{name}`](methods/{name}.md)",
+            why,
+            counts[name],
+            f"{step}{taps}" if step else "–",
+            kept or "–",
+        ]
         rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*rows, "", "\\* from kept taps: the frozen part ran before.", "", "## What came of it", "", _tried()])
+    return "\n".join(
+        [*rows, "", "\\* from kept taps: the frozen part ran before.", "", "## What came of it", "", _tried()]
+    )
 
 
 def _counts() -> dict[str, str]:

@@ -4,7 +4,8 @@ Methods are those that `configs/` lists and tasks those that peftbench ships, so
 being named here; a task's schema says which data set it is tried on, and which other forms it has: these are tried with
 a few methods, where the library that they need is installed. Of the names of one class the one that its module
 is called by stands for all on every backbone. The others are tried on a ViT alone, as are tasks that differ from
-another only in what they make of pooled features.
+another only in what they make of pooled features. What each run does and nobody looks at here, such as the median of
+many latencies, is done once, as in the tests (`tests/support/speed.py`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import yaml
 
@@ -23,6 +25,9 @@ from peftbench.common.config_files import names
 from peftbench.common.task_lookup import shipped_tasks, task_module
 from peftbench.config import CONFIGS
 from peftbench.config.task_schema import task_path, task_schema
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+from support.speed import Shortcuts, shipped_yaml_once
 
 BACKBONES = {"vit": "vit_nano", "cnn": "resnet_nano", "hybrid": "hybrid_nano", "hierarchical_vit": "swin_t"}
 FEW = ["full", "lora", "losa"]
@@ -78,11 +83,12 @@ def sweeps() -> Iterator[tuple[list[str], list[str], tuple[str, ...]]]:
 
 def smoke() -> int:
     """The exit status of the sweep over all of them; refusals are listed and are no failure."""
-    begun = time.monotonic()
-    with tempfile.TemporaryDirectory() as cache:
+    begun, shortcuts = time.monotonic(), Shortcuts()
+    with tempfile.TemporaryDirectory() as cache, shipped_yaml_once():
         os.environ["PEFTBENCH_CACHE"] = cache
         status = 0
         for methods, backbones, task_words in sweeps():
+            shortcuts.take()
             words = ["-m", "debug=smoke", f"method={','.join(methods)}", f"backbone={','.join(backbones)}"]
             # the runs of one sweep are up to 2 GB of weights: they go before the next one begins
             with tempfile.TemporaryDirectory() as output:

@@ -5,19 +5,17 @@ from __future__ import annotations
 import atexit
 import gc
 import os
-import pickle
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 pytest.register_assert_rewrite("support")  # what its helpers assert is told as fully as in a test
 
-from support.speed import Shortcuts  # noqa: E402
+from support.speed import Shortcuts, shipped_yaml_once  # noqa: E402
 
 os.environ["PEFTBENCH_CACHE"] = tempfile.mkdtemp(prefix="peftbench-taps-")  # never the cache of whoever runs the tests
 atexit.register(shutil.rmtree, os.environ["PEFTBENCH_CACHE"], ignore_errors=True)
@@ -40,25 +38,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def shipped_yaml_parsed_once() -> Iterator[None]:
-    """Hydra parses its own YAML and ours anew whenever it composes, and tests compose thousands of times."""
-    import hydra
-    from omegaconf import OmegaConf
-
-    from peftbench.config import CONFIGS
-
-    shipped = tuple(f"{folder.resolve()}{os.sep}" for folder in (CONFIGS, Path(hydra.__file__).parent))
-    parse, parsed = OmegaConf.load, {}
-
-    def load(file: Any) -> Any:
-        name = str(getattr(file, "name", file))
-        if not name.startswith(shipped):
-            return parse(file)
-        if name not in parsed:
-            parsed[name] = pickle.dumps(parse(file))
-        return pickle.loads(parsed[name])
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(OmegaConf, "load", staticmethod(load))
+    """`support.speed.shipped_yaml_once`, throughout."""
+    with shipped_yaml_once():
         yield
 
 

@@ -23,6 +23,7 @@ from peftbench.common.vtab_tasks import ALIASES, GROUPS
 from peftbench.config import CONFIGS, Config
 from peftbench.config.overrides import prepare
 from peftbench.results.published import BACKBONE, TABLE
+from support.backbones import composed
 from support.places import ROOT
 
 NEEDS = {
@@ -44,7 +45,7 @@ NEEDS = {
 @pytest.mark.parametrize("group", ["method", "backbone", "data", "trainer", "optimizer", "task", "logger"])
 def test_every_shipped_yaml_composes_and_is_valid(group):
     for name in names(group, [CONFIGS]):
-        config = peftbench.compose(f"{group}={name}", *NEEDS.get(f"{group}={name}", []))
+        config = composed(f"{group}={name}", *NEEDS.get(f"{group}={name}", []))
         assert config.choices[group] == name
         assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 

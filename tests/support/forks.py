@@ -1,9 +1,9 @@
 """New processes of `python -m peftbench` that need not import torch: they are forked from one that has.
 
 A process that imports what a run needs takes seconds before it does anything. `python()` is a program that stands in
-for `sys.executable`: what follows `-m peftbench` runs in a fork of a server that has everything imported, with the working
-folder, the environment, the standard files and the signals of whoever called; it ends as that one ends. All else it
-hands to Python. That a start from nothing works too is for tests that call `sys.executable` itself.
+for `sys.executable`: what follows `-m peftbench` runs in a fork of a server that has everything imported, with the
+working folder, the environment, the standard files and the signals of whoever called; it ends as that one ends. All
+else it hands to Python. That a start from nothing works too is for tests that call `sys.executable` itself.
 """
 
 from __future__ import annotations

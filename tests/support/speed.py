@@ -4,14 +4,43 @@ from __future__ import annotations
 
 import copy
 import gc
+import inspect
 import os
 import pickle
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 _NOT_KNOWN = object()
+
+
+@contextmanager
+def shipped_yaml_once() -> Iterator[None]:
+    """Hydra parses its own YAML and ours anew whenever it composes, and tests compose thousands of times."""
+    import hydra
+    from omegaconf import OmegaConf
+
+    from peftbench.config import CONFIGS
+
+    shipped = tuple(f"{folder.resolve()}{os.sep}" for folder in (CONFIGS, Path(hydra.__file__).parent))
+    parse: Any = OmegaConf.load
+    parsed: dict[str, bytes] = {}
+
+    def load(file: Any) -> Any:
+        name = str(getattr(file, "name", file))
+        if not name.startswith(shipped):
+            return parse(file)
+        if name not in parsed:
+            parsed[name] = pickle.dumps(parse(file))
+        return pickle.loads(parsed[name])
+
+    with mock.patch.object(OmegaConf, "load", staticmethod(load)):
+        yield
 
 
 class Shortcuts:
@@ -34,7 +63,9 @@ class Shortcuts:
             self._learn_facts_once()
             self._build_shapes_once()
             self._parse_interpolations_once()
+            self._parse_words_once()
             self._compose_choices_once()
+            self._read_digits_once()
             self._imported = len(sys.modules)
 
     def _pass_over_old_objects(self) -> None:
@@ -52,6 +83,31 @@ class Shortcuts:
         for name, module in list(sys.modules.items()):
             if name.startswith("omegaconf") and getattr(module, "parse", None) is parse:
                 module.parse = parsed
+
+    def _parse_words_once(self) -> None:
+        """Of Hydra: the words of most tests are those of others, and each word takes 1 ms."""
+        module: Any = sys.modules.get("hydra.core.override_parser.overrides_parser")
+        if module is None or "words" in self._patched:
+            return
+        self._patched.add("words")
+        parse = module.OverridesParser.parse_rule
+        parsed: dict[tuple[str, str], Any] = {}
+
+        def parsed_once(self: Any, word: str, rule: str) -> Any:
+            if (word, rule) not in parsed:
+                parsed[word, rule] = parse(self, word, rule)
+            return copy.deepcopy(parsed[word, rule])
+
+        module.OverridesParser.parse_rule = parsed_once
+
+    def _read_digits_once(self) -> None:
+        """Of scikit-learn: its digits are a table of text."""
+        datasets: Any = sys.modules.get("sklearn.datasets")
+        if datasets is None or "digits" in self._patched:
+            return
+        self._patched.add("digits")
+        read = lru_cache(maxsize=None)(datasets.load_digits)
+        datasets.load_digits = lambda **how: copy.deepcopy(read(**how))
 
     def _compose_choices_once(self) -> None:
         """Of Hydra: what choices of groups make of peftbench's own files. Keys and values are set anew each time."""
@@ -115,7 +171,7 @@ class Shortcuts:
     def _measure_latency_once(self) -> None:
         """Of a finished model: no test depends on the value, which is else a median of 20."""
         if compute := sys.modules.get("peftbench.costs.compute"):
-            compute.latency.__defaults__ = (1, 2.0)
+            inspect.unwrap(compute.latency).__defaults__ = (1, 2.0)  # type: ignore[attr-defined]
 
     def _learn_facts_once(self) -> None:
         """Of each backbone: tests build the same few thousands of times, and each run builds its own twice."""
@@ -130,7 +186,7 @@ class Shortcuts:
                 return learn(net, *about)
             shapes = tuple((name, tuple(tensor.shape)) for name, tensor in net.state_dict().items())
             cfg = net.pretrained_cfg
-            key = (type(net), about, shapes, getattr(net, "global_pool", None), str(cfg["mean"]), str(cfg["std"]))
+            key = (type(net), about, shapes, repr(getattr(net, "global_pool", None)), str(cfg["mean"]), str(cfg["std"]))
             key = (*key, cfg.get("interpolation"))
             facts = self._facts.get(key, _NOT_KNOWN)
             if facts is _NOT_KNOWN:

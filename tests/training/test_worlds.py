@@ -22,7 +22,7 @@ from support.finished_runs import records_in
 from support.places import ROOT
 
 SLURM = {"JOB_ID": 1, "JOB_NAME": "job", "NTASKS": 1, "PROCID": 0, "LOCALID": 0, "NODEID": 0}
-MAIN = [python(), "-m", "peftbench.cli.main"]
+MAIN = [sys.executable, "-m", "peftbench.cli.main"]
 
 
 def begun(command: Sequence[str], slurm: dict | None = None) -> subprocess.Popen:

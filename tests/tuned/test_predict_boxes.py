@@ -124,6 +124,7 @@ def test_json_is_what_coco_reads(told, images, tmp_path):
         coco = COCO(str(out))
     names = {i["file_name"]: i["id"] for i in coco.loadImgs(coco.getImgIds())}
     assert len(names) == 3
+    assert {(i["width"], i["height"]) for i in coco.loadImgs(coco.getImgIds())} == {(160, 120)}
     (disc,) = coco.loadAnns(coco.getAnnIds(imgIds=[names[str(images / "a.png")]], catIds=[3]))
     assert (disc["bbox"], disc["area"], disc["score"]) == ([40, 20, 60, 30], 1800, 0.9)
     assert not coco.getAnnIds(imgIds=[names[str(images / "dark.png")]])

@@ -10,6 +10,7 @@ import torch
 
 from peftbench.common.errors import UserError
 from peftbench.common.progress import Watch
+from peftbench.data.media import size_in_file
 from peftbench.data.segment_forms import run_lengths
 from peftbench.tasks.detection.masks import pasted
 from peftbench.tasks.detection.result_files import Detected, as_coco, draw
@@ -33,6 +34,7 @@ class BoxPredictor(Predictor):
             try:
                 with tuned.precision():
                     answer = tuned.detect(path)
+                size = size_in_file(path, "COCO's JSON has its size")
             except UserError as problem:
                 skip(path, why_unreadable(path, problem))
             else:
@@ -41,7 +43,7 @@ class BoxPredictor(Predictor):
                 masks = answer["masks"][sure].cpu() if "masks" in answer else None
                 segments = None if masks is None else tuple(run_lengths(mask.numpy()) for mask in masks)
                 boxes_of_image = Detected(
-                    path, boxes, tuple(labels.tolist()), tuple(scores.tolist()), tuned.classes, segments
+                    path, size, boxes, tuple(labels.tolist()), tuple(scores.tolist()), tuned.classes, segments
                 )
                 if path in self.pictures:
                     values, names = tuned.transform.range, boxes_of_image.names

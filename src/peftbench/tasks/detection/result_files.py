@@ -29,11 +29,12 @@ _OPAQUE = 0.5
 
 @dataclass(frozen=True)
 class Detected:
-    """What was found on one image, the best first: `boxes` (n, 4) as x1, y1, x2, y2 in pixels of the upright image,
-    `labels` indices of `classes`, and `segments` the run lengths of each, where masks were found.
+    """What was found on an upright image of `size` (height, width), the best first: `boxes` (n, 4) as x1, y1, x2, y2 in
+    pixels, `labels` indices of `classes`, and `segments` the run lengths of each, where masks were found.
     """
 
     path: Path
+    size: tuple[int, int]
     boxes: Tensor
     labels: tuple[int, ...]
     scores: tuple[float, ...]
@@ -63,14 +64,15 @@ def as_coco(
     detections: Iterable[Detected],
     skipped: Sequence[tuple[Path, str]],
 ) -> None:
-    """COCO's JSON: `images` with their files, also those without a box, `annotations` with a score each (the rows of
+    """COCO's JSON: `images` with name and size, also those without a box, `annotations` with a score each (the rows of
     a result file; with masks `segmentation`, compressed run lengths, and the area of these), `categories` with the ids
     that they had in the training data, and what was skipped.
     """
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for one in detections:
-        images.append({"id": len(images) + 1, "file_name": str(one.path)})
+        height, width = one.size
+        images.append({"id": len(images) + 1, "file_name": str(one.path), "height": height, "width": width})
         segments = one.segments or [None] * len(one.scores)
         corners = one.boxes.double().tolist()
         for name, score, (x1, y1, x2, y2), segment in zip(one.names, one.scores, corners, segments, strict=True):
