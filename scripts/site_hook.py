@@ -22,8 +22,11 @@ PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 STANDS_FOR = {ROOT / name: page for name, page in PAGES.items()} | {ROOT / "README.md": "index.md"}
 _LINK = re.compile(r"(\]\()([^()\s#:]+)(#[^()\s]*)?(\))")
 _FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})")
-_FETCHED = re.compile(r"""<(?:script|img|iframe|source|video|audio|embed|object|link)\b[^>]*?
-    \b(?:src|href|data|srcset)=["']?((?:https?:)?//[^"'\s>]+)|<\w+[^>]*class=["']?(mermaid)""", re.VERBOSE)
+_FETCHED = re.compile(
+    r"""<(?:script|img|iframe|source|video|audio|embed|object|link)\b[^>]*?
+    \b(?:src|href|data|srcset)=["']?((?:https?:)?//[^"'\s>]+)|<\w+[^>]*class=["']?(mermaid)""",
+    re.VERBOSE,
+)
 _SEARCH = '<div class="md-search" data-md-component="search" role="dialog">'
 """The theme's dialog, which has no name for a screen reader."""
 _ITEM = re.compile(r"^(?:[-*+]|\d+\.) \S")
@@ -67,7 +70,11 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
 
 
 def on_post_page(output: str, page: Any, config: Any) -> str:
-    """The page, its search named for screen readers. Raises PluginError where a browser would fetch something from elsewhere to show it."""
+    """The page, its search named for screen readers.
+
+    Raises:
+        PluginError: a browser would fetch something from elsewhere to show it.
+    """
     if found := _FETCHED.search(output):
         what = found[1] or "mermaid, which the theme fetches"
         raise PluginError(f"{page.file.src_uri}: would fetch {what}; the site loads nothing from elsewhere.")
