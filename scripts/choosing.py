@@ -77,7 +77,7 @@ ROWS |= {
         ("pace", "PACE"),
     )
 }
-ROWS |= {name: ROWS["full"] for name in ("lp_ft", "wise_ft")}
+ROWS |= dict.fromkeys(("lp_ft", "wise_ft"), ROWS["full"])
 """Method -> what the rows of the benchmarks begin with that tell its step and what it keeps for backward."""
 PEERS = {"lora", "full", "lp_ft", "wise_ft"}
 """Whose figure is that of the row's peer."""
@@ -102,18 +102,11 @@ def table() -> str:
     for when, name, why in SITUATIONS:
         step, kept = (_measured(row, name) for row in ROWS.get(name, ("", "")))
         taps = " *" if name in KEPT_TAPS else ""
-        cells = [
-            when,
-            f"[`{name}`](methods/{name}.md)",
-            why,
-            counts[name],
-            f"{step}{taps}" if step else "–",
-            kept or "–",
-        ]
+        shown = [f"{step}{taps}" if step else "–", kept or "–"]
+        cells = [when, f"[`{name}`](methods/{name}.md)", why, counts[name], *shown]
         rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(
-        [*rows, "", "\\* from kept taps: the frozen part ran before.", "", "## What came of it", "", _tried()]
-    )
+    note = "\\* from kept taps: the frozen part ran before."
+    return "\n".join([*rows, "", note, "", "## What came of it", "", _tried()])
 
 
 def _counts() -> dict[str, str]:

@@ -70,7 +70,11 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
 
 
 def on_post_page(output: str, page: Any, config: Any) -> str:
-    """The page, its search named for screen readers. Raises PluginError where a browser would fetch something from elsewhere to show it."""
+    """The page, its search named for screen readers.
+
+    Raises:
+        PluginError: a browser would fetch something from elsewhere to show it.
+    """
     if found := _FETCHED.search(output):
         what = found[1] or "mermaid, which the theme fetches"
         raise PluginError(f"{page.file.src_uri}: would fetch {what}; the site loads nothing from elsewhere.")

@@ -40,9 +40,8 @@ def _row(argument: Argument) -> str:
     takes = ", ".join(f"`{choice}`" for choice in argument.choices) or _kind(argument)
     if argument.place:
         takes += ", as a plain word" + (" or several" if argument.several else "")
-    default = (
-        "needed" if argument.needed else f"`{_shown(argument.default)}`" if argument.default not in (None, []) else "–"
-    )
+    default = "–" if argument.default in (None, []) else f"`{_shown(argument.default)}`"
+    default = "needed" if argument.needed else default
     return f"| `{name}`{short} | {takes} | {default} | {argument.help.replace('|', chr(92) + '|')} |"
 
 

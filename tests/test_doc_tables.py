@@ -44,6 +44,33 @@ def test_a_table_stands_between_its_markers_and_nothing_else_changes():
         tables.with_table(page, "b", "new")
 
 
+def test_costs_are_read_from_the_page_of_benchmarks(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    import choosing
+
+    row = "| training step, ViT-S/16, batch 16: adapter, our LoRA | 1.50 s | 2.00 s | 0.75 | 1.25 | yes |\n"
+    (tmp_path / "benchmarks.md").write_text(row + row.replace("training step", "bytes saved for backward"))
+    monkeypatch.setattr(choosing, "DOCS", tmp_path)
+    assert "takes 1.50 s and keeps 1.50 s for backward" in choosing.step_costs("adapter")
+    assert "takes 2.00 s" in choosing.step_costs("lora")
+    assert choosing.step_costs("bitfit") == ""
+    with pytest.raises(ValueError, match=r"docs/benchmarks\.md: has no row 'training step, ViT-S/16, batch 16: mona"):
+        choosing.step_costs("mona")
+
+
+def test_every_verb_has_a_section_with_all_that_its_help_shows():
+    from peftbench.cli.arguments import CommandGroup
+    from peftbench.cli.verbs import VERBS, command_of
+
+    page = (tables.DOCS / "verbs.md").read_text(encoding="utf-8")
+    for command in map(command_of, VERBS):
+        for one in command.commands if isinstance(command, CommandGroup) else (command,):
+            section = page.partition(f"\n## {one.name}\n")[2].partition("\n## ")[0]
+            assert section, f"docs/verbs.md: no section {one.name}"
+            for argument in one.shown_arguments():
+                assert argument.help.replace("|", "\\|") in section
+
+
 def test_every_key_has_a_sentence():
     assert tables.without_sentence() == [], "say behind the key, in its YAML, what it is; make docs-tables writes it"
 

@@ -121,9 +121,9 @@ def sections(cls: Any) -> dict[str, str]:
             if colon and section in (*SECTIONS, READING):
                 last = section
                 here[last] = [" ".join(words.split())]
-            elif last == READING and paragraph.startswith("- "):
-                here[last].append(paragraph)
-            elif last and paragraph.startswith("    "):  # a formula that belongs to it
+            elif last and paragraph.startswith(
+                ("    ", "- ") if last == READING else "    "
+            ):  # a formula or list of it
                 here[last].append(paragraph)
             else:
                 last = ""

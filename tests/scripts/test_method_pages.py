@@ -53,6 +53,24 @@ def test_a_class_that_does_not_say_it_is_named(page):
         page.sections(Silent)
 
 
+def test_an_idea_has_three_sentences_and_a_method_without_one_is_named(page):
+    for name, path in names("method", [CONFIGS]).items():
+        assert page.idea(name, page.sections_of_yaml(path))
+    with pytest.raises(ValueError, match=r"configs/method/new\.yaml: a line '# Idea: …'"):
+        page.idea("new", {"Idea": "It trains. That is all."})
+
+
+def test_what_a_paper_leaves_open_stands_apart_from_the_source(page):
+    told = page.with_reading({"Source": "Doe, 2024. Our reading: the start is zero."})
+    assert told == {"Source": "Doe, 2024.", "Our reading": "the start is zero."}
+    told = page.with_reading({"Source": "Doe (arXiv 1), on text; the rank is our reading."})
+    assert told == {"Source": "Doe (arXiv 1), on text.", "Our reading": "the rank is our reading."}
+    assert page.with_reading({"Source": "the usual baseline."}) == {"Source": "the usual baseline."}
+    cst = page.sections(importlib.import_module("peftbench.methods.cst").CST)
+    assert cst["Our reading"].count("\n\n- ") == 1
+    assert cst["Our reading"].count("\n- ") == 4
+
+
 def test_a_figure_fills_what_trains_and_names_what_was_added(page):
     figures = importlib.import_module("figure")
     drawn = figures.figure("bitfit")

@@ -158,9 +158,8 @@ def look(site: Path, axe: Path, folder: Path, width: int) -> dict[str, dict]:
         copy = source.with_name(f"{source.stem}-{width}.html")
         inside = f'<script src="{axe.as_uri()}"></script></body>'
         copy.write_text(source.read_text(encoding="utf-8").replace("</body>", inside), encoding="utf-8")
-        frames += (
-            f'<iframe title="{kind}" src="{copy.as_uri()}" style="width:{width}px;height:900px;border:0"></iframe>'
-        )
+        style = f"width:{width}px;height:900px;border:0"
+        frames += f'<iframe title="{kind}" src="{copy.as_uri()}" style="{style}"></iframe>'
     script = (HERE / "axe.js").read_text(encoding="utf-8")
     holder = folder / "views.html"
     holder.write_text(f'<!doctype html><body>{frames}<pre id="seen"></pre><script>{script}</script>')
