@@ -62,7 +62,7 @@ for file in DigitsDet(images=(1, 1, 5), drawing_seed=7).load().test.images:
     Image.open(file).save(f"new/{file.stem}.png")
 
 # %%
-# !peftbench predict run=$RUN images=new score=0.3 draw=drawn out=found.csv
+# !peftbench predict run=$RUN images=new score=0.7 draw=drawn out=found.csv
 print(*Path("found.csv").read_text().splitlines()[:6], sep="\n")
 
 # %%

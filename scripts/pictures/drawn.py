@@ -17,7 +17,7 @@ ACROSS, SIDE, GAP = 4, 256, 8
 
 def detections(name: str, work: Path) -> None:
     """`detections.png`: boxes on eight canvases."""
-    images, drawn = _predicted("detection", work, 8, "score=0.3")
+    images, drawn = _predicted("detection", work, 8, "score=0.7")
     _sheet([Image.open(drawn / image.name) for image in images], name)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import subprocess
 import tempfile
@@ -24,20 +25,30 @@ OF_RUN = "losa-efficientnet_lite0-photos-s0"
 
 def report(name: str, work: Path) -> None:
     """`report-<way>.png`: the page of the kept records of the sweep."""
+    _shoot(_report(work), name)
+
+
+def run_page(name: str, work: Path) -> None:
+    """`run-<way>.png`: the page of one run of the sweep."""
+    _shoot(_page_of_run(work), name, HIGH)
+
+
+@functools.cache
+def _report(work: Path) -> Path:
     page = work / "report.html"
     page.unlink(missing_ok=True)
     records = runs.kept("sweep", work / "records")
     if main(["report", str(records), "--format=html", f"--output={page}"]) != 0:
         raise SystemExit("pictures: no report")
-    _shoot(page, name)
+    return page
 
 
-def run_page(name: str, work: Path) -> None:
-    """`run-<way>.png`: the page of one run of the sweep."""
+@functools.cache
+def _page_of_run(work: Path) -> Path:
     [folder] = [folder for folder in runs.folders("sweep", work) if folder.name.startswith(OF_RUN)]
     if main(["report", f"run={folder}", "all=true"]) != 0:
         raise SystemExit("pictures: no page of the run")
-    _shoot(folder / "page.html", name, HIGH)
+    return folder / "page.html"
 
 
 def _shoot(page: Path, name: str, high: int = 0) -> None:
