@@ -15,18 +15,20 @@ class Measures:
 
     def __init__(self, waiting: Callable[[], int]) -> None:
         self.registry = CollectorRegistry()
-        kept = {"registry": self.registry}
-        self.requests = Counter("peftbench_requests", "Requests, by path and status.", ("path", "status"), **kept)
+        kept = self.registry
+        self.requests = Counter(
+            "peftbench_requests", "Requests by path and status.", ("path", "status"), registry=kept
+        )
         self.seconds = Histogram(
-            "peftbench_request_seconds", "Seconds of answered requests.", ("path",), buckets=_SECONDS, **kept
+            "peftbench_request_seconds", "Seconds of answered requests.", ("path",), buckets=_SECONDS, registry=kept
         )
-        self.images = Counter("peftbench_images", "Images that a task answered.", ("task",), **kept)
-        self.batches = Histogram("peftbench_batch_images", "Images of a batch.", buckets=_IMAGES, **kept)
-        self.reloads = Counter("peftbench_reloads", "Reloads of a task.", ("task", "result"), **kept)
+        self.images = Counter("peftbench_images", "Images that a task answered.", ("task",), registry=kept)
+        self.batches = Histogram("peftbench_batch_images", "Images of a batch.", buckets=_IMAGES, registry=kept)
+        self.reloads = Counter("peftbench_reloads", "Reloads of a task.", ("task", "result"), registry=kept)
         self.changed = Gauge(
-            "peftbench_delta_changed", "1 where the file is no longer what is served.", ("task",), **kept
+            "peftbench_delta_changed", "1 where the file is no longer what is served.", ("task",), registry=kept
         )
-        queue = Gauge("peftbench_queue_images", "Images that wait or are being answered.", **kept)
+        queue = Gauge("peftbench_queue_images", "Images that wait or are being answered.", registry=kept)
         queue.set_function(waiting)
 
     def text(self) -> bytes:

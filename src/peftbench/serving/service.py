@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from peftbench.common.errors import UserError
@@ -37,7 +38,7 @@ class Service:
         self._reloading = threading.Lock()
         self.watching = Watching(tasks.runs, self._tell_changed)
         for name in tasks.tasks:
-            self.measures.changed.labels(name).set_function(lambda name=name: self.watching.changed[name])
+            self.measures.changed.labels(name).set_function(partial(self.watching.changed.__getitem__, name))
 
     def described(self) -> dict[str, Any]:
         """What is served, as `/v1/tasks` says it."""
