@@ -16,9 +16,7 @@ class Measures:
     def __init__(self, waiting: Callable[[], int]) -> None:
         self.registry = CollectorRegistry()
         kept = self.registry
-        self.requests = Counter(
-            "peftbench_requests", "Requests by path and status.", ("path", "status"), registry=kept
-        )
+        self.requests = Counter("peftbench_requests", "Requests by path and status.", ("path", "status"), registry=kept)
         self.seconds = Histogram(
             "peftbench_request_seconds", "Seconds of answered requests.", ("path",), buckets=_SECONDS, registry=kept
         )
