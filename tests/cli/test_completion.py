@@ -16,6 +16,8 @@ from peftbench.cli.verbs import VERBS
 from peftbench.common.config_files import names
 from peftbench.config import CONFIGS
 
+FORMATS = ("safetensors", "onnx", "openvino", "torch_export", "executorch", "coreml", "peft")
+
 
 @pytest.fixture
 def offered(capsys, monkeypatch, tmp_path):
@@ -63,7 +65,8 @@ def offered(capsys, monkeypatch, tmp_path):
         (["predict", "top"], {"top_k="}),
         (["predict", "--sc"], {"--score="}),
         (["predict", "device=c"], {"device=cpu", "device=cuda"}),
-        (["export", "format="], {f"format={f}" for f in ("safetensors", "onnx", "torch_export", "peft")}),
+        (["export", "format=o"], {"format=onnx", "format=openvino"}),
+        (["export", "format="], {f"format={f}" for f in FORMATS}),
         (["report", "--format", "h"], {"html"}),
         (["report", "--format=h"], {"--format=html"}),
         (["report", "--inc"], {"--incomplete"}),

@@ -26,6 +26,8 @@ def code_in_sentences() -> dict[str, str]:
     """Calls and names such as `peftbench.load(run)` within sentences, with where they stand."""
     found = {}
     for page in DOCUMENTS:
+        if page in EXAMPLES:  # they name modules that you make there
+            continue
         text = page.read_text(encoding="utf-8")
         for match in re.finditer(r"(?<!`)`(peftbench(?:\.[A-Za-z_]\w*)+(?:\([^`]*)?)`(?!`)", text):
             code = " ".join(match[1].split())
@@ -39,8 +41,9 @@ def test_every_name_of_peftbench_is_there(code):
     tree = ast.parse(code)
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("peftbench"):
+            module = importlib.import_module(node.module or "")  # config has a function of a module's name
             for alias in node.names:
-                resolved(f"{node.module}.{alias.name}")
+                assert hasattr(module, alias.name) or resolved(f"{node.module}.{alias.name}")
         if (name := dotted(node)) and name.startswith("peftbench."):
             resolved(name)
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 import peftbench
 from peftbench.cli.main import main
+from peftbench.data import heif
 from support.finished_runs import QUIET, finish, pictures
 
 GONE = ("toaster", "tpu", "meta", "xla", "cuda:99")
@@ -100,6 +101,7 @@ def test_what_is_no_image_is_named_skipped_and_counted(lora, data, tmp_path, tol
 
 def test_linked_folders_are_followed_once_and_heic_names_what_reads_it(lora, data, tmp_path, told, monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.setitem(Image.OPEN, "HEIF", (heif._open, heif._accept))  # as it is before the first such image
     folder, far = tmp_path / "mine", tmp_path / "far"
     shutil.copytree(data / "test" / "one", far / "one")
     folder.mkdir()

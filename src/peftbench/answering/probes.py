@@ -29,8 +29,8 @@ _STEP, SAMPLED = "probes", "probes of a sample"
 
 def pass_over(search: Search, backbone: Candidate, images: int) -> float:
     """Seconds that features of so many images take, their reading included: as timed, or as a run took by then."""
-    pace = float(search.state.timed.get(backbone.name, {}).get("pace", 0.0))
-    return images * max(backbone.image + search.looked.reading, pace)
+    measured = float(search.state.timed.get(backbone.name, {}).get("measured_image", 0.0))
+    return images * max(backbone.image + search.looked.reading, measured)
 
 
 def reserve_for(search: Search, backbone: Candidate) -> float:

@@ -205,7 +205,7 @@ class Search:
             return
         filling = float(taps.get("seconds") or 0.0)
         if taps.get("computed"):
-            timed["pace"] = filling / float(taps["computed"])
+            timed["measured_image"] = filling / float(taps["computed"])
         timed["overhead"] = max(whole - filling - sum(float(time_.get(k) or 0.0) for k in ("train", "validate")), 0.0)
 
     def overhead(self, backbone: str) -> float:

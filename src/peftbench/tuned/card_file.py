@@ -7,7 +7,6 @@ from pathlib import Path
 
 from peftbench.common.atomic_files import replacing
 from peftbench.common.errors import UserError
-from peftbench.config.repeating import repeating_words
 from peftbench.results.model_card import CardFile, model_card
 from peftbench.tuned.finished_run import FinishedRun
 from peftbench.tuned.without_places import without_places
@@ -36,6 +35,8 @@ def write_card(run: FinishedRun, files: Sequence[CardFile], card: Path) -> None:
 
 def card_text(run: FinishedRun, files: Sequence[CardFile]) -> str:
     """The card, without places of this machine."""
+    from peftbench.config.repeating import repeating_words  # composes by Hydra, which a loaded model does without
+
     shown = without_places(run.record, run.config)
     words = repeating_words(shown.config)
     return model_card(shown.record, run.classes, words, files, run.config.data.licence)

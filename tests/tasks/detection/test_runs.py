@@ -251,7 +251,7 @@ def test_bad_input_is_one_sentence(cli, words, told):
 
 def test_forms_without_room_for_boxes_say_that_they_are_not_for_detectors(oblong):
     for format_ in ("safetensors", "torch_export", "peft"):
-        with pytest.raises(UserError, match="whose boxes are no single tensor; format=onnx holds it"):
+        with pytest.raises(UserError, match="whose boxes are no single tensor; format=onnx and format=openvino"):
             export(oblong.folder, format_)
 
 

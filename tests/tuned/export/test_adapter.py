@@ -1,6 +1,5 @@
 """Adapters to and from HF peft."""
 
-import dataclasses
 import json
 
 import pytest
@@ -139,7 +138,8 @@ def test_a_form_of_lora_goes_to_peft_and_comes_back(form, data, tmp_path):
     method, *words = FORMS[form]
     more = [*words, "data.normalize=imagenet", "optimizer.lr=1e-2"]
     record = finish(tmp_path, data, method.removeprefix("method="), "vit_nano", *more)
-    folder, difference = dataclasses.astuple(export(record.folder, "peft", tmp_path / "adapter"))
+    made = export(record.folder, "peft", tmp_path / "adapter")
+    folder, difference = made.path, made.difference
     assert difference < 1e-5
     ours = peftbench.load(record.folder, merge=False)
     images = of_test_images(data, ours)
@@ -190,7 +190,8 @@ def test_a_form_that_peft_made_is_read(form, lora, data, tmp_path):
 
 
 def test_an_adapter_that_we_wrote_is_the_delta(lora, tmp_path, capsys, data):
-    folder, difference = dataclasses.astuple(export(lora.folder, "peft", tmp_path / "adapter"))
+    made = export(lora.folder, "peft", tmp_path / "adapter")
+    folder, difference = made.path, made.difference
     assert difference < 1e-5
     assert sorted(p.name for p in folder.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
     back = peftbench.load(lora.folder, adapter=folder, merge=False)

@@ -51,6 +51,7 @@ def test_a_card_is_not_replaced_unless_asked(exported, capsys):
     card = exported / "model.safetensors.card.md"
     card.write_text("mine")
     (exported / "model.safetensors").unlink()
+    (exported / "model.safetensors.preprocess.json").unlink()
     assert main(["export", f"run={exported}", "format=safetensors"]) == 2
     assert "its model card would be" in capsys.readouterr().err
     assert card.read_text() == "mine"
