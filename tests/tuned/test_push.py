@@ -1,5 +1,7 @@
 """`peftbench push`: what goes up, what stays here, and a server that says no."""
 
+import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -11,6 +13,8 @@ import yaml
 
 from peftbench.cli.main import main
 from peftbench.results.model_card import MARK
+from peftbench.tuned.pushing import gather
+from peftbench.tuned.run_folder import read_finished
 from support.hub import TOKEN, hub
 
 
@@ -44,7 +48,9 @@ def test_a_run_is_pushed_with_card_config_and_record_and_no_place_of_this_machin
         status, said, errors = pushed(*words, HF_ENDPOINT=server.address)
         assert status == 0, errors
         files = server.files["me/digits"]
-        assert set(files) == {"README.md", "config.yaml", "result.json", "model.safetensors"}
+        assert set(files) == {
+            *("README.md", "config.yaml", "result.json", "model.safetensors", "model.safetensors.preprocess.json")
+        }
         assert files["model.safetensors"] == (folder / "model.safetensors").read_bytes()
         assert server.private["me/digits"]
         assert folder.name in server.messages[0]
@@ -75,6 +81,28 @@ def test_a_dry_push_sends_nothing(exported, capsys):
     said = capsys.readouterr().out
     assert all(name in said for name in ("README.md", "config.yaml", "result.json", "model.safetensors"))
     assert "nothing was sent" in said
+
+
+def test_what_goes_with_an_export_goes_up_and_what_is_no_longer_the_export_does_not(exported, tmp_path, capsys):
+    folder = Path(shutil.copytree(exported[0], tmp_path / "run"))
+    (folder / "model.safetensors").unlink()
+    contents = {name: name.encode() for name in ("model.int8.onnx", "model.xml", "model.bin")}
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    for name in ("model.int8.onnx", "model.xml"):
+        (folder / f"{name}.preprocess.json").write_text(json.dumps({"file": name, "sha256": hashes}))
+    files = gather(*read_finished(folder)).files
+    assert set(files) >= {*contents, "model.int8.onnx.preprocess.json", "model.xml.preprocess.json"}
+    assert all(name in files["README.md"].decode() for name in ("model.int8.onnx", "model.xml"))
+    words = ["push", f"run={folder}", "repo=me/digits", "dry=true"]
+    capsys.readouterr()
+    (folder / "model.bin").write_bytes(b"another")
+    assert main(words) == 2
+    assert "model.bin: is not the file that was exported" in capsys.readouterr().err
+    (folder / "model.bin").unlink()
+    assert main(words) == 2
+    assert "model.bin: is gone, and model.xml is of no use without it" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -119,5 +147,6 @@ def test_what_cannot_be_pushed_is_refused(run, exported, stopped, tmp_path, caps
     copy = Path(shutil.copytree(exported[0], tmp_path / "copy"))
     with (copy / "model.safetensors").open("ab") as file:
         file.write(str(exported[1]).encode())
+    (copy / "model.safetensors.preprocess.json").unlink()  # there are no hashes where an earlier version exported it
     assert main(["push", f"run={copy}", "repo=me/x", "dry=true"]) == 2
     assert "a path of this machine" in capsys.readouterr().err

@@ -24,7 +24,7 @@ def push_run(words: Words) -> int:
         print(f"dry=true: nothing was sent to {visible(words['repo'])}")
         return 0
     doing(f"pushing to {words['repo']}")
-    forms = ", ".join(form for form, name in PLACES.items() if any(f.split("/")[0] == name for f in pushed.files))
+    forms = ", ".join(form for form in PLACES if form in pushed.formats)
     address = push(pushed, words["repo"], words["private"], words["force"], f"{record.id} as {forms}")
     print(visible(address))
     return 0

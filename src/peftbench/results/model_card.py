@@ -27,11 +27,19 @@ _MARKS = re.compile(r"([\\`*_\[\]<>()#!|~&$@{}])")
 
 @dataclass(frozen=True)
 class CardFile:
-    """A file that the card is of: its name, its format, and the largest difference from the model where it is known."""
+    """A file that the card is of.
+
+    Attributes:
+        name: of the file.
+        format: as in `peftbench export format=…`.
+        difference: the largest from the model's answers; None where it is not known.
+        takes: what the file is given, in words; empty where it holds weights alone.
+    """
 
     name: str
     format: str
     difference: float | None = None
+    takes: str = ""
 
 
 def model_card(
@@ -54,7 +62,9 @@ def model_card(
         f"# {escaped(record.id)}",
         f"{escaped(name)}, tuned with peftbench "
         f"{escaped(str(_at(record.stamps, 'versions', 'peftbench') or ''))}: task {escaped(task_name(config))}.",
-        _table(["file", "format", "largest difference from the model's answers"], [_row(file) for file in files]),
+        _table(
+            ["file", "format", "takes", "largest difference from the model's answers"], [_row(file) for file in files]
+        ),
         "## Data",
         *_data(record, licence),
         "## Intended use",
@@ -109,7 +119,7 @@ def _named(record: Record) -> str:
 
 
 def _row(file: CardFile) -> list[str]:
-    return [file.name, file.format, "" if file.difference is None else f"{file.difference:.1g}"]
+    return [file.name, file.format, file.takes, "" if file.difference is None else f"{file.difference:.1g}"]
 
 
 def _data(record: Record, licence: str | None) -> list[str]:
@@ -138,7 +148,8 @@ def _use(record: Record, classes: Sequence[str]) -> list[str]:
     more = f" and {len(classes) - _CLASSES:,} more" if len(classes) > _CLASSES else ""
     told = f" Its {outputs}: {shown}{more}." if classes else ""
     return [
-        f"For images like those that it was trained and tested on, prepared as the file's own metadata say.{told}",
+        f"For images like those that it was trained and tested on, prepared as the `.preprocess.json` beside the file "
+        f"says.{told}",
         "The figures below are of the test images of this data set alone. Nothing is known of other cameras, places, "
         "times or people, nor of harm that a wrong answer does; test it on your own images before you rely on it.",
     ]
@@ -169,7 +180,10 @@ def _figure(name: str, value: float) -> str:
 def _interval(record: Record, name: str) -> str:
     role = name.partition("/")[0]
     images = _at(record.stamps, "data", "images", role)
-    if short(name) not in results_of_record(record).counted or not isinstance(images, int) or images < 1:
+    results = results_of_record(record)
+    if short(name) not in results.counted or short(name) in results.averaged:
+        return ""
+    if not isinstance(images, int) or images < 1:
         return ""
     low, high = share_interval(record.metrics[name], images)
     return f"{100 * low:.1f} to {100 * high:.1f} % of {plural(images, images_of(name))}"

@@ -32,6 +32,7 @@ class TaskResults:
             that differ in one are on boards of their own.
         outputs: what the task tells apart or predicts, in the plural: what `stamps.data.classes` of a record counts.
         counted: metrics that count images: shares of them, whose differences spread at least as draws of so many do.
+        averaged: those of `counted` that are means of several shares, so that no interval of a single share is theirs.
         hub: what the Hub of Hugging Face calls the task, such as image-classification; empty where it has no word.
     """
 
@@ -41,6 +42,7 @@ class TaskResults:
     setting: Mapping[str, Any] | None = None
     later: Mapping[str, Any] = field(default_factory=dict)
     counted: Sequence[str] = ()
+    averaged: Sequence[str] = ()
     errors: Sequence[str] = ()
     apart: Mapping[str, Any] = field(default_factory=dict)
     outputs: str = "classes"

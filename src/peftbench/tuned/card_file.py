@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,21 @@ from peftbench.common.atomic_files import replacing
 from peftbench.common.errors import UserError
 from peftbench.results.model_card import CardFile, model_card
 from peftbench.tuned.finished_run import FinishedRun
+from peftbench.tuned.run_folder import PREPROCESS
 from peftbench.tuned.without_places import without_places
+
+
+def takes_of(path: Path) -> str:
+    """What an exported file is given, as the file says that tells other programs; empty where nothing does."""
+    try:
+        told = json.loads(path.with_name(path.name + PREPROCESS).read_text(encoding="utf-8"))
+        given, inside = told["input"], [word for word in ("resized", "normalised") if told[word] == "inside"]
+        if not inside:
+            return ""
+        shape, (low, high) = ", ".join(map(str, given["shape"])), given["range"]
+        return f"{given['dtype']} ({shape}) from {low} to {high}; {' and '.join(inside)} inside"
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return ""
 
 
 def card_of(path: Path) -> Path:

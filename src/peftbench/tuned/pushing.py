@@ -18,7 +18,8 @@ from peftbench.config import Config
 from peftbench.config.repeating import repeating_words
 from peftbench.results import Record
 from peftbench.results.model_card import MARK, CardFile, model_card
-from peftbench.tuned.run_folder import PLACES
+from peftbench.tuned.card_file import takes_of
+from peftbench.tuned.run_folder import PLACES, PRECISIONS, PREPROCESS, companions, export_name, file_hash
 from peftbench.tuned.without_places import holds_places, without_places
 
 CARD, CONFIG, RECORD = "README.md", "config.yaml", "result.json"
@@ -31,11 +32,12 @@ _INSTALL = "pip install 'peftbench[hub]'"
 class Pushed:
     """What goes up: name in the repository -> its bytes, or the file that holds them.
 
-    `left_out` are keys whose places are left out of config, record and card.
+    `left_out` are keys whose places are left out of config, record and card, `formats` those of the exports.
     """
 
     files: dict[str, bytes | Path]
     left_out: tuple[str, ...]
+    formats: tuple[str, ...] = ()
 
     def sizes(self) -> dict[str, int]:
         """Name -> bytes."""
@@ -49,7 +51,7 @@ def gather(folder: Path, record: Record, config: Config, formats: Sequence[str] 
         UserError: nothing was exported, or not in a format that is asked for; the delta is damaged.
         Refusal: an exported file holds a path of this machine.
     """
-    there = {form: folder / name for form, name in PLACES.items() if (folder / name).exists()}
+    there = {form: paths for form in PLACES if (paths := _exports(folder, form))}
     if missing := [form for form in formats if form not in there]:
         raise UserError(
             f"format={missing[0]}: {folder} holds no such file; peftbench export run={folder} format={missing[0]} "
@@ -59,8 +61,8 @@ def gather(folder: Path, record: Record, config: Config, formats: Sequence[str] 
     if not chosen:
         raise UserError(f"run={folder}: holds no exported file; peftbench export run={folder} format=onnx writes one.")
     files: dict[str, bytes | Path] = {}
-    for path in chosen.values():
-        for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+    for form, path in ((form, path) for form, paths in chosen.items() for path in paths):
+        for file in _whole(folder, form, path):
             if place := holds_places(file.read_bytes(), config):
                 raise Refusal(
                     f"{file}: holds {place}, a path of this machine, so that nothing is pushed; export it anew with "
@@ -68,14 +70,43 @@ def gather(folder: Path, record: Record, config: Config, formats: Sequence[str] 
                 )
             files[file.relative_to(folder).as_posix()] = file
     shown = without_places(record, config)
-    listed = [CardFile(PLACES[form] + ("/" if path.is_dir() else ""), form) for form, path in chosen.items()]
+    listed = [
+        CardFile(path.name + ("/" if path.is_dir() else ""), form, takes=takes_of(path))
+        for form, paths in chosen.items()
+        for path in paths
+    ]
     words = repeating_words(shown.config)
     card = model_card(shown.record, _classes(folder), words, listed, config.data.licence)
     told = {"id": record.id, **{k: v for k, v in vars(shown.record).items() if k not in ("folder", "was_there")}}
     files[CARD] = card.encode()
     files[CONFIG] = yaml.safe_dump(shown.config.to_dict(), sort_keys=False).encode()
     files[RECORD] = (json.dumps(told, indent=2, sort_keys=True) + "\n").encode()
-    return Pushed(files, shown.left_out)
+    return Pushed(files, shown.left_out, tuple(chosen))
+
+
+def _exports(folder: Path, form: str) -> list[Path]:
+    """The exports of a format in a run's folder, of each precision; what is kept apart for what it loses is none."""
+    places = [folder / export_name(form, precision) for precision in PRECISIONS.get(form, ("fp32",))]
+    return [path for path in places if path.exists()]
+
+
+def _whole(folder: Path, form: str, path: Path) -> list[Path]:
+    """The files of an export, with those that go with it. Raises UserError where one is gone, or is another by now."""
+    remedy = f"peftbench export run={folder} format={form} force=true writes it anew"
+    told = path.with_name(path.name + PREPROCESS)
+    beside = companions(path, form)
+    if gone := [file for file in beside if file != told and not file.is_file()]:
+        raise UserError(f"{gone[0]}: is gone, and {path.name} is of no use without it; {remedy}.")
+    try:
+        hashes = dict(json.loads(told.read_text(encoding="utf-8")).get("sha256", {})) if told.is_file() else {}
+    except (OSError, ValueError, TypeError, AttributeError):
+        raise UserError(f"{told}: is damaged; {remedy}.") from None
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    files += [file for file in beside if file.is_file()]
+    for file in files:
+        if file.name in hashes and file_hash(file) != hashes[file.name]:
+            raise UserError(f"{file}: is not the file that was exported; {remedy}.")
+    return files
 
 
 def _classes(folder: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from peftbench import config
@@ -98,6 +99,12 @@ def companions(path: Path, form: str) -> list[Path]:
     if form == "openvino":
         return [told, path.with_suffix(".bin")]
     return [told, path.with_name(f"{path.name}.json")] if form == "executorch" else [told]
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def lossy(path: Path) -> Path:

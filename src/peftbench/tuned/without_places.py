@@ -63,7 +63,7 @@ def without_places(record: Record, config: Config) -> Shown:
         hide(values, key, key, default)
     if config.start:
         hide(values, "start", "start", f"outputs/{Path(config.start).name}")
-    values["logger"] = dict.fromkeys(values["logger"])
+    values["logger"] = {name: told if told == {} else None for name, told in values["logger"].items()}
     told = {f.name: getattr(record, f.name) for f in dataclasses.fields(record)}
     told["stamps"] = {**record.stamps, "data": {**(record.stamps.get("data") or {}), "skipped": []}}
     told |= {"folder": "", "config": {**record.config, **values}}

@@ -168,7 +168,7 @@ def test_a_file_of_each_format_and_precision_runs(format_, precision, names, lor
     status, printed, said = told(capsys, *words, *(["calibration=32"] if precision == "int8" else []))
     assert status == 0, said
     opened = next(n for n in names if n.endswith((".onnx", ".xml", ".pte")))
-    assert {p.name for p in run.iterdir()} - before == {*names, f"{opened}.preprocess.json"}
+    assert {p.name for p in run.iterdir()} - before == {*names, f"{opened}.preprocess.json", f"{opened}.card.md"}
     assert len({(run / name).stat().st_mode for name in [*names, "delta.safetensors"]}) == 1
     model = open_exported(run / opened, threads=1)
     assert (model.format, model.precision, model.outputs) == (format_, precision, ("logits",))
@@ -246,7 +246,8 @@ def test_a_file_that_loses_too_much_is_kept_apart(lora, tmp_path, monkeypatch):
     with pytest.warns(UserWarning, match=r"so it is kept apart"):
         made = export(lora.folder, "onnx", tmp_path / "a.onnx", precision="int8", calibration=8)
     assert made.path.name == "a.lossy.onnx"
-    assert {p.name for p in tmp_path.iterdir()} == {"a.lossy.onnx", "a.lossy.onnx.preprocess.json"}
+    beside = {f"a.lossy.onnx{kind}" for kind in ("", ".preprocess.json", ".card.md")}
+    assert {p.name for p in tmp_path.iterdir()} == beside
     assert open_exported(made.path).told["warning"] == made.warning
 
 

@@ -10,5 +10,6 @@ RESULTS = TaskResults(
     setting={"label_smoothing": 0.0},
     later={"class_weights": None, "focal_gamma": 0.0},
     counted=("accuracy", "class_accuracy", "top5"),
+    averaged=("class_accuracy",),
     hub="image-classification",
 )

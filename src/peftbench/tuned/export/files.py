@@ -16,7 +16,7 @@ from peftbench.deltas import peft_adapter
 from peftbench.results.model_card import CardFile
 from peftbench.runs.build import in_one_pass, unstreamed
 from peftbench.tasks.base import task_class
-from peftbench.tuned.card_file import card_of, refuse_card, write_card
+from peftbench.tuned.card_file import card_of, refuse_card, takes_of, write_card
 from peftbench.tuned.export import preprocess
 from peftbench.tuned.export.coreml_package import to_coreml
 from peftbench.tuned.export.detector import to_detector, to_openvino_detector
@@ -113,7 +113,7 @@ def export(
     images = check_precision(format, precision, calibration)
     finished = run if isinstance(run, FinishedRun) else open_run(run, config_dir)
     made = _exported(finished, format, out, force, inside, merge, weights, precision, images)
-    write_card(finished, [CardFile(made.path.name, format, made.difference)], card_of(made.path))
+    write_card(finished, [CardFile(made.path.name, format, made.difference, takes_of(made.path))], card_of(made.path))
     return made
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from peftbench.data.images import Transform
 from peftbench.tuned.export.detector import output_names
 from peftbench.tuned.load import Tuned
-from peftbench.tuned.run_folder import PREPROCESS
+from peftbench.tuned.run_folder import PREPROCESS, companions, file_hash
 
 INSIDE = ("normalise", "all")
 """What a graph does itself: normalise, or resize and normalise."""
@@ -88,6 +88,9 @@ def _of_scene(transform: Any) -> dict[str, Any]:
 
 
 def write_preprocess(part: Path, name: str, told: Mapping[str, Any]) -> None:
-    """Writes it as JSON beside an exported file, which will be called `name`."""
-    text = json.dumps({"file": name, **told}, indent=2, ensure_ascii=False)
+    """Writes it as JSON beside an exported file, which will be called `name`; it holds the hashes of that."""
+    files = [part, *companions(part, told["format"])]
+    places = [Path(name), *companions(Path(name), told["format"])]
+    hashes = {place.name: file_hash(made) for made, place in zip(files, places, strict=True) if made.is_file()}
+    text = json.dumps({"file": name, "sha256": hashes, **told}, indent=2, ensure_ascii=False)
     part.with_name(part.name + PREPROCESS).write_text(text + "\n", encoding="utf-8")
