@@ -157,6 +157,17 @@ def test_a_wrong_task_is_named(client):
         reply = client.post(path, files=sent(png()))
         assert reply.status_code == 404
         assert "did you mean 'losa'?" in reply.json()["detail"]
+    for method, path in (("GET", "/v1/loza"), ("DELETE", "/v1/loza"), ("GET", "/v1/tasks/loza/reload")):
+        reply = client.request(method, path)
+        assert reply.status_code == 404, path
+        assert "did you mean 'losa'?" in reply.json()["detail"]
+    for method, path, right in (
+        ("GET", "/v1/predict", "POST"),
+        ("PUT", "/v1/losa", "POST"),
+        ("PUT", "/healthz", "GET"),
+    ):
+        reply = client.request(method, path)
+        assert (reply.status_code, reply.headers["allow"]) == (405, right), path
 
 
 def test_only_who_has_the_token_is_answered(serving):
@@ -166,6 +177,10 @@ def test_only_who_has_the_token_is_answered(serving):
             assert reply.status_code == 401
             assert reply.headers["www-authenticate"] == "Bearer"
         assert httpx.post(f"{serving.url}/v1/tasks/losa/reload", headers=headers).status_code == 401
+    for elsewhere in ({"Origin": "http://elsewhere.example"}, {"Host": "elsewhere.example:8000"}):
+        assert httpx.get(serving.url + "/v1/tasks", headers=elsewhere).status_code == 401
+        shown = {**elsewhere, "Authorization": f"Bearer {TOKEN}"}
+        assert httpx.get(serving.url + "/v1/tasks", headers=shown).status_code == 200
     assert httpx.get(serving.url + "/healthz").status_code == 200
     page = httpx.get(serving.url)
     assert page.status_code == 200
@@ -347,6 +362,7 @@ def test_what_cannot_be_served_is_told_before_a_model_is_built(trained, capsys, 
         (["runs=[]"], "names no run"),
         ([f"runs=[{losa},{losa}]"], "stands for two runs"),
         ([f"runs=[a={tmp_path}]"], "holds no result.json"),
+        ([f"runs=[a/b={losa}]"], "'a/b' is no name of a task"),
         ([f"runs=[a={losa}]", "host=0.0.0.0"], "is reached from other machines, and no token is set"),
         ([f"runs=[a={losa}]", "token=two words"], "token: holds a space"),
         ([f"runs=[a={losa}]", "port=70000"], "expected 0 to 65535"),

@@ -138,6 +138,46 @@ def test_files_that_are_others_are_refused(folder, runs, capsys):
     assert (status, "holds no manifest.json" in told) == (2, True), told
 
 
+def damage(path: Path) -> bytes:
+    """Turns its last bit over; returns what it was."""
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    return whole
+
+
+def test_a_bundle_with_a_damaged_file_in_use_gets_nothing_new(folder, runs, capsys):
+    for name in ("base-1.bin", "more-1.onnx"):
+        whole = damage(folder / name)
+        before = files_in(folder)
+        status, _, told = told_by(capsys, "bundle", f"runs=[e={runs['again']}]", f"out={folder}")
+        assert (status, f"{name}: is not the file that manifest.json names" in told) == (2, True), told
+        assert told.endswith("; copy it again.\n"), "there is no earlier version"
+        assert files_in(folder) == before
+        (folder / name).write_bytes(whole)
+    damage(folder / "digits-1.onnx")
+    assert bundles.bundle_runs({"digits": runs["again"]}, folder)["digits"].version == 2, "it is not in use from now on"
+
+
+def test_going_back_is_offered_only_where_it_helps(folder, runs, capsys):
+    bundles.bundle_runs({"digits": runs["again"]}, folder)
+    offer = f"copy it again, or go back: peftbench bundle rollback=digits out={folder}."
+    damage(folder / "digits-2.onnx")
+    status, _, told = told_by(capsys, "bundle", f"out={folder}")
+    assert (status, told.endswith(f"; {offer}\n")) == (2, True), told
+    whole = damage(folder / "digits-1.onnx")
+    with pytest.raises(peftbench.UserError, match=r"digits-2\.onnx: .*; copy it again\.$"):
+        bundles.open_bundle(folder).task("digits")
+    with pytest.raises(peftbench.UserError, match=r"digits-1\.onnx: .*; copy it again\.$"):
+        bundles.open_bundle(folder).task("digits", 1)
+    (folder / "digits-1.onnx").write_bytes(whole)
+    damage(folder / "base-1.bin")
+    for words in ("more", "digits"):
+        with pytest.raises(peftbench.UserError, match=r"; copy it again\.$"):
+            bundles.open_bundle(folder).task(words)
+    status, _, told = told_by(capsys, "bundle", "rollback=digits", f"out={folder}")
+    assert (status, "base-1.bin: " in told, told.endswith("; copy it again.\n")) == (2, True, True), told
+
+
 def test_another_backbone_is_refused_and_nothing_is_written(folder, runs, data, tmp_path):
     other = finish(tmp_path, data, "linear", "vit_nano", "backbone.pretrained=false", "trainer.max_batches=1").folder
     before = files_in(folder)
@@ -175,6 +215,8 @@ def test_words_that_make_no_sense(folder, runs, tmp_path, capsys):
         ([f"out={folder}", f"runs=[a={runs['losa']}]", "rollback=digits"], "takes no runs beside it"),
         ([f"out={folder}", "rollback=digit"], "did you mean 'digits'?"),
         ([f"out={folder}", f"runs=[a={tmp_path}]"], "holds no result.json"),
+        ([f"out={folder}", f"runs=[a/b={runs['losa']}]"], "'a/b' is no name of a task"),
+        ([f"out={folder}", f"runs=[{tmp_path}/lr=0.1]"], "lr=0.1 is no folder"),
     ):
         status, _, told = told_by(capsys, "bundle", *words)
         assert (status, sentence in told) == (2, True), told

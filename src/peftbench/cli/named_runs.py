@@ -23,7 +23,7 @@ def named_runs(word: str) -> dict[str, str]:
     """Task -> folder; a run without a name is called by its folder's.
 
     Raises:
-        UserError: there is none, or two have one name.
+        UserError: there is none, two have one name, or what stands before a `=` can be no name.
     """
     found: dict[str, str] = {}
     for part in word.strip().removeprefix("[").removesuffix("]").split(","):
@@ -32,6 +32,12 @@ def named_runs(word: str) -> dict[str, str]:
             continue
         named = None if Path(part).exists() else _NAMED.fullmatch(part)  # a folder may have such a name
         folder = with_home(named[2] if named else part, f"runs={word}")
+        before, equals, _ = part.partition("=")
+        if named is None and equals and not Path(folder).exists():
+            raise UserError(
+                f"runs={word}: {before!r} is no name of a task, which is of letters, digits, dots, dashes and "
+                f"underscores, without a /; and {part} is no folder."
+            )
         name = named[1] if named else Path(folder).name
         if name in found:
             raise UserError(

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
+from fastapi.exception_handlers import http_exception_handler
 from fastapi.responses import HTMLResponse, JSONResponse, Response
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from peftbench import __version__
@@ -36,6 +38,14 @@ def application(service: Service) -> FastAPI:
     @app.exception_handler(Refused)
     async def refused(request: Request, problem: Refused) -> JSONResponse:
         return JSONResponse({"detail": problem.sentence}, problem.status, problem.headers)
+
+    @app.exception_handler(405)
+    async def wrong_method(request: Request, problem: HTTPException) -> Response:
+        try:
+            _refuse_unknown(service, [task for key, task in request.path_params.items() if key == "task"])
+        except Refused as unknown:  # no method would do
+            return await refused(request, unknown)
+        return await http_exception_handler(request, problem)
 
     @app.get("/", include_in_schema=False)
     async def page() -> HTMLResponse:

@@ -7,13 +7,14 @@ import ipaddress
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import Any
 
 import uvicorn
 
 from peftbench.common.errors import UserError
+from peftbench.common.stopping import ENDINGS
 from peftbench.serving.application import application
 from peftbench.serving.connections import protocol
 from peftbench.serving.gate import Gate
@@ -60,6 +61,8 @@ def bound(host: str, port: int) -> socket.socket:
 def serve(service: Service, taken: socket.socket, host: str, ready: Callable[[str], None]) -> None:
     """Serves until SIGTERM or SIGINT, then finishes what has begun; SIGHUP reloads every task.
 
+    In the main thread these signals are ignored from then on, since the process is to end with its own status.
+
     Args:
         service: what is served.
         taken: the socket.
@@ -82,10 +85,21 @@ def serve(service: Service, taken: socket.socket, host: str, ready: Callable[[st
         loop="asyncio",
     )
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    # What uvicorn puts back once it has stopped: by default one more SIGTERM would end the process on the spot.
+    _handle([signal.SIGTERM], lambda number, frame: setattr(service, "stopping", True))
     try:
         _Server(config, service, lambda: ready(url)).run(sockets=[taken])
     finally:
+        _handle(ENDINGS, signal.SIG_IGN)
         service.stop()
+        _handle([signal.SIGINT], signal.SIG_IGN)
+
+
+def _handle(signals: Iterable[signal.Signals], handler: Callable[[int, FrameType | None], object] | int) -> None:
+    """Sets the handler of signals for good; no other thread than the main one gets any."""
+    if threading.current_thread() is threading.main_thread():
+        for one in signals:
+            signal.signal(one, handler)
 
 
 class _Server(uvicorn.Server):

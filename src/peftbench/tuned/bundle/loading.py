@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ from peftbench.common.errors import UserError, nearest
 from peftbench.common.foreign_text import first_sentence
 from peftbench.data.decoding import Picture
 from peftbench.data.images import Transform
-from peftbench.tuned.bundle.manifest import FileEntry, Manifest, Version, check_file, read_manifest
+from peftbench.tuned.bundle.manifest import Manifest, Version, check_file, read_manifest
+
+_COPY = "copy it again"
 
 
 class BundledTask:
@@ -93,8 +95,7 @@ class Bundle:
         about = entry.versions.get(str(number))
         if about is None:
             raise UserError(f"task {name!r}: has no version {number}; there are {', '.join(entry.versions)}.")
-        remedy = f"copy it again, or go back: peftbench bundle rollback={name} out={self.folder}"
-        check_version(self.folder, self.manifest, about, remedy, self._checked)
+        check_task(self.folder, self.manifest, name, number, self._checked)
         return BundledTask(session_of(self.folder, about), number, about)
 
 
@@ -109,8 +110,32 @@ def open_bundle(folder: str | Path) -> Bundle:
     return Bundle(place, read_manifest(place))
 
 
+def check_task(folder: Path, manifest: Manifest, name: str, number: int, checked: set[str]) -> None:
+    """Raises UserError, which says what helps, where a file of a task's version is not what the manifest names.
+
+    Args:
+        folder: of the bundle.
+        manifest: its own.
+        name: the task's.
+        number: the version's.
+        checked: as `check_version` has it.
+    """
+    entry = manifest.tasks[name]
+
+    def remedy() -> str:
+        if number != entry.current or entry.earlier is None:
+            return _COPY
+        try:
+            check_version(folder, manifest, entry.versions[str(entry.earlier)], lambda: _COPY)
+        except UserError:
+            return _COPY
+        return f"{_COPY}, or go back: peftbench bundle rollback={name} out={folder}"
+
+    check_version(folder, manifest, entry.versions[str(number)], remedy, checked)
+
+
 def check_version(
-    folder: Path, manifest: Manifest, about: Version, remedy: str, checked: set[str] | None = None
+    folder: Path, manifest: Manifest, about: Version, remedy: Callable[[], str], checked: set[str] | None = None
 ) -> None:
     """Raises UserError where a file that a version needs is not what the manifest names.
 
@@ -118,14 +143,19 @@ def check_version(
         folder: of the bundle.
         manifest: its own.
         about: the version.
-        remedy: what would help, for the sentence.
+        remedy: says what would help where the graph is not whole, for the sentence.
         checked: names of the backbone's files that need no second look; gets those that were looked at.
     """
-    checked = set() if checked is None else checked
-    needed: dict[str, FileEntry] = {name: manifest.base.files[name] for name in about.base if name not in checked}
-    for name, entry in {about.file: about, **needed}.items():
-        check_file(folder, name, entry, remedy)
-    checked.update(needed)
+    check_file(folder, about.file, about, remedy)
+    check_base(folder, manifest, about.base, set() if checked is None else checked)
+
+
+def check_base(folder: Path, manifest: Manifest, names: Iterable[str], checked: set[str]) -> None:
+    """Raises UserError where one of these files of the backbone is not whole; `checked` as in `check_version`."""
+    for name in names:
+        if name not in checked:
+            check_file(folder, name, manifest.base.files[name], lambda: _COPY)
+            checked.add(name)
 
 
 def session_of(folder: Path, about: Version) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -79,6 +80,11 @@ class TaskEntry(_Part):
         """The one in use."""
         return self.versions[str(self.current)]
 
+    @property
+    def earlier(self) -> int | None:
+        """The number that a rollback leads to; None where there is none before the one in use."""
+        return max((number for number in map(int, self.versions) if number < self.current), default=None)
+
 
 class Manifest(_Part):
     """What a bundle is."""
@@ -147,17 +153,24 @@ def entry_of(file: Path) -> FileEntry:
         return FileEntry(bytes=file.stat().st_size, sha256=hashlib.file_digest(opened, "sha256").hexdigest())
 
 
-def check_file(folder: Path, name: str, entry: FileEntry, remedy: str) -> None:
-    """Raises UserError where a file is missing, or is not what the manifest names."""
+def check_file(folder: Path, name: str, entry: FileEntry, remedy: Callable[[], str]) -> None:
+    """Raises UserError where a file is missing, or is not what the manifest names.
+
+    Args:
+        folder: of the bundle.
+        name: the file's.
+        entry: what the manifest says of it.
+        remedy: says what would help, for the sentence.
+    """
     path = folder / name
     try:
         found = entry_of(path)
     except FileNotFoundError:
-        raise UserError(f"{path}: is missing, and {FILE} names it; {remedy}.") from None
+        raise UserError(f"{path}: is missing, and {FILE} names it; {remedy()}.") from None
     except OSError as problem:
         raise UserError(f"{path}: cannot be read ({problem.strerror}).") from None
     if (found.bytes, found.sha256) != (entry.bytes, entry.sha256):
-        raise UserError(f"{path}: is not the file that {FILE} names (its sha256 is another); {remedy}.")
+        raise UserError(f"{path}: is not the file that {FILE} names (its sha256 is another); {remedy()}.")
 
 
 def _seal(content: dict[str, object]) -> str:

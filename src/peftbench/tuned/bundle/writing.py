@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version as version_of
 from pathlib import Path
@@ -19,7 +19,7 @@ from peftbench.common.seeds import random_numbers_kept
 from peftbench.config import Config
 from peftbench.runs.build import build_backbone, unstreamed
 from peftbench.tuned.bundle.base_tensors import Shared, known_tensors, refuse_other_answers, share_tensors, transform_in
-from peftbench.tuned.bundle.loading import check_version
+from peftbench.tuned.bundle.loading import check_base, check_task, check_version
 from peftbench.tuned.bundle.manifest import (
     FILE,
     Base,
@@ -67,8 +67,8 @@ def bundle_runs(
         tell: called with what is being done.
 
     Raises:
-        UserError: a run is not finished, a name is no name of a file, the folder holds something else, or cannot be
-            written.
+        UserError: a run is not finished, a name is no name of a file, the folder holds something else or cannot be
+            written, or a file of the bundle is damaged.
         Refusal: a run is of another backbone than the bundle or the other runs; the model has no graph.
     """
     folder = Path(out).expanduser()
@@ -110,11 +110,10 @@ def roll_back(out: str | Path, task: str) -> tuple[int, int]:
             there = ", ".join(manifest.tasks)
             raise UserError(f"rollback={task}: is not in {folder}{nearest(task, manifest.tasks)}; there are {there}.")
         entry = manifest.tasks[task]
-        earlier = [int(number) for number in entry.versions if int(number) < entry.current]
-        if not earlier:
+        if entry.earlier is None:
             raise UserError(f"rollback={task}: version {entry.current} is in use, and there is no earlier one.")
-        before, entry.current = entry.current, max(earlier)
-        check_version(folder, manifest, entry.version, _UNUSED)
+        before, entry.current = entry.current, entry.earlier
+        check_version(folder, manifest, entry.version, lambda: _UNUSED)
         write_manifest(folder, manifest)
     return before, entry.current
 
@@ -183,6 +182,7 @@ class _Writing:
         try:
             done = {name: self._known_version(name, run) for name, run in runs.items()}
             missing = {name: run for name, run in runs.items() if done[name] is None}
+            self._check_what_stays(missing)
             if missing:
                 self.tell("building the backbone")
                 with random_numbers_kept():
@@ -197,6 +197,14 @@ class _Writing:
             raise
         return {name: became for name, became in done.items() if became is not None}
 
+    def _check_what_stays(self, renewed: Collection[str]) -> None:
+        """Raises UserError where a file that is in use is not whole; of tasks that get a new version no graph is."""
+        checked: set[str] = set()
+        check_base(self.folder, self.manifest, self.manifest.base.files, checked)  # a new graph may read any of them
+        for name, entry in self.manifest.tasks.items():
+            if name not in renewed:
+                check_task(self.folder, self.manifest, name, entry.current, checked)
+
     def _known_version(self, name: str, run: FinishedRun) -> Bundled | None:
         """The version that holds the run's delta, which is in use from now on; None where there is none."""
         entry = self.manifest.tasks.get(name)
@@ -206,7 +214,7 @@ class _Writing:
         if entry.current in same:
             return Bundled(entry.current, "there already")
         entry.current = max(same)
-        check_version(self.folder, self.manifest, entry.version, _UNUSED)
+        check_version(self.folder, self.manifest, entry.version, lambda: _UNUSED)
         return Bundled(entry.current, "in use again")
 
     def _add_version(self, name: str, run: FinishedRun, known: frozenset[str]) -> Bundled:
