@@ -46,7 +46,7 @@ lint: .venv/ready
 	$(BIN)/ruff check src scripts tests
 	$(BIN)/ruff format --check src scripts tests
 	$(BIN)/mypy
-	$(BIN)/codespell
+	$(BIN)/codespell *.md configs docs scripts src
 
 format: .venv/ready
 	$(BIN)/ruff check --fix src scripts tests
