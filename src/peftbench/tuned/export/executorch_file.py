@@ -15,6 +15,7 @@ from peftbench.tuned.export.lacking import lacks
 from peftbench.tuned.export.traced import answers_of, batch_axes, described, quiet, traced
 from peftbench.tuned.load import Tuned
 from peftbench.tuned.runtimes.base import beside, library
+from peftbench.tuned.runtimes.executorch_program import largest_batch
 
 LARGEST_BATCH = 32
 """ExecuTorch plans a program's memory ahead, for the largest batch that it may get."""
@@ -29,8 +30,7 @@ def to_executorch(tuned: Tuned, sample: Sample, path: Path, told: Mapping[str, s
     """
     require()
     program, _ = traced(tuned, sample, "executorch", most=LARGEST_BATCH)
-    write_program(tuned, program, path)
-    tell(path, told)
+    tell(path, told, write_program(tuned, program, path))
     return sample.difference(answers_of(path), "format=executorch")
 
 
@@ -40,8 +40,8 @@ def require() -> None:
         library(name, "executorch")
 
 
-def write_program(tuned: Tuned, program: torch.export.ExportedProgram, path: Path) -> None:
-    """Lowers a program and writes it. Raises Refusal."""
+def write_program(tuned: Tuned, program: torch.export.ExportedProgram, path: Path) -> int:
+    """Lowers a program, writes it, and returns the largest batch that it takes. Raises Refusal."""
     exir = library("executorch.exir", "executorch")
     partition = library("executorch.backends.xnnpack.partition.xnnpack_partitioner", "executorch")
     with quiet():
@@ -52,11 +52,14 @@ def write_program(tuned: Tuned, program: torch.export.ExportedProgram, path: Pat
             raise lacks("executorch", described(tuned), program, problem) from None
     with path.open("wb") as file:
         made.write_to_file(file)
+    return largest_batch(
+        library("executorch.runtime", "executorch").Runtime.get().load_program(path).load_method("forward")
+    )
 
 
-def tell(path: Path, told: Mapping[str, str]) -> None:
-    """Writes what the file says of itself beside it."""
-    content = {**told, "largest_batch": str(LARGEST_BATCH)}
+def tell(path: Path, told: Mapping[str, str], most: int) -> None:
+    """Writes what the file says of itself beside it; `most` is the largest batch that it takes."""
+    content = {**told, "largest_batch": str(most)}
     beside(path).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

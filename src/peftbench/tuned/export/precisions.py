@@ -127,9 +127,9 @@ def write_reduced(
     assert images is not None
     executorch_file.require()
     program = _by_tool(form, tuned, lambda: executorch_file.quantized(tuned, sample, images))
-    executorch_file.write_program(tuned, program, path)
-    executorch_file.tell(path, {})
-    return lambda more: executorch_file.tell(path, more), False
+    most = executorch_file.write_program(tuned, program, path)
+    executorch_file.tell(path, {}, most)
+    return lambda more: executorch_file.tell(path, more, most), False
 
 
 def _by_tool(form: str, tuned: Tuned, make: Callable[[], Any]) -> Any:

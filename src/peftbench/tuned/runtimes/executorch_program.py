@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ class ExecutorchProgram(Runtime):
         runtime = library("executorch.runtime", self.format)
         told = told_beside(path)
         if threads is not None:
-            bindings = library("executorch.extension.pybindings._portable_lib", self.format)
+            bindings = library("executorch.extension.pybindings.portable_lib", self.format)
             bindings._unsafe_reset_threadpool(threads)  # as its own benchmarks do; one pool for the whole process
         try:
             self.program = runtime.Runtime.get().load_program(path)
@@ -30,9 +31,15 @@ class ExecutorchProgram(Runtime):
         if self.method is None:
             raise not_of(path, self.format, "it holds no method called forward")
         super().__init__(path, told)
+        self.most = largest_batch(self.method)
 
     def _run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         import torch
 
         (logits,) = self.method.execute([torch.from_numpy(images)])
         return {"logits": logits.numpy().copy()}  # its memory is planned, and the next answer takes it
+
+
+def largest_batch(method: Any) -> int:
+    """How many images a loaded method takes at once: its memory is planned for so many, which lowering may bound."""
+    return int(method.metadata.input_tensor_meta(0).sizes()[0])
