@@ -14,8 +14,7 @@ class Measures:
     """Counters of one server; `waiting` gives the images that wait or are being answered."""
 
     def __init__(self, waiting: Callable[[], int]) -> None:
-        self.registry = CollectorRegistry()
-        kept = self.registry
+        kept = self.collected = CollectorRegistry()
         self.requests = Counter("peftbench_requests", "Requests by path and status.", ("path", "status"), registry=kept)
         self.seconds = Histogram(
             "peftbench_request_seconds", "Seconds of answered requests.", ("path",), buckets=_SECONDS, registry=kept
@@ -31,4 +30,4 @@ class Measures:
 
     def text(self) -> bytes:
         """All of it, in Prometheus's text format."""
-        return generate_latest(self.registry)
+        return generate_latest(self.collected)
