@@ -33,7 +33,7 @@ SLOW = {
     "EfficientViT of MIT": ("efficientvit_b0", {}, 64),
     "EfficientViT of Microsoft": ("efficientvit_m0", {}, None),
     "timm's own linear layer": ("lowformer_b0", {"depth_list": [0, 1, 1, 1, 2]}, 64),
-    "called twice": ("coat_lite_tiny", {"serial_depths": [1, 1, 1, 1], "embed_dims": [16, 24, 32, 48]}, 64),
+    "called twice": ("coat_lite_tiny", {"embed_dims": [32, 64, 64, 64]}, 64),
     "norm-free": ("nf_resnet26", {"depths": (1, 1, 1, 1), "channels": (32, 64, 96, 128)}, 64),
     "standardised": ("resnetv2_50x1_bit", {"channels": (128, 128, 256, 256)}, 64),
     "padded when used": ("tf_efficientnet_lite0", {}, 64),

@@ -21,11 +21,10 @@ with replacing(pathlib.Path(sys.argv[1], "delta.safetensors")) as part:
 """
 KILLED_EXPORT = """
 import os, pathlib, signal, sys
-from peftbench.tuned.export import files
-def write(part):
-    part.write_text("half")
+from peftbench.tuned.export.placing import made_aside
+with made_aside(pathlib.Path(sys.argv[1], "m.onnx")) as folder:
+    (folder / "m.onnx").write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)
-files._placed(pathlib.Path(sys.argv[1], "m.onnx"), write)
 """
 
 
