@@ -22,6 +22,7 @@ from peftbench.data.decoding import open_rgb
 from peftbench.data.media import IMAGES
 from peftbench.tuned.export.graph import PHOTOS, Graph
 from peftbench.tuned.export.lacking import lacks
+from peftbench.tuned.export.onnx_metadata import tell
 from peftbench.tuned.export.openvino_files import save
 from peftbench.tuned.export.traced import described, quiet, require_onnx
 from peftbench.tuned.load import Tuned
@@ -114,8 +115,6 @@ def to_openvino_detector(tuned: Tuned, tested: Tuned, path: Path, told: Mapping[
 
 
 def _write(tuned: Tuned, path: Path, told: Mapping[str, str]) -> None:
-    import onnx
-
     graph, example = DetectorGraph(tuned), _photos(tuned)[0].float() / 255
     names = output_names(tuned)
     with torch.no_grad(), quiet(), _unprinted(), _matrices_transposed():
@@ -133,11 +132,7 @@ def _write(tuned: Tuned, path: Path, told: Mapping[str, str]) -> None:
             )
         except Exception as problem:  # whatever the model does that cannot be traced
             raise _refused(tuned, problem) from None
-    model = onnx.load(str(path))
-    for key, value in told.items():
-        model.metadata_props.add(key=key, value=value)
-    onnx.checker.check_model(model)
-    onnx.save(model, str(path))
+    tell(path, told)
 
 
 @contextlib.contextmanager

@@ -66,17 +66,6 @@ def to_int8(whole: Path, path: Path, images: np.ndarray) -> None:
     fused.unlink()
 
 
-def tell(path: Path, told: Mapping[str, str]) -> None:
-    """Adds what a graph says of itself, and checks it."""
-    onnx = library("onnx", "onnx")
-    model = onnx.load(str(path))
-    del model.metadata_props[:]
-    for key, value in told.items():
-        model.metadata_props.add(key=key, value=value)
-    onnx.checker.check_model(model)
-    onnx.save(model, str(path))
-
-
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Silences what the tools log of each node that they leave alone."""

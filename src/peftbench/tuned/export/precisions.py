@@ -19,7 +19,7 @@ from peftbench.data.images import Indices
 from peftbench.data.moving import to_device, to_host
 from peftbench.results.task_results import results_of_record
 from peftbench.runs.data_sets import load_splits
-from peftbench.tuned.export import executorch_file, onnx_precisions, openvino_files
+from peftbench.tuned.export import executorch_file, onnx_metadata, onnx_precisions, openvino_files
 from peftbench.tuned.export.graph import Sample
 from peftbench.tuned.export.traced import described, to_onnx
 from peftbench.tuned.finished_run import FinishedRun
@@ -108,13 +108,13 @@ def write_reduced(
     if form == "onnx":
         whole = path.with_name("whole.onnx")
         to_onnx(tuned, sample, whole, {})
-        told = _metadata(whole)
+        told = onnx_metadata.told_by(whole)
         if images is None:
             onnx_precisions.to_half(whole, path)
         else:
             _by_tool(form, tuned, lambda: onnx_precisions.to_int8(whole, path, images.numpy()))
         whole.unlink()
-        return lambda more: onnx_precisions.tell(path, {**more, **told}), "sides" in told
+        return lambda more: onnx_metadata.tell(path, {**more, **told}), "sides" in told
     if form == "openvino":
         model, any_size = openvino_files.converted(tuned, sample)
         if images is not None:
@@ -142,12 +142,6 @@ def _by_tool(form: str, tuned: Tuned, make: Callable[[], Any]) -> Any:
             f"precision=int8: the quantizer of format={form} does not take {described(tuned)} "
             f"({type(problem).__name__}: {first_sentence(problem, 200)}); precision=fp32 works."
         ) from None
-
-
-def _metadata(path: Path) -> dict[str, str]:
-    import onnx
-
-    return {entry.key: entry.value for entry in onnx.load(str(path), load_external_data=False).metadata_props}
 
 
 @torch.no_grad()

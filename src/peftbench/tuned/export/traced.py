@@ -20,6 +20,7 @@ from peftbench.common.foreign_text import first_sentence
 from peftbench.common.notes import note
 from peftbench.tuned.export.graph import Graph, Sample
 from peftbench.tuned.export.lacking import lacks
+from peftbench.tuned.export.onnx_metadata import tell
 from peftbench.tuned.export.whole import WholeGraph
 from peftbench.tuned.load import Tuned
 from peftbench.tuned.runtimes import open_exported
@@ -52,8 +53,6 @@ def to_program(tuned: Tuned, sample: Sample, path: Path, told: Mapping[str, str]
 def to_onnx(tuned: Tuned, sample: Sample, path: Path, told: Mapping[str, str]) -> float:
     """Writes ONNX, runs it in onnxruntime on photos and returns the largest difference. Raises UserError."""
     require_onnx(tuned)
-    import onnx
-
     program, any_size = traced(tuned, sample, "onnx")
     axes = {0: BATCH, 2: HEIGHT, 3: WIDTH} if any_size else {0: BATCH}
     axes = {0: BATCH, 1: HEIGHT, 2: WIDTH} if sample.decoded else axes
@@ -71,13 +70,7 @@ def to_onnx(tuned: Tuned, sample: Sample, path: Path, told: Mapping[str, str]) -
             raise lacks("onnx", described(tuned), program, problem) from None
     assert made is not None
     made.save(str(path), external_data=False)
-    model = onnx.load(str(path))
-    for node in [*model.graph.node, *(n for function in model.functions for n in function.node)]:
-        del node.metadata_props[:]  # stacks, with paths of this machine; half of a small file
-    for key, value in {**told, **sides(sample, any_size)}.items():
-        model.metadata_props.add(key=key, value=value)
-    onnx.checker.check_model(model)
-    onnx.save(model, str(path))
+    tell(path, {**told, **sides(sample, any_size)})
     return sample.difference(answers_of(path), "format=onnx", any_size)
 
 
