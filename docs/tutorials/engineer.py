@@ -113,8 +113,29 @@ pixels = np.asarray(Image.open(photo).convert("RGB").resize((size, size), Image.
 print(json.loads(about["classes"])[scores.argmax()])
 
 # %% [markdown]
-# <!-- the next step stands here: serve the model -->
-# That is all: photos, two methods with their costs, a judged model, and a file that runs without peftbench.
+# ## Serve it
+#
+# `serve` answers over HTTP (`pip install 'peftbench[serve]'`). You would type it in a terminal of its own and open the
+# address that it prints in a browser: the page takes a photo and shows the answer. Here Python starts the server, asks it
+# once, and ends it.
+
+# %%
+import base64
+import subprocess
+import urllib.request
+
+server = subprocess.Popen(["peftbench", "serve", f"runs=[photos={RUN}]", "port=0"], stdout=subprocess.PIPE, text=True)
+address = server.stdout.readline().split()[-1]
+question = json.dumps({"images": [base64.b64encode(photo.read_bytes()).decode()]}).encode()
+request = urllib.request.Request(f"{address}/v1/photos", question, {"Content-Type": "application/json"})
+with urllib.request.urlopen(request) as answer:
+    [said] = json.load(answer)["images"]
+print(said["class"], f"{said['probability']:.0%}")
+server.terminate()
+print(server.communicate()[0].strip())
+
+# %% [markdown]
+# That is all: photos, two methods with their costs, a judged model, a file that runs without peftbench, and a server.
 #
 # - [Your own data](../data.md) in other forms: tables, COCO's files, masks.
 # - [Methods](../methods.md): there are many more than two.
