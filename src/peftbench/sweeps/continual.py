@@ -74,8 +74,9 @@ def _teller(config: Config, rule: Protocol) -> Config | None:
     method: Method = instantiate(section)
     if not method.solves or not method.accumulates:
         raise Refusal(
-            f"method@protocol.told_by={section.name}: keeps no sums of what was seen before, so that it cannot tell groups "
-            f"apart; take one that does (peftbench list methods: a head in closed form), or none: protocol.told_by=null."
+            f"method@protocol.told_by={section.name}: keeps no sums of what was seen before, so that it cannot tell "
+            f"groups apart; take one that does (peftbench list methods: a head in closed form), or none: "
+            f"protocol.told_by=null."
         )
     return teller
 
