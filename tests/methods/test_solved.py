@@ -296,6 +296,15 @@ def test_augmentation_has_no_effect_and_is_said_so(runs, capsys):
     assert f"{', '.join(MIXED)}: are without effect" in capsys.readouterr().err
 
 
+def test_a_sweep_says_once_what_has_no_effect_in_all_its_runs(runs, capsys):
+    folder = Path(runs["ridge"].folder)
+    config = compose(folder.parent, "method=ridge", FEW["ridge"], "logger=csv", "trainer.epochs=7")
+    assert [run(config, group="a sweep").was_there for _ in range(3)] == [True] * 3
+    assert capsys.readouterr().err.count("trainer.epochs=7: is without effect") == 1
+    assert run(config, group="another").was_there
+    assert "is without effect" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", SOLVED)
 def test_a_run_without_a_word_on_training_is_the_one_that_others_become(name):
     spec = peftbench.compose(f"method={name}", "backbone=vit_nano", "data=digits")

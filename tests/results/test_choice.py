@@ -150,3 +150,11 @@ def test_the_line_says_what_its_figures_are_of(tmp_path):
     assert "(3 seeds), " in out.split("\ndigits: ")[1]
     assert "all 2 tasks: linear: 90.0 % (1–3 seeds), " in out
     assert "from kept taps that were there already, so that filling them is not in the time" in out
+
+
+@pytest.mark.parametrize("metric", ["ood", "ood/accuracy", "ood/noise/accuracy"])
+def test_shifted_images_choose_nothing(suite, metric):
+    status, _, err = call("choose", suite, f"metric={metric}")
+    assert status != 0
+    assert err.startswith(f"peftbench: metric={metric}: is of shifted test images")
+    assert len(err.splitlines()) == 1

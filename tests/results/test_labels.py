@@ -62,3 +62,18 @@ def test_two_folders_of_one_name_and_other_splits_stay_apart(capsys, tmp_path):
     _, rows = columns(capsys, first, of_folder("/b/photos", stamps__data__hash="another"))
     assert "root=/a/photos" in rows[0]
     assert "root=/b/photos" in rows[1]
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["method=lora", "optimizer.lr=abc", "trainer.epochs=100"], "optimizer.lr=abc"),
+        (["method.rank=x", "optimizer.lr=1e-3"], "method.rank=x"),
+        (["optimizer.lr=0.001", "data=digits"], ""),
+    ],
+)
+def test_a_refused_job_is_told_with_its_words_that_no_other_job_has(capsys, given, told):
+    refused = record("lora", config={"choices": record("lora")["config"]["choices"], "seed": "0", "given": given})
+    refused |= {"id": "", "status": "refused", "reason": "no", "metrics": {}, "costs": {}, "history": []}
+    out = "\n".join(columns(capsys, record("lora"), record("lora", seed=1), refused)[1])
+    assert f"refused method=lora backbone=vit_b data=digits seed=0{' ' * bool(told)}{told}: no" in out

@@ -14,7 +14,7 @@ from peftbench.common.fitted_table import fold
 from peftbench.results import Record, print_layers, print_table
 from peftbench.results.formats import print_tables
 from peftbench.results.text_table import TextTable
-from support.reports import record
+from support.reports import record, tell, write
 
 WIDTHS = st.integers(40, 200)
 NAMES = st.text("abcdefghij_-.", min_size=1, max_size=45).filter(lambda name: name.strip("-._"))
@@ -139,3 +139,12 @@ def test_bars_of_layers_give_way_to_names_and_figures(width):
     bars = [len(bar) for bar in re.findall("█+", out.getvalue())]
     assert bars[0] == pytest.approx(2 * bars[1], abs=1)
     assert "1,234,567" in out.getvalue()
+
+
+@pytest.mark.parametrize("value", [1e308, 1e299, -1e200, 1e25])
+def test_a_figure_that_no_run_has_breaks_no_table(value, tmp_path):
+    records = [record("lora"), record("lora", seed=1, accuracy=value), record("bitfit", accuracy=value)]
+    shown = closing_table(100, records) + tell("report", write(tmp_path, *records))
+    assert "inf" not in shown.split()
+    assert all(len(line) < 250 for line in shown.splitlines())
+    assert "lora: 90.0" in tell("choose", tmp_path)

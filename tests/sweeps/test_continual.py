@@ -212,8 +212,17 @@ def test_a_method_that_keeps_sums_sees_all_so_far_and_the_others_their_own(shots
     learn(shots, tmp_path, trained, "method=ridge")
     assert {c.data.replay for c in trained.seen} == {"all"}
     assert {c.start for c in trained.seen} == {None}
-    with pytest.raises(Refusal, match="keeps no sums"):
-        learn(shots, tmp_path, trained, learn="apart", told_by={"name": "knn", "path": "peftbench.methods.knn.KNN"})
+    knn = {"name": "knn", "path": "peftbench.methods.knn.KNN"}
+    trained = Trained(tmp_path)
+    with pytest.raises(Refusal, match=r"method@protocol\.told_by=knn: keeps no sums"):
+        learn(shots, tmp_path, trained, learn="apart", told_by=knn, grid={"optimizer.lr": [0.1, 0.3]}, trials=2)
+    assert not trained.seen, "nothing is tried first"
+
+
+def test_the_key_of_a_method_s_options_says_how_the_method_is_named(cli):
+    status, out, err = cli("-m", "protocol=continual", "data=digits", "method=lora", "protocol.told_by=ridge")
+    assert status == 2
+    assert "a method is named by method@protocol.told_by=ridge" in out + err
 
 
 @pytest.mark.slow

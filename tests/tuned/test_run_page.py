@@ -21,13 +21,15 @@ import peftbench
 from peftbench.cli.main import main
 from peftbench.config import identity
 from peftbench.data.boxes import Objects, box_split
-from peftbench.results import read_record
+from peftbench.results import Record, read_record
 from peftbench.results.per_image import read_right, stamped
+from peftbench.results.run_tables import what_it_reached
 from peftbench.tasks.detection.run_page import BoxPage
 from peftbench.tasks.run_pages import Seen
 from peftbench.tuned.run_page import write_asked_pages
 from support.finished_runs import QUIET, finish, pictures
 from support.pages import look
+from support.reports import record
 
 MARKUP = "<img src=x onerror=document.title='taken'>"
 
@@ -207,6 +209,15 @@ def test_without_its_images_the_page_shows_the_record(run, tmp_path, capsys):
     assert str(root) in page
     assert "data:image" not in page
     assert f"{100 * read_record(folder).metrics['test/accuracy']:.1f} %" in page
+
+
+def test_a_mean_over_shifted_sets_says_of_how_many_images_in_all():
+    metrics = {"ood/accuracy": 0.5, "test/accuracy": 0.9}
+    images = {"test": 600, "ood/noise:3": 600, "ood/blur:1": 601, "train": 10}
+    made = record("lora", metrics=metrics, stamps__data__images=images)
+    rows = dict(what_it_reached(Record(**{k: v for k, v in made.items() if k != "schema"})).rows)
+    assert rows["ood/accuracy"] == "50.0 %, a mean over 2 shifted sets of 1,201 images in all"
+    assert rows["test/accuracy"] == "90.0 % of 600 test images"
 
 
 def test_other_images_than_the_run_was_tested_on_are_noticed(run, tmp_path):

@@ -38,7 +38,7 @@ def print_choice(words: Words) -> int:
     from peftbench.results.task_results import less_is_better
     from peftbench.results.validation import Trials
 
-    if (words["metric"] or "").startswith("ood/"):
+    if (words["metric"] or "").partition("/")[0] == "ood":
         raise UserError(
             f"metric={words['metric']}: is of shifted test images, which tell how far a choice carries and must not "
             f"make it; peftbench report shows them beside what is chosen by, such as metric=test/accuracy."

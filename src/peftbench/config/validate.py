@@ -67,7 +67,7 @@ def validate_study(sweep: Any, protocol: Any) -> tuple[Sweep, Protocol]:
     """The sections `sweep` and `protocol`, checked. Raises UserError."""
     return (
         checked_section(Sweep, mapping_of(sweep, "sweep"), "sweep"),
-        checked_section(Protocol, mapping_of(protocol, "protocol"), "protocol"),
+        checked_section(Protocol, _protocol_values(protocol), "protocol"),
     )
 
 
@@ -169,6 +169,17 @@ def _refuse_task_not_served(task: Mapping[str, Any], data: Data) -> None:
             f"task={task['name']}: data={data.name} is made for task={' or '.join(data.tasks)}; leave task= out, the "
             f"data set chooses it."
         )
+
+
+def _protocol_values(values: Any) -> Mapping[str, Any]:
+    """The section `protocol`. Raises UserError where a method is named by the key that holds a method's section."""
+    values = mapping_of(values, "protocol")
+    if isinstance(name := values.get("told_by"), str):
+        raise UserError(
+            f"protocol.told_by={shown(name)}: holds a method's options, or null; a method is named by "
+            f"method@protocol.told_by={shortened(name)}."
+        )
+    return values
 
 
 def method_section(values: Any) -> Method:

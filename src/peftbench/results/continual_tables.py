@@ -15,6 +15,7 @@ _FIGURES = {
     "forgotten": "forgetting",
     "current %": "current_accuracy",
 }
+_FORWARD = "test/forward_transfer"
 _TITLES = {
     "": "Groups of classes one after the other: the class is said among all so far",
     "task_": "The same where the group of each image is told",
@@ -33,18 +34,24 @@ def continual_tables(group: Group) -> list[TextTable]:
 
 def _table(group: Group, prefix: str, title: str) -> TextTable:
     figures = {head: f"test/{prefix}{name}" for head, name in _FIGURES.items()}
-    if prefix:
-        figures["forward"] = "test/forward_transfer"
+    shown = [
+        (board, row)
+        for board, row in group.all_rows()
+        if any(f"test/{prefix}average_accuracy" in run.metrics for run in row.all_runs())
+    ]
+    notes = [_NOTES[prefix]]
+    if prefix:  # a head that is solved, and protocol.alone=false, learn no group by itself
+        notes = []
+        if any(_FORWARD in run.metrics for _, row in shown for run in row.all_runs()):
+            figures["forward"], notes = _FORWARD, [_NOTES[prefix]]
     which = [("data set", False)] if group.several else []
     columns = [*which, ("method", False), ("seeds", True), *((head, True) for head in figures)]
     table = TextTable(title, columns, label=f"continual-{prefix.rstrip('_') or 'class'}")
-    for board, row in group.all_rows():
-        if not any(f"test/{prefix}average_accuracy" in run.metrics for run in row.all_runs()):
-            continue
+    for board, row in shown:
         cells = [_cell(board, row, metric) for metric in figures.values()]
         table.rows.append([*([board.tasks[0]] if group.several else []), row.label, row.seeds, *cells])
     if table.rows:
-        table.notes.append(_NOTES[prefix])
+        table.notes += notes
     return table
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, TypeGuard
 
-_LARGEST = 1e300
-"""Larger ones would overflow as soon as they are scaled; no run has such."""
+_LARGEST = 1e24
+"""No run has larger ones. Their squares would overflow, and they would leave no room in a table."""
 
 
 def is_figure(value: Any) -> TypeGuard[int | float]:

@@ -38,6 +38,7 @@ def differences(records: Sequence[Record]) -> dict[int, str]:
     A record of a job that came to no config is compared, by what the job was given, with others of that kind.
     """
     alike: dict[tuple[str, bool], list[Record]] = {}
+    configs = [_options(record.config) for record in records if "given" not in record.config]
     for record in records:
         alike.setdefault((label(record), "given" in record.config), []).append(record)
     by_record: dict[int, str] = {}
@@ -45,13 +46,33 @@ def differences(records: Sequence[Record]) -> dict[int, str]:
         options = [_options(record.config) for record in group]
         keys = _differing_keys(options)
         for record, its_options in zip(group, options, strict=True):
-            by_record[id(record)] = _in_words(its_options, keys)
+            asked = keys
+            if "given" in record.config:  # beside jobs that came to a config, too
+                asked = [key for key in its_options if key in keys or _is_not_in_all(key, its_options[key], configs)]
+            by_record[id(record)] = _in_words(its_options, asked)
     return by_record
 
 
 def _differing_keys(options: Sequence[Mapping[str, Any]]) -> list[str]:
     keys = dict.fromkeys(key for each in options for key in each)
     return [key for key in keys if len({str(each.get(key)) for each in options}) > 1]
+
+
+def _is_not_in_all(key: str, value: str, configs: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a word that a job was given is not what each of the configs says; names of groups tell the label."""
+    if "." not in key:
+        return False
+    section, _, rest = key.partition(".")
+    said = [config.get(key, config.get(f"{section}.options.{rest}")) for config in configs]
+    return any(_alike(value) != _alike(_word(one)) for one in said)
+
+
+def _alike(word: str) -> str | float:
+    """`1e-3` as 0.001 is written in a config, and `null` as None."""
+    try:
+        return float(word)
+    except ValueError:
+        return {"None": "null"}.get(word, word).replace(" ", "")
 
 
 def _in_words(options: Mapping[str, Any], keys: Sequence[str]) -> str:

@@ -141,7 +141,12 @@ def _role(name: str) -> bool:
 def _figure(name: str, value: float, record: Record) -> str:
     if less_is_better(name) or value > 1:
         return amounts.plain(value, 4)
-    images = _at(_at(_at(record.stamps, "data"), "images"), name.split("/")[0])
+    counts, role = _at(_at(record.stamps, "data"), "images"), name.split("/")[0]
+    if role == "ood" and isinstance(counts, Mapping):
+        sets = [n for of, n in counts.items() if str(of).startswith("ood/") and isinstance(n, int)]
+        total = amounts.plural(sum(sets), images_of(name))
+        return f"{100 * value:.1f} %, a mean over {amounts.plural(len(sets), 'shifted set')} of {total} in all"
+    images = _at(counts, role)
     behind = f" of {amounts.plural(images, images_of(name))}" if isinstance(images, int) else ""
     return f"{100 * value:.1f} %{behind}"
 

@@ -14,6 +14,8 @@ from peftbench.common.status_line import doing
 from peftbench.common.world import World
 from peftbench.config import Config
 
+_told: set[tuple[str | None, str]] = set()
+
 
 @dataclass(frozen=True)
 class Context:
@@ -69,6 +71,14 @@ class Context:
         """Says something that the user should know, once, also where no progress is to be shown."""
         if self.first:
             terminal.console(stderr=True).print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def tell_in_sweep(self, text: str) -> None:
+        """Says what holds for the config of many runs: in a sweep once."""
+        if (self.group, text) in _told:
+            return
+        if self.group is not None:
+            _told.add((self.group, text))
+        self.tell(text)
 
     def doing(self, what: str) -> None:
         """Says on a terminal what takes time now, where progress is to be shown."""

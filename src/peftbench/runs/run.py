@@ -86,10 +86,10 @@ def run_jointly(
     if context.config.trainer.threads:
         torch.set_num_threads(context.config.trainer.threads)
     methods: list[Method] = [instantiate(config.method) for config in configs]
-    configs = [settled_for_solving(c, m, context.tell) for c, m in zip(configs, methods, strict=True)]
-    configs = [without_idle_parts(config, context.tell) for config in configs]
+    configs = [settled_for_solving(c, m, context.tell_in_sweep) for c, m in zip(configs, methods, strict=True)]
+    configs = [without_idle_parts(config, context.tell_in_sweep) for config in configs]
     settled = [settled_arithmetic(config) for config in configs]
-    _, about = settled_arithmetic(configs[0], context.tell)
+    _, about = settled_arithmetic(configs[0], context.tell_in_sweep)
     configs = [config for config, _ in settled]
     context = dataclasses.replace(context, config=configs[0], settled=about)
     context.doing(f"looking at {_name(context.config, 'backbone')} without weights")

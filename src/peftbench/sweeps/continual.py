@@ -29,6 +29,7 @@ def carry_out_continual(config: Config, rule: Protocol, sweep: Sweep, carry_out:
     method: Method = instantiate(config.method)
     _refuse_what_is_no_sequence(config)
     _refuse_method(config, rule, method)
+    teller = _teller(config, rule)  # refused before anything is tried
     points: list[Point] = [{}]
     if sweep.grid or rule.trials > 1:
         points = points_of(config, rule, sweep.grid)
@@ -43,7 +44,7 @@ def carry_out_continual(config: Config, rule: Protocol, sweep: Sweep, carry_out:
         if choice is None:
             return records
         chosen, about = choice["chosen"], {**about, **choice, "tuned_on": "the first group"}
-    way = Way(rule.learn, method, rule.alone, _teller(config, rule))
+    way = Way(rule.learn, method, rule.alone, teller)
     sequences = []
     for seed in range(config.seed, config.seed + rule.seeds):
         whole = replaced(config, {**chosen, "seed": seed, "data.class_seed": _class_seed(config, seed)})
@@ -73,8 +74,9 @@ def _teller(config: Config, rule: Protocol) -> Config | None:
     method: Method = instantiate(section)
     if not method.solves or not method.accumulates:
         raise Refusal(
-            f"protocol.told_by={section.name}: keeps no sums of what was seen before, so that it cannot tell groups "
-            f"apart; take one that does (peftbench list methods: a head in closed form)."
+            f"method@protocol.told_by={section.name}: keeps no sums of what was seen before, so that it cannot tell "
+            f"groups apart; take one that does (peftbench list methods: a head in closed form), or none: "
+            f"protocol.told_by=null."
         )
     return teller
 
