@@ -141,10 +141,18 @@ def test_bars_of_layers_give_way_to_names_and_figures(width):
     assert "1,234,567" in out.getvalue()
 
 
-@pytest.mark.parametrize("value", [1e308, 1e299, -1e200, 1e25])
+@pytest.mark.parametrize("value", [1e308, 1e299, -1e200, 1e40])
 def test_a_figure_that_no_run_has_breaks_no_table(value, tmp_path):
     records = [record("lora"), record("lora", seed=1, accuracy=value), record("bitfit", accuracy=value)]
     shown = closing_table(100, records) + tell("report", write(tmp_path, *records))
     assert "inf" not in shown.split()
     assert all(len(line) < 250 for line in shown.splitlines())
     assert "lora: 90.0" in tell("choose", tmp_path)
+
+
+def test_an_error_of_targets_as_large_as_float32_goes_is_a_figure(tmp_path):
+    metrics = {"test/r2": 0.5, "test/mae": 3e38, "test/spearman": 0.4}
+    made = record("linear", metrics=metrics, config__task={"name": "regression"})
+    shown = tell("report", write(tmp_path, made), "metric=test/mae")
+    assert re.search(r"\b[23]\d{38,}\b", shown.replace(",", "")), "the error itself, not a dash"
+    assert all(len(line) < 250 for line in shown.splitlines())
