@@ -98,15 +98,16 @@ def find_candidates(search: Search) -> list[Candidate]:
     fitting: list[Candidate] = []
     over: list[tuple[float, str]] = []
     unusable: list[str] = []
-    rest = list(here)
+    rest = first_tried(search, here)
     while rest:
         late = rest[0] not in search.state.timed and not search.clock.is_within(TIMING)
         if late and fitting:
             left = f"{plural(len(rest), 'backbone')} from {rest[0]} on"
             search.decide(_STEP, f"{left} left out: no time to time them")
-            fitting += _quick_one(search, fitting, rest)
+            fitting += _quick_one(search, fitting, sorted(rest, key=here.index))
             break
-        name = rest.pop(-1 if late else 0)  # the last is the smallest: one that there must be time for
+        name = max(rest, key=here.index) if late else rest[0]  # the list's last is the smallest: there must be time
+        rest.remove(name)
         measured = search.state.timed.get(name) or _timed(search, name, not late)
         if (problem := _over(search, name, measured)) is not None:
             over.append(problem)
@@ -121,6 +122,16 @@ def find_candidates(search: Search) -> list[Candidate]:
             )
         raise UserError(f"auto: no backbone can be used with these data: {unusable[0]}.")
     return fitting
+
+
+def first_tried(search: Search, here: list[str]) -> list[str]:
+    """The backbones in the order in which they are tried: as the user or the list has them, or as earlier runs say."""
+    if search.asked.backbones:
+        return list(here)
+    ordered = search.prior.ordered(here, "backbone")
+    if ordered != here:
+        search.decide("prior", f"earlier runs on other data put {', '.join(ordered[:3])} first, of the backbones")
+    return ordered
 
 
 def _quick_one(search: Search, fitting: Sequence[Candidate], rest: Sequence[str]) -> list[Candidate]:
