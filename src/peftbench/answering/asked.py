@@ -29,6 +29,7 @@ class Asked:
         parameters: of a method at most, head apart.
         backbones, methods: the only ones to try; empty: all that are known.
         force: whether an answer that is there is put aside.
+        download: whether weights may be fetched from the hub.
         prior: whether earlier records may change the order.
         written: the limits as the user wrote them, such as `memory=8GB`; the command to go on has them.
     """
@@ -41,11 +42,19 @@ class Asked:
     backbones: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
     force: bool = False
+    download: bool = False
     prior: bool = True
     written: tuple[str, ...] = ()
 
     @classmethod
-    def read(cls, words: Sequence[str], minutes: float, limits: Mapping[str, str | None], force: bool = False) -> Asked:
+    def read(
+        cls,
+        words: Sequence[str],
+        minutes: float,
+        limits: Mapping[str, str | None],
+        force: bool = False,
+        download: bool = False,
+    ) -> Asked:
         """The question, its limits as text: `memory`, `max_latency`, `max_params`, `backbones`, `methods`, `prior`.
 
         Raises:
@@ -60,8 +69,12 @@ class Asked:
             backbones=_listed(limits.get("backbones")),
             methods=_listed(limits.get("methods")),
             force=force,
+            download=download,
             prior=_is_heard(limits.get("prior")),
-            written=tuple(f"{key}={text}" for key, text in limits.items() if text is not None),
+            written=(
+                *(f"{key}={text}" for key, text in limits.items() if text is not None),
+                *(["download=true"] if download else []),
+            ),
         )
 
     def __post_init__(self) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peftbench.answering.choices import choices
+from peftbench.answering.fetching import fetch_backbones
 from peftbench.answering.search import Search, carried_out
 from peftbench.answering.time_left import ended_after
 from peftbench.common.amounts import milliseconds, plural, size
@@ -84,17 +85,21 @@ def find_candidates(search: Search) -> list[Candidate]:
     """
     every = ordered_names(search.asked.backbones, search.asked.words)
     here = at_hand(every, search.asked.words)
+    if search.asked.download:
+        files = names("backbone", roots(search.asked.words))
+        absent = [name for name in every if name not in here]
+        of_hub = {name: timm_name for name in absent for timm_name, source in [_named(files[name])] if source == "hub"}
+        came = fetch_backbones(search, absent, of_hub)
+        here = [name for name in every if name in here or name in came]
     if not here:
         raise UserError(
             f"auto: the weights of {', '.join(every[:5])}{' and others' if len(every) > 5 else ''} are not on this "
-            f"machine, and nothing is downloaded unasked; a run with backbone={every[0]} fetches them, or give "
+            f"machine, and {_not_fetched(search)}; give "
             f"backbones=[vit_nano,resnet_nano], whose weights are installed."
         )
     if absent := [name for name in every if name not in here]:
         more = " and others" if len(absent) > 6 else ""
-        search.decide(
-            _STEP, f"the weights of {', '.join(absent[:6])}{more} are not here; nothing is downloaded unasked"
-        )
+        search.decide(_STEP, f"the weights of {', '.join(absent[:6])}{more} are not here; {_not_fetched(search)}")
     fitting: list[Candidate] = []
     over: list[tuple[float, str]] = []
     unusable: list[str] = []
@@ -122,6 +127,13 @@ def find_candidates(search: Search) -> list[Candidate]:
             )
         raise UserError(f"auto: no backbone can be used with these data: {unusable[0]}.")
     return fitting
+
+
+def _not_fetched(search: Search) -> str:
+    if not search.asked.download:
+        return "nothing is downloaded without download=true"
+    last = [str(entry["says"]) for entry in search.state.decisions if entry.get("step") == "download"]
+    return last[-1].rstrip(".") if last else "the hub has none of them"
 
 
 def first_tried(search: Search, here: list[str]) -> list[str]:
