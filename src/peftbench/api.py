@@ -51,6 +51,8 @@ def auto(
     max_params: str | float | None = None,
     backbones: Sequence[str] = (),
     methods: Sequence[str] = (),
+    download: bool = False,
+    prior: bool = True,
     force: bool = False,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Answered:
@@ -68,6 +70,8 @@ def auto(
         max_params: parameters of the method at most, head apart, or text such as "1M".
         backbones: the only ones to try.
         methods: the only ones to try.
+        download: whether weights may be fetched from the hub.
+        prior: whether earlier records under `output_dir` may change what is tried first.
         force: begin anew; the answer that was there is kept aside.
         tell: is given each decision as it is made, as a line.
 
@@ -91,8 +95,9 @@ def auto(
         "max_params": _as_text(max_params),
         "backbones": f"[{','.join(backbones)}]" if backbones else None,
         "methods": f"[{','.join(methods)}]" if methods else None,
+        "prior": None if prior else "none",
     }
-    answered = find_model(Asked.read(words, minutes, limits, force), begun, tell)
+    answered = find_model(Asked.read(words, minutes, limits, force, download), begun, tell)
     if answered.answer is not None:
         write_page(answered, lines_of(answered))
     return answered

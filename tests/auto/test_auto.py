@@ -184,6 +184,7 @@ def test_a_damaged_memory_is_refused(answered, place, cli, tmp_path):
         (["minutes=1", "backbones=[vit_nono]"], "there is no backbone 'vit_nono' (did you mean 'vit_nano'?)"),
         (["minutes=1", "backbones=[vit_l]"], "the weights of vit_l are not on this machine"),
         (["minutes=1", "methods=[lorra]"], "auto does not try 'lorra' (did you mean 'lora'?)"),
+        (["minutes=1", "prior=some"], "prior=some: expected records, the default, or none"),
         (["minutes=1", "memory=lots"], "memory=lots: expected bytes"),
         (["minutes=1", "memory=1kB"], "memory: resnet_nano takes"),
         (["minutes=1", "max_latency=0.000001ms"], "max_latency: resnet_nano takes"),

@@ -29,6 +29,8 @@ class Asked:
         parameters: of a method at most, head apart.
         backbones, methods: the only ones to try; empty: all that are known.
         force: whether an answer that is there is put aside.
+        download: whether weights may be fetched from the hub.
+        prior: whether earlier records may change the order.
         written: the limits as the user wrote them, such as `memory=8GB`; the command to go on has them.
     """
 
@@ -40,11 +42,20 @@ class Asked:
     backbones: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
     force: bool = False
+    download: bool = False
+    prior: bool = True
     written: tuple[str, ...] = ()
 
     @classmethod
-    def read(cls, words: Sequence[str], minutes: float, limits: Mapping[str, str | None], force: bool = False) -> Asked:
-        """The question, its limits as text: `memory`, `max_latency`, `max_params`, `backbones`, `methods`.
+    def read(
+        cls,
+        words: Sequence[str],
+        minutes: float,
+        limits: Mapping[str, str | None],
+        force: bool = False,
+        download: bool = False,
+    ) -> Asked:
+        """The question, its limits as text: `memory`, `max_latency`, `max_params`, `backbones`, `methods`, `prior`.
 
         Raises:
             UserError: a limit that is none.
@@ -58,7 +69,12 @@ class Asked:
             backbones=_listed(limits.get("backbones")),
             methods=_listed(limits.get("methods")),
             force=force,
-            written=tuple(f"{key}={text}" for key, text in limits.items() if text is not None),
+            download=download,
+            prior=_is_heard(limits.get("prior")),
+            written=(
+                *(f"{key}={text}" for key, text in limits.items() if text is not None),
+                *(["download=true"] if download else []),
+            ),
         )
 
     def __post_init__(self) -> None:
@@ -74,7 +90,8 @@ class Asked:
         whole = identity(config)
         of_runs: dict[str, Any] = {key: whole.get(key) for key in ("data", "task", "seed", "trainer", "taps")}
         limits = [None if math.isinf(most) else most for most in (self.memory, self.latency, self.parameters)]
-        stamp = json.dumps([of_runs, _place(config), limits, self.backbones, self.methods], sort_keys=True)
+        parts = [of_runs, _place(config), limits, self.backbones, self.methods]
+        stamp = json.dumps(parts if self.prior else [*parts, "prior=none"], sort_keys=True)
         return f"auto-{hashlib.sha256(stamp.encode()).hexdigest()[:10]}"
 
 
@@ -96,6 +113,12 @@ def _listed(text: str | None) -> tuple[str, ...]:
     if not all(names):
         raise UserError(f"{text}: expected names, such as [vit_nano,resnet_nano].")
     return names
+
+
+def _is_heard(text: str | None) -> bool:
+    if text not in (None, "records", "none"):
+        raise UserError(f"prior={text}: expected records, the default, or none.")
+    return text != "none"
 
 
 def _place(config: Config) -> list[str]:

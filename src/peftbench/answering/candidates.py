@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peftbench.answering.choices import choices
+from peftbench.answering.fetching import fetch_backbones
 from peftbench.answering.search import Search, carried_out
 from peftbench.answering.time_left import ended_after
 from peftbench.common.amounts import milliseconds, plural, size
@@ -84,29 +85,34 @@ def find_candidates(search: Search) -> list[Candidate]:
     """
     every = ordered_names(search.asked.backbones, search.asked.words)
     here = at_hand(every, search.asked.words)
+    if search.asked.download:
+        files = names("backbone", roots(search.asked.words))
+        absent = [name for name in every if name not in here]
+        of_hub = {name: timm_name for name in absent for timm_name, source in [_named(files[name])] if source == "hub"}
+        came = fetch_backbones(search, absent, of_hub)
+        here = [name for name in every if name in here or name in came]
     if not here:
         raise UserError(
             f"auto: the weights of {', '.join(every[:5])}{' and others' if len(every) > 5 else ''} are not on this "
-            f"machine, and nothing is downloaded unasked; a run with backbone={every[0]} fetches them, or give "
+            f"machine, and {_not_fetched(search)}; give "
             f"backbones=[vit_nano,resnet_nano], whose weights are installed."
         )
     if absent := [name for name in every if name not in here]:
         more = " and others" if len(absent) > 6 else ""
-        search.decide(
-            _STEP, f"the weights of {', '.join(absent[:6])}{more} are not here; nothing is downloaded unasked"
-        )
+        search.decide(_STEP, f"the weights of {', '.join(absent[:6])}{more} are not here; {_not_fetched(search)}")
     fitting: list[Candidate] = []
     over: list[tuple[float, str]] = []
     unusable: list[str] = []
-    rest = list(here)
+    rest = first_tried(search, here)
     while rest:
         late = rest[0] not in search.state.timed and not search.clock.is_within(TIMING)
         if late and fitting:
             left = f"{plural(len(rest), 'backbone')} from {rest[0]} on"
             search.decide(_STEP, f"{left} left out: no time to time them")
-            fitting += _quick_one(search, fitting, rest)
+            fitting += _quick_one(search, fitting, sorted(rest, key=here.index))
             break
-        name = rest.pop(-1 if late else 0)  # the last is the smallest: one that there must be time for
+        name = max(rest, key=here.index) if late else rest[0]  # the list's last is the smallest: there must be time
+        rest.remove(name)
         measured = search.state.timed.get(name) or _timed(search, name, not late)
         if (problem := _over(search, name, measured)) is not None:
             over.append(problem)
@@ -121,6 +127,23 @@ def find_candidates(search: Search) -> list[Candidate]:
             )
         raise UserError(f"auto: no backbone can be used with these data: {unusable[0]}.")
     return fitting
+
+
+def _not_fetched(search: Search) -> str:
+    if not search.asked.download:
+        return "nothing is downloaded without download=true"
+    last = [str(entry["says"]) for entry in search.state.decisions if entry.get("step") == "download"]
+    return last[-1].rstrip(".") if last else "the hub has none of them"
+
+
+def first_tried(search: Search, here: list[str]) -> list[str]:
+    """The backbones in the order in which they are tried: as the user or the list has them, or as earlier runs say."""
+    if search.asked.backbones:
+        return list(here)
+    ordered = search.prior.ordered(here, "backbone")
+    if ordered != here:
+        search.decide("prior", f"earlier runs on other data put {', '.join(ordered[:3])} first, of the backbones")
+    return ordered
 
 
 def _quick_one(search: Search, fitting: Sequence[Candidate], rest: Sequence[str]) -> list[Candidate]:

@@ -14,6 +14,7 @@ from peftbench.answering.choices import choices
 from peftbench.answering.folds import choose_folds
 from peftbench.answering.learning_curve import draw_curve
 from peftbench.answering.look import Looked, look_at_data, validation_words
+from peftbench.answering.prior import read_prior
 from peftbench.answering.probes import probe_backbones
 from peftbench.answering.rungs import train_sides
 from peftbench.answering.search import OUT_OF_TIME, Search
@@ -25,6 +26,7 @@ from peftbench.common.status_line import doing, doing_import
 from peftbench.common.stopping import endings_as_interrupts
 from peftbench.config import Config
 from peftbench.config.compose import compose
+from peftbench.data.base import split_hash
 from peftbench.runs.data_sets import load_splits
 from peftbench.runs.folder import owned_folder, set_aside
 
@@ -175,12 +177,33 @@ def _answer(search: Search) -> bool:
 def _search(search: Search) -> None:
     """The steps between the look and the answer. Raises KeyboardInterrupt, UserError."""
     search.clock.open()
+    _hear_prior(search)
     candidates = find_candidates(search)
     choose_folds(search, candidates)
     best: list[Candidate] = probe_backbones(search, candidates)
     train_sides(search, best)
     train_weights(search, best[0])
     draw_curve(search, best[0])
+
+
+def _hear_prior(search: Search) -> None:
+    """Reads what earlier runs tell, and says so."""
+    looked, base = search.looked, search.base
+    if not search.asked.prior:
+        search.decide("prior", "none, as asked; the order is that of the list")
+        return
+    doing("reading earlier records")
+    splits = looked.splits
+    tuned = split_hash(looked.train, looked.val), split_hash(looked.train, looked.val, None)
+    search.prior = read_prior(
+        base,
+        search.folder.parent,
+        len(looked.train),
+        len(splits.classes),
+        frozenset((looked.hash, *tuned)),
+        search.asked.minutes,
+    )
+    search.decide("prior", search.prior.says)
 
 
 def _refuse_unknown_methods(asked: Asked) -> None:

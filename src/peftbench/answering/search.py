@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from peftbench.answering.asked import Asked
 from peftbench.answering.look import Looked
+from peftbench.answering.prior import Prior
 from peftbench.answering.state import State, Tried
 from peftbench.answering.time_left import OVERHEAD, TOO_LONG, Clock, OutOfTime, ended_after
 from peftbench.common.errors import UserError
@@ -46,6 +47,7 @@ class Search:
         tell: prints a line for the user.
         reserved: seconds that the answer at the end will take, which nothing else may have.
         folds: the data by which each thing that is tried is judged, one after the other; empty for `looked` alone.
+        prior: what earlier records say of what to try first.
         hurried: whether a bell ends what takes too long; not where the time is less than the smallest pass takes.
     """
 
@@ -59,6 +61,7 @@ class Search:
     reserved: float = 0.0
     hurried: bool = True
     folds: list[Splits] = field(default_factory=list)
+    prior: Prior = field(default_factory=Prior)
 
     @property
     def times(self) -> int:

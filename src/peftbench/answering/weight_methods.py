@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 
 from peftbench.answering.candidates import BATCH, Candidate
-from peftbench.answering.choices import WeightMethod, choices
-from peftbench.answering.probes import epoch_of_probe, merit, reserve_for
+from peftbench.answering.choices import WeightMethod, choices, wanted
+from peftbench.answering.probes import best_probes, epoch_of_probe, merit, reserve_for
 from peftbench.answering.search import Search
 from peftbench.answering.time_left import MARGIN, OVERHEAD
 from peftbench.common.amounts import plural, seconds, size
@@ -22,9 +22,14 @@ FIRST_EPOCHS = 1
 
 def train_weights(search: Search, backbone: Candidate) -> None:
     """Tries each method on the best backbone. Raises KeyboardInterrupt, UserError as `Search.carry_out`."""
-    for entry in choices().weights:
-        if not search.asked.methods or entry.method in search.asked.methods:
-            _try(search, backbone, entry)
+    entries = {entry.method: entry for entry in choices().weights}
+    names = wanted(list(entries), search.asked.methods)
+    probe = next((one.value for one in best_probes(search)), None)
+    ordered = search.prior.ordered(names, "method", probe)
+    if ordered != names:
+        search.decide("prior", f"earlier runs on other data order the methods so: {', '.join(ordered)}")
+    for name in ordered:
+        _try(search, backbone, entries[name])
 
 
 def _try(search: Search, backbone: Candidate, entry: WeightMethod) -> None:

@@ -78,6 +78,26 @@ def weights_are_here(name: str, source: str) -> bool:
     return any(isinstance(try_to_load_from_cache(repo, f, revision=revision or None), str) for f in files)
 
 
+def hub_problem(name: str, most: float) -> str | None:
+    """Why the hub cannot be asked for the weights of a timm model; None where it answered within so many seconds."""
+    from huggingface_hub import HfApi
+
+    cfg = timm.get_pretrained_cfg(name)
+    if cfg is None or not cfg.hf_hub_id:
+        return f"timm names no repository of the hub for {name}"
+    repo, _, revision = cfg.hf_hub_id.partition("@")
+    try:
+        HfApi().model_info(repo, revision=revision or None, timeout=most)
+    except Exception as problem:  # network and hub errors come as many classes
+        return _why_not(problem)
+    return None
+
+
+def download_weights(name: str) -> None:
+    """Has the hub's weights of a timm model in the cache. Raises UserError where they cannot be fetched."""
+    _from_hub(name)
+
+
 def weights_at_hand(name: str, source: str) -> bool:
     """Whether `fetch_weights` would find them on this machine, with no network."""
     if source == LITE0:

@@ -9,7 +9,7 @@ from peftbench.common.config_files import search_path
 from peftbench.common.status_line import doing
 from peftbench.common.terminal import visible
 
-_LIMITS = ("memory", "max_latency", "max_params", "backbones", "methods")
+_LIMITS = ("memory", "max_latency", "max_params", "backbones", "methods", "prior")
 
 
 def print_answer(words: Words) -> int:
@@ -26,6 +26,7 @@ def print_answer(words: Words) -> int:
         minutes=words["minutes"],
         limits={key: words[key] for key in _LIMITS},
         force=words["force"],
+        download=words["download"],
     )
     answered = find_model(asked, begun, _say)
     if answered.answer is None:
@@ -52,6 +53,8 @@ COMMAND = Command(
         Argument("max_params", "parameters of the method, head apart", placeholder="1M"),
         Argument("backbones", "the only ones to try", placeholder="[…]"),
         Argument("methods", "the only ones to try", placeholder="[…]"),
+        Argument("download", "weights may be fetched from the hub, which is asked once", kind="flag", default=False),
+        Argument("prior", "none: earlier records do not change what is tried first", placeholder="none"),
         Argument("force", "begin anew; the answer that was there is kept aside", kind="flag", default=False),
         CONFIG_DIR,
     ),
