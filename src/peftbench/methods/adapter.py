@@ -15,7 +15,14 @@ from peftbench.backbones import Backbone, Block
 from peftbench.common.errors import Refusal, UserError
 from peftbench.config.bounds import Positive, Share
 from peftbench.methods.base import Branch, Method, Plan, freeze
-from peftbench.methods.shared.block_branches import Read, add_behind, add_to_middle, add_to_output, branches_on_blocks
+from peftbench.methods.shared.block_branches import (
+    Read,
+    add_behind,
+    add_to_middle,
+    add_to_output,
+    branches_on_blocks,
+    refuse_dictionaries,
+)
 from peftbench.methods.shared.low_rank_update import drop_path
 
 _NORMS = ("norm1", "norm2")
@@ -74,6 +81,7 @@ class Adapter(Method):
             raise Refusal(
                 f"method=adapter: {facts.name} has no blocks in a row to add to; method=lora and method=linear work."
             )
+        refuse_dictionaries("adapter", backbone)
         drops = {"pre": (), "intermediate": _DROPS[1:], "houlsby": _DROPS}
         for block in facts.blocks:
             whole = block.has_middle and set(drops.get(self.position, ())) <= set(block.inner)

@@ -19,6 +19,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from peftbench.backbones import Backbone, Block
+from peftbench.common.errors import Refusal
 from peftbench.methods.base import Branch
 from peftbench.methods.shared.branches import OutputOf
 from peftbench.methods.shared.folding import layer_class, refuse_taken_names
@@ -46,6 +47,16 @@ class Stream:
     def clear(self) -> None:
         """Nothing is kept beyond a forward."""
         self.shape = self.read = self.added = None
+
+
+def refuse_dictionaries(method: str, backbone: Backbone) -> None:
+    """Raises Refusal where a block calls in turn whatever it holds (DenseNet's), and so would call a branch as well."""
+    for block in backbone.facts.blocks:
+        if isinstance(backbone.net.get_submodule(block.module), nn.ModuleDict):
+            raise Refusal(
+                f"method={method}: {block.module} of {backbone.facts.name} calls whatever it holds in turn, so that "
+                f"nothing can be added to it; method=lora and method=linear work."
+            )
 
 
 def add_to_output(module: nn.Module, branch: nn.Module, name: str) -> None:
