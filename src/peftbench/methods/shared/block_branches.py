@@ -50,9 +50,9 @@ class Stream:
 
 
 def refuse_dictionaries(method: str, backbone: Backbone) -> None:
-    """Raises Refusal where a block calls in turn whatever it holds (DenseNet's), and so would call a branch as well."""
+    """Raises Refusal where a block calls in turn whatever it holds (DenseNet, RDNet), and so would call a branch as well."""
     for block in backbone.facts.blocks:
-        if isinstance(backbone.net.get_submodule(block.module), nn.ModuleDict):
+        if isinstance(backbone.net.get_submodule(block.module), nn.ModuleDict | nn.Sequential | nn.ModuleList):
             raise Refusal(
                 f"method={method}: {block.module} of {backbone.facts.name} calls whatever it holds in turn, so that "
                 f"nothing can be added to it; method=lora and method=linear work."
