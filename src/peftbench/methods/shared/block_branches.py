@@ -50,7 +50,7 @@ class Stream:
 
 
 def refuse_dictionaries(method: str, backbone: Backbone) -> None:
-    """Raises Refusal where a block calls in turn whatever it holds (DenseNet, RDNet), and so would call a branch as well."""
+    """Raises Refusal where a block calls in turn whatever it holds (DenseNet, RDNet): it would call a branch, too."""
     for block in backbone.facts.blocks:
         if isinstance(backbone.net.get_submodule(block.module), nn.ModuleDict | nn.Sequential | nn.ModuleList):
             raise Refusal(
