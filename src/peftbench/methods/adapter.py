@@ -21,7 +21,7 @@ from peftbench.methods.shared.block_branches import (
     add_to_middle,
     add_to_output,
     branches_on_blocks,
-    refuse_dictionaries,
+    refuse_containers,
 )
 from peftbench.methods.shared.low_rank_update import drop_path
 
@@ -81,7 +81,7 @@ class Adapter(Method):
             raise Refusal(
                 f"method=adapter: {facts.name} has no blocks in a row to add to; method=lora and method=linear work."
             )
-        refuse_dictionaries("adapter", backbone)
+        refuse_containers("adapter", backbone)
         drops = {"pre": (), "intermediate": _DROPS[1:], "houlsby": _DROPS}
         for block in facts.blocks:
             whole = block.has_middle and set(drops.get(self.position, ())) <= set(block.inner)

@@ -13,7 +13,7 @@ from peftbench.backbones import Backbone, Block
 from peftbench.common.errors import Refusal
 from peftbench.config.bounds import Positive, Share
 from peftbench.methods.base import Branch, Method, Plan, freeze
-from peftbench.methods.shared.block_branches import add_behind, add_to_middle, branches_on_blocks, refuse_dictionaries
+from peftbench.methods.shared.block_branches import add_behind, add_to_middle, branches_on_blocks, refuse_containers
 from peftbench.methods.shared.spatial_branch import at_centre, over_positions, refuse_without_grid
 
 _SIZES = (3, 5, 7)
@@ -51,7 +51,7 @@ class Mona(Method):
         facts = backbone.facts
         if not facts.blocks:
             raise Refusal(f"method=mona: {facts.name} has no blocks in a row to add to; method=lora works.")
-        refuse_dictionaries("mona", backbone)
+        refuse_containers("mona", backbone)
         for block in facts.blocks:
             refuse_without_grid("mona", facts.name, block)
 

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 import peftbench
+from peftbench import backbones, config
 from peftbench.methods.shared.block_branches import add_behind, add_to_middle, add_to_output
-from support.backbones import SMALL, spec, with_weights
+from support.backbones import SMALL, method, spec, with_weights
 
 
 class Affine(nn.Module):
@@ -109,3 +110,12 @@ def test_a_module_with_a_branch_of_its_own_is_refused():
     net.get_submodule(block.module).branch = 1
     with pytest.raises(peftbench.Refusal, match=r"blocks\.1: a Block has an attribute branch of its own"):
         add_behind(net, block, Affine(), "output")
+
+
+@pytest.mark.parametrize("name", ["adapter", "mona"])
+@pytest.mark.parametrize("backbone", ["densenet121", "rdnet_tiny"])
+def test_blocks_that_call_what_they_hold_take_no_branch(name, backbone):
+    built = backbones.build_on_meta(config.Backbone(backbone, pretrained=False), 64)
+    with pytest.raises(peftbench.Refusal, match=rf"method={name}: .* of {backbone} calls whatever it holds in turn"):
+        method(name).check(built)
+    method("lora").check(built)

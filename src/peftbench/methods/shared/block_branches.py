@@ -49,7 +49,7 @@ class Stream:
         self.shape = self.read = self.added = None
 
 
-def refuse_dictionaries(method: str, backbone: Backbone) -> None:
+def refuse_containers(method: str, backbone: Backbone) -> None:
     """Raises Refusal where a block calls in turn whatever it holds (DenseNet, RDNet): it would call a branch, too."""
     for block in backbone.facts.blocks:
         if isinstance(backbone.net.get_submodule(block.module), nn.ModuleDict | nn.Sequential | nn.ModuleList):
