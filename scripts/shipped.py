@@ -45,7 +45,8 @@ def section(folders: list[Path]) -> str:
         assert found is not None
         table = to_markdown(tables_of([found], f"{words[0]} {words[1]}"))
         table = re.sub(r"Linux-[^;]+", "Linux", table)  # no build of a kernel
-        parts.append(table.partition("\n\n")[2].replace("## ", "### ", 1))
+        rows = table.partition("## ")[2].partition("\n")[2]  # below its own heading, which escapes underscores
+        parts.append(f"### `{words[0]} {words[1]}`\n{rows}")
     return "\n".join(parts).strip() + "\n"
 
 
