@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import atexit
 import gc
+import importlib
+import importlib.util
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +27,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface_hub is imp
 # How fast inputs are made and tests run says something of the machine alone.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
+
+if importlib.util.find_spec("absl"):  # TensorBoard's, and OpenVINO takes it too
+    # It closes what was stderr when it was imported, here pytest's own file, as soon as anybody configures logging.
+    importlib.import_module("absl.logging").get_absl_handler().python_handler.stream = sys.__stderr__
 
 Result = tuple[int, str, str]
 atexit.register(gc.unfreeze)

@@ -19,9 +19,11 @@ from peftbench.answering.learning_curve import extrapolated
 from peftbench.answering.search import Search
 from peftbench.answering.time_left import Clock, OutOfTime, ended_after
 from peftbench.cli.main import main
+from peftbench.config import Config
 from peftbench.data.base import Split, Splits
 from peftbench.methods.logreg import LogReg
 from peftbench.methods.ridge import Ridge
+from peftbench.runs import single_run
 from support.datasets import write
 from support.disk import disk_full_beyond
 from support.forks import python
@@ -406,7 +408,7 @@ def test_a_step_and_an_answer_whose_time_is_over_are_ended_and_the_same_command_
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LogReg, "solve", never_ends)
         patch.setattr(Ridge, "solve", lambda self, problem: (never_ends if answering else solve)(self, problem))
-        patch.setattr(Search, "most", property(lambda self: 3.0))
+        patch.setattr(Search, "most", property(lambda self: 15.0))  # in which ridge ends on a slow machine too
         patch.setattr(Clock, "last", property(last))
         status, out, error = cli(*asked)
     assert status == 0, error
@@ -422,6 +424,39 @@ def test_a_step_and_an_answer_whose_time_is_over_are_ended_and_the_same_command_
     tried = state_of(folder)["tried"]
     assert {one["status"] for one in tried if one["method"] == "logreg"} == {"complete"}
     assert state_of(folder)["answer"]["test"] == 1.0
+
+
+@pytest.mark.slow
+def test_time_that_is_over_before_a_run_has_its_folder_costs_no_answer(answered, place, cli, tmp_path):
+    asked = words(place / "photos", "methods=[ridge]", "minutes=5", f"output_dir={tmp_path / 'out'}")
+    prepared = single_run.prepared_folder
+
+    def never_prepared(folder: Path, config: Config) -> None:
+        return never_ends(folder, config) if config.data.stage == "final" else prepared(folder, config)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(single_run, "prepared_folder", never_prepared)
+        patch.setattr(Clock, "last", property(lambda self: 0.1))
+        status, out, error = cli(*asked)
+    assert status == 0, error
+    assert "no time was left to train method=ridge backbone=resnet_nano on all images" in out
+
+
+def test_where_no_last_training_ends_well_the_answer_is_a_sentence(place, answered, cli, tmp_path):
+    asked = words(place / "photos", "methods=[ridge]", "minutes=0.001", f"output_dir={tmp_path / 'out'}")
+    prepared = single_run.prepared_folder
+
+    def breaks(folder: Path, config: Config) -> None:
+        if config.data.stage == "final":
+            raise RuntimeError("it broke")
+        prepared(folder, config)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(single_run, "prepared_folder", breaks)
+        status, out, error = cli(*asked)
+    assert (status, error) == (1, "")
+    assert "cannot be the answer: it broke" in out
+    assert out.endswith("no model could be trained on all images; the lines above say why.\n")
 
 
 @pytest.mark.slow

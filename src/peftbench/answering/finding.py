@@ -51,7 +51,7 @@ class Answered:
 
     @property
     def answer(self) -> dict[str, Any] | None:
-        """The model and its figures; None where the search was stopped before anything was judged."""
+        """The model and its figures; None where the user stopped it early, or no training on all images ended well."""
         return self.state.answer
 
     @property

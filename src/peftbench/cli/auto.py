@@ -13,7 +13,11 @@ _LIMITS = ("memory", "max_latency", "max_params", "backbones", "methods", "prior
 
 
 def print_answer(words: Words) -> int:
-    """Prints each decision and the answer; 130 where it was stopped before there was one. Raises UserError."""
+    """Prints each decision and the answer; 130 where it was stopped before there was one, 1 where none came.
+
+    Raises:
+        UserError: the words had a mistake.
+    """
     begun = time.monotonic()
     doing("reading the configuration")
     from peftbench.answering.asked import Asked
@@ -29,9 +33,12 @@ def print_answer(words: Words) -> int:
         download=words["download"],
     )
     answered = find_model(asked, begun, _say)
-    if answered.answer is None:
+    if answered.answer is None and answered.stopped:
         _say("stopped before anything was judged; the same command goes on from here.")
         return 130
+    if answered.answer is None:
+        _say("no model could be trained on all images; the lines above say why.")
+        return 1
     lines = lines_of(answered)
     write_page(answered, lines)
     _say("\n" + "\n".join(lines))

@@ -146,6 +146,8 @@ def _carried_out(
             arithmetic = tf32(context.config.trainer.tf32)
             with records_kept(joined), out_of_memory_told(context.config, data.splits), arithmetic:
                 carry_out(context, joined, backbone, data, transform)
+    for one in runs.values():
+        one.end_unless_begun()
     if context.first and joined:  # last, when all records are written
         remove_shared_checkpoint(joined)
     return [runs[one.id].record for one in asked]

@@ -116,6 +116,11 @@ class SingleRun:
                     self.logger = loggers.make_logger(context.config, self.id, self.folder, context.group)
                 yield
 
+    def end_unless_begun(self) -> None:
+        """A run that was stopped before its folder was its own is interrupted too; what is on the disk stays."""
+        if self.record.status == "running":
+            self.record.status, self.record.reason = "interrupted", self._why_stopped("stopped by the user")
+
     def adapt(self, transform: Preparation, splits: Splits, batches: Loaders, start: Start) -> None:
         """Makes the model of this run: backbone and head, the method's plan, and what the method adds.
 
