@@ -6,6 +6,7 @@ addEventListener("load", () =>
       const inside = frame.contentWindow;
       const result = await inside.axe.run(inside.document, { iframes: false });
       seen[frame.title] = {
+        scheme: inside.document.body.dataset.mdColorScheme,
         over: inside.document.documentElement.scrollWidth - inside.innerWidth,
         violations: result.violations
           .filter((found) => ["serious", "critical"].includes(found.impact))

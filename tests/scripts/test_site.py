@@ -139,23 +139,26 @@ def axe(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("width", [390, 1280, 1920])
-def test_pages_fit_their_width_and_have_no_serious_violation(site, axe, tmp_path, width):
-    seen = look(site, axe, tmp_path, width)
+@pytest.mark.parametrize(
+    ("width", "scheme"), [(390, "light"), (1280, "light"), (1920, "light"), (390, "dark"), (1280, "dark")]
+)
+def test_pages_fit_their_width_and_have_no_serious_violation(site, axe, tmp_path, width, scheme):
+    seen = look(site, axe, tmp_path, width, scheme)
     assert seen.keys() == KINDS.keys()
     for kind, found in seen.items():
+        assert found["scheme"] == {"light": "default", "dark": "slate"}[scheme]
         assert found["over"] <= 0, f"{kind}: {found['over']} pixels wider than the window of {width}"
         assert not found["violations"], f"{kind}: {json.dumps(found['violations'], indent=1)}"
 
 
-def look(site: Path, axe: Path, folder: Path, width: int) -> dict[str, dict]:
-    """What axe finds on a page of each kind, in frames of a width."""
+def look(site: Path, axe: Path, folder: Path, width: int, scheme: str) -> dict[str, dict]:
+    """What axe finds on a page of each kind, in frames of a width, where the system's colours are light or dark."""
     from html import unescape
 
     frames = ""
     for kind, page in KINDS.items():
         source = site / f"{page}.html"
-        copy = source.with_name(f"{source.stem}-{width}.html")
+        copy = source.with_name(f"{source.stem}-{width}-{scheme}.html")
         inside = f'<script src="{axe.as_uri()}"></script></body>'
         copy.write_text(source.read_text(encoding="utf-8").replace("</body>", inside), encoding="utf-8")
         style = f"width:{width}px;height:900px;border:0"
@@ -164,6 +167,7 @@ def look(site: Path, axe: Path, folder: Path, width: int) -> dict[str, dict]:
     holder = folder / "views.html"
     holder.write_text(f'<!doctype html><body>{frames}<pre id="seen"></pre><script>{script}</script>')
     command = [browser(), "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
+    command += [f"--blink-settings=preferredColorScheme={['dark', 'light'].index(scheme)}"]
     command += [f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=60000", "--dump-dom", holder.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
     content = re.search(r'<pre id="seen">(.*?)</pre>', done.stdout, re.S)
