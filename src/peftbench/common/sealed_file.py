@@ -55,7 +55,7 @@ def content_hash(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> int:
     """Writes tensors and metadata, as they are, to a safetensors file; returns its size in bytes.
 
-    The file at `path` is replaced only when the new one is whole.
+    The file at `path` is replaced only when the new one is whole. Equal content makes equal files.
 
     Raises:
         UserError: the disk is full, or the folder cannot be written.
@@ -63,7 +63,21 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     copies = {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}
     with replacing(path) as part:
         safetensors.torch.save_file(copies, part, metadata=dict(metadata))
+        _sort_metadata(part)
     return path.stat().st_size
+
+
+def _sort_metadata(path: Path) -> None:
+    """Sorts the metadata of a file in place: safetensors writes them in another order each time."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        if "__metadata__" in header:
+            header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        if len(text) <= size:  # spaces fill a header up
+            file.seek(8)
+            file.write(text.ljust(size))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
