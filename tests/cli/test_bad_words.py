@@ -93,6 +93,18 @@ def test_a_section_that_is_taken_away_is_refused_by_its_name(cli, tmp_path, word
     assert files(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("protocol=null", "null is no protocol; give one of continual, none, vtab1k."),
+        ("method@protocol.told_by=null", ", wise_ft, or protocol.told_by=null."),
+    ],
+)
+def test_null_in_the_place_of_a_yaml_is_answered_with_what_to_give(cli, tmp_path, word, said):
+    refused(cli("-m", "data=digits", "protocol=continual", word), f"{word}: null is no ", said)
+    assert files(tmp_path) == []
+
+
 @pytest.mark.parametrize("below", ["", "/runs"])
 def test_a_file_in_the_place_of_the_folder_of_runs_is_told(cli, tiny, tmp_path, below):
     file = tmp_path / "runs.txt"

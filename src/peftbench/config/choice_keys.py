@@ -47,6 +47,22 @@ def lacking_choice(key: str, words: Sequence[str], folders: Sequence[Path]) -> s
     return f"; {group}={lacking[0]} has no {name}, which {', '.join(having)} {'has' if len(having) == 1 else 'have'}"
 
 
+def no_choice(word: str, folders: Sequence[Path]) -> str:
+    """What to give instead of a null that stands where a YAML is chosen; an empty string for other words.
+
+    Args:
+        word: an override, such as `method@protocol.told_by=null`.
+        folders: where configs are read from.
+    """
+    key, _, value = word.partition("=")
+    group, _, place = key.lstrip("+").partition("@")
+    choices = names(group, folders)
+    if value != "null" or not choices:
+        return ""
+    instead = f", or {place}=null" if place else ""
+    return f"{word}: null is no {group}; give one of {', '.join(choices)}{instead}."
+
+
 def given_key(key: str, words: Sequence[str]) -> str:
     """The key of the word that asks for what is not there, for the tracker that it is below.
 

@@ -15,7 +15,7 @@ from peftbench.common.config_files import roots
 from peftbench.common.errors import UserError
 from peftbench.common.foreign_text import first_sentence
 from peftbench.config import Config, resolvers, validate
-from peftbench.config.choice_keys import given_key, lacking_choice, note_of_own_images
+from peftbench.config.choice_keys import given_key, lacking_choice, no_choice, note_of_own_images
 from peftbench.config.given import refuse_no_words
 from peftbench.config.near_keys import known_keys, near_key_hint
 from peftbench.config.overrides import prepare, readable
@@ -70,6 +70,8 @@ def uncomposable(problem: Exception, words: Sequence[str]) -> UserError:
     guilty: str | None = " ".join(word for word in overrides if word.lstrip("+~").startswith("hydra"))
     if not _composes(overrides):  # else it is about how jobs are carried out
         guilty = next((word for word in overrides if _composes([w for w in overrides if w != word])), None)
+    if said := no_choice(guilty or "", roots(words)):
+        return UserError(said)
     why = f"{type(problem).__name__}: {first_sentence(problem)}"
     return UserError(f"{guilty or ' '.join(words)}: cannot be composed ({why}); see peftbench --cfg job.")
 
