@@ -11,11 +11,15 @@ many latencies, is done once, as in the tests (`tests/support/speed.py`).
 from __future__ import annotations
 
 import importlib.util
+import multiprocessing
 import os
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import yaml
@@ -32,6 +36,10 @@ from support.speed import Shortcuts, shipped_yaml_once
 BACKBONES = {"vit": "vit_nano", "cnn": "resnet_nano", "hybrid": "hybrid_nano", "hierarchical_vit": "swin_t"}
 FEW = ["full", "lora", "losa"]
 """With which other forms of a task are tried."""
+MOST_PROCESSES = 4
+"""Each takes up to 3 GB of memory."""
+
+_shortcuts = Shortcuts()
 
 
 def words_of_tasks() -> dict[str, tuple[str, ...]]:
@@ -81,20 +89,37 @@ def sweeps() -> Iterator[tuple[list[str], list[str], tuple[str, ...]]]:
             yield FEW, [BACKBONES["vit"], BACKBONES["cnn"]], (*words, variant)
 
 
+def tried(methods: list[str], backbone: str, task_words: tuple[str, ...]) -> tuple[int, str]:
+    """The exit status of the sweep over methods on one backbone, and what it printed."""
+    _shortcuts.take()
+    words = ["-m", "debug=smoke", f"method={','.join(methods)}", f"backbone={backbone}", "logger=none"]
+    # the runs of one sweep are up to 2 GB of weights: they go before the next one begins
+    with (
+        tempfile.TemporaryDirectory() as output,
+        shipped_yaml_once(),
+        redirect_stdout(StringIO()) as told,
+        redirect_stderr(told),
+    ):
+        status = main([*words, f"output_dir={output}", *task_words])
+    return status, told.getvalue()
+
+
 def smoke() -> int:
-    """The exit status of the sweep over all of them; refusals are listed and are no failure."""
-    begun, shortcuts = time.monotonic(), Shortcuts()
-    with tempfile.TemporaryDirectory() as cache, shipped_yaml_once():
+    """The exit status of all sweeps, as many at a time as there are cores; refusals are listed and are no failure."""
+    begun, status, cores = time.monotonic(), 0, min(os.cpu_count() or 1, MOST_PROCESSES)
+    os.environ["OMP_NUM_THREADS"] = "1"  # each process computes on a core of its own
+    with tempfile.TemporaryDirectory() as cache:
         os.environ["PEFTBENCH_CACHE"] = cache
-        status = 0
-        for methods, backbones, task_words in sweeps():
-            shortcuts.take()
-            words = ["-m", "debug=smoke", f"method={','.join(methods)}", f"backbone={','.join(backbones)}"]
-            # the runs of one sweep are up to 2 GB of weights: they go before the next one begins
-            with tempfile.TemporaryDirectory() as output:
-                status = max(status, main([*words, f"output_dir={output}", "logger=none", *task_words]))
-            if status > 128:  # stopped by a signal
-                break
+        with ProcessPoolExecutor(cores, multiprocessing.get_context("spawn")) as processes:
+            begin = [
+                processes.submit(tried, methods, backbone, task_words)
+                for methods, backbones, task_words in sweeps()
+                for backbone in backbones
+            ]
+            for done in as_completed(begin):
+                ended, told = done.result()
+                print(told, flush=True)
+                status = max(status, ended)
     print(f"smoke: {time.monotonic() - begun:.0f} s, status {status}")
     return status
 
