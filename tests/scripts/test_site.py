@@ -6,13 +6,13 @@ import importlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from support.npm import node_modules_with
 from support.pages import browser
 from support.places import ROOT
 
@@ -123,19 +123,7 @@ def site(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def axe(tmp_path_factory) -> Path:
-    """axe-core's script: of `node_modules` in the repository, or fetched by npm."""
-    script = Path("node_modules") / "axe-core" / "axe.min.js"
-    if (ROOT / script).is_file():
-        return ROOT / script
-    if shutil.which("npm") is None:
-        pytest.skip("no npm is installed, and node_modules has no axe-core")
-    place = tmp_path_factory.mktemp("npm")
-    done = subprocess.run(
-        ["npm", "install", "--silent", "--prefix", str(place), "axe-core@4"], capture_output=True, text=True
-    )
-    if done.returncode != 0:
-        pytest.skip(f"npm could not fetch axe-core: {done.stderr.strip()[-200:]}")
-    return place / script
+    return node_modules_with("axe-core", "4", tmp_path_factory.mktemp("npm")) / "axe-core" / "axe.min.js"
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from peftbench.data.images import IMAGENET, Transform
 from peftbench.tuned.export import export
 from peftbench.tuned.export.resizing import MEAN_LEVELS, MOST_LEVELS, Resize
 from peftbench.tuned.runtimes import open_exported
+from support.npm import node_modules_with
 from support.places import ROOT
 
 EXAMPLES = ROOT / "docs" / "examples"
@@ -166,22 +166,11 @@ def test_the_example_in_python_has_the_records_accuracy(shipped, lora):
     assert found == pytest.approx(lora.metrics["test/accuracy"], abs=1e-6)
 
 
-def onnxruntime_web() -> Path:
-    """The folder of node packages with onnxruntime-web; skips where there is none."""
+@pytest.mark.slow
+def test_the_example_in_javascript_has_the_records_accuracy(shipped, lora, tmp_path):
     if shutil.which("node") is None:
         pytest.skip("node is not installed")
-    places = [Path(os.environ.get("PEFTBENCH_NODE_MODULES", ROOT / "node_modules")), ROOT / "node_modules"]
-    if npm := shutil.which("npm"):
-        places.append(Path(subprocess.run([npm, "root", "-g"], capture_output=True, text=True).stdout.strip()))
-    for place in places:
-        if (place / "onnxruntime-web").is_dir():
-            return place
-    pytest.skip("npm's onnxruntime-web is not installed (PEFTBENCH_NODE_MODULES says where)")
-
-
-@pytest.mark.slow
-def test_the_example_in_javascript_has_the_records_accuracy(shipped, lora):
-    (shipped / "node_modules").symlink_to(onnxruntime_web().absolute())
+    (shipped / "node_modules").symlink_to(node_modules_with("onnxruntime-web", "1", tmp_path))
     shutil.copy(EXAMPLES / "classify.mjs", shipped)
     found = accuracy([shutil.which("node"), "classify.mjs"], shipped)
     assert found == pytest.approx(lora.metrics["test/accuracy"], abs=1e-6)
