@@ -36,7 +36,7 @@ TOPICS = (
         "sweeps",
     ),
     *("joint", "solved_heads", "added_branches", "weight_methods", "pooled", "late_blocks"),
-    *("lora", "taps", "exported", "serve"),
+    *("lora", "taps", "suite", "exported", "serve"),
 )
 
 
