@@ -125,6 +125,16 @@ def merit(one: Tried) -> tuple[float, float]:
     return (-1.0 if one.value is None else one.value), (-one.loss if one.loss is not None else float("-inf"))
 
 
+def probed_by(search: Search, backbone: Candidate, method: str) -> float | None:
+    """Seconds in which a head was worked out there, of all training images; None where none was."""
+    whole = len(search.looked.train)
+    for step, images in ((_STEP, whole), (SAMPLED, SAMPLE)):
+        one = search.done(step, backbone.name, method, ())
+        if one is not None and one.status == "complete":
+            return one.seconds / search.times * whole / images
+    return None
+
+
 def epoch_of_probe(search: Search, backbone: Candidate) -> float | None:
     """Seconds of an epoch of the trained head that probed a backbone; None where none did."""
     one = search.done(_STEP, backbone.name, *TRAINED) or search.done(SAMPLED, backbone.name, *TRAINED)
