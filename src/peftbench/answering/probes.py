@@ -125,13 +125,12 @@ def merit(one: Tried) -> tuple[float, float]:
     return (-1.0 if one.value is None else one.value), (-one.loss if one.loss is not None else float("-inf"))
 
 
-def probed_by(search: Search, backbone: Candidate, method: str) -> float | None:
-    """Seconds in which a head was worked out there, of all training images; None where none was."""
-    whole = len(search.looked.train)
-    for step, images in ((_STEP, whole), (SAMPLED, SAMPLE)):
+def probed_by(search: Search, backbone: Candidate, method: str) -> tuple[Tried, float] | None:
+    """(the probe of that method, the share of the training images that it saw); None where there is none."""
+    for step, share in ((_STEP, 1.0), (SAMPLED, SAMPLE / len(search.looked.train))):
         one = search.done(step, backbone.name, method, ())
         if one is not None and one.status == "complete":
-            return one.seconds / search.times * whole / images
+            return one, share
     return None
 
 

@@ -7,7 +7,8 @@ epochs, and trains for as many as there is time for unless its rungs say that it
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from peftbench.answering.candidates import BATCH, Candidate
 from peftbench.answering.choices import WeightMethod, choices, wanted
@@ -133,17 +134,24 @@ def _curve(search: Search, backbone: Candidate, method: str, words: Sequence[str
 def _head(search: Search, backbone: Candidate) -> tuple[tuple[str, ...], float]:
     """The word that has a method begin from the head of a probe, and the seconds that working it out takes."""
     for method in choices().heads:
-        if (took := probed_by(search, backbone, method)) is not None:
-            return (f"trainer.head_from={method}",), took
+        if (probe := probed_by(search, backbone, method)) is not None:
+            one, share = probe
+            record = read_record(search.runs / one.run)
+            return (f"trainer.head_from={method}",), _solving({} if record is None else record.costs) / share
     return (), 0.0
+
+
+def _solving(costs: Mapping[str, Any]) -> float:
+    """Seconds that a head took, by the costs of its own; features that lie on the disk now are not computed again."""
+    times, taps = costs.get("time") or {}, costs.get("taps") or {}
+    filling = 0.0 if taps.get("mode") == "disk" else taps.get("seconds")
+    return sum(float(part or 0.0) for part in (times.get("train"), times.get("validate"), filling))
 
 
 def _measured(search: Search, epochs: int, one: Tried) -> tuple[float, float]:
     """Seconds of an epoch and of what came before them, as a run took."""
     record = read_record(search.runs / one.run)
-    before = {} if record is None else record.costs.get("first_phase") or {}
-    times, taps = before.get("time") or {}, before.get("taps") or {}
-    head = sum(float(part or 0.0) for part in (times.get("train"), times.get("validate"), taps.get("seconds")))
+    head = _solving({} if record is None else record.costs.get("first_phase") or {})
     return max(0.1, (one.seconds / search.times - OVERHEAD - head) / epochs), head
 
 
