@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from peftbench.answering.answer import in_order
 from peftbench.answering.candidates import BATCH, Candidate
 from peftbench.answering.choices import WeightMethod, choices, wanted
 from peftbench.answering.overtaking import can_overtake
@@ -114,9 +115,11 @@ def _climb(search: Search, backbone: Candidate, method: str, words: Sequence[str
         search.decide(_STEP, f"{plural(rung, 'epoch')} of {name}: {search.shown(last)} ({rate})")
         if rung == epochs:
             break
-    _, last = _curve(search, backbone, method, words)[-1]
-    again = MARGIN * last.seconds / search.times * (1 + len(search.looked.val) / len(search.looked.train))
-    search.reserved = max(search.reserved, reserve_for(search, backbone) + again)  # should it be the answer
+    order = in_order(search)
+    for one in (order[0], max(order, key=merit)):  # what would be the answer now, or may become it
+        if (one.step, one.method) == (_STEP, method):
+            again = MARGIN * one.seconds / search.times * (1 + len(search.looked.val) / len(search.looked.train))
+            search.reserved = max(search.reserved, reserve_for(search, backbone) + again)
 
 
 def _curve(search: Search, backbone: Candidate, method: str, words: Sequence[str]) -> list[tuple[int, Tried]]:
