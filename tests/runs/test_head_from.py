@@ -13,7 +13,7 @@ from peftbench.results import Record
 from peftbench.runs.dry_run import plan_run
 from peftbench.runs.run import run
 from support.finished_runs import pictures
-from support.runs import SMALL, learned
+from support.runs import QUICK, SMALL, learned
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +72,18 @@ def test_it_stands_in_the_run_s_id_and_a_later_session_reads_the_head(words, tmp
     assert (folder / "head.safetensors").stat().st_mtime_ns == written
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["multilabel", "regression"])
+def test_labels_and_numbers_begin_from_ridge(task, tmp_path):
+    given = [*QUICK, f"task={task}", "logger=none"]
+    probe = of(tmp_path, *given, "method=ridge")
+    record = of(tmp_path, *given, *STILL, "method=lora", "trainer.head_from=ridge")
+    begun, ours = head_of(probe), head_of(record)
+    assert all(torch.allclose(ours[name], begun[name], atol=1e-5) for name in ("task.head.weight", "task.head.bias"))
+    judged = f"val/{record.stamps['judged_by']}"
+    assert record.metrics[judged] == pytest.approx(probe.metrics[judged], abs=1e-5)
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
@@ -94,6 +106,7 @@ def test_what_gives_no_head_to_begin_from_is_refused_in_one_sentence(words, tmp_
     assert not list(tmp_path.glob("*/result.json"))
 
 
+@pytest.mark.slow
 def test_the_plan_says_that_a_head_comes_first(words):
     config = peftbench.compose(*words, "method=lora", "trainer.head_from=logreg")
     assert any("trainer.head_from=logreg" in note for note in plan_run(config).notes)
