@@ -183,6 +183,7 @@ def test_a_damaged_memory_is_refused(answered, place, cli, tmp_path):
         (["minutes=0"], "minutes=0: expected more than 0"),
         (["minutes=1", "method=lora"], "auto method=lora: is chosen by auto itself; methods=[…] says which to try"),
         (["minutes=1", "data.stage=fit"], "auto data.stage=fit: is chosen by auto itself"),
+        (["minutes=1", "trainer.head_from=logreg"], "auto trainer.head_from=logreg: is chosen by auto itself"),
         (["minutes=1", "backbones=[vit_nono]"], "there is no backbone 'vit_nono' (did you mean 'vit_nano'?)"),
         (["minutes=1", "backbones=[vit_l]"], "the weights of vit_l are not on this machine"),
         (["minutes=1", "methods=[lorra]"], "auto does not try 'lorra' (did you mean 'lora'?)"),

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from peftbench.answering.prior import Prior, read_prior
+from peftbench.answering.prior import read_prior
 from peftbench.config.compose import compose
+from peftbench.results.earlier_runs import Prior
 from support.datasets import write
 
 OURS = "a" * 64

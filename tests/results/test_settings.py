@@ -265,11 +265,14 @@ def test_every_combination_of_what_is_known_is_said_rightly(tmp_path):
 def test_keys_that_came_later_are_a_setting_where_they_differ_from_what_runs_did_before(tmp_path):
     """An older record lacks them, and is one of the setting of a newer one that has their defaults."""
     off = {"config__optimizer__layer_decay": None, "config__optimizer__head_lr": 1.0, "config__trainer__ema": None}
+    off |= {"config__trainer__head_from": None}
     old, new = tried(1e-3, test=0.90, val=0.70), tried(1e-3, test=0.92, val=0.70, seed=1, **off)
     write(tmp_path, old, new, tried(1e-3, test=0.80, val=0.60, seed=2, config__trainer__ema=0.9) | {"id": "with-ema"})
+    begun = tried(1e-3, test=0.80, val=0.60, seed=2, config__trainer__head_from="logreg")
+    write(tmp_path, begun | {"id": "from-a-head"})
     line = one(leaderboard(tmp_path), task="digits", method="lora")
     assert float(line["value"]) == pytest.approx(0.91)
-    assert line["settings"] == "2"
+    assert line["settings"] == "3"
 
 
 def test_what_images_are_made_of_parts_boards_and_what_acts_on_training_parts_settings():

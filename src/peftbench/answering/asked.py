@@ -129,7 +129,10 @@ def _place(config: Config) -> list[str]:
     return [str(Path(root).expanduser().absolute()), config.data.name]
 
 
-_SET = ("data.stage", "trainer.epochs", "trainer.minutes", "trainer.keep", "trainer.patience", "trainer.trial")
+_SET = (
+    *("data.stage", "trainer.epochs", "trainer.minutes", "trainer.keep", "trainer.patience", "trainer.trial"),
+    "trainer.head_from",
+)
 _SECTIONS = ("data", "task", "seed", "trainer", "taps", "costs", "output_dir", "data_dir", "hydra")
 
 

@@ -31,9 +31,11 @@ class Choices:
     probes: tuple[str, ...]
     sides: tuple[tuple[str, ...], ...]
     most_epochs: int
+    heads: tuple[str, ...]
     weights: tuple[WeightMethod, ...]
     least_epochs: int
     enough_epochs: int
+    rungs: tuple[int, ...]
 
     @property
     def methods(self) -> set[str]:
@@ -52,9 +54,11 @@ def choices() -> Choices:
         probes=tuple(content["probes"]),
         sides=tuple(tuple(side) for side in content["sides"]),
         most_epochs=content["most_epochs"],
+        heads=tuple(content["heads"]),
         weights=tuple(map(_weight_method, content["weights"])),
         least_epochs=content["least_epochs"],
         enough_epochs=content["enough_epochs"],
+        rungs=tuple(content["rungs"]),
     )
 
 

@@ -125,6 +125,15 @@ def merit(one: Tried) -> tuple[float, float]:
     return (-1.0 if one.value is None else one.value), (-one.loss if one.loss is not None else float("-inf"))
 
 
+def probed_by(search: Search, backbone: Candidate, method: str) -> tuple[Tried, float] | None:
+    """(the probe of that method, the share of the training images that it saw); None where there is none."""
+    for step, share in ((_STEP, 1.0), (SAMPLED, SAMPLE / len(search.looked.train))):
+        one = search.done(step, backbone.name, method, ())
+        if one is not None and one.status == "complete":
+            return one, share
+    return None
+
+
 def epoch_of_probe(search: Search, backbone: Candidate) -> float | None:
     """Seconds of an epoch of the trained head that probed a backbone; None where none did."""
     one = search.done(_STEP, backbone.name, *TRAINED) or search.done(SAMPLED, backbone.name, *TRAINED)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from peftbench.answering.asked import Asked
 from peftbench.answering.look import Looked
-from peftbench.answering.prior import Prior
 from peftbench.answering.state import State, Tried
 from peftbench.answering.time_left import OVERHEAD, TOO_LONG, Clock, OutOfTime, ended_after
 from peftbench.common.errors import UserError
@@ -23,6 +22,7 @@ from peftbench.config import Config
 from peftbench.config.compose import compose
 from peftbench.data.base import Splits
 from peftbench.results import Record, results_of_task
+from peftbench.results.earlier_runs import Prior
 from peftbench.results.task_results import TaskResults
 
 if TYPE_CHECKING:

@@ -15,9 +15,11 @@ from peftbench.common.terminal import visible
 from peftbench.common.vtab_tasks import ALIASES
 
 if TYPE_CHECKING:
+    from peftbench.results.answers import Answer
     from peftbench.results.board import Board
     from peftbench.results.choice import Candidate, Limit
     from peftbench.results.questions import Question
+    from peftbench.results.suggestions import Elsewhere
     from peftbench.results.summary import Run
     from peftbench.results.validation import Trials
 
@@ -35,6 +37,7 @@ def print_choice(words: Words) -> int:
     from peftbench.results.choice import limits
     from peftbench.results.collect import collect
     from peftbench.results.questions import questions
+    from peftbench.results.suggestions import CLOSING
     from peftbench.results.task_results import less_is_better
     from peftbench.results.validation import Trials
 
@@ -59,13 +62,22 @@ def print_choice(words: Words) -> int:
             f"{words['metric'] or 'what its task is judged by on test images'}."
         )
     asked = questions(all_boards, together=True)
+    elsewhere = _elsewhere(words["prior"], collected.runs)
     if words["data"]:
-        wanted = (_task_named(words["data"], tasks),)
+        wanted = (_task_named(words["data"], tasks, elsewhere),)
         asked = [question for question in asked if question.tasks == wanted]
     asked.sort(key=lambda question: len(question.tasks) > 1)
     _say(_budget(bounds))
     trials = Trials(collected.runs)
-    fitted = [_print_answer(question, bounds, trials, collected.runs) for question in asked]
+    fitted, suggests = [], False
+    for question in asked:
+        answer = _print_answer(question, bounds, trials, collected.runs)
+        fitted.append(answer is not None)
+        for sentence in [] if elsewhere is None else elsewhere.suggested(question, answer):
+            _say(f"  {sentence}")
+            suggests = True
+    if suggests:
+        _say(f"\n{CLOSING}")
     _print_notes(all_boards, tasks)
     for note in collected.left_out():
         _say(note)
@@ -92,13 +104,30 @@ def _budget(bounds: Sequence[Limit]) -> str:
     return f"within {', '.join(given)}" if given else f"without a budget; {', '.join(keys[:-1])} and {keys[-1]} set one"
 
 
-def _task_named(name: str, tasks: Sequence[str]) -> str:
-    """The task of the records that `data=` names, by its name or an alias of VTAB's. Raises UserError."""
+def _elsewhere(prior: str | None, runs: Sequence[Run]) -> Elsewhere | None:
+    """What runs on other data sets suggest; None where it is not asked for. Raises UserError."""
+    from peftbench.results.suggestions import Elsewhere
+
+    if prior not in (None, "records", "none"):
+        raise UserError(f"prior={prior}: expected records, the default, or none.")
+    return None if prior == "none" else Elsewhere(runs)
+
+
+def _task_named(name: str, tasks: Sequence[str], elsewhere: Elsewhere | None) -> str:
+    """The task of the records that `data=` names, by its name or an alias of VTAB's.
+
+    Raises:
+        UserError: there is no record of it; says what is to be tried first, by the others.
+    """
     family, _, task = name.partition("/")
     if family == "vtab":
         name = f"vtab/{ALIASES.get(task, task)}"
     if name not in tasks:
-        raise UserError(f"data={name}: no record is of it{nearest(name, tasks)}; there are {', '.join(tasks)}.")
+        first = "" if elsewhere is None else elsewhere.first()
+        raise UserError(
+            f"data={name}: no record is of it{nearest(name, tasks)}; there are {', '.join(tasks)}"
+            f"{'; ' if first else ''}{first}."
+        )
     return name
 
 
@@ -110,8 +139,11 @@ def _print_notes(all_boards: Sequence[Board], tasks: Sequence[str]) -> None:
         _say("\nThe input differs between some of these: peftbench report says in what.")
 
 
-def _print_answer(question: Question, bounds: Sequence[Limit], trials: Trials, runs: Sequence[Run]) -> bool:
-    """Prints the one to take: the cheapest of what is not told apart from the highest of all that fit the budget."""
+def _print_answer(question: Question, bounds: Sequence[Limit], trials: Trials, runs: Sequence[Run]) -> Answer | None:
+    """Prints the one to take: the cheapest of what is not told apart from the highest of all that fit the budget.
+
+    Returns the answer; None where nothing fits.
+    """
     from peftbench.results.answer_text import beside_the_highest, rank, verdict
     from peftbench.results.answers import answer_to, not_compared
     from peftbench.results.choice import candidates, closest, one_setting_each, spent_told
@@ -124,7 +156,7 @@ def _print_answer(question: Question, bounds: Sequence[Limit], trials: Trials, r
         close = closest(every, question.tasks, trials)
         _say(f"\n{question.name}: nothing fits. Nearest: {_line(close, question.tasks, bounds)}")
         _say("\n".join([f"  over {_excess(close, bounds)}", *(f"  {line}" for line in told)]))
-        return False
+        return None
     answer = answer_to(question, [c.contender for c in fitting])
     answer.left_out = not_compared(answer, [c.contender for c in every], runs)
     taken = next(c for c in fitting if c.contender is answer.taken)
@@ -146,7 +178,7 @@ def _print_answer(question: Question, bounds: Sequence[Limit], trials: Trials, r
         apart = tell(over[0].row, highest.row, question.tasks, question.metric).apart
         word = "better" if apart else "higher, inside the noise"
         _say(f"  {word}, but over {_excess(over[0], bounds)}: {_line(over[0], question.tasks, bounds)}")
-    return True
+    return answer
 
 
 def _line(candidate: Candidate, tasks: Sequence[str], bounds: Sequence[Limit]) -> str:
@@ -196,6 +228,7 @@ COMMAND = Command(
         Argument("max_price", "money, where runs had costs.price", placeholder="0.5", shown=True),
         Argument("data", "one data set; all if none is given", placeholder="NAME"),
         METRIC,
+        Argument("prior", "none: no word on what to try next, by other data sets", placeholder="none"),
     ),
     examples=(
         "peftbench choose outputs",

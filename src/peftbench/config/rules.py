@@ -10,6 +10,7 @@ from peftbench.common.task_lookup import shipped_tasks
 from peftbench.config.messages import meant_value
 from peftbench.config.published_names import forms_keep_their_options
 from peftbench.config.schema import Config, Data, Pruning
+from peftbench.config.starting_head import head_is_worked_out_once
 from peftbench.config.task_schema import OFFERED, task_schema
 
 OPTIMIZERS = ("adamw", "sgd", "ftp", "spd")
@@ -392,4 +393,5 @@ RULES = (
     _one_process_chooses_for_itself,
     _a_found_rate_needs_whole_tensors,
     _a_found_rate_is_of_whole_batches,
+    head_is_worked_out_once,
 )

@@ -212,7 +212,7 @@ class Trainer:
     weighs how far apart predictions are under two draws of `consistency_noise`, in each step, or with half a batch in
     one of `consistency_every`. With `graphs` steps from kept taps are captured in CUDA graphs. `precision=auto` is what
     the device has; `tf32` is of float32 on a GPU. Processes wait for each other for `meet_seconds` before the run
-    begins.
+    begins. `head_from` names a method whose head, worked out from frozen features, is the one to begin from.
     """
 
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
@@ -242,6 +242,7 @@ class Trainer:
     consistency_noise: Amount = 1.0
     consistency_every: Positive = 1
     meet_seconds: AboveZero = 600.0
+    head_from: str | None = None
 
     @property
     def alone(self) -> bool:

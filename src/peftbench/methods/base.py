@@ -36,15 +36,15 @@ class Phase:
 
     Attributes:
         name: what it is called in the record, in messages and in the run's folder.
-        method: a side method, which leaves the backbone as it is.
+        method: a side method, which leaves the backbone as it is; where its head is solved there are no epochs.
         epochs: how many.
         lr: its learning rate, of AdamW.
     """
 
     name: str
     method: Method
-    epochs: int
-    lr: float
+    epochs: int = 1
+    lr: float = 1e-3
 
 
 class Branch:

@@ -51,6 +51,7 @@ _LATER: Mapping[str, Mapping[str, Any]] = {
         "consistency": 0.0,
         "consistency_noise": 1.0,
         "consistency_every": 1,
+        "head_from": None,
     },
 }
 """Keys that came after the first version, with what runs without them did: a setting names them where they differ."""

@@ -6,6 +6,7 @@ import copy
 from contextlib import suppress
 
 import torch
+from torch import nn
 
 from peftbench import backbones, optim
 from peftbench.common.amounts import plural
@@ -14,6 +15,7 @@ from peftbench.config import Config
 from peftbench.methods.base import Method, Plan
 from peftbench.models.model import Model
 from peftbench.runs import starting_backbone
+from peftbench.runs.first_phase import head_method
 from peftbench.runs.solved_heads import refuse_solving
 from peftbench.runs.warm_start import read_start
 from peftbench.tasks.base import task_class
@@ -82,7 +84,9 @@ def refuse_combination(config: Config, method: Method) -> backbones.Backbone:
     if method.own_optimizer and config.optimizer.anchored:
         given = f"optimizer={config.optimizer.name}"
         raise UserError(f"{given}: method={name} has an optimizer of its own; leave {given} out.")
-    if method.phased:
+    if config.trainer.head_from is not None:
+        _refuse_starting_head(config, method)
+    elif method.phased:
         _refuse_phases(config, method, backbone)
     if (method.own_optimizer or method.finishes or method.anchored) and config.trainer.strategy == "fsdp":
         raise Refusal(f"method={name}: needs whole tensors, which trainer=fsdp has not; use trainer=ddp.")
@@ -105,6 +109,23 @@ def _refuse_phases(config: Config, method: Method, backbone: backbones.Backbone)
             f"method={name}: its second phase begins from whole tensors, which trainer=fsdp has not; use trainer=ddp."
         )
     phase.method.check(backbone)
+
+
+def _refuse_starting_head(config: Config, method: Method) -> None:
+    """Raises Refusal where nothing begins from a head that another method works out, or the task has no such head."""
+    word, task = f"trainer.head_from={config.trainer.head_from}", task_class(config.task)
+    if method.side:
+        raise Refusal(
+            f"{word}: is for methods that change the backbone, and method={config.method.name} stands beside it; "
+            f"leave it out."
+        )
+    giving = head_method(config)
+    if task.solved_as not in giving.solves_for:
+        able = " or ".join(giving.solves_for)
+        instead = "trainer.head_from=ridge" if task.solved_as else "method=lp_ft, which trains one first,"
+        raise Refusal(f"{word}: works heads out for {able}; with task={config.task.name} {instead} works.")
+    if not isinstance(giving.head(nn.Linear(1, 2, device="meta"), 2), nn.Linear):
+        raise Refusal(f"{word}: its head is no linear layer, which could train further; take logreg or ridge.")
 
 
 def _refuse_consistency(config: Config, method: Method, backbone: backbones.Backbone) -> None:

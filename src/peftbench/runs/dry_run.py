@@ -133,7 +133,12 @@ def plan_run(config: Config, probe: bool = False, outlined: Outlined | None = No
             f"pruning: {round(every * config.pruning.ratio):,} of {every:,} weights become zero; merging is "
             f"{model.backbone.merging}"
         )
-    if method.phased:
+    if config.trainer.head_from is not None:
+        notes.append(
+            f"first: the head is worked out (trainer.head_from={config.trainer.head_from}), from kept taps where they "
+            f"can be kept; parameters, memory and time are of what comes after"
+        )
+    elif method.phased:
         phase = method.first_phase()
         notes.append(
             f"first: {plural(phase.epochs, 'epoch')} of a {phase.name} at rate {phase.lr:g}, from kept taps where they "

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,36 @@ from peftbench.common.own_folders import remove_own_files
 from peftbench.common.sealed_file import check_seal, read_tensors, sealed, write_tensors
 from peftbench.common.seeds import random_numbers_kept
 from peftbench.config import Config, Optimizer
+from peftbench.config.named_paths import method_path
+from peftbench.config.schema import Method as MethodSection
 from peftbench.costs import added_energy
 from peftbench.data.loading import Loaders, images_of
-from peftbench.methods.base import Phase, Plan
+from peftbench.methods.base import Method, Phase, Plan
 from peftbench.models.model import Model
 from peftbench.results.task_results import percent, results_of_task
 from peftbench.runs.context import Context
-from peftbench.runs.data_sets import mistakes_of
-from peftbench.training import CHECKPOINT, Outcome, device_of_process, fit, tap_filling
+from peftbench.runs.data_sets import instantiate, mistakes_of
+from peftbench.runs.solved_heads import IN_TRAINING
+from peftbench.training import CHECKPOINT, Outcome, device_of_process, fit, images_learned_from, solve, tap_filling
 
 _TASK = "task."
 _CHECKPOINT = re.compile(re.escape(CHECKPOINT))
 _ANEW = "; give the folder as it was left, or run anew with force=true, which keeps what is there beside it"
+
+
+def phase_before(config: Config, method: Method) -> Phase | None:
+    """What is trained, or worked out, before the method's own training: what the config names, else the method's."""
+    if config.trainer.head_from is not None:
+        return Phase("head", head_method(config))
+    return method.first_phase() if method.phased else None
+
+
+def head_method(config: Config) -> Method:
+    """The method that `trainer.head_from` names, with its defaults."""
+    name = config.trainer.head_from
+    assert name is not None
+    method: Method = instantiate(MethodSection(name, method_path(name), {}))
+    return method
 
 
 class FirstPhase:
@@ -73,6 +92,9 @@ class FirstPhase:
     def stamp(self) -> dict[str, Any]:
         """What the record says of it, besides its costs."""
         phase = self.phase
+        if phase.method.solves:
+            solved = {key: self.facts[key] for key in ("metrics", "solved")}
+            return {"name": phase.name, "method": self.context.config.trainer.head_from, **solved}
         told = {key: self.facts[key] for key in ("metrics", "history", "kept")}
         return {"name": phase.name, "epochs": phase.epochs, "lr": phase.lr, **told}
 
@@ -100,6 +122,8 @@ class FirstPhase:
     def _config(self) -> Config:
         """Of the phase: AdamW at its own rate, its own epochs, and half of the time at most."""
         config, spec = self.context.config, self.context.config.optimizer
+        if self.phase.method.solves and not config.taps.views:  # which looks at each image once, as it is
+            config = replace(config, data=replace(config.data, **IN_TRAINING))
         optimizer = Optimizer(
             "adamw", self.phase.lr, spec.weight_decay, schedule=spec.schedule, warmup=spec.warmup, min_lr=0.0
         )
@@ -124,6 +148,8 @@ class FirstPhase:
             probe = Model(model.backbone, copy.deepcopy(model.task))
             probe.mean, probe.std, probe.flips = model.mean.clone(), model.std.clone(), model.flips
             probe.adapted(self.phase.method.adapt(model.backbone, Plan()))
+            if self.phase.method.solves:
+                probe.task.put_head(partial(self.phase.method.head, images=images_learned_from(batches)))
             outcome, taps = self._outcome(probe, batches)
         probe.to("cpu")
         for name, parameter in model.backbone.named_parameters():
@@ -149,6 +175,10 @@ class FirstPhase:
                 taps = tap_filling.keep_taps(config, probe, seen, fingerprint, place, watch, context.tell)
             with mistakes_of("data"), context.progress("reading images") as watch:
                 seen.load(watch)
+            if self.phase.method.solves:
+                with mistakes_of("data"), context.progress("computing features") as watch:
+                    ways = probe, self.phase.method, config, seen, self.checkpoints, self.id
+                    return solve(*ways, watch), taps
             context.doing(f"training the {self.phase.name}, which comes first")
             return fit(probe, self.phase.method, config, seen, self.checkpoints, self.id, lambda rows: None), taps
 
@@ -160,6 +190,7 @@ class FirstPhase:
         minutes = (time["train"] + time["validate"]) / 60
         kept = dict(outcome.kept)
         facts = {"metrics": outcome.metrics, "history": outcome.history, "kept": kept, "costs": costs}
+        facts["solved"] = dict(outcome.solved)
         self.facts = json.loads(json.dumps({**facts, "minutes": minutes}))
 
     def _tell(self) -> None:
@@ -167,9 +198,9 @@ class FirstPhase:
         metric = results_of_task(task.name, task.path).metric
         value = self.facts["metrics"].get(f"val/{metric}")
         reached = "" if value is None else f", {100 * value:.1f} {percent(metric)} on validation"
-        self.context.tell(
-            f"{name}: {plural(len(self.facts['history']), 'epoch')}{reached}; the rest begins from its head"
-        )
+        solved = self.phase.method.solves
+        how = f"by {self.context.config.trainer.head_from}" if solved else plural(len(self.facts["history"]), "epoch")
+        self.context.tell(f"{name}: {how}{reached}; the rest begins from {'it' if solved else 'its head'}")
 
     def _read(self) -> dict[str, Tensor]:
         """What an earlier session left."""

@@ -24,7 +24,7 @@ from peftbench.data import ood
 from peftbench.data.base import Splits
 from peftbench.data.images import Preparation
 from peftbench.data.loading import Loaders, images_of
-from peftbench.methods.base import Method, Plan
+from peftbench.methods.base import Method, Phase, Plan
 from peftbench.models.model import Model
 from peftbench.results import Record
 from peftbench.results.money import money_of
@@ -33,7 +33,7 @@ from peftbench.runs import loggers, starting_backbone
 from peftbench.runs.compatibility import choose_ways_of_computing
 from peftbench.runs.context import Context
 from peftbench.runs.earlier_run import finished_before
-from peftbench.runs.first_phase import FirstPhase
+from peftbench.runs.first_phase import FirstPhase, phase_before
 from peftbench.runs.folder import owned_folder, prepared_folder, write_config
 from peftbench.runs.found_rate import Rate, found_rate
 from peftbench.runs.frozen_prefix import choose_prefix
@@ -139,8 +139,9 @@ class SingleRun:
             context.tell(note)
         self.model = Model(backbone, task, transform.mean, transform.std)
         self.model.flips = config.data.tta == "flip"
-        if self.method.phased and self.warm is None:  # else its head comes from that run
-            self._train_first_phase(batches)
+        phase = phase_before(config, self.method)
+        if phase is not None and self.warm is None:  # else its head comes from that run
+            self._train_first_phase(phase, batches)
         begun = None if self.warm is None else self.warm.plan
         self.plan = make_plan(self.folder, self.method, self.model, batches, context, begun)
         self.record.plan = dict(self.plan.facts)
@@ -186,12 +187,12 @@ class SingleRun:
             self.rate = found_rate(self.context, self.method, self.model, batches, self.id, self.folder)
             self.record.stamps["found_lr"] = self.rate.stamp()
 
-    def _train_first_phase(self, batches: Loaders) -> None:
+    def _train_first_phase(self, phase: Phase, batches: Loaders) -> None:
         """Trains what comes before the method, or reads what an earlier session left; the model's task goes on from it.
 
         Its checkpoint lies in a folder of its own until it is over.
         """
-        self.before = FirstPhase(self.context, self.method.first_phase(), self.id, self.folder)
+        self.before = FirstPhase(self.context, phase, self.id, self.folder)
         self.checkpoints = self.before.checkpoints
         self.before.carry_out(self.model, batches)
         self.checkpoints = self.folder

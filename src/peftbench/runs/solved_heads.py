@@ -13,7 +13,7 @@ from peftbench.config.untrained import as_untrained
 from peftbench.methods.base import Method
 from peftbench.tasks.base import task_class
 
-_IN_TRAINING: Mapping[str, Any] = {
+IN_TRAINING: Mapping[str, Any] = {
     "augment": "none",
     "jitter": 0.0,
     "erase": 0.0,
@@ -33,8 +33,8 @@ def settled_for_solving(config: Config, method: Method, tell: Callable[[str], No
     """
     if not method.solves:
         return config
-    given = {key: getattr(config.data, key) for key in _IN_TRAINING}
-    idle = [f"data.{key}={value}" for key, value in given.items() if value != _IN_TRAINING[key]]
+    given = {key: getattr(config.data, key) for key in IN_TRAINING}
+    idle = [f"data.{key}={value}" for key, value in given.items() if value != IN_TRAINING[key]]
     if config.taps.views:
         idle.append(f"taps.views={config.taps.views}")
     plain = as_untrained(config)
@@ -49,7 +49,7 @@ def settled_for_solving(config: Config, method: Method, tell: Callable[[str], No
     )
     return dataclasses.replace(
         plain,
-        data=dataclasses.replace(config.data, **_IN_TRAINING),
+        data=dataclasses.replace(config.data, **IN_TRAINING),
         taps=dataclasses.replace(config.taps, views=0),
     )
 
