@@ -37,8 +37,7 @@ def section(folders: list[Path]) -> str:
     parts = [
         f"## On two runs\n\n{commands}    python scripts/shipped.py\n",
         "The last command trains both where they are not there, exports all files, measures them, and writes the\n"
-        "tables anew. They hold what one machine gave; an idle one gives steadier figures.\n"
-        "ExecuTorch's file of the first run computes other logits than the model, so `export` refuses to write it.\n",
+        "tables anew. They hold what one machine gave; an idle one gives steadier figures.\n",
     ]
     for words, folder in zip(RUNS, folders, strict=True):
         found = read_benchmark(folder)

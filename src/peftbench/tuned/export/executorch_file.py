@@ -46,7 +46,8 @@ def write_program(tuned: Tuned, program: torch.export.ExportedProgram, path: Pat
     partition = library("executorch.backends.xnnpack.partition.xnnpack_partitioner", "executorch")
     with quiet():
         try:
-            lowered = exir.to_edge_transform_and_lower(program, partitioner=[partition.XnnpackPartitioner()])
+            taken = partition.XnnpackPartitioner(configs=_taken_by_xnnpack())
+            lowered = exir.to_edge_transform_and_lower(program, partitioner=[taken])
             made = lowered.to_executorch()
         except Exception as problem:  # whatever an operator lacks there: a decomposition, an out variant
             raise lacks("executorch", described(tuned), program, problem) from None
@@ -55,6 +56,25 @@ def write_program(tuned: Tuned, program: torch.export.ExportedProgram, path: Pat
     return largest_batch(
         library("executorch.runtime", "executorch").Runtime.get().load_program(path).load_method("forward")
     )
+
+
+def _taken_by_xnnpack() -> list[type]:
+    """Which operators go to XNNPACK: all that its partitioner knows, less each `addmm` that it would compute otherwise.
+
+    ExecuTorch gives XNNPACK b·X + a·AB as a linear layer whose bias is X: of an X with more rows than one that reads
+    the first alone, and a and b are dropped. ExecuTorch's own operator computes all of them.
+    """
+    known = library("executorch.backends.xnnpack.partition.config", "executorch").ALL_PARTITIONER_CONFIGS
+    gemm: Any = library("executorch.backends.xnnpack.partition.config.gemm_configs", "executorch")
+
+    class Addmm(gemm.AddmmConfig):
+        def check_constraints(self, node: torch.fx.Node, program: torch.export.ExportedProgram) -> bool:
+            bias, columns = node.args[0].meta["val"].shape, node.meta["val"].shape[-1]  # type: ignore[union-attr]
+            plain = all(node.kwargs.get(factor, 1) == 1 for factor in ("alpha", "beta"))
+            vector = bias[-1:] == (columns,) and bias.numel() == columns
+            return bool(plain and vector and super().check_constraints(node, program))
+
+    return [Addmm if config is gemm.AddmmConfig else config for config in known]
 
 
 def tell(path: Path, told: Mapping[str, str], most: int) -> None:

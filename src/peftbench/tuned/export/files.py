@@ -48,6 +48,8 @@ _WRITERS: dict[str, tuple[str, _Writer]] = {
 }
 _OF_DETECTORS = {"onnx": to_detector, "openvino": to_openvino_detector}
 FORMATS = tuple(PLACES)
+_FOLDED = ("executorch",)
+"""Formats whose runtime would add an update that is kept apart to its weight again for every batch, and slowly."""
 RESIZING = ("onnx", "torch_export", "openvino")
 """The formats whose graph may resize too."""
 
@@ -175,6 +177,8 @@ def _exported(
         return Exported(*placed(path, format, lambda part: to_adapter(finished, sample, part, told, weights), beside))
     if inside == "all":
         sample.decoded = decoded(tested)
+    if merge is True and format in _FOLDED and tested.model.backbone.merging == "unmerged" and finished.method.foldable:
+        merge = "dense"  # computes the same
     tuned = load(finished, merge=merge, weights=weights, dequantize=True)
     normalisation, writer = _WRITERS[format]
     normalisation = WHOLE if inside == "all" else normalisation
