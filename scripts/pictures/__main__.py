@@ -6,7 +6,7 @@
 
 The records of the runs are kept in docs/pictures/records, so that most pictures need no run. What needs the model
 itself, such as a run's page, carries the runs out below --work, where those that are there already are not repeated:
-all of them take about three minutes on one core.
+all of them take about half an hour on one core.
 """
 
 from __future__ import annotations

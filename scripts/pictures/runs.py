@@ -16,13 +16,10 @@ WORDS = {
         *("-m", "method=linear,bitfit,losa", "backbone=efficientnet_lite0", "data=photos", "data.size=96"),
         *("trainer.epochs=2", "seed=range(3)"),
     ),
-    "detection": (
-        *("method=cst", "backbone=resnet_nano", "data=digits_det", "data.images=[150,10,40]"),
-        *("data.batch_size=4", "task.weights=package:resnet_nano_fasterrcnn", "trainer.epochs=8"),
-    ),
+    "detection": ("method=full", "backbone=resnet_nano", "data=digits_det", "optimizer.lr=1e-3", "trainer.epochs=10"),
     "masks": (
-        *("method=full", "backbone=resnet_nano", "data=digits_seg", "data.images=[250,10,20]", "task.maps=4"),
-        *("optimizer.lr=2e-3", "optimizer.head_lr=5", "trainer.epochs=10"),
+        *("method=full", "backbone=efficientnet_lite0", "data=digits_seg", "data.images=[300,10,20]"),
+        *("task.decoder=fpn", "optimizer.lr=1e-3", "trainer.epochs=12"),
     ),
 }
 """Group of runs -> the words that carry it out."""
