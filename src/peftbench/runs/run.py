@@ -138,16 +138,18 @@ def _carried_out(
     for one in asked:
         runs.setdefault(one.id, one)
     joined: list[SingleRun] = []
-    with contextlib.suppress(Stopped, KeyboardInterrupt), endings_as_interrupts(), contextlib.ExitStack() as open_runs:
+    try:
+        with endings_as_interrupts(), contextlib.ExitStack() as open_runs:
+            for one in runs.values():
+                open_runs.enter_context(one.opened())
+            if todo := [one for one in runs.values() if not one.done]:
+                joined = group_of(todo, runs)
+                arithmetic = tf32(context.config.trainer.tf32)
+                with records_kept(joined), out_of_memory_told(context.config, data.splits), arithmetic:
+                    carry_out(context, joined, backbone, data, transform)
+    except (Stopped, KeyboardInterrupt):
         for one in runs.values():
-            open_runs.enter_context(one.opened())
-        if todo := [one for one in runs.values() if not one.done]:
-            joined = group_of(todo, runs)
-            arithmetic = tf32(context.config.trainer.tf32)
-            with records_kept(joined), out_of_memory_told(context.config, data.splits), arithmetic:
-                carry_out(context, joined, backbone, data, transform)
-    for one in runs.values():
-        one.end_unless_begun()
+            one.end_unless_begun()
     if context.first and joined:  # last, when all records are written
         remove_shared_checkpoint(joined)
     return [runs[one.id].record for one in asked]
