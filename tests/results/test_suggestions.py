@@ -54,6 +54,15 @@ def test_it_changes_no_answer_and_is_left_out_when_asked(outputs):
     assert "prior=yes: expected records, the default, or none." in error
 
 
+def test_where_less_is_better_the_lower_error_is_suggested(tmp_path):
+    write(tmp_path, on("digits", "linear", 0.7))
+    for method, error in (("lora", 9.0), ("losa", 2.0), ("bitfit", 5.0)):
+        one = on("birds", method, 0.5)
+        one["stamps"]["judged_by"], one["metrics"]["val/loss"] = "loss", error
+        write(tmp_path, one)
+    assert "To try next: method=losa or bitfit, which were above" in of(tell("choose", tmp_path), "digits")
+
+
 @pytest.mark.parametrize("place", ["/photos", "/photos/all", "/photos/all/part"])
 def test_images_that_may_be_the_same_suggest_nothing(tmp_path, place):
     write(tmp_path, on("mine", "linear", 0.7, root="/photos/all"))

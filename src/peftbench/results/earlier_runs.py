@@ -17,6 +17,7 @@ from typing import Any
 from peftbench.common.amounts import plural
 from peftbench.results.labels import data_name
 from peftbench.results.record import Record
+from peftbench.results.task_results import less_is_better
 
 NEAREST = 3
 """So many data sets are heard."""
@@ -33,7 +34,7 @@ class Seen:
         images: to train on.
         classes: of its data; 0 where there are none.
         backbone, method: by the names of their YAML files.
-        value: what its task is judged by, on validation images.
+        value: what its task is judged by, on validation images; negative where less of it is better.
         solved: whether its head was worked out from frozen features: a probe.
         place: what its data set is called.
     """
@@ -192,7 +193,8 @@ def source_of_record(record: Record) -> Source:
 def seen_in(record: Record) -> Seen | None:
     """What a record tells; None where it has no validation figure."""
     stamp, choices = record.stamps.get("data") or {}, section_of(record, "choices")
-    value = record.metrics.get(f"val/{record.stamps.get('judged_by')}")
+    metric = f"val/{record.stamps.get('judged_by')}"
+    value = record.metrics.get(metric)
     images = stamp.get("images")
     names = (choices.get("backbone"), choices.get("method"))
     if value is None or not isinstance(images, dict) or not all(isinstance(name, str) for name in names):
@@ -203,7 +205,7 @@ def seen_in(record: Record) -> Seen | None:
         classes=int(stamp.get("classes") or 0),
         backbone=str(names[0]),
         method=str(names[1]),
-        value=float(value),
+        value=-float(value) if less_is_better(metric) else float(value),
         solved="solved" in record.stamps,
         place=data_name(record.config),
     )
